@@ -1,0 +1,288 @@
+"""How to spend a budget under a fitted law: N, D and loss with intervals, or a refusal with its reason.
+
+A law gives L(N, D); a cost gives the training FLOPs C(N, D); the optimum at a budget is the N that minimises L along
+C(N, D) = C. Every draw of the fit has its own optimum, and an interval is the spread of those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from scaling.errors import UserError
+
+Cost = Callable[[np.ndarray, np.ndarray], np.ndarray] | Mapping[str, Sequence[float]]
+
+RATIOS = (1e-4, 1e7)  # tokens per parameter: an optimum outside is no interior optimum that anyone could mean
+STEP = 0.025  # of log N; a parabola through the best three points refines it
+CHUNK = 500  # draws evaluated at once
+MOST = 100.0  # times the largest fitted compute
+OPEN = 0.10  # share of draws without an interior optimum above which the allocation is refused
+
+
+def cost_table(fit: Any) -> dict[str, list[float]] | None:
+    """Exact training FLOPs per token by size, from the runs that a fit was made on; None where C is 6ND on its N.
+
+    None too where C / D varies within a size, so that no table by size can say what a token costs.
+    """
+    runs = fit.card()["runs"]
+    if not runs or not all({"N", "D", "C"} <= set(row) for row in runs):
+        return None
+    n, d, c = (np.array([row[k] for row in runs]) for k in ("N", "D", "C"))
+    surplus = np.log(c / (6.0 * n * d))
+    sizes = [surplus[n == size] for size in np.unique(n)]
+    if np.abs(surplus).max() < 0.01 or max(np.ptp(s) for s in sizes) > 0.02:
+        return None
+    sizes = np.unique(n)
+    return {"N": sizes.tolist(), "flops_per_token": [float(np.median((c / d)[n == size])) for size in sizes]}
+
+
+def tokens_for(flops: np.ndarray | float, n: np.ndarray, cost: Cost | None) -> np.ndarray:
+    """Tokens D that ``flops`` buy at sizes ``n`` (shapes broadcast). ``cost`` as in ``optimal``."""
+    flops, n = np.broadcast_arrays(np.asarray(flops, dtype=float), np.asarray(n, dtype=float))
+    if not callable(cost):
+        return flops / _per_token(n, cost)
+    low, high = np.log(flops / n) - 40.0, np.log(flops / n) + 40.0
+    with np.errstate(over="ignore"):
+        for _ in range(80):  # the cost grows with D; bisection needs nothing else of it
+            middle = (low + high) / 2
+            above = cost(n, np.exp(middle)) > flops
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return np.exp((low + high) / 2)
+
+
+def flops_for(n: np.ndarray | float, d: np.ndarray | float, cost: Cost | None) -> np.ndarray:
+    """Training FLOPs of ``d`` tokens at sizes ``n``."""
+    n, d = np.asarray(n, dtype=float), np.asarray(d, dtype=float)
+    return np.asarray(cost(n, d), dtype=float) if callable(cost) else _per_token(n, cost) * d
+
+
+def frontier(fit: Any, flops: np.ndarray, cost: Cost | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """ln N_opt and ln D_opt at budgets ``flops`` (k,), each (1 + S, k): the estimate first, then every draw.
+
+    NaN where a parameter set has no optimum with tokens per parameter within ``RATIOS``.
+
+    Raises:
+      UserError: the law has no interior optimum under any parameters.
+    """
+    law, flops = fit.law, np.atleast_1d(np.asarray(flops, dtype=float))
+    if law.no_optimum or not {"N", "D"} <= set(law.columns):
+        reason = law.no_optimum or f"it is a law of {', '.join(law.columns)} and needs N and D"
+        raise UserError("law", law.name, f"has no optimal N at a budget: {reason}; fit another law (chinchilla)")
+    if set(law.columns) - {"N", "D"}:
+        raise UserError("law", law.name, f"also depends on {', '.join(sorted(set(law.columns) - {'N', 'D'}))}; fix it")
+    theta = _theta(fit)
+    if cost is None and law.exponents(theta) is not None:
+        n, d = law.optimum(theta, flops)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_n, log_d = np.log(n), np.log(d)
+            bad = ~((log_d - log_n > np.log(RATIOS[0])) & (log_d - log_n < np.log(RATIOS[1])))
+        return np.where(bad, np.nan, log_n), np.where(bad, np.nan, log_d)
+    found = [_minimum(law, theta, float(c), cost) for c in flops]
+    return np.stack([n for n, _ in found], 1), np.stack([d for _, d in found], 1)
+
+
+def optimal(
+    fit: Any,
+    *,
+    flops: float | None = None,
+    params: float | None = None,
+    tokens: float | None = None,
+    level: float = 0.95,
+    cost: Cost | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """What to train: the allocation and its loss, each ``{value, lo, hi}``. JSON.
+
+    One of ``flops``, ``params``, ``tokens`` asks for the compute-optimal partner(s) of it; two of them fix the cell
+    and ask for its loss.
+
+    Args:
+      cost: C(N, D) as a callable, or exact FLOPs per token by size ``{"N": [...], "flops_per_token": [...]}``
+        (interpolated in logs). By default that table of the fit's own runs (``cost_table``), else C = 6ND on its N.
+      force: answer where the answer would be refused, with the reason as a warning.
+
+    Raises:
+      UserError: no interior optimum, an allocation that is not identified, a compute above 100 times the largest that
+        was fitted, or nothing asked.
+    """
+    asked = {k: float(v) for k, v in (("flops", flops), ("params", params), ("tokens", tokens)) if v is not None}
+    for name, value in asked.items():
+        if not (np.isfinite(value) and value > 0):
+            raise UserError(name, value, "must be a positive number")
+    if len(asked) not in (1, 2):
+        raise UserError("predict", ", ".join(asked) or "nothing", "give one or two of --flops, --params, --tokens")
+    cost = cost_table(fit) if cost is None else cost
+    warnings: list[dict[str, Any]] = []
+    if len(asked) == 2:
+        log_n, log_d = _cell(asked, cost)
+    elif "flops" in asked:
+        log_n, log_d = (x[:, 0] for x in frontier(fit, np.array([asked["flops"]]), cost))
+    else:
+        log_n, log_d = _partner(fit, asked, cost)
+    bad = ~(np.isfinite(log_n) & np.isfinite(log_d))
+    if bad[0]:
+        what = "the fitted law has no interior optimum here (one term explains all, or an exponent is at its bound)"
+        raise UserError("allocation", fit.law.name, f"is not identified: {what}; train more sizes and tokens")
+    n, d = float(np.exp(log_n[0])), float(np.exp(log_d[0]))
+    compute = float(flops_for(n, d, cost))
+    ratio = compute / float(fit.scope["C_max"])
+    if ratio > MOST:
+        reason = f"is {ratio:.3g} times the largest fitted compute ({fit.scope['C_max']:.3g} FLOPs)"
+        _refuse(force, warnings, "extrapolation", f"{compute:.4g} FLOPs", reason)
+    elif ratio > 1:
+        message = f"{ratio:.3g} times the largest fitted compute: the law itself may bend, which no interval here holds"
+        warnings.append({"name": "extrapolation", "message": message})
+    share = float(bad[1:].mean()) if len(bad) > 1 else 0.0
+    if share > OPEN:
+        _refuse(
+            force, warnings, "allocation", fit.law.name, f"is not identified: {share:.0%} of the draws have no optimum"
+        )
+    elif share > (1 - level) / 2:
+        message = f"{share:.0%} of the draws have no interior optimum; the intervals are open"
+        warnings.append({"name": "allocation", "message": message})
+    cell = {"N": np.array([n]), "D": np.array([d]), "C": np.array([compute])}
+    loss = fit.predict(cell, level=level, new_run=True)
+    log_c = np.full_like(log_n, np.nan)
+    log_c[~bad] = np.log(flops_for(np.exp(log_n[~bad]), np.exp(log_d[~bad]), cost))
+    open_ended = share > (1 - level) / 2
+    return {
+        "schema": 1,
+        "kind": "allocation",
+        "law": fit.law.name,
+        "asked": asked,
+        "level": level,
+        "N": _interval(log_n, level, open_ended),
+        "D": _interval(log_d, level, open_ended),
+        "tokens_per_parameter": _interval(log_d - log_n, level, open_ended),
+        "flops": _interval(log_c, level, open_ended),
+        "loss": {k: float(np.asarray(loss[k])[0]) for k in ("value", "lo", "hi")},
+        "extrapolation_ratio": ratio,
+        "sensitivity": _sensitivity(fit, n, compute, cost),
+        "conventions": {**fit.conventions, "cost": _cost_words(cost)},
+        "warnings": warnings,
+    }
+
+
+def _refuse(force: bool, warnings: list[dict[str, Any]], name: str, value: object, reason: str) -> None:
+    if not force:
+        raise UserError(name, value, f"{reason}; train nearer to it, or insist with --force")
+    warnings.append({"name": name, "message": f"{value} {reason}; forced"})
+
+
+def _theta(fit: Any) -> np.ndarray:
+    """The estimate and the draws, (1 + S, P)."""
+    return np.vstack([fit.law.vector(fit.params)[None], np.asarray(fit.draws, dtype=float)])
+
+
+def _per_token(n: np.ndarray, cost: Any) -> np.ndarray:
+    if cost is None:
+        return 6.0 * n
+    try:
+        log_n, log_f = np.log(np.asarray(cost["N"], float)), np.log(np.asarray(cost["flops_per_token"], float))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            "cost", cost, 'must be a function of (N, D) or {"N": [...], "flops_per_token": [...]}'
+        ) from error
+    order = np.argsort(log_n)
+    log_n, log_f, x = log_n[order], log_f[order], np.log(n)
+    if len(log_n) == 0 or len(log_n) != len(log_f) or not np.all(np.diff(log_n) > 0):
+        raise UserError("cost", cost, "needs one FLOPs per token for each of one or more different sizes")
+    # Beyond the table the surplus over 6N keeps its last value: it tends to a constant, and a slope would run away.
+    surplus = np.interp(x, log_n, log_f - log_n)
+    return np.exp(x + surplus)
+
+
+def _cost_words(cost: Cost | None) -> str:
+    if cost is None:
+        return "C = 6ND on the N of the fit"
+    if callable(cost):
+        return "C(N, D) as given by the family"
+    return "exact FLOPs per token by size, interpolated in logs; beyond the sizes their surplus over 6N stays"
+
+
+def _predict(law: Any, theta: np.ndarray, n: np.ndarray, d: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.log(law.predict(theta, {"N": n, "D": d}))
+
+
+def _minimum(law: Any, theta: np.ndarray, flops: float, cost: Cost | None) -> tuple[np.ndarray, np.ndarray]:
+    """ln N and ln D of the lowest loss along one budget, each (S,); NaN where it lies at an end of the search."""
+    ends = 0.5 * np.log(flops / 6.0 / np.array(RATIOS[::-1]))
+    log_n = np.arange(ends[0], ends[1], STEP)
+    n = np.exp(log_n)
+    log_d = np.log(tokens_for(flops, n, cost))
+    found = np.empty(len(theta))
+    for start in range(0, len(theta), CHUNK):
+        loss = _predict(law, theta[start : start + CHUNK], n, np.exp(log_d))
+        i = np.argmin(np.where(np.isfinite(loss), loss, np.inf), axis=1)
+        corner = (i == 0) | (i == len(n) - 1)
+        k = np.clip(i, 1, len(n) - 2)
+        rows = np.arange(len(loss))
+        left, middle, right = (loss[rows, k + s] for s in (-1, 0, 1))
+        bend = left - 2 * middle + right
+        shift = np.where(bend > 0, (left - right) / (2 * np.where(bend > 0, bend, 1.0)), 0.0)
+        found[start : start + CHUNK] = np.where(corner, np.nan, log_n[k] + STEP * np.clip(shift, -1, 1))
+    return found, np.interp(found, log_n, log_d)
+
+
+def _cell(asked: dict[str, float], cost: Cost | None) -> tuple[np.ndarray, np.ndarray]:
+    if "flops" not in asked:
+        n, d = asked["params"], asked["tokens"]
+    elif "params" in asked:
+        n = asked["params"]
+        d = float(tokens_for(asked["flops"], np.array(n), cost))
+    else:
+        d = asked["tokens"]
+        low, high = np.log(asked["flops"] / 6 / d) - 40.0, np.log(asked["flops"] / 6 / d) + 40.0
+        for _ in range(80):
+            middle = (low + high) / 2
+            above = float(flops_for(np.exp(middle), d, cost)) > asked["flops"]
+            low, high = (low, middle) if above else (middle, high)
+        n = float(np.exp((low + high) / 2))
+    return np.log([n]), np.log([d])
+
+
+def _partner(fit: Any, asked: dict[str, float], cost: Cost | None) -> tuple[np.ndarray, np.ndarray]:
+    """The D for which a given N is compute-optimal, or the N for a given D: where moving along C changes nothing."""
+    law, theta = fit.law, _theta(fit)
+    frontier(fit, np.array([1.0]), None)  # refuses a law without an optimum
+    given_n = "params" in asked
+    fixed = np.log(asked["params"] if given_n else asked["tokens"])
+    ratio = np.arange(np.log(RATIOS[0]), np.log(RATIOS[1]), 2 * STEP)
+    log_n = np.full_like(ratio, fixed) if given_n else (fixed - ratio)[::-1]
+    log_d = fixed + ratio if given_n else np.full_like(ratio, fixed)
+    free = log_d if given_n else log_n
+    flops = flops_for(np.exp(log_n), np.exp(log_d), cost)
+    sides = [(np.exp(log_n + s), tokens_for(flops, np.exp(log_n + s), cost)) for s in (STEP, -STEP)]
+    found = np.empty(len(theta))
+    for start in range(0, len(theta), CHUNK):
+        part = theta[start : start + CHUNK]
+        gain = _predict(law, part, *sides[0]) - _predict(law, part, *sides[1])  # > 0: N is too large
+        gain = -gain if given_n else gain  # now rises through zero along ``free``
+        crossed = (gain[:, 1:] > 0) & (gain[:, :-1] <= 0)
+        i, rows = np.argmax(crossed, axis=1), np.arange(len(part))
+        low, high = gain[rows, i], gain[rows, i + 1]
+        weight = np.where(crossed.any(1), -low / np.where(high > low, high - low, 1.0), np.nan)
+        found[start : start + CHUNK] = free[i] + weight * (free[1] - free[0])
+    other = np.where(np.isfinite(found), fixed, np.nan)
+    return (other, found) if given_n else (found, other)
+
+
+def _interval(logs: np.ndarray, level: float, open_ended: bool) -> dict[str, float | None]:
+    value, draws = float(np.exp(logs[0])), logs[1:][np.isfinite(logs[1:])]
+    if len(logs) == 1 or np.ptp(logs[np.isfinite(logs)]) == 0:
+        return {"value": value, "lo": value, "hi": value}
+    if open_ended or len(draws) == 0:
+        return {"value": value, "lo": None, "hi": None}
+    lo, hi = np.exp(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]))
+    return {"value": value, "lo": float(lo), "hi": float(hi)}
+
+
+def _sensitivity(fit: Any, n: float, flops: float, cost: Cost | None) -> dict[str, float]:
+    """By how much the loss rises, as a fraction, where N is half or twice this at the same compute."""
+    sizes = n * np.array([1.0, 0.5, 2.0])
+    loss = fit.law.predict(fit.law.vector(fit.params), {"N": sizes, "D": tokens_for(flops, sizes, cost)})
+    return {"half_N": float(loss[1] / loss[0] - 1), "double_N": float(loss[2] / loss[0] - 1)}

@@ -1,0 +1,331 @@
+"""The table of runs that a law is fitted to: from a work directory of records, or from a table of any other trainer.
+
+Units: N parameters, D training tokens, C training FLOPs, loss in nats per token unless the conventions say otherwise.
+A row that cannot be used is either dropped with a reason (an unfinished or diverged run, an exact duplicate) or, where
+the table is wrong (text in a number column, a negative loss), a ``UserError`` that names the line and the column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import sealed, tables
+from analysis.select import select
+from scaling.errors import UserError
+from scaling.records import Record, read_json, records
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Rows that a law may be fitted to.
+
+    Attributes:
+      table: one row a run; columns ``run, N, D, C, loss`` always (float64 but ``run``), others where known. ``stem``
+        names what rows share their noise with: the stem of a branch, or the run of several checkpoints.
+      dropped: ``{"row", "reason"}`` of every row that was left out.
+      conventions: what N, D, C and loss mean here, in words; of a work directory also ``n``, the name of its count N.
+      source, dataset: where the rows came from; ``dataset`` is None where the table does not say.
+      sha256: of the numbers used (N, D, C, loss), whatever the order of the rows.
+      cost: exact training FLOPs per token by size, ``{"N": [...], "flops_per_token": [...]}``, where C is not 6ND.
+    """
+
+    table: pd.DataFrame
+    dropped: list[dict[str, str]]
+    conventions: dict[str, str]
+    source: str
+    dataset: str | None
+    sha256: str = field(default="")
+    cost: dict[str, list[float]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def load(
+    path: str | Path,
+    *,
+    where: str | None = None,
+    dataset: str | None = None,
+    n: str = "nonembedding",
+    columns: Mapping[str, str] | None = None,
+) -> Runs:
+    """Reads the runs of a work directory, or of a .csv, .tsv, .jsonl or .parquet table.
+
+    Args:
+      path: a work directory (it holds ``runs/``) or a table with columns N, D, loss and perhaps C (else C = 6ND).
+      where: a selection such as ``"outlier == 0 and N > 1e6"`` (see ``analysis.select``).
+      dataset: which data set; a work directory defaults to the first one that its study declares. Never mixed.
+      n: which parameters are N: ``nonembedding``, ``total``, ``active``, ``trainable``, a parameter group of the
+        records, or a column of the table. In a table without such a column ``nonembedding`` means its column N.
+      columns: names in the table of N, D, C, loss where they are called otherwise, such as ``{"loss": "loss_c4"}``.
+
+    Raises:
+      UserError: no such path, an unusable table (line and column are named), a selection of nothing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _load_workdir(path, where, dataset, n)
+    if not path.exists():
+        raise UserError("path", path, "does not exist; give a work directory or a .csv, .tsv, .jsonl, .parquet table")
+    frame, lines = tables.read(path)
+    return from_frame(frame, where=where, dataset=dataset, n=n, columns=columns, source=str(path), rows=lines)
+
+
+def from_frame(
+    frame: pd.DataFrame,
+    *,
+    where: str | None = None,
+    dataset: str | None = None,
+    n: str = "nonembedding",
+    columns: Mapping[str, str] | None = None,
+    source: str = "memory",
+    rows: list[str] | None = None,
+) -> Runs:
+    """Checks a table that is already in memory, as ``load`` does; ``rows`` are the names of its rows in messages."""
+    if len(frame) == 0:
+        raise UserError("table", source, "has no rows; give one line a run with N, D and loss")
+    rows = rows or [f"row {i + 1}" for i in range(len(frame))]
+    cells: Any = frame.reset_index(drop=True)
+    given, conventions = tables.name_columns(cells, n, dict(columns or {}))
+    raw = {name: cells[column] for name, column in given.items()}
+    table: Any = pd.DataFrame({c: tables.typed(cells[c]) for c in cells.columns})
+    for name, column in raw.items():
+        table[name] = tables.number(column)
+    for old, new in tables.COPIES.items():
+        if old in table and new not in table:
+            table[new] = table[old]
+    names = pd.Series(rows)
+    keep, dropped = tables.mask_rows(table, names)
+    if where is not None:
+        keep &= select(table, where)
+    if dataset is not None:
+        keep &= tables.dataset_mask(table, dataset)
+    if not keep.any():
+        raise UserError("where" if where else "table", where or source, f"leaves none of the {len(table)} rows")
+    tables.reject_bad_cells(table, raw, keep, rows)
+    dropped += tables.duplicates(cells, keep, rows)
+    if "dataset" in table and dataset is None:
+        found = [str(name) for name in pd.unique(table.loc[keep, "dataset"])]
+        if len(found) > 1:
+            raise UserError("dataset", ", ".join(found), "losses on different data are never mixed; choose one")
+        dataset = found[0]
+    if "C" not in table:
+        table["C"] = 6.0 * table["N"] * table["D"]
+    table["C_6ND"] = 6.0 * table["N"] * table["D"]
+    if "run" in table:
+        table["run"] = table["run"].astype(str)
+    else:
+        table["run"] = names
+    if "stem" not in table and "run" in frame:
+        table["stem"] = table["run"]  # checkpoints of one run share its noise
+    return _finish(table[keep], dropped, conventions, source, dataset)
+
+
+def load_holdouts(workdir: str | Path, dataset: str | None = None, n: str = "nonembedding") -> pd.DataFrame:
+    """The held-out cells of a study, trained or only planned, WITHOUT their losses; columns as in ``Runs.table``."""
+    workdir = Path(workdir)
+    dataset = default_dataset(workdir, dataset)
+    found = {run: (manifest, "planned") for run, manifest in _planned(workdir).items()}
+    for record in records(workdir):
+        manifest = record.manifest
+        if _is_holdout(manifest):
+            found[record.path.name] = (manifest, record.status)
+    rows = []
+    for run, (manifest, status) in sorted(found.items()):
+        if manifest.get("dataset") == dataset:
+            rows.append({**_row(run, manifest, n), "status": status})
+    return _frame(rows)
+
+
+def open_holdouts(workdir: str | Path, dataset: str | None = None, n: str = "nonembedding") -> pd.DataFrame:
+    """The held-out cells with their losses: only finished ones that ``prediction.json`` sealed, which is verified.
+
+    Raises:
+      UserError: there is no prediction, it was changed after the seal, or it holds no cell of this data set.
+    """
+    workdir = Path(workdir)
+    known = sealed.sealed_runs(workdir)
+    table: Any = load_holdouts(workdir, dataset, n)
+    table = table[table["run"].isin(known)].reset_index(drop=True)
+    if len(table) == 0:
+        raise UserError("prediction", workdir / sealed.FILE, "seals no cell of this data set; seal the forecasts first")
+    outcomes = []
+    for run, status in zip(table["run"], table["status"], strict=True):
+        outcomes.append(_outcome(Record(workdir / "runs" / run)) if status == "done" else {"reason": status})
+    for name in ("loss", "loss_se"):
+        table[name] = [float(outcome.get(name, np.nan)) for outcome in outcomes]
+    return table[np.isfinite(table["loss"])].reset_index(drop=True)
+
+
+def default_dataset(workdir: str | Path, dataset: str | None = None) -> str:
+    """The data set to use: the one asked for, or the first that the study declares.
+
+    Raises:
+      UserError: the work directory has no such data set, or several and no study that says which comes first.
+    """
+    workdir = Path(workdir)
+    declared = list(_study(workdir).get("datasets", {}))
+    found = declared + sorted({str(r.manifest.get("dataset")) for r in records(workdir)} - set(declared))
+    if not found:
+        raise UserError("workdir", workdir, "holds no runs; train a study there first, or give a table of runs")
+    if dataset is None:
+        if declared or len(found) == 1:
+            return found[0]
+        raise UserError("dataset", ", ".join(found), "there are several and no study.json; choose one")
+    if dataset not in found:
+        raise UserError("dataset", dataset, f"is not in this work directory; it has {', '.join(found)}")
+    return dataset
+
+
+def datasets(workdir: str | Path) -> list[str]:
+    """Every data set of a work directory, the study's first one first."""
+    first = default_dataset(workdir)
+    named = list(_study(Path(workdir)).get("datasets", {}))
+    others = {str(r.manifest.get("dataset")) for r in records(workdir)} | set(named)
+    return [first, *[d for d in named if d != first], *sorted(others - {first} - set(named))]
+
+
+# --- work directories
+
+
+def _load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str) -> Runs:
+    dataset = default_dataset(workdir, dataset)
+    rows: list[dict[str, Any]] = []
+    dropped: list[dict[str, str]] = []
+    units: set[tuple[str, str]] = set()
+    for record in records(workdir):
+        manifest, run = record.manifest, record.path.name
+        if manifest.get("dataset") != dataset or manifest.get("kind") == "stem":
+            continue
+        if manifest.get("role") not in ("fit", "seed"):
+            continue  # held out: the result file is not even opened
+        row, outcome = _row(run, manifest, n), _outcome(record)
+        if "reason" in outcome:
+            dropped.append({"row": run, "reason": outcome["reason"]})
+            continue
+        units.add((str(manifest.get("loss_unit", "nats/token")), str(manifest.get("headline", "loss"))))
+        rows.append({**row, **outcome, "status": "done", "decayed": True})
+    if not rows:
+        reasons = "; ".join(sorted({d["reason"] for d in dropped})) or "none has the role fit or seed"
+        raise UserError("workdir", workdir, f"holds no finished run of {dataset} to fit ({reasons}); run the study")
+    if len(units) > 1:
+        raise UserError("loss", ", ".join(f"{t} in {u}" for u, t in sorted(units)), "runs of one fit need one loss")
+    table = _frame(rows)
+    if where is not None:
+        table = table[select(table, where)]
+        if len(table) == 0:
+            raise UserError("where", where, f"leaves none of the {len(rows)} runs")
+    ((unit, headline),) = units
+    conventions = {
+        "n": n,
+        "N": f"{n} parameters of the records",
+        "D": "tokens seen in training, the stem's part included",
+        "C": "exact training FLOPs of D tokens, by the family's own count",
+        "loss": f"{headline} on the evaluation set, {unit}",
+    }
+    per_token = (table["C"] / table["D"]).groupby(table["N"]).median()
+    cost = {"N": [float(x) for x in per_token.index], "flops_per_token": [float(x) for x in per_token]}
+    return _finish(table, dropped, conventions, str(workdir), dataset, cost)
+
+
+def _study(workdir: Path) -> dict[str, Any]:
+    try:
+        return read_json(workdir / "study.json")
+    except FileNotFoundError:
+        return {}
+
+
+def _planned(workdir: Path) -> dict[str, dict[str, Any]]:
+    runs = [run for program in _study(workdir).get("programs", []) for run in program["runs"]]
+    return {run["run"]: run["manifest"] for run in runs if _is_holdout(run["manifest"])}
+
+
+def _is_holdout(manifest: dict[str, Any]) -> bool:
+    return manifest.get("role") == "holdout" and manifest.get("kind") != "stem"
+
+
+def _row(run: str, manifest: dict[str, Any], n: str) -> dict[str, Any]:
+    """What a manifest says of a run: everything but how it ended."""
+    try:
+        parameters, flops, tokens = manifest["parameters"], manifest["flops"], manifest["tokens"]
+        choices = {k: v for k, v in parameters.items() if k != "groups"} | parameters.get("groups", {})
+        if n not in choices:
+            raise UserError("n", n, f"is no count of these runs; choose one of {', '.join(choices)}")
+        recipe, config, data = manifest.get("recipe", {}), manifest.get("config", {}), manifest.get("data", {})
+        row = {
+            "run": run,
+            "N": float(choices[n]),
+            "D": float(tokens["D"]),
+            "C": float(flops["training"]),
+            "C_6ND": flops.get("6ND"),
+            **{f"N_{key}": value for key, value in parameters.items() if key != "groups"},
+            "dataset": manifest["dataset"],
+            "family": manifest.get("family"),
+            "size": manifest.get("size"),
+            "seed": manifest.get("seed"),
+            "stem": manifest.get("stem") or run,
+            "role": manifest["role"],
+            "entropy": data.get("entropy"),
+            "unique_tokens": tokens.get("unique"),
+            "epochs": tokens.get("epochs"),
+            "learning_rate": recipe.get("learning_rate"),
+            "batch": recipe.get("batch"),
+            "steps": manifest.get("steps"),
+            "schedule": recipe.get("schedule"),
+            "width": config.get("width", config.get("d")),
+            "depth": config.get("depth", config.get("layers")),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            "manifest", f"runs/{run}/manifest.json", f"lacks {error}; train or import this run again"
+        ) from error
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _outcome(record: Record) -> dict[str, Any]:
+    """``{"loss", "loss_se"}`` of a run that may be fitted, or ``{"reason"}`` why it may not."""
+    result = record.result
+    if result is None:
+        return {"reason": "unfinished"}
+    if result.get("status") != "done":
+        return {"reason": f"{result.get('status')}: {result.get('reason') or 'no reason given'}"}
+    if not result.get("decayed", False):
+        return {"reason": "the learning rate was not decayed"}
+    headline = str(record.manifest.get("headline", "loss"))
+    term = (result.get("evaluation") or {}).get(headline) or {}
+    value = term.get("value")
+    if not isinstance(value, int | float) or not np.isfinite(value) or value <= 0:
+        return {"reason": f"its {headline} is {value}"}
+    return (
+        {"loss": float(value), "loss_se": float(term["se"])} if term.get("se") is not None else {"loss": float(value)}
+    )
+
+
+def _frame(rows: list[dict[str, Any]]) -> Any:
+    table = pd.DataFrame(rows)
+    if len(table) == 0:
+        return pd.DataFrame({name: [] for name in ("run", "N", "D", "C", "status")})
+    return table
+
+
+def _finish(
+    table: Any,
+    dropped: list[dict[str, str]],
+    conventions: dict[str, str],
+    source: str,
+    dataset: str | None,
+    cost: dict[str, list[float]] | None = None,
+) -> Runs:
+    first = ["run", "N", "D", "C", "loss"]
+    table = table[first + [c for c in table.columns if c not in first]].reset_index(drop=True)
+    values = table[["N", "D", "C", "loss"]].to_numpy(dtype="<f8")
+    values = values[np.lexsort(values.T[::-1])]
+    sha256 = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    return Runs(table, dropped, conventions, source, dataset, sha256, cost)

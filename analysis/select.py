@@ -1,0 +1,137 @@
+"""Safe selection of rows: comparisons, arithmetic, and / or / not over the columns of a table, and nothing else.
+
+The expression is parsed to Python's syntax tree and walked here; no code of the user is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling.errors import UserError
+
+COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+# & | ~ bind as tightly as in a table query: like and, or, not. A name in backticks may hold any character.
+TOKENS = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|&&?|\|\|?|~""")
+WORDS = {"&": " and ", "&&": " and ", "|": " or ", "||": " or ", "~": " not "}
+REMEDY = 'is no selection; write comparisons of columns, such as "outlier == 0 and N > 1e6"'
+
+
+def select(table: pd.DataFrame, where: str) -> pd.Series:
+    """Truth by row of ``where``, an expression such as ``"dataset == 'c4' and D / N > 5"``, shape (rows,).
+
+    Raises:
+      UserError: it is not made of comparisons, names no column, or compares text with numbers.
+    """
+    quoted: dict[str, str] = {}
+
+    def word(match: re.Match[str]) -> str:
+        token = match.group()
+        if token[0] == "`":
+            name = f"quoted_{len(quoted)}_"
+            quoted[name] = token[1:-1]
+            return name
+        return WORDS.get(token, token)
+
+    try:
+        tree = ast.parse(TOKENS.sub(word, where).strip(), mode="eval")
+        with np.errstate(all="ignore"):
+            mask = _Walker(table, where, quoted).value(tree.body)
+    except (SyntaxError, RecursionError, MemoryError, ValueError, ArithmeticError) as error:
+        raise UserError("where", where, REMEDY) from error
+    if not isinstance(mask, pd.Series) or mask.dtype != bool:
+        raise UserError("where", where, REMEDY)
+    return mask
+
+
+class _Walker:
+    def __init__(self, table: pd.DataFrame, where: str, quoted: dict[str, str]):
+        self.table, self.where, self.quoted = table, where, quoted
+
+    def value(self, node: ast.expr) -> Any:
+        match node:
+            case ast.Constant(value=bool() | str() as constant):
+                return constant
+            case ast.Constant(value=int() | float() as constant):
+                return float(constant)
+            case ast.Name(id=name):
+                return self.column(self.quoted.get(name, name))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -self.number(operand)
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return ~self.truth(operand)
+            case ast.BoolOp(op=op, values=values):
+                masks = [self.truth(value) for value in values]
+                result = masks[0]
+                for mask in masks[1:]:
+                    result = result & mask if isinstance(op, ast.And) else result | mask
+                return result
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in ARITHMETIC:
+                return ARITHMETIC[type(op)](self.number(left), self.number(right))
+            case ast.Compare(left=left, ops=ops, comparators=comparators):
+                result, here = None, left
+                for op, there in zip(ops, comparators, strict=True):
+                    part = self.compare(here, op, there)
+                    result, here = part if result is None else result & part, there
+                return result
+        raise UserError("where", self.where, REMEDY)
+
+    def column(self, name: str) -> Any:
+        names = [str(c) for c in self.table.columns]
+        matches = [c for c in names if c == name] or [c for c in names if c.lower() == name.lower()]
+        if len(matches) != 1:
+            raise UserError("where", name, f"is no column of this table; it has {', '.join(names)}")
+        return self.table[matches[0]]
+
+    def truth(self, node: ast.expr) -> pd.Series:
+        mask = self.value(node)
+        if isinstance(mask, pd.Series) and mask.dtype.kind in "biuf" and mask.isin((0, 1)).all():
+            mask = mask.astype(bool)
+        if not isinstance(mask, pd.Series) or mask.dtype != bool:
+            raise UserError("where", self.where, REMEDY)
+        return mask
+
+    def number(self, node: ast.expr) -> Any:
+        value = self.value(node)
+        if isinstance(value, str) or (isinstance(value, pd.Series) and value.dtype.kind not in "biuf"):
+            raise UserError("where", ast.unparse(node), "is text; arithmetic needs numbers")
+        return value
+
+    def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
+        if isinstance(op, ast.In | ast.NotIn) and isinstance(right, ast.List | ast.Tuple) and right.elts:
+            parts = [self.compare(left, ast.Eq(), item) for item in right.elts]
+            found = parts[0]
+            for part in parts[1:]:
+                found = found | part
+            return ~found if isinstance(op, ast.NotIn) else found
+        if type(op) not in COMPARISONS:
+            raise UserError("where", self.where, REMEDY)
+        one, two = self.value(left), self.value(right)
+        if self.is_text(one) != self.is_text(two):
+            raise UserError("where", self.where, "compares text with a number; quote text, and leave numbers unquoted")
+        return COMPARISONS[type(op)](one, two)
+
+    @staticmethod
+    def is_text(value: Any) -> bool:
+        return isinstance(value, str) or (isinstance(value, pd.Series) and value.dtype.kind not in "biuf")

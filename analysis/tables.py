@@ -1,0 +1,201 @@
+"""Tables of other trainers: reading them, finding their columns, and refusing bad cells by line and column."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling.errors import UserError
+
+REQUIRED = ("N", "D", "loss")
+# Other names of the columns, lower case. Only names that can mean one thing: "size" or "compute" in GPU hours cannot.
+ALIASES = {
+    "N": ("n", "params", "parameters", "n_params", "num_params", "num_parameters"),
+    "D": ("d", "tokens", "train_tokens", "training_tokens", "n_tokens", "num_tokens"),
+    "C": ("c", "flops", "training_flops", "train_flops"),
+    "loss": ("loss", "eval_loss", "val_loss", "validation_loss", "test_loss", "final_loss"),
+}
+COPIES = {"lr": "learning_rate", "U": "unique_tokens"}  # a second, canonical name beside the one in the table
+MISSING = {"", "na", "n/a", "nan", "null", "none", "-"}
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Cells as text (csv, tsv) or as they are, and the name of each row: its line in the file."""
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise UserError("path", path, f"is neither a work directory nor a table; known are {', '.join(FORMATS)}")
+    try:
+        if suffix == ".parquet":
+            frame = pd.read_parquet(path)
+            return frame, [f"row {i + 1}" for i in range(len(frame))]
+        return _read_jsonl(path) if suffix == ".jsonl" else _read_delimited(path, "\t" if suffix == ".tsv" else ",")
+    except ImportError as error:
+        raise UserError("path", path, "reading parquet needs pyarrow (the extra `data`), or give a CSV") from error
+    except UnicodeDecodeError as error:
+        raise UserError("path", path, f"is not UTF-8 text ({error.reason}); save it again as UTF-8") from error
+    except OSError as error:
+        raise UserError("path", path, f"cannot be read ({error.strerror or error})") from error
+
+
+def _read_delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
+    cells: list[list[str]] = []
+    lines: list[str] = []
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+        try:
+            header = [name.strip() for name in next(reader, [])]
+            for row in reader:
+                if not any(cell.strip() for cell in row):
+                    continue
+                if len(row) != len(header):
+                    what = f"has {len(row)} cells where the header has {len(header)}; mend or delete it"
+                    raise UserError("table", f"{path}, line {reader.line_num}", what)
+                cells.append(row)
+                lines.append(f"line {reader.line_num}")
+        except csv.Error as error:
+            raise UserError("table", f"{path}, line {reader.line_num}", f"is not a table ({error})") from error
+    if not header:
+        raise UserError("table", path, "is empty; the first line names the columns N, D and loss")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise UserError("column", ", ".join(repeated), "appears twice in the first line; rename one of them")
+    return pd.DataFrame(cells, columns=header, dtype=object), lines
+
+
+def _read_jsonl(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                "table", f"{path}, line {number}", f"is not JSON ({error.msg}); mend or delete it"
+            ) from error
+        if not isinstance(row, dict):
+            raise UserError("table", f"{path}, line {number}", "is not a JSON object; write one object a line")
+        rows.append(row)
+        lines.append(f"line {number}")
+    return pd.DataFrame(rows, dtype=object), lines
+
+
+def name_columns(frame: Any, n: str, columns: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Which column of the table is N, D, C and loss, and the conventions in words."""
+    present = [str(c) for c in frame.columns]
+    for name, column in columns.items():
+        if name not in ALIASES or column not in present:
+            raise UserError("columns", f"{name}: {column}", f"N, D, C or loss is one of {', '.join(present)}")
+    if n in present:
+        columns.setdefault("N", n)
+    elif f"N_{n}" in present:
+        columns.setdefault("N", f"N_{n}")
+    elif n != "nonembedding":
+        raise UserError("n", n, f"is no column of this table (nor is N_{n}); it has {', '.join(present)}")
+    for name, aliases in ALIASES.items():
+        matches = [c for c in present if c == name] or [c for c in present if c.lower() in aliases]
+        if name in columns or not matches:
+            continue
+        if len(matches) > 1:
+            raise UserError("column", ", ".join(matches), f"could each be {name}; rename one of them to {name}")
+        columns[name] = matches[0]
+    for name in REQUIRED:
+        if name not in columns:
+            close = [c for c in present if name.lower() in c.lower()] if name == "loss" else []
+            hint = f"rename {' or '.join(close)} to {name}" if close else f"its columns are {', '.join(present)}"
+            raise UserError("table", f"no column {name}", f"a fit needs N, D and loss; {hint}")
+    conventions = {
+        "N": f"column {columns['N']} of the table",
+        "D": f"column {columns['D']} of the table",
+        "C": f"column {columns['C']} of the table" if "C" in columns else "6ND, as the table has no C",
+        "loss": f"column {columns['loss']} of the table",
+    }
+    return columns, conventions
+
+
+def number(cells: Any) -> Any:
+    values: Any = pd.to_numeric(cells, errors="coerce")
+    return values.astype(float)
+
+
+def typed(cells: Any) -> Any:
+    """A column as numbers or truth values where every cell that is not missing is one, else as text."""
+    if cells.dtype.kind in "biuf":
+        return cells
+    text = cells.map(lambda cell: "" if cell is None else str(cell).strip())
+    missing = text.str.lower().isin(MISSING)
+    known = text[~missing].str.lower()
+    if len(known) and known.isin(("true", "false")).all() and not missing.any():
+        return text.str.lower() == "true"
+    numbers = number(text.mask(missing))
+    if len(known) and numbers[~missing].notna().all():
+        return numbers
+    return text
+
+
+def mask_rows(table: Any, names: Any) -> tuple[Any, list[dict[str, str]]]:
+    """Rows that a table of records says are not to be fitted: unfinished, undecayed, held out."""
+    keep = pd.Series(True, index=table.index)
+    dropped: list[dict[str, str]] = []
+    rules = [
+        ("status", lambda c: c.astype(str) == "done", "status is {}"),
+        ("decayed", lambda c: c.astype(str).str.lower().isin(("true", "1", "1.0")), "decayed is {}"),
+        ("role", lambda c: ~c.astype(str).isin(("holdout", "stem")), "role is {}"),
+    ]
+    for column, good, reason in rules:
+        if column in table:
+            bad = keep & ~good(table[column])
+            dropped += [
+                {"row": row, "reason": reason.format(v)}
+                for row, v in zip(names[bad], table.loc[bad, column], strict=True)
+            ]
+            keep &= ~bad
+    return keep, dropped
+
+
+def dataset_mask(table: Any, dataset: str) -> Any:
+    if "dataset" not in table:
+        raise UserError("dataset", dataset, "the table has no column dataset; leave it out")
+    mask = table["dataset"].astype(str) == dataset
+    if not mask.any():
+        found = ", ".join(str(d) for d in pd.unique(table["dataset"]))
+        raise UserError("dataset", dataset, f"is not in the table; it has {found}")
+    return mask
+
+
+def reject_bad_cells(table: Any, raw: Mapping[str, Any], keep: Any, rows: list[str]) -> None:
+    for name in ("N", "D", "C", "loss"):
+        if name not in raw:
+            continue
+        bad = keep & ~(np.isfinite(table[name]) & (table[name] > 0))
+        if not bad.any():
+            continue
+        i = int(np.flatnonzero(bad)[0])
+        cell, others = raw[name][i], int(bad.sum()) - 1
+        shown = "empty" if str(cell).strip() == "" or cell is None else str(cell).strip()
+        more = f" ({others} more such cell{'s' if others > 1 else ''})" if others else ""
+        remedy = f"must be a positive number{more}; mend the cell, or leave the row out (delete it, or --where)"
+        raise UserError(f"{rows[i]}, column {raw[name].name}", shown, remedy)
+
+
+def duplicates(frame: Any, keep: Any, rows: list[str]) -> list[dict[str, str]]:
+    """Marks rows that repeat an earlier one in every cell; a copy is no second measurement."""
+    text = frame[keep].astype(str)
+    again = text.duplicated()
+    if not again.any():
+        return []
+    first: dict[int, int] = {}
+    seen: dict[tuple[str, ...], int] = {}
+    for i, cells in zip(text.index, text.itertuples(index=False, name=None), strict=True):
+        first[i] = seen.setdefault(cells, i)
+    copies = [int(i) for i in text.index[again]]
+    keep.loc[copies] = False
+    return [{"row": rows[i], "reason": f"the same in every cell as {rows[first[i]]}"} for i in copies]

@@ -1,0 +1,490 @@
+"""How sure a fit is. One inference object serves intervals, draws and the noise of a new run.
+
+**Pseudo-values.** A robust fit is carried on as a least-squares one of y* = fitted + psi(r) / mean(psi') (Bickel 1976):
+the same estimate, the same first-order covariance; where nothing is an outlier y* = y.
+
+**Likelihood-t draws** (scheme ``likelihood-t``, up to 100 rows). Draws from
+
+    |V|^-1/2 (r' V^-1 r)^(-n/2) |G'G|^1/2,   V = I + rho Z Z',   r = y* - f(z),   G = df/dz,
+
+the likelihood with the noise variance integrated out (hence t, not normal, tails) and the uniform measure on the
+surface of fitted values (Jeffreys' weight |G'G|^1/2: no choice of coordinates matters, and a flat valley gets no
+weight for being long). rho is the variance of a stem (or size) effect over that of a run; sqrt(rho) has a half-Cauchy
+weight of scale 1 (Gelman 2006: the choice for few groups), so that the few degrees of freedom between stems widen the
+intervals by themselves, without a formula, and cost little where stems make no difference. Sampled by an ensemble of
+walkers (Goodman and Weare 2010 stretch moves and ter Braak 2006 differences). Coverage: benchmarks/coverage.json.
+
+**profile-t** on request: intervals of exponents, floor and a by profiling the same sum of squares, draws as above.
+**delta-t** (more than 100 rows): t draws around the estimate from the sandwich covariance, or from the GLS covariance
+when rows share stems. **bootstrap**: by cluster where clusters are more than 20; ``bootstrap-runs`` ignores clusters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.estimate import Estimate, huber, minimise, refit
+from analysis.laws import Law, Surface
+from scaling.errors import UserError
+
+Array = np.ndarray
+SAMPLED_ROWS = 100
+MANY_CLUSTERS = 20
+SCHEMES = ("auto", "likelihood-t", "profile-t", "delta-t", "bootstrap", "bootstrap-runs")
+_ROOT = 30.0  # largest standard deviation of a stem effect, in those of a run, that is looked at
+
+
+@dataclass
+class Groups:
+    """Which rows share a stem or a size: ``codes`` (n,) in 0..len(names)-1."""
+
+    codes: Array
+    names: list[str]
+    kind: str
+    counts: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = np.bincount(self.codes, minlength=len(self.names)).astype(np.float64)
+
+    def sums(self, x: Array) -> Array:
+        """Sums over groups of the last axis: (..., n) -> (..., groups)."""
+        order = np.argsort(self.codes, kind="stable")
+        edges = np.concatenate([[0], np.cumsum(self.counts[:-1]).astype(int)])
+        return np.add.reduceat(x[..., order], edges, axis=-1)
+
+    def quadratic(self, r: Array, rho: Array | float) -> Array:
+        """r' V^-1 r over the last axis."""
+        shrink = self._shrink(rho)
+        return (r * r).sum(-1) - (shrink * self.sums(r) ** 2).sum(-1)
+
+    def log_det(self, rho: Array | float) -> Array:
+        return np.log1p(np.asarray(rho)[..., None] * self.counts).sum(-1)
+
+    def whiten(self, x: Array, rho: float) -> Array:
+        """V^-1/2 x for x (..., n): block by block I - u u' (1 - (1 + m rho)^-1/2), u = 1 / sqrt(m)."""
+        factor = (1 - 1 / np.sqrt(1 + self.counts * rho)) / self.counts
+        return x - (factor * self.sums(x))[..., self.codes]
+
+    def _shrink(self, rho: Array | float) -> Array:
+        rho = np.asarray(rho)[..., None]
+        return rho / (1 + rho * self.counts)
+
+
+def groups_of(table: pd.DataFrame) -> Groups | None:
+    """Rows that share a stem; without a stem column, rows of one N (and seed). None when no two rows share one."""
+    if "stem" in table and bool(np.any(table["stem"].notna())):
+        own = pd.Series([f"row {i}" for i in range(len(table))], index=table.index)
+        key, kind = table["stem"].where(table["stem"].notna(), own).astype(str), "stem"
+    elif "N" in table:
+        key, kind = table["N"].map(lambda v: f"{v:.9g}"), "size"
+        if "seed" in table:
+            key = key + " seed " + table["seed"].astype(str)
+    else:
+        return None
+    codes, names = pd.factorize(key, sort=True)
+    return Groups(codes, [str(v) for v in names], kind) if len(names) < len(table) else None
+
+
+@dataclass
+class Inference:
+    """Draws of one fit. ``z`` (S, P) coordinates; ``sigma`` (S,) of a run and ``sigma_stem`` (S,), both of log loss."""
+
+    surface: Surface
+    z_hat: Array
+    z: Array
+    sigma: Array
+    sigma_stem: Array
+    scheme: str
+    df: float
+    reason: str
+    groups: Groups | None
+    rho: float
+    sigma_hat: float
+    pseudo: Array
+    gram: Array
+    free: Array
+    profiled: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def theta_hat(self) -> Array:
+        return self.surface.to_theta(self.z_hat)[0]
+
+    @property
+    def theta(self) -> Array:
+        return self.surface.to_theta(self.z)
+
+
+def infer(
+    point: Estimate,
+    y: Array,
+    table: pd.DataFrame,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    scheme: str = "auto",
+    level: float = 0.95,
+) -> Inference:
+    """Uncertainty of ``point`` fitted to log losses y (n,), by the scheme that the design asks for.
+
+    Raises UserError for a scheme that does not exist.
+    """
+    if scheme not in SCHEMES:
+        raise UserError("scheme", scheme, f"choose one of {', '.join(SCHEMES)}")
+    surface, free = point.surface, point.free
+    n, P = surface.n, int(free.sum())
+    f = surface.evaluate(point.z[None])[0][0]
+    _, psi, slope = huber(y - f, point.delta)
+    pseudo = f + psi / max(slope.mean(), 0.5)
+    groups = groups_of(table)
+    z_hat, rho = point.z, 0.0
+    reason = f"{n} runs, none sharing a stem or a size"
+    if groups is not None:
+        reason = f"{n} runs on {len(groups.names)} {groups.kind}s"
+    chosen = scheme
+    if scheme == "auto":
+        many = groups is not None and len(groups.names) > MANY_CLUSTERS
+        chosen = "likelihood-t" if n <= SAMPLED_ROWS else "bootstrap" if many else "delta-t"
+    if groups is not None and not chosen.startswith("bootstrap"):
+        reason += f", each {groups.kind} with a random effect"
+        rho = reml(surface, z_hat, pseudo, groups, free)
+        if rho > 0:
+            z_hat = gls(surface, z_hat, pseudo, groups, rho, free)
+    G = surface.jacobian(surface.evaluate(z_hat[None])[1])[0]
+    G[:, ~free] = 0.0
+    residual = pseudo - surface.evaluate(z_hat[None])[0][0]
+    white = G.T if groups is None else groups.whiten(G.T, rho)
+    rss = float((residual**2).sum()) if groups is None else float(groups.quadratic(residual, rho))
+    df = float(max(n - P, 1))
+    if groups is not None and n > SAMPLED_ROWS:
+        df = float(min(df, max(len(groups.names) - P, 2)))
+    # a perfect fit has the noise of losses printed to about twelve digits, not none
+    sigma_hat = max(math.sqrt(rss / max(n - P, 1)), 1e-12)
+    rng = np.random.default_rng(seed)
+    inference = Inference(
+        surface=surface,
+        z_hat=z_hat,
+        z=np.tile(z_hat, (draws, 1)),
+        sigma=sigma_hat * np.sqrt(df / rng.chisquare(df, draws)),
+        sigma_stem=np.zeros(draws),
+        scheme=chosen,
+        df=df,
+        reason="",
+        groups=groups,
+        rho=rho,
+        sigma_hat=sigma_hat,
+        pseudo=pseudo,
+        gram=white @ white.T,
+        free=free,
+    )
+    inference.sigma_stem = inference.sigma * math.sqrt(rho)
+    if chosen in ("likelihood-t", "profile-t"):
+        inference.z, ratio = sample(inference, draws, rng)
+        res = pseudo - surface.evaluate(inference.z)[0]
+        quad = (res**2).sum(1) if groups is None else groups.quadratic(res, ratio)
+        inference.sigma = np.sqrt(np.maximum(quad, n * 1e-24) / rng.chisquare(n, draws))
+        inference.sigma_stem = inference.sigma * np.sqrt(ratio)
+        if chosen == "profile-t":
+            inference.profiled = profile(inference, level)
+        note = f"{SAMPLED_ROWS} runs or fewer"
+    elif chosen.startswith("bootstrap"):
+        clusters = groups if chosen == "bootstrap" else None
+        inference.z, kept = bootstrap(point, y, clusters, draws, rng)
+        kind = "runs" if clusters is None else f"{clusters.kind}s"
+        note = f"percentiles of {draws} refits that resample {kind}, {100 * kept:.0f} % converged"
+    else:
+        inference.z[:, free] += _t_draws(point, inference, y, G, draws, rng)
+        inference.z = np.clip(inference.z, point.lower, point.upper)
+        inference.z[:, ~free] = z_hat[~free]
+        note = f"more than {SAMPLED_ROWS} runs"
+    inference.reason = ("asked for" if scheme != "auto" else note) + f"; {reason}"
+    return inference
+
+
+def _t_draws(point: Estimate, at: Inference, y: Array, G: Array, draws: int, rng: np.random.Generator) -> Array:
+    """t deviations (S, free) with the sandwich covariance of an M-estimate (Huber 1967), or GLS's with groups."""
+    G, free = G[:, at.free], at.free
+    if at.groups is None:
+        _, psi, slope = huber(y - at.surface.evaluate(at.z_hat[None])[0][0], point.delta)
+        bread = np.linalg.pinv((G * slope[:, None]).T @ G, hermitian=True)
+        score = G * psi[:, None]
+        cover = bread @ (score.T @ score) @ bread * (len(y) / at.df)
+    else:
+        cover = np.linalg.pinv(at.gram[np.ix_(free, free)], hermitian=True) * at.sigma_hat**2
+    values, vectors = np.linalg.eigh(cover)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    return rng.standard_normal((draws, len(values))) @ root.T * np.sqrt(at.df / rng.chisquare(at.df, draws))[:, None]
+
+
+def bootstrap(
+    point: Estimate, y: Array, groups: Groups | None, draws: int, rng: np.random.Generator
+) -> tuple[Array, float]:
+    """Refits (S, P) of resampled rows, or of resampled groups, and the share that converged."""
+    n = len(y)
+    if groups is None:
+        w = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    else:
+        k = len(groups.names)
+        w = rng.multinomial(k, np.full(k, 1 / k), size=draws).astype(np.float64)[:, groups.codes]
+    z, done = refit(point, y, w=w)
+    return z, float(done.mean())
+
+
+def profile(at: Inference, level: float) -> dict[str, tuple[float, float]]:
+    """Profile-t intervals of the floor, the exponents and a, where a is a ratio of two fitted exponents.
+
+    The interval holds the values whose best refit raises the (generalised) residual sum of squares by at most
+    t^2 sigma^2. An end that is never reached is the bound. Pseudo-values make it serve robust fits.
+    """
+    surface, law = at.surface, at.surface.law
+    t = float(stats.t.ppf(0.5 + level / 2, at.df))
+    out: dict[str, tuple[float, float]] = {}
+    cover = np.linalg.pinv(at.gram[np.ix_(at.free, at.free)], rcond=1e-13, hermitian=True) * at.sigma_hat**2
+    spread = np.zeros(surface.P)
+    spread[at.free] = np.sqrt(np.diag(cover))
+    base = _rss(at, surface, at.z_hat)
+    for i, c in enumerate(law.coordinates):
+        if not at.free[i] or c.name not in law.names or c.name not in (law.floor, *_exponents(law)):
+            continue
+        unit = surface.scale if c.name == law.floor else 1.0
+
+        def rise(value: float, start: Array, i: int = i) -> tuple[float, Array]:
+            start = start.copy()
+            start[i] = value
+            held = at.free.copy()
+            held[i] = False
+            z = _best(at, surface, start, held)
+            return _rss(at, surface, z) - base, z
+
+        ends = [_cross(rise, at.z_hat, at.z_hat[i], side, spread[i], t * at.sigma_hat, at, i) for side in (-1, 1)]
+        out[c.name] = (ends[0] * unit, ends[1] * unit)
+    pair = law.exponents(surface.to_theta(at.z_hat[None]))
+    if pair is None or len(_exponents(law)) != 2 or law.outer is not None:
+        return out
+    first, second = (surface.position[name] for name in _exponents(law))
+    if not (at.free[first] and at.free[second]):
+        return out
+
+    def tied(value: float, start: Array) -> tuple[float, Array]:
+        fixed = surface.tied({_exponents(law)[0]: 1 - value, _exponents(law)[1]: value})
+        held = at.free.copy()
+        held[second] = False
+        z = _best(at, fixed, start, held)
+        return _rss(at, fixed, z) - base, z
+
+    start = at.z_hat.copy()
+    start[first] += start[second]
+    grad = np.zeros(surface.P)
+    total = max(at.z_hat[first] + at.z_hat[second], 1e-9)
+    grad[first], grad[second] = -at.z_hat[second] / total**2, at.z_hat[first] / total**2
+    width = math.sqrt(max(float(grad[at.free] @ cover @ grad[at.free]), 0.0))
+    a = float(pair["a"][0])
+    lo, hi = (_cross(tied, start, a, side, width, t * at.sigma_hat, None, 0) for side in (-1, 1))
+    out["a"], out["b"] = (lo, hi), (1 - hi, 1 - lo)
+    return out
+
+
+def _exponents(law: Law) -> list[str]:
+    return [e for term in law.terms for _, e in term.exponents if isinstance(e, str)]
+
+
+def _rss(at: Inference, surface: Surface, z: Array) -> float:
+    r = at.pseudo - surface.evaluate(z[None])[0][0]
+    return float((r * r).sum() if at.groups is None else at.groups.quadratic(r, at.rho))
+
+
+def _best(at: Inference, surface: Surface, start: Array, held: Array) -> Array:
+    z = minimise(surface, start[None], at.pseudo, free=held)[0][0]
+    if at.groups is not None and at.rho > 0:
+        z = gls(surface, z, at.pseudo, at.groups, at.rho, held)
+    return z
+
+
+def _cross(
+    rise: Callable[[float, Array], tuple[float, Array]],
+    start: Array,
+    centre: float,
+    side: int,
+    width: float,
+    limit: float,
+    at: Inference | None,
+    i: int,
+) -> float:
+    """Where sqrt(rise) reaches ``limit`` on one side of ``centre``: growing steps, then interpolation."""
+    lower, upper = (0.0, 1.0) if at is None else (float(at.surface.lower[i]), float(at.surface.upper[i]))
+    end = lower if side < 0 else upper
+    step = min(max(width, 1e-9), 0.2 * max(abs(centre), 0.1)) * 0.5
+    inside, low, z, value = centre, 0.0, start, centre
+    for _ in range(40):
+        value = min(max(value + side * step, lower), upper)
+        if at is None:
+            value = min(max(value, 1e-6), 1 - 1e-6)
+        gain, z_new = rise(value, z)
+        root = math.sqrt(max(gain, 0.0))
+        if root >= limit:
+            break
+        inside, low, z, step = value, root, z_new, step * 1.35
+        if value in (lower, upper) or (at is None and not 1e-6 < value < 1 - 1e-6):
+            return end
+    else:
+        return math.inf * side if math.isinf(end) else end
+    outside, high = value, root
+    for _ in range(8):
+        guess = inside + (outside - inside) * min(max((limit - low) / max(high - low, 1e-300), 0.1), 0.9)
+        gain, z_new = rise(guess, z)
+        root = math.sqrt(max(gain, 0.0))
+        if root < limit:
+            inside, low, z = guess, root, z_new
+        else:
+            outside, high = guess, root
+        if abs(high - low) < 1e-3 * limit:
+            break
+    return inside + (outside - inside) * (limit - low) / max(high - low, 1e-300)
+
+
+def reml(surface: Surface, z: Array, y: Array, groups: Groups, free: Array) -> float:
+    """Ratio of the stem to the run variance, the law linearised at z: restricted likelihood times the half-Cauchy."""
+    f, state = surface.evaluate(z[None])
+    return ratio_of(surface.jacobian(state)[0][:, free], y - f[0], groups)
+
+
+def ratio_of(G: Array, r: Array, groups: Groups) -> float:
+    """``reml`` for a linear model with design G (n, P) and response r (n,)."""
+    n, P = G.shape
+    best, found = -math.inf, 0.0
+    for root in np.concatenate([np.linspace(0, 4, 81), np.geomspace(4.1, _ROOT, 20)]):
+        rho = float(root) ** 2
+        white, e = groups.whiten(G.T, rho).T, groups.whiten(r, rho)
+        rss = float(((e - white @ np.linalg.lstsq(white, e, rcond=1e-10)[0]) ** 2).sum())
+        sign, log_det = np.linalg.slogdet(white.T @ white)
+        if sign <= 0 or rss <= 0:
+            continue
+        value = -0.5 * (float(groups.log_det(rho)) + log_det + (n - P) * math.log(rss)) - math.log1p(rho)
+        if value > best + 1e-9:
+            best, found = value, rho
+    return found
+
+
+def gls(surface: Surface, z: Array, y: Array, groups: Groups, rho: float, free: Array) -> Array:
+    """Generalised least squares from z (P,): damped Gauss-Newton with V fixed, kept inside the bounds."""
+    z = z.copy()
+
+    def quadratic(at: Array) -> float:
+        return float(groups.quadratic(y - surface.evaluate(at[None])[0][0], rho))
+
+    value, damping = quadratic(z), 0.0
+    for _ in range(60):
+        f, state = surface.evaluate(z[None])
+        white = groups.whiten(surface.jacobian(state)[0].T, rho).T
+        g = white.T @ groups.whiten(y - f[0], rho)
+        use = free & ~((z <= surface.lower) & (g < 0)) & ~((z >= surface.upper) & (g > 0))
+        h = (white.T @ white)[np.ix_(use, use)]
+        move = np.linalg.lstsq(h + damping * np.diag(np.diag(h)), g[use], rcond=1e-12)[0]
+        trial = z.copy()
+        trial[use] += np.clip(move, -2, 2)
+        trial = np.where(free, np.clip(trial, surface.lower, surface.upper), z)
+        new = quadratic(trial)
+        if new <= value:
+            small = np.abs(trial - z).max() < 1e-10
+            z, value, damping = trial, new, damping * 0.1
+            if small:
+                break
+        else:
+            damping = max(damping * 10, 1e-3)
+            if damping > 1e8:
+                break
+    return z
+
+
+def sample(
+    at: Inference, draws: int, rng: np.random.Generator, *, walkers: int = 128, burn: int = 160, thin: int = 16
+) -> tuple[Array, Array]:
+    """Draws (S, P) of the coordinates and (S,) of the variance ratio from the density in the module's text."""
+    surface, z_hat, y, groups, rho, free = at.surface, at.z_hat, at.pseudo, at.groups, at.rho, at.free
+    which = np.flatnonzero(free)
+    P, n = len(which), surface.n
+    dim = P + (groups is not None)
+    # a sum of squares below rounding is a perfect fit: give it the noise of float64 losses instead of a singularity
+    tiny = n * 1e-24
+
+    def density(x: Array) -> Array:
+        z = np.tile(z_hat, (len(x), 1))
+        z[:, which] = x[:, :P]
+        out = np.all((z >= surface.lower) & (z <= surface.upper), 1)
+        z = np.clip(z, surface.lower, surface.upper)
+        f, state = surface.evaluate(z)
+        r = y - f
+        ones = np.ones_like(r)
+        _, h = surface.normal(state, np.zeros_like(r), ones)
+        sign, volume = np.linalg.slogdet(h[:, which[:, None], which])
+        value = 0.5 * volume
+        if groups is None:
+            value = value - 0.5 * n * np.log((r * r).sum(1) + tiny)
+        else:
+            out &= (x[:, P] >= 0) & (x[:, P] <= _ROOT)
+            ratio = np.clip(x[:, P], 0, _ROOT) ** 2
+            value = value - 0.5 * n * np.log(groups.quadratic(r, ratio) + tiny) - 0.5 * groups.log_det(ratio)
+            value = value - np.log1p(ratio)
+        return np.where(out & (sign > 0) & np.isfinite(value), value, -np.inf)
+
+    values, vectors = np.linalg.eigh(at.gram[np.ix_(free, free)])
+    root = vectors * (0.7 * np.minimum(at.sigma_hat / np.sqrt(np.maximum(values, 1e-300)), 0.3))
+    x = _walkers(density, z_hat[which], root, surface.lower[which], surface.upper[which], 2 * walkers, dim, rng)
+    if groups is not None:
+        x[:, P] = rng.uniform(0, math.sqrt(rho) + 0.5, 2 * walkers)
+    value = density(x)
+    halves = [np.arange(walkers), np.arange(walkers, 2 * walkers)]
+    kept: list[Array] = []
+    rounds = burn + thin * math.ceil(draws / (2 * walkers))
+    for step in range(rounds):
+        for mine, theirs in (halves, halves[::-1]):
+            if step % 2:
+                a = x[rng.choice(theirs, walkers)]
+                s = (1 + rng.random(walkers)) ** 2 / 2  # density 1/sqrt(s) on [1/2, 2]
+                trial = a + s[:, None] * (x[mine] - a)
+                bonus = (dim - 1) * np.log(s)
+            else:
+                first = rng.integers(walkers, size=walkers)
+                second = (first + rng.integers(1, walkers, size=walkers)) % walkers
+                gamma = 2.38 / math.sqrt(2 * dim) * np.where(rng.random(walkers) < 0.1, 0.3, 1.0)[:, None]
+                trial = x[mine] + gamma * (x[theirs][first] - x[theirs][second])
+                bonus = 0.0
+            new = density(trial)
+            with np.errstate(invalid="ignore"):
+                accept = np.log(rng.random(walkers)) < new - value[mine] + bonus
+            x[mine[accept]], value[mine[accept]] = trial[accept], new[accept]
+        if step >= burn and (step - burn) % thin == thin - 1:
+            kept.append(x.copy())
+    pool = np.concatenate(kept)[:draws]
+    z = np.tile(z_hat, (draws, 1))
+    z[:, which] = pool[:, :P]
+    ratio = np.zeros(draws) if groups is None else pool[:, P] ** 2
+    return z, ratio
+
+
+def _walkers(
+    density: Callable[[Array], Array],
+    centre: Array,
+    root: Array,
+    lower: Array,
+    upper: Array,
+    count: int,
+    dim: int,
+    rng: np.random.Generator,
+) -> Array:
+    """Starts (count, dim) of positive density around the estimate, drawn closer in until they have it."""
+    x, value, shrink = np.zeros((count, dim)), np.full(count, -np.inf), 1.0
+    for _ in range(60):
+        need = ~np.isfinite(value)
+        if not need.any():
+            break
+        fresh = centre + rng.standard_normal((int(need.sum()), len(centre))) @ root.T * shrink
+        x[need, : len(centre)] = np.clip(fresh, lower, upper)
+        value[need] = density(x[need])
+        shrink *= 0.85
+    return x

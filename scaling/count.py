@@ -1,0 +1,114 @@
+"""Counting: parameters by group and FLOPs by part, the same rule for every family.
+
+A family describes itself as a list of components. Each costs, per example and forward,
+``2 * matmul * tokens + attention`` FLOPs, and in training ``k / 2`` times as much per weight (k = 6: forward,
+gradient of activations, gradient of weights). An embedding look-up costs none; the vocabulary head does; a causal
+mask is counted in full, since the reference attention computes every score. ``jaxpr_flops`` counts the matrix
+products of a traced function: the oracle that the analytic count must equal, exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+# Groups that N_nonembedding leaves out, tied or not.
+EMBEDDING_GROUPS = frozenset({"embedding", "position", "head"})
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a family, as counted.
+
+    Attributes:
+      name: unique within the family, for the table of FLOPs by part.
+      group: embedding, position, attention, mlp, norm, head, encoder ...
+      parameters: parameters that it owns (a tied head owns none).
+      matmul: weights that multiply each of its tokens; a look-up or a norm has 0, a tied head has V * D.
+      tokens: positions per example that pass through it.
+      k: training FLOPs per weight and token: 6 trained, 4 frozen with a gradient passing through, 2 frozen.
+      attention: forward FLOPs of the products without weights (scores, and values by scores) per example.
+      active: parameters that one token uses; None means all (experts use fewer).
+    """
+
+    name: str
+    group: str
+    parameters: int
+    matmul: int = 0
+    tokens: int = 0
+    k: int = 6
+    attention: int = 0
+    active: int | None = None
+
+
+def parameters(components: Iterable[Component]) -> dict[str, Any]:
+    """Counts of parameters: ``total``, ``nonembedding``, ``trainable``, ``active`` and ``groups`` by name."""
+    parts = list(components)
+    groups: dict[str, int] = {}
+    for part in parts:
+        groups[part.group] = groups.get(part.group, 0) + part.parameters
+    return {
+        "total": sum(groups.values()),
+        "nonembedding": sum(count for group, count in groups.items() if group not in EMBEDDING_GROUPS),
+        "trainable": sum(part.parameters for part in parts if part.k == 6),
+        "active": sum(part.parameters if part.active is None else part.active for part in parts),
+        "groups": groups,
+    }
+
+
+def forward_flops(components: Iterable[Component]) -> dict[str, int]:
+    """Forward FLOPs of one example, by component."""
+    return {part.name: 2 * part.matmul * part.tokens + part.attention for part in components}
+
+
+def training_flops(components: Iterable[Component]) -> dict[str, int]:
+    """Training FLOPs of one example, by component. Products without weights have two gradients, or none (k = 2)."""
+    return {
+        part.name: part.k * part.matmul * part.tokens + part.attention * (1 if part.k == 2 else 3)
+        for part in components
+    }
+
+
+def jaxpr_flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """FLOPs (2 per multiply-add) of every ``dot_general`` and convolution that ``function(*arguments)`` traces to.
+
+    A scan counts its body times its length, a cond its dearest branch; a while loop with a matrix product inside has
+    no count and raises ValueError. Arguments may be ShapeDtypeStructs: nothing is computed.
+    """
+    import jax  # the only use; planning must not pay for it
+
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contract, _), _ = params["dimension_numbers"]
+            contracted = math.prod(equation.invars[0].aval.shape[axis] for axis in contract)
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * contracted
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            out_axis = params["dimension_numbers"].rhs_spec[0]
+            per_output = math.prod(size for axis, size in enumerate(kernel) if axis != out_axis)
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * per_output
+        elif name == "cond":
+            total += max(_count(branch.jaxpr) for branch in params["branches"])
+        elif name == "while":
+            if _count(params["cond_jaxpr"].jaxpr) + _count(params["body_jaxpr"].jaxpr):
+                raise ValueError("a while loop has no static trip count; count one iteration of its body instead")
+        else:
+            inner = sum(_count(sub) for value in params.values() for sub in _jaxprs(value))
+            total += inner * (params["length"] if name == "scan" else 1)
+    return total
+
+
+def _jaxprs(value: Any) -> list[Any]:
+    if isinstance(value, (tuple, list)):
+        return [found for item in value for found in _jaxprs(item)]
+    if hasattr(value, "eqns"):
+        return [value]
+    return [value.jaxpr] if hasattr(value, "jaxpr") and hasattr(value.jaxpr, "eqns") else []

@@ -1,0 +1,179 @@
+"""Memory-mapped token files, as other trainers leave them: ``{"source": "bin", "path": "tokens/", "vocab": 50257}``.
+
+Two layouts, told apart by the first four bytes. Raw (nanoGPT): little-endian integers of ``dtype`` and nothing else.
+llm.c: 256 int32 of which the first three are magic 20240520, version and number of tokens, then the tokens, uint16 for
+version 1. The number of tokens is held against the size of the file, so a truncated download is an error here and not
+a strange loss later. (A raw file that begins with the magic by chance would need the tokens 55,432 and 308 in a row.)
+
+``path`` is a folder with ``train.bin`` and perhaps ``val.bin``, or the training file. Without validation tokens the
+last ``fraction`` of the training file is evaluation, one block away from training. Evaluation documents are blocks of
+``block`` tokens. Tokens at or above ``vocab`` are an error: looked for in a sample at the start and in every batch.
+
+The content hash covers every byte of files up to 256 MiB together; of larger ones the sizes and 4,096 evenly spaced
+pieces of 4 KiB, which ``sha256_of`` says ("all" or "sample").
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.data._tokens import Document, TokenSource
+from scaling.errors import UserError
+
+MAGIC, HEADER = 20240520, 256
+HASH_WHOLE = 256 * 2**20
+PIECES, PIECE = 4096, 4096
+
+
+@dataclass(frozen=True)
+class Config:
+    path: str = ""
+    """A folder with train.bin (and val.bin), or the training file."""
+    val: str = ""
+    """The validation file; empty: val.bin of the folder, or the last ``fraction`` of the training file."""
+    vocab: int = 50257
+    """Tokens are below this; 50257 is GPT-2's."""
+    dtype: str = "uint16"
+    """Of raw files: uint16 or uint32."""
+    fraction: float = 0.01
+    """Evaluation share of the training file where there is no validation file."""
+    block: int = 8192
+    """Tokens of an evaluation document."""
+    bytes_per_token: float = 0.0
+    """Mean bytes of text for a token, if you know it: losses are then also given in bits/byte. 0: not known."""
+
+
+@dataclass(frozen=True)
+class CheckedTokens(TokenSource):
+    """A TokenSource that refuses tokens the vocabulary does not have, instead of clipping them silently."""
+
+    path: str = ""
+
+    def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
+        found = super().batch(indices, seed=seed, context=context)
+        check_vocab(found["tokens"], self.vocab, self.path)
+        return found
+
+    def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
+        found = super().evaluation(context, limit_tokens)
+        check_vocab(found["tokens"], self.vocab, self.path)
+        return found
+
+
+def check_vocab(tokens: np.ndarray, vocab: int, path: str) -> None:
+    """Raises UserError where a token is outside [0, vocab); an int32 that overflowed is negative, so outside too."""
+    if tokens.size and (int(tokens.max()) >= vocab or int(tokens.min()) < 0):
+        worst = int(tokens.max()) if tokens.max() >= vocab else int(tokens.min()) % 2**32
+        raise UserError("data.vocab", vocab, f"{path} has the token {worst}; give the tokenizer's size, or the dtype")
+
+
+def open_tokens(path: Path, dtype: str) -> np.ndarray:
+    """The tokens of one file, memory-mapped: uint16 or uint32 (n,).
+
+    Raises:
+      UserError: the file is missing or empty, its size is no multiple of a token, or it differs from its header.
+    """
+    if dtype not in ("uint16", "uint32"):
+        raise UserError("data.dtype", dtype, "must be uint16 or uint32")
+    try:
+        size = path.stat().st_size
+        head = np.fromfile(path, "<i4", count=min(3, size // 4)) if path.is_file() else None
+    except OSError as error:
+        raise UserError("data.path", path, f"cannot be read ({error.strerror})") from error
+    if head is None:
+        raise UserError("data.path", path, "is no file; give the token file or the folder of train.bin")
+    if len(head) == 3 and head[0] == MAGIC:
+        if head[1] != 1:
+            raise UserError("data.path", path, f"has the llm.c header of version {head[1]}; version 1 (uint16) is read")
+        offset, count, kind = HEADER * 4, int(head[2]), np.dtype("<u2")
+        if size != offset + count * kind.itemsize:
+            held = max(0, size - offset) / kind.itemsize
+            raise UserError(
+                "data.path", path, f"should hold {count} tokens by its header, but has {held:g}; copy again"
+            )
+    else:
+        kind = np.dtype(dtype).newbyteorder("<")
+        offset, count = 0, size // kind.itemsize
+        if size % kind.itemsize:
+            raise UserError(
+                "data.path", path, f"has {size} bytes, no multiple of {kind.itemsize} ({dtype}); copy again"
+            )
+    if count < 2:
+        raise UserError("data.path", path, "holds no tokens")
+    return np.memmap(path, kind, mode="r", offset=offset, shape=(count,))
+
+
+def _digest(parts: list[np.ndarray]) -> tuple[str, str]:
+    """(sha256, "all" | "sample") over the tokens, not the header: the same tokens have the same identity."""
+    total = hashlib.sha256()
+    whole = sum(part.nbytes for part in parts) <= HASH_WHOLE
+    for part in parts:
+        raw = part.view(np.uint8)
+        total.update(f"{part.dtype.str} {part.size};".encode())
+        if whole:
+            total.update(raw.data)
+        else:
+            for start in np.linspace(0, max(0, raw.size - PIECE), PIECES).astype(np.int64):
+                total.update(raw[start : start + PIECE].data)
+    return total.hexdigest(), "all" if whole else "sample"
+
+
+def make(config: Config) -> TokenSource:
+    """Opens and checks the files.
+
+    Raises:
+      UserError: see ``open_tokens``; or a field is out of range, training is empty, or a token is not below ``vocab``.
+    """
+    root = Path(config.path).expanduser()
+    if not config.path or not root.exists():
+        raise UserError("data.path", config.path, "is not there; give the token file or the folder of train.bin")
+    if config.vocab < 2:
+        raise UserError("data.vocab", config.vocab, "must be at least 2")
+    if config.block < 2:
+        raise UserError("data.block", config.block, "must be at least 2")
+    if not 0 < config.fraction < 1:
+        raise UserError("data.fraction", config.fraction, "must lie between 0 and 1")
+    train = open_tokens(root / "train.bin" if root.is_dir() else root, config.dtype)
+    beside = Path(config.val).expanduser() if config.val else root / "val.bin"
+    parts = [train]
+    if config.val or (root.is_dir() and beside.exists()):
+        held = open_tokens(beside, config.dtype)
+        parts.append(held)
+    else:
+        cut = len(train) - max(2, round(len(train) * config.fraction))
+        train, held = train[: max(0, cut - config.block)], train[cut:]
+        if len(train) < 2:
+            raise UserError(
+                "data.fraction", config.fraction, f"leaves no training tokens of {len(parts[0])}; or make block smaller"
+            )
+    rng = np.random.Generator(np.random.Philox(0))
+    for part in (train, held):
+        starts = rng.integers(0, max(1, len(part) - 4096), 64)
+        for start in (0, *starts, max(0, len(part) - 4096)):
+            check_vocab(part[start : start + 4096], config.vocab, config.path)
+    digest, extent = _digest(parts)
+    documents = [
+        Document(f"block {start // config.block}", held[start : start + config.block], _block_digest(digest, start))
+        for start in range(0, len(held) - 1, config.block)
+    ]
+    about = {
+        "source": "bin",
+        "sha256": digest,
+        "sha256_of": extent,
+        "bytes": sum(part.nbytes for part in parts),
+        "evaluation_bytes": held.nbytes,
+        "vocab": config.vocab,
+        "fraction": 0.0 if len(parts) == 2 else config.fraction,
+        "block": config.block,
+    }
+    known = config.bytes_per_token if config.bytes_per_token > 0 else None
+    return CheckedTokens(train, documents, config.vocab, known, about, path=config.path)
+
+
+def _block_digest(digest: str, start: int) -> bytes:
+    return hashlib.sha256(f"{digest}:{start}".encode()).digest()

@@ -1,0 +1,69 @@
+"""What a run ran on: versions and device for its record, and the peak rate that MFU is measured against."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+# Dense bf16 FLOP/s by the start of jax's device_kind. Sources: NVIDIA's H100, H200 and A100 data sheets (SXM, without
+# sparsity) and Google Cloud's TPU system pages. A device that is not here has no MFU in its record.
+PEAK_BF16 = {
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5p": 459e12,
+    "TPU v5 lite": 197e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def peak(kind: str) -> float | None:
+    """Peak dense bf16 FLOP/s of one device, None where it is not known."""
+    return next((rate for prefix, rate in PEAK_BF16.items() if kind.startswith(prefix)), None)
+
+
+@cache
+def commit() -> str | None:
+    """Commit of the checkout that this code lies in, with ``+`` where files differ from it; None outside of one."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        if head.returncode or not (root / ".git").exists():
+            return None
+        command = ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"]
+        changed = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() + ("+" if changed else "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def environment(mesh_shape: dict[str, int]) -> dict[str, Any]:
+    """Versions, commit, device, threads and mesh, for ``manifest["environment"]``. Starts JAX."""
+    import jax
+
+    device = jax.devices()[0]
+    packages = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "python": platform.python_version(),
+        **{package.split("-")[0]: _version(package) for package in packages},
+        "commit": commit(),
+        "device": device.platform,
+        "device_kind": device.device_kind,
+        "device_count": jax.device_count(),
+        "threads": threads,
+        "mesh": dict(mesh_shape),
+    }

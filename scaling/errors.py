@@ -1,0 +1,17 @@
+"""The one error that a user may see. Standard library only."""
+
+
+class UserError(Exception):
+    """A wrong input: which field, the value it had, and what to do about it.
+
+    The command line prints it as one line and exits with status 2; nothing that exists is touched.
+    """
+
+    def __init__(self, field: str, value: object, remedy: str):
+        super().__init__(field, value, remedy)
+        self.field, self.value, self.remedy = field, value, remedy
+
+    def __str__(self) -> str:
+        value = str(self.value).replace("\n", " ")
+        remedy = self.remedy.replace("\n", " ")
+        return f"{self.field} = {value}: {remedy}"

@@ -1,0 +1,55 @@
+"""Model families, one file each, found by name: ``load("gpt")`` is the module ``scaling.families.gpt``.
+
+A family module has
+
+    Config                 frozen dataclass of ints, floats, strings and bools; raises UserError where it is impossible
+    ladder(size)           size i of the family's ladder, one dial: the fields that grow with it, as a dict
+    init(key, config)      parameters: a nested dict of float32 arrays
+    loss(parameters, batch, key, config)  {term: (sum_B, count_B)} in float32, the first term is the headline
+    batch_spec(config)     {"context": positions per example, "vocab": smallest vocabulary size that it can take, ...}
+    components(config)     what is counted, a list of scaling.count.Component
+    axes(config)           nested dict like the parameters: logical axes of each leaf, inputs before outputs
+
+and knows nothing of optimisers, meshes or loops.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+from scaling.errors import UserError
+
+
+def names() -> list[str]:
+    """Every family: the modules of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load(name: str) -> ModuleType:
+    """The family of that name. UserError names the ones that exist."""
+    if name not in names():
+        raise UserError("family", name, f"unknown; choose one of {', '.join(names())}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def configure(family: ModuleType, size: int, **fields: Any) -> Any:
+    """The family's Config at a size of its ladder with fields overridden.
+
+    Raises:
+      UserError: a size that the ladder lacks, or a field that the Config lacks or holds with another type.
+    """
+    known = {field.name: field for field in dataclasses.fields(family.Config)}
+    for name, value in fields.items():
+        if name not in known:
+            raise UserError(f"model.{name}", value, f"unknown field; choose one of {', '.join(sorted(known))}")
+        default = known[name].default
+        if default is not dataclasses.MISSING and type(value) is not type(default):
+            if isinstance(default, float) and type(value) is int:
+                fields[name] = float(value)
+            else:
+                raise UserError(f"model.{name}", value, f"must be a {type(default).__name__}")
+    return family.Config(**{**family.ladder(size), **fields})

@@ -1,0 +1,197 @@
+"""The local engine: one long-lived worker a core, or a single one where JAX has an accelerator.
+
+Workers are started by subprocess, never forked, each in a session of its own: a Ctrl-C reaches the parent alone, which
+then asks them to checkpoint. A worker whose parent is gone ends as well. Several parents may serve one work directory:
+their workers share the programs by leases.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import scaling
+from scaling.errors import UserError
+from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, Pool
+from scaling.launch.worker import MAX_ATTEMPTS, environment, progress_marks, usable_cache
+from scaling.records import write_atomic
+
+# Packages that bring an accelerator to JAX, with what exists on a machine that has one.
+ACCELERATORS = {
+    "jax_cuda13_plugin": ("/dev/nvidiactl", "/dev/dxg"),
+    "jax_cuda12_plugin": ("/dev/nvidiactl", "/dev/dxg"),
+    "jax_rocm7_plugin": ("/dev/kfd",),
+    "jax_rocm60_plugin": ("/dev/kfd",),
+    "libtpu": ("/dev/accel0", "/dev/vfio/0"),
+}
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # 1.5 to 1.9x on small models on CPU, see benchmarks
+
+
+def accelerated() -> bool:
+    """Whether JAX will find an accelerator here, without importing it."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and all(name.strip() == "cpu" for name in platforms.split(",")):
+        return False
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return False
+    return any(
+        importlib.util.find_spec(package) is not None and any(Path(path).exists() for path in paths)
+        for package, paths in ACCELERATORS.items()
+    )
+
+
+def cores() -> list[int]:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _worker_environment(cache: str | None, *, cpu: bool) -> dict[str, str]:
+    """The environment of a worker: ours, and what has to be there before a process starts."""
+    found = {**os.environ, **environment(cache, single=cpu)}
+    # Where the package is not installed, it is imported from where it was here.
+    found["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [os.environ.get("PYTHONPATH"), str(Path(scaling.__file__).parents[1])])
+    )
+    if cpu and sys.platform == "linux" and "hugetlb" not in found.get("GLIBC_TUNABLES", ""):
+        found["GLIBC_TUNABLES"] = ":".join(filter(None, [found.get("GLIBC_TUNABLES"), HUGE_PAGES]))
+    return found
+
+
+class Local:
+    """The local pool.
+
+    Args:
+      workdir: holds study.json.
+      workers: how many; default one a core of this process, or one where JAX has an accelerator. More workers than
+        cores share them in turn.
+      cache: directory of the compilation cache.
+      max_attempts: of a program, without progress, before it is ``failed``.
+      execute: ``module:function`` that trains a program.
+      ttl, beat: of leases, in seconds.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        workers: int | None = None,
+        cache: str | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
+        execute: str | None = None,
+        ttl: float | None = None,
+        beat: float | None = None,
+    ):
+        if workers is not None and workers < 1:
+            raise UserError("workers", workers, "must be at least 1")
+        if max_attempts < 1:
+            raise UserError("max_attempts", max_attempts, "must be at least 1")
+        self.workdir = Path(workdir)
+        accelerator = accelerated()
+        bound = not accelerator and hasattr(os, "sched_setaffinity")
+        self._places = [str(core) for core in cores()] if bound else ["all"]
+        self._size = workers or (1 if accelerator else len(cores()))
+        if accelerator and self._size > 1:
+            raise UserError("workers", workers, "a GPU or TPU takes one worker; set JAX_PLATFORMS=cpu to use cores")
+        self._environment = _worker_environment(usable_cache(cache), cpu=not accelerator)
+        options = {"max_attempts": max_attempts, "execute": execute, "ttl": ttl, "beat": beat, "cache": cache}
+        self._options = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        self._max_attempts = max_attempts
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        self._programs: list[dict[str, Any]] = []
+        self._only = ""
+        self._cancelled, self._problem = False, None
+        self._deaths = 0
+        self._last_marks: list[dict[str, int]] | None = None
+
+    def submit(self, programs: Sequence[dict[str, Any]]) -> None:
+        """Starts the workers for these programs of study.json: no more of them than programs.
+
+        Raises:
+          UserError: the work directory cannot be written.
+        """
+        # The first thing a worker does is to write its log; a directory that refuses is reported here, once.
+        write_atomic(self.workdir / "logs" / ".probe", "")
+        (self.workdir / "logs" / ".probe").unlink(missing_ok=True)
+        self._programs = list(programs)
+        self._only = ",".join(program["program"] for program in programs)
+        for index in range(min(self.size, len(self._programs))):
+            self._start(index)
+
+    def poll(self) -> Pool:
+        """Looks at every worker. One that died is replaced, unless too many die without any progress."""
+        for index, process in list(self._workers.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            said = process.communicate()[0].decode(errors="replace").strip()
+            del self._workers[index]
+            if code == EXIT_DONE or self._cancelled:
+                continue
+            if code == EXIT_USER:
+                self._problem = _problem(said)
+                self.cancel()
+            elif self._may_replace():
+                self._start(index)
+            elif self._problem is None:
+                self._problem = UserError("workers", f"{self._deaths} died without progress, last {_ending(code)}",
+                                          f"see {self._log(index)}")  # fmt: skip
+                self.cancel()
+        return Pool(len(self._workers), not self._workers, self._problem)
+
+    def cancel(self, *, force: bool = False) -> None:
+        """Sends every worker SIGTERM, or SIGKILL. None is replaced from here on."""
+        self._cancelled = True
+        for process in self._workers.values():
+            process.send_signal(signal.SIGKILL if force else signal.SIGTERM)
+
+    @property
+    def size(self) -> int:
+        """How many workers run at once."""
+        return min(self._size, max(1, len(self._programs)))
+
+    def _log(self, index: int) -> Path:
+        return self.workdir / "logs" / f"worker-{self._places[index % len(self._places)]}.log"
+
+    def _start(self, index: int) -> None:
+        core = self._places[index % len(self._places)]
+        command = [sys.executable, "-m", "scaling.launch.worker", f"--workdir={self.workdir}", f"--core={core}"]
+        self._workers[index] = subprocess.Popen(
+            [*command, f"--parent={os.getpid()}", f"--only={self._only}", *self._options],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _may_replace(self) -> bool:
+        """Counts deaths since anything went forward. Programs that kill their worker must be able to use up their
+        attempts on every worker at once, so the bound is above that."""
+        marks = [progress_marks(self.workdir, program) for program in self._programs]
+        self._deaths = self._deaths + 1 if marks == self._last_marks else 1
+        self._last_marks = marks
+        return self._deaths < max(5, self._max_attempts * self._size + 2)
+
+
+def _problem(said: str) -> UserError:
+    """The worker's one line as the error it was."""
+    field, _, rest = said.partition(" = ")
+    value, _, remedy = rest.rpartition(": ")
+    return UserError(field, value, remedy) if value else UserError("worker", said or "ended", "see its log")
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"by {signal.Signals(-code).name}"
+    return {EXIT_INTERRUPTED: "interrupted", EXIT_AGAIN: "by an exception"}.get(code, f"with exit code {code}")
+
+
+ENGINE = Local

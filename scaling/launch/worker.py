@@ -1,0 +1,430 @@
+"""The worker: a long-lived process that takes programs of a study under a lease, largest first, until all are final.
+
+    python -m scaling.launch.worker --workdir=runs/demo --core=0
+
+It is the same under every engine. SIGTERM or SIGINT makes it checkpoint and exit 75. A program that raises is recorded
+and retried by a fresh process (exit 76), at most ``max_attempts`` times without progress; then its unfinished runs are
+``failed``. A ``UserError`` of the program makes them ``rejected`` at once. What can only be mended outside (a full
+disk) ends the worker with exit 2, its one line on the standard output, and no run is blamed for it.
+
+Affinity and threads are set before JAX is imported: JAX sizes its thread pool by the affinity, and the bits of a run
+depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import importlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaling.errors import UserError
+from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
+from scaling.launch.lease import BEAT, TTL, Lease, LeaseLost, Watch
+from scaling.records import Record, read_json
+
+MAX_ATTEMPTS = 3
+POLL = 1.0  # seconds between two looks at what other workers hold
+EXECUTE = "scaling.train:execute"
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def environment(cache: str | None, *, single: bool) -> dict[str, str]:
+    """What must stand in the environment before JAX is imported.
+
+    Args:
+      cache: directory of the persistent compilation cache; None for none.
+      single: one thread, for a worker that has one core.
+    """
+    found = {"PYTHONUNBUFFERED": "1"}
+    if single:
+        found |= dict.fromkeys(THREADS, "1")
+    if cache is not None:
+        # Every program of a study is small and is compiled again and again: cache all of them (SPEED: 39 s against 3).
+        found |= {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    return found
+
+
+def default_cache() -> str:
+    """The compilation cache: $SCALING_CACHE, else ~/.cache/scaling/xla."""
+    return os.environ.get("SCALING_CACHE") or str(Path.home() / ".cache" / "scaling" / "xla")
+
+
+def usable_cache(cache: str | None) -> str | None:
+    """The directory, made if missing; None where it cannot be written (JAX would warn at every compilation)."""
+    path = Path(cache or default_cache()).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return str(path.resolve()) if os.access(path, os.W_OK | os.X_OK) else None
+
+
+def load_programs(workdir: Path) -> list[dict[str, Any]]:
+    """The programs of study.json, the one with the most estimated seconds first.
+
+    Raises:
+      UserError: there is no study, or it cannot be read.
+    """
+    path = Path(workdir) / "study.json"
+    try:
+        programs = read_json(path)["programs"]
+        return sorted(programs, key=lambda program: (-program["seconds"], program["program"]))
+    except FileNotFoundError:
+        raise UserError("workdir", workdir, "holds no study.json; give --config to plan a study there") from None
+    except (KeyError, TypeError) as error:
+        raise UserError("study", path, f"lacks {error}; run the study again with --config") from error
+
+
+def settled(workdir: Path, spec: dict[str, Any]) -> bool:
+    """Whether a run needs nothing more: done, diverged, rejected or failed. A stem that a study made longer does."""
+    result = Record(Path(workdir) / "runs" / spec["run"]).result
+    if result is None:
+        return False
+    return spec["kind"] != "stem" or result["status"] != "done" or result["steps"] >= spec["steps"]
+
+
+def reset(workdir: Path, programs: Sequence[dict[str, Any]]) -> list[str]:
+    """Makes failed and rejected runs trainable again, with all their attempts; the names of those runs.
+
+    A program that somebody works on is left alone. The old result is kept as result.<time>.json.
+    """
+    found = []
+    for program in programs:
+        records = [Record(Path(workdir) / "runs" / spec["run"]) for spec in program["runs"]]
+        if not any(record.status in ("failed", "rejected") for record in records):
+            continue
+        lease = Watch().take(records[0].path)
+        if lease is None:
+            continue
+        with lease:
+            for record in records:
+                if record.status in ("failed", "rejected"):
+                    os.replace(record.path / "result.json", record.path / f"result.{time.time_ns()}.json")
+                    found.append(record.path.name)
+            records[0].append([{"event": "retry", "time": _now()}])
+    return found
+
+
+def attempts(record: Record, marks: dict[str, int]) -> int:
+    """How many starts of a program count against it: those since it last got further, without interrupted ones.
+
+    Args:
+      record: of the program's first run, which holds the program's events.
+      marks: how far the program is now, as ``progress_marks`` says. Each start row holds what it was then.
+    """
+    count, before = 0, None
+    for row in record.rows():
+        event = row.get("event")
+        if event == "start":
+            count = count + 1 if row.get("marks") == before else 1
+            before = row.get("marks")
+        elif event == "interrupted":
+            count = max(0, count - 1)
+        elif event in ("finish", "retry"):
+            count = 0
+    return count if before == marks else 0
+
+
+def progress_marks(workdir: Path, program: dict[str, Any]) -> dict[str, int]:
+    """How far a program is: settled runs, and distinct steps with a row. A step that is repeated is no progress."""
+    records = [Record(Path(workdir) / "runs" / spec["run"]) for spec in program["runs"]]
+    return {
+        "settled": sum(record.result is not None for record in records),
+        "rows": sum(len(record.steps()) for record in records),
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _log(text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk must not hide why
+        print(f"{_now()} {os.getpid()} {text}", file=sys.stderr, flush=True)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    at: BaseException | None = error
+    while at is not None and at not in found:
+        found.append(at)
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return found
+
+
+def outside(error: BaseException) -> bool:
+    """Whether an error is about the machine (disk full, read-only, a missing file), so that no run is to blame."""
+    storage = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
+    for each in _chain(error):
+        if isinstance(each, OSError) and (isinstance(error, UserError) or each.errno in storage):
+            return True
+        if isinstance(error, UserError) and isinstance(each, ValueError) and "RESOURCE_EXHAUSTED" in str(each):
+            return True  # how orbax reports a full disk
+    return False
+
+
+def one_line(error: BaseException) -> str:
+    """Type and first line of an exception: the reason in a result."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+class _Never(Exception):
+    """Stands for the Interrupted of a module that has none."""
+
+
+def load_execute(name: str) -> tuple[Callable[..., None], type[Exception]]:
+    """The function that trains a program (as ``scaling.train.execute``), and what its module raises when told to stop.
+
+    Args:
+      name: ``module:function``; the module may define ``Interrupted``.
+    """
+    from absl import flags
+
+    module, _, function = name.partition(":")
+    loaded = importlib.import_module(module)
+    flags.FLAGS.mark_as_parsed()  # libraries such as grain read absl flags, and raise where nobody parsed them
+    return getattr(loaded, function), getattr(loaded, "Interrupted", _Never)
+
+
+class Worker:
+    """One worker process's loop; see the module's docstring."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        core: str = "all",
+        execute: str = EXECUTE,
+        max_attempts: int = MAX_ATTEMPTS,
+        only: Sequence[str] = (),
+        parent: int | None = None,
+        ttl: float = TTL,
+        beat: float = BEAT,
+    ):
+        self.workdir, self.core, self.max_attempts, self.parent = workdir, core, max_attempts, parent
+        self.watch = Watch(ttl, beat)
+        self._stop = threading.Event()
+        self._execute = execute
+        self._settled: set[str] = set()
+        self.programs = [p for p in load_programs(workdir) if not only or p["program"] in only]
+
+    def stop(self, *_: object) -> None:
+        """Signal handler: end at the next chunk."""
+        self._stop.set()
+
+    def stopping(self) -> bool:
+        """Whether somebody asked this worker to stop, or its parent is gone: a pool leaves no worker behind."""
+        if self.parent is not None and os.getppid() != self.parent and not self._stop.is_set():
+            _log("the parent is gone")
+            self._stop.set()
+        return self._stop.is_set()
+
+    def run(self) -> int:
+        """Works until every program is settled (0) or somebody says stop (75)."""
+        _log(f"worker on core {self.core} of {socket.gethostname()}, {len(self.programs)} programs")
+        if all(self._is_settled(program) for program in self.programs):
+            return EXIT_DONE
+        # Before any lease: a broken installation is no program's fault.
+        execute, interrupted = load_execute(self._execute)
+        while True:
+            waiting = False
+            for program in self.programs:
+                if self.stopping():
+                    return EXIT_INTERRUPTED
+                if self._is_settled(program):
+                    continue
+                waiting = True
+                lease = self.watch.take(self._record(program).path)
+                if lease is None:
+                    continue
+                with lease:
+                    ended = self._attempt(program, lease, execute, interrupted)
+                if ended is not None:
+                    return ended
+                break
+            else:
+                if not waiting:
+                    _log("all programs are final")
+                    return EXIT_DONE
+                self._stop.wait(POLL)  # what others hold may become free: a dead peer's program is taken over
+
+    def _record(self, program: dict[str, Any]) -> Record:
+        return Record(self.workdir / "runs" / program["program"])
+
+    def _is_settled(self, program: dict[str, Any]) -> bool:
+        for spec in program["runs"]:
+            if spec["run"] not in self._settled:
+                if not settled(self.workdir, spec):
+                    return False
+                self._settled.add(spec["run"])
+        return True
+
+    def _attempt(
+        self, program: dict[str, Any], lease: Lease, execute: Callable[..., None], interrupted: type[Exception]
+    ) -> int | None:
+        """One attempt at a program. Returns an exit code when this process must end."""
+        if self._is_settled(program):
+            return None  # its last holder finished it between the look and the lease
+        name, record, error_log = program["program"], self._record(program), self._record(program).path / "error.log"
+        marks = progress_marks(self.workdir, program)
+        spent = attempts(record, marks)
+        if spent >= self.max_attempts:
+            last = [row for row in record.rows() if "event" in row][-1]
+            why = last.get("reason", "the worker died (killed, or out of memory)")
+            self._end(program, "failed", f"{spent} attempts without progress; the last: {why}")
+            return None
+        start = {"event": "start", "time": _now(), "marks": marks, "host": socket.gethostname(), "pid": os.getpid()}
+        record.append([{**start, "core": self.core}])
+        _log(f"{name}: start, attempt {spent + 1} of {self.max_attempts}")
+
+        def progress(run: str, flops: int) -> None:
+            lease.report({"run": run, "flops": int(flops)})
+            lease.check()
+
+        def should_stop() -> bool:
+            lease.check()
+            return self.stopping()
+
+        try:
+            execute(program, self.workdir, progress=progress, should_stop=should_stop)
+            missing = [spec["run"] for spec in program["runs"] if not settled(self.workdir, spec)]
+            if missing:
+                raise RuntimeError(f"{self._execute} returned, but {missing[0]} has no result")
+        except LeaseLost:
+            _log(f"{name}: the lease was lost, leaving it to its new owner")
+            return None
+        except interrupted:
+            record.append([{"event": "interrupted", "time": _now()}])
+            _log(f"{name}: interrupted")
+            return EXIT_INTERRUPTED
+        except UserError as error:
+            if outside(error):
+                raise
+            if lease.alive():
+                self._end(program, "rejected", str(error))
+            return None
+        except Exception as error:
+            if outside(error):
+                raise UserError("workdir", self.workdir, f"{one_line(error)}; free space or mend access") from error
+            _log(f"{name}: {one_line(error)}")
+            if lease.alive():
+                with open(error_log, "a") as file:
+                    file.write(f"{_now()} attempt {spent + 1}\n{traceback.format_exc().rstrip()}\n")
+                record.append([{"event": "error", "time": _now(), "reason": one_line(error)}])
+            return EXIT_AGAIN  # a fresh process: an accelerator may be unusable after an error
+        record.append([{"event": "finish", "time": _now()}])
+        _log(f"{name}: finished")
+        return None
+
+    def _end(self, program: dict[str, Any], status: str, reason: str) -> None:
+        """Writes the result of every unfinished run of a program."""
+        for spec in program["runs"]:
+            if settled(self.workdir, spec):
+                continue
+            record = Record(self.workdir / "runs" / spec["run"])
+            record.begin(spec["manifest"])
+            steps = [row["step"] for row in record.steps()][-1:]
+            record.finish(
+                {
+                    "status": status,
+                    "reason": reason,
+                    "steps": steps[0] if steps else 0,
+                    "tokens": (steps[0] if steps else 0) * spec["manifest"]["tokens"]["per_step"],
+                    "decayed": False,
+                    "train_loss": None,
+                    "evaluation": {},
+                    "seconds": {"train": 0.0, "compile": 0.0, "evaluate": 0.0},
+                    "tokens_per_second": None,
+                    "mfu": None,
+                    "attempts": len(self._record(program).events("start")),
+                    "finished": _now(),
+                }
+            )
+        _log(f"{program['program']}: {status}: {reason}")
+
+
+def _redirect(workdir: Path, core: str) -> int:
+    """Sends this process's output to its log. Returns a descriptor of the former standard output."""
+    report = os.dup(1)
+    path = workdir / "logs" / f"worker-{core}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise UserError("workdir", workdir, f"cannot be written ({error.strerror}); choose another") from error
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return report
+
+
+def _bind(core: str) -> None:
+    """Binds this process to one core, before anything starts a thread."""
+    if core == "all" or not hasattr(os, "sched_setaffinity"):
+        return
+    try:
+        os.sched_setaffinity(0, {int(core)})
+    except (ValueError, OSError) as error:
+        usable = ", ".join(map(str, sorted(os.sched_getaffinity(0))))
+        raise UserError("core", core, f"is not a core of this process; choose one of {usable}, or all") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = argparse.ArgumentParser("python -m scaling.launch.worker", description="Trains programs of a study.")
+    parser.add_argument("--workdir", required=True, type=Path)
+    parser.add_argument("--core", default="all", help="bind to this core with one thread; all: no binding")
+    parser.add_argument("--cache", default=None, help="compilation cache (default $SCALING_CACHE or ~/.cache/scaling)")
+    parser.add_argument("--execute", default=EXECUTE, help="module:function that trains a program")
+    parser.add_argument("--max_attempts", default=MAX_ATTEMPTS, type=int)
+    parser.add_argument("--only", default="", help="comma-separated programs; default all of study.json")
+    parser.add_argument("--parent", default=None, type=int, help="end when this process is no longer the parent")
+    parser.add_argument("--ttl", default=TTL, type=float, help="seconds of silence after which a lease is void")
+    parser.add_argument("--beat", default=BEAT, type=float, help="seconds between renewals of a lease")
+    options = parser.parse_args(arguments)
+    report = 1
+    try:
+        report = _redirect(options.workdir, options.core)
+        _bind(options.core)
+        os.environ.update(environment(usable_cache(options.cache), single=options.core != "all"))
+        worker = Worker(
+            options.workdir,
+            core=options.core,
+            execute=options.execute,
+            max_attempts=options.max_attempts,
+            only=[name for name in options.only.split(",") if name],
+            parent=options.parent,
+            ttl=options.ttl,
+            beat=options.beat,
+        )
+        signal.signal(signal.SIGTERM, worker.stop)
+        signal.signal(signal.SIGINT, worker.stop)
+        return worker.run()
+    except (UserError, OSError) as error:
+        if not isinstance(error, UserError) and not outside(error):
+            raise
+        text = str(error) if isinstance(error, UserError) else f"workdir = {options.workdir}: {one_line(error)}"
+        _log(text)
+        with contextlib.suppress(OSError):
+            os.write(report, (text + "\n").encode())
+        return EXIT_USER
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,314 @@
+"""Training: the loop that turns a program into run records.
+
+A program is a stem with its branches, or one whole run. The order in which a run starts is: its result exists, then
+nothing is done; else its own newest checkpoint that verifies; else, for a branch, the stem at the branch step (in
+memory, or from the stem's checkpoint there); else initialisation. Every way gives the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scaling import data, device, families, recipe
+from scaling.checkpoint import Checkpoints
+from scaling.errors import UserError
+from scaling.evaluate import term_summary
+from scaling.records import Record, canonical, finite
+from scaling.step import State, Trainer
+
+# A mean loss this far above the first step's is divergence: nothing fits a law with it, and it rarely comes back.
+DIVERGENCE_MARGIN = 1.0
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is in a checkpoint."""
+
+
+class Diverged(Exception):
+    """The loss is not finite, or far above where it began."""
+
+
+@functools.cache
+def _trainer(family: str, config: str, rules: str, mesh_shape: str, chunk: int) -> Trainer:
+    """One trainer a shape and process. ``rules`` comes without what is traced, so that cells share it."""
+    module = families.load(family)
+    return Trainer(module, module.Config(**json.loads(config)), recipe.Recipe(**json.loads(rules)),
+                   json.loads(mesh_shape), chunk)  # fmt: skip
+
+
+@functools.cache
+def _source(config: str) -> Any:
+    return data.load(json.loads(config))
+
+
+@functools.cache
+def _evaluation(config: str, context: int, tokens: int) -> dict[str, Any]:
+    return _source(config).evaluation(context, tokens)
+
+
+# What a trainer does not depend on: these reach the compiled chunk as arrays, or not at all.
+TRACED = ("learning_rate", "weight_decay", "warmup_steps", "decay_fraction", "schedule", "final_fraction", "name")
+
+
+def trainer_of(manifest: dict[str, Any], options: dict[str, Any]) -> Trainer:
+    """The trainer for a run's manifest, shared by every run of the shape in this process."""
+    static = {name: value for name, value in manifest["recipe"].items() if name not in TRACED}
+    static = {name: value for name, value in static.items() if name in recipe.Recipe.__dataclass_fields__}
+    config, shape = canonical(manifest["config"]), canonical(options["mesh"])
+    return _trainer(manifest["family"], config, canonical(static), shape, options["chunk"])
+
+
+class _Run:
+    """One run record while it trains."""
+
+    def __init__(self, spec: dict[str, Any], program: dict[str, Any], workdir: Path):
+        self.spec, self.options, manifest = spec, program["options"], spec["manifest"]
+        self.record = Record(Path(workdir) / "runs" / spec["run"])
+        self.checkpoints = Checkpoints(self.record.path / "checkpoints")
+        self.trainer = trainer_of(manifest, self.options)
+        fields = recipe.Recipe.__dataclass_fields__
+        self.rules = recipe.Recipe(**{k: v for k, v in manifest["recipe"].items() if k in fields})
+        self.source_config = canonical(program["data"])
+        self.seed, self.steps = manifest["seed"], spec["steps"]
+        # A stem never decays, so its schedule has no end.
+        self.schedule_steps = None if spec["kind"] == "stem" else spec["steps"]
+        actual, planned = _source(self.source_config).describe(), manifest["data"]
+        if actual["sha256"] != planned["sha256"]:
+            raise UserError("data", actual["sha256"], f"is not what was planned ({planned['sha256']}); plan again")
+
+    @property
+    def final(self) -> bool:
+        result = self.record.result
+        if result is None or result["status"] == "failed":
+            return False
+        return self.spec["kind"] != "stem" or result["status"] != "done" or result["steps"] >= self.steps
+
+    def begin(self) -> None:
+        manifest = {**self.spec["manifest"], "environment": device.environment(self.options["mesh"])}
+        path = self.record.path / "manifest.json"
+        if self.spec["kind"] == "stem" and path.exists() and self.record.manifest["steps"] < self.steps:
+            path.unlink()  # an extended stem is described at its new length
+        self.record.begin(manifest)
+
+    def hyper(self, start: int, count: int) -> dict[str, Any]:
+        """The traced hyperparameters of ``count`` steps from ``start``, padded to the chunk."""
+        size = self.trainer.steps_per_chunk
+        share = recipe.rate(self.rules, np.arange(start, start + size), self.schedule_steps)
+        return {
+            "learning_rate": np.float32(self.rules.learning_rate) * share,
+            "weight_decay": np.float32(self.rules.weight_decay) * share,
+            "steps": np.int32(count),
+        }
+
+    def batches(self, start: int, count: int) -> dict[str, np.ndarray]:
+        """Batches of ``count`` steps from ``start``, (C, B, ...); the padding repeats the first."""
+        size, batch = self.trainer.steps_per_chunk, self.rules.batch
+        step = np.where(np.arange(size) < count, np.arange(size), 0) + start
+        indices = (step[:, None] * batch + np.arange(batch)).astype(np.int64)
+        flat = _source(self.source_config).batch(indices.ravel(), seed=self.seed, context=self.trainer.context)
+        return {name: value.reshape(size, batch, *value.shape[1:]) for name, value in flat.items()}
+
+    def advance(self, state: State, start: int, stop: int, tick: Callable[[int], bool]) -> State:
+        """Trains from step ``start`` to ``stop``. ``tick(step)`` reports and says whether to stop early.
+
+        Raises:
+          Interrupted: after a checkpoint, when told to stop.
+          Diverged: the loss of a chunk is not finite or far above the first.
+        """
+        size, saved = self.trainer.steps_per_chunk, time.monotonic()
+        reference = next((row["first_loss"] for row in self.record.steps() if "first_loss" in row), None)
+        while start < stop:
+            count = min(size - start % size, stop - start)
+            batches, hyper = self.batches(start, count), self.hyper(start, count)
+            compiled, begun = self.trainer.compile_seconds, time.perf_counter()
+            state, metrics = self.trainer.chunk(state, hyper, batches)
+            losses = np.asarray(metrics["loss"])[:count]
+            seconds = time.perf_counter() - begun - (self.trainer.compile_seconds - compiled)
+            first = float(losses[0]) if reference is None else reference
+            mean = float(losses.mean())
+            if not math.isfinite(mean) or mean > first + DIVERGENCE_MARGIN:
+                bad = (
+                    int(np.flatnonzero(~np.isfinite(losses))[0]) + start + 1
+                    if not math.isfinite(mean)
+                    else start + count
+                )
+                raise Diverged(f"loss {mean:.4g} by step {bad} (first step: {first:.4g})")
+            start += count
+            row = {
+                "step": start,
+                "loss": mean,
+                "norm": float(np.asarray(metrics["norm"])[:count].mean()),
+                "learning_rate": float(hyper["learning_rate"][count - 1]),
+                "tokens": start * self.rules.batch * self.trainer.context,
+                "seconds": seconds,
+            }
+            self.record.append([row if reference is not None else {**row, "first_loss": first}])
+            reference = first
+            if tick(start):
+                self.checkpoints.save(start, state)
+                raise Interrupted(f"{self.spec['run']} at step {start}")
+            if time.monotonic() - saved > self.options["checkpoint_seconds"] and start < stop:
+                self.checkpoints.save(start, state)
+                saved = time.monotonic()
+        return state
+
+    def finish(self, status: str, *, steps: int, reason: str | None = None, state: State | None = None) -> None:
+        """Evaluates ``state`` where there is one and writes the result."""
+        rows = self.record.steps()
+        seconds = {"train": sum(row["seconds"] for row in rows), "compile": self.trainer.compile_seconds}
+        begun, compiled = time.perf_counter(), self.trainer.compile_seconds
+        evaluation = {} if state is None else self.evaluate(state)
+        seconds["evaluate"] = time.perf_counter() - begun - (self.trainer.compile_seconds - compiled)
+        tokens = self.rules.batch * self.trainer.context * steps
+        measured = self.rules.batch * self.trainer.context * sum(_lengths(rows, self.spec["branch_step"] or 0))
+        speed = measured / seconds["train"] if seconds["train"] > 0 else None
+        self.record.finish(
+            {
+                "status": status,
+                "reason": reason,
+                "steps": steps,
+                "tokens": tokens,
+                "decayed": self.spec["kind"] != "stem" and self.rules.schedule != "constant",
+                "train_loss": finite(rows[-1]["loss"]) if rows else None,
+                "evaluation": evaluation,
+                "seconds": seconds,
+                "tokens_per_second": speed,
+                "mfu": self._mfu(speed),
+                "checkpoint_problems": self.checkpoints.problems,
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            }
+        )
+
+    def _mfu(self, speed: float | None) -> dict[str, float] | None:
+        """Model FLOPs over the peak, by the exact count and by 6 N D; None where the peak is unknown."""
+        peak = device.peak(jax.devices()[0].device_kind)
+        if speed is None or peak is None:
+            return None
+        flops, tokens = self.spec["manifest"]["flops"], self.spec["manifest"]["tokens"]["D"]
+        rate = speed / (peak * self.trainer.mesh.size)
+        return {name: flops[key] / tokens * rate for name, key in (("exact", "training"), ("6ND", "6ND"))}
+
+    def evaluate(self, state: State) -> dict[str, Any]:
+        """Every loss term on the fixed evaluation set, with a standard error by document."""
+        settings, source = self.options["evaluation"], _source(self.source_config)
+        fixed = _evaluation(self.source_config, self.trainer.context, settings["tokens"])
+        reference = fixed.get("reference")
+        size, total = settings["batch"], len(fixed["tokens"])
+        sums: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
+        for start in range(0, total, size):
+            rows = np.minimum(np.arange(start, start + size), total - 1)
+            batch = {name: fixed[name][rows] for name in ("tokens", "mask")}
+            for term, (nats, count) in self.trainer.evaluate(state["params"], batch).items():
+                for kept, values in zip(sums.setdefault(term, ([], [])), (nats, count)):
+                    kept.append(np.asarray(values)[: total - start])
+        known = None if reference is None else reference.sum(axis=1, dtype=np.float64)
+        documents = (fixed["document"], fixed["documents"], known)
+        about = {"bytes_per_token": source.bytes_per_token, "entropy": source.describe().get("entropy")}
+        return {
+            term: term_summary(np.concatenate(nats), np.concatenate(count), *documents, **about)
+            for term, (nats, count) in sums.items()
+        }
+
+
+def _lengths(rows: list[dict[str, Any]], start: int) -> Iterator[int]:
+    for row in rows:
+        yield row["step"] - start
+        start = row["step"]
+
+
+def execute(
+    program: dict[str, Any],
+    workdir: Path,
+    *,
+    progress: Callable[[str, int], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    """Trains what is not final of a program: the stem to each branch step in turn, and each branch from there.
+
+    Args:
+      program: as ``plan`` writes it into study.json.
+      progress: called at each chunk with the run's name and the training FLOPs of this program done so far.
+      should_stop: polled at each chunk; once true, the state is checkpointed and ``Interrupted`` raised.
+
+    Raises:
+      UserError: the data is not the planned data, or a checkpoint cannot be written.
+    """
+    runs = [_Run(spec, program, workdir) for spec in program["runs"]]
+    trunk, branches = runs[0], runs[1:]
+    per_step = {run: run.spec["flops"] // max(1, run.steps - (run.spec["branch_step"] or 0)) for run in runs}
+    done = {run: run.spec["flops"] if run.final else 0 for run in runs}
+
+    def ticker(run: _Run) -> Callable[[int], bool]:
+        def tick(step: int) -> bool:
+            done[run] = per_step[run] * (step - (run.spec["branch_step"] or 0))
+            progress(run.spec["run"], sum(done.values()))
+            return should_stop()
+
+        return tick
+
+    if should_stop():
+        raise Interrupted(program["program"])
+    waiting = sorted((run for run in branches if not run.final), key=lambda run: run.spec["branch_step"])
+    if trunk.final and not waiting:
+        return
+    trunk.begin()
+    trainer, state, at = trunk.trainer, None, 0
+    ends = {run.spec["branch_step"] for run in waiting} | ({trunk.steps} if not trunk.final else set())
+    failure = trunk.record.result if trunk.record.status == "diverged" else None
+    for end in sorted(ends):
+        if failure is None:
+            try:
+                if any(at < step <= end for step in trunk.checkpoints.steps()):
+                    at, state = trunk.checkpoints.load(trainer.abstract, at_most=end) or (at, state)
+                if state is None:
+                    at, state = 0, trainer.init(trunk.seed)
+                state, resumed, at = trunk.advance(state, at, end, ticker(trunk)), at, end
+                if branches and resumed < end:
+                    trunk.checkpoints.save(end, state)
+            except Diverged as problem:
+                failure = {"steps": end, "reason": str(problem)}
+                trunk.finish("diverged", steps=end, reason=str(problem))
+        for run in waiting:
+            if run.spec["branch_step"] == end:
+                run.begin()
+                if failure is not None or state is None:
+                    run.finish("diverged", steps=end, reason=f"its stem diverged: {failure and failure['reason']}")
+                else:
+                    _finish_run(run, jax.tree.map(jnp.copy, state), end, ticker(run))
+    if failure is None and not trunk.final:
+        if branches:
+            trunk.finish("done", steps=at)
+        elif state is not None:
+            _complete(trunk, state)
+    points = {run.spec["branch_step"] for run in branches}
+    if branches and at > 0:
+        trunk.checkpoints.keep(points | set(trunk.checkpoints.steps()[-1:]))
+
+
+def _finish_run(run: _Run, state: State, start: int, tick: Callable[[int], bool]) -> None:
+    """Takes a branch from its stem's state, or from its own newer checkpoint, to its result."""
+    found = run.checkpoints.load(run.trainer.abstract)
+    start, state = (start, state) if found is None else found
+    try:
+        state = run.advance(state, start, run.steps, tick)
+    except Diverged as problem:
+        run.finish("diverged", steps=start, reason=str(problem))
+        return
+    _complete(run, state)
+
+
+def _complete(run: _Run, state: State) -> None:
+    if run.options["keep_final"]:
+        run.checkpoints.save(run.steps, state)
+    run.finish("done", steps=run.steps, state=state)
+    run.checkpoints.keep([run.steps] if run.options["keep_final"] else [])

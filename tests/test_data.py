@@ -1,0 +1,450 @@
+"""The contract of sources, held by every one of them, and each source's own files, splits and errors."""
+
+import dataclasses
+import hashlib
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scaling import data
+from scaling.data import _random, _tokens, stdlib
+from scaling.data.bin import HEADER, MAGIC
+from scaling.errors import UserError
+
+CONTEXT = 32
+
+
+def write_words(path: Path, count: int, seed: int = 0) -> None:
+    words = np.random.default_rng(seed).integers(0, 4000, count)
+    path.write_bytes(b" ".join(b"w%d" % word for word in words) + b"\n")
+
+
+def write_llmc(path: Path, tokens: np.ndarray, count: int | None = None, version: int = 1) -> None:
+    header = np.zeros(HEADER, "<i4")
+    header[:3] = MAGIC, version, len(tokens) if count is None else count
+    path.write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> dict[str, dict]:
+    """One small configuration of every source that exists; a new source has to be added here to be tested."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "text").mkdir()
+    for number in range(40):
+        write_words(root / "text" / f"{number}.txt", 1500, number)
+    tokens = np.random.default_rng(0).integers(0, 1000, 60_000)
+    tokens.astype("<u2").tofile(root / "tokens.bin")
+    return {
+        "stdlib": {"source": "stdlib"},
+        "text": {"source": "text", "path": str(root / "text")},
+        "bin": {"source": "bin", "path": str(root / "tokens.bin"), "vocab": 1000, "fraction": 0.1, "block": 512},
+        "zipf": {"source": "zipf"},
+    }
+
+
+@pytest.fixture(params=data.names())
+def source(request, sources) -> data.Source:
+    return data.load(sources[request.param])
+
+
+def rows(source: data.Source, indices, seed: int = 0, context: int = CONTEXT) -> np.ndarray:
+    return source.batch(np.asarray(indices, np.int64), seed=seed, context=context)["tokens"]
+
+
+def test_shapes_types_and_vocabulary(source):
+    batch = source.batch(np.arange(5), seed=3, context=CONTEXT)
+    assert batch["tokens"].shape == (5, CONTEXT + 1) and batch["tokens"].dtype == np.int32
+    evaluation = source.evaluation(CONTEXT, 4000)
+    count = len(evaluation["tokens"])
+    assert evaluation["tokens"].shape == (count, CONTEXT + 1) and evaluation["tokens"].dtype == np.int32
+    assert evaluation["mask"].shape == (count, CONTEXT) and evaluation["mask"].dtype == np.float32
+    assert evaluation["document"].shape == (count,) and evaluation["document"].dtype == np.int32
+    assert set(evaluation["document"]) == set(range(len(evaluation["documents"])))
+    assert len(set(evaluation["documents"])) == len(evaluation["documents"]) > 1
+    for tokens in (batch["tokens"], evaluation["tokens"]):
+        assert tokens.min() >= 0 and tokens.max() < source.vocab
+    if "mask" in batch:
+        assert batch["mask"].shape == (5, CONTEXT) and batch["mask"].dtype == np.float32
+        assert (batch["mask"] == batch["mask"][0]).all()
+
+
+def test_an_example_is_a_function_of_seed_and_index_alone(source):
+    indices = np.random.default_rng(1).integers(0, source.unique_tokens(CONTEXT) // CONTEXT, 40)
+    whole = rows(source, indices)
+    np.testing.assert_array_equal(whole, np.concatenate([rows(source, indices[:7]), rows(source, indices[7:])]))
+    np.testing.assert_array_equal(whole[::-1], rows(source, indices[::-1]))
+    np.testing.assert_array_equal(whole[13:14], rows(source, indices[13:14]))
+
+
+def test_a_smaller_d_is_a_prefix_of_a_larger_one(source):
+    np.testing.assert_array_equal(rows(source, np.arange(100))[:60], rows(source, np.arange(60)))
+
+
+def test_seeds_give_other_examples_and_the_same_evaluation(source):
+    assert (rows(source, np.arange(50), seed=0) != rows(source, np.arange(50), seed=1)).any(axis=1).mean() > 0.9
+    first, second = source.evaluation(CONTEXT, 2000), source.evaluation(CONTEXT, 2000)
+    np.testing.assert_array_equal(first["tokens"], second["tokens"])
+
+
+def test_a_smaller_evaluation_is_a_prefix_and_holds_what_was_asked(source):
+    small, large = source.evaluation(CONTEXT, 1500), source.evaluation(CONTEXT, 3000)
+    count = len(small["tokens"])
+    np.testing.assert_array_equal(large["tokens"][:count], small["tokens"])
+    np.testing.assert_array_equal(large["mask"][:count], small["mask"])
+    assert 1500 <= small["mask"].sum() < 1500 + CONTEXT
+    names = [[part["documents"][number] for number in part["document"][:count]] for part in (small, large)]
+    assert names[0] == names[1]
+
+
+def test_description_is_json_and_stable_in_a_fresh_process(source, sources):
+    about = source.describe()
+    config = sources[about["source"]]
+    code = f"from scaling import data; print(data.load({config!r}).describe())"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == str(about)
+    assert {"source", "sha256", "bytes", "unique_tokens", "entropy"} <= about.keys()
+    assert all(isinstance(value, str | int | float | None) for value in about.values())
+    assert len(about["sha256"]) == 64 and not any("/" in str(value) for value in about.values())
+
+
+def test_contract_imports_no_jax():
+    code = "import sys; from scaling import data; data.load({'source': 'stdlib'}); sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Windows over tokens that are held
+
+
+def made(count: int, documents: int = 3, length: int = 50) -> _tokens.TokenSource:
+    held = [
+        _tokens.Document(f"d{n}", np.arange(1000 * n, 1000 * n + length), hashlib.sha256(bytes([n])).digest())
+        for n in range(1, documents + 1)
+    ]
+    return _tokens.TokenSource(np.arange(count), held, vocab=10**6, bytes_per_token=1.0)
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**63))
+@settings(deadline=None, max_examples=40)
+def test_the_order_is_a_permutation(size, secret):
+    image = _random.permute(np.arange(size), size, _random.key(secret))
+    np.testing.assert_array_equal(np.sort(image), np.arange(size))
+
+
+def test_the_order_looks_random():
+    size = 20_000
+    image = _random.permute(np.arange(size), size, _random.key(7))
+    assert abs(np.corrcoef(np.arange(size), image)[0, 1]) < 4 / size**0.5
+    assert abs(np.corrcoef(image[1:], image[:-1])[0, 1]) < 4 / size**0.5
+    first = [int(_random.permute(np.array([0]), 10, _random.key(seed, 0))[0]) for seed in range(2000)]
+    counts = np.bincount(first, minlength=10)
+    assert ((counts - 200) ** 2 / 200).sum() < 33.7  # chi-squared with 9 degrees of freedom, p = 1e-4
+
+
+def test_an_epoch_has_each_target_once_and_the_next_has_another_order():
+    source = made(1007)
+    assert source.unique_tokens(10) == 1000 and source.windows(10) == 100
+    first, second = rows(source, range(100), context=10), rows(source, range(100, 200), context=10)
+    for epoch in (first, second):
+        np.testing.assert_array_equal(np.sort(epoch[:, 1:].ravel()), np.arange(1, 1001))
+    assert (first != second).any()
+    across = rows(source, range(90, 110), context=10)
+    np.testing.assert_array_equal(across, np.concatenate([first[90:], second[:10]]))
+
+
+@pytest.mark.parametrize(("count", "context", "windows"), [(10, 10, 0), (11, 10, 1), (20, 10, 1), (21, 10, 2)])
+def test_a_window_needs_its_last_target(count, context, windows):
+    assert made(count).windows(context) == windows
+
+
+def test_no_window_at_all_is_an_error_not_a_wrong_shape():
+    with pytest.raises(ValueError, match="no window"):
+        rows(made(10), [0], context=10)
+
+
+def test_evaluation_has_each_target_once_and_masks_the_rest():
+    source = made(100, documents=3, length=50)
+    evaluation = source.evaluation(20)
+    assert len(evaluation["tokens"]) == 9 and evaluation["mask"].sum() == 3 * 49
+    for number, name in enumerate(evaluation["documents"]):
+        mine = evaluation["document"] == number
+        targets = evaluation["tokens"][mine][:, 1:][evaluation["mask"][mine] == 1]
+        begin = 1000 * int(name[1:])
+        np.testing.assert_array_equal(np.sort(targets), np.arange(begin + 1, begin + 50))
+    assert (evaluation["tokens"][:, 1:][evaluation["mask"] == 0] == 0).all()
+
+
+# stdlib
+
+
+def test_stdlib_leaves_out_tests_tables_and_packages(tmp_path):
+    def put(name: str, text: str) -> None:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    kept = {f"m{n:03}.py": f"value = {n}\n" * 50 for n in range(200)}
+    kept |= {"encodings/utf_8.py": "import codecs\n", "tests.py": "x = 1\n"}
+    for name, text in kept.items():
+        put(name, text)
+    for folder in stdlib.SKIPPED_FOLDERS:
+        put(f"{folder}/a.py", "no\n")
+    put("json/tests/a.py", "no\n")
+    put("encodings/cp037.py", "import codecs\ndecoding_table = (\n)\n")
+    put("pydoc_data/topics.py", "no\n")
+    put("_sysconfigdata_x.py", "no\n")
+    put("empty.py", "")
+    put("readme.txt", "no\n")
+    (tmp_path / "dangling.py").symlink_to(tmp_path / "nowhere")
+    assert dict(stdlib.files(tmp_path)) == {name: text.encode() for name, text in kept.items()}
+    source = stdlib.make(stdlib.Config(), tmp_path)
+    assert source.describe()["bytes"] == sum(len(text) for text in kept.values())
+    held = {document.name for document in source.documents}
+    expected = {name for name, text in kept.items() if _tokens.held_out(hashlib.sha256(text.encode()).digest())}
+    assert held == expected and held
+    moved = tmp_path.with_name(tmp_path.name + "-moved")
+    tmp_path.rename(moved)
+    assert stdlib.make(stdlib.Config(), moved).describe() == source.describe()
+    put("m000.py", "another\n")
+    assert stdlib.make(stdlib.Config(), tmp_path.parent / moved.name).describe() == source.describe()
+    (moved / "m000.py").write_text("value = 1_0\n" * 50)
+    assert stdlib.make(stdlib.Config(), moved).describe()["sha256"] != source.describe()["sha256"]
+
+
+def test_stdlib_of_this_python_is_code_and_is_split_by_file():
+    source = stdlib.make(stdlib.Config())
+    about = source.describe()
+    assert about["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert about["bytes"] > 5e6 and about["bytes"] == about["unique_tokens"] + about["evaluation_bytes"]
+    assert 0.02 < about["evaluation_bytes"] / about["bytes"] < 0.1
+    assert source.unique_tokens(64) > 2e6
+    train = source.train.tobytes()
+    for document in source.documents:
+        text = document.tokens.tobytes()
+        assert len(text) < 200 or text not in train, document.name
+
+
+def test_stdlib_without_source_files(tmp_path):
+    with pytest.raises(UserError, match="0 source files"):
+        stdlib.make(stdlib.Config(), tmp_path)
+
+
+# text
+
+
+def text(path: Path, **fields) -> _tokens.TokenSource:
+    source = data.load({"source": "text", "path": str(path), **fields})
+    assert isinstance(source, _tokens.TokenSource)
+    return source
+
+
+def test_text_of_many_files_is_split_by_whole_file(sources):
+    root = Path(sources["text"]["path"])
+    source = text(root)
+    contents = {path.name: path.read_bytes() for path in root.iterdir()}
+    held = {document.name: document.tokens.tobytes() for document in source.documents}
+    assert held and all(contents[name] == content for name, content in held.items())
+    expected = b"".join(contents[name] for name in sorted(contents) if name not in held)
+    assert source.train.tobytes() == expected
+
+
+def test_text_of_one_file_is_split_by_block_with_a_gap(tmp_path):
+    write_words(tmp_path / "book.txt", 60_000)
+    whole = (tmp_path / "book.txt").read_bytes()
+    source = text(tmp_path / "book.txt")
+    share = sum(len(document.tokens) for document in source.documents) / len(whole)
+    assert len(source.documents) >= 2 and 0.03 < share < 0.15
+    train = source.train.tobytes()
+    for document in source.documents:
+        begin = whole.index(document.tokens.tobytes())
+        around = whole[begin - 20 : begin + len(document.tokens) + 20]
+        assert around[:40] not in train and around[-40:] not in train
+    renamed = tmp_path / "other.txt"
+    (tmp_path / "book.txt").rename(renamed)
+    assert text(renamed).describe() == source.describe()
+
+
+def test_text_where_the_hash_chooses_badly_still_has_both_sides(tmp_path):
+    for size in (6000, 12_000, 24_000, 100_000):
+        for seed in range(6):
+            path = tmp_path / f"{size}-{seed}.txt"
+            write_words(path, size, seed)
+            about = text(path).describe()
+            assert 0.008 < about["evaluation_bytes"] / about["bytes"] < 0.3, (size, seed)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "fields", "field", "message"),
+    [
+        (lambda root: None, {"path": ""}, "data.path", "is not there"),
+        (lambda root: None, {"path": "{root}/nowhere"}, "data.path", "is not there"),
+        (lambda root: None, {}, "data.glob", "matches no file"),
+        (lambda root: write_words(root / "a.txt", 100), {}, "data.path", "at least 32768"),
+        (lambda root: write_words(root / "a.md", 9000), {}, "data.glob", "matches no file"),
+        (lambda root: write_words(root / "a.txt", 9000), {"glob": ""}, "data.glob", "no pattern"),
+        (lambda root: (root / "a.txt").write_bytes(b"a" * 65536), {}, "data.path", "same text"),
+    ],
+)
+def test_text_errors(tmp_path, prepare, fields, field, message):
+    prepare(tmp_path)
+    fields = {key: value.format(root=tmp_path) for key, value in fields.items()}
+    with pytest.raises(UserError, match=message) as caught:
+        data.load({"source": "text", "path": str(tmp_path), **fields})
+    assert caught.value.field == field
+
+
+# bin
+
+TOKENS = np.random.default_rng(5).integers(0, 500, 20_000)
+
+
+def binary(path: Path, **fields) -> _tokens.TokenSource:
+    source = data.load({"source": "bin", "path": str(path), "vocab": 500, "block": 256, **fields})
+    assert isinstance(source, _tokens.TokenSource)
+    return source
+
+
+def held_tokens(source: _tokens.TokenSource) -> np.ndarray:
+    return np.concatenate([document.tokens for document in source.documents])
+
+
+def test_nanogpt_folder(tmp_path):
+    TOKENS[:15_000].astype("<u2").tofile(tmp_path / "train.bin")
+    TOKENS[15_000:].astype("<u2").tofile(tmp_path / "val.bin")
+    source = binary(tmp_path)
+    np.testing.assert_array_equal(source.train, TOKENS[:15_000])
+    np.testing.assert_array_equal(held_tokens(source), TOKENS[15_000:])
+    assert isinstance(source.train, np.memmap) and source.bytes_per_token is None
+    assert rows(source, [0]).dtype == np.int32
+    named = binary(tmp_path / "train.bin", val=str(tmp_path / "val.bin"))
+    assert named.describe() == source.describe()
+
+
+def test_uint32_and_llmc_hold_the_same_tokens(tmp_path):
+    TOKENS.astype("<u4").tofile(tmp_path / "wide.bin")
+    write_llmc(tmp_path / "llmc.bin", TOKENS)
+    TOKENS.astype("<u2").tofile(tmp_path / "raw.bin")
+    found = [binary(tmp_path / "wide.bin", dtype="uint32"), binary(tmp_path / "llmc.bin"), binary(tmp_path / "raw.bin")]
+    for source in found:
+        cut = 20_000 - 200
+        np.testing.assert_array_equal(source.train, TOKENS[: cut - 256])
+        np.testing.assert_array_equal(held_tokens(source), TOKENS[cut:])
+    assert found[1].describe() == found[2].describe() != found[0].describe()
+    large = np.array([70_000, 3] * 2000)
+    large.astype("<u4").tofile(tmp_path / "large.bin")
+    assert rows(binary(tmp_path / "large.bin", dtype="uint32", vocab=70_001), [0]).max() == 70_000
+
+
+def test_bytes_per_token_is_what_was_given(tmp_path):
+    TOKENS.astype("<u2").tofile(tmp_path / "a.bin")
+    assert binary(tmp_path / "a.bin", bytes_per_token=4).bytes_per_token == 4.0
+
+
+def test_a_hash_by_sample_sees_sizes_and_says_so(tmp_path, monkeypatch):
+    TOKENS.astype("<u2").tofile(tmp_path / "a.bin")
+    TOKENS[:-1].astype("<u2").tofile(tmp_path / "b.bin")
+    monkeypatch.setattr("scaling.data.bin.HASH_WHOLE", 1000)
+    first, second = binary(tmp_path / "a.bin").describe(), binary(tmp_path / "b.bin").describe()
+    assert first["sha256_of"] == "sample" and first["sha256"] != second["sha256"]
+
+
+def test_a_token_that_the_first_look_missed_is_found_in_its_batch(tmp_path):
+    tokens = np.zeros(3_000_000, "<u2")
+    tokens.tofile(tmp_path / "a.bin")
+    source = binary(tmp_path / "a.bin")
+    tampered = np.memmap(tmp_path / "a.bin", "<u2", mode="r+")
+    tampered[:] = 600
+    with pytest.raises(UserError, match="token 600"):
+        rows(source, [5])
+    with pytest.raises(UserError, match="token 600"):
+        source.evaluation(CONTEXT, 100)
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "field", "message"),
+    [
+        (None, {}, "data.path", "is not there"),
+        ("folder", {}, "data.path", "is no file"),
+        (b"", {}, "data.path", "holds no tokens"),
+        (b"\1\0\1", {}, "data.path", "no multiple of 2"),
+        (b"\1\0" * 3001, {"dtype": "uint32"}, "data.path", "no multiple of 4"),
+        (b"\1\0" * 3000, {"dtype": "int64"}, "data.dtype", "uint16 or uint32"),
+        (b"\1\0" * 3000 + b"\x58\2", {}, "data.vocab", "has the token 600"),
+        (b"\1\0" * 3000, {"vocab": 1}, "data.vocab", "at least 2"),
+        (b"\1\0" * 3000, {"block": 1}, "data.block", "at least 2"),
+        (b"\1\0" * 3000, {"block": 5000}, "data.fraction", "no training tokens"),
+        (b"\1\0" * 3000, {"fraction": 1.5}, "data.fraction", "between 0 and 1"),
+        (b"\1\0" * 3000, {"val": "nowhere.bin"}, "data.path", "cannot be read"),
+        (b"\xff\xff\xff\xff" * 1000, {"dtype": "uint32"}, "data.vocab", "token 4294967295"),
+    ],
+)
+def test_bin_errors(tmp_path, content, fields, field, message):
+    path = tmp_path / "tokens.bin"
+    if content == "folder":
+        path.mkdir()
+        (path / "train.bin").mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        binary(path, **fields)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("count", "version", "message"),
+    [(20_001, 1, "20001 tokens by its header, but has 20000"), (19_999, 1, "copy again"), (20_000, 2, "version 2")],
+)
+def test_llmc_header_against_the_file(tmp_path, count, version, message):
+    write_llmc(tmp_path / "a.bin", TOKENS, count, version)
+    with pytest.raises(UserError, match=message):
+        binary(tmp_path / "a.bin")
+
+
+def test_llmc_header_alone_is_truncated(tmp_path):
+    (tmp_path / "a.bin").write_bytes(struct.pack("<3i", MAGIC, 1, 5))
+    with pytest.raises(UserError, match="has 0"):
+        binary(tmp_path / "a.bin")
+
+
+# load
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "message"),
+    [
+        ({}, "source", "bin, stdlib, text, zipf"),
+        ({"source": "webtext"}, "source", "bin, stdlib, text, zipf"),
+        ({"source": "_tokens"}, "source", "bin, stdlib"),
+        ({"source": "stdlib", "path": "x"}, "data.path", "it has: none"),
+        ({"source": "text", "paht": "x"}, "data.paht", "it has: path, glob"),
+        ({"source": "bin", "vocab": "x"}, "data.vocab", "must be int"),
+        ({"source": "bin", "vocab": True}, "data.vocab", "must be int"),
+        ({"source": "bin", "fraction": "0.1"}, "data.fraction", "must be float"),
+        ({"source": "text", "path": None}, "data.path", "must be str"),
+    ],
+)
+def test_wrong_configurations_name_what_exists(config, field, message):
+    with pytest.raises(UserError, match=message) as caught:
+        data.load(config)
+    assert caught.value.field == field
+
+
+def test_resolve_writes_the_defaults_out():
+    assert data.resolve({"source": "text", "path": "x"}) == {"source": "text", "path": "x", "glob": "**/*.txt"}
+    assert data.resolve({"source": "bin", "fraction": 0, "path": "x"})["fraction"] == 0.0
+
+
+def test_a_source_is_found_by_its_file(tmp_path, monkeypatch):
+    (tmp_path / "ones.py").write_text(
+        "import dataclasses\n@dataclasses.dataclass(frozen=True)\nclass Config:\n    n: int = 1\n"
+        "def make(config):\n    return config\n"
+    )
+    monkeypatch.setattr(data, "__path__", [*data.__path__, str(tmp_path)])
+    assert "ones" in data.names()
+    made_by_it = data.load({"source": "ones", "n": 3})
+    assert dataclasses.asdict(made_by_it) == {"n": 3}  # type: ignore[call-overload]

@@ -1,0 +1,269 @@
+"""Leases: one owner at any moment, whatever dies, sleeps or races."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scaling.launch import lease as leases
+
+ROOT = Path(__file__).resolve().parents[1]
+
+HOLD = """
+import sys, time
+from scaling.launch.lease import acquire
+lease = acquire(sys.argv[1], beat=0.05, ttl=float(sys.argv[2]))
+print("held" if lease else "refused", flush=True)
+while lease and lease.alive():
+    time.sleep(0.01)
+print("lost", flush=True)
+"""
+
+# Many processes contend for one directory; the holder proves that it is alone by an exclusive file of its own.
+CONTEND = """
+import os, sys, time
+from scaling.launch.lease import Watch
+directory, until = sys.argv[1], time.monotonic() + float(sys.argv[2])
+watch, won = Watch(ttl=30, beat=0.02), 0
+while time.monotonic() < until:
+    lease = watch.take(directory)
+    if lease is None:
+        continue
+    os.close(os.open(directory + "/alone", os.O_CREAT | os.O_EXCL))
+    time.sleep(0.002)
+    os.unlink(directory + "/alone")
+    won += 1
+    lease.release()
+print(won)
+"""
+
+# In every round the holder dies before the eyes of all, who take the lease at the same instant.
+BREAK = """
+import os, sys, time
+from pathlib import Path
+from scaling.launch.lease import Watch
+root, rounds = Path(sys.argv[1]), int(sys.argv[2])
+watch, won, held = Watch(ttl=3600, beat=0.05), [], []
+print("ready", flush=True)
+for number in range(rounds):
+    lease = None
+    while not (root / f"over{number}").exists():
+        if lease is None and (root / str(number)).exists():
+            lease = watch.take(root / str(number))
+            if lease:
+                held.append(lease)  # kept to the end, so that nobody finds it free
+                os.close(os.open(root / str(number) / "alone", os.O_CREAT | os.O_EXCL))
+    if lease and lease.confirm():
+        won.append(str(number))
+print(",".join(won), flush=True)
+time.sleep(3600)
+"""
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts one of the programs above; whatever still runs at the end of the test is killed."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(program: str, *arguments: object) -> subprocess.Popen[str]:
+            command = [sys.executable, "-c", program, *map(str, arguments)]
+            process = stack.enter_context(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
+            stack.callback(process.kill)
+            return process
+
+        yield begin
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def take_within(watch: leases.Watch, directory: Path, seconds: float) -> tuple[leases.Lease | None, float]:
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        if taken := watch.take(directory):
+            return taken, time.monotonic() - began
+        time.sleep(0.02)
+    return None, time.monotonic() - began
+
+
+def test_one_holder_then_the_next(tmp_path):
+    first = leases.acquire(tmp_path / "made")
+    assert first is not None and first.alive()
+    assert leases.acquire(tmp_path / "made") is None
+    assert leases.Watch(ttl=30).take(tmp_path / "made") is None
+    first.release()
+    first.release()
+    assert not first.alive()
+    assert list((tmp_path / "made").iterdir()) == []
+    with leases.Watch().take(tmp_path / "made") as second:  # type: ignore[union-attr]
+        assert second.alive()
+
+
+def test_the_heartbeat_moves_and_shows_progress(tmp_path):
+    with leases.acquire(tmp_path, beat=0.02) as lease:  # type: ignore[union-attr]
+        lease.report({"run": "demo", "flops": 7})
+        deadline = time.monotonic() + 5
+        while (seen := leases.holder(tmp_path)) is None or seen["beat"] < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert seen["progress"] == {"run": "demo", "flops": 7}
+        assert seen["owner"] == lease.owner and seen["pid"] == os.getpid() and not seen["dead"]
+        lease.report("x" * 5000)  # what does not fit is left out, the lease goes on
+        time.sleep(0.1)
+        assert lease.alive() and (tmp_path / leases.NAME).stat().st_size == leases.SIZE
+    assert leases.holder(tmp_path) is None
+
+
+def test_a_living_holder_keeps_it_and_a_killed_one_frees_it_at_once(tmp_path, start):
+    process = start(HOLD, tmp_path, 30)
+    assert line(process) == "held"
+    watch = leases.Watch(ttl=0.4)
+    assert take_within(watch, tmp_path, 1.0)[0] is None  # it beats, so no amount of patience helps
+    process.kill()
+    process.wait()
+    patient = leases.Watch(ttl=3600)
+    taken = patient.take(tmp_path)
+    assert taken is not None and taken.alive()
+    taken.release()
+
+
+def test_a_zombie_is_dead(tmp_path, start):
+    process = start(HOLD, tmp_path, 30)
+    assert line(process) == "held"
+    process.kill()
+    deadline = time.monotonic() + 5
+    while (taken := leases.Watch(ttl=3600).take(tmp_path)) is None:
+        assert time.monotonic() < deadline  # nobody has waited for the process yet
+    taken.release()
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    ("change", "free"),
+    [
+        ({"born": "1"}, True),  # the number was given to another process
+        ({"pid": 2**22 + 1}, True),  # no such process
+        ({"machine": "elsewhere", "pid": 2**22 + 1}, False),  # nothing is known about other machines
+        ({}, False),
+    ],
+)
+def test_whose_death_can_be_seen(tmp_path, change, free):
+    holder = leases.acquire(tmp_path, beat=3600)
+    assert holder is not None
+    content = json.loads((tmp_path / leases.NAME).read_text())
+    (tmp_path / leases.NAME).write_text(json.dumps({**content, **change}))
+    taken = leases.Watch(ttl=3600).take(tmp_path)
+    assert (taken is not None) == free
+    for lease in filter(None, (taken, holder)):
+        lease.release()
+
+
+def test_a_silent_holder_elsewhere_is_given_up_after_ttl_by_the_observers_clock(tmp_path):
+    (tmp_path / leases.NAME).write_text('{"owner": "x", "machine": "elsewhere", "pid": 1, "beat": 5}')
+    os.utime(tmp_path / leases.NAME, (2e9, 2e9))  # the holder's clock is decades ahead: nobody looks at it
+    taken, waited = take_within(leases.Watch(ttl=0.5), tmp_path, 10)
+    assert taken is not None and waited >= 0.5
+    taken.release()
+
+
+def test_an_observer_that_looks_rarely_needs_several_looks(tmp_path):
+    (tmp_path / leases.NAME).write_text('{"owner": "x", "machine": "elsewhere", "pid": 1, "beat": 5}')
+    watch = leases.Watch(ttl=0.4)
+    assert watch.take(tmp_path) is None
+    time.sleep(0.6)  # perhaps both slept, so this silence alone proves nothing
+    assert watch.take(tmp_path) is None
+    assert take_within(watch, tmp_path, 5)[0] is not None
+
+
+def test_a_stopped_owner_finds_that_it_lost_and_leaves_its_successor_alone(tmp_path, start):
+    process = start(HOLD, tmp_path, 0.6)
+    assert line(process) == "held"
+    process.send_signal(signal.SIGSTOP)
+    taken, waited = take_within(leases.Watch(ttl=0.6, beat=0.05), tmp_path, 10)
+    assert taken is not None and waited >= 0.6
+    process.send_signal(signal.SIGCONT)
+    assert line(process) == "lost"
+    process.wait()
+    time.sleep(0.2)
+    assert taken.alive()
+    holder = leases.holder(tmp_path)
+    assert holder is not None and holder["owner"] == taken.owner
+    taken.release()
+    assert leases.holder(tmp_path) is None
+
+
+def test_a_lease_that_is_deleted_is_lost_and_never_comes_back(tmp_path):
+    lease = leases.acquire(tmp_path, beat=0.02)
+    assert lease is not None
+    (tmp_path / leases.NAME).unlink()
+    deadline = time.monotonic() + 5
+    while lease.alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(leases.LeaseLost):
+        lease.check()
+    other = leases.acquire(tmp_path)
+    assert other is not None and not lease.alive()
+    lease.release()  # gives back nothing that is not its own
+    assert other.alive() and leases.holder(tmp_path) is not None
+    other.release()
+
+
+def test_a_lease_moved_by_mistake_and_put_back_survives(tmp_path):
+    lease = leases.acquire(tmp_path, beat=0.01)
+    assert lease is not None
+    for _ in range(20):
+        os.rename(tmp_path / leases.NAME, tmp_path / "tomb")
+        time.sleep(0.005)
+        os.link(tmp_path / "tomb", tmp_path / leases.NAME)
+        os.unlink(tmp_path / "tomb")
+    time.sleep(0.1)
+    assert lease.alive()
+    lease.release()
+
+
+def test_contenders_are_alone_one_after_the_other(tmp_path, start):
+    processes = [start(CONTEND, tmp_path, 3.0) for _ in range(4)]
+    results = [(process.communicate(timeout=60)[0].strip(), process.returncode) for process in processes]
+    assert all(code == 0 for _, code in results), results
+    assert sum(int(won) for won, _ in results) > 20
+
+
+def test_of_many_breakers_exactly_one_becomes_the_owner(tmp_path, start):
+    rounds = 8
+    processes = [start(BREAK, tmp_path, rounds) for _ in range(5)]
+    assert [line(process) for process in processes] == ["ready"] * 5
+    gone = start("", tmp_path)
+    gone.wait()
+    mine = leases.acquire(tmp_path / "mine", beat=3600)
+    assert mine is not None
+    dead = {**json.loads((tmp_path / "mine" / leases.NAME).read_text()), "pid": gone.pid}
+    mine.release()
+    for number in range(rounds):
+        (tmp_path / "next").mkdir()
+        (tmp_path / "next" / leases.NAME).write_text(json.dumps(dead))
+        (tmp_path / "next").rename(tmp_path / str(number))
+        time.sleep(0.5)
+        (tmp_path / f"over{number}").touch()
+    won = [line(process) for process in processes]
+    assert [process.poll() for process in processes] == [None] * 5
+    assert sorted(int(number) for text in won for number in text.split(",") if text) == list(range(rounds)), won
+
+
+def test_damaged_content_is_treated_as_silent(tmp_path):
+    (tmp_path / leases.NAME).write_bytes(b"\xff{")
+    assert leases.holder(tmp_path) is None
+    taken, waited = take_within(leases.Watch(ttl=0.3), tmp_path, 10)
+    assert taken is not None and waited >= 0.3
+    taken.release()

@@ -1,0 +1,274 @@
+"""The table of runs: what is read, what is dropped with a reason, what is refused, and what stays sealed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import sealed
+from analysis.runs import datasets, from_frame, load, load_holdouts, open_holdouts
+from analysis.select import select
+from scaling.errors import UserError
+from scaling.records import Record, write_json
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "reference_runs"
+GOOD = "N,D,loss\n1e6,1e8,4.0\n2e6,1e8,3.8\n4e6,2e8,3.5\n"
+
+
+def manifest(run, *, n=1000, d=10_000, role="fit", dataset="text", seed=0, stem=None, entropy=None):
+    return {
+        "schema": 1, "run": run, "study": "t", "origin": "trained", "kind": "stem" if role == "stem" else "branch",
+        "role": role, "dataset": dataset, "stem": stem, "seed": seed, "family": "gpt", "size": 1,
+        "config": {"width": 16, "depth": 2}, "recipe": {"learning_rate": 0.01, "batch": 8, "schedule": "wsd"},
+        "parameters": {"total": 2 * n, "nonembedding": n, "trainable": 2 * n, "active": n, "groups": {"mlp": n // 2}},
+        "steps": 10, "tokens": {"D": d, "unique": d, "epochs": 1.0},
+        "flops": {"training": 9 * n * d, "6ND": 6 * n * d}, "loss_unit": "nats/token", "headline": "loss",
+        "data": {"entropy": entropy},
+    }  # fmt: skip
+
+
+def add(workdir, run, loss=2.0, *, status="done", decayed=True, **kwargs):
+    record = Record(Path(workdir) / "runs" / run)
+    record.begin(manifest(run, **kwargs))
+    if status != "unfinished":
+        term = {"loss": {"value": loss, "se": 0.01}}
+        record.finish({"status": status, "reason": "nan at step 3", "decayed": decayed, "evaluation": term})
+    return record
+
+
+def table(tmp_path, text, name="runs.csv"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_csv_gets_compute_and_conventions(tmp_path):
+    runs = load(table(tmp_path, GOOD))
+    assert list(runs.table.columns[:5]) == ["run", "N", "D", "C", "loss"]
+    assert runs.table["C"].tolist() == [6e14, 1.2e15, 4.8e15]
+    assert runs.conventions["C"] == "6ND, as the table has no C"
+    assert runs.table["run"].tolist() == ["line 2", "line 3", "line 4"]
+    assert runs.dropped == [] and runs.dataset is None
+
+
+def test_formats_agree_and_order_does_not_matter(tmp_path):
+    rows = [{"N": 1e6, "D": 1e8, "loss": 4.0}, {"N": 2e6, "D": 1e8, "loss": 3.8}, {"N": 4e6, "D": 2e8, "loss": 3.5}]
+    jsonl = table(tmp_path, "\n".join(json.dumps(r) for r in rows), "a.jsonl")
+    tsv = table(tmp_path, GOOD.replace(",", "\t"), "a.tsv")
+    back = table(tmp_path, "\ufeffloss,D,N\n\n3.5,2e8,4e6\n3.8,1e8,2e6\n4.0,1e8,1e6\n")
+    hashes = {load(path).sha256 for path in (jsonl, tsv, back)} | {from_frame(pd.DataFrame(rows)).sha256}
+    assert len(hashes) == 1
+    assert load(table(tmp_path, GOOD.replace("3.5", "3.50001"))).sha256 not in hashes
+
+
+def test_aliases_and_named_columns(tmp_path):
+    path = table(tmp_path, "Params,tokens,flops,loss_c4,lr\n1e6,1e8,7e14,4.0,0.1\n2e6,1e8,1e15,3.9,0.2\n")
+    with pytest.raises(UserError, match=r"no column loss.*rename loss_c4 to loss"):
+        load(path)
+    runs = load(path, columns={"loss": "loss_c4"})
+    assert runs.table["C"].tolist() == [7e14, 1e15] and runs.table["learning_rate"].tolist() == [0.1, 0.2]
+    with pytest.raises(UserError, match=r"could each be loss"):
+        load(table(tmp_path, "N,D,val_loss,test_loss\n1,1,1,1\n"))
+    runs = load(table(tmp_path, "N,N_total,D,loss\n1,2,3,4\n"), n="total")
+    assert runs.table["N"].tolist() == [2.0] and runs.conventions["N"] == "column N_total of the table"
+    with pytest.raises(UserError, match=r"n = total: is no column"):
+        load(table(tmp_path, GOOD), n="total")
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("1e6,1e8,abc", r"line 5, column loss = abc: must be a positive number"),
+        ("1e6,1e8,nan", r"line 5, column loss = nan"),
+        ("1e6,1e8,inf", r"line 5, column loss = inf"),
+        ("1e6,,3.0", r"line 5, column D = empty"),
+        ("0,1e8,3.0", r"line 5, column N = 0"),
+        ("1e6,-1e8,3.0", r"line 5, column D = -1e8"),
+        ("1e6,1e8,-3.0", r"line 5, column loss = -3.0"),
+        ("1e6,1e8", r"line 5: has 2 cells where the header has 3"),
+    ],
+)
+def test_bad_cells_are_named_by_line_and_column(tmp_path, line, message):
+    with pytest.raises(UserError, match=message):
+        load(table(tmp_path, GOOD + line + "\n"))
+
+
+@pytest.mark.parametrize(
+    "text, name, message",
+    [
+        ("", "a.csv", "is empty"),
+        ("N,D,loss\n", "a.csv", "has no rows"),
+        ("N,D,N,loss\n1,2,3,4\n", "a.csv", "appears twice"),
+        ("N;D;loss\n1;2;3\n", "a.csv", "no column N"),
+        ('{"N": 1, "D": 2, "loss": 3}\n{"N": ', "a.jsonl", "line 2: is not JSON"),
+        ("[1, 2]\n", "a.jsonl", "line 1: is not a JSON object"),
+        ("N,D,loss\n1,2,3\n", "a.xlsx", "neither a work directory nor a table"),
+    ],
+)
+def test_unusable_files(tmp_path, text, name, message):
+    with pytest.raises(UserError, match=message):
+        load(table(tmp_path, text, name))
+    with pytest.raises(UserError, match=r"does not exist"):
+        load(tmp_path / "nowhere.csv")
+
+
+def test_bad_rows_outside_the_selection_do_no_harm(tmp_path):
+    path = table(tmp_path, "N,D,loss,ok\n1,2,3,1\n1,2,broken,0\n2,2,3,1\n")
+    assert len(load(path, where="ok == 1")) == 2
+    with pytest.raises(UserError, match=r"line 3"):
+        load(path)
+
+
+def test_copies_are_dropped_and_replicates_kept(tmp_path):
+    runs = load(table(tmp_path, "N,D,loss\n1,2,3\n1,2,3\n1,2,3.1\n"))
+    assert runs.table["loss"].tolist() == [3.0, 3.1]
+    assert runs.dropped == [{"row": "line 3", "reason": "the same in every cell as line 2"}]
+
+
+def test_exported_records_keep_their_meaning(tmp_path):
+    text = "N,D,loss,status,decayed,role\n1,2,3,done,True,fit\n1,3,3,diverged,True,fit\n1,4,3,done,False,fit\n"
+    runs = load(table(tmp_path, text + "1,5,1,done,True,holdout\n"))
+    assert [d["reason"] for d in runs.dropped] == ["status is diverged", "decayed is False", "role is holdout"]
+    assert len(runs) == 1
+
+
+def test_datasets_of_a_table_are_not_mixed(tmp_path):
+    path = table(tmp_path, "N,D,loss,dataset\n1,2,3,a\n2,2,3,b\n")
+    with pytest.raises(UserError, match=r"dataset = a, b: .*never mixed"):
+        load(path)
+    assert load(path, dataset="b").table["N"].tolist() == [2.0]
+    with pytest.raises(UserError, match=r"is not in the table; it has a, b"):
+        load(path, dataset="c")
+
+
+FRAME = pd.DataFrame({"N": [1.0, 2.0, 3.0], "ok": [True, False, True], "kind": ["a", "b", "c"], "x y": [1.0, 0.0, 0.0]})
+
+
+@pytest.mark.parametrize(
+    "where, expected",
+    [
+        ("N > 1", [0, 1, 1]),
+        ("1 < N <= 2", [0, 1, 0]),
+        ("kind == 'a' | kind == 'c'", [1, 0, 1]),
+        ("not ok", [0, 1, 0]),
+        ("~ok & N == 2", [0, 1, 0]),
+        ("ok == False", [0, 1, 0]),
+        ("kind in ['a', 'b'] and kind not in ('b',)", [1, 0, 0]),
+        ("`x y` == 1", [1, 0, 0]),
+        ("n * 2 - 1 >= 5", [0, 0, 1]),
+        ("kind != '&|~'", [1, 1, 1]),
+    ],
+)
+def test_selection(where, expected):
+    assert select(FRAME, where).tolist() == [bool(x) for x in expected]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "__import__('os').getcwd() == ''", "N.sum() > 1", "@N > 1", "N", "1 < 2", "lambda: 1", "[i for i in N]", "N > ",
+        "M > 1", "kind == 3", "kind * 2 == 'aa'", "9 ** 9 ** 9 ** 9 > N", "N == (1, 2)", "kind['a'] == 1", "(" * 300,
+        "f'{N}' == kind",
+    ],
+)  # fmt: skip
+def test_selection_is_nothing_but_selection(where):
+    with pytest.raises(UserError):
+        select(FRAME, where)
+
+
+def test_selection_of_nothing(tmp_path):
+    with pytest.raises(UserError, match=r"leaves none of the 3 rows"):
+        load(table(tmp_path, GOOD), where="N > 1e9")
+
+
+def test_workdir_reads_only_finished_decayed_fit_runs(tmp_path):
+    add(tmp_path, "stem", role="stem")
+    add(tmp_path, "a", 2.5, stem="stem")
+    add(tmp_path, "b", 2.4, role="seed", seed=1)
+    add(tmp_path, "c", status="diverged")
+    add(tmp_path, "d", decayed=False)
+    add(tmp_path, "e", status="unfinished")
+    add(tmp_path, "f", -1.0)
+    add(tmp_path, "h", 1.0, role="holdout")
+    (tmp_path / "runs" / "h" / "result.json").write_text("not even JSON: it must not be read")
+    runs = load(tmp_path)
+    assert runs.table["run"].tolist() == ["a", "b"] and runs.table["stem"].tolist() == ["stem", "b"]
+    assert {d["row"]: d["reason"] for d in runs.dropped} == {
+        "c": "diverged: nan at step 3",
+        "d": "the learning rate was not decayed",
+        "e": "unfinished",
+        "f": "its loss is -1.0",
+    }
+    assert runs.table["C"].tolist() == [9e7, 9e7] and runs.cost == {"N": [1000.0], "flops_per_token": [9000.0]}
+    assert load(tmp_path, n="total").table["N"].tolist() == [2000.0, 2000.0]
+    assert load(tmp_path, n="mlp").table["N"].tolist() == [500.0, 500.0]
+    with pytest.raises(UserError, match=r"is no count of these runs"):
+        load(tmp_path, n="nope")
+    assert load(tmp_path, where="seed == 1").table["run"].tolist() == ["b"]
+
+
+def test_datasets_of_a_workdir(tmp_path):
+    with pytest.raises(UserError, match=r"holds no runs"):
+        load(tmp_path)
+    add(tmp_path, "a", dataset="one")
+    assert load(tmp_path).dataset == "one"
+    add(tmp_path, "b", dataset="two")
+    with pytest.raises(UserError, match=r"there are several and no study.json"):
+        load(tmp_path)
+    write_json(tmp_path / "study.json", {"datasets": {"two": {}, "one": {}}, "programs": []})
+    assert load(tmp_path).table["run"].tolist() == ["b"] and datasets(tmp_path) == ["two", "one"]
+    with pytest.raises(UserError, match=r"it has two, one"):
+        load(tmp_path, dataset="three")
+    (tmp_path / "runs" / "b" / "result.json").unlink()
+    with pytest.raises(UserError, match=r"no finished run of two to fit .unfinished"):
+        load(tmp_path)
+
+
+def test_manifest_that_lacks_a_count(tmp_path):
+    write_json(
+        tmp_path / "runs" / "a" / "manifest.json", {"role": "fit", "dataset": "text", "parameters": {"total": 1}}
+    )
+    with pytest.raises(UserError, match=r"manifest = runs/a/manifest.json: lacks"):
+        load(tmp_path)
+
+
+def test_holdouts_stay_closed_until_sealed(tmp_path):
+    add(tmp_path, "a")
+    add(tmp_path, "h1", 1.5, role="holdout")
+    add(tmp_path, "h2", 1.4, role="holdout")
+    add(tmp_path, "h3", role="holdout", status="unfinished")
+    planned = {"run": "h4", "manifest": manifest("h4", role="holdout")}
+    write_json(tmp_path / "study.json", {"datasets": {"text": {}}, "programs": [{"runs": [planned]}]})
+    cells = load_holdouts(tmp_path)
+    assert cells["run"].tolist() == ["h1", "h2", "h3", "h4"] and "loss" not in cells
+    assert cells["status"].tolist() == ["done", "done", "unfinished", "planned"]
+    with pytest.raises(UserError, match=r"seals no cell"):
+        open_holdouts(tmp_path)
+    entry = {"cells": [{"run": "h1"}, {"run": "h3"}], "forecasts": [1.5]}
+    write_json(tmp_path / sealed.FILE, sealed.stamp({"schema": 1, "entries": [entry]}))
+    opened = open_holdouts(tmp_path)
+    assert opened["run"].tolist() == ["h1"] and opened["loss"].tolist() == [1.5]
+    text = (tmp_path / sealed.FILE).read_text()
+    (tmp_path / sealed.FILE).write_text(text.replace('"h3"', '"h2"'))
+    with pytest.raises(UserError, match=r"changed after it was sealed"):
+        open_holdouts(tmp_path)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared reference runs are not here")
+def test_reference_tables():
+    assert len(load(SHARED / "chinchilla_besiroglu.csv", where="excluded_by_besiroglu == 0")) == 240
+    assert len(load(SHARED / "marin_isoflop.csv", dataset="comma", where="not outlier")) == 80
+    gem = load(SHARED / "gemstones.csv", where="subset == 'hot_100b+'")
+    assert len(gem) == 770 and len(set(gem.table["stem"])) == 22
+    assert len(load(SHARED / "gadre_overtraining.csv", dataset="rpj", columns={"loss": "loss_c4"})) == 35
+
+
+def test_a_large_table_is_quick(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"N": rng.lognormal(15, 1, 20000), "D": rng.lognormal(20, 1, 20000), "loss": rng.uniform(2, 4, 20000)}
+    )
+    frame.to_csv(tmp_path / "big.csv", index=False)
+    assert len(load(tmp_path / "big.csv")) == 20000
