@@ -294,7 +294,7 @@ def names_of(table: pd.DataFrame) -> list[str]:
 
 def _monotone(table: pd.DataFrame, noise: dict[str, Any]) -> list[dict[str, Any]]:
     """A larger model that is worse at equal D, beyond three standard deviations of a difference of two runs."""
-    sd = noise["pure_error"]["sd"] or math.hypot(noise["sigma_run"], noise["sigma_stem"])
+    sd = noise["pure_error"]["sd"] or noise["sigma_run"]  # a badly tuned size hides in sigma_stem
     D = np.log(np.asarray(table["D"], dtype=np.float64))
     N, y = np.asarray(table["N"], dtype=np.float64), np.log(np.asarray(table["loss"], dtype=np.float64))
     worst: tuple[float, int, int] | None = None

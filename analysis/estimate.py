@@ -106,7 +106,8 @@ def _direction(h: Array, g: Array) -> Array:
     if bad.any():
         values, vectors = np.linalg.eigh(h[bad])
         size = np.abs(values)
-        size = np.maximum(size, 1e-10 * np.maximum(size.max(1, keepdims=True), 1e-300))
+        slope = np.abs(g[bad]).max(1, keepdims=True)  # where H says nothing the step cap decides, not an overflow
+        size = np.maximum(size, np.maximum(1e-10 * size.max(1, keepdims=True), np.maximum(1e-3 * slope, 1e-300)))
         x[bad] = -np.einsum("sij,sj->si", vectors, np.einsum("sji,sj->si", vectors, g[bad]) / size)
     return x
 

@@ -157,8 +157,10 @@ def check_entropy(workdir: str | Path) -> dict[str, Any]:
     for dataset in datasets(workdir):
         try:
             table: Any = load(workdir, dataset=dataset).table
-        except UserError:
-            continue  # nothing of it is finished
+        except UserError as error:
+            if error.field == "workdir":
+                continue  # nothing of it is finished
+            raise
         if "entropy" not in table or table["entropy"].isna().all():
             continue
         if set(load_holdouts(workdir, dataset)["run"]) & sealed.sealed_runs(workdir):
@@ -283,10 +285,10 @@ def _naive(runs: Runs, cells: pd.DataFrame, fits: list[Fit]) -> tuple[np.ndarray
     """
     table = runs.table
     x = np.log(np.stack([np.asarray(table["N"], float), np.asarray(table["D"], float)], 1))
-    keys, index = np.unique(np.round(x, 6), axis=0, return_inverse=True)
-    index = index.reshape(-1)
+    index = np.unique(np.round(x, 6), axis=0, return_inverse=True)[1].reshape(-1)
     y = np.log(np.asarray(table["loss"], float))
     count = np.bincount(index)
+    keys = np.stack([np.bincount(index, x[:, k]) / count for k in (0, 1)], 1)
     mean = np.bincount(index, y) / count
     df = int(np.sum(count - 1))
     if df >= 1:
@@ -323,8 +325,9 @@ def _region(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     low, high = np.quantile(logs, [0.1587, 0.8413], axis=0)
     scale = np.maximum((high - low) / 2, 1e-9)
     z = np.clip((logs - centre) / scale, -4, 4)
-    correlation = np.atleast_2d(np.corrcoef(z, rowvar=False))
-    correlation = 0.999 * correlation + 0.001 * np.eye(len(centre))
+    z = (z - z.mean(axis=0)) / np.maximum(z.std(axis=0), 1e-9)
+    correlation = z.T @ z / len(z)
+    correlation = 0.999 * correlation + 0.001 * np.eye(len(centre))  # cells that move as one keep an inverse
     covariance = correlation * np.outer(scale, scale)
     return centre, covariance, float(np.quantile(_distance(logs, centre, covariance), REFUTED))
 
@@ -438,7 +441,7 @@ def _verdict(dataset: str, ranking: list[dict[str, Any]]) -> str:
             two = f" The naive rival (last loss and local slope) beat every law ({figures})."
         else:
             beaten = sum(e["crps"] > rival["crps"] for e in laws)
-            two = f" The naive rival came {place + 1}. of {len(ranking)}, ahead of {beaten} fits ({figures})."
+            two = f" The naive rival took place {place + 1} of {len(ranking)}, ahead of {beaten} fits ({figures})."
     tested = [e for e in laws if e["refuted"] is not None]
     refuted = [label[e["forecaster"]] for e in tested if e["refuted"]]
     three = f" Refuted at 95 %: {', '.join(refuted)}." if refuted else " No law is refuted at 95 %." if tested else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ class Runs:
       conventions: what N, D, C and loss mean here, in words; of a work directory also ``n``, the name of its count N.
       source, dataset: where the rows came from; ``dataset`` is None where the table does not say.
       sha256: of the numbers used (N, D, C, loss), whatever the order of the rows.
-      cost: exact training FLOPs per token by size, ``{"N": [...], "flops_per_token": [...]}``, where C is not 6ND.
     """
 
     table: pd.DataFrame
@@ -41,8 +40,7 @@ class Runs:
     conventions: dict[str, str]
     source: str
     dataset: str | None
-    sha256: str = field(default="")
-    cost: dict[str, list[float]] | None = None
+    sha256: str
 
     def __len__(self) -> int:
         return len(self.table)
@@ -116,9 +114,13 @@ def from_frame(
         if len(found) > 1:
             raise UserError("dataset", ", ".join(found), "losses on different data are never mixed; choose one")
         dataset = found[0]
+    with np.errstate(over="ignore"):
+        table["C_6ND"] = 6.0 * table["N"] * table["D"]
+    for i in np.flatnonzero(keep & ~(np.isfinite(table["C_6ND"]) & (table["C_6ND"] > 0))):
+        what = f"N {table['N'][i]:g} and D {table['D'][i]:g}"
+        raise UserError(rows[i], what, "have no finite compute; check their units")
     if "C" not in table:
-        table["C"] = 6.0 * table["N"] * table["D"]
-    table["C_6ND"] = 6.0 * table["N"] * table["D"]
+        table["C"] = table["C_6ND"]
     if "run" in table:
         table["run"] = table["run"].astype(str)
     else:
@@ -230,9 +232,7 @@ def _load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str)
         "C": "exact training FLOPs of D tokens, by the family's own count",
         "loss": f"{headline} on the evaluation set, {unit}",
     }
-    per_token = (table["C"] / table["D"]).groupby(table["N"]).median()
-    cost = {"N": [float(x) for x in per_token.index], "flops_per_token": [float(x) for x in per_token]}
-    return _finish(table, dropped, conventions, str(workdir), dataset, cost)
+    return _finish(table, dropped, conventions, str(workdir), dataset)
 
 
 def _study(workdir: Path) -> dict[str, Any]:
@@ -321,11 +321,10 @@ def _finish(
     conventions: dict[str, str],
     source: str,
     dataset: str | None,
-    cost: dict[str, list[float]] | None = None,
 ) -> Runs:
     first = ["run", "N", "D", "C", "loss"]
     table = table[first + [c for c in table.columns if c not in first]].reset_index(drop=True)
     values = table[["N", "D", "C", "loss"]].to_numpy(dtype="<f8")
     values = values[np.lexsort(values.T[::-1])]
     sha256 = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    return Runs(table, dropped, conventions, source, dataset, sha256, cost)
+    return Runs(table, dropped, conventions, source, dataset, sha256)

@@ -353,21 +353,27 @@ def reml(surface: Surface, z: Array, y: Array, groups: Groups, free: Array) -> f
     return ratio_of(surface.jacobian(state)[0][:, free], y - f[0], groups)
 
 
-def ratio_of(G: Array, r: Array, groups: Groups) -> float:
-    """``reml`` for a linear model with design G (n, P) and response r (n,)."""
+_ROOTS = np.concatenate([np.linspace(0, 4, 81), np.geomspace(4.1, _ROOT, 20)])
+
+
+def ratio_scores(G: Array, r: Array, groups: Groups) -> Array:
+    """Log density of sqrt(rho) at ``_ROOTS`` for a linear model with design G (n, P) and response r (n,)."""
     n, P = G.shape
-    best, found = -math.inf, 0.0
-    for root in np.concatenate([np.linspace(0, 4, 81), np.geomspace(4.1, _ROOT, 20)]):
-        rho = float(root) ** 2
+    scores = np.full(len(_ROOTS), -np.inf)
+    for k, rho in enumerate(_ROOTS**2):
         white, e = groups.whiten(G.T, rho).T, groups.whiten(r, rho)
         rss = float(((e - white @ np.linalg.lstsq(white, e, rcond=1e-10)[0]) ** 2).sum())
         sign, log_det = np.linalg.slogdet(white.T @ white)
-        if sign <= 0 or rss <= 0:
-            continue
-        value = -0.5 * (float(groups.log_det(rho)) + log_det + (n - P) * math.log(rss)) - math.log1p(rho)
-        if value > best + 1e-9:
-            best, found = value, rho
-    return found
+        if sign > 0 and rss > 0:
+            scores[k] = -0.5 * (float(groups.log_det(rho)) + log_det + (n - P) * math.log(rss)) - math.log1p(rho)
+    return scores
+
+
+def ratio_of(G: Array, r: Array, groups: Groups) -> float:
+    """The rho of the highest score; 0 where nothing beats it."""
+    scores = ratio_scores(G, r, groups)
+    best = int(np.argmax(scores))
+    return float(_ROOTS[best] ** 2) if scores[best] > scores[0] + 1e-9 else 0.0
 
 
 def gls(surface: Surface, z: Array, y: Array, groups: Groups, rho: float, free: Array) -> Array:
@@ -402,10 +408,10 @@ def gls(surface: Surface, z: Array, y: Array, groups: Groups, rho: float, free: 
 
 
 def sample(
-    at: Inference, draws: int, rng: np.random.Generator, *, walkers: int = 128, burn: int = 160, thin: int = 16
+    at: Inference, draws: int, rng: np.random.Generator, *, walkers: int = 128, burn: int = 200, thin: int = 16
 ) -> tuple[Array, Array]:
     """Draws (S, P) of the coordinates and (S,) of the variance ratio from the density in the module's text."""
-    surface, z_hat, y, groups, rho, free = at.surface, at.z_hat, at.pseudo, at.groups, at.rho, at.free
+    surface, z_hat, y, groups, free = at.surface, at.z_hat, at.pseudo, at.groups, at.free
     which = np.flatnonzero(free)
     P, n = len(which), surface.n
     dim = P + (groups is not None)
@@ -432,11 +438,7 @@ def sample(
             value = value - np.log1p(ratio)
         return np.where(out & (sign > 0) & np.isfinite(value), value, -np.inf)
 
-    values, vectors = np.linalg.eigh(at.gram[np.ix_(free, free)])
-    root = vectors * (0.7 * np.minimum(at.sigma_hat / np.sqrt(np.maximum(values, 1e-300)), 0.3))
-    x = _walkers(density, z_hat[which], root, surface.lower[which], surface.upper[which], 2 * walkers, dim, rng)
-    if groups is not None:
-        x[:, P] = rng.uniform(0, math.sqrt(rho) + 0.5, 2 * walkers)
+    x = _walkers(at, density, 2 * walkers, dim, rng)
     value = density(x)
     halves = [np.arange(walkers), np.arange(walkers, 2 * walkers)]
     kept: list[Array] = []
@@ -467,24 +469,40 @@ def sample(
     return z, ratio
 
 
-def _walkers(
-    density: Callable[[Array], Array],
-    centre: Array,
-    root: Array,
-    lower: Array,
-    upper: Array,
-    count: int,
-    dim: int,
-    rng: np.random.Generator,
-) -> Array:
-    """Starts (count, dim) of positive density around the estimate, drawn closer in until they have it."""
+def _walkers(at: Inference, density: Callable[[Array], Array], count: int, dim: int, rng: np.random.Generator) -> Array:
+    """Starts (count, dim): draws from the density with the law linearised, closer in where that leaves the bounds."""
+    surface, free = at.surface, at.free
+    f, state = surface.evaluate(at.z_hat[None])
+    G, r = surface.jacobian(state)[0][:, free], at.pseudo - f[0]
+    n, P = G.shape
+    roots = np.zeros(count)
+    if at.groups is not None:
+        scores = ratio_scores(G, r, at.groups)
+        weight = np.exp(scores - scores.max()) * np.gradient(_ROOTS)
+        roots = rng.choice(_ROOTS, size=count, p=weight / weight.sum())
+    centre, root = np.empty((count, P)), np.empty((count, P, P))
+    for value in np.unique(roots):
+        white = G.T if at.groups is None else at.groups.whiten(G.T, value**2)
+        e = r if at.groups is None else at.groups.whiten(r, value**2)
+        values, vectors = np.linalg.eigh(white @ white.T)
+        inverse = vectors / np.maximum(values, 1e-12 * values.max())
+        step = inverse @ (vectors.T @ (white @ e))
+        sd = math.sqrt(max(float(((e - white.T @ step) ** 2).sum()) / max(n - P, 1), n * 1e-24))
+        these = roots == value
+        centre[these] = at.z_hat[free] + np.clip(step, -0.3, 0.3)
+        root[these] = vectors * np.minimum(sd / np.sqrt(np.maximum(values, 1e-300)), 0.4)
     x, value, shrink = np.zeros((count, dim)), np.full(count, -np.inf), 1.0
+    if dim > P:
+        x[:, P] = np.minimum(roots + rng.uniform(0, 0.05, count), _ROOT)
     for _ in range(60):
         need = ~np.isfinite(value)
         if not need.any():
             break
-        fresh = centre + rng.standard_normal((int(need.sum()), len(centre))) @ root.T * shrink
-        x[need, : len(centre)] = np.clip(fresh, lower, upper)
+        normal = rng.standard_normal((int(need.sum()), P))
+        normal *= np.sqrt(at.df / rng.chisquare(at.df, len(normal)))[:, None]
+        x[need, :P] = centre[need] * shrink + at.z_hat[free] * (1 - shrink)
+        x[need, :P] += np.einsum("spk,sk->sp", root[need], normal) * shrink
+        x[need, :P] = np.clip(x[need, :P], surface.lower[free], surface.upper[free])
         value[need] = density(x[need])
         shrink *= 0.85
     return x

@@ -119,4 +119,4 @@ class Trainer:
             self._decayed,
         )
         new = {"params": params, "opt": opt, "step": state["step"] + 1, "key": state["key"]}
-        return new, loss, optax.global_norm(gradient)
+        return new, loss, optax.tree.norm(gradient)

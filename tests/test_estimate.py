@@ -29,7 +29,7 @@ def reference() -> pd.DataFrame:
     if not path.exists():
         pytest.skip("reference runs are not beside this checkout")
     table = pd.read_csv(path)
-    return table[table["excluded_by_besiroglu"] == 0]
+    return table.query("excluded_by_besiroglu == 0")
 
 
 def test_hoffmann_mode_reproduces_besiroglu():
@@ -79,7 +79,9 @@ def test_no_start_of_scipy_does_better(seed):
     best = np.inf
     for _ in range(25):
         start = np.array([rng.uniform(a, b) for a, b in box])
-        found = optimize.minimize(f, start, jac=True, method="L-BFGS-B", bounds=[(0, 2), (-9, 3), (-9, 3), (0, 3), (0, 3)])
+        found = optimize.minimize(
+            f, start, jac=True, method="L-BFGS-B", bounds=[(0, 2), (-9, 3), (-9, 3), (0, 3), (0, 3)]
+        )
         best = min(best, found.fun * 1e-6)
     assert point.value <= best * (1 + 1e-9)
 

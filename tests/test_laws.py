@@ -81,7 +81,11 @@ def test_a_new_law_is_one_entry():
     mine = laws.Law(
         "mine",
         "L = A N^-alpha + B D^-0.5",
-        (laws.Param("A", "loss", 0, np.inf, "a"), laws.Param("B", "loss", 0, np.inf, "b"), laws._exponent("alpha", "s")),
+        (
+            laws.Param("A", "loss", 0, np.inf, "a"),
+            laws.Param("B", "loss", 0, np.inf, "b"),
+            laws._exponent("alpha", "s"),
+        ),
         (laws.Term("A", (("N", "alpha"),)), laws.Term("B", (("D", 0.5),))),
         "this test",
     )
@@ -101,15 +105,15 @@ def test_optimum_is_the_minimum_along_the_budget(name):
         assert abs(np.argmin(law.predict(theta, {"N": grid, "D": c / 6 / grid})) - 1000) <= 1
     slope = np.log(n[0, 1] / n[0, 0]) / np.log(100)
     pair = law.exponents(theta)
+    assert pair is not None
     assert pair["a"][0] == pytest.approx(slope, rel=1e-9)
     assert pair["a"][0] + pair["b"][0] == pytest.approx(1)
 
 
 def test_hoffmann_exponent_is_not_taken_from_rounded_coefficients():
     # LAWS.md: .34 and .28 give .452; the unrounded coefficients give .4565 (published: .46)
-    assert laws.get("chinchilla").exponents([1.69, 406.4, 410.7, 0.33917084, 0.2849083])["a"][0] == pytest.approx(
-        0.4565, abs=5e-5
-    )
+    pair = laws.get("chinchilla").exponents([1.69, 406.4, 410.7, 0.33917084, 0.2849083])
+    assert pair is not None and pair["a"][0] == pytest.approx(0.4565, abs=5e-5)
 
 
 def test_laws_without_an_optimum_say_why():
@@ -130,7 +134,8 @@ def test_unknown_law_lists_the_names(name):
 
 
 @pytest.mark.parametrize(
-    ("columns", "match"), [({"N": [1.0]}, "D"), ({"N": [1.0], "D": [0.0]}, "positive"), ({"N": [np.nan], "D": [1]}, "N")]
+    ("columns", "match"),
+    [({"N": [1.0]}, "D"), ({"N": [1.0], "D": [0.0]}, "positive"), ({"N": [np.nan], "D": [1]}, "N")],
 )
 def test_bad_columns_are_named(columns, match):
     with pytest.raises(UserError, match=match):

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from analysis import sealed
 from analysis.runs import datasets, from_frame, load, load_holdouts, open_holdouts
@@ -87,6 +89,7 @@ def test_aliases_and_named_columns(tmp_path):
         ("0,1e8,3.0", r"line 5, column N = 0"),
         ("1e6,-1e8,3.0", r"line 5, column D = -1e8"),
         ("1e6,1e8,-3.0", r"line 5, column loss = -3.0"),
+        ("1e200,1e200,3.0", r"line 5 = N 1e\+200 and D 1e\+200: have no finite compute"),
         ("1e6,1e8", r"line 5: has 2 cells where the header has 3"),
     ],
 )
@@ -201,7 +204,7 @@ def test_workdir_reads_only_finished_decayed_fit_runs(tmp_path):
         "e": "unfinished",
         "f": "its loss is -1.0",
     }
-    assert runs.table["C"].tolist() == [9e7, 9e7] and runs.cost == {"N": [1000.0], "flops_per_token": [9000.0]}
+    assert runs.table["C"].tolist() == [9e7, 9e7] and runs.conventions["n"] == "nonembedding"
     assert load(tmp_path, n="total").table["N"].tolist() == [2000.0, 2000.0]
     assert load(tmp_path, n="mlp").table["N"].tolist() == [500.0, 500.0]
     with pytest.raises(UserError, match=r"is no count of these runs"):
@@ -272,3 +275,32 @@ def test_a_large_table_is_quick(tmp_path):
     )
     frame.to_csv(tmp_path / "big.csv", index=False)
     assert len(load(tmp_path / "big.csv")) == 20000
+
+
+CELLS = st.one_of(
+    st.floats().map(repr), st.integers().map(str), st.text(max_size=6), st.sampled_from(["", "1e6", "2", "-"])
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.lists(CELLS, min_size=2, max_size=4), max_size=5), where=st.text(max_size=12) | st.none())
+def test_any_table_is_read_or_refused_in_words(tmp_path, rows, where):
+    path = tmp_path / "fuzz.csv"
+    path.write_text("N,D,loss\n" + "\n".join(",".join(row) for row in rows), encoding="utf-8", errors="replace")
+    try:
+        runs = load(path, where=where)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        values = runs.table[["N", "D", "C", "loss"]].to_numpy()
+        assert len(values) and np.isfinite(values).all() and (values > 0).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="Nok &|~()<>=!.'\"[]`1*-+,@_\n\x00", max_size=20))
+def test_any_selection_is_a_mask_or_refused(where):
+    try:
+        mask = select(FRAME, where)
+    except UserError:
+        return
+    assert mask.dtype == bool and len(mask) == 3

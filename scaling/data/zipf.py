@@ -16,6 +16,16 @@ up to rounding (uniforms have 53 bits). What a model lacks above it is what it h
 frequent tables, as in Zipf memorisation (Hutter 2021, arXiv 2102.04074): a power-law spectrum gives the excess its
 power law in D and in N while K is not exhausted.
 
+The default world was chosen so that a laptop sees the floor: a GPT (context 64, batch 16, WSD, seed 0) was measured at
+these excess losses, in nats per target above the entropy of 0.5160, which fall 8.4 times from corner to corner::
+
+    non-embedding N    D = 0.25M   0.5M     1M       (standard error 0.004 to 0.001)
+              6,256      0.2091   0.1315   0.0782
+             13,976      0.2009   0.1052   0.0474
+             24,768      0.1526   0.0743   0.0345
+             55,568      0.1477   0.0704   0.0295
+             98,688      0.1226   0.0558   0.0250
+
 Examples are pure functions of (world, seed, index) by a counter-based hash: no state, no repeats, no end. Evaluation
 draws from a key that no seed has, in documents of 16 sequences, and gives the exact -log p of every target beside it:
 mean(model nats - reference) + entropy estimates the same loss as mean(model nats), without most of its sampling error.
@@ -47,9 +57,9 @@ class Config:
     digits: int = 2
     base: int = 16
     targets: int = 64
-    exponent: float = 0.4
+    exponent: float = 0.6
     """a in p(c) ~ (c + 1)^-(1 + a)."""
-    peak: float = 5.0
+    peak: float = 8.0
     """Scale of a context's logits: 0 is uniform, large is deterministic."""
     world: int = 0
     """Seed of the tables and codes; another world is another data set."""

@@ -30,8 +30,8 @@ from typing import Any
 
 from scaling.errors import UserError
 from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
-from scaling.launch.lease import BEAT, TTL, Lease, LeaseLost, Watch
-from scaling.records import Record, read_json
+from scaling.launch.lease import BEAT, TTL, Lease, LeaseLost, Watch, holder
+from scaling.records import Record, canonical, read_json
 
 MAX_ATTEMPTS = 3
 POLL = 1.0  # seconds between two looks at what other workers hold
@@ -149,6 +149,12 @@ def progress_marks(workdir: Path, program: dict[str, Any]) -> dict[str, int]:
     }
 
 
+def _shape(program: dict[str, Any]) -> str:
+    """What the executables of a program depend on, roughly: a wrong guess costs a compilation, nothing else."""
+    manifest = program["runs"][0]["manifest"]
+    return canonical([manifest.get("family"), manifest.get("config"), (manifest.get("recipe") or {}).get("batch")])
+
+
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
@@ -242,27 +248,35 @@ class Worker:
             return EXIT_DONE
         # Before any lease: a broken installation is no program's fault.
         execute, interrupted = load_execute(self._execute)
-        while True:
-            waiting = False
-            for program in self.programs:
-                if self.stopping():
-                    return EXIT_INTERRUPTED
-                if self._is_settled(program):
-                    continue
-                waiting = True
-                lease = self.watch.take(self._record(program).path)
-                if lease is None:
-                    continue
-                with lease:
-                    ended = self._attempt(program, lease, execute, interrupted)
-                if ended is not None:
-                    return ended
-                break
-            else:
-                if not waiting:
-                    _log("all programs are final")
-                    return EXIT_DONE
+        while not self.stopping():
+            left = [program for program in self.programs if not self._is_settled(program)]
+            if not left:
+                _log("all programs are final")
+                return EXIT_DONE
+            program, lease = self._take(left)
+            if program is None or lease is None:
                 self._stop.wait(POLL)  # what others hold may become free: a dead peer's program is taken over
+                continue
+            with lease:
+                ended = self._attempt(program, lease, execute, interrupted)
+            if ended is not None:
+                return ended
+        return EXIT_INTERRUPTED
+
+    def _take(self, left: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, Lease | None]:
+        """Leases the largest program that is free; one whose shape another worker is just compiling comes last, since
+        its executable will be in the cache in a few seconds."""
+        compiling = set()
+        for program in left:
+            held = holder(self._record(program).path)
+            if held is not None and held["progress"] is None and not held["dead"]:
+                compiling.add(_shape(program))
+        for program in sorted(left, key=lambda program: _shape(program) in compiling):
+            if self.stopping():
+                break
+            if lease := self.watch.take(self._record(program).path):
+                return program, lease
+        return None, None
 
     def _record(self, program: dict[str, Any]) -> Record:
         return Record(self.workdir / "runs" / program["program"])

@@ -1,0 +1,52 @@
+"""The demo: a scaling law of small byte-level GPTs, fitted, used to predict, and tested by training.
+
+    make demo                                             everything below, in a fresh environment
+    scaling plan --config=experiments/demo.py             the cells and their price
+    scaling run  --config=experiments/demo.py --workdir=runs/demo
+    scaling fit runs/demo; scaling predict runs/demo; scaling report runs/demo
+
+Two data sets. ``stdlib``: the bytes of this Python's standard library, real text. ``known``: a source with a power-law
+spectrum whose entropy is known exactly, so that a fitted floor can be held against the truth. On each, five sizes from
+6k to 99k non-embedding parameters, D from 0.13M to 1M tokens as decay branches of one WSD stem a size and seed, and
+held-out cells beyond the ladder in N, in D and in both, on stems of their own; their losses stay sealed until the
+forecasts are written.
+
+``--config=experiments/demo.py:smoke`` is the same study with the smallest cells, for a look at the whole path.
+"""
+
+from ml_collections import ConfigDict
+
+from scaling import study
+from scaling.errors import UserError
+
+K, M = 2**10, 2**20
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The study; ``smoke`` for the smallest one."""
+    if argument not in ("", "smoke"):
+        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
+    config = study.base("demo-smoke" if argument else "demo")
+    config.data.stdlib = {"source": "stdlib"}
+    config.data.known = {"source": "zipf"}
+    config.recipe.learning_rate = 0.03
+    if argument:
+        config.evaluation.tokens = 16 * K
+        for name in ("stdlib", "known"):
+            sizes, tokens = (0, 1, 2), (16 * K, 32 * K, 64 * K)
+            config.cells[f"{name}_grid"] = study.block("grid", name, sizes, tokens=tokens)
+            config.cells[f"{name}_seeds"] = study.block("grid", name, (0, 1), tokens=tokens, seeds=(1,), role="seed")
+        config.cells.holdouts = study.block(
+            "pairs", "stdlib", (3, 1, 3), tokens=(64 * K, 192 * K, 128 * K), seeds=(100,), role="holdout"
+        )
+        return config
+    for name in ("stdlib", "known"):
+        sizes, tokens = (0, 1, 2, 3, 4), (128 * K, 256 * K, 512 * K, M)
+        config.cells[f"{name}_grid"] = study.block("grid", name, sizes, tokens=tokens)
+        config.cells[f"{name}_seeds"] = study.block("grid", name, (1, 3), tokens=tokens, seeds=(1, 2), role="seed")
+    # Larger N; larger D twice; both, at 4.5 times the largest fitted compute. Each on a stem of its own.
+    config.cells.holdouts = study.block(
+        "pairs", "stdlib", (5, 2, 3), tokens=(512 * K, 4 * M, 4 * M), seeds=(100,), role="holdout"
+    )
+    config.cells.holdout_both = study.block("pairs", "stdlib", (5,), tokens=(1536 * K,), seeds=(101,), role="holdout")
+    return config

@@ -1,0 +1,287 @@
+"""The command line: ``scaling VERB``. Parses, calls, and turns a user's mistake into one line and exit status 2.
+
+Every verb has flags of its own (absl), and those that take a study have ``--config`` and ``--config.path.to.field``
+(ml_collections). What a verb does is in ``scaling.verbs``, imported when it is needed, as is everything heavy.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from scaling.errors import UserError
+
+EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
+# What a full, read-only or forbidden place says: the user's to mend, and no bug of ours.
+STORAGE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: ``kind`` is string, integer, float or boolean."""
+
+    name: str
+    kind: str
+    help: str
+    default: Any = None
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: its positional arguments (one in brackets may be left out), its flags, and whether it takes a study."""
+
+    summary: str
+    positional: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    study: bool = False
+
+
+JSON = Flag("json", "boolean", "print JSON for programs", False)
+WORKDIR = Flag("workdir", "string", "directory of the study (default runs/NAME, or runs/NAME-ARGUMENT)")
+OUT = Flag("out", "string", "where to write")
+LEVEL = Flag("level", "float", "of the intervals", 0.95)
+
+VERBS: dict[str, Verb] = {
+    "plan": Verb("the cells of a study: N, D, steps, learning rate, FLOPs, memory, time", (), (WORKDIR, JSON), True),
+    "run": Verb(
+        "train every cell that has no final record; run it again to continue",
+        (),
+        (
+            WORKDIR,
+            Flag("engine", "string", "where to train", "local"),
+            Flag("workers", "integer", "processes (default: one a core, or one with an accelerator)"),
+            Flag("retry_failed", "boolean", "train failed and rejected runs again", False),
+            Flag("max_attempts", "integer", "of a program, without progress, before it is failed", 3),
+            Flag("cache", "string", "compilation cache (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
+            Flag("execute", "string", "module:function that trains a program, in place of scaling.train:execute"),
+            JSON,
+        ),
+        True,
+    ),
+    "status": Verb("what is done, what is left, and what failed and why", ("WORKDIR",), (JSON,)),
+    "fit": Verb(
+        "fit laws to the runs of a study, or to a table of any other trainer (csv, tsv, jsonl, parquet)",
+        ("PATH",),
+        (
+            Flag("law", "string", "a law (see `scaling laws`) or all; default all for a study, chinchilla for a table"),
+            Flag("n", "string", "what N counts: nonembedding, total, a parameter group or a column (study: both)"),
+            Flag("dataset", "string", "which data set; default every one of a study"),
+            Flag("where", "string", "rows to fit, such as 'outlier == 0 and N > 1e6'"),
+            Flag("columns", "string", "names of columns, such as 'N=params,loss=val_loss'"),
+            Flag("fixed", "string", "parameters held fixed, such as 'E=1.69,alpha=0.34'"),
+            Flag("objective", "string", "auto, squares or huber:DELTA", "auto"),
+            LEVEL,
+            Flag("out", "string", "the card (one law) or a directory; default DIR/fits for a study"),
+            JSON,
+        ),
+    ),
+    "predict": Verb(
+        "what to train for a budget by a fit card; or seal the forecasts of a study's held-out cells",
+        ("FIT.json|WORKDIR",),
+        (
+            Flag("flops", "float", "training compute"),
+            Flag("params", "float", "parameters N"),
+            Flag("tokens", "float", "training tokens D"),
+            LEVEL,
+            Flag("force", "boolean", "answer even where the fit does not support it, with the reason", False),
+            JSON,
+        ),
+    ),
+    "report": Verb("one self-contained HTML file", ("WORKDIR",), (OUT, JSON)),
+    "plot": Verb(
+        "the figures of a study or of a fit card, as files",
+        ("WORKDIR|FIT.json",),
+        (Flag("out", "string", "directory for the figures (default figures beside them)"), JSON),
+    ),
+    "laws": Verb("the functional forms, with their sources", (), (JSON,)),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The one error boundary. Returns the exit status: 0; 1 some run failed; 2 a user's mistake; 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _refuse(str(error))
+    except BrokenPipeError:
+        # The reader is gone (`scaling status | head`); Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except KeyboardInterrupt:
+        print("scaling: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in STORAGE or error.filename is None:
+            raise
+        return _refuse(f"path = {error.filename}: {error.strerror}; free space or choose another")
+
+
+def _refuse(text: str) -> int:
+    print(f"scaling: error: {text}", file=sys.stderr)
+    return EXIT_USER
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        from scaling import __version__
+
+        print(f"scaling {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in VERBS:
+        raise UserError("verb", name, f"choose one of {', '.join(VERBS)}")
+    if any(argument in ("-h", "--help", "--helpfull", "--helpshort") for argument in rest):
+        print(_usage(name))
+        return 0
+    options = parse(name, rest)
+    from scaling import verbs
+
+    call: Callable[[SimpleNamespace], int] = getattr(verbs, name)
+    return call(options)
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = ["usage: scaling VERB [--flag=value ...]", ""]
+    lines += [f"  {name:{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join([*lines, "", "`scaling VERB --help` shows the flags of a verb."])
+
+
+def _usage(name: str) -> str:
+    verb = VERBS[name]
+    words = [*verb.positional, *(["--config=FILE.py[:ARGUMENT]"] if verb.study else []), "[--flag=value ...]"]
+    lines = [f"usage: scaling {name} {' '.join(words)}", "", f"  {verb.summary}", ""]
+    if verb.study:
+        lines += [
+            "  --config=FILE.py[:ARGUMENT]   an experiment file, or the name of an installed one (demo)",
+            "  --config.PATH.TO.FIELD=VALUE  overrides a field of it",
+        ]
+    for flag in verb.flags:
+        text = f"--{flag.name}" + ("" if flag.kind == "boolean" else f"={flag.kind.upper()}")
+        default = "" if flag.default in (None, False) else f" (default {flag.default})"
+        lines.append(f"  {text:<28}  {flag.help}{default}")
+    return "\n".join(lines)
+
+
+def parse(name: str, arguments: Sequence[str]) -> SimpleNamespace:
+    """The options of a verb: its flags, ``path`` (the positional argument), ``config`` (a ConfigDict or None) and
+    ``argument`` (of the configuration).
+
+    Raises:
+      UserError: an unknown flag or field, a bad value, a missing file, a wrong number of arguments.
+    """
+    from absl import flags
+
+    verb, arguments = VERBS[name], list(arguments)
+    values: Any = flags.FlagValues()
+    define = {
+        "string": flags.DEFINE_string,
+        "integer": flags.DEFINE_integer,
+        "float": flags.DEFINE_float,
+        "boolean": flags.DEFINE_boolean,
+    }
+    for flag in verb.flags:
+        define[flag.kind](flag.name, flag.default, flag.help, flag_values=values)
+    chosen = argument = None
+    if verb.study:
+        chosen, argument = _locate_config(arguments)
+        from ml_collections import config_flags
+
+        config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=["scaling", *arguments])
+    try:
+        positional = values(["scaling", *arguments])[1:]
+        config = values.config if verb.study else None
+    except UserError:
+        raise
+    except Exception as error:
+        raise _flag_error(error, chosen, flags.Error, arguments) from error
+    if len(positional) != len(verb.positional):
+        wanted = f"takes {' '.join(verb.positional) or 'no argument'}; see scaling {name} --help"
+        raise UserError(name, " ".join(positional) or "nothing", wanted)
+    options = {flag.name: getattr(values, flag.name) for flag in verb.flags}
+    path = Path(positional[0]) if positional else None
+    return SimpleNamespace(**options, path=path, config=config, argument=argument)
+
+
+def _locate_config(arguments: list[str]) -> tuple[str | None, str | None]:
+    """Replaces the value of --config in place by the file that it means; returns that file and the argument."""
+    for index, text in enumerate(arguments):
+        match = re.fullmatch(r"--?config(?:=(.*))?", text, re.DOTALL)
+        if match is None:
+            continue
+        if match[1] is None:
+            if index + 1 == len(arguments):
+                raise UserError("config", "nothing", f"give a file or one of {', '.join(_installed()) or 'none'}")
+            del arguments[index]
+        value = arguments[index] if match[1] is None else match[1]
+        name, _, argument = value.partition(":")
+        path = Path(name)
+        if path.suffix != ".py" and os.sep not in name:
+            path = _installed().get(name, path)
+        if not path.is_file():
+            known = ", ".join(_installed())
+            raise UserError("config", name, f"no such file; give FILE.py or the name of an installed one ({known})")
+        arguments[index] = f"--config={path}" + (f":{argument}" if argument else "")
+        return str(path), argument or None
+    return None, None
+
+
+def _installed() -> dict[str, Path]:
+    """The experiment files that were installed with the package, by name."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("experiments")
+    places = (spec.submodule_search_locations if spec else None) or []
+    found = [path for place in places for path in sorted(Path(place).glob("*.py"))]
+    return {path.stem: path for path in found if not path.stem.startswith("_")}
+
+
+def _flag_error(error: Exception, chosen: str | None, base: type[Exception], arguments: list[str]) -> Exception:
+    """What absl, ml_collections or the experiment file said, as a UserError that names the flag."""
+    text = str(error).strip()
+    if "Traceback (most recent call last)" in text:  # ml_collections quotes what the experiment file raised
+        lines = re.findall(rf'File "{re.escape(chosen or "")}", line (\d+)', text)
+        where = f"line {lines[-1]}: " if lines else ""
+        return UserError("config", chosen, where + text.splitlines()[-1])
+    text = re.sub(r"\('([^']*)', .*\)", r"\1", text.replace("\n", " "))
+    if isinstance(error, base):
+        if match := re.match(r"(?:flag )?--([\w.\[\]]+)=(.*?): (.*)", text):
+            return UserError(match[1], match[2], match[3])
+        if match := re.search(r"Unknown command line flag '([^']+)'", text):
+            if match[1].startswith("config."):
+                return UserError(match[1], "overridden", "there is nothing to override; give --config too")
+            hint = re.search(r"Did you mean: ([^?]+)", text)
+            remedy = f"unknown flag; did you mean --{hint[1].strip()}?" if hint else "unknown flag; see --help"
+            return UserError("flag", f"--{match[1]}", remedy)
+        return UserError("flags", " ".join(arguments), text)
+    for item in arguments:
+        override = re.fullmatch(r"--?(config\.[^=]+)=?(.*)", item, re.DOTALL)
+        if override is None or not isinstance(error, (AttributeError, KeyError, TypeError, ValueError)):
+            continue
+        parts = re.split(r"[.\[\]]+", override[1])
+        if any(part and part in text for part in parts[1:]):
+            missing = isinstance(error, (AttributeError, KeyError))
+            return UserError(override[1], override[2], "no such field" if missing else f"has a wrong type ({text})")
+    line, at = "", error.__traceback__
+    while at is not None:
+        if chosen is not None and Path(at.tb_frame.f_code.co_filename).resolve() == Path(chosen).resolve():
+            line = f" in line {at.tb_lineno}"
+        at = at.tb_next
+    return UserError("config", chosen or "", f"cannot be read: {type(error).__name__}{line}: {text}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

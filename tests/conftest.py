@@ -1,0 +1,50 @@
+"""Shared by the suite: a small study on a known source, and one compilation cache for the session."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_collections import ConfigDict
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Every process that the suite starts shares one persistent cache, so that a shape compiles once."""
+    folder = os.environ.setdefault("SCALING_CACHE", str(tmp_path_factory.mktemp("xla")))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    return folder
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of reference runs beside the checkout; the test is skipped where there is none."""
+    if not (SHARED / "reference_runs").is_dir():
+        pytest.skip("the folder of published reference runs is not beside this checkout")
+    return SHARED
+
+
+def tiny_config(**cells: Any) -> ConfigDict:
+    """The smallest study that trains for real: one layer of width 8 on a world of 16 contexts."""
+    from scaling import study
+
+    config = study.base("tiny")
+    config.data.known = {"source": "zipf", "base": 4, "targets": 8}
+    config.model = {"width": 8, "layers": 1, "heads": 1, "context": 12}
+    config.recipe.batch = 4
+    config.recipe.warmup_steps = 4
+    config.chunk = 10
+    config.evaluation = {"tokens": 1024, "batch": 32}
+    config.cells = cells or {"grid": study.block("grid", "known", (0,), tokens=(48 * 30, 48 * 60))}
+    return config
+
+
+@pytest.fixture
+def tiny() -> Callable[..., ConfigDict]:
+    """``tiny(name=block, ...)``: see ``tiny_config``."""
+    return tiny_config

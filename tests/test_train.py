@@ -1,0 +1,292 @@
+"""The trainer on a real, tiny study: exact resumption, one compilation, extension, divergence, evaluation."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jsonschema
+import numpy as np
+import pytest
+
+from scaling import plan, study, train
+from scaling.checkpoint import Checkpoints, leaf_hashes
+from scaling.errors import UserError
+from scaling.evaluate import term_summary
+from scaling.records import Record, records, write_json
+
+ROOT = Path(__file__).parents[1]
+
+
+def prepare(config, workdir: Path):
+    made = plan.make(study.resolve(config))
+    plan.write(made, workdir)
+    return made.programs
+
+
+def go(program, workdir: Path, stop_after: int | None = None) -> int:
+    """Executes a program; stops it at the ``stop_after``-th chunk. Returns the chunks that it took."""
+    ticks = 0
+
+    def progress(run: str, flops: int) -> None:
+        nonlocal ticks
+        ticks += 1
+
+    train.execute(program, workdir, progress=progress, should_stop=lambda: stop_after is not None and ticks >= stop_after)
+    return ticks
+
+
+def outcome(workdir: Path) -> dict[str, tuple]:
+    """What must not depend on interruptions: final losses, by document, and every training loss."""
+    found = {}
+    for record in records(workdir):
+        result = record.result
+        assert result is not None
+        curve = tuple((row["step"], row["loss"]) for row in record.steps())
+        found[record.path.name] = (result["status"], json.dumps(result["evaluation"]), curve[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An undisturbed run of the tiny study."""
+    from conftest import tiny_config
+
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    (program,) = prepare(tiny_config(), workdir)
+    go(program, workdir)
+    return workdir, program
+
+
+def test_records_obey_the_schema(finished):
+    workdir, program = finished
+    schema = json.loads((ROOT / "scaling" / "record.schema.json").read_text())
+    for record in records(workdir):
+        jsonschema.validate(record.manifest, {**schema, "$ref": "#/$defs/manifest"})
+        jsonschema.validate(record.result, {**schema, "$ref": "#/$defs/result"})
+    assert {record.manifest["kind"] for record in records(workdir)} == {"stem", "branch"}
+    first, second = (Record(workdir / "runs" / run["run"]).result for run in program["runs"][1:])
+    assert first is not None and second is not None
+    assert second["evaluation"]["loss"]["value"] < first["evaluation"]["loss"]["value"]
+    assert second["tokens"] == 48 * 60 and second["decayed"] and second["tokens_per_second"] > 0
+
+
+def test_a_finished_program_does_nothing(finished):
+    workdir, program = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    assert go(program, workdir) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_an_interrupted_run_ends_as_an_undisturbed_one(finished, tiny, tmp_path, every):
+    (program,) = prepare(tiny(), tmp_path)
+    stops = 0
+    while True:
+        try:
+            go(program, tmp_path, stop_after=every)
+            break
+        except train.Interrupted:
+            stops += 1
+    assert stops >= 2
+    assert outcome(tmp_path) == outcome(finished[0])
+
+
+CHILD = """
+import json, os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from pathlib import Path
+from scaling import train
+workdir = Path(sys.argv[1])
+program, = json.loads((workdir / "study.json").read_text())["programs"]
+train.execute(program, workdir, progress=lambda run, flops: print("tick", flush=True), should_stop=lambda: False)
+"""
+
+
+def child(workdir: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(workdir)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def test_sigkill_at_any_moment_changes_nothing(tiny, tmp_path):
+    """Two runs in one-core processes, one killed wherever it happens to be: mid-chunk, mid-checkpoint, mid-result."""
+
+    def config():
+        made = tiny(grid=study.block("grid", "known", (0,), tokens=(48 * 200, 48 * 400)))
+        made.checkpoint_seconds = 0.0  # a checkpoint at every chunk, so that kills hit them too
+        return made
+
+    for name in ("calm", "killed"):
+        prepare(config(), tmp_path / name)
+    with child(tmp_path / "calm") as calm:
+        assert calm.wait() == 0
+    rng = np.random.default_rng(0)
+    kills = 0
+    for _ in range(4):
+        with child(tmp_path / "killed") as process:
+            assert process.stdout is not None
+            for _ in range(int(rng.integers(1, 8))):
+                process.stdout.readline()
+            time.sleep(float(rng.uniform(0, 0.05)))
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+    assert kills >= 3
+    with child(tmp_path / "killed") as process:
+        assert process.wait() == 0
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "calm")
+
+
+def test_one_compilation_serves_every_rate_decay_seed_schedule_and_length(tiny, tmp_path):
+    block = study.block
+    made = tiny(
+        grid=block("grid", "known", (0,), tokens=(1440, 2880), seeds=(0, 1)),
+        rate=block("grid", "known", (0,), tokens=(1440,), recipe={"learning_rate": 0.001, "warmup_steps": 7}),
+        decay=block("grid", "known", (0,), tokens=(1440,), recipe={"weight_decay": 0.001, "decay_fraction": 0.5}),
+        cosine=block("grid", "known", (0,), tokens=(1920,), recipe={"schedule": "cosine", "final_fraction": 0.2}),
+        constant=block("grid", "known", (0,), tokens=(1920,), recipe={"schedule": "constant"}),
+    )
+    made.model.context = 9  # a shape that no other test compiles
+    programs = prepare(made, tmp_path)
+    assert len(programs) == 6
+    compiled: list[str] = []
+
+    def listen(event: str, seconds: float, **about) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    first, *rest = programs
+    train._trainer.cache_clear()
+    go(first, tmp_path)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for program in rest:
+            go(program, tmp_path)
+        assert train._trainer.cache_info().misses == 1
+        assert compiled == []
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert all(record.status == "done" for record in records(tmp_path))
+    losses = [r.result["evaluation"]["loss"]["value"] for r in records(tmp_path) if r.result and r.result["evaluation"]]
+    assert len(set(losses)) == len(losses) == 8
+
+
+def test_more_d_extends_the_stem(finished, tiny, tmp_path):
+    (program,) = prepare(tiny(), tmp_path)
+    go(program, tmp_path)
+    before = outcome(tmp_path)
+    stem = program["program"]
+    grown = tiny(grid=study.block("grid", "known", (0,), tokens=(1440, 1920, 2880, 5760)))
+    (program,) = prepare(grown, tmp_path)
+    assert program["program"] == stem
+    chunks = go(program, tmp_path)
+    # 1920 replays the stem from step 21 to 28 and decays 12; 5760 extends it from 42 to 84 and decays 36.
+    assert chunks <= 2 + 2 + 6 + 6
+    after = outcome(tmp_path)
+    assert {name: after[name] for name in before if name != stem} == {n: v for n, v in before.items() if n != stem}
+    assert Record(tmp_path / "runs" / stem).manifest["steps"] == 84
+    assert Checkpoints(tmp_path / "runs" / stem / "checkpoints").steps() == [21, 28, 42, 84]
+    fresh = tmp_path / "fresh"
+    (whole,) = prepare(grown, fresh)
+    go(whole, fresh)
+    assert outcome(fresh) == after
+
+
+def test_divergence_ends_a_run_with_a_status(tiny, tmp_path):
+    (program,) = prepare(tiny(grid=study.block("grid", "known", (0,), tokens=(1440, 2880),
+                                               recipe={"learning_rate": 1e9})), tmp_path)  # fmt: skip
+    go(program, tmp_path)
+    results = [record.result for record in records(tmp_path)]
+    assert len(results) == 3 and all(result and result["status"] == "diverged" for result in results)
+    assert all(result and "loss" in result["reason"] for result in results)
+    assert go(program, tmp_path) == 0
+
+
+def test_other_data_than_planned_is_refused(tiny, tmp_path):
+    (program,) = prepare(tiny(), tmp_path)
+    with pytest.raises(UserError, match="is not what was planned"):
+        go({**program, "data": {**program["data"], "world": 5}}, tmp_path)
+    assert records(tmp_path) == []
+
+
+def test_a_mesh_that_does_not_fit_is_refused(tiny, tmp_path):
+    config = tiny()
+    config.mesh.data = 64
+    (program,) = prepare(config, tmp_path)
+    with pytest.raises(UserError, match="needs 64 devices"):
+        go(program, tmp_path)
+
+
+def test_the_final_state_is_kept_on_request(tiny, tmp_path):
+    config = tiny()
+    config.keep_final = True
+    (program,) = prepare(config, tmp_path)
+    go(program, tmp_path)
+    for run in program["runs"][1:]:
+        assert Checkpoints(tmp_path / "runs" / run["run"] / "checkpoints").steps() == [run["steps"]]
+
+
+class TestCheckpoints:
+    STATE = {"params": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "step": np.int32(4)}  # noqa: RUF012
+
+    def abstract(self):
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self.STATE)
+
+    def store(self, root: Path) -> Checkpoints:
+        store = Checkpoints(root)
+        for step in (10, 20, 30):
+            state = jax.tree.map(lambda x, step=step: jax.numpy.asarray(x + step), self.STATE)
+            store.save(step, state)
+        return store
+
+    def test_the_newest_that_verifies_is_loaded(self, tmp_path):
+        store = self.store(tmp_path)
+        assert store.steps() == [10, 20, 30]
+        sidecar = json.loads((tmp_path / "30.json").read_text())
+        sidecar["leaves"]["['params']['w']"] = "0" * 64  # as if a bit had flipped in the array
+        write_json(tmp_path / "30.json", sidecar)
+        found = store.load(self.abstract())
+        assert found is not None and found[0] == 20 and float(found[1]["params"]["w"][0, 0]) == 20
+        assert "differ from their hash" in store.problems[0]
+        for file in (tmp_path / "20").rglob("*"):
+            if file.is_file():
+                file.write_bytes(b"")
+        found = store.load(self.abstract())
+        assert found is not None and found[0] == 10
+        (tmp_path / "10.json").unlink()  # a save that was cut short
+        assert store.load(self.abstract()) is None
+
+    def test_at_most_and_keep(self, tmp_path):
+        store = self.store(tmp_path)
+        found = store.load(self.abstract(), at_most=25)
+        assert found is not None and found[0] == 20
+        store.keep([10])
+        assert store.steps() == [10] and sorted(p.name for p in tmp_path.iterdir()) == ["10", "10.json"]
+
+    def test_another_configuration_is_refused(self, tmp_path):
+        store = self.store(tmp_path)
+        with pytest.raises(UserError, match="of another configuration"):
+            store.load({"params": {"v": self.abstract()["params"]["w"]}})
+
+    def test_hashes_see_type_and_shape(self):
+        zeros = [np.zeros(4, np.float32), np.zeros((2, 2), np.float32), np.zeros(4, np.int32)]
+        assert len({leaf_hashes({"x": array})["['x']"] for array in zeros}) == 3
+
+
+def test_the_known_source_takes_out_its_own_sampling_error():
+    rng = np.random.default_rng(0)
+    entropy, windows = 2.0, 400
+    exact = rng.normal(entropy, 0.5, windows) * 10
+    nats = exact + 10 * 0.1 + rng.normal(0, 0.01, windows)
+    count, document = np.full(windows, 10.0), np.arange(windows) // 4
+    names = [str(index) for index in range(100)]
+    plain = term_summary(nats, count, document, names, bytes_per_token=1.0)
+    known = term_summary(nats, count, document, names, exact, entropy=entropy)
+    assert known["value"] == pytest.approx(2.1, abs=5 * known["se"]) and known["se"] < plain["se"] / 50
+    assert known["sample"] == plain["value"] and plain["bits_per_byte"] == pytest.approx(plain["value"] / np.log(2))
+    means = np.bincount(document, nats) / 40
+    assert plain["se"] == pytest.approx(means.std(ddof=1) / 10, rel=1e-6)
