@@ -93,8 +93,8 @@ def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
     if not (0 < low < high):
         return []
     if high / low < 5:
-        found = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        return [float(t) for t in found if low <= t <= high]
+        steps = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        return [float(t) for t in steps if low <= t <= high]
     found: list[float] = []
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for parts in ((1,), (1, 3), (1, 2, 5)):

@@ -41,29 +41,29 @@ from scaling.errors import UserError
 def isoflop(runs: Runs, approach2: Mapping[str, Any]) -> Figure:
     """Approach 2: loss against N at each common budget, the parabolas, and their minima with intervals."""
     mode, groups, curves = budgets(runs, math.log(2.0))
-    kept = {round(math.log(p["C"]), 6): p for p in approach2["points"] if p["N"] is not None}
-    fits = [(g, kept.get(round(math.log(g.C), 6))) for g in groups]
-    parabolas = [(g, p, *_parabola(g, p)) if p else (g, None, None, None, None) for g, p in fits]
-    df = sum(len(x) - 3 for _, p, _, x, _ in parabolas if p)
-    squares = sum(float(np.sum(r**2)) for _, p, _, _, r in parabolas if p)
-    sigma = math.sqrt(squares / df) if df > 0 else 0.0
+    minima = {round(math.log(p["C"]), 6): p for p in approach2["points"] if p["N"] is not None}
+    colours = colormaps["viridis"]
+    found = {i: minima[key] for i, g in enumerate(groups) if (key := round(math.log(g.C), 6)) in minima}
+    parabolas = {i: _parabola(groups[i], p) for i, p in found.items()}
+    df = sum(len(x) - 3 for _, x, _ in parabolas.values())
+    squares = sum(float(np.sum(r**2)) for _, _, r in parabolas.values())
+    half = float(stats.t.ppf(0.975, df)) * math.sqrt(squares / df) if df > 0 else 0.0
     how = "isoFLOP groups as they are" if mode == "isoflop" else f"losses of {len(curves)} sizes interpolated along D"
-    ends = (
-        f"Bars: 95 % interval of a minimum from the scatter about all parabolas ({df} degree{'s' if df > 1 else ''} of freedom)."
-        if df > 0
-        else "No interval: three sizes a budget leave no residual."
-    )
+    ends = "No interval: three sizes a budget leave no residual."
+    if df > 0:
+        freedom = f"{df} degree{'s' if df > 1 else ''} of freedom"
+        ends = f"Bars: 95 % interval of a minimum from the scatter about all parabolas ({freedom})."
     edges = "open stars lie at an edge of the sizes and are not used"
     caption = f"{count_runs(len(runs))}; {how}. Stars: minima; {edges}. {ends}"
     figure, axes = new_figure("Approach 2: isoFLOP parabolas", caption, (7.6, 4.8))
-    ax, colours = axes[0, 0], colormaps["viridis"]
-    half = float(stats.t.ppf(0.975, df)) * sigma if df > 0 else 0.0
-    for i, (g, p, bend, x, _) in enumerate(parabolas):
-        colour = colours(0.88 * i / max(1, len(parabolas) - 1))
+    ax = axes[0, 0]
+    for i, g in enumerate(groups):
+        colour = colours(0.88 * i / max(1, len(groups) - 1))
         marker = MARKERS[i % len(MARKERS)]
         ax.plot(g.N, g.loss, marker, color=colour, markeredgecolor="white", label=f"C = {power_text(g.C)}")
-        if p is None or bend is None or x is None:
+        if i not in found:
             continue
+        p, (bend, x, _) = found[i], parabolas[i]
         at = math.log(p["N"])
         reach = np.linspace(min(x.min(), at - math.log(2)), max(x.max(), at + math.log(2)), 60)
         ax.plot(np.exp(reach), p["loss"] + bend * (reach - at) ** 2, color=colour, linewidth=1.1)
@@ -110,8 +110,8 @@ def allocation(fit: Fit | None, approaches: Mapping[str, Any]) -> Figure:
     grid = np.geomspace(*limits, 60)
     caption = (
         f"{count_runs(approaches['data']['rows'])}. Shaded: 95 % band; of 1 and 2 from the intervals of N at the "
-        "middle of the range and of the exponent, added in squares, of 3 from the draws of the fit. Dotted: the largest "
-        "fitted compute. Open points lie at an edge of the sizes and are not used."
+        "middle of the range and of the exponent, added in squares, of 3 from the draws of the fit. Dotted: the "
+        "largest fitted compute. Open points lie at an edge of the sizes and are not used."
     )
     columns = len(results)
     figure, axes = new_figure(

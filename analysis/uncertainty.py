@@ -51,12 +51,12 @@ class Groups:
 
     def __post_init__(self) -> None:
         self.counts = np.bincount(self.codes, minlength=len(self.names)).astype(np.float64)
+        self._order = np.argsort(self.codes, kind="stable")
+        self._edges = np.concatenate([[0], np.cumsum(self.counts[:-1]).astype(int)])
 
     def sums(self, x: Array) -> Array:
         """Sums over groups of the last axis: (..., n) -> (..., groups)."""
-        order = np.argsort(self.codes, kind="stable")
-        edges = np.concatenate([[0], np.cumsum(self.counts[:-1]).astype(int)])
-        return np.add.reduceat(x[..., order], edges, axis=-1)
+        return np.add.reduceat(x[..., self._order], self._edges, axis=-1)
 
     def quadratic(self, r: Array, rho: Array | float) -> Array:
         """r' V^-1 r over the last axis."""

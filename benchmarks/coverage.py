@@ -1,6 +1,6 @@
 """Do nominal 95 % intervals cover 95 %? Scored over ALL simulated studies, flagged ones included.
 
-    python benchmarks/coverage.py --studies=500 --out=benchmarks/coverage.json
+    python benchmarks/coverage.py --studies=500 --jobs=2 --out=benchmarks/coverage.json
 
 The truth is Hoffmann's law (arXiv 2203.15556, approach 3). Noise is normal in log loss; with ``shared`` half of its
 variance is one draw per stem. Designs: grids of sizes x tokens over two (wide: four) decades of N and of D, an isoFLOP
@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import platform
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -131,12 +133,13 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=500)
     parser.add_argument("--out", default="benchmarks/coverage.json")
     parser.add_argument("--only", default="", help="designs whose name contains this")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
+    settings = [s for s in SETTINGS if options.only in s[0]]
     done: list[dict[str, Any]] = []
-    for setting in SETTINGS:
-        if options.only in setting[0]:
-            done.append(score(*setting, options.studies))
-            row = done[-1]
+    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for row in pool.map(score, *zip(*settings), [options.studies] * len(settings)):
+            done.append(row)
             cover = "  ".join(f"{t} {100 * v:5.1f}" for t, v in row["cover"].items())
             head = f"{row['design']:12s} noise {row['noise']:.3f} shared {row['shared']:.1f} {row['rows']:12s}"
             print(f"{head} {cover}  flagged {row['flagged_not_identified']:.3f}", flush=True)

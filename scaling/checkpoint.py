@@ -37,7 +37,7 @@ class Checkpoints:
     """The checkpoints of one run, by step, in ``<root>/<step>`` with ``<root>/<step>.json`` beside each."""
 
     def __init__(self, root: Path):
-        self.root = Path(root)
+        self.root = Path(root).absolute()  # orbax takes no relative path
         self.problems: list[str] = []  # what did not verify, for the log and the record
 
     def steps(self) -> list[int]:

@@ -195,19 +195,24 @@ def parse(name: str, arguments: Sequence[str]) -> SimpleNamespace:
     }
     for flag in verb.flags:
         define[flag.kind](flag.name, flag.default, flag.help, flag_values=values)
-    chosen = argument = None
+    chosen = argument = config = None
     if verb.study:
         chosen, argument = _locate_config(arguments)
-        from ml_collections import config_flags
+        if chosen is not None:
+            from ml_collections import config_flags
 
-        config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=["scaling", *arguments])
+            # config_flags would load the file itself, by an import call that is deprecated, and hide what it raised.
+            config = _load_config(chosen, argument)
+            sys_argv = ["scaling", *arguments]
+            try:
+                config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=sys_argv)
+            except Exception as error:
+                raise _flag_error(error, flags.Error, arguments) from error
     try:
         positional = values(["scaling", *arguments])[1:]
-        config = values.config if verb.study else None
-    except UserError:
-        raise
+        config = values.config if chosen is not None else None
     except Exception as error:
-        raise _flag_error(error, chosen, flags.Error, arguments) from error
+        raise _flag_error(error, flags.Error, arguments) from error
     if len(positional) != len(verb.positional):
         wanted = f"takes {' '.join(verb.positional) or 'no argument'}; see scaling {name} --help"
         raise UserError(name, " ".join(positional) or "nothing", wanted)
@@ -216,17 +221,16 @@ def parse(name: str, arguments: Sequence[str]) -> SimpleNamespace:
     return SimpleNamespace(**options, path=path, config=config, argument=argument)
 
 
-def _locate_config(arguments: list[str]) -> tuple[str | None, str | None]:
-    """Replaces the value of --config in place by the file that it means; returns that file and the argument."""
+def _locate_config(arguments: list[str]) -> tuple[Path | None, str | None]:
+    """Takes --config out of the arguments; returns the file that it means and the argument for it."""
     for index, text in enumerate(arguments):
         match = re.fullmatch(r"--?config(?:=(.*))?", text, re.DOTALL)
         if match is None:
             continue
-        if match[1] is None:
-            if index + 1 == len(arguments):
-                raise UserError("config", "nothing", f"give a file or one of {', '.join(_installed()) or 'none'}")
-            del arguments[index]
-        value = arguments[index] if match[1] is None else match[1]
+        if match[1] is None and index + 1 == len(arguments):
+            raise UserError("config", "nothing", f"give a file or one of {', '.join(_installed()) or 'none'}")
+        value = arguments.pop(index + 1) if match[1] is None else match[1]
+        del arguments[index]
         name, _, argument = value.partition(":")
         path = Path(name)
         if path.suffix != ".py" and os.sep not in name:
@@ -234,8 +238,7 @@ def _locate_config(arguments: list[str]) -> tuple[str | None, str | None]:
         if not path.is_file():
             known = ", ".join(_installed())
             raise UserError("config", name, f"no such file; give FILE.py or the name of an installed one ({known})")
-        arguments[index] = f"--config={path}" + (f":{argument}" if argument else "")
-        return str(path), argument or None
+        return path, argument or None
     return None, None
 
 
@@ -249,14 +252,36 @@ def _installed() -> dict[str, Path]:
     return {path.stem: path for path in found if not path.stem.startswith("_")}
 
 
-def _flag_error(error: Exception, chosen: str | None, base: type[Exception], arguments: list[str]) -> Exception:
-    """What absl, ml_collections or the experiment file said, as a UserError that names the flag."""
-    text = str(error).strip()
-    if "Traceback (most recent call last)" in text:  # ml_collections quotes what the experiment file raised
-        lines = re.findall(rf'File "{re.escape(chosen or "")}", line (\d+)', text)
-        where = f"line {lines[-1]}: " if lines else ""
-        return UserError("config", chosen, where + text.splitlines()[-1])
-    text = re.sub(r"\('([^']*)', .*\)", r"\1", text.replace("\n", " "))
+def _load_config(path: Path, argument: str | None) -> Any:
+    """The ConfigDict that ``get_config(argument)`` of an experiment file returns."""
+    import importlib.util
+
+    from ml_collections import ConfigDict
+
+    spec = importlib.util.spec_from_file_location("experiment", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config() if argument is None else module.get_config(argument)
+    except UserError:
+        raise
+    except Exception as error:
+        line, at = "", error.__traceback__
+        while at is not None:
+            if Path(at.tb_frame.f_code.co_filename).resolve() == path.resolve():
+                line = f" in line {at.tb_lineno}"
+            at = at.tb_next
+        given = "" if argument is None else f":{argument}"
+        raise UserError("config", f"{path}{given}", f"cannot be used: {type(error).__name__}{line}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError("config", path, f"get_config returned a {type(config).__name__}; it must return a ConfigDict")
+    return config
+
+
+def _flag_error(error: Exception, base: type[Exception], arguments: list[str]) -> Exception:
+    """What absl or ml_collections said, as a UserError that names the flag. Anything else is given back as it is."""
+    text = re.sub(r"\('([^']*)', .*\)", r"\1", str(error).strip().replace("\n", " "))
     if isinstance(error, base):
         if match := re.match(r"(?:flag )?--([\w.\[\]]+)=(.*?): (.*)", text):
             return UserError(match[1], match[2], match[3])
@@ -275,12 +300,7 @@ def _flag_error(error: Exception, chosen: str | None, base: type[Exception], arg
         if any(part and part in text for part in parts[1:]):
             missing = isinstance(error, (AttributeError, KeyError))
             return UserError(override[1], override[2], "no such field" if missing else f"has a wrong type ({text})")
-    line, at = "", error.__traceback__
-    while at is not None:
-        if chosen is not None and Path(at.tb_frame.f_code.co_filename).resolve() == Path(chosen).resolve():
-            line = f" in line {at.tb_lineno}"
-        at = at.tb_next
-    return UserError("config", chosen or "", f"cannot be read: {type(error).__name__}{line}: {text}")
+    return error
 
 
 if __name__ == "__main__":

@@ -402,12 +402,13 @@ def _seal(options: SimpleNamespace) -> int:
 
 def report(options: SimpleNamespace) -> int:
     """Writes the report and says how the sealed forecasts came out."""
+    workdir = _study(options.path)
     from analysis.report import write
 
     from analysis import forecast, sealed
 
-    path = write(_study(options.path), Path(options.out) if options.out else None)
-    verdict = forecast.score(options.path)["verdict"] if sealed.read(options.path) else None
+    path = write(workdir, Path(options.out) if options.out else None)
+    verdict = forecast.score(workdir)["verdict"] if sealed.read(workdir) else None
     if options.json:
         _print_json({"schema": 1, "kind": "report", "path": str(path), "forecasts": verdict})
         return 0

@@ -260,6 +260,11 @@ class TestCheckpoints:
         (tmp_path / "10.json").unlink()  # a save that was cut short
         assert store.load(self.abstract()) is None
 
+    def test_a_relative_path_will_do(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        self.store(Path("below/it"))
+        assert Checkpoints(tmp_path / "below" / "it").steps() == [10, 20, 30]
+
     def test_at_most_and_keep(self, tmp_path):
         store = self.store(tmp_path)
         found = store.load(self.abstract(), at_most=25)

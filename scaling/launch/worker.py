@@ -414,6 +414,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     report = 1
     try:
+        options.workdir = options.workdir.absolute()  # orbax takes no relative path
         report = _redirect(options.workdir, options.core)
         _bind(options.core)
         os.environ.update(environment(usable_cache(options.cache), single=options.core != "all"))

@@ -1,0 +1,310 @@
+"""The command line: fast help, one line for every mistake, exit codes, and a study that survives a Ctrl-C."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from chain_study import ROOT, Study, chain_study, ending, program, wait_for  # noqa: F401
+
+from scaling import cli, verbs
+from scaling.errors import UserError
+from scaling.records import read_json, write_json
+
+EXPERIMENT = """
+from scaling import study
+
+def get_config(argument=""):
+    if argument not in ("", "tiny", "two words"):
+        raise ValueError(f"no argument {argument}")
+    config = study.base("cli")
+    config.data.known = {"source": "zipf", "base": 4, "targets": 8}
+    config.model = {"width": 8, "layers": 1, "heads": 1, "context": 12}
+    config.recipe.batch = 4
+    config.recipe.warmup_steps = 4
+    config.chunk = 10
+    config.evaluation = {"tokens": 1024, "batch": 32}
+    config.cells = {"grid": study.block("grid", "known", (0,), tokens=(48 * 20, 48 * 40))}
+    return config
+"""
+LOSSES = [f"{n},{d},{1.7 + 400 / n**0.34 + 2000 / d**0.36}" for n in (1e6, 3e6, 1e7, 3e7) for d in (1e8, 3e8, 1e9)]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with an experiment and a table in it."""
+    (tmp_path / "exp.py").write_text(EXPERIMENT)
+    (tmp_path / "broken.py").write_text("def get_config():\n    return undefined_name\n")
+    (tmp_path / "syntax.py").write_text("def get_config(:\n")
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    (tmp_path / "runs.csv").write_text("\n".join(["N,D,loss", *LOSSES]))
+    (tmp_path / "lossless.csv").write_text("N,D\n1,2\n")
+    (tmp_path / "text.csv").write_text("N,D,loss\n1e6,1e8,3.0\n1e7,many,2.5\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("not a directory")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def scaling(*arguments: object) -> tuple[int, str, str]:
+    """Exit code, output and errors of one command in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main([str(argument) for argument in arguments])
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_help_is_complete_and_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom scaling import cli\n"
+        "assert cli.main([]) == cli.main(['--help']) == 0\n"
+        "assert all(cli.main([verb, '--help']) == 0 for verb in cli.VERBS)\n"
+        "heavy = {'jax', 'numpy', 'absl', 'ml_collections', 'rich', 'pandas', 'analysis'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    for name, verb in cli.VERBS.items():
+        assert f"  {name} " in ran.stdout and verb.summary in ran.stdout
+        assert all(f"--{flag.name}" in ran.stdout for flag in verb.flags)
+        assert callable(getattr(verbs, name))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("jump", "verb = jump: choose one of plan, run"),
+        ("plan", "config = nothing: give --config"),
+        ("plan --config", "config = nothing: give a file or one of demo"),
+        ("plan --config=missing.py", "config = missing.py: no such file; give FILE.py or the name of an installed one"),
+        ("plan --config=nothing", "installed one (demo"),
+        ("plan --config=folder", "no such file"),
+        (
+            "plan --config=exp.py:wrong",
+            "config = exp.py:wrong: cannot be used: ValueError in line 6: no argument wrong",
+        ),
+        ("plan --config=broken.py", "NameError in line 2: name 'undefined_name' is not defined"),
+        ("plan --config=syntax.py", "SyntaxError"),
+        ("plan --config=empty.py", "no attribute 'get_config'"),
+        ("plan --config=exp.py --config.nothing=3", "config.nothing = 3: no such field"),
+        ("plan --config=exp.py --config.model.nothing=3", "config.model.nothing = 3: no such field"),
+        ("plan --config=exp.py --config.chunk=many", "config.chunk = many: invalid literal"),
+        ("plan --config=exp.py --config.chunk=0", "config.chunk = 0: must be"),
+        ("plan --config.chunk=3", "config.chunk = overridden: there is nothing to override; give --config too"),
+        ("plan --config=exp.py --wrkdir=a", "flag = --wrkdir: unknown flag; did you mean --workdir?"),
+        ("plan --config=exp.py --json=perhaps", "json = perhaps: Non-boolean argument to boolean flag"),
+        ("plan --config=exp.py --workdir", "Missing value for flag --workdir"),
+        ("plan exp.py", "plan = exp.py: takes no argument"),
+        ("plan --config=exp.py --config.cells.grid.tokens=(1000000000000,)", "without repeats"),
+        ("run", "config = nothing: give --config=FILE.py, or --workdir"),
+        ("run --workdir=folder", "workdir = folder: holds no study.json"),
+        ("run --workdir=nowhere", "workdir = nowhere: does not exist"),
+        ("run --config=exp.py --engine=cloud", "engine = cloud: choose one of local"),
+        ("run --config=exp.py --workers=0", "workers = 0: must be at least 1"),
+        ("run --config=exp.py --workers=a", "workers = a: invalid literal"),
+        ("run --config=exp.py --max_attempts=0", "max_attempts = 0: must be at least 1"),
+        ("run --config=exp.py --workdir=file", "cannot be written"),
+        ("run --config=exp.py --config.data.known.source=dream", "dream"),
+        ("status", "status = nothing: takes WORKDIR"),
+        ("status folder", "holds no study.json"),
+        ("fit", "fit = nothing: takes PATH"),
+        ("fit runs.csv more.csv", "fit = runs.csv more.csv: takes PATH"),
+        ("fit nowhere.csv", "does not exist"),
+        ("fit lossless.csv", "loss"),
+        ("fit text.csv", "many"),
+        ("fit runs.csv --law=guess", "law = guess: choose one of"),
+        ("fit runs.csv --fixed=E", "fixed = E: must be NAME=VALUE"),
+        ("fit runs.csv --fixed=E=low", "fixed = E=low: must be NAME=VALUE"),
+        ("fit runs.csv --objective=best", "objective"),
+        ("fit runs.csv --where=N>1e30", "leaves none"),
+        ("fit folder --law=chinchilla", "workdir"),
+        ("fit folder", "workdir"),
+        ("predict nothing.json --flops=1e18", "nothing.json"),
+        ("predict runs.csv --flops=1e18", "runs.csv"),
+        ("predict folder", "folder"),
+        ("report file", "does not exist"),
+        ("plot nowhere.json", "nowhere.json"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(place, arguments, words):
+    before = sorted(path.relative_to(place) for path in place.rglob("*") if "__pycache__" not in path.parts)
+    code, out, err = scaling(*arguments.split())
+    assert code == 2, (out, err)
+    assert err.startswith("scaling: error: ") and err.count("\n") == 1 and words in err, err
+    after = sorted(path.relative_to(place) for path in place.rglob("*") if "__pycache__" not in path.parts)
+    if arguments.startswith("run --config=exp.py --") and "data" not in arguments and "file" not in arguments:
+        after = [path for path in after if path.parts[:1] != ("runs",)]  # the plan may be there, never a record
+        assert not list(place.glob("runs/*/runs"))
+    assert after == before
+
+
+def test_the_argument_names_its_own_workdir():
+    assert verbs.default_workdir("demo", None) == Path("runs/demo")
+    assert verbs.default_workdir("demo-smoke", "smoke") == Path("runs/demo-smoke")
+    assert verbs.default_workdir("demo", "smoke") == Path("runs/demo-smoke")
+    assert verbs.default_workdir("demo", "sizes=1, 2") == Path("runs/demo-sizes-1-2")
+
+
+def test_a_config_is_found_by_name_by_file_and_with_a_space(place):
+    by_name = cli.parse("plan", ["--config=demo:smoke"])
+    assert by_name.config.name == "demo-smoke" and by_name.argument == "smoke"
+    for arguments in (["--config", "exp.py:two words"], ["-config=exp.py:two words"], [f"--config={place}/exp.py"]):
+        options = cli.parse("plan", [*arguments, "--config.cells.grid.seeds=(1, 2)", "--config.chunk=5"])
+        assert options.config.cells.grid.seeds == (1, 2) and options.config.chunk == 5
+        assert options.argument == ("two words" if "two" in arguments[-1] else None)
+
+
+def test_plan_prints_the_cells_and_writes_nothing(place):
+    code, out, _ = scaling("plan", "--config=exp.py")
+    assert code == 0 and "2 cells in 1 programs" in out and "parameters by group" in out
+    code, out, _ = scaling("plan", "--config=exp.py", "--json")
+    made = json.loads(out)
+    assert code == 0 and [cell["D"] for cell in made["cells"]] == [48 * 20, 48 * 40]
+    assert made["workdir"] == "runs/cli" and made["warnings"]
+    assert not (place / "runs").exists()
+
+
+def test_fit_predict_and_plot_of_a_table(place):
+    code, out, _ = scaling("fit", "runs.csv", "--out=cards/fit.json", "--where", "N > 0", "--fixed=E=1.7")
+    assert code == 0 and "written: cards/fit.json" in out
+    card = read_json(place / "cards/fit.json")
+    assert card["params"]["E"]["value"] == 1.7 and card["params"]["alpha"]["value"] == pytest.approx(0.34, abs=1e-3)
+    code, out, _ = scaling("fit", "runs.csv", "--json")
+    assert code == 0 and json.loads(out)["law"] == "chinchilla"
+    code, out, _ = scaling("predict", "cards/fit.json", "--flops=1e17")
+    assert code == 0 and all(name in out for name in ("N  ", "D  ", "D/N", "loss"))
+    answer = json.loads(scaling("predict", "cards/fit.json", "--flops=1e17", "--json")[1])
+    assert answer["N"]["lo"] <= answer["N"]["value"] <= answer["N"]["hi"]
+    code, _, err = scaling("predict", "cards/fit.json", "--flops=1e26")
+    assert code == 2 and "times the largest fitted compute" in err and err.count("\n") == 1
+    assert scaling("predict", "cards/fit.json", "--flops=1e26", "--force")[0] == 0
+    code, out, _ = scaling("fit", "runs.csv", "--law=all", "--out=all")
+    assert code == 0 and {path.name for path in (place / "all").glob("*.json")} == {
+        *(f"runs-{law}-nonembedding.json" for law in verbs.STANDARD), "runs-approaches-nonembedding.json",
+    }  # fmt: skip
+    (place / "named.csv").write_text((place / "runs.csv").read_text().replace("loss", "val_loss"))
+    renamed = json.loads(scaling("fit", "named.csv", "--columns=loss=val_loss", "--json")[1])
+    assert renamed["params"] == json.loads(out := scaling("fit", "runs.csv", "--json")[1])["params"], out
+
+
+def test_laws_lists_every_law():
+    names = [law["name"] for law in json.loads(scaling("laws", "--json")[1])]
+    out = scaling("laws")[1]
+    assert set(verbs.STANDARD) <= set(names) and all(name in out for name in names)
+
+
+def test_a_tables_numbers_are_aligned():
+    lines = verbs.table([{"a": "x", "b": 5}, {"a": "long", "b": 1234}], {"a": lambda r: r["a"], "b": lambda r: r["b"]})
+    assert lines == ["a        b", "x        5", "long  1234"]
+    assert verbs.table([], {"a": lambda r: r["a"]}) == ["a"]
+
+
+# --- run
+
+
+def command(study: Study, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "scaling.cli", "run", f"--workdir={study.workdir}", "--execute=chains:execute",
+         *arguments],
+        cwd=ROOT, env=study.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interrupted_run_continues_and_a_third_does_nothing(study, number, code):
+    study.plan(program("one", steps=60), program("two", steps=60))
+    with ending(command(study, "--workers=2")) as process:
+        wait_for(lambda: len(study.trace()) > 6)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == code and "interrupted; the same command continues" in err, err
+    assert 6 < len(study.trace()) < 120 and not list(study.workdir.glob("runs/*/lease.json"))
+    if number != signal.SIGINT:
+        return
+    with ending(command(study, "--json")) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and json.loads(out)["counts"]["done"] == 2, err
+    study.assert_finished()
+    assert len(study.trace()) == 120
+    with ending(command(study)) as process:
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and "nothing to do: all 2 runs" in out and err == ""
+    assert len(study.trace()) == 120
+
+
+def test_failures_are_told_and_retried_on_request(study):
+    study.plan(program("bad", raise_at=1), program("wrong", reject=True), program("fine"))
+    with ending(command(study, "--max_attempts=1")) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "failed: bad: 1 attempts without progress; the last: ValueError: cannot go on" in err
+    assert "rejected: wrong: data = nan: holds NaN; mend the data" in err and "--retry_failed" in err
+    code, out, _ = scaling("status", study.workdir)
+    assert code == 0 and "1 rejected, 1 failed" in out and "--retry_failed" in out
+    study.plan(program("bad"), program("wrong"), program("fine"))
+    with ending(command(study, "--retry_failed")) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    study.assert_finished()
+
+
+def test_a_full_disk_is_one_line(study):
+    study.plan(program("one", full_disk=True))
+    with ending(command(study)) as process:
+        _, err = process.communicate(timeout=60)
+    last = err.splitlines()[-1]
+    assert process.returncode == 2 and last.startswith("scaling: error: workdir = ") and "No space left" in last
+
+
+def test_a_reader_that_leaves_is_no_error(study):
+    study.plan(*(program(f"p{index}") for index in range(2000)))
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", "scaling.cli", "status", str(study.workdir)],
+            cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        os.close(write)
+    assert process.stderr == "" and process.returncode == cli.EXIT_PIPE
+
+
+def test_a_real_study_trains_and_shows_its_state(place, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    code, out, err = scaling("run", "--config=exp.py:tiny", "--workers=1")
+    assert code == 0 and "cli: 100 %, runs 3/3, programs 1/1" in out, err
+    workdir = place / "runs" / "cli-tiny"
+    results = {path.parent.name: path.read_bytes() for path in workdir.glob("runs/*/result.json")}
+    code, out, err = scaling("run", "--config=exp.py:tiny", "--workers=1")
+    assert code == 0 and out == "nothing to do: all 3 runs of runs/cli-tiny are final\n" and err == ""
+    assert results == {path.parent.name: path.read_bytes() for path in workdir.glob("runs/*/result.json")}
+    code, out, _ = scaling("status", "runs/cli-tiny", "--json")
+    status = json.loads(out)
+    assert status["counts"]["done"] == 3 and all(row["loss"] > 0 for row in status["runs"])
+    code, _, err = scaling("run", "--config=exp.py", "--config.name=other", "--workdir=runs/cli-tiny")
+    assert code == 2 and "holds the study cli" in err
+
+
+def test_an_unexpected_error_keeps_its_traceback(place, monkeypatch):
+    write_json(place / "study" / "study.json", {"name": "x", "programs": []})
+    monkeypatch.setattr(verbs, "study_status", lambda path: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        scaling("status", "study")
+    monkeypatch.setattr(verbs, "study_status", lambda path: os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL))
+    with pytest.raises(FileExistsError):
+        scaling("status", "study")
+    monkeypatch.setattr(verbs, "study_status", lambda path: os.mkdir("/proc/nothing"))
+    with pytest.raises(FileNotFoundError):
+        scaling("status", "study")
+    monkeypatch.setattr(verbs, "study_status", lambda path: os.unlink("/proc/version"))
+    code, _, err = scaling("status", "study")
+    assert code == 2 and err.startswith("scaling: error: path = /proc/version: ") and err.count("\n") == 1
+    with pytest.raises(UserError):
+        cli.parse("status", [])
