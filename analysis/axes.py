@@ -74,12 +74,14 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def power_text(value: float) -> str:
+def power_text(value: float, digits: int = 2) -> str:
     """3×10¹²: how people write FLOPs."""
     if value <= 0 or not math.isfinite(value):
         return f"{value:g}"
     exponent = math.floor(math.log10(value) + 1e-9)
-    head = f"{value / 10.0**exponent:.2g}"
+    head = f"{value / 10.0**exponent:.{digits}g}"
+    if head == "10":  # 9.99 rounds up
+        head, exponent = "1", exponent + 1
     tail = f"10{str(exponent).translate(_SUPER)}"
     return tail if head == "1" else f"{head}×{tail}"
 

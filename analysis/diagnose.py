@@ -274,7 +274,10 @@ def _identification(inference: Inference, level: float, intervals: dict[str, dic
             )
             numbers = {"parameter": floor, "lo": lo, "hi": hi, "expected_statistic": hope["floor_reach"]}
             out.append(warning("not_identified", message, **numbers))
-    if hope["a_half_width"] is not None:
+    if hope["a_half_width"] is not None and "a" not in intervals:
+        message = "a is not identified: both exponents are zero, the loss does not fall in these runs"
+        out.append(warning("not_identified", message, parameter="a"))
+    elif hope["a_half_width"] is not None:
         seen = _half(intervals, "a")
         if max(hope["a_half_width"], seen) > WIDE_A:
             cell = intervals["a"]

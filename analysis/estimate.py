@@ -236,7 +236,7 @@ def starts(surface: Surface, y: Array, free: Array, fixed: Array, *, count: int 
     z = np.tile(fixed, (len(grid), 1))
     z[:, nonlinear] = grid
     q = z[:, surface.outer] if surface.outer is not None else np.ones(len(grid))
-    target = np.exp((y[rows] - np.log(surface.scale))[None] / q[:, None])
+    target = np.exp(np.clip((y[rows] - np.log(surface.scale))[None] / q[:, None], -150, 150))
     basis = np.empty((len(grid), len(rows), len(linear)))
     for j, i in enumerate(linear):
         if i == surface.floor:

@@ -216,7 +216,12 @@ def fit(
 
 def _cell(value: float, lo: float, hi: float, unit: str) -> dict[str, Any]:
     """One number with its interval; null where an end is infinite."""
-    return {"value": float(value), "lo": finite(min(lo, value)), "hi": finite(max(hi, value)), "unit": unit}
+    ends = (min(lo, value), max(hi, value))
+    return {
+        "value": float(value),
+        **{k: finite(v) if abs(v) < 1e290 else None for k, v in zip(("lo", "hi"), ends)},
+        "unit": unit,
+    }
 
 
 def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
@@ -236,6 +241,8 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
         for role in ("holdout", "stem"):
             if bool((table["role"] == role).any()):
                 raise UserError("role", role, "held-out and undecayed rows are never fitted; select other rows")
+    if len(diagnose.levels(table["loss"], 1e-12)) < 2:
+        raise UserError("loss", f"{table['loss'].iloc[0]} in every row", "there is nothing to fit")
     P = len(law.coordinates) - len(fixed)
     if len(table) < P + 1:
         raise UserError("rows", len(table), f"law {law.name} has {P} free parameters and needs {P + 1} runs or more")

@@ -433,6 +433,9 @@ chinchilla = Law(
 )
 
 
+_LARGEST = 700.0
+
+
 def _kaplan_power(theta: Array) -> Array:
     """(Nc, Dc, alpha_N, alpha_D) -> (A, B, p, q) of (A N^-p + B / D)^q."""
     nc, dc, alpha_n, alpha_d = theta.T
@@ -443,7 +446,8 @@ def _kaplan_power(theta: Array) -> Array:
 def _kaplan_natural(power: Array) -> Array:
     a, b, p, q = power.T
     with np.errstate(divide="ignore", over="ignore"):
-        return np.stack([np.exp(np.log(a) / p), b, p * q, q], 1)
+        # Nc of a term that the data do not show runs off to infinity: it stops at the largest number that JSON holds
+        return np.stack([np.exp(np.minimum(np.log(a) / p, _LARGEST)), b, p * q, q], 1)
 
 
 kaplan = Law(

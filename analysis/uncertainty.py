@@ -364,7 +364,8 @@ def ratio_scores(G: Array, r: Array, groups: Groups) -> Array:
         white, e = groups.whiten(G.T, rho).T, groups.whiten(r, rho)
         rss = float(((e - white @ np.linalg.lstsq(white, e, rcond=1e-10)[0]) ** 2).sum())
         sign, log_det = np.linalg.slogdet(white.T @ white)
-        if sign > 0 and rss > 0:
+        rss = max(rss, n * 1e-24)
+        if sign > 0:
             scores[k] = -0.5 * (float(groups.log_det(rho)) + log_det + (n - P) * math.log(rss)) - math.log1p(rho)
     return scores
 

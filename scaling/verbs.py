@@ -343,7 +343,9 @@ def _card_lines(card: dict[str, Any], *, brief: bool) -> list[str]:
         lines.append(f"  {how}{quality}")
         lines.append(f"  {len(card['optima'])} close optima, {len(data['dropped'])} rows dropped")
         lines += [f"    dropped {row['row']}: {row['reason']}" for row in data["dropped"][:5]]
-    lines += [f"  warning {entry['name']}: {entry['message']}" for entry in card["warnings"]]
+        lines += [f"  warning {entry['name']}: {entry['message']}" for entry in card["warnings"]]
+    elif card["warnings"]:
+        lines.append(f"  warnings (see the card): {', '.join(dict.fromkeys(w['name'] for w in card['warnings']))}")
     return [*lines, f"  {card['verdict']}"]
 
 
@@ -403,9 +405,8 @@ def _seal(options: SimpleNamespace) -> int:
 def report(options: SimpleNamespace) -> int:
     """Writes the report and says how the sealed forecasts came out."""
     workdir = _study(options.path)
-    from analysis.report import write
-
     from analysis import forecast, sealed
+    from analysis.report import write
 
     path = write(workdir, Path(options.out) if options.out else None)
     verdict = forecast.score(workdir)["verdict"] if sealed.read(workdir) else None

@@ -100,7 +100,7 @@ def test_help_is_complete_and_imports_nothing_heavy():
         ("plan --config=exp.py --json=perhaps", "json = perhaps: Non-boolean argument to boolean flag"),
         ("plan --config=exp.py --workdir", "Missing value for flag --workdir"),
         ("plan exp.py", "plan = exp.py: takes no argument"),
-        ("plan --config=exp.py --config.cells.grid.tokens=(1000000000000,)", "without repeats"),
+        ("plan --config=exp.py --config.cells.grid.sizes=(-1,)", "size"),
         ("run", "config = nothing: give --config=FILE.py, or --workdir"),
         ("run --workdir=folder", "workdir = folder: holds no study.json"),
         ("run --workdir=nowhere", "workdir = nowhere: does not exist"),

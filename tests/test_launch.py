@@ -14,7 +14,7 @@ from chain_study import ROOT, Study, chain_study, drain, ending, program, wait_f
 
 from scaling.errors import UserError
 from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, engine, engines, lease, worker
-from scaling.launch.local import Local
+from scaling.launch.local import Local, accelerated
 from scaling.launch.progress import follow
 from scaling.records import Record, read_json, write_json
 from scaling.status import StatusReader, study_status
@@ -292,12 +292,36 @@ def test_the_pool_reports_a_full_disk_and_stops(study):
     assert study.record("two").result is None
 
 
+def test_only_the_submitted_programs_are_trained(study):
+    study.plan(program("one"), program("two"))
+    pool = Local(study.workdir, workers=2, execute="chains:execute")
+    assert pool.size <= 2
+    pool.submit(study.programs[1:])
+    assert pool.size == 1
+    drain(pool)
+    assert study.record("two").status == "done" and not study.record("one").path.exists()
+
+
+def test_without_an_accelerator_there_is_a_worker_a_core(study, monkeypatch):
+    assert not accelerated()
+    assert Local(study.workdir).size == 1  # never more workers than programs
+    pool = Local(study.workdir)
+    study.plan(*(program(f"p{index}") for index in range(50)))
+    pool.submit(study.programs)
+    assert pool.size == pool.poll().workers == len(os.sched_getaffinity(0))
+    pool.cancel(force=True)
+    drain(pool)
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not accelerated()
+
+
 def test_bad_options_are_user_errors(study):
     with pytest.raises(UserError, match="at least 1"):
         Local(study.workdir, workers=0)
     with pytest.raises(UserError, match="at least 1"):
         Local(study.workdir, max_attempts=0)
-    (study.workdir).write_text("a file, not a directory")
+    study.workdir.write_text("a file, not a directory")
     with pytest.raises(UserError, match="cannot be written"):
         Local(study.workdir).submit([program("one")])
 

@@ -261,6 +261,52 @@ def test_of_many_breakers_exactly_one_becomes_the_owner(tmp_path, start):
     assert sorted(int(number) for text in won for number in text.split(",") if text) == list(range(rounds)), won
 
 
+def silent(directory: Path) -> leases.Watch:
+    """An observer that has seen the same lease of another machine for long enough to take it away."""
+    directory.mkdir(exist_ok=True)
+    (directory / leases.NAME).write_text('{"owner": "x", "machine": "elsewhere", "pid": 1, "beat": 5}')
+    watch = leases.Watch(ttl=0.2)
+    for _ in range(5):
+        assert watch.take(directory) is None
+        time.sleep(0.05)
+    return watch
+
+
+def test_a_lease_that_changed_hands_at_the_last_moment_is_put_back(tmp_path, monkeypatch):
+    watch, rename, rivals = silent(tmp_path), os.rename, []
+
+    def rename_too_late(source, target):
+        (tmp_path / leases.NAME).unlink()
+        rivals.append(leases.acquire(tmp_path, beat=0.02))
+        rename(source, target)
+
+    monkeypatch.setattr(leases.os, "rename", rename_too_late)
+    assert watch.take(tmp_path) is None
+    monkeypatch.undo()
+    time.sleep(0.2)
+    (rival,) = rivals
+    assert rival.alive() and leases.holder(tmp_path)["owner"] == rival.owner  # type: ignore[index]
+    rival.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lease_that_a_rival_takes_right_after_the_takeover_does_not_count(tmp_path, monkeypatch):
+    watch, sleep, rivals = silent(tmp_path), time.sleep, []
+
+    def rival_while_settling(seconds):
+        if seconds == leases.SETTLE:
+            (tmp_path / leases.NAME).unlink()
+            rivals.append(leases.acquire(tmp_path))
+        sleep(seconds)
+
+    sleep(0.1)
+    monkeypatch.setattr(leases.time, "sleep", rival_while_settling)
+    assert watch.take(tmp_path) is None
+    (rival,) = rivals
+    assert rival.alive() and leases.holder(tmp_path)["owner"] == rival.owner  # type: ignore[index]
+    rival.release()
+
+
 def test_damaged_content_is_treated_as_silent(tmp_path):
     (tmp_path / leases.NAME).write_bytes(b"\xff{")
     assert leases.holder(tmp_path) is None

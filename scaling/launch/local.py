@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -19,17 +20,12 @@ from typing import Any
 import scaling
 from scaling.errors import UserError
 from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, Pool
-from scaling.launch.worker import MAX_ATTEMPTS, environment, progress_marks, usable_cache
+from scaling.launch.worker import MAX_ATTEMPTS, environment, load_programs, progress_marks, settled, usable_cache
 from scaling.records import write_atomic
 
-# Packages that bring an accelerator to JAX, with what exists on a machine that has one.
-ACCELERATORS = {
-    "jax_cuda13_plugin": ("/dev/nvidiactl", "/dev/dxg"),
-    "jax_cuda12_plugin": ("/dev/nvidiactl", "/dev/dxg"),
-    "jax_rocm7_plugin": ("/dev/kfd",),
-    "jax_rocm60_plugin": ("/dev/kfd",),
-    "libtpu": ("/dev/accel0", "/dev/vfio/0"),
-}
+# How the plugins of jax begin (jax_plugins.xla_cuda13 ...), with what exists on a machine that has such a device.
+ACCELERATORS = {"xla_cuda": ("/dev/nvidiactl", "/dev/dxg"), "xla_rocm": ("/dev/kfd",)}
+TPU = ("/dev/accel0", "/dev/vfio/0")
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # 1.5 to 1.9x on small models on CPU, see benchmarks
 
 
@@ -40,10 +36,12 @@ def accelerated() -> bool:
         return False
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return False
-    return any(
-        importlib.util.find_spec(package) is not None and any(Path(path).exists() for path in paths)
-        for package, paths in ACCELERATORS.items()
-    )
+    plugins = importlib.util.find_spec("jax_plugins")
+    places = [] if plugins is None else list(plugins.submodule_search_locations or [])
+    found = [module.name for module in pkgutil.iter_modules(places)]
+    devices = [ACCELERATORS[kind] for kind in ACCELERATORS if any(name.startswith(kind) for name in found)]
+    devices += [TPU] if importlib.util.find_spec("libtpu") is not None else []
+    return any(Path(path).exists() for paths in devices for path in paths)
 
 
 def cores() -> list[int]:
@@ -106,7 +104,7 @@ class Local:
         self._max_attempts = max_attempts
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._programs: list[dict[str, Any]] = []
-        self._only = ""
+        self._only: list[str] = []
         self._cancelled, self._problem = False, None
         self._deaths = 0
         self._last_marks: list[dict[str, int]] | None = None
@@ -121,7 +119,10 @@ class Local:
         write_atomic(self.workdir / "logs" / ".probe", "")
         (self.workdir / "logs" / ".probe").unlink(missing_ok=True)
         self._programs = list(programs)
-        self._only = ",".join(program["program"] for program in programs)
+        asked = {program["program"] for program in programs}
+        rest = [program for program in load_programs(self.workdir) if program["program"] not in asked]
+        others = any(not settled(self.workdir, spec) for program in rest for spec in program["runs"])
+        self._only = [f"--only={','.join(sorted(asked))}"] if others else []
         for index in range(min(self.size, len(self._programs))):
             self._start(index)
 
@@ -164,7 +165,7 @@ class Local:
         core = self._places[index % len(self._places)]
         command = [sys.executable, "-m", "scaling.launch.worker", f"--workdir={self.workdir}", f"--core={core}"]
         self._workers[index] = subprocess.Popen(
-            [*command, f"--parent={os.getpid()}", f"--only={self._only}", *self._options],
+            [*command, f"--parent={os.getpid()}", *self._only, *self._options],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
