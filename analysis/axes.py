@@ -190,7 +190,7 @@ class Sizes:
 
     def colour(self, n: float) -> Any:
         share = (math.log(n) - self.low) / max(self.high - self.low, 1e-9)
-        return self.map(0.88 * share)
+        return self.map(0.8 * share)
 
     def scatter(self, ax: Axes, n: Array, x: Array, y: Array) -> None:
         for i, level in enumerate(self.levels if self.few else []):
@@ -216,7 +216,7 @@ class Sizes:
             ]
             ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
             return
-        norm = Normalize(self.low, self.low + (self.high - self.low) / 0.88)
+        norm = Normalize(self.low, self.low + (self.high - self.low) / 0.8)
         ticks = round_ticks(math.exp(self.low), math.exp(self.high), 5)
         bar = figure.colorbar(ScalarMappable(norm, self.map), ax=ax, pad=0.02, aspect=30)
         bar.ax.set_ylim(self.low, self.high)

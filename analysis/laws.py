@@ -440,7 +440,8 @@ def _kaplan_power(theta: Array) -> Array:
     """(Nc, Dc, alpha_N, alpha_D) -> (A, B, p, q) of (A N^-p + B / D)^q."""
     nc, dc, alpha_n, alpha_d = theta.T
     p = alpha_n / alpha_d
-    return np.stack([np.exp(p * np.log(nc)), dc, p, alpha_d], 1)
+    with np.errstate(divide="ignore"):
+        return np.stack([np.exp(np.minimum(p * np.log(nc), _LARGEST)), dc, p, alpha_d], 1)
 
 
 def _kaplan_natural(power: Array) -> Array:

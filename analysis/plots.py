@@ -117,9 +117,11 @@ def _loss_of_one(fit: Fit, data: dict[str, Array], entropy: float | None) -> Fig
     ax, limits = axes[0, 0], span(data[column])
     grid = np.geomspace(*limits, 80)
     band = fit.predict({column: grid}, level=fit.level, new_run=False)
-    ax.plot(grid, band["value"], color=KINDS[0])
-    ax.fill_between(grid, band["lo"], band["hi"], color=KINDS[0], alpha=0.18, linewidth=0)
-    ax.plot(data[column], data["loss"], "o", color=INK, rasterized=len(data["loss"]) > MANY_POINTS)
+    ax.plot(grid, band["value"], color=KINDS[1], zorder=4)
+    ax.fill_between(grid, band["lo"], band["hi"], color=KINDS[1], alpha=0.25, linewidth=0, zorder=3)
+    count = len(data["loss"])
+    style = {"markersize": 5 if count < 60 else 3, "rasterized": count > MANY_POINTS}
+    ax.plot(data[column], data["loss"], "o", color=MUTED, **style)
     if entropy is not None:
         ax.axhline(entropy, color=INK, linestyle=(0, (5, 3)), linewidth=1.1)
     labels = {"N": n_label(fit.conventions), "D": D_LABEL, "C": c_label(fit.conventions)}

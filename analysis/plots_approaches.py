@@ -23,6 +23,7 @@ from analysis.axes import (
     count_runs,
     log_axis,
     loss_label,
+    n_kind,
     n_label,
     new_figure,
     plain,
@@ -58,14 +59,14 @@ def isoflop(runs: Runs, approach2: Mapping[str, Any]) -> Figure:
     figure, axes = new_figure("Approach 2: isoFLOP parabolas", caption, (7.6, 4.8))
     ax = axes[0, 0]
     for i, g in enumerate(groups):
-        colour = colours(0.88 * i / max(1, len(groups) - 1))
+        colour = colours(0.8 * i / max(1, len(groups) - 1))
         marker = MARKERS[i % len(MARKERS)]
         ax.plot(g.N, g.loss, marker, color=colour, markeredgecolor="white", label=f"C = {power_text(g.C)}")
         if i not in found:
             continue
         p, (bend, x, _) = found[i], parabolas[i]
         at = math.log(p["N"])
-        reach = np.linspace(min(x.min(), at - math.log(2)), max(x.max(), at + math.log(2)), 60)
+        reach = np.linspace(min(x.min(), at), max(x.max(), at), 60)
         ax.plot(np.exp(reach), p["loss"] + bend * (reach - at) ** 2, color=colour, linewidth=1.1)
         if bend > 0 and half > 0:
             spread = half * _minimum_error(x - at, bend)
@@ -143,10 +144,7 @@ def allocation(fit: Fit | None, approaches: Mapping[str, Any]) -> Figure:
         ax.set_xlabel("C (training FLOPs)")
     for ax in axes[0]:
         log_axis(ax, "y", span(values or [1.0, 10.0], 0.15), short)
-    kind = approaches["conventions"].get("n", "")
-    axes[0, 0].set_ylabel(
-        f"optimal N ({ {'nonembedding': 'non-embedding', 'total': 'total'}.get(kind, '') } parameters)"
-    )
+    axes[0, 0].set_ylabel(f"optimal N ({n_kind(approaches['conventions'])})")
     return figure
 
 

@@ -118,7 +118,7 @@ def interval(cell: Mapping[str, Any] | None, text: Any = None, reason: str = "no
     text = text or _number
     low, high = cell.get("lo"), cell.get("hi")
     if low is None and high is None:
-        return f"{text(cell['value'])} (no interval: {reason})"
+        return f"{text(cell['value'])} (no interval{': ' if reason else ''}{reason})"
     if low == high:
         return f"{text(cell['value'])} (given)"
     return f"{text(cell['value'])} [{'open' if low is None else text(low)}, {'open' if high is None else text(high)}]"
@@ -390,16 +390,16 @@ def _laws(n: str, part: Part) -> dict[str, Any]:
 def _approaches(n: str, result: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for name, entry in result["approaches"].items():
-        reason = entry["reason"] or "not identified"
         scheme = entry["interval"]["scheme"] or ""
         df = entry["interval"]["df"]
         rows.append(
             {
                 "name": f"{name}. {entry['name']}",
-                "a": interval(entry["a"], None, reason),
-                "b": interval(entry["b"], None, "see a"),
-                "N": interval(entry["at_reference"]["N"], short, "see a"),
-                "D": interval(entry["at_reference"]["D"], short, "see a"),
+                "a": interval(entry["a"], None, ""),
+                "b": interval(entry["b"], None, ""),
+                "N": interval(entry["at_reference"]["N"], short, ""),
+                "D": interval(entry["at_reference"]["D"], short, ""),
+                "reason": entry["reason"],
                 "scheme": f"{scheme}, {df:g} df" if scheme and df is not None else scheme,
                 "mode": entry.get("mode", entry.get("cost", "")),
                 "warnings": [w["message"] for w in entry["warnings"] if w["message"] != entry["reason"]],

@@ -42,7 +42,7 @@ class Recipe:
     name: str = "width"
     parametrisation: str = "width"
     optimizer: str = "adamw"
-    learning_rate: float = 0.03
+    learning_rate: float = 0.02
     base_width: int = 32
     weight_decay: float = 0.0
     batch: int = 16

@@ -22,28 +22,34 @@ from scaling.records import ROLES, identity
 BLOCK_KINDS = ("grid", "pairs", "isoflop")
 
 
-def base(name: str) -> ConfigDict:
-    """The configuration that every experiment file starts from."""
+def base(name: str) -> Any:
+    """The configuration that every experiment file starts from: a ConfigDict, whose fields no type checker knows."""
     return ConfigDict(
         {
             "name": name,
             "family": "gpt",
-            "model": ConfigDict(),  # fields of the family's Config, over its ladder
-            "recipe": ConfigDict({"name": "width"}),
-            "data": ConfigDict(),  # dataset name -> {"source": ..., fields of the source}
+            "model": _dict(),  # fields of the family's Config, over its ladder
+            "recipe": _dict(name="width"),
+            "data": _dict(),  # dataset name -> {"source": ..., fields of the source}
             "repeats": False,  # allow D above the unique tokens of the source
-            "evaluation": ConfigDict({"tokens": 131072, "batch": 64}),
-            "mesh": ConfigDict({"data": 1, "fsdp": 1, "tensor": 1}),
+            "evaluation": _dict(tokens=131072, batch=64),
+            "mesh": _dict(data=1, fsdp=1, tensor=1),
             "chunk": 50,
             "checkpoint_seconds": 60.0,
             "keep_final": False,
             "price_per_hour": 0.0,  # of one device, in your currency
-            "cells": ConfigDict(),
-        }
+            "cells": _dict(),
+        },
+        sort_keys=False,
     )
 
 
-def block(kind: str, dataset: str, sizes: Iterable[int], **fields: Any) -> ConfigDict:
+def _dict(**fields: Any) -> ConfigDict:
+    # In the order of writing: the first data set of a study is its primary one.
+    return ConfigDict(fields, sort_keys=False)
+
+
+def block(kind: str, dataset: str, sizes: Iterable[int], **fields: Any) -> Any:
     """One named block of cells.
 
     Args:
@@ -55,7 +61,7 @@ def block(kind: str, dataset: str, sizes: Iterable[int], **fields: Any) -> Confi
     unknown = set(fields) - set(unset)
     if unknown:
         raise UserError("cells", sorted(unknown)[0], f"unknown field; choose from {', '.join(unset)}")
-    return ConfigDict({"kind": kind, "dataset": dataset, "sizes": tuple(sizes), **unset, **fields})
+    return _dict(kind=kind, dataset=dataset, sizes=tuple(sizes), **{**unset, **fields})
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,7 @@ def test_members_of_an_ensemble_equal_single_runs(name: str):
 
 def test_scanned_layers_equal_unrolled_layers():
     x_BTD = jax.random.normal(jax.random.key(0), (2, 8, 16))
-    shape = {"layers": 3, "width": 16, "heads": 2, "mlp": 64}
+    shape: dict[str, Any] = {"layers": 3, "width": 16, "heads": 2, "mlp": 64}
     weights = stack.Stack(**shape).init(jax.random.key(1), x_BTD)
     weights = jax.tree.map(lambda w: jax.random.normal(jax.random.key(2), w.shape) * 0.2, weights)
     unrolled = stack.Stack(**shape, scan=False).apply(weights, x_BTD)
@@ -127,9 +128,8 @@ def test_attention_is_softmax_attention_and_sees_no_future():
     parameters = jax.tree.map(
         lambda w: jax.random.normal(jax.random.key(3), w.shape), module.init(jax.random.key(0), config)
     )
-    tokens = batch_of(module, config)["tokens"][:, :-1]
-    changed = tokens.copy()
-    changed[:, 9] = (changed[:, 9] + 1) % 32
+    tokens = jnp.asarray(batch_of(module, config)["tokens"][:, :-1])
+    changed = tokens.at[:, 9].set((tokens[:, 9] + 1) % 32)
     before, after = gpt.logits(parameters, tokens, config), gpt.logits(parameters, changed, config)
     np.testing.assert_array_equal(np.asarray(before)[:, :9], np.asarray(after)[:, :9])
     assert np.abs(np.asarray(before)[:, 9:] - np.asarray(after)[:, 9:]).max() > 1e-3
@@ -144,7 +144,7 @@ def test_bfloat16_computes_close_to_float32():
     assert float(mean_loss(module, parameters, batch, rough)) == pytest.approx(
         float(mean_loss(module, parameters, batch, exact)), rel=0.02
     )
-    assert gpt.logits(parameters, batch["tokens"][:, :-1], rough).dtype == jnp.bfloat16
+    assert gpt.logits(parameters, jnp.asarray(batch["tokens"][:, :-1]), rough).dtype == jnp.bfloat16
 
 
 def test_a_wrong_configuration_is_named():

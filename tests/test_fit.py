@@ -339,6 +339,30 @@ def test_bad_options_are_refused(options, match):
         fit(study(grid(5, 3), 0.003, 11), **options)
 
 
+@pytest.mark.parametrize("law", ["chinchilla", "kaplan", "product_floor", "power_floor:C"])
+@pytest.mark.parametrize("odd", ["random", "rising", "tiny", "huge", "collinear", "one size nearly", "wild", "few"])
+def test_odd_tables_give_a_card_that_json_holds(odd, law):
+    rng = np.random.default_rng(5)
+    n = 7 if odd == "few" else 24
+    table = pd.DataFrame({"run": range(n), "N": 10 ** rng.uniform(3, 12, n), "D": 10 ** rng.uniform(4, 13, n)})
+    if odd == "collinear":
+        table["D"] = 20 * table["N"]
+    if odd == "one size nearly":
+        table["N"] = 1e6 * np.exp(1e-4 * rng.standard_normal(n))
+    loss = 1 + 10 * table["N"] ** -0.1 + 20 * table["D"] ** -0.2
+    change = {"random": rng.uniform(1, 9, n) / loss, "tiny": 1e-30, "huge": 1e30, "rising": table["N"] ** 0.2}
+    table["loss"] = loss * change.get(odd, 1.0) * np.exp((0.5 if odd == "wild" else 0.01) * rng.standard_t(1.5, n))
+    table["C"] = 6 * table["N"] * table["D"]
+    f = fit(runs_of(table), law)
+    json.dumps(f.card(), allow_nan=False)
+    assert np.isfinite(f.predict({"N": [1e9], "D": [1e10], "C": [6e19]})["value"]).all()
+
+
+def test_a_constant_loss_is_refused():
+    with pytest.raises(UserError, match="nothing to fit"):
+        fit(runs_of(grid(5, 3).assign(loss=3.0)))
+
+
 def test_rank_refuses_different_runs():
     with pytest.raises(UserError, match="same runs"):
         rank([fit(study(grid(5, 3), 0.003, k)) for k in range(2)])

@@ -23,7 +23,8 @@ module = families.load("gpt")
 config = families.configure(module, 2, vocab=32, context=16)
 rules = recipe.named("width", batch=8, warmup_steps=2)
 tokens = np.random.default_rng(0).integers(0, 32, (6, 8, 17)).astype(np.int32)
-hyper = {"learning_rate": np.full(6, 0.01, np.float32), "weight_decay": np.full(6, 0.01, np.float32), "steps": np.int32(6)}
+rates = np.full(6, 0.01, np.float32)
+hyper = {"learning_rate": rates, "weight_decay": rates, "steps": np.int32(6)}
 out, states = {}, {}
 for shape in ((1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)):
     trainer = Trainer(module, config, rules, dict(zip(mesh.MESH_AXES, shape)), 6)

@@ -1,15 +1,26 @@
 """The figures and the report, on a work directory with a planted law: what they say, what they hide, and where."""
 
+import itertools
 import math
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+import pytest
 
+from analysis import axes, plots, report
 from analysis.approaches import compare_approaches
+from analysis.evidence import collect, of_fit
 from analysis.fit import fit
-from analysis.forecast import seal
-from analysis.runs import load
-from scaling.records import Record, write_json
+from analysis.forecast import score, seal
+from analysis.runs import load, open_holdouts
+from scaling.errors import UserError
+from scaling.records import Record, read_json, records, write_json
 
 K, M = 2**10, 2**20
 WIDTHS = (16, 24, 32, 48, 64, 88)
@@ -108,3 +119,263 @@ def analyse(workdir, laws=("chinchilla", "product", "kaplan"), names=("nonembedd
                     result = compare_approaches(runs, found)
                     write_json(workdir / "fits" / f"{dataset}-approaches-{n}.json", result)
     seal(workdir)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = build(tmp_path_factory.mktemp("study"))
+    analyse(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def figures(workdir):
+    return plots.of_workdir(collect(workdir))
+
+
+@pytest.fixture(scope="module")
+def page(workdir):
+    return report.write(workdir).read_text()
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed in order, and collects ids, references and the text of the page."""
+
+    VOID: ClassVar = {"meta", "br", "link", "img", "input", "hr", "path", "use", "rect", "image"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.ids, self.links, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.ids += [v for k, v in attrs if k == "id"]
+        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "data")]
+        self.links += [m for k, v in attrs for m in re.findall(r"url\(([^)]*)\)", v or "")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def test_the_report_is_one_file_that_refers_to_nothing_else(page):
+    parsed = Page(page)
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(parsed.tags)
+    assert parsed.links and all(link.startswith(("#", "data:")) for link in parsed.links)
+    assert "http" not in page and "@import" not in page and len(page) < 3e6
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert {link[1:] for link in parsed.links if link.startswith("#")} <= set(parsed.ids)
+    sections = [
+        "verdict",
+        "predictions",
+        "forecasts",
+        "theory",
+        "laws",
+        "approaches",
+        "warnings",
+        "noise",
+        "runs",
+        "made",
+    ]
+    assert [i for i in parsed.ids if i in sections] == sections
+    assert parsed.tags.count("svg") == 15 and "prefers-color-scheme: dark" in page and "@media print" in page
+
+
+def test_every_fitted_number_stands_with_its_interval(page, workdir):
+    text = Page(page).text
+    for path in (workdir / "fits").glob("*-*-*.json"):
+        card = read_json(path)
+        for cell in (card.get("params") or {}).values():
+            shown = report.interval(cell)
+            assert re.fullmatch(r"\S+ \[\S+, \S+\]", shown) and shown in text, (path.name, shown)
+        for approach in (card.get("approaches") or {}).values():
+            assert report.interval(approach["a"], None, "") in text
+    for words in ("non-embedding parameters", "total parameters", "AICc", "lack of fit p", "95 % intervals", "rms"):
+        assert words in text
+    assert "holds it" in text and "0.6200" in text and "at or above the exact entropy" in text
+    assert "10× the largest" in text and "chi-squared, 8 degrees of freedom" in text and "jax 0.10.2" in text
+
+
+def test_forecasts_are_shown_as_they_were_sealed_beside_their_outcomes(page, workdir):
+    text, (entry,) = Page(page).text, read_json(workdir / "prediction.json")["entries"]
+    assert entry["sha256"] in text and report.greek(entry["power"]["stdlib"]["sentence"]) in text
+    opened = open_holdouts(workdir, "stdlib")
+    assert len(opened) == len(HOLDOUTS)
+    for loss in opened["loss"]:
+        assert f"{loss:.4f}" in text
+    for f in entry["forecasts"]:
+        low, high = f["interval95"]
+        assert f"{f['value']:.4f} [{low:.4f}, {high:.4f}]" in text
+    assert text.count("naive, N non-embedding") >= 2 and report.greek(score(workdir)["verdict"]) in text
+
+
+def test_held_out_runs_stay_hidden_until_they_are_sealed(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "study")
+    (copy / "prediction.json").unlink()
+    for record in records(copy):
+        if "s100" in record.path.name or "s101" in record.path.name:
+            for name in ("result.json", "metrics.jsonl"):
+                path = record.path / name
+                path.write_text(re.sub(r'"(loss|value|train_loss)": ?[\d.]+', r'"\1":7.7777', path.read_text()))
+    found = collect(copy)
+    assert all(c["hidden"] and c["loss"] is None for c in found.cells if c["role"] == "holdout")
+    assert max(max(c["loss"]) for c in found.curves) < 7 and found.parts[0].opened is None
+    assert "forecasts" not in plots.of_workdir(found)["stdlib"]
+    page = report.write(copy).read_text()
+    assert "7.77" not in page and page.count("<td>unread</td>") == len(HOLDOUTS)
+    assert "No forecast is sealed yet" in page and "No forecast is sealed yet" in report.summary(copy)
+    seal(copy)
+    assert "7.7777" in report.write(copy).read_text()  # whatever it is, the outcome is shown once it is sealed
+
+
+def test_a_changed_prediction_opens_nothing(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "study")
+    path = copy / "prediction.json"
+    path.write_text(path.read_text().replace('"level": 0.95', '"level": 0.9', 1))
+    page = report.write(copy).read_text()
+    assert "was changed after it was sealed" in page and page.count("<td>unread</td>") == len(HOLDOUTS)
+    assert "was changed after it was sealed" in " ".join(report.summary(copy).split())
+
+
+def test_an_unfinished_study_is_reported_as_far_as_it_got(workdir, tmp_path):
+    planned = build(tmp_path / "planned", trained=False)
+    text = Page(report.write(planned).read_text()).text
+    assert "The study is unfinished: 60 of 60 cells have no result" in text
+    assert "holds no finished run of stdlib" in text and "stdlib-gpt4-s0-D1048576" in text
+    assert plots.save_all(planned, tmp_path / "none") == []
+    trained = shutil.copytree(workdir, tmp_path / "trained", ignore=shutil.ignore_patterns("fits", "prediction.json"))
+    text = Page(report.write(trained).read_text()).text
+    assert "No law is fitted yet" in text and "all 28 losses" not in text and "28 losses is at or above" in text
+    assert "No law is fitted yet" in report.summary(trained)
+    with pytest.raises(UserError, match=r"holds no runs"):
+        report.write(tmp_path / "nowhere")
+
+
+def test_reasons_stand_where_numbers_cannot(workdir, tmp_path):
+    copy = shutil.copytree(workdir, tmp_path / "study", ignore=shutil.ignore_patterns("*chinchilla*", "*approaches*"))
+    (copy / "prediction.json").unlink()
+    (copy / "fits").joinpath("known-kaplan-nonembedding.json").unlink()
+    lost = next((copy / "runs").glob("known-gpt4-s0-D131072"))
+    shutil.rmtree(lost)
+    low = copy / "runs" / "known-gpt4-s0-D1048576" / "result.json"
+    low.write_text(re.sub(r'"value": [\d.]+', '"value": 0.5', low.read_text()))
+    text = Page(report.write(copy).read_text()).text
+    assert "No prediction: law product has no optimal N at a budget" in text
+    assert "the runs have changed since these fits were made" in text
+    assert "NOT every one of the 27 losses is at or above" in text
+    assert "The study is unfinished: 1 of 60 cells" in text and "approaches are not compared yet" in text
+
+
+def test_names_of_a_study_are_text_not_markup(tmp_path):
+    study = build(tmp_path, trained=False) / "study.json"
+    study.write_text(study.read_text().replace('"name": "demo"', '"name": "<script>alert(1)</script>"'))
+    page = report.write(tmp_path).read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_the_summary_fits_a_terminal(workdir, page):
+    lines = report.summary(workdir).splitlines()
+    assert 15 <= len(lines) <= 40 and max(map(len, lines)) <= 100
+    text = " ".join(" ".join(lines).split())
+    card = read_json(workdir / "fits" / "stdlib-chinchilla-nonembedding.json")
+    assert f"E = {report.interval(card['params']['E'])}" in text and "10x the largest fitted compute" in text
+    assert " ".join(score(workdir)["verdict"].split()) in text
+    assert lines[-1] == f"Report: {workdir / 'report.html'}"
+
+
+def test_figures_name_their_axes_runs_and_intervals(figures):
+    names = ["loss", "compute", "isoflop", "allocation", "residuals", "floor"]
+    assert list(figures["stdlib"]) == [*names, "forecasts", "training"] and list(figures["known"]) == [
+        *names,
+        "training",
+    ]
+    for name, figure in ((f"{d} {k}", f) for d, own in figures.items() for k, f in own.items()):
+        caption = figure.get_supxlabel()
+        assert figure.get_suptitle() and re.search(r"\d+ (runs|stems|held-out cells)", caption), name
+        assert re.search(r"interval|band|standard deviations", caption), name
+        for ax in figure.axes:
+            assert ax.get_xlabel() or ax.get_ylabel(), name
+        assert figure.axes[0].get_ylabel() or "forecasts" in name
+    units = " ".join(ax.get_xlabel() + ax.get_ylabel() for f in figures["stdlib"].values() for ax in f.axes)
+    for words in ("N (non-embedding parameters)", "D (training tokens)", "C (training FLOPs, exact)", "(nats/token)"):
+        assert words in units
+
+
+def test_tick_labels_do_not_touch(figures):
+    for name, figure in figures["stdlib"].items():
+        figure.draw_without_rendering()
+        renderer = figure.canvas.get_renderer()
+        for ax in figure.axes:
+            for axis, low, high in ((ax.xaxis, "x0", "x1"), (ax.yaxis, "y0", "y1")):
+                limits = sorted(axis.get_view_interval())
+                labels = [
+                    t.get_window_extent(renderer)
+                    for t, at in zip(axis.get_ticklabels(), axis.get_ticklocs())
+                    if t.get_text() and t.get_visible() and limits[0] <= at <= limits[1]
+                ]
+                boxes = sorted((getattr(b, low), getattr(b, high)) for b in labels)
+                assert all(a[1] < b[0] for a, b in itertools.pairwise(boxes)), (name, axis.axis_name)
+            assert not [t for t in ax.xaxis.get_ticklabels(minor=True) if t.get_text()]
+
+
+@pytest.mark.parametrize("low, high", [(1e3, 1e12), (6e3, 1e5), (1.4, 2.1), (0.99, 1.01), (3e9, 8e11), (1e10, 1.2e10)])
+def test_ticks_are_few_and_inside(low, high):
+    ticks = axes.round_ticks(low, high)
+    assert 2 <= len(ticks) <= 8 and all(low * 0.99 <= t <= high * 1.01 for t in ticks) and ticks == sorted(ticks)
+
+
+def test_numbers_for_people():
+    assert [axes.short(v) for v in (512, 6224, 98624, 1048576, 7e10, 999_900)] == "512 6.22k 98.6k 1.05M 70B 1M".split()
+    assert [axes.power_text(v) for v in (1e12, 7.75e11, 9.99e9)] == ["10¹²", "7.8×10¹¹", "10¹⁰"]
+    assert report.interval({"value": 0.5, "lo": None, "hi": 1.2345}) == "0.5 [open, 1.23]"
+    assert report.interval({"value": 0.5, "lo": None, "hi": None}, None, "flat") == "0.5 (no interval: flat)"
+    assert report.interval(None) == "not identified"
+    assert str(report.formula("L = E + A N^-alpha < 2")) == "L = E + A N<sup>−α</sup> &lt; 2"
+
+
+def test_figures_as_files_are_the_same_bytes_each_time(workdir, figures, tmp_path):
+    paths = plots.save({"loss": figures["known"]["loss"]}, tmp_path / "a", "known-")
+    assert [p.name for p in paths] == ["known-loss.svg", "known-loss.png"]
+    again = plots.save({"loss": plots.of_workdir(collect(workdir))["known"]["loss"]}, tmp_path / "b", "known-")
+    assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in again]
+    assert paths[1].read_bytes().startswith(b"\x89PNG") and "exact entropy 0.6200" in paths[0].read_text()
+
+
+def test_a_table_of_another_trainer_is_drawn_too(tmp_path):
+    rng, rows = np.random.default_rng(0), []
+    for n in np.geomspace(1e7, 1e9, 12):
+        for d in n * np.array([5.0, 20.0, 80.0]):
+            rows.append((n, d, law("stdlib", n / 1e4, d / 1e4) * math.exp(0.003 * rng.standard_normal())))
+    table = tmp_path / "runs.csv"
+    table.write_text("N,D,loss\n" + "".join(f"{n:.6g},{d:.6g},{v:.6g}\n" for n, d, v in rows))
+    fit(load(table), "chinchilla").save(tmp_path / "card.json")
+    names = {p.name for p in plots.save_fit(tmp_path / "card.json", tmp_path / "figures")}
+    assert names == {f"{k}.{e}" for k in ("loss", "compute", "isoflop", "allocation", "residuals", "floor")
+                     for e in ("svg", "png")}  # fmt: skip
+    one = plots.of_part(of_fit(fit(load(table), "power_floor:C")))
+    assert one["loss"].axes[0].get_xlabel() == "C (training FLOPs, 6ND)"
+
+
+def test_neither_the_trainer_nor_pyplot_is_imported():
+    names = "['jax', 'scaling.train', 'scaling.plan', 'scaling.study', 'matplotlib.pyplot']"
+    code = f"import sys, analysis.report; print([n for n in {names} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

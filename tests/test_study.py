@@ -47,10 +47,10 @@ def test_the_stem_knows_nothing_of_d_and_a_new_d_changes_no_name(tiny):
 def test_counts_and_prices_of_the_demo():
     made = plan.make(study.resolve(demo.get_config()))
     rows = made.rows()
-    assert len(rows) == made.totals["cells"] == 76
+    assert len(rows) == made.totals["cells"] == len({row["run"] for row in rows}) == 65
     fitted = [row for row in rows if row["role"] != "holdout"]
     assert min(row["N"] for row in fitted) < 7_000 and 90_000 < max(row["N"] for row in fitted) < 110_000
-    assert len({row["N"] for row in fitted}) >= 5 and max(row["D"] for row in fitted) == 2**20
+    assert len({row["N"] for row in fitted}) >= 5 and max(row["D"] for row in fitted) == 2**22
     held = [row for row in rows if row["role"] == "holdout"]
     largest = max(row["flops"] for row in fitted)
     assert len(held) >= 3 and max(row["flops"] for row in held) > 3 * largest
@@ -165,7 +165,12 @@ def test_a_holdout_needs_a_stem_of_its_own(tiny):
     assert {cell.role for cell in study.resolve(tiny(**blocks)).cells} == {"fit", "holdout"}
 
 
+def test_the_first_dataset_is_the_primary_one():
+    made = plan.make(study.resolve(demo.get_config("smoke")))
+    assert list(made.to_json()["datasets"]) == ["stdlib", "known"]
+
+
 def test_a_cell_is_data(tiny):
     cell = study.resolve(tiny()).cells[0]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        cell.seed = 3
+        cell.__setattr__("seed", 3)

@@ -36,7 +36,9 @@ def go(program, workdir: Path, stop_after: int | None = None) -> int:
         nonlocal ticks
         ticks += 1
 
-    train.execute(program, workdir, progress=progress, should_stop=lambda: stop_after is not None and ticks >= stop_after)
+    train.execute(
+        program, workdir, progress=progress, should_stop=lambda: stop_after is not None and ticks >= stop_after
+    )
     return ticks
 
 
@@ -154,7 +156,7 @@ def test_one_compilation_serves_every_rate_decay_seed_schedule_and_length(tiny, 
     assert len(programs) == 6
     compiled: list[str] = []
 
-    def listen(event: str, seconds: float, **about) -> None:
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
         if event.endswith("backend_compile_duration"):
             compiled.append(event)
 
