@@ -139,7 +139,7 @@ def compute(fit: Fit) -> Figure:
     cost = cost_table(fit)
     floor = fit.params[law.floor] if law.floor else 0.0
     limits = span(data["C"], 0.1)
-    budget = np.geomspace(*limits, 50)
+    budget = np.geomspace(*limits, 24)
     path, why = None, ""
     try:
         log_n, log_d = frontier(fit, budget, cost)

@@ -108,7 +108,7 @@ def allocation(fit: Fit | None, approaches: Mapping[str, Any]) -> Figure:
     results = approaches["approaches"]
     low, high = approaches["range"]["C_min"], approaches["range"]["C_max"]
     limits = span([low, high * 10], 0.0)
-    grid = np.geomspace(*limits, 60)
+    grid = np.geomspace(*limits, 24)
     caption = (
         f"{count_runs(approaches['data']['rows'])}. Shaded: 95 % band; of 1 and 2 from the intervals of N at the "
         "middle of the range and of the exponent, added in squares, of 3 from the draws of the fit. Dotted: the "

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,9 +84,15 @@ def start() -> Iterator[Start]:
         yield begin
 
 
-def line(process: subprocess.Popen[str]) -> str:
+def line(process: subprocess.Popen[str], seconds: float = 30) -> str:
+    """The next line that it prints; none after too long, since it is killed then."""
     assert process.stdout is not None
-    return process.stdout.readline().strip()
+    limit = threading.Timer(seconds, process.kill)
+    limit.start()
+    try:
+        return process.stdout.readline().strip()
+    finally:
+        limit.cancel()
 
 
 def take_within(watch: leases.Watch, directory: Path, seconds: float) -> tuple[leases.Lease | None, float]:
@@ -265,10 +272,10 @@ def silent(directory: Path) -> leases.Watch:
     """An observer that has seen the same lease of another machine for long enough to take it away."""
     directory.mkdir(exist_ok=True)
     (directory / leases.NAME).write_text('{"owner": "x", "machine": "elsewhere", "pid": 1, "beat": 5}')
-    watch = leases.Watch(ttl=0.2)
-    for _ in range(5):
+    watch = leases.Watch(ttl=0.4)
+    for _ in range(4):
         assert watch.take(directory) is None
-        time.sleep(0.05)
+        time.sleep(0.11)
     return watch
 
 
@@ -299,7 +306,6 @@ def test_a_lease_that_a_rival_takes_right_after_the_takeover_does_not_count(tmp_
             rivals.append(leases.acquire(tmp_path))
         sleep(seconds)
 
-    sleep(0.1)
     monkeypatch.setattr(leases.time, "sleep", rival_while_settling)
     assert watch.take(tmp_path) is None
     (rival,) = rivals

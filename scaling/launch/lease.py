@@ -193,7 +193,7 @@ class Lease:
                 # A file server that is away may come back before observers lose patience, but not a file that is gone.
                 self._lost = error.errno == errno.ESTALE or now - self._confirmed > 0.75 * self._ttl
                 return
-            if True:
+            if mine:
                 self._confirmed = now
             else:
                 self._lost = True
