@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from analysis import laws
 from analysis.diagnose import levels
 from analysis.fit import Fit
 
@@ -223,6 +224,13 @@ class Sizes:
         bar.set_ticks(np.log(ticks), labels=[short(t) for t in ticks])
         bar.set_label("N (parameters)")
         bar.outline.set_visible(False)
+
+
+def law_style(name: str) -> tuple[str, str]:
+    """Colour and marker of a law, the same in every figure."""
+    known = list(laws.REGISTRY)
+    place = known.index(name) if name in known else 0
+    return KINDS[(place - 2) % len(KINDS)], MARKERS[(place - 2) % len(MARKERS)]
 
 
 def count_runs(count: int) -> str:

@@ -46,16 +46,23 @@ class Part:
     opened: pd.DataFrame | None = None
     problems: dict[str, str] = field(default_factory=dict)
 
-    def main(self, n: str | None = None) -> Fit | None:
-        """The fit that allocates: chinchilla where there is one, else the best with an optimum, else the best."""
-        n = n or (FIRST if FIRST in self.fits else next(iter(self.fits), None))
-        fits = self.fits.get(n or "", {})
-        order = [row["law"] for row in self.ranks.get(n or "", [])] or list(fits)
-        able = [law for law in order if {"N", "D"} <= set(fits[law].law.columns) and not fits[law].law.no_optimum]
-        for law in ("chinchilla", *able, *order):
-            if law in fits:
-                return fits[law]
-        return None
+    @property
+    def n(self) -> str | None:
+        """The convention of N that the headline uses."""
+        return FIRST if FIRST in self.fits else next(iter(self.fits), None)
+
+    def best(self) -> Fit | None:
+        """The law that describes the runs best, by AICc."""
+        return next(iter(self.fits.get(self.n or "", {}).values()), None)
+
+    def main(self) -> Fit | None:
+        """The law that allocates, of those whose budget chooses an N: chinchilla where it is fitted, else the best.
+
+        It is the one whose optimum approaches 1 and 2 are compared with. Without such a law, the best of all.
+        """
+        fits = self.fits.get(self.n or "", {})
+        able = [law for law, f in fits.items() if {"N", "D"} <= set(f.law.columns) and not f.law.no_optimum]
+        return fits[("chinchilla" if "chinchilla" in able else able[0])] if able else self.best()
 
 
 @dataclass(frozen=True)

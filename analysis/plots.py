@@ -25,13 +25,13 @@ from analysis.axes import (
     INK,
     KINDS,
     MANY_POINTS,
-    MARKERS,
     MUTED,
     Array,
     Sizes,
     c_label,
     columns_of,
     count_runs,
+    law_style,
     log_axis,
     loss_label,
     n_label,
@@ -281,12 +281,11 @@ def forecasts(prediction: Mapping[str, Any], dataset: str, rows: Sequence[Mappin
         for f in (f for f in made if f["run"] == cell["run"]):
             y = len(names) - 1 - names.index(f["forecaster"])
             law = f["forecaster"].split("/")[0]
-            kinds = list(dict.fromkeys(n.split("/")[0] for n in names))
-            colour = MUTED if law == "naive" else KINDS[kinds.index(law) % 6]
+            colour, marker = (MUTED, "v") if law == "naive" else law_style(law)
             (a, b), (c, d) = f["interval50"], f["interval95"]
             ax.plot([c, d], [y, y], color=colour, linewidth=1.2)
             ax.plot([a, b], [y, y], color=colour, linewidth=4, alpha=0.55, solid_capstyle="butt")
-            ax.plot(f["value"], y, MARKERS[kinds.index(law) % len(MARKERS)], color=colour, markeredgecolor="white")
+            ax.plot(f["value"], y, marker, color=colour, markeredgecolor="white")
             ends += [a, b, f["value"]]
             width = min(d, b + 3 * (b - a)), max(c, a - 3 * (b - a))
             ends += list(width)
@@ -298,7 +297,7 @@ def forecasts(prediction: Mapping[str, Any], dataset: str, rows: Sequence[Mappin
         beyond = " and ".join(cell["beyond"]) or "neither N nor D"
         size = cell.get("N_nonembedding") or cell.get("N_total") or 0
         ratio = f"{cell['compute_ratio']:.2g}× the fitted C"
-        ax.set_title(f"N {short(size)}, D {short(cell['D'])}\nbeyond in {beyond}, {ratio}", fontsize=8.5)
+        ax.set_title(f"N {short(size)}, D {short(cell['D'])}\nbeyond in {beyond}\n{ratio}", fontsize=8.5)
         pad = 0.06 * (max(ends) - min(ends) + 1e-9)
         ax.set_xlim(min(ends) - pad, max(ends) + pad)
         ax.set_ylim(-0.6, len(names) - 0.1)
@@ -337,14 +336,14 @@ def floor(fits: Mapping[str, Fit], *, entropy: float | None = None) -> Figure:
         draws, cell = fit.draws[:, fit.law.index(str(fit.law.floor))], fit.intervals[str(fit.law.floor)]
         low, high = np.quantile(draws, [0.002, 0.998])
         density, edges = np.histogram(draws, bins=np.linspace(low, max(high, low + 1e-6), 30))
-        style = {"color": KINDS[k], "linewidth": 1.2}
-        ax.stairs(density / density.max(), edges, color=KINDS[k], fill=True, alpha=0.18)
-        ax.stairs(density / density.max(), edges, **style)
+        colour, marker = law_style(name)
+        ax.stairs(density / density.max(), edges, color=colour, fill=True, alpha=0.18)
+        ax.stairs(density / density.max(), edges, color=colour, linewidth=1.2)
         ends = [low if cell["lo"] is None else cell["lo"], high if cell["hi"] is None else cell["hi"]]
         shown += [low, high, *ends]
         y = -0.08 - 0.09 * k
-        ax.plot(ends, [y, y], color=KINDS[k], linewidth=2.2)
-        ax.plot(cell["value"], y, MARKERS[k], color=KINDS[k], markersize=7, markeredgecolor="white", label=name)
+        ax.plot(ends, [y, y], color=colour, linewidth=2.2)
+        ax.plot(cell["value"], y, marker, color=colour, markersize=7, markeredgecolor="white", label=name)
     if entropy is not None:
         ax.axvline(entropy, color=INK, linestyle=(0, (5, 3)), linewidth=1.2)
     pad = 0.04 * (max(shown) - min(shown) + 1e-9)
@@ -390,13 +389,12 @@ def training(curves: Sequence[Mapping[str, Any]], dataset: str) -> Figure:
 def of_part(part: Part) -> dict[str, Figure]:
     """The figures that one data set supports without its forecasts, by name."""
     found: dict[str, Figure] = {}
-    main = part.main()
-    if main is None:
+    best, main, n = part.best(), part.main(), part.n
+    if best is None or main is None or n is None:
         return found
-    n = next(n for n, fits in part.fits.items() if main in fits.values())
     fits = part.fits[n]
     plane = {name: fit for name, fit in fits.items() if {"N", "D"} <= set(fit.law.columns)}
-    found["loss"] = loss(main, entropy=part.entropy, opened=part.opened)
+    found["loss"] = loss(best, entropy=part.entropy, opened=part.opened)
     if main.law.name in plane:
         found["compute"] = compute(main)
     comparison = part.approaches.get(n)

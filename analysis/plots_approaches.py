@@ -50,7 +50,7 @@ def isoflop(runs: Runs, approach2: Mapping[str, Any]) -> Figure:
     squares = sum(float(np.sum(r**2)) for _, _, r in parabolas.values())
     half = float(stats.t.ppf(0.975, df)) * math.sqrt(squares / df) if df > 0 else 0.0
     how = "isoFLOP groups as they are" if mode == "isoflop" else f"losses of {len(curves)} sizes interpolated along D"
-    ends = "No interval: three sizes a budget leave no residual."
+    ends = "No interval: three sizes a budget leave no residual." if found else "No budget has a bracketed minimum."
     if df > 0:
         freedom = f"{df} degree{'s' if df > 1 else ''} of freedom"
         ends = f"Bars: 95 % interval of a minimum from the scatter about all parabolas ({freedom})."

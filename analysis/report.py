@@ -69,15 +69,15 @@ def summary(workdir: str | Path) -> str:
     lines += ["", "Sealed forecasts"]
     lines += _wrap(scored or found.problems.get("prediction") or NO_SEAL)
     if found.entropy and found.entropy["datasets"]:
-        lines += ["", "Check against theory", *_wrap(_theory(found.entropy["datasets"]))]
+        lines += ["", "Check against theory", *_wrap(_theory(found, found.entropy["datasets"]))]
     path = Path(workdir) / FILE
     lines += ["", f"Report: {path}" if path.exists() else f"Report: not written yet (scaling report {workdir})"]
     return "\n".join(lines)
 
 
 def _summary(found: Evidence, part: Part) -> list[str]:
-    fit = part.main()
-    if fit is None:
+    fit, main = part.best(), part.main()
+    if fit is None or main is None:
         return [f"{part.name}", *_wrap(part.problems.get("runs", NO_FIT))]
     n = N_WORDS.get(str(fit.conventions.get("n")), "table's")
     title = (
@@ -94,13 +94,14 @@ def _summary(found: Evidence, part: Part) -> list[str]:
         s for s in _verdict(found, part) if not s.startswith(("Sealed", "Theory", "Approaches", f"{fit.law.name}:"))
     ]
     lines += _wrap(" ".join(told))
-    rows = _predictions(fit)
+    rows = _predictions(main, part.entropy)
     for row in rows[:1] if all("reason" in r for r in rows) else rows[1:2]:
-        where = f"At {row['ratio']:g}x the largest fitted compute ({row['C']:.2e} FLOPs):"
+        where = f"At {row['ratio']:g}x the largest fitted compute ({row['C']:.2e} FLOPs), by {main.law.name}:"
         if "reason" in row:
             lines += _wrap(f"{where} no prediction, {row['reason']}")
         else:
-            lines += _wrap(f"{where} N {row['N']}, D {row['D']}, loss {row['loss']}")
+            notes = "".join(f" ({note})" for note in row["notes"])
+            lines += _wrap(f"{where} N {row['N']}, D {row['D']}, loss {row['loss']}{notes}")
     return lines
 
 
@@ -166,21 +167,22 @@ def _context(found: Evidence, drawn: Mapping[str, Mapping[str, Any]]) -> dict[st
     for part in found.parts:
         svgs = {k: _inline(plots.render(f, "svg", f"{part.name}-{k}"), f"{part.name}-{k}", f.get_suptitle())
                 for k, f in drawn.get(part.name, {}).items()}  # fmt: skip
-        main = part.main()
+        best, main = part.best(), part.main()
         parts.append(
             {
                 "name": part.name,
                 "figures": svgs,
                 "verdict": _verdict(found, part),
-                "law": None if main is None else _law(main),
-                "predictions": [] if main is None else _predictions(main),
-                "prediction_law": None if main is None else main.law.name,
+                "law": None if best is None else _law(best),
+                "predictions": [] if main is None else _predictions(main, part.entropy),
+                "prediction": None if main is None else _law(main),
+                "behind": _behind(part),
                 "forecast": _forecast(found, part.name),
                 "theory": ((found.entropy or {}).get("datasets") or {}).get(part.name),
                 "tables": [_laws(n, part) for n in part.fits],
                 "approaches": [_approaches(n, result) for n, result in part.approaches.items()],
                 "warnings": _warnings(part),
-                "noise": _noise(main),
+                "noise": _noise(best),
                 "dropped": [] if part.runs is None else part.runs.dropped,
                 "problems": list(part.problems.values()),
                 "no_fit": part.problems.get("runs", NO_FIT),
@@ -207,20 +209,21 @@ def _context(found: Evidence, drawn: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 def _verdict(found: Evidence, part: Part) -> list[str]:
     """The answer in sentences: law, what is identified, what is refuted, forecasts, theory, approaches."""
-    main = part.main()
-    if main is None:
+    best, n = part.best(), part.n
+    if best is None or n is None:
         return [part.problems.get("runs", NO_FIT)]
-    n = next(n for n, fits in part.fits.items() if main in fits.values())
     words = f"N = {N_WORDS.get(n, n)} parameters"
     ranks = [row for row in part.ranks[n] if row.get("aicc") is not None]
     out = []
     if ranks:
-        first = f"{ranks[0]['law']} describes the {main.data['rows']} runs best of {len(ranks)} forms ({words}; rms "
+        first = f"{ranks[0]['law']} describes the {best.data['rows']} runs best of {len(ranks)} forms ({words}; rms "
         first += f"residual {100 * ranks[0]['rms_log_residual']:.2g} % of the loss)"
         if len(ranks) > 1:
             first += f"; {ranks[1]['law']} is next, {ranks[1]['delta_aicc']:.3g} AICc behind"
         out.append(f"{first}.")
-    out.append(f"{main.law.name}: {main.verdict}")
+    out.append(f"{best.law.name}: {best.verdict}")
+    main, behind = part.main(), _behind(part)
+    out += [behind, f"{main.law.name}: {main.verdict}"] if main is not None and behind else []
     misfit = [row["law"] for row in ranks if row["refuted"]]
     ranking = (((found.score or {}).get("datasets") or {}).get(part.name) or {}).get("ranking", [])
     failed = [e["law"] for e in ranking if e["refuted"] and e["n"] == n and e["law"] != "naive"]
@@ -237,18 +240,22 @@ def _verdict(found: Evidence, part: Part) -> list[str]:
     verdict = (((found.score or {}).get("datasets") or {}).get(part.name) or {}).get("verdict")
     out += [f"Sealed forecasts, {verdict}"] if verdict else []
     theory = ((found.entropy or {}).get("datasets") or {}).get(part.name)
-    out += [f"Theory: {_theory({part.name: theory})}"] if theory else []
+    out += [f"Theory: {_theory(found, {part.name: theory})}"] if theory else []
     out += [part.approaches[n]["verdict"]] if n in part.approaches else []
     return out
 
 
-def _theory(sources: Mapping[str, Any]) -> str:
-    """One sentence a known source: the losses, and the floor of the first law beside the exact value."""
+def _theory(found: Evidence, sources: Mapping[str, Any]) -> str:
+    """One sentence a known source: the losses, and the floor of the best law that has one beside the exact value."""
+    best = {}
+    for part in found.parts:
+        able = [law for law, fit in part.fits.get(part.n or "", {}).items() if fit.law.floor]
+        best[part.name] = (part.n, able[0] if able else None)
     sentences = []
     for name, entry in sources.items():
         side = "at or above" if entry["ok"] else "NOT all at or above"
         text = f"{name}: {entry['runs']} losses are {side} the exact entropy {entry['entropy']:.4f}"
-        for f in entry["floors"][:1]:
+        for f in (f for f in entry["floors"] if (f["n"], f["law"]) == best[name]):
             text += (
                 f"; {f['law']} puts its floor at {interval(f)}, which {'holds' if f['holds_entropy'] else 'misses'} it"
             )
@@ -259,6 +266,18 @@ def _theory(sources: Mapping[str, Any]) -> str:
 def _missing(fit: Fit) -> set[str]:
     """Parameters that the fit's own warnings call not identified."""
     return {w["parameter"] for w in fit.warnings if w["name"] in ("not_identified", "parameter_at_bound")}
+
+
+def _behind(part: Part) -> str | None:
+    """What to know where the law that allocates is not the one that describes the runs best."""
+    best, main = part.best(), part.main()
+    if best is None or main is None or best is main:
+        return None
+    row = next((row for row in part.ranks[part.n or ""] if row["law"] == main.law.name), {})
+    gap = row.get("delta_aicc")
+    far = "" if gap is None else f", though {gap:.3g} AICc behind {best.law.name}"
+    why = f" ({best.law.name} gives no compute-optimal N)" if best.law.no_optimum else ""
+    return f"Predictions of N and D use {main.law.name}{far}{why}."
 
 
 def _law(fit: Fit) -> dict[str, Any]:
@@ -291,8 +310,8 @@ def _law(fit: Fit) -> dict[str, Any]:
     }
 
 
-def _predictions(fit: Fit) -> list[dict[str, Any]]:
-    """Compute-optimal N, D and loss at a few budgets, or the reason why not."""
+def _predictions(fit: Fit, entropy: float | None) -> list[dict[str, Any]]:
+    """Compute-optimal N, D and loss at a few budgets, or the reason why not; a loss below the entropy is called so."""
     rows = []
     for ratio in BUDGETS:
         budget = ratio * float(fit.scope["C_max"]) if "C_max" in fit.scope else math.nan
@@ -307,7 +326,12 @@ def _predictions(fit: Fit) -> list[dict[str, Any]]:
         reason = shares.get("allocation", "not identified")
         row |= {k: interval(found[k], short, reason) for k in ("N", "D")}
         row |= {"tokens_per_parameter": interval(found["tokens_per_parameter"], None, reason)}
-        row |= {"loss": interval(found["loss"], _loss, reason), "notes": list(shares.values())}
+        row |= {
+            "loss": interval(found["loss"], _loss, reason),
+            "notes": [v for k, v in shares.items() if k != "extrapolation"],
+        }
+        if entropy is not None and found["loss"]["value"] < entropy:
+            row["notes"].append(f"below the exact entropy {entropy:.4f}: this law's floor is too low")
         rows.append(row | {"sensitivity": found["sensitivity"], "cost": found["conventions"]["cost"]})
     return rows
 

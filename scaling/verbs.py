@@ -250,16 +250,46 @@ def fit(options: SimpleNamespace) -> int:
                  "skipped": [str(error) for error in skipped]}  # fmt: skip
         _print_json(whole if many else cards[0])
         return 0
-    for card in cards:
-        print("\n".join(_card_lines(card, brief=many)))
-        print()
+    if many:
+        print("\n".join(table(cards, FIT_COLUMNS)))
+        print("* not identified at this scale; the cards hold every number, warning and verdict")
+    else:
+        print("\n".join(_card_lines(cards[0])))
     for result in approaches:
         print(f"approaches 1, 2, 3 on {result['data']['dataset'] or path} (N {result['n']}): {result['verdict']}")
     for error in skipped:
         print(f"not fitted: {error}")
     if written:
         print(f"written: {written[0]}" + (f" and {len(written) - 1} more" if len(written) > 1 else ""))
+    if batch.fresh:
+        print(f"up to date: {batch.fresh} of {len(cards)} cards are of these runs already")
     return 0
+
+
+def _short(card: dict[str, Any], name: str) -> str:
+    cell = card["params"].get(name) or card["derived"].get(name)
+    if not cell or cell.get("value") is None:
+        return "-"
+    open_ended = any(w["name"] == "not_identified" and w.get("quantity", name) == name for w in card["warnings"])
+    return _interval(cell, 3) + ("*" if open_ended else "")
+
+
+def _refuted(card: dict[str, Any]) -> str:
+    p = ((card["noise"].get("lack_of_fit") or {}).get("p")) if card["noise"] else None
+    named = any(w["name"] == "refuted" for w in card["warnings"])
+    return "-" if p is None else f"{'yes' if named else 'no'} (p {p:.2g})"
+
+
+FIT_COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "data": lambda card: card["data"]["dataset"] or card["data"]["source"],
+    "law": lambda card: card["law"],
+    "N": lambda card: card["conventions"].get("n", "-"),
+    "runs": lambda card: card["data"]["rows"],
+    "residual": lambda card: f"{card['objective']['rms_log_residual']:.2%}",
+    "refuted by seed noise": _refuted,
+    "floor E": lambda card: _short(card, "E"),
+    "a (N_opt ~ C^a)": lambda card: _short(card, "a"),
+}
 
 
 class _Fits:
@@ -267,6 +297,7 @@ class _Fits:
 
     Attributes:
       cards, written, approaches, skipped: what came of it so far.
+      fresh: cards that were there already, of the same runs and request.
     """
 
     def __init__(self, options: SimpleNamespace, *, many: bool):
@@ -275,6 +306,7 @@ class _Fits:
         self.written: list[str] = []
         self.approaches: list[dict[str, Any]] = []
         self.skipped: list[UserError] = []
+        self.fresh = 0
         self._card = Path(options.out) if options.out and not many else None
         self._folder = Path(options.out) if options.out else options.path / "fits" if options.path.is_dir() else None
         self._fixed = _pairs("fixed", options.fixed, float)
@@ -289,7 +321,7 @@ class _Fits:
         from analysis.fit import fit as fit_law
         from scaling.records import write_json
 
-        options, chinchilla = self.options, None
+        options, chinchilla, fresh = self.options, None, 0
         try:
             more = {"columns": self._columns} if self._columns else {}
             found = tables.load(options.path, where=options.where, dataset=dataset, n=n, **more)
@@ -297,22 +329,42 @@ class _Fits:
             return self._skip(error)
         label = found.dataset or options.path.stem
         for law in names:
+            target = self._card or (self._folder and self._folder / _safe(f"{label}-{law}-{n}.json"))
+            if self.many and target and (known := self._known(target, found, law)):
+                self.cards.append(known)
+                fresh += 1
+                continue
             try:
                 fitted = fit_law(found, law, objective=options.objective, level=options.level, fixed=self._fixed)
             except UserError as error:
                 self._skip(UserError(error.field, error.value, f"{error.remedy} ({label}, {law}, N {n})"))
                 continue
             chinchilla = fitted if law == "chinchilla" else chinchilla
-            target = self._card or (self._folder and self._folder / _safe(f"{label}-{law}-{n}.json"))
             if target:
                 fitted.save(target)
                 self.written.append(str(target))
             self.cards.append(fitted.card())
+        self.fresh += fresh
         if self.many and chinchilla is not None:
             result = {**compare_approaches(found, chinchilla, level=options.level), "n": n}
             self.approaches.append(result)
             if self._folder:
                 write_json(self._folder / _safe(f"{label}-approaches-{n}.json"), result)
+
+    def _known(self, target: Path, found: Any, law: str) -> dict[str, Any] | None:
+        """The card at ``target`` if it is of these runs and this request, and its draws are intact."""
+        from analysis.estimate import objective
+        from analysis.fit import load_fit
+
+        if not target.exists():
+            return None
+        try:
+            card = load_fit(target).card()
+        except UserError:
+            return None  # damaged: fit again
+        asked = (law, found.sha256, self.options.level, objective(self.options.objective).name, self._fixed)
+        made = (card["law"], card["data"]["sha256"], card["interval"]["level"], card["objective"]["name"])
+        return card if (*made, card["fixed"]) == asked and card["conventions"] == found.conventions else None
 
     def _skip(self, error: UserError) -> None:
         if not self.many:
@@ -324,7 +376,7 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
 
 
-def _card_lines(card: dict[str, Any], *, brief: bool) -> list[str]:
+def _card_lines(card: dict[str, Any]) -> list[str]:
     """A fit card for people."""
     data, interval = card["data"], card["interval"]
     title = f"{data['dataset'] or data['source']}: {card['law']}  {card['formula']}"
@@ -336,16 +388,13 @@ def _card_lines(card: dict[str, Any], *, brief: bool) -> list[str]:
             lines.append(f"  {name:8} {_interval(card['derived'][name])}  exponent of C in the optimal {what}")
     for budget, cell in (card["derived"].get("tokens_per_parameter") or {}).items():
         lines.append(f"  D/N at {budget} FLOPs: {_interval(cell, 3)}")
-    if not brief:
-        residual = card["objective"].get("rms_log_residual")
-        quality = "" if residual is None else f", residual {residual:.2%}"
-        how = f"{interval['level']:.0%} intervals by {interval['scheme']}, objective {card['objective']['name']}"
-        lines.append(f"  {how}{quality}")
-        lines.append(f"  {len(card['optima'])} close optima, {len(data['dropped'])} rows dropped")
-        lines += [f"    dropped {row['row']}: {row['reason']}" for row in data["dropped"][:5]]
-        lines += [f"  warning {entry['name']}: {entry['message']}" for entry in card["warnings"]]
-    elif card["warnings"]:
-        lines.append(f"  warnings (see the card): {', '.join(dict.fromkeys(w['name'] for w in card['warnings']))}")
+    residual = card["objective"].get("rms_log_residual")
+    quality = "" if residual is None else f", residual {residual:.2%}"
+    how = f"{interval['level']:.0%} intervals by {interval['scheme']}, objective {card['objective']['name']}"
+    lines.append(f"  {how}{quality}")
+    lines.append(f"  {len(card['optima'])} close optima, {len(data['dropped'])} rows dropped")
+    lines += [f"    dropped {row['row']}: {row['reason']}" for row in data["dropped"][:5]]
+    lines += [f"  warning {entry['name']}: {entry['message']}" for entry in card["warnings"]]
     return [*lines, f"  {card['verdict']}"]
 
 
@@ -403,19 +452,17 @@ def _seal(options: SimpleNamespace) -> int:
 
 
 def report(options: SimpleNamespace) -> int:
-    """Writes the report and says how the sealed forecasts came out."""
+    """Writes the report and prints its short form: the law, what it predicts, how the sealed forecasts came out."""
     workdir = _study(options.path)
     from analysis import forecast, sealed
-    from analysis.report import write
+    from analysis.report import summary, write
 
     path = write(workdir, Path(options.out) if options.out else None)
-    verdict = forecast.score(workdir)["verdict"] if sealed.read(workdir) else None
     if options.json:
+        verdict = forecast.score(workdir)["verdict"] if sealed.read(workdir) else None
         _print_json({"schema": 1, "kind": "report", "path": str(path), "forecasts": verdict})
         return 0
-    if verdict:
-        print(verdict)
-    print(f"report: {path}")
+    print(summary(workdir))
     return 0
 
 

@@ -281,6 +281,7 @@ def test_reasons_stand_where_numbers_cannot(workdir, tmp_path):
     low.write_text(re.sub(r'"value": [\d.]+', '"value": 0.5', low.read_text()))
     text = Page(report.write(copy).read_text()).text
     assert "No prediction: law product has no optimal N at a budget" in text
+    assert re.search(r"Predictions of N and D use kaplan, though [\d.]+ AICc behind product", text)
     assert "the runs have changed since these fits were made" in text
     assert "NOT every one of the 27 losses is at or above" in text
     assert "The study is unfinished: 1 of 60 cells" in text and "approaches are not compared yet" in text
