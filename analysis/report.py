@@ -90,9 +90,8 @@ def _summary(found: Evidence, part: Part) -> list[str]:
     lines = [*textwrap.wrap(title, 100), *(f"  {line}".replace("\u00a0", " ") for line in filled)]
     if missing:
         lines.append("  * not identified at this scale")
-    told = [
-        s for s in _verdict(found, part) if not s.startswith(("Sealed", "Theory", "Approaches", f"{fit.law.name}:"))
-    ]
+    elsewhere = ("Sealed", "Theory", "Approaches", f"{fit.law.name}:", f"{main.law.name}:")
+    told = [sentence for sentence in _verdict(found, part) if not sentence.startswith(elsewhere)]
     lines += _wrap(" ".join(told))
     rows = _predictions(main, part.entropy)
     for row in rows[:1] if all("reason" in r for r in rows) else rows[1:2]:
