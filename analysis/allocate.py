@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
 
 from scaling.errors import UserError
 
@@ -101,7 +102,7 @@ def optimal(
 
     Args:
       cost: C(N, D) as a callable, or exact FLOPs per token by size ``{"N": [...], "flops_per_token": [...]}``
-        (interpolated in logs). By default that table of the fit's own runs (``cost_table``), else C = 6ND on its N.
+        (interpolated smoothly). By default that table of the fit's own runs (``cost_table``), else C = 6ND on its N.
       force: answer where the answer would be refused, with the reason as a warning.
 
     Raises:
@@ -190,9 +191,19 @@ def _per_token(n: np.ndarray, cost: Any) -> np.ndarray:
     log_n, log_f, x = log_n[order], log_f[order], np.log(n)
     if len(log_n) == 0 or len(log_n) != len(log_f) or not np.all(np.diff(log_n) > 0):
         raise UserError("cost", cost, "needs one FLOPs per token for each of one or more different sizes")
-    # Beyond the table the surplus over 6N keeps its last value: it tends to a constant, and a slope would run away.
-    surplus = np.interp(x, log_n, log_f - log_n)
-    return np.exp(x + surplus)
+    surplus = log_f - log_n - np.log(6.0)
+    if len(log_n) > 1 and np.all(surplus > 1e-6):
+        # Attention and head shrink against 6N by a power of N, nearly; in these logs the table is nearly straight, so
+        # that the optimum does not stick to a size of the table. Beyond it the last slope goes on, never upwards.
+        share = np.log(np.expm1(surplus))
+        low, high = (min(0.0, float(np.diff(share)[i] / np.diff(log_n)[i])) for i in (0, -1))
+        inside = np.interp(x, log_n, share)
+        inside = inside + low * np.minimum(x - log_n[0], 0.0) + high * np.maximum(x - log_n[-1], 0.0)
+        return 6.0 * np.exp(x) * (1.0 + np.exp(inside))
+    # A count of N that holds more than what is multiplied: no such rule, so the ratio to 6N keeps its last value.
+    if len(log_n) > 2:
+        return 6.0 * np.exp(x + PchipInterpolator(log_n, surplus)(np.clip(x, log_n[0], log_n[-1])))
+    return 6.0 * np.exp(x + np.interp(x, log_n, surplus))
 
 
 def _cost_words(cost: Cost | None) -> str:
@@ -200,7 +211,7 @@ def _cost_words(cost: Cost | None) -> str:
         return "C = 6ND on the N of the fit"
     if callable(cost):
         return "C(N, D) as given by the family"
-    return "exact FLOPs per token by size, interpolated in logs; beyond the sizes their surplus over 6N stays"
+    return "exact FLOPs per token by size; between and beyond the sizes the surplus over 6N follows a power of N"
 
 
 def _predict(law: Any, theta: np.ndarray, n: np.ndarray, d: np.ndarray) -> np.ndarray:

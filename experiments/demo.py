@@ -50,9 +50,8 @@ def get_config(argument: str = "") -> ConfigDict:
         config.cells[f"{name}_seeds"] = study.block(
             "grid", name, (1, 3), tokens=(256 * K, 512 * K, M), seeds=(1, 2), role="seed"
         )
-    # Larger N; larger D twice; both, at 3.6 times the largest fitted compute. Each on a stem of its own.
+    # Larger N; larger D; both, at 5.7 times the largest fitted compute. Each on a stem of its own.
     config.cells.holdouts = study.block(
-        "pairs", "stdlib", (5, 2, 3), tokens=(512 * K, 6 * M, 4 * M), seeds=(100,), role="holdout"
+        "pairs", "stdlib", (6, 2, 5), tokens=(512 * K, 6 * M, 5 * M), seeds=(100,), role="holdout"
     )
-    config.cells.holdout_both = study.block("pairs", "stdlib", (5,), tokens=(1536 * K,), seeds=(101,), role="holdout")
     return config

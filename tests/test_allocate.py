@@ -148,3 +148,24 @@ def test_refuses_an_allocation_that_is_not_identified(chinchilla):
 def test_bad_questions(chinchilla, asked):
     with pytest.raises(UserError):
         optimal(chinchilla, **asked)
+
+
+def test_a_cost_table_is_smooth_and_reaches_beyond_its_sizes():
+    """Against the exact counts of a family's ladder: sizes that the table lacks, inside and beyond it."""
+    from scaling import count, families
+
+    family = families.load("gpt")
+    exact = {}
+    for size in range(7):
+        parts = family.components(families.configure(family, size))
+        n = float(count.parameters(parts)["nonembedding"])
+        exact[n] = sum(count.training_flops(parts).values()) / 64
+    sizes = list(exact)
+    table = {"N": sizes[:5:2], "flops_per_token": [exact[n] for n in sizes[:5:2]]}
+    n = np.array(sizes)
+    np.testing.assert_allclose(flops_for(n, 1.0, table), list(exact.values()), rtol=0.02)
+    grid = np.geomspace(sizes[0], sizes[4], 400)
+    slope = np.diff(np.log(flops_for(grid, 1.0, table))) / np.diff(np.log(grid))
+    assert np.abs(np.diff(slope)).max() < 0.01  # no kink for an optimum to stick to
+    counted = {"N": [1e3, 1e4, 1e5], "flops_per_token": [4e3, 5e4, 5.6e5]}  # below 6N: embeddings are in N
+    assert flops_for(1e6, 1.0, counted) == pytest.approx(5.6e6)

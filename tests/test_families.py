@@ -36,7 +36,7 @@ def mean_loss(module, parameters, batch, config):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("size", [0, 3, 8])
+@pytest.mark.parametrize("size", [0, 3, 14])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_analytic_counts_equal_the_traced_program(name: str, size: int, tied: bool):
     module = families.load(name)

@@ -47,7 +47,7 @@ def test_the_stem_knows_nothing_of_d_and_a_new_d_changes_no_name(tiny):
 def test_counts_and_prices_of_the_demo():
     made = plan.make(study.resolve(demo.get_config()))
     rows = made.rows()
-    assert len(rows) == made.totals["cells"] == len({row["run"] for row in rows}) == 65
+    assert len(rows) == made.totals["cells"] == len({row["run"] for row in rows}) == 64
     fitted = [row for row in rows if row["role"] != "holdout"]
     assert min(row["N"] for row in fitted) < 7_000 and 90_000 < max(row["N"] for row in fitted) < 110_000
     assert len({row["N"] for row in fitted}) >= 5 and max(row["D"] for row in fitted) == 2**22
@@ -56,6 +56,8 @@ def test_counts_and_prices_of_the_demo():
     assert len(held) >= 3 and max(row["flops"] for row in held) > 3 * largest
     assert any(row["N"] > max(f["N"] for f in fitted) for row in held)
     assert any(row["D"] > max(f["D"] for f in fitted) for row in held)
+    beyond = [row for row in held if row["N"] > max(f["N"] for f in fitted) and row["D"] > max(f["D"] for f in fitted)]
+    assert len(beyond) == 1
     for cell in made.study.cells:
         row = next(
             row

@@ -45,13 +45,13 @@ class Config:
             raise UserError("model.dtype", self.dtype, "choose float32 or bfloat16")
 
 
-# Widths double every two sizes, in multiples of 8. Depth is width / 32, at least 2, so that the aspect ratio is
-# constant from width 64 on. Non-embedding parameters go from 6k (size 0) to 7e9 (size 17), about x2.3 a size.
-_WIDTHS = tuple(step * 2**power for power in range(3, 13) for step in (2, 3))[: 2 * 9]
+# Four sizes a doubling of the width from 64 on (below, multiples of 8). Depth is width / 32, at least 2, so that the
+# aspect ratio is constant but for width 80. Non-embedding parameters go from 6k (size 0) to 1.4e11 (size 31).
+_WIDTHS = (16, 24, 32, 48, *(step << power for power in range(7) for step in (64, 80, 96, 112)))
 
 
 def ladder(size: int) -> dict[str, int]:
-    """Size 0, 1, 2 ...: width 16, 24, 32, 48, 64, 96 ... and what follows from it."""
+    """Size 0, 1, 2 ...: width 16, 24, 32, 48, 64, 80, 96 ... and what follows from it."""
     if not 0 <= size < len(_WIDTHS):
         raise UserError("size", size, f"the ladder of gpt has sizes 0 to {len(_WIDTHS) - 1}")
     width = _WIDTHS[size]
