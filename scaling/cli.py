@@ -6,6 +6,7 @@ Every verb has flags of its own (absl), and those that take a study have ``--con
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -203,6 +204,7 @@ def parse(name: str, arguments: Sequence[str]) -> SimpleNamespace:
 
             # config_flags would load the file itself, by an import call that is deprecated, and hide what it raised.
             config = _load_config(chosen, argument)
+            _open_sections(config, arguments)
             sys_argv = ["scaling", *arguments]
             try:
                 config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=sys_argv)
@@ -277,6 +279,30 @@ def _load_config(path: Path, argument: str | None) -> Any:
     if not isinstance(config, ConfigDict):
         raise UserError("config", path, f"get_config returned a {type(config).__name__}; it must return a ConfigDict")
     return config
+
+
+# Sections whose fields have defaults elsewhere (a family's Config, a recipe, a source): any may be given on the command
+# line, and the study checks it against the ones that exist.
+OPEN = re.compile(r"--?config\.((?:cells\.\w+\.)?(?:model|recipe)|data\.\w+)\.(\w+)(?:=(.*))?", re.DOTALL)
+
+
+def _open_sections(config: Any, arguments: Sequence[str]) -> None:
+    """Adds the fields of open sections that the arguments override and the experiment file leaves at their default."""
+    import ast
+
+    for index, text in enumerate(arguments):
+        if (match := OPEN.fullmatch(text)) is None:
+            continue
+        section = config
+        for name in match[1].split("."):
+            section = section.get(name) if hasattr(section, "get") else None
+        value = match[3] if match[3] is not None else "".join(arguments[index + 1 : index + 2])
+        if not hasattr(section, "unlock") or match[2] in section:
+            continue
+        with contextlib.suppress(SyntaxError, ValueError):  # else it is a string
+            value = ast.literal_eval(value)
+        with section.unlocked():
+            section[match[2]] = value
 
 
 def _flag_error(error: Exception, base: type[Exception], arguments: list[str]) -> Exception:

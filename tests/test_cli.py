@@ -92,7 +92,8 @@ def test_help_is_complete_and_imports_nothing_heavy():
         ("plan --config=syntax.py", "SyntaxError"),
         ("plan --config=empty.py", "no attribute 'get_config'"),
         ("plan --config=exp.py --config.nothing=3", "config.nothing = 3: no such field"),
-        ("plan --config=exp.py --config.model.nothing=3", "config.model.nothing = 3: no such field"),
+        ("plan --config=exp.py --config.model.nothing=3", "model.nothing = 3: unknown field"),
+        ("plan --config=exp.py --config.recipe.lr=3", "recipe.lr = 3: unknown field"),
         ("plan --config=exp.py --config.chunk=many", "config.chunk = many: invalid literal"),
         ("plan --config=exp.py --config.chunk=0", "config.chunk = 0: must be"),
         ("plan --config.chunk=3", "config.chunk = overridden: there is nothing to override; give --config too"),
@@ -308,3 +309,10 @@ def test_an_unexpected_error_keeps_its_traceback(place, monkeypatch):
     assert code == 2 and err.startswith("scaling: error: path = /proc/version: ") and err.count("\n") == 1
     with pytest.raises(UserError):
         cli.parse("status", [])
+
+
+def test_fields_at_their_default_are_overridden_too():
+    config = cli.parse("plan", ["--config=demo", "--config.recipe.batch=64", "--config.model.dtype", "bfloat16"]).config
+    assert config.recipe.batch == 64 and config.model.dtype == "bfloat16"
+    config = cli.parse("plan", ["--config=demo", "--config.cells.known_grid.recipe.schedule=cosine"]).config
+    assert config.cells.known_grid.recipe.schedule == "cosine"
