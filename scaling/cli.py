@@ -293,7 +293,7 @@ def _open_sections(config: Any, arguments: Sequence[str]) -> None:
     for index, text in enumerate(arguments):
         if (match := OPEN.fullmatch(text)) is None:
             continue
-        section = config
+        section: Any = config
         for name in match[1].split("."):
             section = section.get(name) if hasattr(section, "get") else None
         value = match[3] if match[3] is not None else "".join(arguments[index + 1 : index + 2])
