@@ -28,7 +28,7 @@ demo: $(VENV)/.installed
 	$(BIN)/scaling report $(WORKDIR)
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -m "not system"
+	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadfile
 
 test-system: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m system

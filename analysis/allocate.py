@@ -68,13 +68,20 @@ def frontier(fit: Any, flops: np.ndarray, cost: Cost | None = None) -> tuple[np.
     Raises:
       UserError: the law has no interior optimum under any parameters.
     """
-    law, flops = fit.law, np.atleast_1d(np.asarray(flops, dtype=float))
+    return optimum_along(fit.law, _theta(fit), flops, cost)
+
+
+def optimum_along(
+    law: Any, theta: np.ndarray, flops: np.ndarray, cost: Cost | None = None, *, sharp: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """``frontier`` for parameters ``theta`` (S, P): ln N_opt and ln D_opt, each (S, k). ``sharp``: to 1e-9, for
+    derivatives; else a numerical search is good to about 1e-4."""
+    flops = np.atleast_1d(np.asarray(flops, dtype=float))
     if law.no_optimum or not {"N", "D"} <= set(law.columns):
         reason = law.no_optimum or f"it is a law of {', '.join(law.columns)} and needs N and D"
         raise UserError("law", law.name, f"has no optimal N at a budget: {reason}; fit another law (chinchilla)")
     if set(law.columns) - {"N", "D"}:
         raise UserError("law", law.name, f"also depends on {', '.join(sorted(set(law.columns) - {'N', 'D'}))}; fix it")
-    theta = _theta(fit)
     if cost is None and law.exponents(theta) is not None:
         n, d = law.optimum(theta, flops)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -82,7 +89,29 @@ def frontier(fit: Any, flops: np.ndarray, cost: Cost | None = None) -> tuple[np.
             bad = ~((log_d - log_n > np.log(RATIOS[0])) & (log_d - log_n < np.log(RATIOS[1])))
         return np.where(bad, np.nan, log_n), np.where(bad, np.nan, log_d)
     found = [_minimum(law, theta, float(c), cost) for c in flops]
+    if sharp:
+        found = [_sharpen(law, theta, float(c), cost, n) for c, (n, _) in zip(flops, found)]
     return np.stack([n for n, _ in found], 1), np.stack([d for _, d in found], 1)
+
+
+def _sharpen(
+    law: Any, theta: np.ndarray, flops: float, cost: Cost | None, log_n: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Newton steps on d log L / d log N along the budget, from the search's answer."""
+    h, out = 1e-3, np.array(log_n)
+    for i in np.flatnonzero(np.isfinite(log_n)):
+        for _ in range(6):
+            n = np.exp(out[i] + h * np.array([-1.0, 0.0, 1.0]))
+            down, at, up = _predict(law, theta[i : i + 1], n, tokens_for(flops, n, cost))[0]
+            bend = up - 2 * at + down
+            if not bend > 0:
+                break
+            move = float(np.clip(-h * (up - down) / (2 * bend), -STEP, STEP))
+            out[i] += move
+            if abs(move) < 1e-10:
+                break
+    with np.errstate(invalid="ignore"):
+        return out, np.log(tokens_for(flops, np.exp(out), cost))
 
 
 def optimal(
@@ -116,13 +145,31 @@ def optimal(
     if len(asked) not in (1, 2):
         raise UserError("predict", ", ".join(asked) or "nothing", "give one or two of --flops, --params, --tokens")
     cost = cost_table(fit) if cost is None else cost
-    warnings: list[dict[str, Any]] = []
     if len(asked) == 2:
         log_n, log_d = _cell(asked, cost)
     elif "flops" in asked:
         log_n, log_d = (x[:, 0] for x in frontier(fit, np.array([asked["flops"]]), cost))
     else:
         log_n, log_d = _partner(fit, asked, cost)
+    return answer(fit, asked, log_n, log_d, level=level, cost=cost, force=force)
+
+
+def answer(
+    fit: Any,
+    asked: Mapping[str, float],
+    log_n: np.ndarray,
+    log_d: np.ndarray,
+    *,
+    level: float,
+    cost: Cost | None,
+    force: bool,
+    more: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The result of ``optimal`` for cells chosen by the estimate and every draw, ln N and ln D (1 + S,) or (1,).
+
+    Refuses, or warns, where the answer is not supported. ``more``: further columns of the law at the cell.
+    """
+    warnings: list[dict[str, Any]] = []
     bad = ~(np.isfinite(log_n) & np.isfinite(log_d))
     if bad[0]:
         what = "the fitted law has no interior optimum here (one term explains all, or an exponent is at its bound)"
@@ -134,7 +181,10 @@ def optimal(
         reason = f"is {ratio:.3g} times the largest fitted compute ({fit.scope['C_max']:.3g} FLOPs)"
         _refuse(force, warnings, "extrapolation", f"{compute:.4g} FLOPs", reason)
     elif ratio > 1:
-        message = f"{ratio:.3g} times the largest fitted compute: the law itself may bend, which no interval here holds"
+        held = "which only the interval of the loss holds" if fit.discrepancy["k"] else ", which no interval here holds"
+        held = "; the interval of the loss holds a term for that, those of N and D do not"
+        held = held if fit.discrepancy["k"] > 0 else ", which no interval here holds"
+        message = f"{ratio:.3g} times the largest fitted compute: the law itself may bend{held}"
         warnings.append({"name": "extrapolation", "message": message})
     share = float(bad[1:].mean()) if len(bad) > 1 else 0.0
     if share > OPEN:
@@ -144,7 +194,8 @@ def optimal(
     elif share > (1 - level) / 2:
         message = f"{share:.0%} of the draws have no interior optimum; the intervals are open"
         warnings.append({"name": "allocation", "message": message})
-    cell = {"N": np.array([n]), "D": np.array([d]), "C": np.array([compute])}
+    held = {name: np.array([value]) for name, value in (more or {}).items()}
+    cell = {"N": np.array([n]), "D": np.array([d]), "C": np.array([compute]), **held}
     loss = fit.predict(cell, level=level, new_run=True)
     log_c = np.full_like(log_n, np.nan)
     log_c[~bad] = np.log(flops_for(np.exp(log_n[~bad]), np.exp(log_d[~bad]), cost))
@@ -153,7 +204,7 @@ def optimal(
         "schema": 1,
         "kind": "allocation",
         "law": fit.law.name,
-        "asked": asked,
+        "asked": dict(asked),
         "level": level,
         "N": _interval(log_n, level, open_ended),
         "D": _interval(log_d, level, open_ended),
@@ -161,7 +212,7 @@ def optimal(
         "flops": _interval(log_c, level, open_ended),
         "loss": {k: float(np.asarray(loss[k])[0]) for k in ("value", "lo", "hi")},
         "extrapolation_ratio": ratio,
-        "sensitivity": _sensitivity(fit, n, compute, cost),
+        "sensitivity": _sensitivity(fit, n, compute, cost, more),
         "conventions": {**fit.conventions, "cost": _cost_words(cost)},
         "warnings": warnings,
     }
@@ -214,20 +265,28 @@ def _cost_words(cost: Cost | None) -> str:
     return "exact FLOPs per token by size; between and beyond the sizes the surplus over 6N follows a power of N"
 
 
-def _predict(law: Any, theta: np.ndarray, n: np.ndarray, d: np.ndarray) -> np.ndarray:
+def _predict(
+    law: Any, theta: np.ndarray, n: np.ndarray, d: np.ndarray, more: Mapping[str, float] | None = None
+) -> np.ndarray:
+    held = {name: np.full(len(n), value) for name, value in (more or {}).items()}
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.log(law.predict(theta, {"N": n, "D": d}))
+        return np.log(law.predict(theta, {"N": n, "D": d, **held}))
 
 
-def _minimum(law: Any, theta: np.ndarray, flops: float, cost: Cost | None) -> tuple[np.ndarray, np.ndarray]:
-    """ln N and ln D of the lowest loss along one budget, each (S,); NaN where it lies at an end of the search."""
+def _minimum(
+    law: Any, theta: np.ndarray, flops: float, cost: Cost | None, more: Mapping[str, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """ln N and ln D of the lowest loss along one budget, each (S,); NaN where it lies at an end of the search.
+
+    ``more`` holds further columns of the law at one value each.
+    """
     ends = 0.5 * np.log(flops / 6.0 / np.array(RATIOS[::-1]))
     log_n = np.arange(ends[0], ends[1], STEP)
     n = np.exp(log_n)
     log_d = np.log(tokens_for(flops, n, cost))
     found = np.empty(len(theta))
     for start in range(0, len(theta), CHUNK):
-        loss = _predict(law, theta[start : start + CHUNK], n, np.exp(log_d))
+        loss = _predict(law, theta[start : start + CHUNK], n, np.exp(log_d), more)
         i = np.argmin(np.where(np.isfinite(loss), loss, np.inf), axis=1)
         corner = (i == 0) | (i == len(n) - 1)
         k = np.clip(i, 1, len(n) - 2)
@@ -292,8 +351,11 @@ def _interval(logs: np.ndarray, level: float, open_ended: bool) -> dict[str, flo
     return {"value": value, "lo": float(lo), "hi": float(hi)}
 
 
-def _sensitivity(fit: Any, n: float, flops: float, cost: Cost | None) -> dict[str, float]:
+def _sensitivity(
+    fit: Any, n: float, flops: float, cost: Cost | None, more: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """By how much the loss rises, as a fraction, where N is half or twice this at the same compute."""
     sizes = n * np.array([1.0, 0.5, 2.0])
-    loss = fit.law.predict(fit.law.vector(fit.params), {"N": sizes, "D": tokens_for(flops, sizes, cost)})
+    theta = fit.law.vector(fit.params)[None]
+    loss = np.exp(_predict(fit.law, theta, sizes, tokens_for(flops, sizes, cost), more))[0]
     return {"half_N": float(loss[1] / loss[0] - 1), "double_N": float(loss[2] / loss[0] - 1)}

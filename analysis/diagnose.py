@@ -201,7 +201,8 @@ def diagnose(
         if abs(r) > 0.95:
             message = f"log N and log D correlate {r:.3f}: alpha and beta cannot be told apart; vary D at fixed N"
             out.append(warning("collinear", message, correlation=r))
-        out += _monotone(table, noise)
+        if set(law.columns) == {"N", "D"}:  # with repeats, bits or a learning rate, N is not all that differs
+            out += _monotone(table, noise)
     # one standard error, or in large tables four times what a row moves it by on average
     share = 0.5 * min(1.0, 4 / math.sqrt(n))
     big = [row for row in influential if abs(row["change"]) > _half(intervals, row["quantity"]) * share]
@@ -235,10 +236,20 @@ def diagnose(
             )
             out.append(warning("heteroscedastic", message, spearman=rank, p=p, ratio=ratio))
     if len(point.optima) > 1:
-        message = f"{len(point.optima)} different optima fit within 1 % of the best objective: see optima on the card"
-        out.append(warning("several_optima", message, count=len(point.optima)))
+        ranges = {}
+        for name in law.names:
+            seen = [o["params"][name] for o in point.optima]
+            if max(seen) > 1.5 * min(seen) > 0 or max(seen) - min(seen) > abs(max(seen)) / 3:
+                ranges[name] = [min(seen), max(seen)]
+        where = ", ".join(f"{k} from {lo:.3g} to {hi:.3g}" for k, (lo, hi) in ranges.items())
+        message = (
+            f"{len(point.optima)} different optima fit within 1 % of the best objective"
+            + (f", a flat valley with {where}: these runs do not tell them apart" if where else "")
+            + "; see optima on the card"
+        )
+        out.append(warning("several_optima", message, count=len(point.optima), ranges=ranges))
     epochs = np.asarray(table["epochs"], dtype=np.float64) if "epochs" in table else np.ones(1)
-    if (epochs > 1.0001).any():
+    if (epochs > 1.0001).any() and "U" not in law.columns:
         repeated = int((epochs > 1.0001).sum())
         message = (
             f"{repeated} runs repeat data: D overstates what they saw; fit single-epoch runs or a law with repeats"

@@ -7,15 +7,16 @@ start, in loss values y (S, n) or in weights w (S, n): that is what a bootstrap 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from analysis.laws import Columns, Law, Surface
+from analysis.laws.surface import Raw
+from analysis.starts import ROWS, starts
 from scaling.errors import UserError
 
 Array = np.ndarray
@@ -25,19 +26,27 @@ _PHI = math.exp(-(HUBER_K**2) / 2) / math.sqrt(2 * math.pi)
 _TAIL = 0.5 * math.erfc(HUBER_K / math.sqrt(2))
 _KAPPA = 1 - 2 * _TAIL - 2 * HUBER_K * _PHI + 2 * HUBER_K**2 * _TAIL
 _CHUNK = 200_000  # numbers in one (S, n) work array: a handful of them stay in the second-level cache
-_START_ROWS = 2000
 
 
 @dataclass(frozen=True)
 class Objective:
-    """How residuals count. ``delta`` None = adapted to the noise (1.345 times Huber's proposal-2 scale)."""
+    """How residuals count. ``delta`` None = adapted to the noise (1.345 times Huber's proposal-2 scale).
+
+    ``raw`` residuals are of the loss itself, in its unit; others of its natural logarithm.
+    """
 
     name: str
     delta: float | None
+    raw: bool = False
 
 
 def objective(text: str) -> Objective:
-    """``auto``, ``squares`` or ``huber:<delta>``. UserError for anything else."""
+    """``auto``, ``squares`` or ``huber:<delta>``, with ``raw:`` before it for residuals of the loss itself.
+
+    UserError for anything else.
+    """
+    if text.startswith("raw:"):
+        return replace(objective(text[4:]), name=text, raw=True)
     if text == "auto":
         return Objective("huber:auto", None)
     if text == "squares":
@@ -48,13 +57,19 @@ def objective(text: str) -> Objective:
     except ValueError:
         delta = math.nan
     if head != "huber" or not delta > 0:
-        raise UserError("objective", text, "write auto, squares or huber:<delta>, such as huber:1e-3")
+        raise UserError(
+            "objective", text, "write auto, squares or huber:<delta>, such as huber:1e-3, perhaps raw: before it"
+        )
     return Objective(text, delta)
 
 
 @dataclass
 class Estimate:
-    """A point estimate. ``z`` (P,) are coordinates of ``surface``; ``optima`` (best first) lie within 1 %."""
+    """A point estimate. ``z`` (P,) are coordinates of ``surface``; ``optima`` (best first) lie within 1 %.
+
+    ``y`` (n,) is what the surface is fitted to: log losses, or (raw residuals) losses over the scale of the table,
+    shifted so that both agree to first order. ``scale`` is the residuals' robust standard deviation in that unit.
+    """
 
     surface: Surface
     z: Array
@@ -66,6 +81,7 @@ class Estimate:
     free: Array
     lower: Array
     upper: Array
+    y: Array
 
     @property
     def theta(self) -> Array:
@@ -83,7 +99,10 @@ def _value(surface: Surface, z: Array, y: Array, w: Array, delta: Array) -> tupl
     r = y - f
     psi = np.clip(r, -delta, delta)
     value = ((r - 0.5 * psi) * psi * w).sum(1)
-    return value, state, r, psi
+    if surface.penalty is not None:
+        mean, weight = surface.penalty
+        value = value + 0.5 * ((z - mean) ** 2 * weight).sum(1)
+    return np.where(np.isnan(value), np.inf, value), state, r, psi
 
 
 def _direction(h: Array, g: Array) -> Array:
@@ -91,7 +110,7 @@ def _direction(h: Array, g: Array) -> Array:
     S, P = g.shape
     m, x = h.copy(), -g
     bad = np.zeros(S, dtype=bool)
-    floor = 1e-14 * np.maximum(np.abs(np.diagonal(h, axis1=1, axis2=2)).max(1), 1e-300)
+    floor = np.maximum(1e-14 * np.abs(np.diagonal(h, axis1=1, axis2=2)).max(1), 1e-280)
     for k in range(P):
         pivot = m[:, k, k]
         bad |= ~(pivot > floor)
@@ -170,6 +189,11 @@ def _minimise(
     diagonal = np.arange(surface.P)
     for _ in range(iterations):
         g, h = surface.normal(state, -w * psi, w * (psi == r))
+        if surface.penalty is not None:
+            g += (z - surface.penalty[0]) * surface.penalty[1]
+            h[:, diagonal, diagonal] += surface.penalty[1]
+        lost = ~(np.isfinite(h).all((1, 2)) & np.isfinite(g).all(1))
+        g[lost], h[lost] = 0.0, 0.0  # a formula without a value or a slope here: this start ends
         fixed = ((z <= lower) & (g > 0)) | ((z >= upper) & (g < 0)) | ~free
         g = np.where(fixed, 0.0, g)
         if fixed.any():
@@ -217,77 +241,6 @@ def _pick(old: dict, new: dict, take: Array, keep: Array) -> dict:
     return {k: pick(old[k], new[k]) for k in old}
 
 
-def starts(surface: Surface, y: Array, free: Array, fixed: Array, *, count: int = 12, points: int = 12) -> Array:
-    """Starts (count, P): on a grid of exponents the amplitudes are closed form; the grid's best and its local minima.
-
-    Variable projection (Golub and Pereyra 1973). Nonnegative least squares of relative residuals, by trying every
-    subset of the few amplitudes. ``fixed`` (P,) holds the coordinates that are not free.
-    """
-    law, n = surface.law, surface.n
-    rows = np.linspace(0, n - 1, min(n, _START_ROWS)).astype(int)
-    linear = [surface.position[name] for name in law.linear]
-    nonlinear = [i for i in range(surface.P) if i not in linear]
-    axes = []
-    for i in nonlinear:
-        p = law.coordinates[i]
-        lo, hi = p.grid or (0.03, 2.0)
-        axes.append(np.geomspace(lo, hi, points) if free[i] else np.array([fixed[i]]))
-    grid = np.array(list(itertools.product(*axes))).reshape(-1, len(nonlinear))
-    z = np.tile(fixed, (len(grid), 1))
-    z[:, nonlinear] = grid
-    q = z[:, surface.outer] if surface.outer is not None else np.ones(len(grid))
-    target = np.exp(np.clip((y[rows] - np.log(surface.scale))[None] / q[:, None], -150, 150))
-    basis = np.empty((len(grid), len(rows), len(linear)))
-    for j, i in enumerate(linear):
-        if i == surface.floor:
-            basis[:, :, j] = 1.0
-            continue
-        k = next(k for k, index in enumerate(surface.indices) if index[0] == i)
-        unit = z.copy()
-        unit[:, i] = 0.0
-        basis[:, :, j] = np.exp(unit[:, surface.indices[k]] @ surface.X[k][rows].T + surface.offset[k][rows])
-    basis /= target[:, :, None]
-    rest = np.ones((len(grid), len(rows)))
-    amplitude = np.zeros((len(grid), len(linear)))
-    open_ = [j for j, i in enumerate(linear) if free[i]]
-    for j, i in enumerate(linear):
-        if not free[i]:
-            amplitude[:, j] = fixed[i] if i == surface.floor else np.exp(fixed[i])
-            rest -= amplitude[:, [j]] * basis[:, :, j]
-    gram = np.einsum("gna,gnb->gab", basis, basis)
-    right = np.einsum("gna,gn->ga", basis, rest)
-    best = (rest**2).sum(1)
-    base = best.copy()
-    for size in range(1, len(open_) + 1):
-        for subset in map(list, itertools.combinations(open_, size)):
-            block = (
-                gram[:, subset][:, :, subset] + 1e-13 * np.eye(size) * np.trace(gram, axis1=1, axis2=2)[:, None, None]
-            )
-            solution = np.linalg.solve(block, right[:, subset][:, :, None])[:, :, 0]
-            cost = base - (solution * right[:, subset]).sum(1)
-            good = np.all(solution > 0, 1) & (cost < best)
-            best = np.where(good, cost, best)
-            full = np.zeros((len(grid), len(open_)))
-            full[:, [open_.index(j) for j in subset]] = solution
-            amplitude[:, open_] = np.where(good[:, None], full, amplitude[:, open_])
-    best = best * q**2
-    for j, i in enumerate(linear):
-        if free[i]:
-            z[:, i] = amplitude[:, j] if i == surface.floor else np.log(np.maximum(amplitude[:, j], 1e-4))
-    shape = tuple(len(a) for a in axes)
-    cost = best.reshape(shape)
-    local = np.ones(shape, dtype=bool)
-    for axis in range(len(shape)):
-        pad = [(1, 1) if a == axis else (0, 0) for a in range(len(shape))]
-        wide = np.pad(cost, pad, constant_values=np.inf)
-        local &= (cost <= np.take(wide, range(shape[axis]), axis)) & (
-            cost <= np.take(wide, range(2, shape[axis] + 2), axis)
-        )
-    order = np.argsort(best, kind="stable")
-    minima = [i for i in order if local.ravel()[i]][: count // 2]
-    return z[list(dict.fromkeys(minima + order.tolist()))[:count]]
-
-
 def proposal2(r: Array, P: int, scale: float | None = None) -> float:
     """Huber's proposal-2 scale of residuals (n,) after P fitted parameters (Huber 1964): root of
     sum psi_k(r / s)^2 = (n - P) E[psi_k(Z)^2]. Equals sqrt(RSS / (n - P)) nearly, when nothing is an outlier."""
@@ -304,45 +257,96 @@ def proposal2(r: Array, P: int, scale: float | None = None) -> float:
 
 
 def prepare(law: Law, columns: Columns, y: Array, fixed: Mapping[str, float]) -> tuple[Surface, Array, Array]:
-    """Surface, mask of free coordinates, values of the fixed ones. UserError for a parameter that cannot be fixed."""
-    held = {law.coordinates[i].name for i in range(len(law.coordinates))}
-    for name, value in fixed.items():
+    """Surface, mask of free coordinates, values of the fixed ones. UserError for a value outside the bounds."""
+    for name in fixed:
         law.index(name)
-        if name not in held:
-            raise UserError("fixed", name, f"law {law.name} is fitted in {', '.join(sorted(held))}; fix one of those")
+    if law.explicit is not None and not set(fixed) <= {c.name for c in law.coordinates}:
+        law = law.explicit  # a parameter that is no coordinate of the power form is one of the formula
+    for name, value in fixed.items():
         p = next(c for c in law.coordinates if c.name == name)
         if not (math.isfinite(value) and p.lower <= value <= p.upper):
             raise UserError(f"fixed {name}", value, f"it must lie between {p.lower:g} and {p.upper:g}")
     # an amplitude is a coordinate at the data's centre; to hold its value at 1 the centre must be 1
-    amplitudes = {t.amplitude for t in law.terms}
-    surface = Surface(law, columns, centred=not amplitudes & set(fixed), scale=float(np.exp(y.mean())))
+    amplitudes = set(law.linear) - {law.floor}
+    surface = law.surface(columns, centred=not amplitudes & set(fixed), scale=float(np.exp(y.mean())))
     free = np.array([c.name not in fixed for c in law.coordinates])
-    at = np.zeros(surface.P)
-    for i, c in enumerate(law.coordinates):
-        if c.name in fixed:
-            value = float(fixed[c.name])
-            if c.name in amplitudes:
-                at[i] = math.log(max(value, 1e-300)) - math.log(surface.scale)
-            else:
-                at[i] = value / surface.scale if c.name == law.floor else value
+    at = np.array([surface.hold(c.name, float(fixed[c.name])) if c.name in fixed else 0.0 for c in law.coordinates])
     return surface, free, at
 
 
 def estimate(
-    law: Law, columns: Columns, loss: Any, kind: Objective, *, fixed: Mapping[str, float] | None = None
+    law: Law,
+    columns: Columns,
+    loss: Any,
+    kind: Objective,
+    *,
+    fixed: Mapping[str, float] | None = None,
+    priors: Mapping[str, tuple[float, float]] | None = None,
+    w: Array | None = None,
 ) -> Estimate:
-    """Global fit of ``loss`` (n,) at ``columns``. Returns Estimate; see the module's text for the method."""
+    """Global fit of ``loss`` (n,) at ``columns``. Returns Estimate; see the module's text for the method.
+
+    ``fixed`` holds parameters at values; ``priors`` are normal, {name: (mean, standard deviation)}, for parameters that
+    are no amplitudes; ``w`` (n,) weighs the rows.
+    """
     y = np.log(np.asarray(loss, dtype=np.float64))
+    if priors and law.explicit is not None:
+        law = law.explicit
     surface, free, at = prepare(law, columns, y, fixed or {})
+    found = _fit(surface, free, at, y, loss, kind, w)
+    for _ in range(2 if priors else 0):
+        surface = found.surface
+        surface.prior = _prior(surface, priors or {})
+        surface.penalty = (surface.prior[0], surface.prior[1] * found.scale**2)
+        found = _fit(surface, free, at, y, loss, kind, w)
+    return found
+
+
+def _possible(surface: Surface, z: Array, free: Array) -> Array:
+    """The starts at which the law has a loss; what is subtracted is made small where it is all there is."""
+    lost = ~np.isfinite(surface.evaluate(z)[0]).all(1)
+    for j, name in enumerate(surface.law.linear):
+        if surface.sign[j] < 0 and free[surface.position[name]]:
+            z[lost, surface.position[name]] = -10.0
+    good = np.isfinite(surface.evaluate(z)[0]).all(1)
+    if not good.any():
+        raise UserError("law", surface.law.name, f"gives no finite loss near these rows: {surface.law.formula}")
+    return z[good]
+
+
+def _prior(surface: Surface, priors: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
+    """Means and precisions (P,) of normal priors in coordinates."""
+    mean, precision, law = np.zeros(surface.P), np.zeros(surface.P), surface.law
+    for name, (centre, sd) in priors.items():
+        law.index(name)
+        if name in set(law.linear) - {law.floor}:
+            raise UserError("prior", name, "an amplitude takes none; put it on an exponent or the floor")
+        p = next(c for c in law.coordinates if c.name == name)
+        if not (sd > 0 and math.isfinite(sd) and p.lower <= centre <= p.upper):
+            raise UserError("prior", f"{name}={centre:g}:{sd:g}", "give MEAN:SD within the bounds, SD above zero")
+        i = surface.position[name]
+        mean[i] = surface.hold(name, centre)
+        unit = surface.scale if name == law.floor else centre if p.log else 1.0
+        precision[i] = (unit / sd) ** 2
+    return mean, precision
+
+
+def _fit(surface: Surface, free: Array, at: Array, y: Array, loss: Any, kind: Objective, w: Array | None) -> Estimate:
     P = int(free.sum())
-    z = starts(surface, y, free, at)
-    lower, upper = surface.lower, surface.upper
-    if surface.n > 10 * _START_ROWS:
-        rows = np.linspace(0, surface.n - 1, _START_ROWS).astype(int)
-        z, value, _ = minimise(surface.rows(rows), z, y[rows], free=free, iterations=60)
+    plain = surface.inner if isinstance(surface, Raw) else surface
+    z = _possible(plain, starts(plain, y, free, at), free)
+    lower, upper, unit = surface.lower, surface.upper, 1.0
+    if kind.raw:
+        surface, unit = (surface if isinstance(surface, Raw) else Raw(surface)), float(plain.scale)
+        y = np.asarray(loss, dtype=np.float64) / unit - 1 + math.log(unit)
+    if surface.n > 10 * ROWS:
+        rows = np.linspace(0, surface.n - 1, ROWS).astype(int)
+        z, value, _ = minimise(
+            surface.rows(rows), z, y[rows], w=None if w is None else w[rows], free=free, iterations=60
+        )
         z = z[np.argsort(value)[:2]]
     if kind.delta is None:
-        z, value, _ = minimise(surface, z, y, free=free, iterations=60)
+        z, value, _ = minimise(surface, z, y, w=w, free=free, iterations=60)
         best = int(np.argmin(value))
         at_best, scale, delta = z[[best]], math.inf, math.inf
         for _ in range(30):
@@ -352,28 +356,26 @@ def estimate(
                 break
             scale = new
             delta = HUBER_K * scale
-            at_best, _, _ = minimise(surface, at_best, y, delta=delta, free=free)
+            at_best, _, _ = minimise(surface, at_best, y, w=w, delta=delta, free=free)
         z = np.concatenate([z, at_best])
         ladder = [delta]
     else:
-        delta = kind.delta
+        delta = kind.delta / unit
         ladder = [30 * delta, 5 * delta, delta] if math.isfinite(delta) else [delta]
-    value = np.zeros(len(z))
+    value, direct = np.zeros(len(z)), z
     for d in ladder:
-        z, value, _ = minimise(surface, z, y, delta=d, free=free)
+        z, value, _ = minimise(surface, z, y, w=w, delta=d, free=free)
+    if len(ladder) > 1:  # the ladder finds the deep minimum; what else lies within 1 % of it is found without
+        more, values, _ = minimise(surface, direct, y, w=w, delta=delta, free=free)
+        z, value = np.concatenate([z, more]), np.concatenate([value, values])
     best = int(np.argmin(value))
     r = y - surface.evaluate(z[[best]])[0][0]
+    optima = _optima(surface, z, value)
+    for each in optima:
+        each["objective"] *= unit**2
+    scale = proposal2(r, P)
     return Estimate(
-        surface,
-        z[best],
-        float(value[best]),
-        kind,
-        float(delta),
-        proposal2(r, P),
-        _optima(surface, z, value),
-        free,
-        lower,
-        upper,
+        surface, z[best], float(value[best]) * unit**2, kind, float(delta), scale, optima, free, lower, upper, y
     )
 
 
@@ -382,17 +384,21 @@ def _optima(surface: Surface, z: Array, value: Array) -> list[dict]:
     order = np.argsort(value, kind="stable")
     best = value[order[0]]
     found: list[tuple[Array, float, int]] = []
+    with np.errstate(over="ignore"):
+        theta = surface.to_theta(z)
+    same: list[Array] = []
     for s in order:
         if value[s] > best * 1.01 + 1e-18:
             break
         for j, (zj, vj, count) in enumerate(found):
             apart = float(np.abs(z[s] - zj).max())
             near = apart < 1e-3 or (apart < 0.1 and abs(value[s] - vj) <= 1e-9 * abs(vj) + 1e-20)
-            if near:
+            if near or np.allclose(theta[s], same[j], rtol=1e-4, atol=1e-300):
                 found[j] = (zj, vj, count + 1)
                 break
         else:
             found.append((z[s], float(value[s]), 1))
+            same.append(theta[s])
     names = surface.law.names
     return [
         {

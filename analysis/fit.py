@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analysis import diagnose, laws
+from analysis import crossval, diagnose, laws
+from analysis import discrepancy as beyond_range
 from analysis.estimate import HUBER_K, estimate, refit
 from analysis.estimate import objective as parse_objective
 from analysis.laws import Law
@@ -52,19 +53,26 @@ class Fit:
         self.data: dict[str, Any] = card["data"]
         self.scope: dict[str, Any] = card["scope"]
         self.verdict: str = card["verdict"]
+        # a card of before the term existed knows none
+        self.discrepancy: dict[str, Any] = card.get("discrepancy") or beyond_range.term(card["law"], "off")
 
     @property
     def theta(self) -> Array:
         """The estimate as an array (P,)."""
         return self.law.vector(self.params)
 
-    def samples(self, columns: Mapping[str, Any], *, new_run: bool = True) -> Array:
+    def samples(self, columns: Mapping[str, Any], *, new_run: bool = True, discrepancy: bool = True) -> Array:
         """Losses (S, n) at columns of n rows: each draw's law, and with ``new_run`` the noise of an untried run.
 
-        Rows that name one ``stem`` share a stem effect; without that column every row has its own. The draws carry
-        heavy tails where runs are few. Deterministic in the fit's seed.
+        Beyond the fitted range the law itself may be wrong: ``discrepancy`` adds the card's term for that (nothing
+        within the range). Rows that name one ``stem`` share a stem effect; without that column every row has its own.
+        The draws carry heavy tails where runs are few. Deterministic in the fit's seed.
         """
         losses = self.law.predict(self.draws, columns)
+        if discrepancy and self.discrepancy["k"] > 0:
+            x = np.broadcast_to(beyond_range.beyond(self.scope, columns), losses.shape[1:])
+            rng = np.random.default_rng([int(self._card["seed"]), 2])
+            losses = losses * np.exp(beyond_range.deviations(self.discrepancy, x, len(losses), rng))
         if not new_run:
             return losses
         rng = np.random.default_rng([int(self._card["seed"]), 1])
@@ -74,10 +82,16 @@ class Fit:
         shared = rng.standard_normal((len(losses), losses.shape[1]))[:, codes]
         return losses * np.exp(noise + shared * self.sigma_stem[:, None])
 
-    def predict(self, columns: Mapping[str, Any], *, level: float = 0.95, new_run: bool = True) -> dict[str, Array]:
-        """{"value", "lo", "hi"}, each (n,): the law at the estimate and the central interval of ``samples``."""
-        lo, hi = np.quantile(self.samples(columns, new_run=new_run), [(1 - level) / 2, (1 + level) / 2], axis=0)
-        value = np.atleast_1d(self.law.predict(self.theta, columns))
+    def predict(
+        self, columns: Mapping[str, Any], *, level: float = 0.95, new_run: bool = True, discrepancy: bool = True
+    ) -> dict[str, Array]:
+        """{"value", "lo", "hi"}, each (n,): the median of the draws' laws and the central interval of ``samples``.
+
+        One distribution gives all three. The law at the estimate may lie elsewhere in it where draws are skewed.
+        """
+        drawn = self.samples(columns, new_run=new_run, discrepancy=discrepancy)
+        lo, hi = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        value = np.median(self.law.predict(self.draws, columns), axis=0)
         return {"value": value, "lo": np.minimum(lo, value), "hi": np.maximum(hi, value)}
 
     def card(self) -> dict[str, Any]:
@@ -127,22 +141,27 @@ def fit(
     objective: str = "auto",
     level: float = 0.95,
     fixed: Mapping[str, float] | None = None,
+    priors: Mapping[str, tuple[float, float]] | None = None,
     seed: int = 0,
     scheme: str = "auto",
+    discrepancy: str | float = "auto",
 ) -> Fit:
     """Fits ``law`` to the rows of ``runs.table`` (columns of the law, ``loss``, optional stem, seed, epochs ...).
 
-    ``objective``: auto (Huber adapted to the noise), squares, huber:<delta>. ``fixed`` holds parameters at values.
-    ``scheme``: auto, or likelihood-t, profile-t, delta-t, bootstrap on request. Deterministic in ``seed``.
+    ``objective``: auto (Huber adapted to the noise), squares, huber:<delta>. ``fixed`` holds parameters at values,
+    ``priors`` are normal ones, {name: (mean, standard deviation)}, on exponents, scales and the floor.
+    ``scheme``: auto, or likelihood-t, profile-t, delta-t, bootstrap on request. ``discrepancy``:
+    auto (learned over real studies), off, or an sd of log loss per e-fold beyond the runs. Deterministic in ``seed``.
     Raises UserError for too few rows or values, bad numbers, or rows that may not be fitted.
     """
     form, kind = laws.get(law), parse_objective(objective)
     fixed = dict(fixed or {})
+    wrong = beyond_range.term(form.name, discrepancy)
     if not 0.5 <= level < 1:
         raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
     table = _checked(runs, form, fixed)
-    y = np.log(table["loss"].to_numpy(dtype=np.float64))
-    point = estimate(form, table, table["loss"], kind, fixed=fixed)
+    point = estimate(form, table, table["loss"], kind, fixed=fixed, priors=priors)
+    y = point.y
     inference = infer(point, y, table, draws=DRAWS, seed=seed, scheme=scheme, level=level)
     value = inference.theta_hat
     draws = inference.theta
@@ -159,8 +178,9 @@ def fit(
     warnings = diagnose.diagnose(
         point, inference, y, table, level=level, noise=noise, influential=influential, intervals=intervals
     )
+    warnings = [*runs.warnings, *warnings]
     fitted = np.atleast_1d(form.predict(value, table))
-    residual = y - np.log(fitted)
+    residual = np.log(table["loss"].to_numpy(dtype=np.float64)) - np.log(fitted)
     named = [c for c in dict.fromkeys(("N", "D", "C", *form.columns)) if c in table]
     card = {
         "schema": 1,
@@ -170,6 +190,7 @@ def fit(
         "source": form.source,
         "params": params,
         "fixed": {k: float(v) for k, v in fixed.items()},
+        "priors": {k: [float(v) for v in pair] for k, pair in (priors or {}).items()},
         "derived": derived,
         "derived_note": form.no_optimum or "C = 6 N D on the card's N",
         "interval": {
@@ -197,6 +218,7 @@ def fit(
         },
         "scope": _scope(table),
         "noise": noise,
+        "discrepancy": wrong,
         "runs": [
             {
                 "run": ids[i],
@@ -232,7 +254,7 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
             hint = "" if column != "x" else "; name one, such as power:C"
             raise UserError("column", column, f"the table has {', '.join(map(str, table.columns))}{hint}")
         values = np.asarray(pd.to_numeric(pd.Series(table[column]), errors="coerce"), dtype=np.float64)
-        bad = ~(np.isfinite(values) & (values > 0))
+        bad = ~(np.isfinite(values) & ((values > 0) | (column in getattr(law, "signed", ()))))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             name = table["run"].iloc[row] if "run" in table else row
@@ -300,6 +322,8 @@ def _scope(table: pd.DataFrame) -> dict[str, Any]:
         if c in table:
             values = np.asarray(table[c], dtype=np.float64)
             out[f"{c}_min"], out[f"{c}_max"] = float(values.min()), float(values.max())
+    if "N" in table and "D" in table:
+        out["ND_max"] = float(np.max(np.asarray(table["N"], np.float64) * np.asarray(table["D"], np.float64)))
     out["sizes"] = len(diagnose.levels(table["N"])) if "N" in table else None
     return out
 
@@ -321,9 +345,10 @@ def rank(fits: list[Fit]) -> list[dict[str, Any]]:
     """Laws fitted to the same losses, best first by AICc.
 
     Each {"law", "N", "parameters", "aicc", "delta_aicc", "rms_log_residual", "loo_rms", "rolling_rms",
-    "lack_of_fit_p", "refuted"}. AICc uses the Huber loss with one threshold for all, that of the best fit. ``loo_rms``
-    leaves out each run in turn; ``rolling_rms`` fits the cheaper two thirds and scores the rest (None where too few
-    runs remain). Raises UserError when the fits are not of the same losses.
+    "rolling_crps", "lack_of_fit_p", "refuted"}. AICc uses the Huber loss with one threshold for all, that of the best
+    fit. ``loo_rms`` leaves out each run in turn; ``rolling_rms`` fits the cheaper two thirds and scores the rest;
+    ``rolling_crps`` scores whole forecasts of log loss over several cuts (``analysis.crossval``). None where too few
+    runs remain. Raises UserError when the fits are not of the same losses.
     """
     if not fits:
         return []
@@ -362,10 +387,14 @@ def rank(fits: list[Fit]) -> list[dict[str, Any]]:
 def _held_out(f: Fit, card: dict[str, Any]) -> tuple[Array, dict[str, float | None]]:
     """Residuals of the plain robust fit (a stem effect would absorb what a wrong law misses), and its two scores."""
     table = pd.DataFrame(card["runs"])
-    y = np.log(table["loss"].to_numpy())
     kind = parse_objective(card["objective"]["name"].replace("huber:auto", "auto"))
-    point = estimate(f.law, table, table["loss"], kind, fixed=card["fixed"])
-    out: dict[str, float | None] = {"loo_rms": None, "rolling_rms": None}
+    priors = card.get("priors") or {}
+    point = estimate(f.law, table, table["loss"], kind, fixed=card["fixed"], priors=priors)
+    y = point.y
+    out: dict[str, float | None] = {"loo_rms": None, "rolling_rms": None, "rolling_crps": None}
+    out["rolling_crps"] = crossval.rolling(
+        table, f.law, objective=kind, fixed=card["fixed"], setting=f.discrepancy["k"], seed=int(card["seed"])
+    )["crps"]
     n = len(y)
     if n <= 400:
         z, _ = refit(point, y, w=1.0 - np.eye(n))
@@ -376,7 +405,7 @@ def _held_out(f: Fit, card: dict[str, Any]) -> tuple[Array, dict[str, float | No
     below, above = table.iloc[order[: (2 * n) // 3]], table.iloc[order[(2 * n) // 3 :]]
     enough = len(below) > len(f.law.coordinates) - len(card["fixed"])
     if enough and len(above) and all(len(diagnose.levels(below[c], 1e-6)) > 1 for c in f.law.columns):
-        part = estimate(f.law, below, below["loss"], kind, fixed=card["fixed"])
+        part = estimate(f.law, below, below["loss"], kind, fixed=card["fixed"], priors=priors)
         miss = np.log(above["loss"].to_numpy()) - np.log(f.law.predict(part.theta, above))
         out["rolling_rms"] = float(np.sqrt(np.mean(miss**2)))
     return y - point.surface.evaluate(point.z[None])[0][0], out

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import sealed, tables
+from analysis import sealed, suspect, tables
 from analysis.select import select
 from scaling.errors import UserError
 from scaling.records import Record, read_json, records
@@ -33,6 +33,7 @@ class Runs:
       conventions: what N, D, C and loss mean here, in words; of a work directory also ``n``, the name of its count N.
       source, dataset: where the rows came from; ``dataset`` is None where the table does not say.
       sha256: of the numbers used (N, D, C, loss), whatever the order of the rows.
+      warnings: ``{"name", "message", ...}`` of what looks wrong in the table and is not refused; goes on the fit card.
     """
 
     table: pd.DataFrame
@@ -41,6 +42,7 @@ class Runs:
     source: str
     dataset: str | None
     sha256: str
+    warnings: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -127,6 +129,7 @@ def from_frame(
         table["run"] = names
     if "stem" not in table and "run" in frame:
         table["stem"] = table["run"]  # checkpoints of one run share its noise
+    suspect.reject_mixed_scales(table, raw, keep, rows)
     return _finish(table[keep], dropped, conventions, source, dataset)
 
 
@@ -327,4 +330,4 @@ def _finish(
     values = table[["N", "D", "C", "loss"]].to_numpy(dtype="<f8")
     values = values[np.lexsort(values.T[::-1])]
     sha256 = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    return Runs(table, dropped, conventions, source, dataset, sha256)
+    return Runs(table, dropped, conventions, source, dataset, sha256, suspect.warnings(table))

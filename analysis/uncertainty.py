@@ -179,7 +179,7 @@ def infer(
         rho=rho,
         sigma_hat=sigma_hat,
         pseudo=pseudo,
-        gram=white @ white.T,
+        gram=white @ white.T + (0.0 if surface.penalty is None else np.diag(surface.penalty[1])),
         free=free,
     )
     inference.sigma_stem = inference.sigma * math.sqrt(rho)
@@ -189,6 +189,8 @@ def infer(
         quad = (res**2).sum(1) if groups is None else groups.quadratic(res, ratio)
         inference.sigma = np.sqrt(np.maximum(quad, n * 1e-24) / rng.chisquare(n, draws))
         inference.sigma_stem = inference.sigma * np.sqrt(ratio)
+        if groups is not None:
+            _recentre(inference, float(np.median(ratio)))
         if chosen == "profile-t":
             inference.profiled = profile(inference, level)
         note = f"{SAMPLED_ROWS} runs or fewer"
@@ -204,6 +206,25 @@ def infer(
         note = f"more than {SAMPLED_ROWS} runs"
     inference.reason = ("asked for" if scheme != "auto" else note) + f"; {reason}"
     return inference
+
+
+def _recentre(at: Inference, rho: float) -> None:
+    """Puts the estimate at the draws' median variance ratio, so that estimate and draws are of one density.
+
+    The ratio at the plain estimate may be a lesser mode: a law that misses by size leaves no room for a stem effect
+    where it was fitted without one.
+    """
+    surface, groups = at.surface, at.groups
+    assert groups is not None
+    middle = np.clip(np.median(at.z, axis=0), surface.lower, surface.upper)
+    ends = [gls(surface, start, at.pseudo, groups, rho, at.free) for start in (at.z_hat, middle)]
+    values = [float(groups.quadratic(at.pseudo - surface.evaluate(z[None])[0][0], rho)) for z in ends]
+    at.z_hat, at.rho = ends[int(np.argmin(values))], rho
+    G = surface.jacobian(surface.evaluate(at.z_hat[None])[1])[0]
+    G[:, ~at.free] = 0.0
+    white = groups.whiten(G.T, rho)
+    at.gram = white @ white.T + (0.0 if surface.penalty is None else np.diag(surface.penalty[1]))
+    at.sigma_hat = max(math.sqrt(min(values) / max(surface.n - int(at.free.sum()), 1)), 1e-12)
 
 
 def _t_draws(point: Estimate, at: Inference, y: Array, G: Array, draws: int, rng: np.random.Generator) -> Array:
@@ -264,7 +285,7 @@ def profile(at: Inference, level: float) -> dict[str, tuple[float, float]]:
         ends = [_cross(rise, at.z_hat, at.z_hat[i], side, spread[i], t * at.sigma_hat, at, i) for side in (-1, 1)]
         out[c.name] = (ends[0] * unit, ends[1] * unit)
     pair = law.exponents(surface.to_theta(at.z_hat[None]))
-    if pair is None or len(_exponents(law)) != 2 or law.outer is not None:
+    if pair is None or len(set(_exponents(law))) != 2 or law.outer is not None:
         return out
     first, second = (surface.position[name] for name in _exponents(law))
     if not (at.free[first] and at.free[second]):
@@ -371,9 +392,16 @@ def ratio_scores(G: Array, r: Array, groups: Groups) -> Array:
 
 
 def ratio_of(G: Array, r: Array, groups: Groups) -> float:
-    """The rho of the highest score; 0 where nothing beats it."""
+    """The rho of the highest score; 0 where nothing beats it.
+
+    A score that still rises at the largest ratio looked at means that the law is broken within the stems, for which no
+    size of a stem effect is the answer: then a maximum inside the range is taken, where there is one.
+    """
     scores = ratio_scores(G, r, groups)
     best = int(np.argmax(scores))
+    if best == len(scores) - 1:
+        inner = np.flatnonzero((scores[1:-1] > scores[:-2]) & (scores[1:-1] >= scores[2:])) + 1
+        best = int(inner[np.argmax(scores[inner])]) if len(inner) else best
     return float(_ROOTS[best] ** 2) if scores[best] > scores[0] + 1e-9 else 0.0
 
 
@@ -382,15 +410,17 @@ def gls(surface: Surface, z: Array, y: Array, groups: Groups, rho: float, free: 
     z = z.copy()
 
     def quadratic(at: Array) -> float:
-        return float(groups.quadratic(y - surface.evaluate(at[None])[0][0], rho))
+        own = float(((at - mean) ** 2 * weight).sum())
+        return own + float(groups.quadratic(y - surface.evaluate(at[None])[0][0], rho))
 
+    mean, weight = surface.penalty or (np.zeros(surface.P), np.zeros(surface.P))
     value, damping = quadratic(z), 0.0
     for _ in range(60):
         f, state = surface.evaluate(z[None])
         white = groups.whiten(surface.jacobian(state)[0].T, rho).T
-        g = white.T @ groups.whiten(y - f[0], rho)
+        g = white.T @ groups.whiten(y - f[0], rho) - (z - mean) * weight
         use = free & ~((z <= surface.lower) & (g < 0)) & ~((z >= surface.upper) & (g > 0))
-        h = (white.T @ white)[np.ix_(use, use)]
+        h = (white.T @ white + np.diag(weight))[np.ix_(use, use)]
         move = np.linalg.lstsq(h + damping * np.diag(np.diag(h)), g[use], rcond=1e-12)[0]
         trial = z.copy()
         trial[use] += np.clip(move, -2, 2)
@@ -428,8 +458,10 @@ def sample(
         r = y - f
         ones = np.ones_like(r)
         _, h = surface.normal(state, np.zeros_like(r), ones)
-        sign, volume = np.linalg.slogdet(h[:, which[:, None], which])
+        sign, volume = np.linalg.slogdet(np.where(np.isfinite(h), h, 0.0)[:, which[:, None], which])
         value = 0.5 * volume
+        if surface.prior is not None:
+            value = value - 0.5 * ((z - surface.prior[0]) ** 2 * surface.prior[1]).sum(1)
         if groups is None:
             value = value - 0.5 * n * np.log((r * r).sum(1) + tiny)
         else:

@@ -36,7 +36,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Verb:
-    """One verb: its positional arguments (one in brackets may be left out), its flags, and whether it takes a study."""
+    """One verb: its positional arguments (a last one with dots: one or more), its flags, whether it takes a study."""
 
     summary: str
     positional: tuple[str, ...] = ()
@@ -48,9 +48,20 @@ JSON = Flag("json", "boolean", "print JSON for programs", False)
 WORKDIR = Flag("workdir", "string", "directory of the study (default runs/NAME, or runs/NAME-ARGUMENT)")
 OUT = Flag("out", "string", "where to write")
 LEVEL = Flag("level", "float", "of the intervals", 0.95)
+DISCREPANCY = Flag(
+    "discrepancy",
+    "string",
+    "how wrong the law may be beyond its runs: auto, off or a scale of log loss per e-fold",
+    "auto",
+)
 
 VERBS: dict[str, Verb] = {
-    "plan": Verb("the cells of a study: N, D, steps, learning rate, FLOPs, memory, time", (), (WORKDIR, JSON), True),
+    "plan": Verb(
+        "the cells of a study: N, D, steps, learning rate, FLOPs, memory, time, what it can hope for",
+        (),
+        (WORKDIR, Flag("simulate", "integer", "studies to draw and fit for the expected intervals", 0), JSON),
+        True,
+    ),
     "run": Verb(
         "train every cell that has no final record; run it again to continue",
         (),
@@ -79,6 +90,7 @@ VERBS: dict[str, Verb] = {
             Flag("fixed", "string", "parameters held fixed, such as 'E=1.69,alpha=0.34'"),
             Flag("objective", "string", "auto, squares or huber:DELTA", "auto"),
             LEVEL,
+            DISCREPANCY,
             Flag("out", "string", "the card (one law) or a directory; default DIR/fits for a study"),
             JSON,
         ),
@@ -90,8 +102,44 @@ VERBS: dict[str, Verb] = {
             Flag("flops", "float", "training compute"),
             Flag("params", "float", "parameters N"),
             Flag("tokens", "float", "training tokens D"),
+            Flag("max_params", "float", "with --flops: no more parameters than this"),
+            Flag("tokens_per_parameter", "float", "with --flops: this D/N, over-trained or under-trained"),
+            Flag("unique_tokens", "float", "with --flops: the data there is; more is repeats"),
+            Flag("inference_tokens", "float", "with --flops: tokens served in its life; least lifetime compute"),
+            Flag("device_hours", "float", "in place of --flops: hours of a device as the study measured it"),
             LEVEL,
+            DISCREPANCY,
             Flag("force", "boolean", "answer even where the fit does not support it, with the reason", False),
+            JSON,
+        ),
+    ),
+    "next": Verb(
+        "the cells that shrink the variance of a target most per FLOP, as a configuration that run takes",
+        ("FIT.json|WORKDIR",),
+        (
+            Flag("target", "string", "what to know better: a, E, alpha, ..., log_N_opt@FLOPS, loss@FLOPS"),
+            Flag("budget", "float", "FLOPs that may be spent"),
+            Flag("out", "string", "NAME.py (a configuration for run: the study and the new cells) or NAME.json"),
+            Flag("seeds", "string", "further seeds that may be trained, such as '1,2' (new stems)"),
+            Flag("ratios", "string", "smallest and largest tokens per parameter, such as '2,400' (default: as fitted)"),
+            Flag("share", "float", "least share of the spend in the top decade of compute", 0.3),
+            Flag("drift", "float", "how wrong the law may be: sd of log loss per e-fold (default: by the card)"),
+            Flag("dataset", "string", "of a study with several; default its first"),
+            Flag("law", "string", "the study's card to use", "chinchilla"),
+            LEVEL,
+            JSON,
+        ),
+    ),
+    "compare": Verb(
+        "what differs between laws of several data sets, families or recipes, with intervals and verdicts",
+        ("FIT.json|WORKDIR...",),
+        (
+            Flag("law", "string", "the card to take from a work directory", "chinchilla"),
+            Flag("n", "string", "the count of N of that card", "nonembedding"),
+            Flag("dataset", "string", "of work directories; default every one that has a card"),
+            Flag("margin", "string", "differences below which two are equal, such as 'a=0.05,alpha=0.1'"),
+            Flag("axis", "string", "of equal loss: auto (only where it is one quantity) or bits_per_byte", "auto"),
+            LEVEL,
             JSON,
         ),
     ),
@@ -215,12 +263,14 @@ def parse(name: str, arguments: Sequence[str]) -> SimpleNamespace:
         config = values.config if chosen is not None else None
     except Exception as error:
         raise _flag_error(error, flags.Error, arguments) from error
-    if len(positional) != len(verb.positional):
+    many = bool(verb.positional) and verb.positional[-1].endswith("...")
+    if len(positional) != len(verb.positional) and not (many and len(positional) > len(verb.positional)):
         wanted = f"takes {' '.join(verb.positional) or 'no argument'}; see scaling {name} --help"
         raise UserError(name, " ".join(positional) or "nothing", wanted)
     options = {flag.name: getattr(values, flag.name) for flag in verb.flags}
     path = Path(positional[0]) if positional else None
-    return SimpleNamespace(**options, path=path, config=config, argument=argument)
+    paths = [Path(each) for each in positional]
+    return SimpleNamespace(**options, path=path, paths=paths, config=config, argument=argument)
 
 
 def _locate_config(arguments: list[str]) -> tuple[Path | None, str | None]:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from chain_study import ROOT, Study, chain_study, ending, program, wait_for  # noqa: F401
 
+from analysis.spending import measured
 from scaling import cli, verbs
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
+from scaling.verbs import study as study_verbs
 
 EXPERIMENT = """
 from scaling import study
@@ -80,9 +82,9 @@ def test_help_is_complete_and_imports_nothing_heavy():
     [
         ("jump", "verb = jump: choose one of plan, run"),
         ("plan", "config = nothing: give --config"),
-        ("plan --config", "config = nothing: give a file or one of demo"),
+        ("plan --config", "config = nothing: give a file or one of "),
         ("plan --config=missing.py", "config = missing.py: no such file; give FILE.py or the name of an installed one"),
-        ("plan --config=nothing", "installed one (demo"),
+        ("plan --config=nothing", "the name of an installed one ("),
         ("plan --config=folder", "no such file"),
         (
             "plan --config=exp.py:wrong",
@@ -128,6 +130,18 @@ def test_help_is_complete_and_imports_nothing_heavy():
         ("predict nothing.json --flops=1e18", "nothing.json"),
         ("predict runs.csv --flops=1e18", "runs.csv"),
         ("predict folder", "folder"),
+        ("predict nothing.json --device_hours=2", "nothing.json"),
+        ("next", "next = nothing: takes FIT.json|WORKDIR"),
+        ("next nothing.json --target=a", "budget = nothing: give --target"),
+        ("next nothing.json --budget=1e18", "target = nothing: give --target"),
+        ("next nothing.json --target=a --budget=1e18", "nothing.json"),
+        ("next nothing.json --target=a --budget=1e18 --out=next.txt", "out = next.txt: give NAME.py"),
+        ("next nothing.json --target=a --budget=1e18 --out=next.py", "a table has no study to go on with"),
+        ("next folder --target=a --budget=1e18", "holds no study.json"),
+        ("compare", "compare = nothing: takes FIT.json|WORKDIR..."),
+        ("compare nothing.json", "nothing.json"),
+        ("compare folder file.json", "holds no study.json"),
+        ("compare nothing.json other.json --margin=a", "margin = a: must be NAME=VALUE"),
         ("report file", "does not exist"),
         ("plot nowhere.json", "nowhere.json"),
     ],
@@ -163,6 +177,7 @@ def test_a_config_is_found_by_name_by_file_and_with_a_space(place):
 def test_plan_prints_the_cells_and_writes_nothing(place):
     code, out, _ = scaling("plan", "--config=exp.py")
     assert code == 0 and "2 cells in 1 programs" in out and "parameters by group" in out
+    assert "95 % intervals that these cells can hope for (prior: " in out and "too few runs to fit the law" in out
     code, out, _ = scaling("plan", "--config=exp.py", "--json")
     made = json.loads(out)
     assert code == 0 and [cell["D"] for cell in made["cells"]] == [48 * 20, 48 * 40]
@@ -191,6 +206,48 @@ def test_fit_predict_and_plot_of_a_table(place):
     (place / "named.csv").write_text((place / "runs.csv").read_text().replace("loss", "val_loss"))
     renamed = json.loads(scaling("fit", "named.csv", "--columns=loss=val_loss", "--json")[1])
     assert renamed["params"] == json.loads(out := scaling("fit", "runs.csv", "--json")[1])["params"], out
+
+
+def test_predict_under_a_condition_and_next_of_a_table(place):
+    assert scaling("fit", "runs.csv", "--out=fit.json")[0] == 0
+    plain = json.loads(scaling("predict", "fit.json", "--flops=1e17", "--json")[1])
+    for flag, name in (
+        ("max_params=3e6", "max_params"), ("tokens_per_parameter=200", "tokens_per_parameter"),
+        ("unique_tokens=1e8", "unique_tokens"), ("inference_tokens=1e11", "inference_tokens"),
+    ):  # fmt: skip
+        answer = json.loads(scaling("predict", "fit.json", "--flops=1e17", f"--{flag}", "--json")[1])
+        assert answer["mode"] == name and answer["N"]["value"] != plain["N"]["value"] and answer["notes"]
+        assert answer["recipe"] is None  # a table has no recipe
+        assert answer["notes"][0] in scaling("predict", "fit.json", "--flops=1e17", f"--{flag}")[1]
+    assert "2x off in N at this compute costs" in scaling("predict", "fit.json", "--flops=1e17")[1]
+    for wrong, words in (
+        ("--flops=1e17 --max_params=3e6 --unique_tokens=1e9", "one condition at a time"),
+        ("--params=1e6 --max_params=3e6", "params = 1000000.0: cannot be given with --max_params"),
+        ("--device_hours=1", "needs the speed of a study's own runs"),
+    ):
+        code, _, err = scaling("predict", "fit.json", *wrong.split())
+        assert code == 2 and words in err and err.count("\n") == 1
+    found = ["next", "fit.json", "--target=log_N_opt@1e18", "--budget=1e17"]
+    made = json.loads(scaling(*found, "--json", "--out=next.json")[1])
+    assert made == read_json(place / "next.json") and made["spent"] <= 1e17 and made["cells"]
+    code, out, _ = scaling(*found, "--ratios=5,500", "--share=0.5", "--drift=0.01")
+    assert code == 0 and "half-width" in out and "D/N within 5 to 500" in out
+    assert "ratios = 5: must be" in scaling(*found, "--ratios=5")[2]
+    assert "seeds = one" in scaling(*found, "--seeds=one")[2]
+
+
+def test_compare_two_tables(place):
+    other = [",".join([*row.split(",")[:2], str(float(row.split(",")[2]) * 1.02)]) for row in LOSSES]
+    (place / "other.csv").write_text("\n".join(["N,D,loss", *other]))
+    assert scaling("fit", "runs.csv", "--out=one.json")[0] == scaling("fit", "other.csv", "--out=two.json")[0] == 0
+    code, out, _ = scaling("compare", "one.json", "two.json", "--margin=a=0.1")
+    assert code == 0 and "a: one - two = " in out and "equal within the margin (margin 0.1)" in out
+    assert "refused: a table does not say what its loss was measured on" in out
+    found = json.loads(scaling("compare", "one.json", "two.json", "--json")[1])
+    assert found["kind"] == "comparison" and found["equal_loss"][0]["status"] == "refused"
+    code, _, err = scaling("compare", "one.json", "one.json")
+    assert code == 2 and "of the same runs" in err
+    assert "needs two fits or more" in scaling("compare", "one.json")[2]
 
 
 def test_laws_lists_every_law():
@@ -293,18 +350,68 @@ def test_a_real_study_trains_and_shows_its_state(place, monkeypatch):
     assert code == 2 and "holds the study cli" in err
 
 
+NEXT = """
+from scaling import study
+
+def get_config(argument=""):
+    config = study.base("grown")
+    config.data.known = {"source": "zipf", "base": 4, "targets": 8}
+    config.model = {"context": 12}
+    config.recipe.batch = 4
+    config.recipe.warmup_steps = 4
+    config.chunk = 10
+    config.evaluation = {"tokens": 1024, "batch": 32}
+    config.cells.grid = study.block("grid", "known", (0, 1), tokens=(960, 1920, 3840))
+    config.cells.seeds = study.block("grid", "known", (0,), tokens=(960, 1920, 3840), seeds=(1,), role="seed")
+    config.cells.hold = study.block("pairs", "known", (1,), tokens=(1920,), seeds=(100,), role="holdout")
+    return config
+"""
+
+
+def test_next_of_a_study_is_a_configuration_that_run_takes(place, monkeypatch):
+    """Trained, fitted, designed, and trained again: the new cells only, on the stems that were there."""
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (place / "grown.py").write_text(NEXT)
+    assert scaling("run", "--config=grown.py", "--workdir=w", "--workers=1")[0] == 0
+    assert scaling("fit", "w", "--law=chinchilla")[0] == 0
+    before = {path.parent.name: path.read_bytes() for path in (place / "w").glob("runs/*/result.json")}
+    # the seeds and the fit card must be there, and nothing of the held-out cell's stem may be offered
+    code, out, err = scaling("next", "w", "--target=alpha", "--budget=6e8", "--out=next.py", "--json")
+    assert code == 0, err
+    made = json.loads(out)
+    assert made["cells"] and all(cell["seed"] != 100 for cell in made["cells"])
+    branches = [cell for cell in made["cells"] if not cell["new_stem"]]
+    assert branches and all(cell["price"] < cell["C"] for cell in branches)
+    code, _, err = scaling("run", "--config=next.py", "--workdir=w", "--workers=1")
+    assert code == 0, err
+    after = {path.parent.name: path.read_bytes() for path in (place / "w").glob("runs/*/result.json")}
+    stems = {name for name in before if "stem" in name}
+    assert {name: after[name] for name in before if name not in stems} == {
+        name: text for name, text in before.items() if name not in stems
+    }
+    trained = [read_json(place / "w/runs" / name / "manifest.json") for name in set(after) - set(before)]
+    cells = {(m["size"], m["tokens"]["D"], m["seed"]) for m in trained if m["kind"] != "stem"}
+    assert cells == {(cell["size"], int(cell["D"]), cell["seed"]) for cell in made["cells"]}
+    planned = {spec["run"] for p in read_json(place / "w/study.json")["programs"] for spec in p["runs"]}
+    assert planned == set(after)
+    code, out, _ = scaling("predict", "w/fits/known-chinchilla-nonembedding.json", "--params=6e3", "--tokens=4e3")
+    assert code == 0 and "a rule, not fitted" in out
+    assert len(measured(place / "w", "known")["N"]) == len({m["size"] for m in trained} | {0, 1})
+
+
 def test_an_unexpected_error_keeps_its_traceback(place, monkeypatch):
     write_json(place / "study" / "study.json", {"name": "x", "programs": []})
-    monkeypatch.setattr(verbs, "study_status", lambda path: 1 // 0)
+    monkeypatch.setattr(study_verbs, "study_status", lambda path: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         scaling("status", "study")
-    monkeypatch.setattr(verbs, "study_status", lambda path: os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL))
+    monkeypatch.setattr(study_verbs, "study_status", lambda path: os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL))
     with pytest.raises(FileExistsError):
         scaling("status", "study")
-    monkeypatch.setattr(verbs, "study_status", lambda path: os.mkdir("/proc/nothing"))
+    monkeypatch.setattr(study_verbs, "study_status", lambda path: os.mkdir("/proc/nothing"))
     with pytest.raises(FileNotFoundError):
         scaling("status", "study")
-    monkeypatch.setattr(verbs, "study_status", lambda path: os.unlink("/proc/version"))
+    monkeypatch.setattr(study_verbs, "study_status", lambda path: os.unlink("/proc/version"))
     code, _, err = scaling("status", "study")
     assert code == 2 and err.startswith("scaling: error: path = /proc/version: ") and err.count("\n") == 1
     with pytest.raises(UserError):

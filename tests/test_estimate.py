@@ -159,7 +159,7 @@ def test_distinct_optima_are_listed_with_their_shares():
     two = laws.Law(
         "two",
         "L = A x^-a + B x^-b",
-        (laws._amplitude("A", "a"), laws._amplitude("B", "b"), laws._exponent("a", "a"), laws._exponent("b", "b")),
+        (laws.amplitude("A", "a"), laws.amplitude("B", "b"), laws.exponent("a", "a"), laws.exponent("b", "b")),
         (laws.Term("A", (("x", "a"),)), laws.Term("B", (("x", "b"),))),
         "this test",
     )

@@ -1,0 +1,125 @@
+"""How wrong a law is beyond the runs that it was fitted to, learned from real studies.
+
+Sampling error is the smaller part of an extrapolation's error: no law of a few terms is true. Log loss deviates by
+k x t, where x counts the e-folds by which a cell lies beyond the fitted range,
+
+    x = max(0, ln C / C_max, ln N / N_max, ln D / D_max),
+
+and t is Student's with 4 degrees of freedom (its standard deviation is 1.41), because some laws hold in some studies
+and not in others. The cells of one forecast share the part ``shared`` of its variance: a law that bends, bends for all
+of them. k by law, with the studies that it was learned from, is in ``discrepancy.json``; ``benchmarks/league.py`` learns
+and tests it, with the source of the tested study left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import optimize, special
+
+from scaling.errors import UserError
+from scaling.records import read_json
+
+Array = np.ndarray
+FILE = Path(__file__).with_name("discrepancy.json")
+DF = 4.0
+OTHER = "other"  # laws that were not in the league
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return read_json(FILE)
+
+
+def term(law: str, setting: str | float = "auto") -> dict[str, Any]:
+    """The card's entry: ``k`` (t scale of log loss per e-fold), ``df``, ``shared``, ``x`` in words, ``source``.
+
+    ``setting``: "auto" (the learned k of the law), "off" (k = 0), or a k of the user's own.
+    Raises UserError for anything else.
+    """
+    base = {"name": "k times the e-folds beyond the fitted range", "df": DF}
+    base["x"] = "max(0, ln C/C_max, ln N/N_max, ln D/D_max) of the fitted runs"
+    if setting == "off":
+        return {**base, "k": 0.0, "shared": 0.0, "source": "switched off: intervals hold only if the law does"}
+    table = _table()
+    if setting == "auto":
+        row = table["laws"].get(law.split(":")[0], table["laws"][OTHER])
+        source = f"learned from {row['sets']} studies of {row['sources']} sources ({table['made_by']})"
+        return {**base, "k": row["k"], "shared": row["shared"], "source": source}
+    try:
+        k = float(setting)
+    except ValueError:
+        k = math.nan
+    if not (math.isfinite(k) and k >= 0):
+        raise UserError("discrepancy", setting, "give auto, off, or the scale of log loss per e-fold, such as 0.005")
+    return {**base, "k": k, "shared": table["laws"][OTHER]["shared"], "source": "given by the user"}
+
+
+def beyond(scope: Mapping[str, Any], columns: Mapping[str, Any]) -> Array:
+    """x (n,): e-folds by which rows lie beyond the fitted range, of those of C, N and D that both sides know.
+
+    ``scope`` has ``C_max``, ``N_max``, ``D_max`` and, for rows that do not say C, ``ND_max``, the largest N D.
+    """
+    values = {c: np.atleast_1d(np.asarray(columns[c], dtype=np.float64)) for c in ("C", "N", "D") if c in columns}
+    if "C" not in values and {"N", "D"} <= set(values) and scope.get("ND_max"):
+        values["ND"] = values["N"] * values["D"]
+    over = [np.log(v / scope[f"{c}_max"]) for c, v in values.items() if scope.get(f"{c}_max")]
+    if not over:
+        sizes = [np.atleast_1d(np.asarray(v)).shape[0] for v in columns.values()]
+        return np.zeros(max(sizes, default=1))
+    return np.maximum(np.max(np.stack(np.broadcast_arrays(*over)), axis=0), 0.0)
+
+
+def deviations(entry: Mapping[str, Any], x: Array, draws: int, rng: np.random.Generator) -> Array:
+    """Deviations of log loss (draws, n) at x (n,) e-folds beyond the range; zeros within it."""
+    k, df, shared = entry["k"], entry["df"], entry["shared"]
+    tail = np.sqrt(df / rng.chisquare(df, (draws, 1)))
+    common, own = rng.standard_normal((draws, 1)), rng.standard_normal((draws, len(x)))
+    return k * x * tail * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)
+
+
+def learn(residual: Array, spread: Array, x: Array, weight: Array) -> float:
+    """k of residuals of log loss (n,) whose forecasts had sd ``spread`` (n,) without it. Maximum likelihood.
+
+    The density is Student-t with ``DF`` degrees of freedom and scale^2 = spread^2 + (k x)^2; ``weight`` (n,).
+    """
+    r2, s2, x2 = residual**2, np.maximum(spread, 1e-6) ** 2, x**2
+
+    def cost(log_k: float) -> float:
+        scale2 = s2 + np.exp(2 * log_k) * x2
+        return float(np.sum(weight * (0.5 * np.log(scale2) + (DF + 1) / 2 * np.log1p(r2 / DF / scale2))))
+
+    grid = np.linspace(math.log(1e-5), math.log(0.5), 120)
+    best = int(np.argmin([cost(v) for v in grid]))
+    ends = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    found: Any = optimize.minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
+
+
+def common_part(residual: Array, spread: Array, x: Array, study: Array, k: float) -> float:
+    """Part of the deviation's variance that cells of one study have in common: mean product of pairs over mean square.
+
+    Only rows where the discrepancy dominates (k x > spread) count; 0.5 where there are too few. Clipped to 0..0.95.
+    """
+    use = k * x > spread
+    z = residual / np.maximum(k * x, 1e-12)
+    z = np.sign(z) * np.sqrt(special.chdtri(1.0, np.clip(_two_sided(z), 1e-12, 1.0)))  # t scores to normal ones
+    pairs = squares = groups = 0.0
+    for name in np.unique(study[use]):
+        part = z[use & (study == name)]
+        n = len(part)
+        if n > 1:
+            pairs += (part.sum() ** 2 - (part**2).sum()) / (n * (n - 1))
+            squares += float((part**2).mean())
+            groups += 1
+    return float(np.clip(pairs / squares, 0.0, 0.95)) if groups >= 3 else 0.5
+
+
+def _two_sided(z: Array) -> Array:
+    """Probability that |t| with DF degrees of freedom exceeds |z|."""
+    return 2 * special.stdtr(DF, -np.abs(z))

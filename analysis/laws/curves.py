@@ -1,0 +1,115 @@
+"""Learning curves: the loss at every step of a run as a function of its whole learning-rate schedule.
+
+``annealing_columns`` and ``multipower_columns`` make the laws' columns from a schedule, one row a step that is asked
+for; rows of several runs are concatenated. Step 0 is the first of the schedule, the linear warm-up included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from analysis.laws.base import Array, Param, amplitude, exponent, scale
+from analysis.laws.smooth import Smooth
+
+_NO = "it follows one size; N is not in it"
+
+
+def annealing_columns(rate: Array, at: Array, *, first: int = 0, memory: float = 0.999) -> dict[str, Array]:
+    """S1 = sum of learning rates and S2 = annealing area with a momentum ``memory`` at the steps ``at`` (n,).
+
+    Changes before step ``first``, the warm-up, are no annealing.
+    """
+    drop = -np.diff(rate, prepend=rate[0])
+    drop[:first] = 0.0
+    momentum = np.empty(len(rate))
+    value = 0.0
+    for i, fall in enumerate(drop):
+        value = memory * value + fall
+        momentum[i] = value
+    return {"S1": np.cumsum(rate)[at], "S2": np.cumsum(momentum)[at]}
+
+
+def multipower_columns(rate: Array, at: Array, *, first: int = 0, bins: int = 64) -> dict[str, Array]:
+    """S1 (n,) and the drops of the learning rate before each step: their sizes, rates and areas since, (n, bins).
+
+    Changes are kept one by one where there are at most ``bins`` of them, else merged into ``bins`` of near equal size.
+    """
+    drop = -np.diff(rate, prepend=rate[0])
+    total = np.cumsum(rate)
+    steps = np.flatnonzero(drop != 0)
+    steps = steps[steps >= first]
+    label = np.arange(len(steps))
+    if len(steps) > bins:
+        size = np.cumsum(np.abs(drop[steps]))
+        label = np.minimum((size / size[-1] * bins).astype(int), bins - 1)
+        # a bin that mixes rises and falls would cancel: split by sign
+        _, label = np.unique(label * 2 + (drop[steps] > 0), return_inverse=True)
+    count = int(label.max()) + 1 if len(steps) else 1
+    shape = (len(at), count)
+    out = {"S1": total[at], "drop": np.zeros(shape), "eta": np.ones(shape), "span": np.zeros(shape)}
+    change, level, before = drop[steps], rate[steps], total[steps] - rate[steps]
+    for row, t in enumerate(at):
+        past = slice(0, int(np.searchsorted(steps, t, side="right")))
+        weight = np.bincount(label[past], np.abs(change[past]), count)
+        seen = weight > 0
+        for name, values in (("eta", level), ("span", total[t] - before)):
+            mean = np.bincount(label[past], np.abs(change[past]) * values[past], count)
+            out[name][row, seen] = mean[seen] / weight[seen]
+        out["drop"][row] = np.bincount(label[past], change[past], count)
+    return out
+
+
+annealing = Smooth(
+    "annealing",
+    "L = L0 + A S1^-alpha - C S2",
+    (
+        Param("L0", "loss", 0.0, float("inf"), "loss without end of training"),
+        amplitude("A", "what too little training costs at S1 = 1"),
+        exponent("alpha", "slope in the sum of learning rates"),
+        amplitude("C", "gain per annealing area", "loss/S2"),
+    ),
+    (),
+    "Tissue 2024, arXiv 2408.11029",
+    floor="L0",
+    inputs=("S1", "S2"),
+    signed=("S2",),
+    logs=lambda m, p, c: {"A": -p["alpha"] * m.log(c["S1"]), "C": m.log(m.maximum(c["S2"], 0.0))},
+    amplitudes=("A", "C"),
+    negative=("C",),
+    no_optimum=_NO,
+    example={"L0": 2.6, "A": 0.6, "alpha": 0.5, "C": 2.0},
+)
+
+
+def _multipower(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+    x = m.exp(m.log(p["C"]) - p["gamma"] * m.log(c["eta"])) * c["span"]
+    gain = (c["drop"] * -m.expm1(-p["beta"] * m.log1p(x))).sum(-1)
+    return {"A": -p["alpha"] * m.log(c["S1"]), "+": -p["B"] * gain}
+
+
+multipower = Smooth(
+    "multipower",
+    "L = L0 + A S1^-alpha - B sum_k drop_k (1 - (C eta_k^-gamma span_k + 1)^-beta)",
+    (
+        Param("L0", "loss", 0.0, float("inf"), "loss without end of training"),
+        amplitude("A", "what too little training costs at S1 = 1"),
+        exponent("alpha", "slope in the sum of learning rates", grid=(0.2, 1.0)),
+        scale("B", "loss per learning rate", "gain of a drop of the learning rate", (50.0, 2000.0)),
+        scale("C", "1", "how soon the gain comes", (0.3, 10.0)),
+        exponent("beta", "slope of the gain's approach", grid=(0.3, 1.0)),
+        exponent("gamma", "how the rate after the drop delays it", grid=(0.3, 1.0)),
+    ),
+    (),
+    "multi-power law, Luo 2025, arXiv 2503.12811",
+    floor="L0",
+    inputs=("S1", "drop", "eta", "span"),
+    signed=("drop", "span"),
+    logs=_multipower,
+    amplitudes=("A",),
+    slow=True,
+    no_optimum=_NO,
+    example={"L0": 2.6, "A": 0.6, "alpha": 0.45, "B": 440.0, "C": 2.1, "beta": 0.6, "gamma": 0.65},
+)

@@ -1,0 +1,146 @@
+"""Learning rate, batch and steps: laws of the best ones, and the loss as a function of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from analysis.laws.base import Array, Columns, E, Law, Param, Term, amplitude, exponent, scale
+from analysis.laws.smooth import Smooth
+
+best_lr = Smooth(
+    "best_lr",
+    "lr = k N^p D^q",
+    (
+        amplitude("k", "best learning rate at N = D = 1", "learning rate"),
+        Param("p", "exponent", -5.0, 5.0, "slope in parameters", (-1.5, 1.5)),
+        Param("q", "exponent", -5.0, 5.0, "slope in tokens", (-1.5, 1.5)),
+    ),
+    (),
+    "Step Law, Li 2025, arXiv 2503.04715; a best batch in tokens is growth:D",
+    inputs=("N", "D"),
+    logs=lambda m, p, c: {"k": p["p"] * m.log(c["N"]) + p["q"] * m.log(c["D"])},
+    amplitudes=("k",),
+    response="the best learning rate (or batch) of a cell",
+    no_optimum="it is a law of the learning rate, not of the loss",
+    example={"k": 2.0, "p": -0.7, "q": 0.3},
+)
+
+critical_batch = Law(
+    "critical_batch",
+    "S = S_min + E_min / batch, so that (S / S_min - 1) (S batch / E_min - 1) = 1",
+    (
+        Param("S_min", "steps", 0.0, float("inf"), "steps to the loss with batches without limit"),
+        amplitude(
+            "E_min", "examples to the loss with the smallest batch; E_min / S_min is the critical batch", "batch"
+        ),
+    ),
+    (Term("E_min", (("batch", 1.0),)),),
+    "McCandlish 2018, arXiv 1812.06162",
+    floor="S_min",
+    response="steps to one target loss",
+    no_optimum="it trades steps against examples at one N",
+    example={"S_min": 3000.0, "E_min": 2000000.0},
+)
+
+
+def critical(theta: Any) -> Array:
+    """The critical batch E_min / S_min of ``critical_batch`` parameters (S, 2), in the unit of the batch."""
+    s, e = np.atleast_2d(np.asarray(theta, dtype=np.float64)).T
+    return e / s
+
+
+def _steps(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+    useful = m.log(c["steps"]) - m.log1p(p["B_crit"] / c["batch"])
+    return {"A": -p["alpha"] * m.log(c["N"]), "B": -p["beta"] * useful}
+
+
+steps_batch = Smooth(
+    "steps_batch",
+    "L = E + A N^-alpha + B S_min^-beta, S_min = steps / (1 + B_crit / batch)",
+    (
+        E,
+        amplitude("A", "what too few parameters cost at N = 1"),
+        amplitude("B", "what too few steps cost at S_min = 1"),
+        exponent("alpha", "slope in parameters"),
+        exponent("beta", "slope in steps"),
+        scale("B_crit", "batch", "critical batch", "batch"),
+    ),
+    (),
+    "Kaplan 2020, arXiv 2001.08361, with one critical batch; McCandlish 2018, arXiv 1812.06162",
+    floor="E",
+    inputs=("N", "steps", "batch"),
+    logs=_steps,
+    amplitudes=("A", "B"),
+    no_optimum="it weighs steps against batch; tokens are their product",
+    example={"E": 1.7, "A": 400.0, "B": 30.0, "alpha": 0.34, "beta": 0.35, "B_crit": 250.0},
+)
+
+
+def _off(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> Any:
+    """log(lr / lr*(N, D))."""
+    best = m.log(p["k"]) + p["p"] * m.log(c["N"]) + p["q"] * m.log(c["D"])
+    return m.log(c["learning_rate"]) - best
+
+
+def _lr(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+    off = _off(m, p, c)
+    return {"*": p["h"] * (off * off), "A": -p["alpha"] * m.log(c["N"]), "B": -p["beta"] * m.log(c["D"])}
+
+
+def _lr_guess(columns: Columns, loss: Array) -> dict[str, float]:
+    """Curvature and best learning rate from a full quadratic of log loss in the three logarithms."""
+    x = np.stack([np.log(np.asarray(columns[k])) for k in ("learning_rate", "N", "D")])
+    mid = x.mean(1, keepdims=True)
+    lr, n, d = x - mid
+    design = np.stack([np.ones_like(lr), n, d, n * n, n * d, d * d, lr, lr * lr, lr * n, lr * d], 1)
+    found = np.linalg.lstsq(design, np.log(loss), rcond=None)[0]
+    h = max(float(found[7]), 1e-3)
+    at, p, q = (float(-v / (2 * h)) for v in found[[6, 8, 9]])
+    k = float(np.exp(np.clip(at + mid[0, 0] - p * mid[1, 0] - q * mid[2, 0], -60, 60)))
+    return {"h": h, "k": k, "p": float(np.clip(p, -5, 5)), "q": float(np.clip(q, -5, 5))}
+
+
+lr_loss = Smooth(
+    "lr_loss",
+    "L = (E + A N^-alpha + B D^-beta) exp(h log(learning_rate / lr*)^2), lr* = k N^p D^q",
+    (
+        E,
+        amplitude("A", "what too few parameters cost at N = 1"),
+        amplitude("B", "what too few tokens cost at D = 1"),
+        exponent("alpha", "slope in parameters"),
+        exponent("beta", "slope in tokens"),
+        Param("h", "log loss per e-fold squared", 0.0, 10.0, "how much a wrong learning rate costs"),
+        Param("k", "learning rate", 1e-30, 1e30, "best learning rate at N = D = 1", log=True),
+        Param("p", "exponent", -5.0, 5.0, "slope of the best learning rate in parameters"),
+        Param("q", "exponent", -5.0, 5.0, "slope of the best learning rate in tokens"),
+    ),
+    (),
+    "Hoffmann's form times a parabola in log learning rate; lr* as in Step Law, Li 2025, arXiv 2503.04715",
+    floor="E",
+    inputs=("N", "D", "learning_rate"),
+    logs=_lr,
+    amplitudes=("A", "B"),
+    guess=_lr_guess,
+    balance=lambda theta: tuple(theta[:, [1, 3, 2, 4]].T),  # type: ignore[arg-type,return-value]  # at lr*
+    example={"E": 1.7, "A": 400.0, "B": 400.0, "alpha": 0.34, "beta": 0.28, "h": 0.02, "k": 2.0, "p": -0.7, "q": 0.3},
+)
+
+
+def best_learning_rate(theta: Any, n: Any, d: Any) -> Array:
+    """lr*(N, D) of ``lr_loss`` parameters (P,) or (S, P): (n,) or (S, n)."""
+    theta = np.asarray(theta, dtype=np.float64)
+    k, p, q = (np.atleast_2d(theta)[:, [i]] for i in (6, 7, 8))
+    out = np.exp(np.log(k) + p * np.log(np.atleast_1d(n)) + q * np.log(np.atleast_1d(d)))
+    return out[0] if theta.ndim == 1 else out
+
+
+def regret(theta: Any, columns: Columns) -> Array:
+    """The share by which a cell's loss exceeds that at its best learning rate, (n,) or (S, n)."""
+    theta = np.asarray(theta, dtype=np.float64)
+    h = np.atleast_2d(theta)[:, [5]]
+    best = np.atleast_2d(best_learning_rate(theta, columns["N"], columns["D"]))
+    out = np.expm1(h * np.log(np.atleast_1d(np.asarray(columns["learning_rate"])) / best) ** 2)
+    return out[0] if theta.ndim == 1 else out

@@ -1,0 +1,117 @@
+"""What is probably wrong in a table although every cell is a number: units that were mixed, rows measured twice.
+
+A mistake that no fit survives (one row's D in billions beside tokens) is refused by row and column; what only looks
+like one (losses in bits among losses in nats) is a named warning, since a bad run can look the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from scaling.errors import UserError
+
+GAP = 3e3  # between neighbouring values of one column: no study leaves 3.5 decades empty, millions beside units do
+BITS = float(np.log(1 / np.log(2)))  # of log loss between bits and nats
+CLEAN, SHARE = 0.06, 0.4  # rms of log loss that is left, at most, and the share of what it was before
+MANY = 5000  # rows above which units are not looked at one by one
+MOST = 0.4  # share of rows that can be the odd ones
+
+
+def reject_mixed_scales(table: Any, raw: Mapping[str, Any], keep: Any, rows: list[str]) -> None:
+    """UserError naming the first row of the smaller part of a column N, D or C that falls into two distant parts."""
+    kept = np.flatnonzero(np.asarray(keep))
+    if len(kept) < 3:
+        return
+    for name in ("N", "D", "C"):
+        if name not in raw:
+            continue
+        values = np.log(np.asarray(table[name], dtype=float)[kept])
+        order = np.argsort(values, kind="stable")
+        jumps = np.diff(values[order])
+        if jumps.max() < np.log(GAP):
+            continue
+        cut = int(np.argmax(jumps)) + 1
+        low, high = order[:cut], order[cut:]
+        few = low if len(low) <= len(high) else high
+        i = int(kept[few.min()])
+        where = "below" if few is low else "above"
+        remedy = (
+            f"is {np.exp(jumps.max()):.2g} times {where} the next value of this column ({len(few)} such of {len(kept)} "
+            "rows): are some in millions or billions? Give one unit, or leave the rows out (--where)"
+        )
+        raise UserError(f"{rows[i]}, column {raw[name].name}", str(raw[name][i]).strip(), remedy)
+
+
+def warnings(table: Any) -> list[dict[str, Any]]:
+    """Named warnings of a table of runs with columns run, N, D, loss."""
+    return [*_bits(table), *_repeated(table)]
+
+
+def _bits(table: Any) -> list[dict[str, Any]]:
+    """Rows whose log loss lies by ln(1 / ln 2) off a smooth surface that the others lie on: bits among nats."""
+    if not 8 <= len(table) <= MANY:
+        return []
+    y = np.log(np.asarray(table["loss"], dtype=float))
+    columns = [np.log(np.asarray(table[c], dtype=float)) for c in ("N", "D")]
+    spread = [c - c.mean() for c in columns if np.ptp(c) > 1e-9]
+    full = [np.ones(len(y)), *spread]
+    if len(y) >= 20:
+        full += [x * z for i, x in enumerate(spread) for z in spread[i:]]
+    design = np.stack(full, 1)
+    basis = np.linalg.qr(design)[0]
+    before = _rms(y - basis @ (basis.T @ y))
+    if before < CLEAN / 4:
+        return []
+    sign, odd = min(((sign, _odd(basis, y, sign)) for sign in (1, -1)), key=lambda x: _rms_of(basis, y, *x))
+    after = _rms_of(basis, y, sign, odd)
+    if not odd.any() or odd.mean() > MOST or after > CLEAN or after > SHARE * before:
+        return []
+    names = [str(v) for v in table["run"][odd]]
+    unit = "bits" if sign > 0 else "nats"
+    other = "nats" if sign > 0 else "bits"
+    message = (
+        f"column loss: {len(names)} of {len(y)} rows lie off the others by the factor of {unit} over {other} "
+        f"({', '.join(names[:5])}): are they in {unit}? Give one unit (nats = bits * 0.6931)"
+    )
+    return [{"name": "mixed_units", "message": message, "column": "loss", "rows": names}]
+
+
+def _rms(x: Any) -> float:
+    return float(np.sqrt(np.mean(x**2)))
+
+
+def _rms_of(basis: Any, y: Any, sign: int, odd: Any) -> float:
+    moved = y - sign * BITS * odd
+    return _rms(moved - basis @ (basis.T @ moved))
+
+
+def _odd(basis: Any, y: Any, sign: int) -> Any:
+    """Rows (n,) whose log loss, moved back by ``sign`` * BITS, brings all nearest to one surface; one row at a time."""
+    odd, leverage = np.zeros(len(y), dtype=bool), 1 - (basis**2).sum(1)
+    for _ in range(2 * len(y)):
+        moved = y - sign * BITS * odd
+        residual = moved - basis @ (basis.T @ moved)
+        step = sign * BITS * np.where(odd, -1.0, 1.0)  # what changing each row's place takes off it
+        gain = 2 * step * residual - step**2 * leverage
+        i = int(np.argmax(gain))
+        if gain[i] <= 1e-12:
+            break
+        odd[i] = not odd[i]
+    return odd
+
+
+def _repeated(table: Any) -> list[dict[str, Any]]:
+    """The same N, D and loss to the last digit in two rows that differ elsewhere: a copy is no second measurement."""
+    numbers = table[["N", "D", "loss"]]
+    again = np.asarray(numbers.duplicated(keep=False))
+    if not again.any():
+        return []
+    names = [str(v) for v in table["run"][again]]
+    message = (
+        f"columns N, D, loss: {len(names)} rows are equal to another in all three ({', '.join(names[:6])}); "
+        "if they are copies of one run, leave them out: a copy is no second measurement"
+    )
+    return [{"name": "duplicates", "message": message, "rows": names}]

@@ -1,0 +1,112 @@
+"""compare: laws of several work directories or cards beside one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from scaling.errors import UserError
+from scaling.records import read_json, records
+from scaling.verbs.show import interval, pairs, print_json, table
+
+
+def compare(options: SimpleNamespace) -> int:
+    """Exponents, their differences and verdicts, the pooled values, and compute for equal loss where that means one."""
+    from analysis import compare as comparing
+
+    margins = pairs("margin", options.margin, float)
+    members = [member for path in options.paths for member in _members(path, options)]
+    found = comparing.compare(_labelled(members), level=options.level, margins=margins, axis=options.axis)
+    if options.json:
+        print_json(found)
+        return 0
+    print("\n".join(_lines(found)))
+    return 0
+
+
+def _labelled(members: list[tuple[str, str, Any]]) -> list[Any]:
+    """Members under the shortest names that tell them apart."""
+    short = [name for name, _, _ in members]
+    long = [f"{name} of {place}" for name, place, _ in members]
+    from dataclasses import replace
+
+    names = short if len(set(short)) == len(short) else long
+    return [replace(member, label=name) for name, (_, _, member) in zip(names, members)]
+
+
+def _members(path: Path, options: SimpleNamespace) -> list[tuple[str, str, Any]]:
+    """(short name, place, member) of a card, or of every data set of a work directory that has the card."""
+    if not path.is_dir():
+        workdir = path.resolve().parent.parent if path.resolve().parent.name == "fits" else None
+        return [(path.stem, str(path), _member(path, workdir))]
+    try:
+        datasets = list(read_json(path / "study.json")["datasets"])
+    except (FileNotFoundError, KeyError):
+        raise UserError("workdir", path, "holds no study.json; give the directory of a study, or fit cards") from None
+    if options.dataset is not None:
+        if options.dataset not in datasets:
+            raise UserError("dataset", options.dataset, f"is not in {path}; it has {', '.join(datasets)}")
+        datasets = [options.dataset]
+    cards = [path / "fits" / f"{dataset}-{options.law}-{options.n}.json" for dataset in datasets]
+    there = [(d, c) for d, c in zip(datasets, cards) if c.exists()]
+    if not there:
+        raise UserError("fit", cards[0], f"there is no such card; make it with `scaling fit {path}`")
+    return [(dataset, str(path), _member(card, path)) for dataset, card in there]
+
+
+def _member(card: Path, workdir: Path | None) -> Any:
+    from analysis.compare import Member
+    from analysis.fit import load_fit
+
+    fitted = load_fit(card)
+    ratio, data = _measured(workdir, fitted) if workdir is not None else (None, None)
+    return Member(card.stem, fitted, ratio, data)
+
+
+def _measured(workdir: Path, fitted: Any) -> tuple[float | None, str | None]:
+    """Bits per byte of one nat of the fitted loss, and the hash of its data; None where the runs do not agree."""
+    runs = {row["run"] for row in fitted.card()["runs"]}
+    ratios, hashes = set(), set()
+    for record in records(workdir):
+        if record.path.name not in runs or (result := record.result) is None:
+            continue
+        term = (result.get("evaluation") or {}).get(str(record.manifest.get("headline", "loss"))) or {}
+        bits, value = term.get("bits_per_byte"), term.get("sample") or term.get("value")
+        ratios.add(round(bits / value, 6) if bits and value else None)
+        hashes.add((record.manifest.get("data") or {}).get("sha256"))
+    ratio = ratios.pop() if len(ratios) == 1 else None
+    return ratio, (hashes.pop() if len(hashes) == 1 else None)
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    names = list(found["quantities"])
+    rows = [
+        {"member": m["label"], "law": m["law"], "runs": m["rows"],
+         **{k: interval(found["quantities"][k]["members"].get(m["label"]), 3) for k in names}}
+        for m in found["members"]
+    ]  # fmt: skip
+    pooled = {k: found["quantities"][k]["pooled"] for k in names}
+    rows.append({"member": "pooled", "law": "", "runs": "", **{k: interval(v, 3) for k, v in pooled.items()}})
+    columns: dict[str, Callable[[dict[str, Any]], object]] = {
+        key: (lambda row, key=key: row[key]) for key in ("member", "law", "runs", *names)
+    }
+    lines = [*table(rows, columns), ""]
+    lines += [pair["sentence"] for k in names for pair in found["quantities"][k]["pairs"]]
+    for k, cell in pooled.items():
+        if cell["tau"] is not None:
+            lines.append(f"pooled {k}: {interval(cell, 3)}, sd between members {cell['tau']:.2g}")
+    for entry in found["equal_loss"]:
+        head = f"compute for equal loss, {entry['two']} over {entry['one']}"
+        if entry["status"] == "refused":
+            lines.append(f"{head}: refused: {entry['reason']}; compare instead {'; '.join(entry['offers'])}")
+            continue
+        lines.append(f"{head} ({entry['axis']})")
+        shown: dict[str, Callable[[dict[str, Any]], object]] = {
+            "C": lambda row: f"{row['C']:.3g}",
+            "loss": lambda row: f"{row['loss']:.4f}",
+            "times the compute": lambda row: interval(row["compute_ratio"], 3),
+        }
+        lines += ["  " + line for line in table(entry["rows"], shown)]
+    return lines

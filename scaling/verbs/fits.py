@@ -1,0 +1,195 @@
+"""fit: laws fitted to the runs of a study or of a table, and their cards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from scaling.errors import UserError
+from scaling.verbs.show import interval, pairs, print_json, table
+
+STANDARD = ("product", "product_floor", "chinchilla", "kaplan")
+CONVENTIONS = ("nonembedding", "total")
+
+
+def fit(options: SimpleNamespace) -> int:
+    """Fits laws and writes their cards."""
+    from analysis import runs as tables
+    from analysis.laws import get
+
+    path, study = options.path, options.path.is_dir()
+    wanted = options.law or ("all" if study else "chinchilla")
+    laws = STANDARD if wanted == "all" else (get(wanted).name,)
+    conventions = (options.n,) if options.n else CONVENTIONS if study and wanted == "all" else ("nonembedding",)
+    datasets: Iterable[str | None] = (options.dataset,)
+    if study and options.dataset is None and wanted == "all":
+        datasets = tables.datasets(path)
+    batch = _Fits(options, many=len(laws) > 1 or len(conventions) > 1)
+    for dataset in datasets:
+        for n in conventions:
+            batch.fit(dataset, n, laws)
+    cards, written, approaches, skipped = batch.cards, batch.written, batch.approaches, batch.skipped
+    many = batch.many
+    if not cards:
+        raise skipped[0]
+    if options.json:
+        whole = {"schema": 1, "kind": "fits", "fits": cards, "approaches": approaches, "files": written,
+                 "skipped": [str(error) for error in skipped]}  # fmt: skip
+        print_json(whole if many else cards[0])
+        return 0
+    if many:
+        print("\n".join(table(cards, FIT_COLUMNS)))
+        print("* not identified at this scale; the cards hold every number, warning and verdict")
+    else:
+        print("\n".join(_card_lines(cards[0])))
+    for result in approaches:
+        print(f"approaches 1, 2, 3 on {result['data']['dataset'] or path} (N {result['n']}): {result['verdict']}")
+    for error in skipped:
+        print(f"not fitted: {error}")
+    if written:
+        print(f"written: {written[0]}" + (f" and {len(written) - 1} more" if len(written) > 1 else ""))
+    if batch.fresh:
+        print(f"up to date: {batch.fresh} of {len(cards)} cards are of these runs already")
+    return 0
+
+
+def _short(card: dict[str, Any], name: str) -> str:
+    cell = card["params"].get(name) or card["derived"].get(name)
+    if not cell or cell.get("value") is None:
+        return "-"
+    open_ended = any(w["name"] == "not_identified" and w.get("quantity", name) == name for w in card["warnings"])
+    return interval(cell, 3) + ("*" if open_ended else "")
+
+
+def _refuted(card: dict[str, Any]) -> str:
+    p = ((card["noise"].get("lack_of_fit") or {}).get("p")) if card["noise"] else None
+    named = any(w["name"] == "refuted" for w in card["warnings"])
+    return "-" if p is None else f"{'yes' if named else 'no'} (p {p:.2g})"
+
+
+FIT_COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "data": lambda card: card["data"]["dataset"] or card["data"]["source"],
+    "law": lambda card: card["law"],
+    "N": lambda card: card["conventions"].get("n", "-"),
+    "runs": lambda card: card["data"]["rows"],
+    "residual": lambda card: f"{card['objective']['rms_log_residual']:.2%}",
+    "refuted by seed noise": _refuted,
+    "floor E": lambda card: _short(card, "E"),
+    "a (N_opt ~ C^a)": lambda card: _short(card, "a"),
+}
+
+
+class _Fits:
+    """Fits, cards and files of one call. Where several fits were asked for, one that cannot be made is skipped.
+
+    Attributes:
+      cards, written, approaches, skipped: what came of it so far.
+      fresh: cards that were there already, of the same runs and request.
+    """
+
+    def __init__(self, options: SimpleNamespace, *, many: bool):
+        self.options, self.many = options, many
+        self.cards: list[dict[str, Any]] = []
+        self.written: list[str] = []
+        self.approaches: list[dict[str, Any]] = []
+        self.skipped: list[UserError] = []
+        self.fresh = 0
+        self._card = Path(options.out) if options.out and not many else None
+        self._folder = Path(options.out) if options.out else options.path / "fits" if options.path.is_dir() else None
+        self._fixed = pairs("fixed", options.fixed, float)
+        self._columns = pairs("columns", options.columns, str)
+        if self._columns and options.path.is_dir():
+            raise UserError("columns", options.columns, "is for tables; the columns of a study have their names")
+
+    def fit(self, dataset: str | None, n: str, names: Sequence[str]) -> None:
+        """Fits the laws to one data set under one convention, and compares the three approaches."""
+        from analysis import runs as tables
+        from analysis.approaches import compare_approaches
+        from analysis.fit import fit as fit_law
+        from scaling.records import write_json
+
+        options, chinchilla, fresh = self.options, None, 0
+        try:
+            more = {"columns": self._columns} if self._columns else {}
+            found = tables.load(options.path, where=options.where, dataset=dataset, n=n, **more)
+        except UserError as error:
+            return self._skip(error)
+        label = found.dataset or options.path.stem
+        for law in names:
+            target = self._card or (self._folder and self._folder / _safe(f"{label}-{law}-{n}.json"))
+            if self.many and target and (known := self._known(target, found, law)):
+                self.cards.append(known)
+                fresh += 1
+                continue
+            try:
+                how = {"objective": options.objective, "level": options.level, "discrepancy": options.discrepancy}
+                fitted = fit_law(found, law, fixed=self._fixed, **how)
+            except UserError as error:
+                self._skip(UserError(error.field, error.value, f"{error.remedy} ({label}, {law}, N {n})"))
+                continue
+            chinchilla = fitted if law == "chinchilla" else chinchilla
+            if target:
+                fitted.save(target)
+                self.written.append(str(target))
+            self.cards.append(fitted.card())
+        self.fresh += fresh
+        if self.many and chinchilla is not None:
+            result = {**compare_approaches(found, chinchilla, level=options.level), "n": n}
+            self.approaches.append(result)
+            if self._folder:
+                write_json(self._folder / _safe(f"{label}-approaches-{n}.json"), result)
+
+    def _known(self, target: Path, found: Any, law: str) -> dict[str, Any] | None:
+        """The card at ``target`` if it is of these runs and this request, and its draws are intact."""
+        from analysis.discrepancy import term
+        from analysis.estimate import objective
+        from analysis.fit import load_fit
+
+        if not target.exists():
+            return None
+        try:
+            card = load_fit(target).card()
+        except UserError:
+            return None  # damaged: fit again
+        asked = (law, found.sha256, self.options.level, objective(self.options.objective).name, self._fixed)
+        made = (card["law"], card["data"]["sha256"], card["interval"]["level"], card["objective"]["name"])
+        if card.get("discrepancy") != term(law, self.options.discrepancy):
+            return None
+        return card if (*made, card["fixed"]) == asked and card["conventions"] == found.conventions else None
+
+    def _skip(self, error: UserError) -> None:
+        if not self.many:
+            raise error
+        self.skipped.append(error)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _card_lines(card: dict[str, Any]) -> list[str]:
+    """A fit card for people."""
+    data, scheme = card["data"], card["interval"]
+    title = f"{data['dataset'] or data['source']}: {card['law']}  {card['formula']}"
+    lines = [title, f"  {data['rows']} runs; N is {card['conventions'].get('N', '?')}"]
+    for name, cell in card["params"].items():
+        lines.append(f"  {name:8} {interval(cell)}  {cell.get('unit') or ''}".rstrip())
+    for name, what in (("a", "N"), ("b", "D")):
+        if card["derived"].get(name):
+            lines.append(f"  {name:8} {interval(card['derived'][name])}  exponent of C in the optimal {what}")
+    for budget, cell in (card["derived"].get("tokens_per_parameter") or {}).items():
+        lines.append(f"  D/N at {budget} FLOPs: {interval(cell, 3)}")
+    residual = card["objective"].get("rms_log_residual")
+    quality = "" if residual is None else f", residual {residual:.2%}"
+    how = f"{scheme['level']:.0%} intervals by {scheme['scheme']}, objective {card['objective']['name']}"
+    lines.append(f"  {how}{quality}")
+    wrong = card.get("discrepancy")
+    if wrong and wrong["k"] > 0:
+        lines.append(f"  discrepancy: {wrong['k']:.2%} of the loss per e-fold beyond these runs, {wrong['source']}")
+    lines.append(f"  {len(card['optima'])} close optima, {len(data['dropped'])} rows dropped")
+    lines += [f"    dropped {row['row']}: {row['reason']}" for row in data["dropped"][:5]]
+    lines += [f"  warning {entry['name']}: {entry['message']}" for entry in card["warnings"]]
+    return [*lines, f"  {card['verdict']}"]

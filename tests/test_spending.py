@@ -1,0 +1,142 @@
+"""Budgets with a condition, against closed forms and brute force."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import laws
+from analysis.allocate import optimal
+from analysis.fit import fit
+from analysis.runs import from_frame
+from analysis.spending import measured, spend
+from scaling.errors import UserError
+from scaling.records import Record
+
+E, A, B, ALPHA, BETA = 1.8, 480.0, 2000.0, 0.35, 0.37
+C = 1e21
+
+
+def loss(n, d):
+    return E + A / n**ALPHA + B / d**BETA
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    n, d = np.meshgrid(np.geomspace(5e7, 2e9, 6), np.geomspace(5e8, 4e10, 5))
+    noise = np.exp(1e-4 * np.random.default_rng(0).standard_normal(30))
+    frame = {"N": n.ravel(), "D": d.ravel(), "loss": loss(n.ravel(), d.ravel()) * noise}
+    return fit(from_frame(pd.DataFrame(frame)))
+
+
+def test_a_cap_that_binds_and_one_that_does_not(fitted):
+    free = optimal(fitted, flops=C)
+    loose = spend(fitted, flops=C, max_params=1e12)
+    assert loose["N"] == free["N"] and loose["cost_of_condition"] == 0 and loose["mode"] == "max_params"
+    tight = spend(fitted, flops=C, max_params=5e8)
+    assert tight["N"]["value"] == pytest.approx(5e8) and tight["D"]["value"] == pytest.approx(C / 6 / 5e8)
+    best = free["N"]["value"]
+    rise = loss(5e8, C / 6 / 5e8) / loss(best, C / 6 / best) - 1
+    assert tight["cost_of_condition"] == pytest.approx(rise, rel=0.1)
+    assert json.loads(json.dumps(tight, allow_nan=False)) == tight
+
+
+def test_a_given_ratio(fitted):
+    got = spend(fitted, flops=C, tokens_per_parameter=200)
+    assert got["tokens_per_parameter"]["value"] == pytest.approx(200)
+    assert got["N"]["value"] == pytest.approx(np.sqrt(C / 6 / 200)) and got["N"]["lo"] == got["N"]["hi"]
+    assert got["loss"]["lo"] < got["loss"]["value"] < got["loss"]["hi"] and got["cost_of_condition"] > 0
+
+
+def test_scarce_data_without_a_law_of_repeats(fitted):
+    got = spend(fitted, flops=C, unique_tokens=5e9)
+    assert got["corner"] and got["D"]["value"] == pytest.approx(5e9)
+    assert got["N"]["value"] == pytest.approx(C / 6 / 5e9) and "says nothing of repeats" in got["notes"][0]
+    plenty = spend(fitted, flops=C, unique_tokens=1e13)
+    assert not plenty["corner"] and plenty["N"] == optimal(fitted, flops=C)["N"]
+
+
+def test_scarce_data_under_the_law_of_repeats():
+    law = laws.get("repeats")
+    theta = law.vector({"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4, "R_N": 5.3})
+
+    class Known:
+        """A fit whose parameters are known."""
+
+        def __init__(self):
+            self.law, self.params, self.draws = law, dict(zip(law.names, theta)), np.tile(theta, (5, 1))
+            self.scope, self.conventions, self.discrepancy = {"C_max": 1e22}, {"N": "parameters"}, {"k": 0.0}
+
+        def card(self):
+            return {"runs": []}
+
+        def predict(self, columns, *, level, new_run):
+            value = np.atleast_1d(law.predict(theta, columns))
+            return {"value": value, "lo": value, "hi": value}
+
+    got = spend(Known(), flops=C, unique_tokens=2e9)
+    n = np.geomspace(1e8, 1e10, 20001)
+    brute = n[np.argmin(law.predict(theta, {"N": n, "D": C / 6 / n, "U": np.full(len(n), 2e9)}))]
+    assert got["N"]["value"] == pytest.approx(brute, rel=0.01)
+    assert got["epochs"] == pytest.approx(got["D"]["value"] / 2e9) and got["epochs"] > 1.5
+    with pytest.raises(UserError, match="give --unique_tokens"):
+        spend(Known(), flops=C, max_params=1e9)
+
+
+@pytest.mark.parametrize("served", [1e9, 1e12])
+def test_a_life_of_inference_against_brute_force(fitted, served):
+    got = spend(fitted, flops=C, inference_tokens=served)
+    free = optimal(fitted, flops=C)
+    goal = loss(free["N"]["value"], free["D"]["value"])
+    n = np.geomspace(free["N"]["value"] / 100, free["N"]["value"] * 1.5, 200001)
+    room = goal - E - A / n**ALPHA
+    d = np.where(room > 0, (B / np.maximum(room, 1e-12)) ** (1 / BETA), np.inf)
+    life = 6 * n * d + 2 * n * served
+    i = int(np.argmin(life))
+    assert got["N"]["value"] == pytest.approx(n[i], rel=0.03) and got["D"]["value"] == pytest.approx(d[i], rel=0.05)
+    plain = 6 * free["N"]["value"] * free["D"]["value"] + 2 * free["N"]["value"] * served
+    assert got["saving"] == pytest.approx(1 - life[i] / plain, abs=0.01)
+    assert got["loss"]["value"] == pytest.approx(goal, rel=0.002) and got["flops"]["value"] >= C * 0.99
+
+
+def test_device_hours_follow_the_measured_speed(fitted):
+    """Speed that falls as 1/N is plain compute; a speed that saturates for small models makes larger ones cheaper."""
+    n = np.geomspace(5e7, 2e9, 6)
+    plain = {"N": n, "tokens_per_second": 1e15 / (6 * n)}
+    got = spend(fitted, device_hours=C / 1e15 / 3600, throughput=plain)
+    free = optimal(fitted, flops=C)
+    assert got["N"]["value"] == pytest.approx(free["N"]["value"], rel=1e-3)
+    assert got["flops"]["value"] == pytest.approx(C, rel=1e-3)
+    slow = {"N": n, "tokens_per_second": 1e15 / (6 * n) * np.minimum(1, (n / 5e9) ** 0.3)}
+    fewer = spend(fitted, device_hours=C / 1e15 / 3600, throughput=slow)
+    assert fewer["flops"]["value"] < C
+    assert fewer["tokens_per_parameter"]["value"] < free["tokens_per_parameter"]["value"] * 1.02
+
+
+def test_measured_speed_of_a_study(tmp_path):
+    for run, size, speed in (("a", 1000, 50.0), ("b", 1000, 70.0), ("c", 4000, 20.0)):
+        record = Record(tmp_path / "runs" / run)
+        parameters = {"total": 2 * size, "nonembedding": size, "groups": {"mlp": size}}
+        record.begin({"schema": 1, "run": run, "dataset": "text", "role": "fit", "parameters": parameters})
+        record.finish({"status": "done", "tokens_per_second": speed})
+    assert measured(tmp_path, "text") == {"N": [1000.0, 4000.0], "tokens_per_second": [60.0, 20.0]}
+    with pytest.raises(UserError, match="no finished run"):
+        measured(tmp_path, "other")
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({}, "give one of --flops and --device_hours"),
+        ({"flops": C, "device_hours": 1.0}, "give one of --flops"),
+        ({"flops": C, "max_params": -1.0}, "max_params = -1.0: must be a positive"),
+        ({"flops": C, "max_params": 1e9, "unique_tokens": 1e9}, "one condition at a time"),
+        ({"device_hours": 1.0}, "needs the speed of a study's own runs"),
+        ({"flops": 1e30, "max_params": 1e9}, "times the largest fitted compute"),
+    ],
+)
+def test_bad_questions(fitted, asked, words):
+    with pytest.raises(UserError) as error:
+        spend(fitted, **asked)
+    assert words in str(error.value)
