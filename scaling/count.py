@@ -31,6 +31,7 @@ class Component:
       k: training FLOPs per weight and token: 6 trained, 4 frozen with a gradient passing through, 2 frozen.
       attention: forward FLOPs of the products without weights (scores, and values by scores) per example.
       active: parameters that one token uses; None means all (experts use fewer).
+      first: its input is data, so the gradient of that is never computed; counted by convention all the same.
     """
 
     name: str
@@ -41,10 +42,11 @@ class Component:
     k: int = 6
     attention: int = 0
     active: int | None = None
+    first: bool = False
 
 
 def parameters(components: Iterable[Component]) -> dict[str, Any]:
-    """Counts of parameters: ``total``, ``nonembedding``, ``trainable``, ``active`` and ``groups`` by name."""
+    """Parameters: ``total``, ``nonembedding``, the active ones of each, ``trainable``, and ``groups`` by name."""
     parts = list(components)
     groups: dict[str, int] = {}
     for part in parts:
@@ -54,6 +56,11 @@ def parameters(components: Iterable[Component]) -> dict[str, Any]:
         "nonembedding": sum(count for group, count in groups.items() if group not in EMBEDDING_GROUPS),
         "trainable": sum(part.parameters for part in parts if part.k == 6),
         "active": sum(part.parameters if part.active is None else part.active for part in parts),
+        "nonembedding_active": sum(
+            part.parameters if part.active is None else part.active
+            for part in parts
+            if part.group not in EMBEDDING_GROUPS
+        ),
         "groups": groups,
     }
 
@@ -69,6 +76,13 @@ def training_flops(components: Iterable[Component]) -> dict[str, int]:
         part.name: part.k * part.matmul * part.tokens + part.attention * (1 if part.k == 2 else 3)
         for part in components
     }
+
+
+def executed_flops(components: Iterable[Component]) -> dict[str, int]:
+    """Training FLOPs of one example that a program without remat executes: no gradient of the data."""
+    parts = list(components)
+    convention = training_flops(parts)
+    return {part.name: convention[part.name] - (2 * part.matmul * part.tokens if part.first else 0) for part in parts}
 
 
 def jaxpr_flops(function: Callable[..., Any], *arguments: Any) -> int:

@@ -13,6 +13,7 @@ from scaling.errors import UserError
 MESH_AXES = ("data", "fsdp", "tensor")
 # The batch is split over data and fsdp; a weight over fsdp on its residual axis and over tensor on its other wide axis.
 RULES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor", "layers": None, "head": None}
+RULES |= {"experts": None, "pixels": None}
 BATCH = PartitionSpec(None, ("data", "fsdp"))  # (steps of a chunk, batch, ...)
 EVALUATION_BATCH = PartitionSpec(("data", "fsdp"))
 

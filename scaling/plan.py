@@ -209,6 +209,8 @@ def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: i
     counts = count.parameters(components)
     examples = steps * cell.recipe.batch
     tokens, unique = examples * context, source.unique_tokens(context)
+    terms = families.terms(cell.module, cell.config)
+    headline, fitted = next(iter(terms.items()))
     parts = {part: flops * examples for part, flops in count.training_flops(components).items()}
     return {
         "schema": SCHEMA,
@@ -234,18 +236,20 @@ def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: i
         "tokens": {
             "D": tokens,
             "per_step": cell.recipe.batch * context,
-            "loss": examples * _loss_tokens(source, context),
+            "loss": examples * (fitted.count or round(fitted.share * _loss_tokens(source, context))),
+            "counted": families.counted(cell.module, cell.config),
             "unique": unique,
             "epochs": tokens / unique,
         },
         "flops": {
             "training": sum(parts.values()),
-            "6ND": 6 * counts["nonembedding"] * tokens,
+            "6ND": 6 * counts["nonembedding_active"] * tokens,
             "forward_per_example": sum(count.forward_flops(components).values()),
             "parts": parts,
         },
-        "loss_unit": "nats/token",
-        "headline": "loss",
+        "loss_unit": fitted.unit,
+        "headline": headline,
+        "terms": {name: term.unit for name, term in terms.items()},
         "data": source.describe(),
     }
 

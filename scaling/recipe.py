@@ -111,7 +111,8 @@ def multipliers(axes: dict[str, Any], shapes: dict[str, Any], recipe: Recipe) ->
     """Learning-rate multiplier of each parameter, by its logical axes (inputs before outputs) and its shape.
 
     Under ``width`` a leaf is a matrix when two axes besides ``layers`` are wide, and a look-up when its input is
-    ``vocab``: one row is read, so its fan-in does not grow. Width is the size of the leaf's ``embed`` axis.
+    ``vocab`` (one row is read) or ``pixels`` (as many at any width): its fan-in does not grow. Width is the size of the
+    leaf's ``embed`` axis.
     """
 
     def multiplier(names: tuple[str, ...], leaf: Any) -> float:
@@ -131,7 +132,7 @@ def decayed(axes: dict[str, Any]) -> dict[str, Any]:
 
 def _is_matrix(names: tuple[str, ...]) -> bool:
     wide = [name for name in names if name != "layers"]
-    return len(wide) >= 2 and wide[0] != "vocab"
+    return len(wide) >= 2 and wide[0] not in ("vocab", "pixels")
 
 
 def decay_steps(recipe: Recipe, steps: int) -> int:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from scaling import families, recipe
 from scaling import mesh as meshes
-from scaling import recipe
 
 State = dict[str, Any]
 
@@ -29,7 +29,12 @@ class Trainer:
         self.family, self.config, self.rules, self.steps_per_chunk = family, config, rules, chunk
         self.mesh = meshes.make(mesh_shape)
         meshes.check_batch(self.mesh, rules.batch)
-        self.context = family.batch_spec(config)["context"]
+        spec = family.batch_spec(config)
+        self.context = spec["context"]
+        # What the family reads of a batch; a source may hold more, which then never reaches the device.
+        self.reads = {"tokens", "mask"} if "vocab" in spec else set()
+        self.reads |= {name for name, field in (("image", "image"), ("label", "classes")) if field in spec}
+        self.terms = families.terms(family, config)
         self.compile_seconds = 0.0
         axes = family.axes(config)
         self._optimizer = recipe.OPTIMIZERS[rules.optimizer](rules)
@@ -52,19 +57,19 @@ class Trainer:
     def chunk(self, state: State, hyper: dict[str, Any], batches: dict[str, np.ndarray]) -> tuple[State, dict]:
         """Runs ``hyper["steps"]`` of the chunk's steps; see ``step_chunk``. ``state`` is donated."""
         sharding = jax.sharding.NamedSharding(self.mesh, meshes.BATCH)
-        on_mesh = {name: jax.device_put(value, sharding) for name, value in batches.items()}
+        on_mesh = {name: jax.device_put(value, sharding) for name, value in batches.items() if name in self.reads}
         function = functools.partial(jax.jit, self.step_chunk, donate_argnums=0, out_shardings=(self._shardings, None))
         return self._call("chunk", function, state, hyper, on_mesh)
 
-    def evaluate(self, params: Any, batch: dict[str, np.ndarray]) -> dict[str, tuple[jax.Array, jax.Array]]:
-        """{term: (sum_B, count_B)} of one batch, under a fixed key."""
+    def evaluate(self, params: Any, batch: dict[str, np.ndarray], number: int) -> dict[str, Any]:
+        """{term: (sum_B, count_B)} of the ``number``-th evaluation batch, under a key fixed by the number."""
         sharding = jax.sharding.NamedSharding(self.mesh, meshes.EVALUATION_BATCH)
-        on_mesh = {name: jax.device_put(value, sharding) for name, value in batch.items()}
+        on_mesh = {name: jax.device_put(value, sharding) for name, value in batch.items() if name in self.reads}
 
-        def loss(params: Any, batch: dict[str, jax.Array]) -> Any:
-            return self.family.loss(params, batch, jax.random.key(0), self.config)
+        def loss(params: Any, batch: dict[str, jax.Array], number: jax.Array) -> Any:
+            return self.family.loss(params, batch, jax.random.fold_in(jax.random.key(0), number), self.config)
 
-        return self._call("evaluate", functools.partial(jax.jit, loss), params, on_mesh)
+        return self._call("evaluate", functools.partial(jax.jit, loss), params, on_mesh, jnp.uint32(number))
 
     def _call(self, name: str, jitted: Callable[[], Any], *arguments: Any) -> Any:
         # Compiled ahead of time, so that compilation is timed apart and a changed shape is an error, not a recompile.
@@ -107,7 +112,10 @@ class Trainer:
 
         def objective(params: Any) -> jax.Array:
             terms = self.family.loss(params, batch, key, self.config)
-            return functools.reduce(jnp.add, [total.sum() / count.sum() for total, count in terms.values()])
+            means = [(total.sum() / count.sum(), self.terms[name].weight) for name, (total, count) in terms.items()]
+            return functools.reduce(
+                jnp.add, [mean * weight if weight != 1 else mean for mean, weight in means if weight]
+            )
 
         loss, gradient = jax.value_and_grad(objective)(state["params"])
         direction, opt = self._optimizer.update(gradient, state["opt"], state["params"])

@@ -198,13 +198,12 @@ def _cells(name: str, fields: dict[str, Any], plain: dict[str, Any], sources: di
     rules = recipe.named(**{**plain["recipe"], **fields["recipe"]})
     made = []
     for size, amount in _pairs(name, fields):
-        model = {"vocab": source.vocab, **plain["model"], **fields["model"]}
-        config = families.configure(module, size, **model)
-        if module.batch_spec(config)["vocab"] < source.vocab:
-            raise UserError(
-                "model.vocab", model["vocab"], f"dataset {fields['dataset']} has tokens up to {source.vocab}"
-            )
-        context = module.batch_spec(config)["context"]
+        held = {field.name for field in dataclasses.fields(module.Config)}
+        given = {name: value for name, value in data.supplies(source).items() if name in held}
+        config = families.configure(module, size, **{**given, **plain["model"], **fields["model"]})
+        spec = module.batch_spec(config)
+        _check_supply(spec, data.supplies(source), fields["dataset"], plain["family"])
+        context = spec["context"]
         tokens = amount
         if fields["kind"] == "isoflop":
             tokens = amount * context / sum(count.training_flops(module.components(config)).values())
@@ -223,6 +222,22 @@ def _cells(name: str, fields: dict[str, Any], plain: dict[str, Any], sources: di
                 Cell(fields["dataset"], plain["family"], size, config, rules, seed, fields["role"], steps, exact)
             )
     return made
+
+
+def _check_supply(spec: dict[str, int], supplies: dict[str, int], dataset: str, family: str) -> None:
+    """UserError unless the data has what the family reads: tokens and labels that fit, images of the right side."""
+    for field, wanted in spec.items():
+        if field == "context":
+            continue
+        if field not in supplies:
+            raise UserError(
+                "family", family, f"reads {field}, which dataset {dataset} lacks: it has {', '.join(supplies)}"
+            )
+        if field == "image" and supplies[field] != wanted:
+            raise UserError("model.image", wanted, f"dataset {dataset} has images of side {supplies[field]}")
+        if wanted < supplies[field]:
+            what = "tokens" if field == "vocab" else "labels"
+            raise UserError(f"model.{field}", wanted, f"dataset {dataset} has {what} up to {supplies[field]}")
 
 
 def _pairs(name: str, fields: dict[str, Any]) -> list[tuple[int, float]]:

@@ -203,21 +203,25 @@ class _Run:
         settings, source = self.options["evaluation"], _source(self.source_config)
         fixed = _evaluation(self.source_config, self.trainer.context, settings["tokens"])
         reference = fixed.get("reference")
-        size, total = settings["batch"], len(fixed["tokens"])
+        size, total = settings["batch"], len(fixed["document"])
+        arrays = {name: value for name, value in fixed.items() if name not in ("document", "documents", "reference")}
         sums: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
         for start in range(0, total, size):
             rows = np.minimum(np.arange(start, start + size), total - 1)
-            batch = {name: fixed[name][rows] for name in ("tokens", "mask")}
-            for term, (nats, count) in self.trainer.evaluate(state["params"], batch).items():
+            batch = {name: value[rows] for name, value in arrays.items()}
+            for term, (nats, count) in self.trainer.evaluate(state["params"], batch, start // size).items():
                 for kept, values in zip(sums.setdefault(term, ([], [])), (nats, count)):
                     kept.append(np.asarray(values)[: total - start])
         known = None if reference is None else reference.sum(axis=1, dtype=np.float64)
-        documents = (fixed["document"], fixed["documents"], known)
-        about = {"bytes_per_token": source.bytes_per_token, "entropy": source.describe().get("entropy")}
-        return {
-            term: term_summary(np.concatenate(nats), np.concatenate(count), *documents, **about)
-            for term, (nats, count) in sums.items()
-        }
+        found = {}
+        for name, (nats, count) in sums.items():
+            term = self.trainer.terms[name]
+            about = {"bytes_per_token": source.bytes_per_token if term.likelihood else None}
+            about["entropy"] = source.describe().get("entropy") if term.causal else None
+            exact = known if term.causal else None
+            documents = (fixed["document"], fixed["documents"], exact)
+            found[name] = term_summary(np.concatenate(nats), np.concatenate(count), *documents, **about)
+        return found
 
 
 def _lengths(rows: list[dict[str, Any]], start: int) -> Iterator[int]:

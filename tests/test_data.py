@@ -45,6 +45,9 @@ def sources(tmp_path_factory) -> dict[str, dict]:
         "text": {"source": "text", "path": str(root / "text")},
         "bin": {"source": "bin", "path": str(root / "tokens.bin"), "vocab": 1000, "fraction": 0.1, "block": 512},
         "zipf": {"source": "zipf"},
+        "markov": {"source": "markov", "vocab": 8, "order": 2},
+        "rhm": {"source": "rhm"},
+        "scenes": {"source": "scenes"},
     }
 
 
@@ -415,9 +418,9 @@ def test_llmc_header_alone_is_truncated(tmp_path):
 @pytest.mark.parametrize(
     ("config", "field", "message"),
     [
-        ({}, "source", "bin, stdlib, text, zipf"),
-        ({"source": "webtext"}, "source", "bin, stdlib, text, zipf"),
-        ({"source": "_tokens"}, "source", "bin, stdlib"),
+        ({}, "source", "bin, markov, rhm, scenes, stdlib, text, zipf"),
+        ({"source": "webtext"}, "source", "bin, markov, rhm, scenes, stdlib, text, zipf"),
+        ({"source": "_tokens"}, "source", "bin, markov"),
         ({"source": "stdlib", "path": "x"}, "data.path", "it has: none"),
         ({"source": "text", "paht": "x"}, "data.paht", "it has: path, glob"),
         ({"source": "bin", "vocab": "x"}, "data.vocab", "must be int"),

@@ -1,4 +1,5 @@
-"""One battery over every family, found by listing the folder."""
+"""One battery over every family and objective, found by listing the folder; what one block or objective promises is in
+test_blocks.py and test_objectives.py."""
 
 import functools
 import math
@@ -16,65 +17,142 @@ from scaling.families import gpt
 from scaling.step import Trainer
 
 FAMILIES = families.names()
+# Every value of a family's ``objective``, and the switches that change what is computed.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "kv_heads": {"heads": 4, "kv_heads": 2, "width": 32},
+    "experts": {"experts": 4, "top": 2, "shared": 2},
+    "nsp": {"nsp": True},
+    "unit": {"unit": "span"},
+}
+
+
+def cases() -> list[tuple[str, str]]:
+    found = []
+    for name in FAMILIES:
+        module = families.load(name)
+        fields = module.Config.__dataclass_fields__
+        found += [(name, objective) for objective in getattr(module, "OBJECTIVES", ("",))]
+        found += [(name, switch) for switch in SWITCHES if switch in fields]
+    return found
+
+
+CASES = cases()
 MESH = {"data": 1, "fsdp": 1, "tensor": 1}
+TINY = {"vocab": 32, "context": 16, "image": 8, "patch": 2, "classes": 10}
 
 
-def small(name: str, **fields):
+def small(name: str, case: str = "", size: int = 0, **fields):
+    """A family's module and a tiny configuration of it with the case's objective or switch."""
     module = families.load(name)
-    return module, families.configure(module, 0, **{"vocab": 32, "context": 16, **fields})
+    known = module.Config.__dataclass_fields__
+    chosen = {**SWITCHES[case]} if case in SWITCHES else {"objective": case} if case else {}
+    every = {key: value for key, value in {**TINY, **fields}.items() if key in known}
+    return module, families.configure(module, size, **{**every, **chosen})
 
 
 def batch_of(module, config, size: int = 4, seed: int = 0) -> dict[str, np.ndarray]:
-    spec = module.batch_spec(config)
-    tokens = np.random.default_rng(seed).integers(0, spec["vocab"], (size, spec["context"] + 1))
-    return {"tokens": tokens.astype(np.int32)}
+    """Random data of the kind that ``batch_spec`` asks for."""
+    spec, rng = module.batch_spec(config), np.random.default_rng(seed)
+    batch = {}
+    if "vocab" in spec:
+        batch["tokens"] = rng.integers(0, spec["vocab"], (size, spec["context"] + 1)).astype(np.int32)
+    if "image" in spec:
+        batch["image"] = rng.integers(0, 256, (size, spec["image"], spec["image"], 3)).astype(np.uint8)
+    if "classes" in spec:
+        batch["label"] = rng.integers(0, spec["classes"], size).astype(np.int32)
+    return batch
 
 
-def mean_loss(module, parameters, batch, config):
-    total, examples = next(iter(module.loss(parameters, batch, jax.random.key(1), config).values()))
+def plain_loss(module, parameters, batch, config, key: int = 1):
+    total, examples = next(iter(module.loss(parameters, batch, jax.random.key(key), config).values()))
     return total.sum() / examples.sum()
 
 
+mean_loss = jax.jit(plain_loss, static_argnums=(0, 3, 4))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def all_terms(module, parameters, batch, config):
+    return module.loss(parameters, batch, jax.random.key(1), config)
+
+
+def initial(module, config, noise: float = 0.0):
+    """Parameters, with noise added where nothing shall be zero; one compilation for all shapes."""
+
+    def draw():
+        parameters = module.init(jax.random.key(0), config)
+        return jax.tree.map(lambda w: w + noise * jax.random.normal(jax.random.key(2), w.shape), parameters)
+
+    return jax.jit(draw)()
+
+
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("size", [0, 3, 14])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_analytic_counts_equal_the_traced_program(name: str, size: int, tied: bool):
-    module = families.load(name)
-    config = families.configure(module, size, tied=tied)
+@pytest.mark.parametrize("size", [0, 11])
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_analytic_counts_equal_the_traced_program(name: str, case: str, size: int, tied: bool):
+    module, config = small(name, case, size, tied=tied, context=64, vocab=256, image=32, patch=4)
+    if not tied and "tied" not in config.__dataclass_fields__:
+        pytest.skip("has no tied head")
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), config))
     parts = module.components(config)
+    assert len({part.name for part in parts}) == len(parts)
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == count.parameters(parts)["total"]
-    context = module.batch_spec(config)["context"]
-    batch = {"tokens": jax.ShapeDtypeStruct((3, context + 1), jnp.int32)}
+    batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch_of(module, config, 3).items()}
     traced = count.jaxpr_flops(lambda p, b: module.loss(p, b, jax.random.key(0), config), shapes, batch)
     assert traced == 3 * sum(count.forward_flops(parts).values())
-    # Each product has two gradients, and the first layer has no cheaper one: what is looked up is trained too.
-    gradient = count.jaxpr_flops(jax.grad(lambda p, b: mean_loss(module, p, b, config)), shapes, batch)
-    assert gradient == 3 * sum(count.training_flops(parts).values())
+    terms = families.terms(module, config)
+
+    def trained_loss(p, b):
+        found = module.loss(p, b, jax.random.key(0), config)
+        return sum(total.sum() / n.sum() for term, (total, n) in found.items() if terms[term].weight)
+
+    # Each product has two gradients, but for one whose input is the data itself.
+    gradient = count.jaxpr_flops(jax.grad(trained_loss), shapes, batch)
+    assert gradient == 3 * sum(count.executed_flops(parts).values())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_axes_name_every_dimension_of_every_parameter(name: str):
-    module, config = small(name)
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_axes_name_every_dimension_of_every_parameter(name: str, case: str):
+    module, config = small(name, case)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), config))
     leaf = lambda value: isinstance(value, tuple)  # noqa: E731
     ranks = jax.tree.map(lambda names, shape: len(names) == len(shape.shape), module.axes(config), shapes, is_leaf=leaf)
     assert all(jax.tree.leaves(ranks))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_loss_starts_at_ln_v_and_gradients_are_finite(name: str):
-    module, config = small(name)
-    parameters = module.init(jax.random.key(0), config)
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_loss_starts_where_it_must_and_gradients_are_finite(name: str, case: str):
+    module, config = small(name, case, tied=False)
+    parameters = initial(module, config)
     batch = batch_of(module, config, 8)
-    loss, gradient = jax.value_and_grad(lambda p: mean_loss(module, p, batch, config))(parameters)
-    assert float(loss) == pytest.approx(math.log(32), abs=0.01)
+    terms, found = families.terms(module, config), all_terms(module, parameters, batch, config)
+    assert set(terms) == set(found)
+    for term, (total, examples) in found.items():
+        start = terms[term].start
+        assert total.shape == examples.shape == (8,) and total.dtype == examples.dtype == jnp.float32
+        if start is not None:
+            assert float(total.sum() / examples.sum()) == pytest.approx(start, abs=1e-5)
+        if terms[term].count is not None:
+            assert (np.asarray(examples) == terms[term].count).all()
+    loss, gradient = jax.jit(jax.value_and_grad(lambda p: mean_loss(module, p, batch, config)))(parameters)
+    if case == "mim":
+        assert float(loss) == pytest.approx(1 / 3, abs=0.02)  # the mean square of a uniform byte, scaled to [-1, 1]
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
     assert any(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_loss_tokens_are_what_the_term_says(name: str, case: str):
+    module, config = small(name, case, context=64)
+    batch = batch_of(module, config, 4)
+    found = all_terms(module, initial(module, config), batch, config)
+    context = module.batch_spec(config)["context"]
+    for name, term in families.terms(module, config).items():
+        assert (np.asarray(found[name][1]) == (term.count or round(term.share * context))).all()
+
+
 def trained(module, config, batch, steps: int, **fields):
-    rules = recipe.named("width", warmup_steps=5, batch=len(batch["tokens"]), **fields)
+    rules = recipe.named("width", warmup_steps=5, batch=len(next(iter(batch.values()))), **fields)
     trainer = Trainer(module, config, rules, MESH, steps)
     batches = {name: np.repeat(value[None], steps, 0) for name, value in batch.items()}
     hyper = {
@@ -85,66 +163,53 @@ def trained(module, config, batch, steps: int, **fields):
     return trainer, batches, hyper, trainer.chunk(trainer.init(0), hyper, batches)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_eight_examples_are_learnt_by_heart(name: str):
-    module, config = small(name, context=8)
-    _, _, _, (_, metrics) = trained(module, config, batch_of(module, config, 8), 300)
-    losses = np.asarray(metrics["loss"])
-    # The first of nine random tokens cannot be known, only the eight after it; each row's context identifies it.
-    assert losses[0] > 3.4 and losses[-1] < 0.5
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_eight_examples_are_learnt_by_heart(name: str, case: str):
+    module, config = small(name, case, context=8, image=8, patch=4, layers=1)
+    batch = batch_of(module, config, 8)
+    _, _, _, (state, metrics) = trained(module, config, batch, 600)
+    first, losses = float(metrics["loss"][0]), np.asarray(metrics["loss"])
+    # What is hidden changes from step to step, so the mean of the last ones; every example is known by what is seen.
+    assert losses[-50:].mean() < 0.25 * first
+    assert float(mean_loss(module, state["params"], batch, config, key=77)) < 0.35 * first
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_members_of_an_ensemble_equal_single_runs(name: str):
-    module, config = small(name, context=8)
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_members_of_an_ensemble_equal_single_runs(name: str, case: str):
+    module, config = small(name, case, context=8, layers=1)
     trainer, batches, hyper, (state, metrics) = trained(module, config, batch_of(module, config), 20)
     states = jax.vmap(trainer._init)(jnp.arange(3, dtype=jnp.uint32))
     rates = jnp.stack([jnp.asarray(hyper["learning_rate"]) * scale for scale in (1.0, 0.5, 0.25)])
     members = jax.vmap(trainer.step_chunk, (0, {"learning_rate": 0, "weight_decay": None, "steps": None}, None))
     together, many = jax.jit(members)(states, {**hyper, "learning_rate": rates}, batches)
-    np.testing.assert_allclose(many["loss"][0], metrics["loss"], rtol=1e-5)
+    np.testing.assert_allclose(many["loss"][0], metrics["loss"], rtol=1e-4)
     first = jax.tree.map(lambda leaf: leaf[0], together["params"])
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), first, state["params"])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-3), first, state["params"])
     assert float(jnp.abs(many["loss"][1] - many["loss"][0]).max()) > 1e-3
 
 
-def test_scanned_layers_equal_unrolled_layers():
-    x_BTD = jax.random.normal(jax.random.key(0), (2, 8, 16))
-    shape: dict[str, Any] = {"layers": 3, "width": 16, "heads": 2, "mlp": 64}
-    weights = stack.Stack(**shape).init(jax.random.key(1), x_BTD)
-    weights = jax.tree.map(lambda w: jax.random.normal(jax.random.key(2), w.shape) * 0.2, weights)
-    unrolled = stack.Stack(**shape, scan=False).apply(weights, x_BTD)
-    scanned = stack.Stack(**shape, scan=True).apply(weights, x_BTD)
-    np.testing.assert_allclose(np.asarray(scanned), np.asarray(unrolled), rtol=2e-5, atol=2e-5)
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_scanned_layers_equal_unrolled_layers(name: str, case: str, monkeypatch):
+    module, config = small(name, case, layers=3)
+    parameters = initial(module, config, 0.2)
+    batch, values = batch_of(module, config), []
+    for most in (0, 8):
+        monkeypatch.setattr(stack, "LAYERS_UNROLLED", most)
+        # A fresh function each time: the compiled one would not see that the constant has changed.
+        values.append(jax.jit(jax.value_and_grad(lambda p: plain_loss(module, p, batch, config)))(parameters))
+    (scanned, scanned_gradient), (unrolled, gradient) = values
+    assert float(scanned) == pytest.approx(float(unrolled), rel=2e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), scanned_gradient, gradient)
 
 
-def test_attention_is_softmax_attention_and_sees_no_future():
-    q, k, v = (jax.random.normal(jax.random.key(seed), (2, 3, 6, 4)) for seed in range(3))
-    scores = jnp.einsum("bhtk,bhsk->bhts", q, k) / 2
-    weights = jax.nn.softmax(jnp.where(np.tril(np.ones((6, 6), bool)), scores, -jnp.inf), axis=-1)
-    expected = jnp.einsum("bhts,bhsk->bhtk", weights, v)
-    np.testing.assert_allclose(stack.attend(q, k, v, True), expected, atol=1e-5)
-    module, config = small("gpt")
-    parameters = jax.tree.map(
-        lambda w: jax.random.normal(jax.random.key(3), w.shape), module.init(jax.random.key(0), config)
-    )
-    tokens = jnp.asarray(batch_of(module, config)["tokens"][:, :-1])
-    changed = tokens.at[:, 9].set((tokens[:, 9] + 1) % 32)
-    before, after = gpt.logits(parameters, tokens, config), gpt.logits(parameters, changed, config)
-    np.testing.assert_array_equal(np.asarray(before)[:, :9], np.asarray(after)[:, :9])
-    assert np.abs(np.asarray(before)[:, 9:] - np.asarray(after)[:, 9:]).max() > 1e-3
-
-
-def test_bfloat16_computes_close_to_float32():
-    module, exact = small("gpt", context=8)
-    _, rough = small("gpt", context=8, dtype="bfloat16")
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_bfloat16_computes_close_to_float32(name: str, case: str):
+    module, exact = small(name, case)
+    _, rough = small(name, case, dtype="bfloat16")
     batch = batch_of(module, exact)
-    parameters = module.init(jax.random.key(0), exact)
-    parameters = jax.tree.map(lambda w: w + 0.1 * jax.random.normal(jax.random.key(4), w.shape), parameters)
-    assert float(mean_loss(module, parameters, batch, rough)) == pytest.approx(
-        float(mean_loss(module, parameters, batch, exact)), rel=0.02
-    )
-    assert gpt.logits(parameters, jnp.asarray(batch["tokens"][:, :-1]), rough).dtype == jnp.bfloat16
+    parameters = initial(module, exact, 0.1)
+    close = float(mean_loss(module, parameters, batch, rough))
+    assert close == pytest.approx(float(mean_loss(module, parameters, batch, exact)), rel=0.03)
 
 
 def test_a_wrong_configuration_is_named():
@@ -158,6 +223,32 @@ def test_a_wrong_configuration_is_named():
         families.configure(gpt, 0, heads=3)
     with pytest.raises(UserError, match=r"family = resnet: unknown; choose one of .*gpt"):
         families.load("resnet")
+
+
+WRONG = [
+    ("bert", {"objective": "clm"}, "choose one of mlm, diffusion"),
+    ("bert", {"unit": "letter"}, "choose one of token, span, word"),
+    ("bert", {"rate": 1.0}, "between 0 and 1"),
+    ("bert", {"unit": "word", "vocab": 1000}, "finds words in bytes"),
+    ("bert", {"nsp": True, "objective": "diffusion"}, "goes with objective mlm"),
+    ("bert", {"span": 0.5}, "at least 1"),
+    ("t5", {"context": 1}, "at least 2"),
+    ("t5", {"rate": 0.0}, "between 0 and 1"),
+    ("vit", {"patch": 5}, "must divide the image's side"),
+    ("vit", {"objective": "mim", "rate": 1.0}, "not all"),
+    ("vit", {"objective": "colour"}, "choose one of class, mim, rotation"),
+    ("gpt", {"kv_heads": 3}, "must divide heads"),
+    ("gpt", {"experts": 2, "top": 3}, "from 1 to experts"),
+    ("gpt", {"experts": 4, "top": 3}, "must divide the"),
+    ("gpt", {"experts": -1}, "at least 0"),
+    ("gpt", {"experts": 2, "capacity": 0.0}, "positive"),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "message"), WRONG)
+def test_a_wrong_switch_is_named(name: str, fields: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        families.configure(families.load(name), 0, **fields)
 
 
 def test_a_while_loop_has_no_count():

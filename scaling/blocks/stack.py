@@ -2,21 +2,27 @@
 
 The weights of all layers are stacked on a leading axis L. Unrolled and scanned execution read the same parameters, so
 the choice is the machine's (`LAYERS_UNROLLED`), not the model's, and a checkpoint has a dozen leaves at any depth.
+A stack may attend causally, to everything, or to a prefix; to a second stream (cross attention); with fewer heads of
+keys and values than of queries; and it may route its MLP over experts (blocks/experts.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scaling.blocks import experts as moe
 from scaling.count import Component
+from scaling.errors import UserError
 
 # Scanning over layers costs 1.2 to 1.33x in step time on a CPU and saves compile time from about 8 layers on.
 LAYERS_UNROLLED = 8
+
+MASKS = ("causal", "bidirectional", "prefix")
 
 # Logical axes of each weight, inputs before outputs; mesh.py and recipe.py read these, the block knows neither.
 AXES: dict[str, tuple[str, ...]] = {
@@ -31,11 +37,39 @@ AXES: dict[str, tuple[str, ...]] = {
     "up": ("layers", "embed", "mlp"),
     "down": ("layers", "mlp", "embed"),
 }
+CROSS_AXES: dict[str, tuple[str, ...]] = {
+    f"cross_{name}": AXES[source]
+    for name, source in (
+        ("norm", "attention_norm"),
+        *((name, name) for name in ("q", "k", "v", "q_norm", "k_norm", "o")),
+    )
+}
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": jax.nn.gelu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021, arXiv 2109.08668; no transcendental function
 }
+
+
+def among(field: str, value: Any, choices: Iterable[str]) -> None:
+    """UserError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise UserError(field, value, f"choose one of {', '.join(choices)}")
+
+
+def check(config: Any, *counts: str) -> None:
+    """UserError where the fields that every family has cannot be: sizes, heads, activation, dtype.
+
+    Args:
+      counts: further fields that must be at least 1.
+    """
+    for name in ("width", "layers", "heads", "mlp_ratio", *counts):
+        if getattr(config, name) < 1:
+            raise UserError(f"model.{name}", getattr(config, name), "must be at least 1")
+    if config.width % (2 * config.heads):
+        raise UserError("model.width", config.width, f"must be a multiple of 2 x heads = {2 * config.heads}")
+    among("model.activation", config.activation, ACTIVATIONS)
+    among("model.dtype", config.dtype, ("float32", "bfloat16"))
 
 
 def rms_norm(x_: jax.Array, scale: jax.Array | None = None) -> jax.Array:
@@ -57,16 +91,33 @@ def rotate(x_BHTK: jax.Array, base: float = 10000.0) -> jax.Array:
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
 
-def attend(q_BHTK: jax.Array, k_BHSK: jax.Array, v_BHSK: jax.Array, causal: bool) -> jax.Array:
+def attend(
+    q_BHTK: jax.Array,
+    k_BHSK: jax.Array,
+    v_BHSK: jax.Array,
+    mask: str = "causal",
+    *,
+    prefix: int = 0,
+    keep_BS: jax.Array | None = None,
+) -> jax.Array:
     """Softmax attention with scores in float32.
+
+    Args:
+      mask: ``causal``: position t sees positions up to t; ``prefix``: these and the first ``prefix``;
+        ``bidirectional``: all.
+      keep_BS: False hides a position from every query.
 
     The normaliser divides after the product with V: T * K divisions instead of T * S, 1.14 to 1.19x on a CPU.
     """
     scale = q_BHTK.shape[-1] ** -0.5
     scores = jnp.einsum("bhtk,bhsk->bhts", q_BHTK * scale, k_BHSK, preferred_element_type=jnp.float32)
-    if causal:
+    if mask != "bidirectional":
         allowed_TS = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+        if mask == "prefix":
+            allowed_TS |= jnp.arange(scores.shape[-1]) < prefix
         scores = jnp.where(allowed_TS, scores, -1e30)
+    if keep_BS is not None:
+        scores = jnp.where(keep_BS[:, None, None, :], scores, -1e30)
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
     total = jnp.sum(weights, axis=-1, keepdims=True)
     mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(v_BHSK.dtype), v_BHSK, preferred_element_type=jnp.float32)
@@ -77,7 +128,11 @@ class Stack(nn.Module):
     """``layers`` pre-norm blocks, x_BTD -> x_BTD, in the dtype of x.
 
     Attributes:
-      causal: each position sees itself and earlier ones; False: all see all.
+      mask, prefix: which positions see which, as in ``attend``.
+      rotary: positions by rotation of queries and keys; without, the caller adds positions to x.
+      cross: each block also attends to ``memory_BSD``, between its attention and its MLP.
+      kv_heads: heads of keys and values, each shared by heads / kv_heads queries (arXiv 2305.13245); 0: as many.
+      experts: the MLP is a mixture; the stack then also returns its load balance (sum_B, count_B).
       scan: True or False forces scanned or unrolled layers; None chooses by depth. Same parameters, same result.
     """
 
@@ -86,11 +141,17 @@ class Stack(nn.Module):
     heads: int
     mlp: int
     activation: str = "relu2"
-    causal: bool = True
+    mask: str = "causal"
+    prefix: int = 0
+    rotary: bool = True
+    cross: bool = False
+    kv_heads: int = 0
+    experts: moe.Experts | None = None
     scan: bool | None = None
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, memory_BSD: jax.Array | None = None, *, keep_BT=None, keep_BS=None) -> Any:
+        """``keep_BT`` and ``keep_BS`` hide positions of x and of the memory from every query."""
         count, width, heads, head = self.layers, self.width, self.heads, self.width // self.heads
         fan_in = nn.initializers.normal(width**-0.5)
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
@@ -98,39 +159,109 @@ class Stack(nn.Module):
         weights: dict[str, Any] = {
             "attention_norm": self.param("attention_norm", ones, (count, width)),
             "q": self.param("q", fan_in, (count, width, heads, head)),
-            "k": self.param("k", fan_in, (count, width, heads, head)),
-            "v": self.param("v", fan_in, (count, width, heads, head)),
+            "k": self.param("k", fan_in, (count, width, self.kv_heads or heads, head)),
+            "v": self.param("v", fan_in, (count, width, self.kv_heads or heads, head)),
             "q_norm": self.param("q_norm", ones, (count, head)),
             "k_norm": self.param("k_norm", ones, (count, head)),
             "o": self.param("o", zeros, (count, heads, head, width)),
             "mlp_norm": self.param("mlp_norm", ones, (count, width)),
-            "up": self.param("up", fan_in, (count, width, self.mlp)),
-            "down": self.param("down", zeros, (count, self.mlp, width)),
         }
+        if self.experts is None:
+            weights["up"] = self.param("up", fan_in, (count, width, self.mlp))
+            weights["down"] = self.param("down", zeros, (count, self.mlp, width))
+        else:
+            for name, shape in moe.shapes(self.experts, count, width).items():
+                weights[name] = self.param(name, zeros if name.endswith("down") else fan_in, shape)
+        if self.cross:
+            weights["cross_norm"] = self.param("cross_norm", ones, (count, width))
+            for name in ("cross_q", "cross_k", "cross_v"):
+                weights[name] = self.param(name, fan_in, (count, width, heads, head))
+            weights["cross_q_norm"] = self.param("cross_q_norm", ones, (count, head))
+            weights["cross_k_norm"] = self.param("cross_k_norm", ones, (count, head))
+            weights["cross_o"] = self.param("cross_o", zeros, (count, heads, head, width))
         weights = jax.tree.map(lambda w: w.astype(x_BTD.dtype), weights)
-        if self.scan if self.scan is not None else count > LAYERS_UNROLLED:
-            return jax.lax.scan(lambda x, layer: (self._layer(x, layer), None), x_BTD, weights)[0]
-        for index in range(count):
-            x_BTD = self._layer(x_BTD, {name: w[index] for name, w in weights.items()})
-        return x_BTD
 
-    def _layer(self, x_BTD: jax.Array, w: dict[str, jax.Array]) -> jax.Array:
+        def layer(x_BTD: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+            return self._layer(x_BTD, w, memory_BSD, keep_BT, keep_BS)
+
+        if self.scan if self.scan is not None else count > LAYERS_UNROLLED:
+            x_BTD, balance_LB = jax.lax.scan(layer, x_BTD, weights)
+        else:
+            balances = []
+            for index in range(count):
+                x_BTD, balance = layer(x_BTD, {name: w[index] for name, w in weights.items()})
+                balances.append(balance)
+            balance_LB = None if self.experts is None else jnp.stack(balances)
+        if balance_LB is None:
+            return x_BTD
+        return x_BTD, (balance_LB.mean(axis=0), jnp.ones(len(x_BTD), jnp.float32))
+
+    def _layer(self, x_BTD: jax.Array, w: dict[str, jax.Array], memory_BSD, keep_BT, keep_BS) -> tuple[jax.Array, Any]:
         h_BTD = rms_norm(x_BTD, w["attention_norm"])
         q_BHTK, k_BHTK, v_BHTK = (jnp.einsum("btd,dhk->bhtk", h_BTD, w[name]) for name in ("q", "k", "v"))
         # QK-norm bounds the scores, which keeps high learning rates stable (arXiv 2302.05442).
-        q_BHTK, k_BHTK = rotate(rms_norm(q_BHTK, w["q_norm"])), rotate(rms_norm(k_BHTK, w["k_norm"]))
-        x_BTD = x_BTD + jnp.einsum("bhtk,hkd->btd", attend(q_BHTK, k_BHTK, v_BHTK, self.causal), w["o"])
-        h_BTF = ACTIVATIONS[self.activation](jnp.einsum("btd,df->btf", rms_norm(x_BTD, w["mlp_norm"]), w["up"]))
-        return x_BTD + jnp.einsum("btf,fd->btd", h_BTF, w["down"])
+        place = rotate if self.rotary else lambda y: y
+        q_BHTK, k_BHTK = place(rms_norm(q_BHTK, w["q_norm"])), place(rms_norm(k_BHTK, w["k_norm"]))
+        if self.kv_heads and self.kv_heads != self.heads:
+            k_BHTK, v_BHTK = (jnp.repeat(y, self.heads // self.kv_heads, axis=1) for y in (k_BHTK, v_BHTK))
+        mixed = attend(q_BHTK, k_BHTK, v_BHTK, self.mask, prefix=self.prefix, keep_BS=keep_BT)
+        x_BTD = x_BTD + jnp.einsum("bhtk,hkd->btd", mixed, w["o"])
+        if self.cross:
+            q_BHTK = jnp.einsum("btd,dhk->bhtk", rms_norm(x_BTD, w["cross_norm"]), w["cross_q"])
+            k_BHSK, v_BHSK = (jnp.einsum("bsd,dhk->bhsk", memory_BSD, w[name]) for name in ("cross_k", "cross_v"))
+            q_BHTK, k_BHSK = rms_norm(q_BHTK, w["cross_q_norm"]), rms_norm(k_BHSK, w["cross_k_norm"])
+            mixed = attend(q_BHTK, k_BHSK, v_BHSK, "bidirectional", keep_BS=keep_BS)
+            x_BTD = x_BTD + jnp.einsum("bhtk,hkd->btd", mixed, w["cross_o"])
+        h_BTD = rms_norm(x_BTD, w["mlp_norm"])
+        activation = ACTIVATIONS[self.activation]
+        if self.experts is not None:
+            y_BTD, balance_B = moe.mixture(h_BTD, w, self.experts, activation)
+            return x_BTD + y_BTD, balance_B
+        h_BTF = activation(jnp.einsum("btd,df->btf", h_BTD, w["up"]))
+        return x_BTD + jnp.einsum("btf,fd->btd", h_BTF, w["down"]), None
 
 
-def stack_components(layers: int, width: int, heads: int, mlp: int, time: int, prefix: str = "") -> list[Component]:
-    """What a Stack of this shape counts, on ``time`` positions that attend to each other."""
-    attention, feedforward = 4 * layers * width * width, 2 * layers * width * mlp
-    return [
-        Component(
-            f"{prefix}attention", "attention", attention, attention, time, attention=4 * layers * time * time * width
-        ),
-        Component(f"{prefix}mlp", "mlp", feedforward, feedforward, time),
-        Component(f"{prefix}norm", "norm", 2 * layers * (width + width // heads)),
-    ]
+def axes(*, cross: bool = False, experts: moe.Experts | None = None) -> dict[str, tuple[str, ...]]:
+    """Logical axes of a Stack's parameters."""
+    tree = {**AXES, **(CROSS_AXES if cross else {})}
+    if experts is None:
+        return tree
+    return {**{name: names for name, names in tree.items() if name not in ("up", "down")}, **moe.axes(experts)}
+
+
+def stack_components(
+    layers: int,
+    width: int,
+    heads: int,
+    mlp: int,
+    time: int,
+    prefix: str = "",
+    *,
+    memory: int = 0,
+    kv_heads: int = 0,
+    experts: moe.Experts | None = None,
+) -> list[Component]:
+    """What a Stack of this shape counts, on ``time`` positions that attend to each other.
+
+    Args:
+      prefix: before every name and group, to tell streams apart.
+      memory: positions of a second stream that each block attends to; 0: no cross attention. Its keys and values cost
+        a product for each position of the memory, the rest for each of ``time``.
+    """
+    kv_width = width // heads * (kv_heads or heads)
+    attention, feedforward = 2 * layers * width * (width + kv_width), 2 * layers * width * mlp
+    scores = 4 * layers * time * width
+    parts = [Component(f"{prefix}attention", f"{prefix}attention", attention, attention, time, attention=scores * time)]
+    norms = 2 * layers * (width + width // heads)
+    if memory:
+        half = 2 * layers * width * width
+        parts += [
+            Component(f"{prefix}cross_query", f"{prefix}cross", half, half, time, attention=scores * memory),
+            Component(f"{prefix}cross_memory", f"{prefix}cross", half, half, memory),
+        ]
+        norms += layers * (width + 2 * (width // heads))
+    if experts is None:
+        parts.append(Component(f"{prefix}mlp", f"{prefix}mlp", feedforward, feedforward, time))
+    else:
+        parts += moe.components(experts, layers, width, time, prefix)
+    return [*parts, Component(f"{prefix}norm", f"{prefix}norm", norms)]

@@ -56,7 +56,8 @@ class Source(Protocol):
         ...
 
     def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
-        """Examples ``indices`` (n,), int64, >= 0 -> {"tokens": int32 (n, T + 1)} and, where not every target counts,
+        """Examples ``indices`` (n,), int64, >= 0 -> {"tokens": int32 (n, T + 1)}, what else ``supplies`` names
+        ("image": uint8 (n, side, side, 3), "label": int32 (n,)) and, where not every target counts,
         "mask": float32 (n, T), 1 where the loss of target ``tokens[:, 1:]`` counts. The mask is the same for every
         example of a source, so loss tokens per example = ``mask[0].sum()``. Indices past one epoch repeat the data in
         another order."""
@@ -64,10 +65,16 @@ class Source(Protocol):
 
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
         """{"tokens": int32 (m, T + 1), "mask": float32 (m, T), "document": int32 (m,) into "documents",
-        "documents": list of names} of the fewest windows, in order of their hash, that hold ``limit_tokens`` loss
-        tokens (all of them for None or a larger limit); a known source adds "reference": float32 (m, T), the exact
-        -log p in nats of every target under the distribution it was drawn from, 0 where masked."""
+        "documents": list of names; images and labels as in ``batch``} of the fewest windows, in order of their hash,
+        that hold ``limit_tokens`` loss tokens (all of them for None or a larger limit); a known source adds
+        "reference": float32 (m, T), the exact -log p in nats of every target under the distribution it was drawn
+        from, 0 where masked."""
         ...
+
+
+def supplies(source: Any) -> dict[str, int]:
+    """What a source has: {"vocab": tokens up to this}, and for images their side ("image") and labels ("classes")."""
+    return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})
 
 
 def names() -> list[str]:

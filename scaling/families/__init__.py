@@ -6,7 +6,11 @@ A family module has
     ladder(size)           size i of the family's ladder, one dial: the fields that grow with it, as a dict
     init(key, config)      parameters: a nested dict of float32 arrays
     loss(parameters, batch, key, config)  {term: (sum_B, count_B)} in float32, the first term is the headline
-    batch_spec(config)     {"context": positions per example, "vocab": smallest vocabulary size that it can take, ...}
+    terms(config)          what these are: {term: Term}, in the same order; without it one term, "loss", is causal
+    batch_spec(config)     what the data must supply: {"context": positions per example, which D counts,
+                           "vocab": tokens up to this, and/or "image": side in pixels, "classes": labels up to this}
+    OBJECTIVES             values of the Config's field ``objective``, where it has one: the battery runs over them
+    counted(config)        what D counts, in words; without it "tokens"
     components(config)     what is counted, a list of scaling.count.Component
     axes(config)           nested dict like the parameters: logical axes of each leaf, inputs before outputs
 
@@ -17,11 +21,48 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import pkgutil
 from types import ModuleType
 from typing import Any
 
 from scaling.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """What a loss term is.
+
+    Attributes:
+      unit: of sum / count.
+      likelihood: it is, or bounds, -log p of the data per token, so bits/byte mean something.
+      causal: each target is scored given what precedes it: a known source can then correct its own sampling error.
+      weight: in the trained sum of terms; 0 is a metric.
+      start: its value before the first step with an untied head; None where it depends on the data.
+      share: of the source's loss tokens that the term counts; or ``count``, its predictions per example.
+    """
+
+    unit: str = "nats/token"
+    likelihood: bool = False
+    causal: bool = False
+    weight: float = 1.0
+    start: float | None = None
+    share: float = 1.0
+    count: int | None = None
+
+
+def terms(family: ModuleType, config: Any) -> dict[str, Term]:
+    """What the family's loss returns, the headline first."""
+    return (
+        family.terms(config)
+        if hasattr(family, "terms")
+        else {"loss": Term(likelihood=True, causal=True, start=math.log(config.vocab))}
+    )
+
+
+def counted(family: ModuleType, config: Any) -> str:
+    """What D counts, in words."""
+    return family.counted(config) if hasattr(family, "counted") else "tokens"
 
 
 def names() -> list[str]:

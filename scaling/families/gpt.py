@@ -2,10 +2,14 @@
 
 RMSNorm before each block, rotary positions, QK-norm, squared-ReLU MLP of four widths, zero-initialised output
 projections and head, so that the loss starts at ln V exactly. The head is tied to the embedding or its own.
+
+``kv_heads`` shares keys and values among heads; ``experts`` replaces each MLP by a mixture whose active parameters,
+router apart, are those of the MLP that it replaces: hidden units are divided among the ``top`` and ``shared`` experts.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +19,18 @@ import jax.numpy as jnp
 
 from scaling import objectives
 from scaling.blocks import stack
+from scaling.blocks.experts import Experts
 from scaling.count import Component
 from scaling.errors import UserError
+from scaling.families import Term
 
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of a GPT. ``width`` is a multiple of 2 * ``heads``; ``dtype`` is what it computes in."""
+    """Shape of a GPT. ``width`` is a multiple of 2 * ``heads``; ``dtype`` is what it computes in.
+
+    ``kv_heads`` 0 means as many as ``heads``, ``experts`` 0 a plain MLP; ``balance`` weighs the load balance.
+    """
 
     width: int = 64
     layers: int = 2
@@ -32,17 +41,36 @@ class Config:
     tied: bool = True
     activation: str = "relu2"
     dtype: str = "float32"
+    kv_heads: int = 0
+    experts: int = 0
+    top: int = 1
+    shared: int = 0
+    capacity: float = 1.25
+    balance: float = 0.01
 
     def __post_init__(self):
-        for name in ("width", "layers", "heads", "mlp_ratio", "vocab", "context"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name}", getattr(self, name), "must be at least 1")
-        if self.width % (2 * self.heads):
-            raise UserError("model.width", self.width, f"must be a multiple of 2 x heads = {2 * self.heads}")
-        if self.activation not in stack.ACTIVATIONS:
-            raise UserError("model.activation", self.activation, f"choose one of {', '.join(stack.ACTIVATIONS)}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError("model.dtype", self.dtype, "choose float32 or bfloat16")
+        stack.check(self, "vocab", "context")
+        if self.kv_heads < 0 or (self.kv_heads and self.heads % self.kv_heads):
+            raise UserError("model.kv_heads", self.kv_heads, f"must divide heads = {self.heads}, or be 0")
+        if self.experts < 0 or self.shared < 0 or self.balance < 0:
+            name = next(name for name in ("experts", "shared", "balance") if getattr(self, name) < 0)
+            raise UserError(f"model.{name}", getattr(self, name), "must be at least 0")
+        if self.experts and not 1 <= self.top <= self.experts:
+            raise UserError("model.top", self.top, f"must be from 1 to experts = {self.experts}")
+        if self.experts and self.mlp_ratio * self.width % (self.top + self.shared):
+            raise UserError(
+                "model.top", self.top, f"with shared must divide the {self.mlp_ratio * self.width} hidden units"
+            )
+        if self.experts and not self.capacity > 0:
+            raise UserError("model.capacity", self.capacity, "must be positive")
+
+    @property
+    def mixture(self) -> Experts | None:
+        """The experts of a block; None for a plain MLP."""
+        if not self.experts:
+            return None
+        hidden = self.mlp_ratio * self.width // (self.top + self.shared)
+        return Experts(self.experts, self.top, hidden, self.shared, self.capacity)
 
 
 # Four sizes a doubling of the width from 64 on (below, multiples of 8). Depth is width / 32, at least 2, so that the
@@ -60,24 +88,26 @@ def ladder(size: int) -> dict[str, int]:
 
 
 class Model(nn.Module):
-    """tokens_BT -> logits_BTV in the compute dtype."""
+    """tokens_BT -> logits_BTV in the compute dtype, and the experts' load balance or None."""
 
     config: Config
 
     @nn.compact
-    def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+    def __call__(self, tokens_BT: jax.Array) -> Any:
         c = self.config
         dtype = jnp.dtype(c.dtype)
         # Small, so that tied logits start near zero and a step of Adam turns a row far; the norm after the look-up
         # frees the scale. At 25k parameters and 0.5M tokens an untied table of std 1 costs 0.09 nats against this.
         table_VD = self.param("embedding", nn.initializers.normal(c.width**-0.5 / 16), (c.vocab, c.width))
         x_BTD = stack.rms_norm(table_VD.astype(dtype)[tokens_BT])
-        x_BTD = stack.Stack(c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation, name="stack")(x_BTD)
+        shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
+        x_BTD = stack.Stack(*shape, kv_heads=c.kv_heads, experts=c.mixture, name="stack")(x_BTD)
+        x_BTD, balance = x_BTD if c.experts else (x_BTD, None)
         x_BTD = stack.rms_norm(x_BTD, self.param("norm", nn.initializers.ones, (c.width,)))
         if c.tied:
-            return jnp.einsum("btd,vd->btv", x_BTD, table_VD.astype(dtype))
+            return jnp.einsum("btd,vd->btv", x_BTD, table_VD.astype(dtype)), balance
         head_DV = self.param("head", nn.initializers.zeros, (c.width, c.vocab))
-        return jnp.einsum("btd,dv->btv", x_BTD, head_DV.astype(dtype))
+        return jnp.einsum("btd,dv->btv", x_BTD, head_DV.astype(dtype)), balance
 
 
 def init(key: jax.Array, config: Config) -> dict[str, Any]:
@@ -87,14 +117,29 @@ def init(key: jax.Array, config: Config) -> dict[str, Any]:
 
 def logits(parameters: dict[str, Any], tokens_BT: jax.Array, config: Config) -> jax.Array:
     """Next-token logits, (B, T, V), for inputs (B, T)."""
-    return Model(config).apply({"params": parameters}, tokens_BT)  # type: ignore[return-value]
+    return _apply(parameters, tokens_BT, config)[0]
+
+
+def _apply(parameters: dict[str, Any], tokens_BT: jax.Array, config: Config) -> Any:
+    return Model(config).apply({"params": parameters}, tokens_BT)
 
 
 def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
-    """{"loss": (nats_B, count_B)} of a batch with tokens (B, T + 1) and, where the data has one, a mask (B, T)."""
+    """{"loss": (nats_B, count_B)} of a batch with tokens (B, T + 1) and, where the data has one, a mask (B, T).
+
+    With experts also {"balance": term}, 1 where each example is spread evenly over them.
+    """
     del key  # nothing here is random
     tokens = batch["tokens"]
-    return {"loss": objectives.clm(logits(parameters, tokens[:, :-1], config), tokens[:, 1:], batch.get("mask"))}
+    logits_BTV, balance = _apply(parameters, tokens[:, :-1], config)
+    found = {"loss": objectives.clm(logits_BTV, tokens[:, 1:], batch.get("mask"))}
+    return found if balance is None else {**found, "balance": balance}
+
+
+def terms(config: Config) -> dict[str, Term]:
+    """What ``loss`` returns."""
+    found = {"loss": Term(likelihood=True, causal=True, start=math.log(config.vocab))}
+    return {**found, "balance": Term("ratio", weight=config.balance, count=1)} if config.experts else found
 
 
 def batch_spec(config: Config) -> dict[str, int]:
@@ -108,7 +153,9 @@ def components(config: Config) -> list[Component]:
     table = c.vocab * c.width
     return [
         Component("embedding", "embedding", table),
-        *stack.stack_components(c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.context),
+        *stack.stack_components(
+            c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.context, kv_heads=c.kv_heads, experts=c.mixture
+        ),
         Component("final_norm", "norm", c.width),
         Component("head", "head", 0 if c.tied else table, table, c.context),
     ]
@@ -116,5 +163,6 @@ def components(config: Config) -> list[Component]:
 
 def axes(config: Config) -> dict[str, Any]:
     """Logical axes of every parameter."""
-    tree: dict[str, Any] = {"embedding": ("vocab", "embed"), "norm": ("embed",), "stack": dict(stack.AXES)}
+    tree: dict[str, Any] = {"embedding": ("vocab", "embed"), "norm": ("embed",)}
+    tree["stack"] = stack.axes(experts=config.mixture)
     return tree if config.tied else {**tree, "head": ("embed", "vocab")}

@@ -1,0 +1,153 @@
+"""The random hierarchy model: text with a tree behind every block, and an exactly known entropy (arXiv 2307.02129).
+
+A block is a tree of ``depth`` levels: its root is one of ``symbols``, and a symbol of each level becomes ``split``
+symbols of the next by one of its ``rules`` rules, all uniform and independent. No two rules of a level have the same
+right side (drawn once, from ``world``), so a block has one tree, and every block that exists has the same probability:
+
+    entropy = (ln symbols + (split^depth - 1) / (split - 1) * ln rules) / split^depth    nats per token.
+
+A window is a start token and whole blocks, so its context must be a multiple of split^depth; every position counts. The
+sample has no noise around the entropy, since all blocks are equally likely. A model that has learnt the lower levels
+only stays at a higher plateau: a staircase (arXiv 2406.00048).
+
+Examples are pure functions of (world, seed, index); evaluation draws from a key that no seed has, in documents of 16
+windows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from scaling.data._random import key, mix, uniform
+from scaling.errors import UserError
+
+_WORLD, _TRAIN, _EVALUATE = 0, 1, 2
+DOCUMENT = 16
+DOCUMENTS = 4096
+UNBOUNDED = 2**62
+
+
+@dataclass(frozen=True)
+class Config:
+    symbols: int = 16
+    """Symbols of every level, v."""
+    rules: int = 4
+    """Right sides of a symbol, m."""
+    split: int = 2
+    """Symbols on a right side, s."""
+    depth: int = 5
+    """Levels of the tree, L."""
+    world: int = 0
+    """Names the rules."""
+
+    def __post_init__(self):
+        if self.symbols < 2 or self.symbols > 4096:
+            raise UserError("data.symbols", self.symbols, "must be from 2 to 4096")
+        if self.split < 2:
+            raise UserError("data.split", self.split, "must be at least 2")
+        if self.depth < 1 or self.split**self.depth > 65536:
+            raise UserError("data.depth", self.depth, "must be at least 1, with split^depth at most 65536")
+        if self.symbols**self.split > 2**24:
+            raise UserError("data.split", self.split, "must keep symbols^split at most 2^24")
+        if self.rules < 1 or self.rules * self.symbols > self.symbols**self.split:
+            most = self.symbols ** (self.split - 1)
+            raise UserError("data.rules", self.rules, f"must be from 1 to {most}, or two rules would look alike")
+        if not 0 <= self.world < 2**63:
+            raise UserError("data.world", self.world, "must be at least 0")
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """See ``scaling.data.Source`` for the methods."""
+
+    config: Config
+    bytes_per_token: float | None = None
+
+    @property
+    def vocab(self) -> int:
+        """The symbols and a start token, the last."""
+        return self.config.symbols + 1
+
+    @property
+    def block(self) -> int:
+        """Tokens of a block."""
+        return self.config.split**self.config.depth
+
+    @property
+    def entropy(self) -> float:
+        """Nats per token."""
+        nodes = (self.block - 1) // (self.config.split - 1)
+        return (math.log(self.config.symbols) + nodes * math.log(self.config.rules)) / self.block
+
+    @cached_property
+    def grammar(self) -> np.ndarray:
+        """Right sides, (depth, symbols, rules, split) int32: a level's are distinct rows of all symbols^split ones."""
+        c, rng = self.config, np.random.Generator(np.random.Philox(key=int(key(self.config.world, _WORLD)[0])))
+        levels = [
+            rng.permutation(c.symbols**c.split)[: c.symbols * c.rules].reshape(c.symbols, c.rules)
+            for _ in range(c.depth)
+        ]
+        powers = c.symbols ** np.arange(c.split)[::-1]
+        return (np.stack(levels)[..., None] // powers % c.symbols).astype(np.int32)
+
+    def describe(self) -> dict[str, Any]:
+        world = asdict(self.config)
+        text = json.dumps({"source": "rhm", "version": 1, **world}, sort_keys=True)
+        return {
+            "source": "rhm",
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "bytes": None,
+            "unique_tokens": None,
+            "entropy": self.entropy,
+            "block": self.block,
+            **world,
+        }
+
+    def unique_tokens(self, context: int) -> int:
+        """Unbounded: every example is a new draw."""
+        return UNBOUNDED // context * context
+
+    def _draw(self, secret: np.ndarray, indices: np.ndarray, context: int) -> np.ndarray:
+        """Tokens (n, T + 1) int32."""
+        if context % self.block:
+            raise UserError("context", context, f"must be whole blocks: a multiple of {self.block}")
+        blocks = len(indices) * (context // self.block)
+        nodes = (self.block - 1) // (self.config.split - 1)
+        start = mix(secret ^ mix(indices.astype(np.uint64)))
+        counter = np.arange((context // self.block) * (nodes + 1), dtype=np.uint64)
+        u = uniform(mix(start[:, None] + counter)).reshape(blocks, nodes + 1)
+        symbols, used = (u[:, :1] * self.config.symbols).astype(np.int32), 1
+        for level in self.grammar:
+            width = symbols.shape[1]
+            rule = (u[:, used : used + width] * self.config.rules).astype(np.int32)
+            symbols, used = level[symbols, rule].reshape(blocks, -1), used + width
+        tokens = np.full((len(indices), context + 1), self.config.symbols, np.int32)
+        tokens[:, 1:] = symbols.reshape(len(indices), context)
+        return tokens
+
+    def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
+        return {"tokens": self._draw(key(self.config.world, _TRAIN, seed), np.asarray(indices, np.int64), context)}
+
+    def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
+        count = DOCUMENT * DOCUMENTS
+        if limit_tokens is not None:
+            count = max(1, min(count, -(-limit_tokens // context)))
+        indices = np.arange(count)
+        return {
+            "tokens": self._draw(key(self.config.world, _EVALUATE), indices, context),
+            "mask": np.ones((count, context), np.float32),
+            "document": (indices // DOCUMENT).astype(np.int32),
+            "documents": [f"block {number}" for number in range(-(-count // DOCUMENT))],
+        }
+
+
+def make(config: Config) -> Hierarchy:
+    """The model that the configuration names."""
+    return Hierarchy(config)

@@ -1,0 +1,183 @@
+"""BERT: a bidirectional encoder that predicts hidden tokens, by masked language modelling or by masked diffusion.
+
+The stack is gpt's without the causal mask. ``mlm`` hides a fixed share of each example (arXiv 1810.04805); its loss is
+no likelihood of the text and depends on the rate. ``diffusion`` hides a random share and weighs by its inverse; its
+loss is a bound on the likelihood, comparable to a causal model's. ``nsp`` adds next-sentence prediction: a class token
+and segments, half of the second segments taken from another example.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scaling import objectives
+from scaling.blocks import stack
+from scaling.count import Component
+from scaling.errors import UserError
+from scaling.families import Term, gpt
+
+OBJECTIVES = ("mlm", "diffusion")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape and objective. ``rate``, ``unit`` (token, span, word) and ``span`` say what mlm hides."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    mlp_ratio: int = 4
+    vocab: int = 256
+    context: int = 64
+    tied: bool = True
+    activation: str = "relu2"
+    dtype: str = "float32"
+    objective: str = "mlm"
+    rate: float = 0.15
+    unit: str = "token"
+    span: float = 3.0
+    nsp: bool = False
+
+    def __post_init__(self):
+        stack.check(self, "vocab", "context")
+        stack.among("model.objective", self.objective, OBJECTIVES)
+        stack.among("model.unit", self.unit, objectives.UNITS)
+        if not 0 < self.rate < 1:
+            raise UserError("model.rate", self.rate, "must lie between 0 and 1")
+        if self.span < 1:
+            raise UserError("model.span", self.span, "must be at least 1")
+        if self.unit == "word" and self.vocab > 256:
+            raise UserError(
+                "model.unit", self.unit, f"finds words in bytes, and the vocabulary has {self.vocab} tokens"
+            )
+        if self.nsp and (self.objective != "mlm" or self.context < 4):
+            raise UserError("model.nsp", self.nsp, "goes with objective mlm and a context of at least 4")
+
+
+ladder = gpt.ladder
+
+
+class Model(nn.Module):
+    """tokens_BT, and which positions are not padding, -> (logits_BTV, logits_B2 of next sentence or None)."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, tokens_BT: jax.Array, keep_BT: jax.Array | None = None):
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        small = nn.initializers.normal(c.width**-0.5 / 16)  # as in gpt
+        table_VD = self.param("embedding", small, (c.vocab + 1 + c.nsp, c.width)).astype(dtype)
+        x_BTD = table_VD[tokens_BT]
+        if c.nsp:
+            segment_2D = self.param("segment", small, (2, c.width)).astype(dtype)
+            x_BTD = x_BTD + segment_2D[(jnp.arange(c.context) >= c.context // 2).astype(jnp.int32)]
+            first_B1D = jnp.broadcast_to(table_VD[c.vocab + 1], (len(tokens_BT), 1, c.width))
+            x_BTD = jnp.concatenate([first_B1D, x_BTD], axis=1)
+            keep_BT = None if keep_BT is None else jnp.pad(keep_BT, ((0, 0), (1, 0)), constant_values=True)
+        encoder = stack.Stack(
+            c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation, mask="bidirectional", name="stack"
+        )
+        x_BTD = encoder(stack.rms_norm(x_BTD), keep_BT=keep_BT)
+        x_BTD = stack.rms_norm(x_BTD, self.param("norm", nn.initializers.ones, (c.width,)))
+        next_B2 = None
+        if c.nsp:
+            head_D2 = self.param("nsp_head", nn.initializers.zeros, (c.width, 2)).astype(dtype)
+            next_B2, x_BTD = jnp.einsum("bd,dc->bc", x_BTD[:, 0], head_D2), x_BTD[:, 1:]
+        if c.tied:
+            return jnp.einsum("btd,vd->btv", x_BTD, table_VD[: c.vocab]), next_B2
+        head_DV = self.param("head", nn.initializers.zeros, (c.width, c.vocab))
+        return jnp.einsum("btd,dv->btv", x_BTD, head_DV.astype(dtype)), next_B2
+
+
+def init(key: jax.Array, config: Config) -> dict[str, Any]:
+    """Parameters in float32, drawn from ``key``."""
+    return dict(Model(config).init(key, jnp.zeros((1, config.context), jnp.int32))["params"])
+
+
+def logits(parameters: dict[str, Any], tokens_BT: jax.Array, config: Config) -> jax.Array:
+    """Logits of every position, (B, T, V), for inputs (B, T) in which ``config.vocab`` is a blank."""
+    return _apply(parameters, tokens_BT, None, config)[0]
+
+
+def _apply(parameters: dict[str, Any], tokens_BT: jax.Array, keep_BT: jax.Array | None, config: Config) -> Any:
+    return Model(config).apply({"params": parameters}, tokens_BT, keep_BT)
+
+
+def hide(tokens_BT: jax.Array, mask_BT: jax.Array, key: jax.Array, config: Config):
+    """(inputs_BT, hidden_BT, targets_BT, is_other_B or None): what the model sees, and what it is asked."""
+    choose, other, swap = jax.random.split(key, 3)
+    is_other_B = None
+    if config.nsp:
+        tokens_BT, is_other_B = objectives.pair(swap, tokens_BT, config.context // 2)
+    if config.objective == "diffusion":
+        count_B = objectives.diffusion_count(other, mask_BT)
+        hidden_BT = objectives.choose(choose, tokens_BT, count_B, mask_BT)
+        return jnp.where(hidden_BT, config.vocab, tokens_BT), hidden_BT, tokens_BT, is_other_B
+    count_B = objectives.mlm_count(mask_BT, config.rate)
+    hidden_BT = objectives.choose(choose, tokens_BT, count_B, mask_BT, config.unit, config.span)
+    inputs_BT = objectives.corrupt(other, tokens_BT, hidden_BT, config.vocab, config.vocab)
+    return inputs_BT, hidden_BT, tokens_BT, is_other_B
+
+
+def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
+    """{"mlm" or "diffusion": term, "nsp": term}: nats per hidden token (diffusion: per token; nsp: per example).
+
+    The T positions are the targets of a causal model on the same batch, so that both score the same tokens.
+    """
+    tokens_BT = batch["tokens"][:, 1:]
+    keep_BT = None
+    mask_BT = jnp.ones(tokens_BT.shape, bool)
+    if "mask" in batch:
+        mask_BT = batch["mask"] > 0
+        # Swapped halves bring their own padding along, which nothing tells apart: they are then all visible.
+        keep_BT = None if config.nsp else objectives.before_padding(mask_BT)
+    inputs_BT, hidden_BT, targets_BT, is_other_B = hide(tokens_BT, mask_BT, key, config)
+    logits_BTV, next_B2 = _apply(parameters, inputs_BT, keep_BT, config)
+    if config.objective == "diffusion":
+        return {"diffusion": objectives.diffusion(logits_BTV, targets_BT, hidden_BT, mask_BT)}
+    terms = {"mlm": objectives.clm(logits_BTV, targets_BT, hidden_BT)}
+    return terms if is_other_B is None else {**terms, "nsp": objectives.classify(next_B2, is_other_B)}
+
+
+def terms(config: Config) -> dict[str, Term]:
+    """What ``loss`` returns, the fitted term first."""
+    if config.objective == "diffusion":
+        return {"diffusion": Term("nats/token (bound)", likelihood=True, start=math.log(config.vocab))}
+    shown = {"mlm": Term("nats/hidden token", start=math.log(config.vocab), share=config.rate)}
+    return {**shown, "nsp": Term("nats/example", start=math.log(2), count=1)} if config.nsp else shown
+
+
+def batch_spec(config: Config) -> dict[str, int]:
+    """Positions per example and the vocabulary that the data must fit in."""
+    return {"context": config.context, "vocab": config.vocab}
+
+
+def components(config: Config) -> list[Component]:
+    """Embeddings, stack, final norm and heads on ``context`` positions, and one more for a class token."""
+    c = config
+    table, time = c.vocab * c.width, c.context + c.nsp
+    parts = [
+        Component("embedding", "embedding", (c.vocab + 1 + c.nsp) * c.width),
+        *stack.stack_components(c.layers, c.width, c.heads, c.mlp_ratio * c.width, time),
+        Component("final_norm", "norm", c.width),
+        Component("head", "head", 0 if c.tied else table, table, c.context),
+    ]
+    if c.nsp:
+        parts.append(Component("segment", "position", 2 * c.width))
+        parts.append(Component("nsp_head", "head", 2 * c.width, 2 * c.width, 1))
+    return parts
+
+
+def axes(config: Config) -> dict[str, Any]:
+    """Logical axes of every parameter."""
+    tree: dict[str, Any] = {"embedding": ("vocab", "embed"), "norm": ("embed",), "stack": stack.axes()}
+    if config.nsp:
+        tree |= {"segment": ("vocab", "embed"), "nsp_head": ("embed", "vocab")}
+    return tree if config.tied else {**tree, "head": ("embed", "vocab")}

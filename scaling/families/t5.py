@@ -1,0 +1,160 @@
+"""T5: an encoder-decoder that is given a text with holes and writes what was in them (arXiv 1910.10683).
+
+Span corruption: a share ``rate`` of each example, in spans of mean length ``span``, is replaced by sentinels; the
+decoder writes each sentinel and its tokens. Encoder and decoder are the stack of gpt, ``layers`` blocks each; the
+decoder attends to the encoder in every block. Both lengths follow from the shape, so D (tokens of text) fixes
+everything: of 64 tokens the encoder sees 57 and the decoder 14 at the default rate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scaling import objectives
+from scaling.blocks import stack
+from scaling.count import Component
+from scaling.errors import UserError
+from scaling.families import Term, gpt
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape and noise. ``layers`` counts those of the encoder, and those of the decoder."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    mlp_ratio: int = 4
+    vocab: int = 256
+    context: int = 64
+    tied: bool = True
+    activation: str = "relu2"
+    dtype: str = "float32"
+    rate: float = 0.15
+    span: float = 3.0
+
+    def __post_init__(self):
+        stack.check(self, "vocab")
+        if self.context < 2:
+            raise UserError("model.context", self.context, "must be at least 2")
+        if not 0 < self.rate < 1:
+            raise UserError("model.rate", self.rate, "must lie between 0 and 1")
+        if self.span < 1:
+            raise UserError("model.span", self.span, "must be at least 1")
+
+    @property
+    def noise(self) -> tuple[int, int]:
+        """(tokens taken out, spans)."""
+        return objectives.span_shape(self.context, self.rate, self.span)
+
+    @property
+    def outputs(self) -> int:
+        """Symbols that the decoder may write: the tokens, a sentinel for each span and the last one."""
+        return self.vocab + self.noise[1] + 1
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Positions of the encoder and of the decoder."""
+        noise, spans = self.noise
+        return self.context - noise + spans, noise + spans + 1
+
+
+ladder = gpt.ladder
+
+
+class Model(nn.Module):
+    """(input_BS, keep_BS or None, given_BU) -> logits_BUO. The decoder is given what it wrote before each position."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, input_BS: jax.Array, given_BU: jax.Array, keep_BS: jax.Array | None = None) -> jax.Array:
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        small, ones = nn.initializers.normal(c.width**-0.5 / 16), nn.initializers.ones  # as in gpt
+        # One table for tokens, sentinels and, last, the decoder's first input.
+        table_OD = self.param("embedding", small, (c.outputs + 1, c.width)).astype(dtype)
+        shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
+        encoder = stack.Stack(*shape, mask="bidirectional", name="encoder")
+        memory_BSD = encoder(stack.rms_norm(table_OD[input_BS]), keep_BT=keep_BS)
+        memory_BSD = stack.rms_norm(memory_BSD, self.param("encoder_norm", ones, (c.width,)))
+        decoder = stack.Stack(*shape, cross=True, name="decoder")
+        x_BUD = decoder(stack.rms_norm(table_OD[given_BU]), memory_BSD, keep_BS=keep_BS)
+        x_BUD = stack.rms_norm(x_BUD, self.param("norm", ones, (c.width,)))
+        if c.tied:
+            return jnp.einsum("bud,od->buo", x_BUD, table_OD[: c.outputs])
+        head_DO = self.param("head", nn.initializers.zeros, (c.width, c.outputs))
+        return jnp.einsum("bud,do->buo", x_BUD, head_DO.astype(dtype))
+
+
+def init(key: jax.Array, config: Config) -> dict[str, Any]:
+    """Parameters in float32, drawn from ``key``."""
+    source, target = (jnp.zeros((1, length), jnp.int32) for length in config.lengths)
+    return dict(Model(config).init(key, source, target)["params"])
+
+
+def logits(parameters: dict[str, Any], input_BS, given_BU, config: Config, keep_BS=None) -> jax.Array:
+    """Logits over tokens and sentinels, (B, U, outputs)."""
+    return Model(config).apply({"params": parameters}, input_BS, given_BU, keep_BS)  # type: ignore[return-value]
+
+
+def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
+    """{"span": (nats_B, count_B)}: of what the decoder writes, sentinels included."""
+    tokens_BT = batch["tokens"][:, 1:]
+    weight_BT = batch.get("mask", jnp.ones(tokens_BT.shape, jnp.float32))
+    noise_BT = objectives.span_noise(key, len(tokens_BT), config.context, config.rate, config.span)
+    input_BS, kept_BS, target_BU, weight_BU = objectives.span_corruption(
+        tokens_BT, noise_BT, weight_BT, config.noise, config.vocab
+    )
+    keep_BS = None
+    if "mask" in batch:
+        keep_BS = jnp.take_along_axis(objectives.before_padding(weight_BT), kept_BS, axis=1)
+    given_BU = jnp.pad(target_BU[:, :-1], ((0, 0), (1, 0)), constant_values=config.outputs)
+    logits_BUO = logits(parameters, input_BS, given_BU, config, keep_BS)
+    return {"span": objectives.clm(logits_BUO, target_BU, weight_BU)}
+
+
+def terms(config: Config) -> dict[str, Term]:
+    """What ``loss`` returns."""
+    share = config.lengths[1] / config.context
+    return {"span": Term("nats/target token", start=math.log(config.outputs), share=share)}
+
+
+def counted(config: Config) -> str:
+    """What D counts."""
+    source, target = config.lengths
+    return f"tokens of text; of {config.context}, the encoder sees {source} and the decoder {target}"
+
+
+def batch_spec(config: Config) -> dict[str, int]:
+    """Tokens of text per example and the vocabulary that the data must fit in."""
+    return {"context": config.context, "vocab": config.vocab}
+
+
+def components(config: Config) -> list[Component]:
+    """Encoder on its positions, decoder and head on theirs; the keys of cross attention count the encoder's."""
+    c = config
+    source, target = c.lengths
+    shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width)
+    table = c.outputs * c.width
+    return [
+        Component("embedding", "embedding", table + c.width),
+        *stack.stack_components(*shape, source, "encoder_"),
+        Component("encoder_final_norm", "encoder_norm", c.width),
+        *stack.stack_components(*shape, target, "decoder_", memory=source),
+        Component("decoder_final_norm", "decoder_norm", c.width),
+        Component("head", "head", 0 if c.tied else table, table, target),
+    ]
+
+
+def axes(config: Config) -> dict[str, Any]:
+    """Logical axes of every parameter."""
+    tree: dict[str, Any] = {"embedding": ("vocab", "embed"), "norm": ("embed",), "encoder_norm": ("embed",)}
+    tree |= {"encoder": stack.axes(), "decoder": stack.axes(cross=True)}
+    return tree if config.tied else {**tree, "head": ("embed", "vocab")}

@@ -1,0 +1,204 @@
+"""ViT: a bidirectional Transformer over the patches of an image, with one of three objectives.
+
+``class``: the mean of the patches names the image's label (arXiv 2010.11929; mean pooling as in 2106.04560). ``mim``:
+masked image modelling as MAE does it (arXiv 2111.06377): the encoder sees the visible patches only, a light decoder of
+``decoder_layers`` blocks fills in blanks and predicts the pixels of the hidden ones. ``rotation``: by how many quarters
+the image was turned (arXiv 1803.07728). D counts patches of images, seen by the encoder or not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scaling import objectives
+from scaling.blocks import stack
+from scaling.count import Component
+from scaling.errors import UserError
+from scaling.families import Term, gpt
+
+OBJECTIVES = ("class", "mim", "rotation")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape and objective. ``image`` is the side in pixels, ``patch`` that of a patch; ``rate`` is what mim hides."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    mlp_ratio: int = 4
+    image: int = 32
+    patch: int = 4
+    classes: int = 32
+    activation: str = "relu2"
+    dtype: str = "float32"
+    objective: str = "class"
+    rate: float = 0.75
+    decoder_layers: int = 1
+
+    def __post_init__(self):
+        stack.check(self, "image", "patch", "classes", "decoder_layers")
+        stack.among("model.objective", self.objective, OBJECTIVES)
+        if self.image % self.patch:
+            raise UserError("model.patch", self.patch, f"must divide the image's side, {self.image}")
+        if self.objective == "mim" and not 0 < self.hidden < self.patches:
+            raise UserError("model.rate", self.rate, f"must hide some of {self.patches} patches, not all")
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return (self.image // self.patch) ** 2
+
+    @property
+    def pixels(self) -> int:
+        """Numbers in a patch."""
+        return 3 * self.patch**2
+
+    @property
+    def hidden(self) -> int:
+        """Patches that mim takes from the encoder."""
+        return round(self.rate * self.patches)
+
+
+ladder = gpt.ladder
+
+
+def patchify(image_BHWC: jax.Array, patch: int) -> jax.Array:
+    """Bytes (B, H, W, 3) to patches (B, P, 3 * patch**2) in [-1, 1], row by row."""
+    size, side = image_BHWC.shape[0], image_BHWC.shape[1] // patch
+    x = image_BHWC.astype(jnp.float32) / 127.5 - 1
+    x = x.reshape(size, side, patch, side, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(size, side * side, 3 * patch**2)
+
+
+class Model(nn.Module):
+    """patches_BPX, and for mim the order of patches, visible ones first, -> logits_BC or pixels of the hidden ones."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, patches_BPX: jax.Array, order_BP: jax.Array | None = None) -> jax.Array:
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        small, ones, zeros = nn.initializers.normal(0.02), nn.initializers.ones, nn.initializers.zeros
+        shape = (c.width, c.heads, c.mlp_ratio * c.width, c.activation)
+        plain: dict[str, Any] = {"mask": "bidirectional", "rotary": False}
+        embed_XD = self.param("patch", nn.initializers.normal(c.pixels**-0.5), (c.pixels, c.width)).astype(dtype)
+        place_PD = self.param("position", nn.initializers.normal(0.5), (c.patches, c.width)).astype(dtype)
+        place_BPD = jnp.broadcast_to(place_PD, (len(patches_BPX), *place_PD.shape))
+        if order_BP is not None:
+            visible_BV = order_BP[:, : c.patches - c.hidden, None]
+            patches_BPX = jnp.take_along_axis(patches_BPX, visible_BV, axis=1)
+            seen_BVD = jnp.take_along_axis(place_BPD, visible_BV, axis=1)
+        else:
+            seen_BVD = place_BPD
+        x_BVD = jnp.einsum("bpx,xd->bpd", patches_BPX.astype(dtype), embed_XD) + seen_BVD
+        x_BVD = stack.Stack(c.layers, *shape, **plain, name="stack")(stack.rms_norm(x_BVD))
+        x_BVD = stack.rms_norm(x_BVD, self.param("norm", ones, (c.width,)))
+        if order_BP is None:
+            classes = 4 if c.objective == "rotation" else c.classes
+            head_DC = self.param("head", zeros, (c.width, classes))
+            return jnp.einsum("bd,dc->bc", x_BVD.mean(axis=1), head_DC.astype(dtype))
+        # The decoder meets every patch, the hidden ones as a blank, each with its place.
+        blank_D = self.param("blank", small, (c.width,)).astype(dtype)
+        blank_BHD = jnp.broadcast_to(blank_D, (len(x_BVD), c.hidden, c.width))
+        decoder_PD = self.param("decoder_position", nn.initializers.normal(1.0), (c.patches, c.width)).astype(dtype)
+        x_BPD = jnp.concatenate([x_BVD, blank_BHD], axis=1) + decoder_PD[order_BP]
+        x_BPD = stack.Stack(c.decoder_layers, *shape, **plain, name="decoder")(stack.rms_norm(x_BPD))
+        x_BHD = stack.rms_norm(x_BPD[:, -c.hidden :], self.param("decoder_norm", ones, (c.width,)))
+        head_DX = self.param("head", zeros, (c.width, c.pixels))
+        return jnp.einsum("bhd,dx->bhx", x_BHD, head_DX.astype(dtype))
+
+
+def init(key: jax.Array, config: Config) -> dict[str, Any]:
+    """Parameters in float32, drawn from ``key``."""
+    order = jnp.arange(config.patches)[None] if config.objective == "mim" else None
+    return dict(Model(config).init(key, jnp.zeros((1, config.patches, config.pixels)), order)["params"])
+
+
+def outputs(parameters: dict[str, Any], patches_BPX: jax.Array, config: Config, order_BP=None) -> jax.Array:
+    """Logits (B, classes), or for mim the pixels of the patches that ``order_BP`` puts last."""
+    return Model(config).apply({"params": parameters}, patches_BPX, order_BP)  # type: ignore[return-value]
+
+
+def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
+    """{"class" or "rotation": nats per image, "error": share wrong} or {"mim": squared error per hidden patch}."""
+    if config.objective == "mim":
+        patches_BPX = patchify(batch["image"], config.patch)
+        order_BP = jnp.argsort(jax.random.uniform(key, patches_BPX.shape[:2]), axis=1)
+        hidden_BH1 = order_BP[:, config.patches - config.hidden :, None]
+        predicted_BHX = outputs(parameters, patches_BPX, config, order_BP)
+        return {"mim": objectives.squared_error(predicted_BHX, jnp.take_along_axis(patches_BPX, hidden_BH1, axis=1))}
+    image, labels_B = batch["image"], batch.get("label")
+    if config.objective == "rotation":
+        image, labels_B = objectives.turn(key, image)
+    assert labels_B is not None
+    logits_BC = outputs(parameters, patchify(image, config.patch), config)
+    return {
+        config.objective: objectives.classify(logits_BC, labels_B),
+        "error": objectives.error(logits_BC, labels_B),
+    }
+
+
+def terms(config: Config) -> dict[str, Term]:
+    """What ``loss`` returns, the fitted term first."""
+    if config.objective == "mim":
+        return {"mim": Term("squared error/pixel value", count=config.hidden)}
+    classes = 4 if config.objective == "rotation" else config.classes
+    return {
+        config.objective: Term("nats/image", start=math.log(classes), count=1),
+        "error": Term("share of images", weight=0.0, count=1),
+    }
+
+
+def counted(config: Config) -> str:
+    """What D counts."""
+    seen = config.patches - (config.hidden if config.objective == "mim" else 0)
+    return f"patches of images; of {config.patches}, the encoder sees {seen}"
+
+
+def batch_spec(config: Config) -> dict[str, int]:
+    """Patches per image, its side, and the labels that the data must fit in."""
+    spec = {"context": config.patches, "image": config.image}
+    return {**spec, "classes": config.classes} if config.objective == "class" else spec
+
+
+def components(config: Config) -> list[Component]:
+    """Patches, stack and head; for mim the encoder counts visible patches and the decoder all."""
+    c = config
+    shape, places = (c.width, c.heads, c.mlp_ratio * c.width), c.patches * c.width
+    seen = c.patches - (c.hidden if c.objective == "mim" else 0)
+    parts = [
+        Component("patch", "embedding", c.pixels * c.width, c.pixels * c.width, seen, first=True),
+        Component("position", "position", places),
+        *stack.stack_components(c.layers, *shape, seen),
+        Component("final_norm", "norm", c.width),
+    ]
+    if c.objective != "mim":
+        head = c.width * (4 if c.objective == "rotation" else c.classes)
+        return [*parts, Component("head", "head", head, head, 1)]
+    head = c.width * c.pixels
+    return [
+        *parts,
+        Component("blank", "position", c.width),
+        Component("decoder_position", "position", places),
+        *stack.stack_components(c.decoder_layers, *shape, c.patches, "decoder_"),
+        Component("decoder_final_norm", "decoder_norm", c.width),
+        Component("head", "head", head, head, c.hidden),
+    ]
+
+
+def axes(config: Config) -> dict[str, Any]:
+    """Logical axes of every parameter. Pixels and places are looked up by index: their number grows with no width."""
+    tree: dict[str, Any] = {"patch": ("pixels", "embed"), "position": ("vocab", "embed"), "norm": ("embed",)}
+    tree |= {"stack": stack.axes(), "head": ("embed", "vocab")}
+    if config.objective == "mim":
+        tree |= {"blank": ("embed",), "decoder_position": ("vocab", "embed"), "decoder": stack.axes()}
+        tree |= {"decoder_norm": ("embed",), "head": ("embed", "pixels")}
+    return tree
