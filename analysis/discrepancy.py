@@ -7,8 +7,8 @@ k x t, where x counts the e-folds by which a cell lies beyond the fitted range,
 
 and t is Student's with 4 degrees of freedom (its standard deviation is 1.41), because some laws hold in some studies
 and not in others. The cells of one forecast share the part ``shared`` of its variance: a law that bends, bends for all
-of them. k by law, with the studies that it was learned from, is in ``discrepancy.json``; ``benchmarks/league.py`` learns
-and tests it, with the source of the tested study left out.
+of them. k by law, with the studies that it was learned from, is in ``discrepancy.json``; ``benchmarks/league.py``
+learns and tests it, with the source of the tested study left out.
 """
 
 from __future__ import annotations
