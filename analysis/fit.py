@@ -151,7 +151,7 @@ def fit(
     ``objective``: auto (Huber adapted to the noise), squares, huber:<delta>. ``fixed`` holds parameters at values,
     ``priors`` are normal ones, {name: (mean, standard deviation)}, on exponents, scales and the floor.
     ``scheme``: auto, or likelihood-t, profile-t, delta-t, bootstrap on request. ``discrepancy``:
-    auto (learned over real studies), off, or an sd of log loss per e-fold beyond the runs. Deterministic in ``seed``.
+    auto (learned over real studies), off, or a scale of log loss per e-fold beyond the runs. Deterministic in ``seed``.
     Raises UserError for too few rows or values, bad numbers, or rows that may not be fitted.
     """
     form, kind = laws.get(law), parse_objective(objective)
