@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from scipy.interpolate import PchipInterpolator
 
 from analysis.allocate import Cost, cost_table, frontier
@@ -79,6 +79,27 @@ def compare_approaches(
         "conventions": runs.conventions,
         "data": {"rows": len(table), "sha256": runs.sha256, "source": runs.source, "dataset": runs.dataset},
     }
+
+
+def disagreement(runs: Runs, fit: Any) -> dict[str, Any] | None:
+    """The warning of a card whose law and the parabolas of the same isoFLOP runs disagree; None where they do not.
+
+    Only of tables that are groups of equal compute, for which approach 2 was made: of a grid it sees interpolated
+    losses, and ``compare_approaches`` says what it finds there.
+    """
+    table: Any = runs.table
+    if set(fit.law.columns) != {"N", "D"} or not {"N", "D", "C", "loss"} <= set(table.columns):
+        return None
+    n, _, _, log_c = _columns(runs)
+    if not _isoflop(n, log_c):
+        return None
+    two, three = approach2(runs, level=fit.level), approach3(runs, fit, level=fit.level)
+    pair, sentence = _compare("2", two, "3", three)
+    if not pair["disagree"]:
+        return None
+    wide = next((f"; {w['message']}" for w in two["warnings"] if w["name"] == "parabola_window"), "")
+    message = f"{sentence[:-1]}{wide}. Look at both before an allocation is made (scaling report, or scaling plot)"
+    return {"name": "approaches_disagree", "message": message, "a": pair["a"], "N": pair["N"]}
 
 
 def approach1(runs: Runs, *, level: float = 0.95) -> dict[str, Any]:
@@ -147,12 +168,9 @@ def approach3(runs: Runs, fit: Any, *, level: float = 0.95, cost: Cost | None = 
 
 def budgets(runs: Runs, step: float) -> tuple[str, list[Budget], list[_Curve]]:
     """Groups of equal compute: ``isoflop`` groups as they are, or a ``grid`` interpolated every ``step`` in log C."""
-    table: Any = runs.table
-    columns: dict[str, np.ndarray] = {c: np.asarray(table[c], dtype=float) for c in ("N", "D", "loss", "C")}
-    n, d, loss, log_c = columns["N"], columns["D"], columns["loss"], np.log(columns["C"])
-    groups = [g for g in _clusters(log_c, SAME) if float(np.ptp(log_c[g])) <= 2 * SAME]
-    groups = [g for g in groups if len(_clusters(np.log(n[g]), SAME / 5)) >= 3]
-    if len(groups) >= 2 and sum(len(g) for g in groups) >= 0.6 * len(table):
+    n, d, loss, log_c = _columns(runs)
+    groups = _isoflop(n, log_c)
+    if groups:
         found = []
         for g in groups:
             g = g[np.argsort(n[g], kind="stable")]
@@ -160,6 +178,19 @@ def budgets(runs: Runs, step: float) -> tuple[str, list[Budget], list[_Curve]]:
         return "isoflop", found, []
     curves = _curves(n, d, loss, log_c)
     return "grid", _interpolate(curves, step), curves
+
+
+def _columns(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """N, D, loss and log C, (rows,) each."""
+    n, d, loss, c = (np.asarray(runs.table[name], dtype=float) for name in ("N", "D", "loss", "C"))
+    return n, d, loss, np.log(c)
+
+
+def _isoflop(n: np.ndarray, log_c: np.ndarray) -> list[np.ndarray]:
+    """Rows of each group of equal compute, where most of the table is made of such groups; else none."""
+    groups = [g for g in _clusters(log_c, SAME) if float(np.ptp(log_c[g])) <= 2 * SAME]
+    groups = [g for g in groups if len(_clusters(np.log(n[g]), SAME / 5)) >= 3]
+    return groups if len(groups) >= 2 and sum(len(g) for g in groups) >= 0.6 * len(n) else []
 
 
 def _clusters(values: np.ndarray, gap: float) -> list[np.ndarray]:
@@ -306,7 +337,7 @@ def _empirical(
     if error is None:
         _fill(result, line, np.full(6, np.nan), np.full(6, np.nan), reference)
         return _unidentified(result, "leaving out one size leaves too few optima to tell how sure this is")
-    half = float(stats.t.ppf((1 + level) / 2, df)) * error
+    half = float(special.stdtrit(df, (1 + level) / 2)) * error
     result["interval"] = {"level": level, "scheme": scheme, "df": int(df)}
     _fill(result, line, line - half, line + half, reference)
     if half[0] > 0.5:

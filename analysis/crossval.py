@@ -47,6 +47,7 @@ def rolling(
     *,
     objective: str | Objective = "auto",
     fixed: Mapping[str, float] | None = None,
+    priors: Mapping[str, tuple[float, float]] | None = None,
     setting: str | float = "auto",
     shares: tuple[float, ...] = SHARES,
     seed: int = 0,
@@ -71,7 +72,7 @@ def rolling(
         if not len(above) or not _enough(below, form, fixed):
             continue
         below, above = below.reset_index(drop=True), above.reset_index(drop=True)
-        logs = _forecast(below, above, form, kind, fixed, setting, seed)
+        logs = _forecast(below, above, form, kind, fixed, priors, setting, seed)
         y = np.log(above["loss"].to_numpy(dtype=np.float64))
         miss = y - np.median(logs, axis=1)
         low, high = np.quantile(logs, [0.05, 0.95], axis=1)
@@ -117,13 +118,13 @@ def _forecast(
     law: Law,
     kind: Objective,
     fixed: Mapping[str, float],
+    priors: Mapping[str, tuple[float, float]] | None,
     setting: str | float,
     seed: int,
 ) -> Array:
     """Log losses (n, S) of new runs at the rows ``above``, by t draws around the robust fit of ``below`` (quick)."""
-    point = estimate(law, below, below["loss"], kind, fixed=fixed)
-    y = np.log(below["loss"].to_numpy(dtype=np.float64))
-    at = infer(point, y, below, draws=DRAWS, seed=seed, scheme="delta-t")
+    point = estimate(law, below, below["loss"], kind, fixed=fixed, priors=priors)
+    at = infer(point, point.y, below, draws=DRAWS, seed=seed, scheme="delta-t")
     with np.errstate(divide="ignore", over="ignore"):
         logs = np.log(np.maximum(law.predict(at.theta, above), 1e-300))
     rng = np.random.default_rng([seed, 3])

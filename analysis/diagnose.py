@@ -11,17 +11,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
-from analysis.estimate import Estimate, minimise, refit
-from analysis.uncertainty import Groups, Inference, gls, groups_of, ratio_of
+from analysis import replicates, valley
+from analysis.estimate import Estimate, minimise
+from analysis.influence import FAR, LARGE, outlying, together
+from analysis.uncertainty import Groups, Inference, gls, groups_of, prior_cost, ratio_of
 
 Array = np.ndarray
 FLOOR_REACHED = 0.01  # a floor whose expected interval reaches this is not identified
 WIDE_A = 0.15  # nor is an allocation exponent with a wider expected half-width
+KNOWN = 2.0  # nor is a positive scale that is not known within this factor either way
+# a design at that width shows a smaller one in most studies; below this one in less than 3 % (benchmarks/coverage.py)
+DOUBTFUL_A = 0.085
 REFUTED = 0.01
-# rows that agree in all of these, as far as the table has them, are replicates
-_SETTING = ("N", "D", "C", "learning_rate", "batch", "width", "depth", "unique_tokens")
 
 
 def warning(name: str, message: str, **numbers: Any) -> dict[str, Any]:
@@ -42,16 +45,20 @@ def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> dict[str, Any]
     "df2", "p"}; p and sd are None without replicates.
     """
     law, n = point.surface.law, len(y)
-    same = [c for c in dict.fromkeys((*law.columns, *_SETTING)) if c in table]
-    key = table[same].astype(float).apply(lambda row: " ".join(f"{v:.9g}" for v in row), axis=1)
-    cells, _ = pd.factorize(key)
-    count = int(cells.max()) + 1
+    cells, count = replicates.cells(table, law.columns)
     out: dict[str, Any] = {"sd": None, "df": n - count, "cells": count, "F": None, "df1": None, "df2": None, "p": None}
-    if n == count:
-        return out
+    if n == count or getattr(law, "curve", None):
+        return out  # steps of learning curves that agree in their schedule so far are no replicates
     groups = groups_of(table)
     if groups is not None and groups.kind != "stem":
         groups = None  # a size effect common to all replicates of a size cannot be told from the law's misfit
+    if n > LARGE:  # sums in place of matrices; with shared stems no test
+        mean = np.bincount(cells, y, count) / np.bincount(cells, minlength=count)
+        within = float(((y - mean[cells]) ** 2).sum())
+        z, _, _ = minimise(point.surface, point.z[None], y, free=point.free)
+        total = float(((y - point.surface.evaluate(z)[0][0]) ** 2).sum())
+        out["sd"] = math.sqrt(within / (n - count))
+        return out if groups is not None else _lack_of_fit(out, within, total, count - int(point.free.sum()), n - count)
     design = np.eye(count)[cells]
     rho, extra = 0.0, n - count
     free = point.free
@@ -69,9 +76,13 @@ def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> dict[str, Any]
     total = float((residual**2).sum())
     df1, df2 = count - int(free.sum()), (extra if rho > 0 else n - count)
     out["sd"] = math.sqrt(within / (n - count) * (1 + rho))
+    return _lack_of_fit(out, within, total, df1, df2)
+
+
+def _lack_of_fit(out: dict[str, Any], within: float, total: float, df1: int, df2: int) -> dict[str, Any]:
     if df1 > 0 and df2 > 0 and within > 0:
-        F = max(total - within, 0.0) / df1 / (within / (n - count))
-        out.update(F=F, df1=df1, df2=df2, p=float(stats.f.sf(F, df1, df2)))
+        F = max(total - within, 0.0) / df1 / (within / out["df"])
+        out.update(F=F, df1=df1, df2=df2, p=float(special.fdtrc(df1, df2, F)))
     return out
 
 
@@ -90,7 +101,7 @@ def expected(inference: Inference, level: float) -> dict[str, float | None]:
     """
     surface, free = inference.surface, inference.free
     out: dict[str, float | None] = {"a_half_width": None, "floor_reach": None}
-    t = float(stats.t.ppf(0.5 + level / 2, inference.df))
+    t = float(special.stdtrit(inference.df, 0.5 + level / 2))
     z = inference.z_hat
     base = surface.law.exponents(surface.to_theta(z[None]))
     if base is not None and inference.sigma_hat > 0:
@@ -123,39 +134,9 @@ def expected(inference: Inference, level: float) -> dict[str, float | None]:
                 path = gls(surface, path, fitted, w, inference.rho, held)
             gap = fitted - surface.evaluate(path[None])[0][0]
             rise = float((gap**2).sum()) if w is None else float(w.quadratic(gap, inference.rho))
+            rise += prior_cost(inference, path) - prior_cost(inference, z)
             out["floor_reach"] = rise / inference.sigma_hat**2 / t**2
     return out
-
-
-def influence(point: Estimate, y: Array, ids: list[str], top: int = 10) -> list[dict[str, Any]]:
-    """Refits without each row: {"run", "residual" in units of scale, "change": {exponent or a: shift}}, largest first.
-
-    Rows are the 400 with the largest leverage on the objective when there are more.
-    """
-    n, law = len(y), point.surface.law
-    f, _ = point.surface.evaluate(point.z[None])
-    r = (y - f[0]) / point.scale
-    rows = np.arange(n) if n <= 400 else np.argsort(-np.abs(r), kind="stable")[:400]
-    w = np.ones((len(rows), n))
-    w[np.arange(len(rows)), rows] = 0.0
-    z, _ = refit(point, y, w=w)
-    theta = point.surface.to_theta(z)
-    name, base, values = _watched(law, point.theta, theta)
-    change = values - base
-    order = np.argsort(-np.abs(change), kind="stable")[:top]
-    return [
-        {"run": ids[rows[k]], "residual": float(r[rows[k]]), "quantity": name, "change": float(change[k])}
-        for k in order
-    ]
-
-
-def _watched(law: Any, base: Array, theta: Array) -> tuple[str, float, Array]:
-    """The quantity whose influence is shown: a where the law has one, else its first exponent."""
-    pair = law.exponents(theta)
-    if pair is not None:
-        return "a", float(law.exponents(base[None])["a"][0]), pair["a"]
-    i = law.index(law.main_exponent)
-    return law.main_exponent, float(base[i]), theta[:, i]
 
 
 def diagnose(
@@ -185,7 +166,10 @@ def diagnose(
                 )
             )
     out += _identification(inference, level, intervals)
+    out += _scales(point, inference, level, intervals)
     for column in law.columns:
+        if table[column].dtype == object:
+            continue  # an array a row: a schedule
         count = len(levels(table[column]))
         need = P + 1 if len(law.columns) == 1 else 2 + (law.floor is not None) + (column == "N")
         if count < need:
@@ -203,28 +187,20 @@ def diagnose(
             out.append(warning("collinear", message, correlation=r))
         if set(law.columns) == {"N", "D"}:  # with repeats, bits or a learning rate, N is not all that differs
             out += _monotone(table, noise)
-    # one standard error, or in large tables four times what a row moves it by on average
-    share = 0.5 * min(1.0, 4 / math.sqrt(n))
-    big = [row for row in influential if abs(row["change"]) > _half(intervals, row["quantity"]) * share]
-    if big:
-        rows = ", ".join(f"{row['run']} ({row['change']:+.3f})" for row in big[:5])
-        message = (
-            f"{big[0]['quantity']} moves by more than {share:.2g} of its half-width when one of these is left out: "
-            f"{rows}; look at those runs"
-        )
-        out.append(warning("influential", message, rows=big))
-    f = point.surface.evaluate(z[None])[0][0]
-    residual = (y - f) / point.scale
-    far = np.flatnonzero(np.abs(residual) > 4.5)
-    if len(far) and point.scale > 1e-10:
+    off, apart = outlying(point, y) if point.scale > 1e-10 else (np.zeros(0, dtype=int), np.zeros(n))
+    out += _influential(point, y, names_of(table), off, apart, influential, intervals)
+    if len(off):
         names = names_of(table)
-        worst = far[np.argsort(-np.abs(residual[far]))]
-        rows = ", ".join(f"{names[i]} ({residual[i]:+.1f})" for i in worst[:8])
-        message = f"{len(far)} runs lie more than 4.5 noise units off the law: {rows}; the fit holds them down, not out"
-        listed = [{"run": names[i], "residual": float(residual[i])} for i in worst[:50]]
+        rows = ", ".join(f"{names[i]} ({apart[i]:+.1f})" for i in off[:10])
+        held = "gives them full weight" if math.isinf(point.delta) else "holds them down, not out"
+        message = f"{len(off)} runs lie more than {FAR} noise units off the law of the others: {rows}; the fit {held}"
+        listed = [{"run": names[i], "residual": float(apart[i])} for i in off[:50]]
         out.append(warning("outliers", message, rows=listed))
+    residual = (y - point.surface.evaluate(z[None])[0][0]) / point.scale
     if n >= 20 and "C" in table and point.scale > 1e-10:
         cost = np.asarray(table["C"], dtype=np.float64)
+        from scipy import stats  # a third of a second, which other tables need not wait for
+
         test: Any = stats.spearmanr(np.abs(residual), cost)
         rank, p = float(test.statistic), float(test.pvalue)
         if p < 0.01:
@@ -265,6 +241,49 @@ def diagnose(
     return out
 
 
+def _influential(
+    point: Estimate,
+    y: Array,
+    names: list[str],
+    off: Array,
+    residual: Array,
+    alone: list[dict[str, Any]],
+    intervals: dict[str, dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Rows that decide a (or the first exponent): one by one, and those that hide each other."""
+    # one standard error, or in large tables eight times what a row moves it by on average: normal noise moves it by six
+    share = 0.5 * min(1.0, 8 / math.sqrt(len(y)))
+    single = [row for row in alone if abs(row["change"]) > _half(intervals, row["quantity"]) * share]
+    parts, rows, numbers = [], [], {}
+    curve = getattr(point.surface.law, "curve", None)  # whole curves are left out, not steps of them
+    group = None if curve else together(point, y, off)
+    if group is not None and abs(group["change"]) > _half(intervals, group["quantity"]) * share:
+        rows = [
+            {
+                "run": names[i],
+                "residual": float(residual[i]),
+                "quantity": group["quantity"],
+                "change": change,
+                "change_of_others": -back,
+            }
+            for i, change, back in zip(group["rows"], group["alone"], group["back"])
+        ]
+        shown = ", ".join(row["run"] for row in rows[:10]) + (" ..." if len(rows) > 10 else "")
+        parts.append(
+            f"{group['quantity']} moves by {group['change']:+.3f} when the {len(rows)} runs that lie off the law of "
+            f"the others and pull it one way are left out together: {shown} (one by one at most "
+            f"{max(map(abs, group['alone'])):.3f}: they hide each other)"
+        )
+        numbers["together"] = {"runs": [row["run"] for row in rows], "change": group["change"]}
+    if single:
+        shown = ", ".join(f"{row['run']} ({row['change']:+.3f})" for row in single[:5])
+        quantity = single[0]["quantity"]
+        parts.append(f"{quantity} moves by more than {share:.2g} of its half-width when one is left out: {shown}")
+    named = {row["run"] for row in rows}
+    rows += [row for row in single if row["run"] not in named]
+    return [warning("influential", "; ".join(parts) + "; look at those runs", rows=rows, **numbers)] if rows else []
+
+
 def _half(intervals: dict[str, dict[str, Any]], name: str) -> float:
     cell = intervals.get(name)
     if cell is None or cell["lo"] is None or cell["hi"] is None:
@@ -276,27 +295,51 @@ def _identification(inference: Inference, level: float, intervals: dict[str, dic
     out, hope = [], expected(inference, level)
     floor = inference.surface.law.floor
     if floor and hope["floor_reach"] is not None:
-        cell = intervals[floor]
-        if hope["floor_reach"] < 1 or cell["lo"] < FLOOR_REACHED:
-            lo, hi = cell["lo"], cell["hi"]
-            message = (
-                f"{floor} is not identified: {lo:.2g} to {hi:.2g} fit equally; "
-                "add larger N and D together, or fix it from what is known of the source"
-            )
-            numbers = {"parameter": floor, "lo": lo, "hi": hi, "expected_statistic": hope["floor_reach"]}
+        cell, reach = intervals[floor], hope["floor_reach"]
+        numbers = {"parameter": floor, "lo": cell["lo"], "hi": cell["hi"], "expected_statistic": reach}
+        remedy = "add larger N and D together, or fix it from what is known of the source"
+        span = f"{cell['lo']:.2g} to {cell['hi']:.2g}"
+        # where the noise is as large as its upper 95 % bound
+        worst = reach * float(2 * special.gammaincinv(inference.df / 2, 0.05)) / inference.df
+        if reach < 1 or cell["lo"] < FLOOR_REACHED:
+            message = f"{floor} is not identified: {span} fit equally; {remedy}"
             out.append(warning("not_identified", message, **numbers))
-    if hope["a_half_width"] is not None and "a" not in intervals:
+        elif worst < 1:
+            message = f"{floor} may not be identified ({span}): with a little more noise 0 would fit, too; {remedy}"
+            out.append(warning("doubtful", message, **numbers))
+    width = hope["a_half_width"]
+    if width is not None and "a" not in intervals:
         message = "a is not identified: both exponents are zero, the loss does not fall in these runs"
         out.append(warning("not_identified", message, parameter="a"))
-    elif hope["a_half_width"] is not None:
-        seen = _half(intervals, "a")
-        if max(hope["a_half_width"], seen) > WIDE_A:
-            cell = intervals["a"]
+    elif width is not None:
+        cell, seen = intervals["a"], _half(intervals, "a")
+        numbers = {"parameter": "a", "half_width": seen, "expected_half_width": min(width, 1e9)}
+        span = f"{cell['lo']:.2f} to {cell['hi']:.2f} (this design expects +-{width:.2f})"
+        if max(width, seen) > WIDE_A:
+            message = f"a is not identified: {span}; add sizes, tokens or seeds"
+            out.append(warning("not_identified", message, **numbers))
+        elif max(width, seen) > DOUBTFUL_A:
             message = (
-                f"a is not identified: {cell['lo']:.2f} to {cell['hi']:.2f} "
-                f"(this design expects +-{hope['a_half_width']:.2f}); add sizes, tokens or seeds"
+                f"a may not be identified: {span}, and such a width is itself uncertain; add sizes, tokens or seeds"
             )
-            numbers = {"parameter": "a", "half_width": seen, "expected_half_width": min(hope["a_half_width"], 1e9)}
+            out.append(warning("doubtful", message, **numbers))
+    return out
+
+
+def _scales(
+    point: Estimate, inference: Inference, level: float, intervals: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Half-lives, breaks and other positive scales that are not known within a factor ``KNOWN`` either way, or of which
+    the card's interval, made around the estimate, stops short of what fits equally by that factor."""
+    out = []
+    for name, (low, high) in valley.ranges(point, inference, level).items():
+        ends = intervals[name]["lo"] or 0.0, math.inf if intervals[name]["hi"] is None else intervals[name]["hi"]
+        lo, hi = min(low, ends[0]), max(high, ends[1])
+        short = max(hi / ends[1] if ends[1] < math.inf else 1.0, ends[0] / max(lo, 1e-300))  # of the printed interval
+        if hi > KNOWN**2 * lo or short > KNOWN:
+            span = f"{lo:.3g} to {hi:.3g}" if math.isfinite(hi) else f"{lo:.3g} and more"
+            message = f"{name} is not identified: {span} fit equally; add runs where it matters, or fix it"
+            numbers = {"parameter": name, "lo": lo, "hi": hi if math.isfinite(hi) else None}
             out.append(warning("not_identified", message, **numbers))
     return out
 
@@ -309,6 +352,8 @@ def names_of(table: pd.DataFrame) -> list[str]:
 def _monotone(table: pd.DataFrame, noise: dict[str, Any]) -> list[dict[str, Any]]:
     """A larger model that is worse at equal D, beyond three standard deviations of a difference of two runs."""
     sd = noise["pure_error"]["sd"] or noise["sigma_run"]  # a badly tuned size hides in sigma_stem
+    if len(table) > LARGE:
+        table = table.iloc[np.linspace(0, len(table) - 1, LARGE // 4).astype(int)]  # of pairs, enough
     D = np.log(np.asarray(table["D"], dtype=np.float64))
     N, y = np.asarray(table["N"], dtype=np.float64), np.log(np.asarray(table["loss"], dtype=np.float64))
     worst: tuple[float, int, int] | None = None
@@ -342,6 +387,7 @@ def verdict(
 
     shown = [p.name for p in law.params if p.unit == "exponent" or p.name == law.floor]
     shown += ["a"] if "a" in intervals else []
+    shown += sorted(missing & set(intervals))
     shown = list(dict.fromkeys(shown))
     good, bad = [n for n in shown if n not in missing], [n for n in shown if n in missing]
     parts = []

@@ -1,66 +1,29 @@
 """The engine: global starts by variable projection, then batched damped Newton with the exact Hessian.
 
-Objective: sum_i w_i rho(y_i - log L_i), rho = Huber with a threshold delta on natural-log residuals (delta = inf:
-squares over two). All arrays are float64. S problems that share the rows are solved at once; they may differ in
-start, in loss values y (S, n) or in weights w (S, n): that is what a bootstrap or a profile needs.
+Objective: sum_i w_i rho(y_i - log L_i) with rho of natural-log residuals as in ``losses``: Huber with a threshold delta
+(delta = inf: squares over two) or Student's t. All arrays are float64. S problems that share the rows are solved at
+once; they may differ in start, in loss values y (S, n) or in weights w (S, n): that is what a bootstrap or a profile
+needs.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from analysis.laws import Columns, Law, Surface
-from analysis.laws.surface import Raw
+from analysis.laws.surface import Raw, Weighted
+from analysis.losses import HUBER_K, Objective, huber, objective, proposal2, student
 from analysis.starts import ROWS, starts
 from scaling.errors import UserError
 
+__all__ = ["HUBER_K", "Estimate", "Objective", "estimate", "huber", "minimise", "objective", "proposal2", "refit"]
 Array = np.ndarray
-HUBER_K = 1.345  # 95 % efficiency at the normal (Huber 1981)
-# E[psi_k(Z)^2] of a standard normal: makes Huber's proposal 2 consistent there
-_PHI = math.exp(-(HUBER_K**2) / 2) / math.sqrt(2 * math.pi)
-_TAIL = 0.5 * math.erfc(HUBER_K / math.sqrt(2))
-_KAPPA = 1 - 2 * _TAIL - 2 * HUBER_K * _PHI + 2 * HUBER_K**2 * _TAIL
 _CHUNK = 200_000  # numbers in one (S, n) work array: a handful of them stay in the second-level cache
-
-
-@dataclass(frozen=True)
-class Objective:
-    """How residuals count. ``delta`` None = adapted to the noise (1.345 times Huber's proposal-2 scale).
-
-    ``raw`` residuals are of the loss itself, in its unit; others of its natural logarithm.
-    """
-
-    name: str
-    delta: float | None
-    raw: bool = False
-
-
-def objective(text: str) -> Objective:
-    """``auto``, ``squares`` or ``huber:<delta>``, with ``raw:`` before it for residuals of the loss itself.
-
-    UserError for anything else.
-    """
-    if text.startswith("raw:"):
-        return replace(objective(text[4:]), name=text, raw=True)
-    if text == "auto":
-        return Objective("huber:auto", None)
-    if text == "squares":
-        return Objective("squares", math.inf)
-    head, _, value = text.partition(":")
-    try:
-        delta = float(value)
-    except ValueError:
-        delta = math.nan
-    if head != "huber" or not delta > 0:
-        raise UserError(
-            "objective", text, "write auto, squares or huber:<delta>, such as huber:1e-3, perhaps raw: before it"
-        )
-    return Objective(text, delta)
 
 
 @dataclass
@@ -68,7 +31,8 @@ class Estimate:
     """A point estimate. ``z`` (P,) are coordinates of ``surface``; ``optima`` (best first) lie within 1 %.
 
     ``y`` (n,) is what the surface is fitted to: log losses, or (raw residuals) losses over the scale of the table,
-    shifted so that both agree to first order. ``scale`` is the residuals' robust standard deviation in that unit.
+    shifted so that both agree to first order; where rows have weights, times their roots. ``scale`` is the residuals'
+    robust standard deviation in that unit.
     """
 
     surface: Surface
@@ -87,21 +51,24 @@ class Estimate:
     def theta(self) -> Array:
         return self.surface.to_theta(self.z)[0]
 
-
-def huber(r: Array, delta: float | Array) -> tuple[Array, Array, Array]:
-    """rho, its derivative and its second derivative at residuals r."""
-    psi = np.clip(r, -delta, delta)
-    return psi * (r - 0.5 * psi), psi, (psi == r).astype(np.float64)
+    def loss(self, r: Array) -> tuple[Array, Array, Array]:
+        """What residuals cost under the fit's objective, with the first and the second derivative."""
+        return (huber if self.objective.nu is None else student)(r, self.delta)
 
 
-def _value(surface: Surface, z: Array, y: Array, w: Array, delta: Array) -> tuple[Array, dict, Array, Array]:
+def _value(
+    surface: Surface, z: Array, y: Array, w: Array, delta: Array, heavy: bool, mean: Array | None
+) -> tuple[Array, dict, Array, Array]:
     f, state = surface.evaluate(z)
     r = y - f
-    psi = np.clip(r, -delta, delta)
-    value = ((r - 0.5 * psi) * psi * w).sum(1)
+    if heavy:
+        cost, psi, _ = student(r, delta)
+        value = (cost * w).sum(1)
+    else:
+        psi = np.clip(r, -delta, delta)
+        value = ((r - 0.5 * psi) * psi * w).sum(1)
     if surface.penalty is not None:
-        mean, weight = surface.penalty
-        value = value + 0.5 * ((z - mean) ** 2 * weight).sum(1)
+        value = value + 0.5 * ((z - mean) ** 2 * surface.penalty[1]).sum(1)
     return np.where(np.isnan(value), np.inf, value), state, r, psi
 
 
@@ -141,11 +108,14 @@ def minimise(
     free: Array | None = None,
     lower: Array | None = None,
     upper: Array | None = None,
+    heavy: bool = False,
+    means: Array | None = None,
     iterations: int = 100,
     tolerance: float = 1e-13,
 ) -> tuple[Array, Array, Array]:
     """Local minima from z0 (S, P) for y (n,) or (S, n), weights w (n,) or (S, n), delta scalar or (S,).
 
+    ``heavy``: Student's t in place of Huber, delta finite. ``means`` (S, P) replace those of the surface's priors.
     ``free`` (P,) switches coordinates off. Bounds are kept by an active set. Returns z (S, P), objective (S,) and
     whether each converged (S,).
     """
@@ -158,11 +128,14 @@ def minimise(
     lower = surface.lower if lower is None else lower
     upper = surface.upper if upper is None else upper
     z, value, done = np.array(z0, dtype=np.float64), np.empty(S), np.zeros(S, dtype=bool)
-    step = max(1, _CHUNK // max(n, 1))
+    if surface.penalty is not None:
+        means = np.broadcast_to(surface.penalty[0] if means is None else means, (S, surface.P))
+    step = max(1, _CHUNK // max(getattr(surface, "size", n), 1))
     for s in range(0, S, step):
         part = slice(s, min(s + step, S))
+        mean = None if surface.penalty is None or means is None else means[part]
         z[part], value[part], done[part] = _minimise(
-            surface, z[part], y[part], w[part], delta[part], free, lower, upper, iterations, tolerance
+            surface, z[part], y[part], w[part], delta[part], free, lower, upper, heavy, mean, iterations, tolerance
         )
     return z, value, done
 
@@ -176,6 +149,8 @@ def _minimise(
     free: Array,
     lower: Array,
     upper: Array,
+    heavy: bool,
+    mean: Array | None,
     iterations: int,
     tolerance: float,
 ) -> tuple[Array, Array, Array]:
@@ -183,14 +158,14 @@ def _minimise(
     out[:, free] = np.clip(z, lower, upper)[:, free]
     z = out.copy()
     d = delta[:, None]
-    value, state, r, psi = _value(surface, z, y, w, d)
+    value, state, r, psi = _value(surface, z, y, w, d, heavy, mean)
     final, done, live = value.copy(), np.zeros(len(z), dtype=bool), np.arange(len(z))
     damping = np.zeros(len(z))
     diagonal = np.arange(surface.P)
     for _ in range(iterations):
-        g, h = surface.normal(state, -w * psi, w * (psi == r))
+        g, h = surface.normal(state, -w * psi, w * (student(r, d)[2] if heavy else psi == r))
         if surface.penalty is not None:
-            g += (z - surface.penalty[0]) * surface.penalty[1]
+            g += (z - mean) * surface.penalty[1]
             h[:, diagonal, diagonal] += surface.penalty[1]
         lost = ~(np.isfinite(h).all((1, 2)) & np.isfinite(g).all(1))
         g[lost], h[lost] = 0.0, 0.0  # a formula without a value or a slope here: this start ends
@@ -206,7 +181,7 @@ def _minimise(
         move *= np.minimum(1.0, 2.0 / np.maximum(np.abs(move).max(1, keepdims=True), 1e-300))
         promise = -(g * move).sum(1)
         trial = np.where(free, np.clip(z + move, lower, upper), z)
-        new, new_state, new_r, new_psi = _value(surface, trial, y, w, d)
+        new, new_state, new_r, new_psi = _value(surface, trial, y, w, d, heavy, mean)
         better = new <= value
         finished = (promise <= tolerance * value + 1e-300) | (better & np.all(trial == z, 1))
         stuck = ~better & (damping > 1e8)
@@ -223,6 +198,7 @@ def _minimise(
         r, psi = np.where(mixed, new_r, r)[keep], np.where(mixed, new_psi, psi)[keep]
         value = np.where(take, new, value)[keep]
         z, y, w, d, damping, live = z[keep], y[keep], w[keep], d[keep], damping[keep], live[keep]
+        mean = None if mean is None else mean[keep]
     return out, final, done
 
 
@@ -239,21 +215,6 @@ def _pick(old: dict, new: dict, take: Array, keep: Array) -> dict:
         return (b if take.all() else np.where(take[:, None], b, a))[keep]
 
     return {k: pick(old[k], new[k]) for k in old}
-
-
-def proposal2(r: Array, P: int, scale: float | None = None) -> float:
-    """Huber's proposal-2 scale of residuals (n,) after P fitted parameters (Huber 1964): root of
-    sum psi_k(r / s)^2 = (n - P) E[psi_k(Z)^2]. Equals sqrt(RSS / (n - P)) nearly, when nothing is an outlier."""
-    df = max(len(r) - P, 1)
-    s = scale or math.sqrt(float((r**2).sum()) / df)
-    for _ in range(200):
-        if s <= 1e-14:
-            break
-        new = math.sqrt(float((np.clip(r, -HUBER_K * s, HUBER_K * s) ** 2).sum()) / (df * _KAPPA))
-        if abs(new - s) < 1e-9 * s:
-            return new
-        s = new
-    return max(s, 1e-14)
 
 
 def prepare(law: Law, columns: Columns, y: Array, fixed: Mapping[str, float]) -> tuple[Surface, Array, Array]:
@@ -287,18 +248,25 @@ def estimate(
     """Global fit of ``loss`` (n,) at ``columns``. Returns Estimate; see the module's text for the method.
 
     ``fixed`` holds parameters at values; ``priors`` are normal, {name: (mean, standard deviation)}, for parameters that
-    are no amplitudes; ``w`` (n,) weighs the rows.
+    are no amplitudes; ``w`` (n,) are the rows' precisions: residuals count in units of 1 / sqrt(w).
     """
     y = np.log(np.asarray(loss, dtype=np.float64))
-    if priors and law.explicit is not None:
+    fixed, priors = dict(fixed or {}), dict(priors or {})
+    if law.explicit is not None and not set(priors) <= {c.name for c in law.coordinates}:
         law = law.explicit
-    surface, free, at = prepare(law, columns, y, fixed or {})
-    found = _fit(surface, free, at, y, loss, kind, w)
+    surface, free, at = prepare(law, columns, y, fixed)
+    z, unit = _possible(surface, starts(surface, y, free, at), free), 1.0
+    if kind.raw:
+        surface, unit = Raw(surface), float(surface.scale)
+        y = np.asarray(loss, dtype=np.float64) / unit - 1 + math.log(unit)
+    if w is not None:
+        root = np.sqrt(np.asarray(w, dtype=np.float64))
+        surface, y = Weighted(surface, root), y * root
+    found = _fit(surface, z, free, y, kind, unit)
     for _ in range(2 if priors else 0):
-        surface = found.surface
-        surface.prior = _prior(surface, priors or {})
+        surface.prior = _prior(surface, priors, fixed)
         surface.penalty = (surface.prior[0], surface.prior[1] * found.scale**2)
-        found = _fit(surface, free, at, y, loss, kind, w)
+        found = _fit(surface, z, free, y, kind, unit)
     return found
 
 
@@ -314,15 +282,19 @@ def _possible(surface: Surface, z: Array, free: Array) -> Array:
     return z[good]
 
 
-def _prior(surface: Surface, priors: Mapping[str, tuple[float, float]]) -> tuple[Array, Array]:
+def _prior(
+    surface: Surface, priors: Mapping[str, tuple[float, float]], fixed: Mapping[str, float]
+) -> tuple[Array, Array]:
     """Means and precisions (P,) of normal priors in coordinates."""
     mean, precision, law = np.zeros(surface.P), np.zeros(surface.P), surface.law
     for name, (centre, sd) in priors.items():
         law.index(name)
+        if name in fixed:
+            raise UserError("prior", name, "is held fixed; give it a prior or a value, not both")
         if name in set(law.linear) - {law.floor}:
             raise UserError("prior", name, "an amplitude takes none; put it on an exponent or the floor")
         p = next(c for c in law.coordinates if c.name == name)
-        if not (sd > 0 and math.isfinite(sd) and p.lower <= centre <= p.upper):
+        if not (0 < sd < math.inf and math.isfinite(centre) and p.lower <= centre <= p.upper):
             raise UserError("prior", f"{name}={centre:g}:{sd:g}", "give MEAN:SD within the bounds, SD above zero")
         i = surface.position[name]
         mean[i] = surface.hold(name, centre)
@@ -331,32 +303,26 @@ def _prior(surface: Surface, priors: Mapping[str, tuple[float, float]]) -> tuple
     return mean, precision
 
 
-def _fit(surface: Surface, free: Array, at: Array, y: Array, loss: Any, kind: Objective, w: Array | None) -> Estimate:
-    P = int(free.sum())
-    plain = surface.inner if isinstance(surface, Raw) else surface
-    z = _possible(plain, starts(plain, y, free, at), free)
-    lower, upper, unit = surface.lower, surface.upper, 1.0
-    if kind.raw:
-        surface, unit = (surface if isinstance(surface, Raw) else Raw(surface)), float(plain.scale)
-        y = np.asarray(loss, dtype=np.float64) / unit - 1 + math.log(unit)
+def _fit(surface: Surface, z: Array, free: Array, y: Array, kind: Objective, unit: float) -> Estimate:
+    """The best of the minima from starts z (S, P) for y (n,) in ``unit``."""
+    P, heavy = int(free.sum()), kind.nu is not None
+    lower, upper = surface.lower, surface.upper
     if surface.n > 10 * ROWS:
         rows = np.linspace(0, surface.n - 1, ROWS).astype(int)
-        z, value, _ = minimise(
-            surface.rows(rows), z, y[rows], w=None if w is None else w[rows], free=free, iterations=60
-        )
+        z, value, _ = minimise(surface.rows(rows), z, y[rows], free=free, iterations=60)
         z = z[np.argsort(value)[:2]]
     if kind.delta is None:
-        z, value, _ = minimise(surface, z, y, w=w, free=free, iterations=60)
+        z, value, _ = minimise(surface, z, y, free=free, iterations=60)
         best = int(np.argmin(value))
         at_best, scale, delta = z[[best]], math.inf, math.inf
         for _ in range(30):
             r = y - surface.evaluate(at_best)[0][0]
-            new = proposal2(r, P)
+            new = kind.scale(r, P)
             if abs(new - scale) <= 1e-6 * new:
                 break
             scale = new
-            delta = HUBER_K * scale
-            at_best, _, _ = minimise(surface, at_best, y, w=w, delta=delta, free=free)
+            delta = kind.threshold(scale)
+            at_best, _, _ = minimise(surface, at_best, y, delta=delta, free=free, heavy=heavy)
         z = np.concatenate([z, at_best])
         ladder = [delta]
     else:
@@ -364,9 +330,9 @@ def _fit(surface: Surface, free: Array, at: Array, y: Array, loss: Any, kind: Ob
         ladder = [30 * delta, 5 * delta, delta] if math.isfinite(delta) else [delta]
     value, direct = np.zeros(len(z)), z
     for d in ladder:
-        z, value, _ = minimise(surface, z, y, w=w, delta=d, free=free)
+        z, value, _ = minimise(surface, z, y, delta=d, free=free, heavy=heavy)
     if len(ladder) > 1:  # the ladder finds the deep minimum; what else lies within 1 % of it is found without
-        more, values, _ = minimise(surface, direct, y, w=w, delta=delta, free=free)
+        more, values, _ = minimise(surface, direct, y, delta=delta, free=free)
         z, value = np.concatenate([z, more]), np.concatenate([value, values])
     best = int(np.argmin(value))
     r = y - surface.evaluate(z[[best]])[0][0]
@@ -411,9 +377,15 @@ def _optima(surface: Surface, z: Array, value: Array) -> list[dict]:
 
 
 def refit(
-    point: Estimate, y: Array, *, w: Array | None = None, delta: Array | float | None = None
+    point: Estimate,
+    y: Array,
+    *,
+    w: Array | None = None,
+    delta: Array | float | None = None,
+    means: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Warm refits of one estimate for log losses y (n,) or (S, n) and weights w (S, n). Returns z (S, P), converged."""
+    """Warm refits of one estimate for y (n,) or (S, n) as its own, counts w (S, n) of the rows and means (S, P) of the
+    priors. Returns z (S, P), converged."""
     S = len(w) if w is not None else len(np.atleast_2d(y))
     z, _, done = minimise(
         point.surface,
@@ -422,6 +394,8 @@ def refit(
         w=w,
         delta=point.delta if delta is None else delta,
         free=point.free,
+        heavy=point.objective.nu is not None,
+        means=means,
         iterations=60,
     )
     return z, done

@@ -7,19 +7,20 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import crossval, diagnose, laws
+from analysis import approaches, crossval, diagnose, laws, published, replicates
 from analysis import discrepancy as beyond_range
 from analysis.estimate import HUBER_K, estimate, refit
 from analysis.estimate import objective as parse_objective
+from analysis.influence import influence, of_curves
 from analysis.laws import Law
-from analysis.uncertainty import infer
+from analysis.uncertainty import SCHEMES, Inference, infer
 from scaling.errors import UserError
 from scaling.records import finite, read_json, write_atomic, write_json
 
@@ -52,6 +53,7 @@ class Fit:
         self.conventions: dict[str, Any] = card["conventions"]
         self.data: dict[str, Any] = card["data"]
         self.scope: dict[str, Any] = card["scope"]
+        self.seed = int(card["seed"])
         self.verdict: str = card["verdict"]
         # a card of before the term existed knows none
         self.discrepancy: dict[str, Any] = card.get("discrepancy") or beyond_range.term(card["law"], "off")
@@ -93,6 +95,19 @@ class Fit:
         lo, hi = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
         value = np.median(self.law.predict(self.draws, columns), axis=0)
         return {"value": value, "lo": np.minimum(lo, value), "hi": np.maximum(hi, value)}
+
+    def spread(self, quantity: Callable[[Array], Array], level: float) -> dict[str, float]:
+        """{"value", "lo", "hi"} of a function of parameters, (S, P) -> (S,): the draws' median and central interval."""
+        drawn = quantity(self.draws)
+        value, lo, hi = (float(np.quantile(drawn, q)) for q in (0.5, (1 - level) / 2, (1 + level) / 2))
+        return {"value": value, "lo": lo, "hi": hi}
+
+    def reduced(self, law: str) -> Fit:
+        """This fit as one of a law whose parameters are among its own: ``lr_loss`` at its best rate is chinchilla."""
+        names = laws.get(law).names
+        card = {**self._card, "law": law, "params": {name: self._card["params"][name] for name in names}}
+        draws = self.draws[:, [self.law.index(name) for name in names]]
+        return Fit(card, draws, self.sigma_run, self.sigma_stem)
 
     def card(self) -> dict[str, Any]:
         """The card as plain JSON values (a copy)."""
@@ -145,43 +160,48 @@ def fit(
     seed: int = 0,
     scheme: str = "auto",
     discrepancy: str | float = "auto",
+    weights: str = "none",
 ) -> Fit:
     """Fits ``law`` to the rows of ``runs.table`` (columns of the law, ``loss``, optional stem, seed, epochs ...).
 
-    ``objective``: auto (Huber adapted to the noise), squares, huber:<delta>. ``fixed`` holds parameters at values,
-    ``priors`` are normal ones, {name: (mean, standard deviation)}, on exponents, scales and the floor.
-    ``scheme``: auto, or likelihood-t, profile-t, delta-t, bootstrap on request. ``discrepancy``:
-    auto (learned over real studies), off, or a scale of log loss per e-fold beyond the runs. Deterministic in ``seed``.
+    ``objective``: auto (Huber adapted to the noise), squares, huber:<delta>, student or student:<nu>, each with raw:
+    before it for residuals of the loss itself. ``fixed`` holds parameters at values, ``priors`` are normal ones,
+    {name: (mean, standard deviation)}, on exponents, scales and the floor. ``scheme``: auto, or likelihood-t,
+    profile-t, delta-t, bootstrap, bootstrap-runs, jackknife-t on request; ``all`` is auto with the intervals of the
+    others on the card beside it. ``discrepancy``: auto (learned over real studies), off, or a scale of log loss per
+    e-fold beyond the runs.
+    ``weights``: none, seeds (``replicates.weights``) or a column of precisions. Deterministic in ``seed``.
     Raises UserError for too few rows or values, bad numbers, or rows that may not be fitted.
     """
-    form, kind = laws.get(law), parse_objective(objective)
-    fixed = dict(fixed or {})
+    form, kind = _in_column(laws.get(law), runs.table), parse_objective(objective)
+    fixed, priors = dict(fixed or {}), dict(priors or {})
     wrong = beyond_range.term(form.name, discrepancy)
     if not 0.5 <= level < 1:
         raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
+    if seed < 0:
+        raise UserError("seed", seed, "must be zero or more")
+    if scheme not in (*SCHEMES, "all"):
+        raise UserError("scheme", scheme, f"choose one of {', '.join(SCHEMES)}, all")
     table = _checked(runs, form, fixed)
-    point = estimate(form, table, table["loss"], kind, fixed=fixed, priors=priors)
+    loss = table["loss"].to_numpy(dtype=np.float64)
+    w, weighing = replicates.weights(weights, loss / loss.mean() if kind.raw else np.log(loss), table, form.columns)
+    point = estimate(form, table, loss, kind, fixed=fixed, priors=priors, w=w)
     y = point.y
-    inference = infer(point, y, table, draws=DRAWS, seed=seed, scheme=scheme, level=level)
-    value = inference.theta_hat
-    draws = inference.theta
-    tail = [(1 - level) / 2, (1 + level) / 2]
-    params = {}
-    for i, p in enumerate(form.params):
-        lo, hi = inference.profiled.get(p.name) or np.quantile(draws[:, i], tail)
-        params[p.name] = _cell(value[i], lo, hi, p.unit)
-    derived = _derived(form, value, draws, table, tail, inference.profiled)
+    how: dict[str, Any] = {"draws": DRAWS, "seed": seed, "level": level}
+    inference = infer(point, y, table, scheme="auto" if scheme == "all" else scheme, **how)
+    value, draws = inference.theta_hat, inference.theta
+    params, derived = _numbers(form, inference, table, level)
     noise = _noise(point, inference, y, table)
     intervals = {**params, **{k: v for k, v in derived.items() if "value" in v}}
     ids = diagnose.names_of(table)
-    influential = diagnose.influence(point, y, ids)
+    influential = of_curves(point, y, inference) if getattr(form, "curve", None) else influence(point, y, ids)
     warnings = diagnose.diagnose(
         point, inference, y, table, level=level, noise=noise, influential=influential, intervals=intervals
     )
     warnings = [*runs.warnings, *warnings]
     fitted = np.atleast_1d(form.predict(value, table))
     residual = np.log(table["loss"].to_numpy(dtype=np.float64)) - np.log(fitted)
-    named = [c for c in dict.fromkeys(("N", "D", "C", *form.columns)) if c in table]
+    named = [c for c in dict.fromkeys(("N", "D", "C", "step", *form.columns)) if c in table and c not in _arrays(table)]
     card = {
         "schema": 1,
         "kind": "fit",
@@ -190,7 +210,7 @@ def fit(
         "source": form.source,
         "params": params,
         "fixed": {k: float(v) for k, v in fixed.items()},
-        "priors": {k: [float(v) for v in pair] for k, pair in (priors or {}).items()},
+        "priors": {k: [float(v) for v in pair] for k, pair in priors.items()},
         "derived": derived,
         "derived_note": form.no_optimum or "C = 6 N D on the card's N",
         "interval": {
@@ -198,6 +218,7 @@ def fit(
             "scheme": inference.scheme,
             "df": inference.df,
             "reason": inference.reason,
+            "asked": scheme,
         },
         "objective": {
             "name": kind.name,
@@ -205,6 +226,8 @@ def fit(
             "value": point.value,
             "rms_log_residual": float(np.sqrt(np.mean(residual**2))),
         },
+        "weights": weighing,
+        "evaluation": _evaluation(table),
         "optima": point.optima,
         "warnings": _plain(warnings),
         "verdict": diagnose.verdict(form, intervals, warnings, noise, level),
@@ -219,21 +242,66 @@ def fit(
         "scope": _scope(table),
         "noise": noise,
         "discrepancy": wrong,
-        "runs": [
-            {
-                "run": ids[i],
-                **{c: float(table[c].iloc[i]) for c in named},
-                "loss": float(table["loss"].iloc[i]),
-                "fitted": float(fitted[i]),
-                "residual_log": float(residual[i]),
-            }
-            for i in range(len(table))
-        ],
+        "runs": _rows(ids, table.loc[:, named], loss=loss, fitted=fitted, residual_log=residual),
         "influence": _plain(influential),
+        "published": published.beside(form.name, intervals),
         "draws": {"file": None, "sha256": None},
         "seed": seed,
     }
-    return Fit(card, draws, inference.sigma, inference.sigma_stem)
+    if w is not None:
+        for row, weight in zip(card["runs"], w):
+            row["weight"] = float(weight)
+    if scheme == "all":
+        card["schemes"] = {inference.scheme: _scheme(inference, params, derived)}
+        for other in SCHEMES[1:]:
+            grouped = inference.groups is not None and len(inference.groups.names) > 2
+            if other not in card["schemes"] and (grouped or other not in ("bootstrap-runs", "jackknife-t")):
+                at = infer(point, y, table, scheme=other, **how)
+                card["schemes"][other] = _scheme(at, *_numbers(form, at, table, level))
+    made = Fit(card, draws, inference.sigma, inference.sigma_stem)
+    if (differs := approaches.disagreement(runs, made)) is not None:
+        made.warnings.append(_plain(differs))
+    return made
+
+
+def _arrays(table: pd.DataFrame) -> set[str]:
+    """Columns whose cells hold an array, as a law of whole schedules has them."""
+    return {str(c) for c in table if len(table) and isinstance(table[c].iloc[0], np.ndarray)}
+
+
+def _rows(ids: list[str], table: pd.DataFrame, **more: Array) -> list[dict[str, Any]]:
+    columns = {**{str(c): table[c].to_numpy(dtype=np.float64) for c in table}, **more}
+    names = ("run", *columns)
+    return [dict(zip(names, row)) for row in zip(ids, *(v.tolist() for v in columns.values()))]
+
+
+def _numbers(law: Law, at: Inference, table: pd.DataFrame, level: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and derived numbers with the intervals of one scheme."""
+    value, draws, tail = at.theta_hat, at.theta, [(1 - level) / 2, (1 + level) / 2]
+    params = {}
+    for i, p in enumerate(law.params):
+        lo, hi = at.profiled.get(p.name) or np.quantile(draws[:, i], tail)
+        params[p.name] = _cell(value[i], lo, hi, p.unit)
+    return params, _derived(law, value, draws, table, tail, at.profiled)
+
+
+def _scheme(at: Inference, params: dict[str, Any], derived: dict[str, Any]) -> dict[str, Any]:
+    """A scheme's intervals, for the card's comparison of schemes."""
+    shown = {**params, **{k: v for k, v in derived.items() if "value" in v}}
+    return {"df": at.df, "reason": at.reason, "intervals": shown}
+
+
+def _evaluation(table: pd.DataFrame) -> dict[str, Any] | None:
+    """The evaluation set's own error: common to all runs, so it moves the floor once and weighs no run."""
+    if "loss_se" not in table:
+        return None
+    se = np.asarray(table["loss_se"], dtype=np.float64)
+    se = se[np.isfinite(se)]
+    note = (
+        "of the loss on one evaluation set that all runs share: other text would have shifted every loss, and so the "
+        "floor, by this much, once; it weighs no run and is in no interval"
+    )
+    return {"se": float(np.median(se)), "note": note} if len(se) else None
 
 
 def _cell(value: float, lo: float, hi: float, unit: str) -> dict[str, Any]:
@@ -246,13 +314,26 @@ def _cell(value: float, lo: float, hi: float, unit: str) -> dict[str, Any]:
     }
 
 
+def _in_column(law: Law, table: pd.DataFrame) -> Law:
+    """A law of x in the one column of the table that x can be; as it is where there is no such column or several."""
+    if law.columns != ("x",) or "x" in table:
+        return law
+    known = [c for c in ("N", "D", "C") if c in table]
+    others = [c for c in table if table[c].dtype.kind in "fiu" and c not in ("seed", "loss_se")]
+    others = [c for c in others if not table[c].equals(table["loss"])]  # the loss, under this name or the table's own
+    found = known or others
+    return laws.single(law, str(found[0])) if len(found) == 1 else law
+
+
 def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
     """The rows to fit. UserError names the row and column of a bad number."""
     table = runs.table.reset_index(drop=True)
     for column in (*law.columns, "loss"):
         if column not in table:
-            hint = "" if column != "x" else "; name one, such as power:C"
+            hint = "" if column != "x" else f"; say which of them is x, such as {law.name}:C"
             raise UserError("column", column, f"the table has {', '.join(map(str, table.columns))}{hint}")
+        if column in _arrays(table):
+            continue
         values = np.asarray(pd.to_numeric(pd.Series(table[column]), errors="coerce"), dtype=np.float64)
         bad = ~(np.isfinite(values) & ((values > 0) | (column in getattr(law, "signed", ()))))
         if bad.any():
@@ -269,7 +350,7 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
     if len(table) < P + 1:
         raise UserError("rows", len(table), f"law {law.name} has {P} free parameters and needs {P + 1} runs or more")
     for column in law.columns:
-        if len(diagnose.levels(table[column], 1e-6)) < 2:
+        if column not in _arrays(table) and len(diagnose.levels(table[column], 1e-6)) < 2:
             raise UserError(column, f"{table[column].iloc[0]} in every row", "vary it, or fit another law")
     return table
 
@@ -389,11 +470,12 @@ def _held_out(f: Fit, card: dict[str, Any]) -> tuple[Array, dict[str, float | No
     table = pd.DataFrame(card["runs"])
     kind = parse_objective(card["objective"]["name"].replace("huber:auto", "auto"))
     priors = card.get("priors") or {}
-    point = estimate(f.law, table, table["loss"], kind, fixed=card["fixed"], priors=priors)
+    w = table["weight"].to_numpy(dtype=np.float64) if card.get("weights") else None
+    point = estimate(f.law, table, table["loss"], kind, fixed=card["fixed"], priors=priors, w=w)
     y = point.y
     out: dict[str, float | None] = {"loo_rms": None, "rolling_rms": None, "rolling_crps": None}
     out["rolling_crps"] = crossval.rolling(
-        table, f.law, objective=kind, fixed=card["fixed"], setting=f.discrepancy["k"], seed=int(card["seed"])
+        table, f.law, objective=kind, fixed=card["fixed"], priors=priors, setting=f.discrepancy["k"], seed=card["seed"]
     )["crps"]
     n = len(y)
     if n <= 400:

@@ -179,3 +179,38 @@ def get(name: str) -> Published:
 def of(law: str) -> list[Published]:
     """Published coefficients of a functional form, ``growth`` standing for ``growth:C`` too."""
     return [p for p in REGISTRY.values() if p.law.partition(":")[0] == law.partition(":")[0]]
+
+
+def beside(law: str, intervals: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every published fit of the form ``law`` beside a fit made here, of ``intervals`` {name: {"value", "lo", "hi"}}.
+
+    Each {"name", "source", "runs", "note", "params": {name: {"published", "interval", "here", "says"}}, "verdict"}.
+    ``says`` is agrees, or which interval excludes the other's value. What was held fixed is left out. That two fits
+    differ is no fault of either where their runs are not the same.
+    """
+    out = []
+    for entry in (p for p in REGISTRY.values() if p.law == law):
+        cells = {}
+        for name, value in entry.params.items():
+            here = intervals.get(name) or {}
+            lo, hi = here.get("lo"), here.get("hi")
+            if here.get("value") is None or (lo is not None and lo == hi):
+                continue
+            ends = entry.intervals.get(name)
+            ours = (lo is not None and value < lo) or (hi is not None and value > hi)
+            theirs = ends is not None and not ends[0] <= here["value"] <= ends[1]
+            says = {
+                (False, False): "agrees", (True, False): "outside the interval here",
+                (False, True): "outside the published interval", (True, True): "outside both intervals",
+            }[ours, theirs]  # fmt: skip
+            cells[name] = {
+                "published": value, "interval": list(ends) if ends else None, "here": here["value"], "says": says,
+            }  # fmt: skip
+        if cells:
+            alike = [k for k, c in cells.items() if c["says"] == "agrees"]
+            apart = [k for k in cells if k not in alike]
+            said = [f"{word} in {', '.join(names)}" for word, names in (("agrees", alike), ("differs", apart)) if names]
+            verdict = "; ".join(said)
+            out.append({"name": entry.name, "source": entry.source, "runs": entry.runs, "note": entry.note,
+                        "params": cells, "verdict": verdict})  # fmt: skip
+    return out

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import sealed, suspect, tables
+from analysis import curve_tables, sealed, suspect, tables
+from analysis.laws import Law, get
 from analysis.select import select
 from scaling.errors import UserError
 from scaling.records import Record, read_json, records
@@ -27,8 +28,9 @@ class Runs:
     """Rows that a law may be fitted to.
 
     Attributes:
-      table: one row a run; columns ``run, N, D, C, loss`` always (float64 but ``run``), others where known. ``stem``
-        names what rows share their noise with: the stem of a branch, or the run of several checkpoints.
+      table: one row a run; columns ``run, N, D, C, loss`` (float64 but ``run``; N, D and C may be missing where the law
+        needs none), others where known. ``stem`` names what rows share their noise with: the stem of a branch, or the
+        run of several checkpoints.
       dropped: ``{"row", "reason"}`` of every row that was left out.
       conventions: what N, D, C and loss mean here, in words; of a work directory also ``n``, the name of its count N.
       source, dataset: where the rows came from; ``dataset`` is None where the table does not say.
@@ -55,6 +57,8 @@ def load(
     dataset: str | None = None,
     n: str = "nonembedding",
     columns: Mapping[str, str] | None = None,
+    law: str | Law | None = None,
+    warmup: int | None = None,
 ) -> Runs:
     """Reads the runs of a work directory, or of a .csv, .tsv, .jsonl or .parquet table.
 
@@ -64,18 +68,25 @@ def load(
       dataset: which data set; a work directory defaults to the first one that its study declares. Never mixed.
       n: which parameters are N: ``nonembedding``, ``total``, ``active``, ``trainable``, a parameter group of the
         records, or a column of the table. In a table without such a column ``nonembedding`` means its column N.
-      columns: names in the table of N, D, C, loss where they are called otherwise, such as ``{"loss": "loss_c4"}``.
+      columns: names in the table of N, D, C, loss and the law's columns where they are called otherwise, such as
+        ``{"loss": "loss_c4"}``.
+      law: what the table is for: N and D are needed only where this law has them. A law of learning curves takes a
+        table of logged steps or of arrays (``curve_tables``) and makes its columns.
+      warmup: of learning curves: steps of a linear rise from 0 to the first rate in the table.
 
     Raises:
       UserError: no such path, an unusable table (line and column are named), a selection of nothing.
     """
     path = Path(path)
     if path.is_dir():
+        if law is not None and getattr(get(law), "curve", None):
+            raise UserError("law", get(law).name, "needs a table of learning curves; a work directory has final losses")
         return _load_workdir(path, where, dataset, n)
     if not path.exists():
         raise UserError("path", path, "does not exist; give a work directory or a .csv, .tsv, .jsonl, .parquet table")
     frame, lines = tables.read(path)
-    return from_frame(frame, where=where, dataset=dataset, n=n, columns=columns, source=str(path), rows=lines)
+    more: dict[str, Any] = {"law": law, "warmup": warmup, "source": str(path), "rows": lines}
+    return from_frame(frame, where=where, dataset=dataset, n=n, columns=columns, **more)
 
 
 def from_frame(
@@ -85,6 +96,8 @@ def from_frame(
     dataset: str | None = None,
     n: str = "nonembedding",
     columns: Mapping[str, str] | None = None,
+    law: str | Law | None = None,
+    warmup: int | None = None,
     source: str = "memory",
     rows: list[str] | None = None,
 ) -> Runs:
@@ -92,8 +105,13 @@ def from_frame(
     if len(frame) == 0:
         raise UserError("table", source, "has no rows; give one line a run with N, D and loss")
     rows = rows or [f"row {i + 1}" for i in range(len(frame))]
+    form = None if law is None else get(law)
+    if form is not None and getattr(form, "curve", None):
+        return _curves(frame, form, rows, dict(columns or {}), where, dataset, warmup, source)
+    if warmup is not None:
+        raise UserError("warmup", warmup, "is for laws of learning curves (annealing, multipower)")
     cells: Any = frame.reset_index(drop=True)
-    given, conventions = tables.name_columns(cells, n, dict(columns or {}))
+    given, conventions = tables.name_columns(cells, n, dict(columns or {}), form)
     raw = {name: cells[column] for name, column in given.items()}
     table: Any = pd.DataFrame({c: tables.typed(cells[c]) for c in cells.columns})
     for name, column in raw.items():
@@ -109,6 +127,10 @@ def from_frame(
         keep &= tables.dataset_mask(table, dataset)
     if not keep.any():
         raise UserError("where" if where else "table", where or source, f"leaves none of the {len(table)} rows")
+    if form is not None and not {"N", "D"} <= set(form.columns):  # what this law does not look at is not wrong in it
+        for name in {"N", "D", "C"} & set(raw) - set(form.columns):
+            if not bool((table.loc[keep, name] > 0).all()):
+                del raw[name], table[name], conventions[name]
     tables.reject_bad_cells(table, raw, keep, rows)
     dropped += tables.duplicates(cells, keep, rows)
     if "dataset" in table and dataset is None:
@@ -116,13 +138,14 @@ def from_frame(
         if len(found) > 1:
             raise UserError("dataset", ", ".join(found), "losses on different data are never mixed; choose one")
         dataset = found[0]
-    with np.errstate(over="ignore"):
-        table["C_6ND"] = 6.0 * table["N"] * table["D"]
-    for i in np.flatnonzero(keep & ~(np.isfinite(table["C_6ND"]) & (table["C_6ND"] > 0))):
-        what = f"N {table['N'][i]:g} and D {table['D'][i]:g}"
-        raise UserError(rows[i], what, "have no finite compute; check their units")
-    if "C" not in table:
-        table["C"] = table["C_6ND"]
+    if "N" in table and "D" in table:
+        with np.errstate(over="ignore"):
+            table["C_6ND"] = 6.0 * table["N"] * table["D"]
+        for i in np.flatnonzero(keep & ~(np.isfinite(table["C_6ND"]) & (table["C_6ND"] > 0))):
+            what = f"N {table['N'][i]:g} and D {table['D'][i]:g}"
+            raise UserError(rows[i], what, "have no finite compute; check their units")
+        if "C" not in table:
+            table["C"] = table["C_6ND"]
     if "run" in table:
         table["run"] = table["run"].astype(str)
     else:
@@ -235,6 +258,12 @@ def _load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str)
         "C": "exact training FLOPs of D tokens, by the family's own count",
         "loss": f"{headline} on the evaluation set, {unit}",
     }
+    if "lr_regret_hi" in table:
+        worst = table.loc[table["lr_regret_hi"].astype(float).idxmax()]
+        conventions["learning rate"] = (
+            f"of a tuned recipe; the most regret is at N {worst['N']:.4g}, D {worst['D']:.4g}: "
+            f"{worst['lr_regret']:.2%} of the loss, at most {worst['lr_regret_hi']:.2%}"
+        )
     return _finish(table, dropped, conventions, str(workdir), dataset)
 
 
@@ -280,6 +309,8 @@ def _row(run: str, manifest: dict[str, Any], n: str) -> dict[str, Any]:
             "epochs": tokens.get("epochs"),
             "learning_rate": recipe.get("learning_rate"),
             "batch": recipe.get("batch"),
+            "lr_regret": (manifest.get("regret") or {}).get("value"),
+            "lr_regret_hi": (manifest.get("regret") or {}).get("hi"),
             "steps": manifest.get("steps"),
             "schedule": recipe.get("schedule"),
             "width": config.get("width", config.get("d")),
@@ -325,9 +356,34 @@ def _finish(
     source: str,
     dataset: str | None,
 ) -> Runs:
-    first = ["run", "N", "D", "C", "loss"]
+    first = [c for c in ("run", "N", "D", "C", "loss") if c in table]
     table = table[first + [c for c in table.columns if c not in first]].reset_index(drop=True)
-    values = table[["N", "D", "C", "loss"]].to_numpy(dtype="<f8")
+    named = first[1:-1] or [c for c in table.columns if c != "loss" and table[c].dtype.kind in "fiu"]
+    values = table[[*named, "loss"]].to_numpy(dtype="<f8")
     values = values[np.lexsort(values.T[::-1])]
     sha256 = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    return Runs(table, dropped, conventions, source, dataset, sha256, suspect.warnings(table))
+    found = suspect.warnings(table) if {"N", "D"} <= set(table) else []
+    return Runs(table, dropped, conventions, source, dataset, sha256, found)
+
+
+def _curves(
+    frame: Any,
+    law: Law,
+    rows: list[str],
+    columns: dict[str, str],
+    where: str | None,
+    dataset: str | None,
+    warmup: int | None,
+    source: str,
+) -> Runs:
+    if dataset is not None:
+        raise UserError("dataset", dataset, "is not known of learning curves; choose rows with --where")
+    if warmup is not None and warmup < 1:
+        raise UserError("warmup", warmup, "must be a number of steps, at least 1")
+    table, dropped, warnings, sha256 = curve_tables.read(frame, law, rows, columns, where, warmup, source)
+    conventions = {
+        "loss": f"column {columns.get('loss', 'loss')} of the table, at the logged steps",
+        "learning_rate": "of every step, linear between the logged ones"
+        + (f", after a linear rise from 0 over {warmup} steps" if warmup else ""),
+    }
+    return Runs(table, dropped, conventions, source, None, sha256, warnings)

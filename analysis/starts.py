@@ -14,7 +14,7 @@ import numpy as np
 Array = np.ndarray
 ROWS = 2000  # rows that starts look at
 _NUMBERS = 3_000_000  # in one grid of bases
-_MOST = 6000  # points of a grid
+_MOST, _FEW = 6000, 300  # points of a grid; of a scatter for a law that is costly
 
 
 def starts(surface: Any, y: Array, free: Array, fixed: Array, *, count: int = 12, points: int = 12) -> Array:
@@ -27,7 +27,8 @@ def starts(surface: Any, y: Array, free: Array, fixed: Array, *, count: int = 12
     grid, shape = _grid(surface, y, free, fixed, linear, points)
     rows = np.linspace(0, n - 1, min(n, ROWS, max(40, _NUMBERS // len(grid)))).astype(int)
     amplitude, best = np.empty((len(grid), len(linear))), np.empty(len(grid))
-    step = max(1, _NUMBERS // (len(rows) * max(len(linear), 1)))
+    wide = max(1, getattr(surface, "size", n) // max(n, 1))
+    step = max(1, _NUMBERS // (len(rows) * max(len(linear), 1) * wide))
     for s in range(0, len(grid), step):
         part = slice(s, s + step)
         with np.errstate(over="ignore", invalid="ignore"):  # far corners of a grid have no finite loss
@@ -66,7 +67,8 @@ def _grid(
     open_ = [i for i, ends in zip(others, axes) if ends is not None]
     ranges = [ends for ends in axes if ends is not None]
     if len(open_) > 4:
-        unit = np.random.default_rng(0).random((_MOST if not getattr(law, "slow", False) else 300, len(open_)))
+        costly = getattr(law, "slow", False) or getattr(law, "curve", None)
+        unit = np.random.default_rng(0).random((_MOST if not costly else _FEW, len(open_)))
         columns, shape = (
             [_spread(surface, i, ends, unit[:, j]) for j, (i, ends) in enumerate(zip(open_, ranges))],
             (-1,),

@@ -18,6 +18,9 @@ BITS = float(np.log(1 / np.log(2)))  # of log loss between bits and nats
 CLEAN, SHARE = 0.06, 0.4  # rms of log loss that is left, at most, and the share of what it was before
 MANY = 5000  # rows above which units are not looked at one by one
 MOST = 0.4  # share of rows that can be the odd ones
+STRAY, RATIO = 10.0, 3.0  # factors by which a stray N, D, D/N or C/6ND lies off all others, at least
+ALONE = 3.0  # times the logarithm of the widest gap among the others
+FEW = 0.02  # share of rows that can be stray, or one row
 
 
 def reject_mixed_scales(table: Any, raw: Mapping[str, Any], keep: Any, rows: list[str]) -> None:
@@ -46,8 +49,48 @@ def reject_mixed_scales(table: Any, raw: Mapping[str, Any], keep: Any, rows: lis
 
 
 def warnings(table: Any) -> list[dict[str, Any]]:
-    """Named warnings of a table of runs with columns run, N, D, loss."""
-    return [*_bits(table), *_repeated(table)]
+    """Named warnings of a table of runs with columns run, N, D, C, loss."""
+    return [*_stray(table), *_bits(table), *_repeated(table)]
+
+
+def _stray(table: Any) -> list[dict[str, Any]]:
+    """Rows that lie far off all others in N, D, D/N or C/6ND, where the others leave no such gap: a slip of some zeros.
+
+    It may be a run that is right and alone: then it rules the fit. A row is named for the first of these only.
+    """
+    if len(table) < 8:
+        return []
+    n, d, c = (np.log(np.asarray(table[name], dtype=float)) for name in ("N", "D", "C"))
+    looked = (("N", n, STRAY), ("D", d, STRAY), ("D/N", d - n, STRAY), ("C/6ND", c - n - d - np.log(6.0), RATIO))
+    out, named = [], np.zeros(len(table), dtype=bool)
+    for what, values, least in looked:
+        for side, few in _apart(values, least):
+            if named[few].any():
+                continue
+            named[few] = True
+            rows = [str(v) for v in table["run"].iloc[few]]
+            far = np.exp(np.abs(side * values[few] - np.delete(side * values, few).max()).min())
+            cells = ", ".join(f"{row} ({np.exp(values[i]):.4g})" for row, i in zip(rows[:5], few))
+            where = "above" if side > 0 else "below"
+            message = (
+                f"{'column' if len(what) == 1 else 'columns'} {what}: {len(few)} of {len(values)} rows ({cells}) "
+                f"{'lies' if len(few) == 1 else 'lie'} {far:.2g} times {where} the others, which leave no such gap: a "
+                "slip of some zeros, or a unit? Mend it or leave it out (--where); if it is right, it rules the fit"
+            )
+            out.append({"name": "stray_value", "message": message, "column": what, "rows": rows})
+    return out
+
+
+def _apart(values: Any, least: float) -> list[tuple[int, Any]]:
+    """(+1 above or -1 below, indices) of the few values (n,) beyond a gap that the others nowhere leave."""
+    order, most, found = np.argsort(values, kind="stable"), max(1, int(FEW * len(values))), []
+    gaps = np.diff(values[order])
+    for side, few, gap in ((1, order[::-1], gaps[::-1]), (-1, order, gaps)):
+        cut = int(np.argmax(gap[:most]))
+        others = np.delete(gaps, len(gaps) - 1 - cut if side > 0 else cut)
+        if gap[cut] >= np.log(least) and gap[cut] > ALONE * others.max():
+            found.append((side, np.sort(few[: cut + 1])))
+    return found
 
 
 def _bits(table: Any) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ ALIASES = {
     "C": ("c", "flops", "training_flops", "train_flops"),
     "loss": ("loss", "eval_loss", "val_loss", "validation_loss", "test_loss", "final_loss"),
 }
+OTHERS = ("run", "stem", "seed", "dataset", "unique_tokens", "epochs", "learning_rate", "batch")  # of any law
 COPIES = {"lr": "learning_rate", "U": "unique_tokens"}  # a second, canonical name beside the one in the table
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-"}
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -88,12 +89,20 @@ def _read_jsonl(path: Path) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows, dtype=object), lines
 
 
-def name_columns(frame: Any, n: str, columns: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Which column of the table is N, D, C and loss, and the conventions in words."""
+def name_columns(frame: Any, n: str, columns: dict[str, str], law: Any = None) -> tuple[dict[str, str], dict[str, str]]:
+    """Which column of the table is N, D, C, loss and whatever else ``columns`` names; the conventions in words.
+
+    N and D must be there, or the columns of ``law`` where one is given; its ``x`` is found when it is fitted.
+    """
     present = [str(c) for c in frame.columns]
+    own = () if law is None else law.columns
+    needed = REQUIRED if law is None else (*(c for c in own if c in ALIASES), "loss")
+    known = tuple(dict.fromkeys((*ALIASES, *own, *OTHERS)))
     for name, column in columns.items():
-        if name not in ALIASES or column not in present:
-            raise UserError("columns", f"{name}: {column}", f"N, D, C or loss is one of {', '.join(present)}")
+        if name not in known:
+            raise UserError("columns", f"{name}={column}", f"is for {', '.join(known)}")
+        if column not in present:
+            raise UserError("columns", f"{name}={column}", f"the table's columns are {', '.join(present)}")
     if n in present:
         columns.setdefault("N", n)
     elif f"N_{n}" in present:
@@ -107,17 +116,19 @@ def name_columns(frame: Any, n: str, columns: dict[str, str]) -> tuple[dict[str,
         if len(matches) > 1:
             raise UserError("column", ", ".join(matches), f"could each be {name}; rename one of them to {name}")
         columns[name] = matches[0]
-    for name in REQUIRED:
-        if name not in columns:
+    for name in needed:
+        if name not in columns and not (name == "C" and {"N", "D"} <= set(columns)):
             close = [c for c in present if name.lower() in c.lower()] if name == "loss" else []
             hint = f"rename {' or '.join(close)} to {name}" if close else f"its columns are {', '.join(present)}"
-            raise UserError("table", f"no column {name}", f"a fit needs N, D and loss; {hint}")
-    conventions = {
-        "N": f"column {columns['N']} of the table",
-        "D": f"column {columns['D']} of the table",
-        "C": f"column {columns['C']} of the table" if "C" in columns else "6ND, as the table has no C",
-        "loss": f"column {columns['loss']} of the table",
-    }
+            hint += f"; say which one with --columns={name}=COLUMN"
+            if law is not None and len(own) > 1:
+                hint += ", or fit a law of one variable, such as --law=power_floor"
+            who = "a fit" if law is None else f"law {law.name}"
+            wanted = " and ".join(needed) if len(needed) < 3 else f"{', '.join(needed[:-1])} and {needed[-1]}"
+            raise UserError("table", f"no column {name}", f"{who} needs {wanted}; {hint}")
+    conventions = {name: f"column {columns[name]} of the table" for name in ALIASES if name in columns}
+    if "C" not in columns and {"N", "D"} <= set(columns):
+        conventions["C"] = "6ND, as the table has no C"
     return columns, conventions
 
 

@@ -11,12 +11,17 @@ the likelihood with the noise variance integrated out (hence t, not normal, tail
 surface of fitted values (Jeffreys' weight |G'G|^1/2: no choice of coordinates matters, and a flat valley gets no
 weight for being long). rho is the variance of a stem (or size) effect over that of a run; sqrt(rho) has a half-Cauchy
 weight of scale 1 (Gelman 2006: the choice for few groups), so that the few degrees of freedom between stems widen the
-intervals by themselves, without a formula, and cost little where stems make no difference. Sampled by an ensemble of
-walkers (Goodman and Weare 2010 stretch moves and ter Braak 2006 differences). Coverage: benchmarks/coverage.json.
+intervals by themselves, without a formula, and cost little where stems make no difference. With rho the power is
+(n - 1) / 2: the ratio takes a degree of freedom, which a flat weight of the noise gives back in place of 1 / sigma.
+Sampled by an ensemble of walkers (Goodman and Weare 2010 stretch moves and ter Braak 2006 differences) in coordinates
+in which flat valleys are straight (``straight.py``). Coverage: benchmarks/coverage.json.
 
 **profile-t** on request: intervals of exponents, floor and a by profiling the same sum of squares, draws as above.
 **delta-t** (more than 100 rows): t draws around the estimate from the sandwich covariance, or from the GLS covariance
-when rows share stems. **bootstrap**: by cluster where clusters are more than 20; ``bootstrap-runs`` ignores clusters.
+when rows share stems; above 50,000 rows on many stems from the sandwich over stems.
+**bootstrap**: by cluster where clusters are more than 20; ``bootstrap-runs`` ignores clusters.
+**jackknife-t** (learning curves, whose errors drift along a run): t draws with the covariance between the refits that
+leave out one run each (MacKinnon, Nielsen and Webb 2023, CV3, doi 10.1002/jae.2969), runs - 1 degrees of freedom.
 """
 
 from __future__ import annotations
@@ -27,68 +32,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
-from analysis.estimate import Estimate, huber, minimise, refit
+from analysis.estimate import Estimate, minimise, refit
+from analysis.groups import Groups, groups_of
 from analysis.laws import Law, Surface
+from analysis.straight import Straight
 from scaling.errors import UserError
 
 Array = np.ndarray
 SAMPLED_ROWS = 100
 MANY_CLUSTERS = 20
-SCHEMES = ("auto", "likelihood-t", "profile-t", "delta-t", "bootstrap", "bootstrap-runs")
+HUGE = 50_000  # rows above which no row is resampled
+SCHEMES = ("auto", "likelihood-t", "profile-t", "delta-t", "bootstrap", "bootstrap-runs", "jackknife-t")
 _ROOT = 30.0  # largest standard deviation of a stem effect, in those of a run, that is looked at
-
-
-@dataclass
-class Groups:
-    """Which rows share a stem or a size: ``codes`` (n,) in 0..len(names)-1."""
-
-    codes: Array
-    names: list[str]
-    kind: str
-    counts: Array = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.counts = np.bincount(self.codes, minlength=len(self.names)).astype(np.float64)
-        self._order = np.argsort(self.codes, kind="stable")
-        self._edges = np.concatenate([[0], np.cumsum(self.counts[:-1]).astype(int)])
-
-    def sums(self, x: Array) -> Array:
-        """Sums over groups of the last axis: (..., n) -> (..., groups)."""
-        return np.add.reduceat(x[..., self._order], self._edges, axis=-1)
-
-    def quadratic(self, r: Array, rho: Array | float) -> Array:
-        """r' V^-1 r over the last axis."""
-        shrink = self._shrink(rho)
-        return (r * r).sum(-1) - (shrink * self.sums(r) ** 2).sum(-1)
-
-    def log_det(self, rho: Array | float) -> Array:
-        return np.log1p(np.asarray(rho)[..., None] * self.counts).sum(-1)
-
-    def whiten(self, x: Array, rho: float) -> Array:
-        """V^-1/2 x for x (..., n): block by block I - u u' (1 - (1 + m rho)^-1/2), u = 1 / sqrt(m)."""
-        factor = (1 - 1 / np.sqrt(1 + self.counts * rho)) / self.counts
-        return x - (factor * self.sums(x))[..., self.codes]
-
-    def _shrink(self, rho: Array | float) -> Array:
-        rho = np.asarray(rho)[..., None]
-        return rho / (1 + rho * self.counts)
-
-
-def groups_of(table: pd.DataFrame) -> Groups | None:
-    """Rows that share a stem; without a stem column, rows of one N (and seed). None when no two rows share one."""
-    if "stem" in table and bool(np.any(table["stem"].notna())):
-        own = pd.Series([f"row {i}" for i in range(len(table))], index=table.index)
-        key, kind = table["stem"].where(table["stem"].notna(), own).astype(str), "stem"
-    elif "N" in table:
-        key, kind = table["N"].map(lambda v: f"{v:.9g}"), "size"
-        if "seed" in table:
-            key = key + " seed " + table["seed"].astype(str)
-    else:
-        return None
-    codes, names = pd.factorize(key, sort=True)
-    return Groups(codes, [str(v) for v in names], kind) if len(names) < len(table) else None
 
 
 @dataclass
@@ -110,6 +67,7 @@ class Inference:
     gram: Array
     free: Array
     profiled: dict[str, tuple[float, float]] = field(default_factory=dict)
+    left_out: Array | None = None  # (groups, P): the refits without each group, of the jackknife
 
     @property
     def theta_hat(self) -> Array:
@@ -139,18 +97,26 @@ def infer(
     surface, free = point.surface, point.free
     n, P = surface.n, int(free.sum())
     f = surface.evaluate(point.z[None])[0][0]
-    _, psi, slope = huber(y - f, point.delta)
-    pseudo = f + psi / max(slope.mean(), 0.5)
+    _, psi, slope = point.loss(y - f)
+    # of a law far off its runs few slopes are left: they are no measure then. Student's mean slope is nu / (nu + 3)
+    pseudo = f + psi / max(slope.mean(), 0.5 if point.objective.nu is None else 0.1)
     groups = groups_of(table)
     z_hat, rho = point.z, 0.0
     reason = f"{n} runs, none sharing a stem or a size"
     if groups is not None:
         reason = f"{n} runs on {len(groups.names)} {groups.kind}s"
-    chosen = scheme
+    chosen, clustered = scheme, False
     if scheme == "auto":
         many = groups is not None and len(groups.names) > MANY_CLUSTERS
-        chosen = "likelihood-t" if n <= SAMPLED_ROWS else "bootstrap" if many else "delta-t"
-    if groups is not None and not chosen.startswith("bootstrap"):
+        clustered = many and n > HUGE
+        chosen = "likelihood-t" if n <= SAMPLED_ROWS else "bootstrap" if many and not clustered else "delta-t"
+        if getattr(surface.law, "curve", None):
+            chosen, clustered = "jackknife-t" if groups is not None and len(groups.names) > 2 else "delta-t", False
+    if chosen == "jackknife-t" and (groups is None or len(groups.names) < 3):
+        raise UserError("scheme", scheme, "needs rows that share stems or sizes, three of them or more")
+    if groups is not None and clustered:
+        reason += f", scores summed by {groups.kind}"
+    elif groups is not None and not chosen.startswith(("bootstrap", "jackknife")):
         reason += f", each {groups.kind} with a random effect"
         rho = reml(surface, z_hat, pseudo, groups, free)
         if rho > 0:
@@ -179,7 +145,7 @@ def infer(
         rho=rho,
         sigma_hat=sigma_hat,
         pseudo=pseudo,
-        gram=white @ white.T + (0.0 if surface.penalty is None else np.diag(surface.penalty[1])),
+        gram=white @ white.T + _ridge(surface, rho),
         free=free,
     )
     inference.sigma_stem = inference.sigma * math.sqrt(rho)
@@ -187,7 +153,8 @@ def infer(
         inference.z, ratio = sample(inference, draws, rng)
         res = pseudo - surface.evaluate(inference.z)[0]
         quad = (res**2).sum(1) if groups is None else groups.quadratic(res, ratio)
-        inference.sigma = np.sqrt(np.maximum(quad, n * 1e-24) / rng.chisquare(n, draws))
+        freedom = n if groups is None else n - 1
+        inference.sigma = np.sqrt(np.maximum(quad, n * 1e-24) / rng.chisquare(freedom, draws))
         inference.sigma_stem = inference.sigma * np.sqrt(ratio)
         if groups is not None:
             _recentre(inference, float(np.median(ratio)))
@@ -200,10 +167,16 @@ def infer(
         kind = "runs" if clusters is None else f"{clusters.kind}s"
         note = f"percentiles of {draws} refits that resample {kind}, {100 * kept:.0f} % converged"
     else:
-        inference.z[:, free] += _t_draws(point, inference, y, G, draws, rng)
+        if chosen == "jackknife-t" and groups is not None:
+            inference.df = float(len(groups.names) - 1)
+        inference.z[:, free] += _t_draws(point, inference, y, G, draws, rng, clustered)
         inference.z = np.clip(inference.z, point.lower, point.upper)
         inference.z[:, ~free] = z_hat[~free]
-        note = f"more than {SAMPLED_ROWS} runs"
+        note = f"more than {HUGE if clustered else SAMPLED_ROWS} runs"
+        if getattr(surface.law, "curve", None):
+            note = "learning curves" + (
+                "" if chosen == "jackknife-t" else ", too few to leave one out: steps count as independent"
+            )
     inference.reason = ("asked for" if scheme != "auto" else note) + f"; {reason}"
     return inference
 
@@ -223,18 +196,41 @@ def _recentre(at: Inference, rho: float) -> None:
     G = surface.jacobian(surface.evaluate(at.z_hat[None])[1])[0]
     G[:, ~at.free] = 0.0
     white = groups.whiten(G.T, rho)
-    at.gram = white @ white.T + (0.0 if surface.penalty is None else np.diag(surface.penalty[1]))
+    at.gram = white @ white.T + _ridge(surface, rho)
     at.sigma_hat = max(math.sqrt(min(values) / max(surface.n - int(at.free.sum()), 1)), 1e-12)
 
 
-def _t_draws(point: Estimate, at: Inference, y: Array, G: Array, draws: int, rng: np.random.Generator) -> Array:
-    """t deviations (S, free) with the sandwich covariance of an M-estimate (Huber 1967), or GLS's with groups."""
+def _ridge(surface: Surface, rho: float) -> Array | float:
+    """What priors add to the normal equations in units of the run's variance; the penalty is in those of a row's."""
+    return 0.0 if surface.penalty is None else np.diag(surface.penalty[1] / (1 + rho))
+
+
+def _t_draws(
+    point: Estimate, at: Inference, y: Array, G: Array, draws: int, rng: np.random.Generator, clustered: bool
+) -> Array:
+    """t deviations (S, free) with the sandwich covariance of an M-estimate (Huber 1967), or GLS's with groups.
+
+    ``clustered``: the sandwich of the groups' sums of scores (Liang and Zeger 1986, doi 10.1093/biomet/73.1.13). The
+    jackknife's covariance is of refits without one group each.
+    """
     G, free = G[:, at.free], at.free
-    if at.groups is None:
-        _, psi, slope = huber(y - at.surface.evaluate(at.z_hat[None])[0][0], point.delta)
-        bread = np.linalg.pinv((G * slope[:, None]).T @ G, hermitian=True)
-        score = G * psi[:, None]
-        cover = bread @ (score.T @ score) @ bread * (len(y) / at.df)
+    if at.scheme == "jackknife-t" and at.groups is not None:
+        k = len(at.groups.names)
+        at.left_out = refit(point, y, w=1.0 - np.eye(k)[:, at.groups.codes])[0]
+        apart = at.left_out[:, free] - at.left_out[:, free].mean(0)
+        cover = apart.T @ apart * ((k - 1) / k)
+    elif at.groups is None or clustered:
+        _, psi, slope = point.loss(y - at.surface.evaluate(at.z_hat[None])[0][0])
+        bread, score = (G * slope[:, None]).T @ G, G * psi[:, None]
+        if clustered and at.groups is not None:
+            score = at.groups.sums(score.T).T
+        meat = score.T @ score
+        if at.surface.penalty is not None:
+            # a prior is one more observation: its score has the variance precision * scale^4
+            ridge = np.diag(at.surface.penalty[1][free])
+            bread, meat = bread + ridge, meat + ridge * point.scale**2
+        bread = np.linalg.pinv(bread, hermitian=True)
+        cover = bread @ meat @ bread * (len(score) / at.df)
     else:
         cover = np.linalg.pinv(at.gram[np.ix_(free, free)], hermitian=True) * at.sigma_hat**2
     values, vectors = np.linalg.eigh(cover)
@@ -252,7 +248,12 @@ def bootstrap(
     else:
         k = len(groups.names)
         w = rng.multinomial(k, np.full(k, 1 / k), size=draws).astype(np.float64)[:, groups.codes]
-    z, done = refit(point, y, w=w)
+    means = None
+    if point.surface.prior is not None:  # what the prior was made of is drawn anew, too
+        mean, precision = point.surface.prior
+        sd = np.divide(1.0, np.sqrt(precision), out=np.zeros_like(precision), where=precision > 0)
+        means = mean + sd * rng.standard_normal((draws, len(mean)))
+    z, done = refit(point, y, w=w, means=means)
     return z, float(done.mean())
 
 
@@ -263,7 +264,7 @@ def profile(at: Inference, level: float) -> dict[str, tuple[float, float]]:
     t^2 sigma^2. An end that is never reached is the bound. Pseudo-values make it serve robust fits.
     """
     surface, law = at.surface, at.surface.law
-    t = float(stats.t.ppf(0.5 + level / 2, at.df))
+    t = float(special.stdtrit(at.df, 0.5 + level / 2))
     out: dict[str, tuple[float, float]] = {}
     cover = np.linalg.pinv(at.gram[np.ix_(at.free, at.free)], rcond=1e-13, hermitian=True) * at.sigma_hat**2
     spread = np.zeros(surface.P)
@@ -290,6 +291,8 @@ def profile(at: Inference, level: float) -> dict[str, tuple[float, float]]:
     first, second = (surface.position[name] for name in _exponents(law))
     if not (at.free[first] and at.free[second]):
         return out
+    if surface.prior is not None and surface.prior[1][[first, second]].any():
+        return out  # the shared coordinate of the tied surface would carry the wrong prior: a is left to the draws
 
     def tied(value: float, start: Array) -> tuple[float, Array]:
         fixed = surface.tied({_exponents(law)[0]: 1 - value, _exponents(law)[1]: value})
@@ -316,7 +319,13 @@ def _exponents(law: Law) -> list[str]:
 
 def _rss(at: Inference, surface: Surface, z: Array) -> float:
     r = at.pseudo - surface.evaluate(z[None])[0][0]
-    return float((r * r).sum() if at.groups is None else at.groups.quadratic(r, at.rho))
+    return float((r * r).sum() if at.groups is None else at.groups.quadratic(r, at.rho)) + prior_cost(at, z)
+
+
+def prior_cost(at: Inference, z: Array) -> float:
+    """What the priors add to the residual sum of squares at coordinates z (P,)."""
+    penalty = at.surface.penalty
+    return 0.0 if penalty is None else float(((z - penalty[0]) ** 2 * penalty[1]).sum()) / (1 + at.rho)
 
 
 def _best(at: Inference, surface: Surface, start: Array, held: Array) -> Array:
@@ -414,6 +423,7 @@ def gls(surface: Surface, z: Array, y: Array, groups: Groups, rho: float, free: 
         return own + float(groups.quadratic(y - surface.evaluate(at[None])[0][0], rho))
 
     mean, weight = surface.penalty or (np.zeros(surface.P), np.zeros(surface.P))
+    weight = weight / (1 + rho)  # the penalty is in units of a row's variance, this sum in those of the run's part
     value, damping = quadratic(z), 0.0
     for _ in range(60):
         f, state = surface.evaluate(z[None])
@@ -439,19 +449,30 @@ def gls(surface: Surface, z: Array, y: Array, groups: Groups, rho: float, free: 
 
 
 def sample(
-    at: Inference, draws: int, rng: np.random.Generator, *, walkers: int = 128, burn: int = 200, thin: int = 16
+    at: Inference, draws: int, rng: np.random.Generator, *, walkers: int = 128, rounds: tuple[int, int] | None = None
 ) -> tuple[Array, Array]:
-    """Draws (S, P) of the coordinates and (S,) of the variance ratio from the density in the module's text."""
-    surface, z_hat, y, groups, free = at.surface, at.z_hat, at.pseudo, at.groups, at.free
-    which = np.flatnonzero(free)
+    """Draws (S, P) of the coordinates and (S,) of the variance ratio from the density in the module's text.
+
+    ``rounds``: to burn, and between two that are kept. By default what takes the ends of intervals to within 0.1 of
+    their half-width of those of 2500 rounds on designs that identify nothing.
+    """
+    surface, y, groups = at.surface, at.pseudo, at.groups
+    which = np.flatnonzero(at.free)
     P, n = len(which), surface.n
+    straight = Straight(surface, at.free)
+    u_hat = _start(at, straight)
+    burn, thin = rounds or ((100, 12) if straight.bent else (400, 24))
     dim = P + (groups is not None)
     # a sum of squares below rounding is a perfect fit: give it the noise of float64 losses instead of a singularity
     tiny = n * 1e-24
 
+    def coordinates(x: Array) -> tuple[Array, Array]:
+        u = np.tile(u_hat, (len(x), 1))
+        u[:, which] = x[:, :P]
+        return straight.to_z(u)
+
     def density(x: Array) -> Array:
-        z = np.tile(z_hat, (len(x), 1))
-        z[:, which] = x[:, :P]
+        z, jacobian = coordinates(x)
         out = np.all((z >= surface.lower) & (z <= surface.upper), 1)
         z = np.clip(z, surface.lower, surface.upper)
         f, state = surface.evaluate(z)
@@ -459,7 +480,7 @@ def sample(
         ones = np.ones_like(r)
         _, h = surface.normal(state, np.zeros_like(r), ones)
         sign, volume = np.linalg.slogdet(np.where(np.isfinite(h), h, 0.0)[:, which[:, None], which])
-        value = 0.5 * volume
+        value = 0.5 * volume + jacobian
         if surface.prior is not None:
             value = value - 0.5 * ((z - surface.prior[0]) ** 2 * surface.prior[1]).sum(1)
         if groups is None:
@@ -467,16 +488,15 @@ def sample(
         else:
             out &= (x[:, P] >= 0) & (x[:, P] <= _ROOT)
             ratio = np.clip(x[:, P], 0, _ROOT) ** 2
-            value = value - 0.5 * n * np.log(groups.quadratic(r, ratio) + tiny) - 0.5 * groups.log_det(ratio)
+            value = value - 0.5 * (n - 1) * np.log(groups.quadratic(r, ratio) + tiny) - 0.5 * groups.log_det(ratio)
             value = value - np.log1p(ratio)
         return np.where(out & (sign > 0) & np.isfinite(value), value, -np.inf)
 
-    x = _walkers(at, density, 2 * walkers, dim, rng)
+    x = _walkers(at, straight, u_hat, density, 2 * walkers, dim, rng)
     value = density(x)
     halves = [np.arange(walkers), np.arange(walkers, 2 * walkers)]
     kept: list[Array] = []
-    rounds = burn + thin * math.ceil(draws / (2 * walkers))
-    for step in range(rounds):
+    for step in range(burn + thin * math.ceil(draws / (2 * walkers))):
         for mine, theirs in (halves, halves[::-1]):
             if step % 2:
                 a = x[rng.choice(theirs, walkers)]
@@ -496,18 +516,36 @@ def sample(
         if step >= burn and (step - burn) % thin == thin - 1:
             kept.append(x.copy())
     pool = np.concatenate(kept)[:draws]
-    z = np.tile(z_hat, (draws, 1))
-    z[:, which] = pool[:, :P]
     ratio = np.zeros(draws) if groups is None else pool[:, P] ** 2
-    return z, ratio
+    return coordinates(pool)[0], ratio
 
 
-def _walkers(at: Inference, density: Callable[[Array], Array], count: int, dim: int, rng: np.random.Generator) -> Array:
+def _start(at: Inference, straight: Straight) -> Array:
+    """The estimate in straight coordinates, off the bounds at which these have no value."""
+    z = np.where(at.free & straight.exponents, np.maximum(at.z_hat, at.surface.lower + 1e-6), at.z_hat)
+    return straight.to_u(z[None])[0]
+
+
+def _walkers(
+    at: Inference,
+    straight: Straight,
+    u_hat: Array,
+    density: Callable[[Array], Array],
+    count: int,
+    dim: int,
+    rng: np.random.Generator,
+) -> Array:
     """Starts (count, dim): draws from the density with the law linearised, closer in where that leaves the bounds."""
     surface, free = at.surface, at.free
-    f, state = surface.evaluate(at.z_hat[None])
-    G, r = surface.jacobian(state)[0][:, free], at.pseudo - f[0]
+    z = straight.to_z(u_hat[None])[0]
+    f, state = surface.evaluate(z)
+    slopes = straight.slopes(z[0])[:, free]
+    G, r = surface.jacobian(state)[0] @ slopes, at.pseudo - f[0]
     n, P = G.shape
+    pull, hold = np.zeros(P), np.zeros((P, P))
+    if surface.penalty is not None:
+        mean, weight = surface.penalty
+        hold, pull = slopes.T @ (slopes * weight[:, None]), slopes.T @ ((mean - z[0]) * weight)
     roots = np.zeros(count)
     if at.groups is not None:
         scores = ratio_scores(G, r, at.groups)
@@ -517,12 +555,15 @@ def _walkers(at: Inference, density: Callable[[Array], Array], count: int, dim: 
     for value in np.unique(roots):
         white = G.T if at.groups is None else at.groups.whiten(G.T, value**2)
         e = r if at.groups is None else at.groups.whiten(r, value**2)
-        values, vectors = np.linalg.eigh(white @ white.T)
+        gram, right = white @ white.T, white @ e
+        if surface.penalty is not None:
+            gram, right = gram + hold / (1 + value**2), right + pull / (1 + value**2)
+        values, vectors = np.linalg.eigh(gram)
         inverse = vectors / np.maximum(values, 1e-12 * values.max())
-        step = inverse @ (vectors.T @ (white @ e))
+        step = inverse @ (vectors.T @ right)
         sd = math.sqrt(max(float(((e - white.T @ step) ** 2).sum()) / max(n - P, 1), n * 1e-24))
         these = roots == value
-        centre[these] = at.z_hat[free] + np.clip(step, -0.3, 0.3)
+        centre[these] = u_hat[free] + np.clip(step, -0.3, 0.3)
         root[these] = vectors * np.minimum(sd / np.sqrt(np.maximum(values, 1e-300)), 0.4)
     x, value, shrink = np.zeros((count, dim)), np.full(count, -np.inf), 1.0
     if dim > P:
@@ -533,9 +574,8 @@ def _walkers(at: Inference, density: Callable[[Array], Array], count: int, dim: 
             break
         normal = rng.standard_normal((int(need.sum()), P))
         normal *= np.sqrt(at.df / rng.chisquare(at.df, len(normal)))[:, None]
-        x[need, :P] = centre[need] * shrink + at.z_hat[free] * (1 - shrink)
+        x[need, :P] = centre[need] * shrink + u_hat[free] * (1 - shrink)
         x[need, :P] += np.einsum("spk,sk->sp", root[need], normal) * shrink
-        x[need, :P] = np.clip(x[need, :P], surface.lower[free], surface.upper[free])
         value[need] = density(x[need])
         shrink *= 0.85
     return x

@@ -182,9 +182,11 @@ def test_a_batch_gives_what_single_problems_give():
         np.testing.assert_allclose(alone[0], together[k], atol=1e-6)
 
 
-@pytest.mark.parametrize("text", ["hubber", "huber:", "huber:-1", "huber:nan", "l2"])
+@pytest.mark.parametrize(
+    "text", ["hubber", "huber:", "huber:-1", "huber:nan", "l2", "student:0.5", "student:", "students", "raw:", "auto:3"]
+)
 def test_unknown_objective_is_refused(text):
-    with pytest.raises(UserError, match="auto, squares or huber"):
+    with pytest.raises(UserError, match="auto, squares, huber"):
         objective(text)
 
 

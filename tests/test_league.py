@@ -115,5 +115,5 @@ def test_coverage_goes_on_where_it_stopped(tmp_path, monkeypatch):
     one, two = coverage.block(*setting, 0, 2), coverage.block(*setting, 0, 2)
     assert {k: v for k, v in one.items() if k != "cpu"} == {k: v for k, v in two.items() if k != "cpu"}
     both = coverage.summary(setting, [one, coverage.block(*setting, 2, 2)])
-    assert both["studies"] == 4 and both["flag_rule_holds"] is (both["flagged_not_identified"] >= 0.95)
+    assert both["studies"] == 4 and both["flag_rule_holds"] is (both["flagged"] >= 0.95)
     assert len(one["half"]) == 2 and set(both["cover"]) == set(coverage.TARGETS)

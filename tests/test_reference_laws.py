@@ -45,8 +45,7 @@ def test_besiroglu():
     found = hoffmann_mode(table)
     assert found.value <= 1.0182741717e-3
     np.testing.assert_allclose(found.theta, [1.81722, 477.83, 2143.4, 0.34731, 0.36717], rtol=2e-5)
-    entry = published.get("besiroglu2024")
-    for name, (lo, hi) in entry.intervals.items():
+    for name, (lo, hi) in published.get("besiroglu2024").intervals.items():
         assert lo <= found.theta[laws.get("chinchilla").index(name)] <= hi
     a = found.theta[4] / (found.theta[3] + found.theta[4])
     assert a == pytest.approx(0.513, abs=0.002)
@@ -59,7 +58,10 @@ def test_epochs_bootstrap_intervals():
     card = fit(runs, "chinchilla", objective="huber:1e-3", scheme="bootstrap-runs").card()
     for name, (lo, hi) in published.get("besiroglu2024").intervals.items():
         cell, wide = card["params"][name], hi - lo
-        assert abs(cell["lo"] - lo) < 0.1 * wide and abs(cell["hi"] - hi) < 0.15 * wide, (name, cell, lo, hi)
+        assert abs(cell["lo"] - lo) < 0.06 * wide and abs(cell["hi"] - hi) < 0.06 * wide, (name, cell, lo, hi)
+    assert card["interval"]["scheme"] == "bootstrap-runs"
+    a, error = card["derived"]["a"], 0.020  # 0.513 with that standard error
+    assert abs(a["hi"] - a["lo"] - 2 * 1.96 * error) < 0.006
 
 
 def test_hoffmanns_own_coefficients_do_not_fit_these_points():

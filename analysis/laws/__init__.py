@@ -56,6 +56,8 @@ def get(law: str | Law) -> Law:
         return law
     head, _, column = law.partition(":")
     name, bracket, ties = head.partition("[")
+    plain = name.replace("-", "").replace("_", "")  # multi_power is multipower
+    name = next((n for n in REGISTRY if n.replace("_", "") == plain), name) if plain else name
     wrong = bool(bracket) and not ties.endswith("]")
     if name not in REGISTRY or wrong or (column and REGISTRY[name].columns != ("x",)):
         raise UserError("law", law, f"choose one of {', '.join(sorted(REGISTRY))}")

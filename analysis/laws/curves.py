@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.laws import jets
 from analysis.laws.base import Array, Param, amplitude, exponent, scale
 from analysis.laws.smooth import Smooth
 
@@ -79,14 +80,43 @@ annealing = Smooth(
     logs=lambda m, p, c: {"A": -p["alpha"] * m.log(c["S1"]), "C": m.log(m.maximum(c["S2"], 0.0))},
     amplitudes=("A", "C"),
     negative=("C",),
+    curve=lambda rate, at, first: annealing_columns(rate, at, first=first),
     no_optimum=_NO,
     example={"L0": 2.6, "A": 0.6, "alpha": 0.5, "C": 2.0},
 )
 
 
+def _gain(C: Any, beta: Any, gamma: Any, c: Mapping[str, Any]) -> Any:
+    """sum_k drop_k (1 - (C eta_k^-gamma span_k + 1)^-beta): (S, n) of parameters (S, 1); or a jet of jets."""
+    made = (C, beta, gamma)
+    if not any(isinstance(v, jets.Jet) for v in made):
+        x = np.asarray(C)[..., None] * np.exp(-np.asarray(gamma)[..., None] * np.log(c["eta"])) * c["span"]
+        return (c["drop"] * -np.expm1(-np.asarray(beta)[..., None] * np.log1p(x))).sum(-1)
+    C, beta, gamma = (v if isinstance(v, jets.Jet) else jets.Jet(v, {}, {}) for v in made)
+    b, scale, eta = beta.v[..., None], C.v[..., None], np.log(c["eta"])
+    x = scale * np.exp(-gamma.v[..., None] * eta) * c["span"]
+    log = np.log1p(x)
+    weight = c["drop"] * np.exp(-b * log)  # drop (1 + x)^-beta
+    share = x / (1 + x)
+    slope = b * weight * share  # by log x, which is log C - gamma log eta + log span
+    bend = slope * (1 - (b + 1) * share)
+    cross = weight * share * (1 - b * log)
+    value = (c["drop"] - weight).sum(-1)
+    # log C and gamma act through log x; C itself through log C
+    first = [slope.sum(-1) / C.v, (weight * log).sum(-1), -(slope * eta).sum(-1)]
+    second = {
+        (0, 0): (bend - slope).sum(-1) / C.v**2, (0, 1): cross.sum(-1) / C.v, (0, 2): -(bend * eta).sum(-1) / C.v,
+        (1, 1): -(weight * log * log).sum(-1), (1, 2): -(cross * eta).sum(-1), (2, 2): (bend * eta * eta).sum(-1),
+    }  # fmt: skip
+    return jets.compose((C, beta, gamma), value, first, second)
+
+
 def _multipower(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
-    x = m.exp(m.log(p["C"]) - p["gamma"] * m.log(c["eta"])) * c["span"]
-    gain = (c["drop"] * -m.expm1(-p["beta"] * m.log1p(x))).sum(-1)
+    if m in (np, jets):
+        gain = _gain(p["C"], p["beta"], p["gamma"], c)
+    else:
+        x = m.exp(m.log(p["C"]) - p["gamma"] * m.log(c["eta"])) * c["span"]
+        gain = (c["drop"] * -m.expm1(-p["beta"] * m.log1p(x))).sum(-1)
     return {"A": -p["alpha"] * m.log(c["S1"]), "+": -p["B"] * gain}
 
 
@@ -109,7 +139,8 @@ multipower = Smooth(
     signed=("drop", "span"),
     logs=_multipower,
     amplitudes=("A",),
-    slow=True,
+    # the published coefficients are of sums over the whole run, the rise of the warm-up (a negative drop) included
+    curve=lambda rate, at, first: multipower_columns(rate, at),
     no_optimum=_NO,
     example={"L0": 2.6, "A": 0.6, "alpha": 0.45, "B": 440.0, "C": 2.1, "beta": 0.6, "gamma": 0.65},
 )

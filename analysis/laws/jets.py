@@ -84,8 +84,9 @@ def _chain(x: Jet, f: Any, f1: Any, f2: Any) -> Jet:
     h = {k: f1 * y for k, y in x.h.items()}
     items = list(x.g.items())
     for a, (i, gi) in enumerate(items):
+        bent = f2 * gi
         for j, gj in items[a:]:
-            _put(h, i, j, f2 * gi * gj)
+            _put(h, i, j, bent * gj)
     return Jet(f, {i: f1 * y for i, y in x.g.items()}, h)
 
 
@@ -125,6 +126,22 @@ def logaddexp(a: Any, b: Any) -> Any:
     if not isinstance(a, Jet) and not isinstance(b, Jet):
         return np.logaddexp(a, b)
     return a + _softplus(b - a)
+
+
+def compose(x: tuple[Jet, ...], f: Any, f1: list[Any], f2: dict[tuple[int, int], Any]) -> Jet:
+    """A function of several jets: its value, first derivatives and second ones {(i, j)}, i <= j, by its arguments."""
+    g: dict[int, Any] = {}
+    h: dict[tuple[int, int], Any] = {}
+    for a, slope in zip(x, f1):
+        g = _sum(g, {i: slope * y for i, y in a.g.items()})
+        h = _sum(h, {k: slope * y for k, y in a.h.items()})
+    for (a, b), bend in f2.items():
+        for i, y in x[a].g.items():
+            for j, z in x[b].g.items():
+                if a != b or i <= j:
+                    both = bend * y * z
+                    _put(h, i, j, both if a == b or i != j else 2.0 * both)
+    return Jet(f, g, h)
 
 
 def minimum(a: Any, b: Any) -> Any:

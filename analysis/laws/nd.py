@@ -50,6 +50,24 @@ chinchilla = Law(
     example={"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28},
 )
 
+chinchilla_outer = Law(
+    "chinchilla_outer",
+    "L = (E + A N^-alpha + B D^-beta)^q",
+    (
+        Param("E", "loss^(1/q)", 0.0, float("inf"), "what no scale removes: the floor of the loss is E^q"),
+        amplitude("A", "what too few parameters cost at N = 1", "loss^(1/q)"),
+        amplitude("B", "what too few tokens cost at D = 1", "loss^(1/q)"),
+        exponent("alpha", "slope in parameters, inside"),
+        exponent("beta", "slope in tokens, inside"),
+        Param("q", "exponent", 0.02, 10.0, "outer exponent; 1 is Hoffmann's law", (0.1, 3.0)),
+    ),
+    chinchilla.terms,
+    "Kaplan's form with a floor and both exponents free; Droppo and Elibol 2021, arXiv 2106.09488",
+    floor="E",
+    outer="q",
+    example={"E": 2.0, "A": 4000.0, "B": 3000.0, "alpha": 0.45, "beta": 0.38, "q": 0.6},
+)
+
 
 _LARGEST = 700.0
 

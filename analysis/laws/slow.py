@@ -1,7 +1,8 @@
 """Derivatives by JAX for laws whose formula has no short analytic ones: learning curves over whole schedules.
 
 The only place of ``analysis`` that imports JAX, and only when such a law is fitted. Double precision is switched on
-inside and nowhere else. Parameter sets are padded to a power of two, so that a batch that shrinks compiles few times.
+inside and nowhere else. Parameter sets are padded to one of two sizes: a batch that shrinks compiles twice, not at each
+size (a compilation takes seconds, a batch milliseconds).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from analysis.laws.base import Array, Columns
 from analysis.laws.smooth import Smooth, SmoothSurface
 
 _NUMBERS = 2_000_000  # in one work array of a batch
+_FEW, _MANY = 16, 128  # parameter sets in a batch
 
 
 class SlowSurface(SmoothSurface):
@@ -40,13 +42,13 @@ class SlowSurface(SmoothSurface):
     def _run(self, function: Any, *sets: Array) -> list[Array]:
         """``function(z, columns, rest)`` over parameter sets in padded chunks, as numpy arrays."""
         size = max(int(np.prod(v.shape)) for v in self.c.values())
-        step = max(1, 1 << int(np.log2(max(_NUMBERS / size, 1))))
+        step = min(_MANY, max(1, 1 << int(np.log2(max(_NUMBERS / size, 1)))))
         out: list[list[Array]] = []
         with self._precise(True):
             for s in range(0, len(sets[0]), step):
                 part = [x[s : s + step] for x in sets]
                 count = len(part[0])
-                full = min(step, max(8, 1 << (count - 1).bit_length()))
+                full = min(step, _FEW if count <= _FEW else _MANY)
                 padded = [np.concatenate([x, np.repeat(x[-1:], max(full - count, 0), 0)]) for x in part]
                 found = function(padded[0], self.c, *padded[1:])
                 found = found if isinstance(found, tuple) else (found,)

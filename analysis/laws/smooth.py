@@ -28,7 +28,7 @@ from scaling.errors import UserError
 
 Formula = Callable[[Any, Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 _QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore", "under": "ignore"}
-_CHUNK = 40_000  # numbers in one array of derivatives
+_CHUNK = 10_000  # numbers in one array of derivatives: dozens of them stay in the second-level cache
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Smooth(Law):
     values to start from for parameters without a ``grid``, from the columns and the losses. ``ordered`` puts
     interchangeable parts of parameters (S, P) into one order. ``slow`` laws take their
     derivatives from JAX: their formula sees one parameter set at a time and columns may have more axes after the rows.
+    ``curve`` makes the columns of a law of learning curves: of the learning rate of every step of a run, the steps
+    asked for (n,), and the step at which the warm-up ends.
     """
 
     logs: Formula | None = None
@@ -48,6 +50,7 @@ class Smooth(Law):
     guess: Callable[[Columns, Array], dict[str, float]] | None = None
     ordered: Callable[[Array], Array] | None = None
     slow: bool = False
+    curve: Callable[[Array, Array, int], dict[str, Array]] | None = None
 
     @property
     def linear(self) -> tuple[str, ...]:
@@ -80,7 +83,8 @@ class Smooth(Law):
         for name in self.columns:
             if name not in columns:
                 raise UserError("column", name, f"law {self.name} needs columns {', '.join(self.columns)}")
-            values = np.atleast_1d(np.asarray(columns[name], dtype=np.float64))
+            cells = np.atleast_1d(np.asarray(columns[name]))
+            values = np.asarray(np.stack(list(cells)) if cells.dtype == object else cells, dtype=np.float64)
             good = np.isfinite(values) & ((values > 0) | (name in self.signed))
             if not good.all():
                 row = int(np.argwhere(~good)[0][0])
@@ -135,6 +139,7 @@ class SmoothSurface:
         self.law, self.scale = law, float(scale) if law.linear else 1.0
         self.c = law.arrays(columns)
         self.n = len(next(iter(self.c.values())))
+        self.size = max(v.size for v in self.c.values())  # of the largest column: some hold an array a row
         self.P = len(law.params)
         self.position = {p.name: i for i, p in enumerate(law.params)}
         self.floor = self.position[law.floor] if law.floor else None
@@ -155,6 +160,7 @@ class SmoothSurface:
         part = object.__new__(type(self))
         part.__dict__.update(self.__dict__)
         part.n, part.c = len(index), {k: v[index] for k, v in self.c.items()}
+        part.size = max(v.size for v in part.c.values())
         return part
 
     def _shift(self, z: Array) -> dict[str, Array]:
@@ -236,6 +242,10 @@ class SmoothSurface:
         p = {k: m.exp(z[i]) if self.log[i] else z[i] for k in law.nonlinear for i in (self.position[k],)}
         found = law.logs(m, p, c)  # type: ignore[misc]
         at = law.logs(m, p, centre) if centre is not None and law.amplitudes else {}  # type: ignore[misc]
+        if self._one_beside_known(found):  # log(known + exp(u)) in one step: half the derivatives of two
+            (name,) = law.amplitudes
+            u = z[self.position[name]] + found[name]
+            return m.logaddexp(np.log(found["+"] / self.scale), u - at[name] if at else u)
         total: Any = None
 
         def add(x: Any) -> None:
@@ -257,6 +267,12 @@ class SmoothSurface:
             return found["*"]
         return m.log(total) + found["*"] if "*" in found else m.log(total)
 
+    def _one_beside_known(self, found: Mapping[str, Any]) -> bool:
+        """Whether the formula is a positive column and one added term."""
+        known = found.get("+")
+        plain = isinstance(known, np.ndarray) and self.floor is None and set(found) == {"+", *self.law.amplitudes}
+        return plain and len(self.law.amplitudes) == 1 and not self.law.negative and bool((known > 0).all())
+
     def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
         """Log loss (S, n) at coordinates (S, P); not-a-number where the formula has none."""
         with np.errstate(**_QUIET):
@@ -273,7 +289,7 @@ class SmoothSurface:
         z = state["z"]
         S = len(z)
         g, h = np.zeros((S, self.P)), np.zeros((S, self.P, self.P))
-        step = max(1, _CHUNK // max(self.n, 1))
+        step = max(1, _CHUNK // max(self.size, 1))
         with np.errstate(**_QUIET):
             for s in range(0, S, step):
                 part = slice(s, min(s + step, S))

@@ -219,24 +219,22 @@ class Surface:
         return g
 
 
-class Raw(Surface):
-    """A surface whose value is the loss over its scale, for residuals of the loss itself.
-
-    f = L / scale - 1 + log(scale): equal to log L to first order at the scale, so that noise means the same.
-    """
+class Wrapped(Surface):
+    """A surface whose value is a function of another one's, row by row; coordinates and priors are the other's."""
 
     def __init__(self, inner: Any):
         self.__dict__.update(inner.__dict__)
-        self.inner, self.shift = inner, float(np.log(inner.scale))
-        self.outer = inner.outer
+        self.inner, self.outer = inner, inner.outer
 
-    def rows(self, index: Array) -> Raw:
-        part = Raw(self.inner.rows(index))
-        part.penalty, part.prior = self.penalty, self.prior
-        return part
+    def _again(self, inner: Any, rows: Any) -> Any:
+        """The same on another inner surface of the rows."""
+        raise NotImplementedError
 
-    def tied(self, factors: Mapping[str, float]) -> Raw:
-        return Raw(self.inner.tied(factors))
+    def rows(self, index: Array) -> Any:
+        return self._again(self.inner.rows(index), index)
+
+    def tied(self, factors: Mapping[str, float]) -> Any:
+        return self._again(self.inner.tied(factors), slice(None))
 
     def to_theta(self, z: Array) -> Array:
         return self.inner.to_theta(z)
@@ -246,6 +244,22 @@ class Raw(Surface):
 
     def hold(self, name: str, value: float) -> float:
         return self.inner.hold(name, value)
+
+
+class Raw(Wrapped):
+    """A surface whose value is the loss over its scale, for residuals of the loss itself.
+
+    f = L / scale - 1 + log(scale): equal to log L to first order at the scale, so that noise means the same.
+    """
+
+    def __init__(self, inner: Any):
+        super().__init__(inner)
+        self.shift = float(np.log(inner.scale))
+
+    def _again(self, inner: Any, rows: Any) -> Raw:
+        part = Raw(inner)
+        part.penalty, part.prior = self.penalty, self.prior
+        return part
 
     def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
         """Loss over scale, less one, plus log(scale): (S, n)."""
@@ -259,3 +273,26 @@ class Raw(Surface):
 
     def jacobian(self, state: dict[str, Any]) -> Array:
         return self.inner.jacobian(state) * state["raw"][:, :, None]
+
+
+class Weighted(Wrapped):
+    """A surface times the root (n,) of the rows' precisions: residuals come out in units of their own noise."""
+
+    def __init__(self, inner: Any, root: Array):
+        super().__init__(inner)
+        self.root = root
+
+    def _again(self, inner: Any, rows: Any) -> Weighted:
+        part = Weighted(inner, self.root[rows])
+        part.penalty, part.prior = self.penalty, self.prior
+        return part
+
+    def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
+        f, state = self.inner.evaluate(z)
+        return f * self.root, state
+
+    def normal(self, state: dict[str, Any], c1: Array, c2: Array) -> tuple[Array, Array]:
+        return self.inner.normal(state, c1 * self.root, c2 * self.root**2)
+
+    def jacobian(self, state: dict[str, Any]) -> Array:
+        return self.inner.jacobian(state) * self.root[:, None]

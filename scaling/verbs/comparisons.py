@@ -16,6 +16,8 @@ def compare(options: SimpleNamespace) -> int:
     """Exponents, their differences and verdicts, the pooled values, and compute for equal loss where that means one."""
     from analysis import compare as comparing
 
+    if any((path / "manifest.json").is_file() for path in options.paths):
+        return _paired(options)
     margins = pairs("margin", options.margin, float)
     members = [member for path in options.paths for member in _members(path, options)]
     found = comparing.compare(_labelled(members), level=options.level, margins=margins, axis=options.axis)
@@ -23,6 +25,28 @@ def compare(options: SimpleNamespace) -> int:
         print_json(found)
         return 0
     print("\n".join(_lines(found)))
+    return 0
+
+
+def _paired(options: SimpleNamespace) -> int:
+    """Two runs of a study on the documents that both were evaluated on."""
+    from analysis.paired import difference
+
+    if len(options.paths) != 2:
+        raise UserError("compare", len(options.paths), "takes two run directories, or cards and work directories")
+    for path in options.paths:
+        if not (path / "manifest.json").is_file():
+            raise UserError("compare", path, "is no run directory; give two of them, or cards and work directories")
+    found = difference(*options.paths, level=options.level)
+    if options.json:
+        print_json(found)
+        return 0
+    for side in ("one", "two"):
+        row = found[side]
+        print(f"{row['run']}: {row['loss']:.5g}, standard error {row['se']:.2g}")
+    print(f"difference of {found['unit']}: {interval(found['difference'])}, {found['level']:.0%}")
+    print(f"  standard error {found['se']:.2g} paired over {found['documents']} documents, "
+          f"{found['se_unpaired']:.2g} if they were not; of the evaluation alone, no seed's")  # fmt: skip
     return 0
 
 

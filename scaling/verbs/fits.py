@@ -22,12 +22,15 @@ def fit(options: SimpleNamespace) -> int:
 
     path, study = options.path, options.path.is_dir()
     wanted = options.law or ("all" if study else "chinchilla")
+    named = pairs("columns", options.columns, str)
+    if wanted != "all" and "x" in named and get(wanted).columns == ("x",):
+        wanted = f"{wanted}:{named.pop('x')}"  # a law of x in a column of the table goes by that column's name
     laws = STANDARD if wanted == "all" else (get(wanted).name,)
     conventions = (options.n,) if options.n else CONVENTIONS if study and wanted == "all" else ("nonembedding",)
     datasets: Iterable[str | None] = (options.dataset,)
     if study and options.dataset is None and wanted == "all":
         datasets = tables.datasets(path)
-    batch = _Fits(options, many=len(laws) > 1 or len(conventions) > 1)
+    batch = _Fits(options, named, many=len(laws) > 1 or len(conventions) > 1)
     for dataset in datasets:
         for n in conventions:
             batch.fit(dataset, n, laws)
@@ -90,7 +93,7 @@ class _Fits:
       fresh: cards that were there already, of the same runs and request.
     """
 
-    def __init__(self, options: SimpleNamespace, *, many: bool):
+    def __init__(self, options: SimpleNamespace, columns: dict[str, str], *, many: bool):
         self.options, self.many = options, many
         self.cards: list[dict[str, Any]] = []
         self.written: list[str] = []
@@ -99,8 +102,17 @@ class _Fits:
         self.fresh = 0
         self._card = Path(options.out) if options.out and not many else None
         self._folder = Path(options.out) if options.out else options.path / "fits" if options.path.is_dir() else None
-        self._fixed = pairs("fixed", options.fixed, float)
-        self._columns = pairs("columns", options.columns, str)
+        self._asked = {
+            "objective": options.objective,
+            "level": options.level,
+            "fixed": pairs("fixed", options.fixed, float),
+            "priors": pairs("prior", options.prior, _normal, "MEAN:SD"),
+            "scheme": options.scheme,
+            "discrepancy": options.discrepancy,
+            "weights": options.weights,
+            "seed": options.seed,
+        }
+        self._columns = columns
         if self._columns and options.path.is_dir():
             raise UserError("columns", options.columns, "is for tables; the columns of a study have their names")
 
@@ -113,7 +125,11 @@ class _Fits:
 
         options, chinchilla, fresh = self.options, None, 0
         try:
-            more = {"columns": self._columns} if self._columns else {}
+            more: dict[str, Any] = {"columns": self._columns} if self._columns else {}
+            if len(names) == 1:
+                more["law"] = names[0]
+            if options.warmup is not None:
+                more["warmup"] = options.warmup
             found = tables.load(options.path, where=options.where, dataset=dataset, n=n, **more)
         except UserError as error:
             return self._skip(error)
@@ -125,8 +141,7 @@ class _Fits:
                 fresh += 1
                 continue
             try:
-                how = {"objective": options.objective, "level": options.level, "discrepancy": options.discrepancy}
-                fitted = fit_law(found, law, fixed=self._fixed, **how)
+                fitted = fit_law(found, law, **self._asked)
             except UserError as error:
                 self._skip(UserError(error.field, error.value, f"{error.remedy} ({label}, {law}, N {n})"))
                 continue
@@ -154,11 +169,21 @@ class _Fits:
             card = load_fit(target).card()
         except UserError:
             return None  # damaged: fit again
-        asked = (law, found.sha256, self.options.level, objective(self.options.objective).name, self._fixed)
-        made = (card["law"], card["data"]["sha256"], card["interval"]["level"], card["objective"]["name"])
-        if card.get("discrepancy") != term(law, self.options.discrepancy):
-            return None
-        return card if (*made, card["fixed"]) == asked and card["conventions"] == found.conventions else None
+        ask, made = self._asked, card["interval"]
+        same = (
+            card["law"] == law,
+            card["data"]["sha256"] == found.sha256,
+            card["conventions"] == found.conventions,
+            card["objective"]["name"] == objective(ask["objective"]).name,
+            made["level"] == ask["level"],
+            made.get("asked", "auto") == ask["scheme"],
+            card["fixed"] == ask["fixed"],
+            {k: tuple(v) for k, v in (card.get("priors") or {}).items()} == ask["priors"],
+            (card.get("weights") or {"name": "none"})["name"] == ask["weights"],
+            card["seed"] == ask["seed"],
+            card.get("discrepancy") == term(law, ask["discrepancy"]),
+        )
+        return card if all(same) else None
 
     def _skip(self, error: UserError) -> None:
         if not self.many:
@@ -166,30 +191,65 @@ class _Fits:
         self.skipped.append(error)
 
 
+def _normal(text: str) -> tuple[float, float]:
+    mean, sd = map(float, text.split(":"))
+    return mean, sd
+
+
 def _safe(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
+
+
+def _options(card: dict[str, Any]) -> list[str]:
+    """What was asked for beyond the default, and the intervals of the other schemes."""
+    lines = []
+    if card["priors"]:
+        each = ", ".join(f"{name} = {mean:g} +- {sd:g}" for name, (mean, sd) in card["priors"].items())
+        lines.append(f"  normal priors (mean +- sd): {each}")
+    if weights := card.get("weights"):
+        lines.append(f"  rows weighted by {weights['name']}: {weights['note']}")
+    if error := card.get("evaluation"):
+        lines.append(f"  standard error {error['se']:.2g} nats {error['note']}")
+    if schemes := card.get("schemes"):
+        names = list(next(iter(schemes.values()))["intervals"])
+        columns: dict[str, Callable[[dict[str, Any]], object]] = {"scheme": lambda row: row["scheme"]}
+        columns |= {name: (lambda row, name=name: interval(row["intervals"].get(name), 3)) for name in names}
+        chosen = card["interval"]["scheme"]
+        rows = [{"scheme": f"{k}{' (chosen)' if k == chosen else ''}", **v} for k, v in schemes.items()]
+        lines += ["  every scheme on this fit; its point is the estimate that goes with it"]
+        lines += [f"    {line}" for line in table(rows, columns)]
+        lines += [f"    {k}: {v['reason']}" for k, v in schemes.items()]
+    return lines
 
 
 def _card_lines(card: dict[str, Any]) -> list[str]:
     """A fit card for people."""
     data, scheme = card["data"], card["interval"]
     title = f"{data['dataset'] or data['source']}: {card['law']}  {card['formula']}"
-    lines = [title, f"  {data['rows']} runs; N is {card['conventions'].get('N', '?')}"]
+    counted = f"; N is {card['conventions']['N']}" if "N" in card["conventions"] else ""
+    kind = "logged steps" if "learning_rate" in card["conventions"] else "runs"
+    lines = [title, f"  {data['rows']} {kind}{counted}"]
     for name, cell in card["params"].items():
         lines.append(f"  {name:8} {interval(cell)}  {cell.get('unit') or ''}".rstrip())
     for name, what in (("a", "N"), ("b", "D")):
         if card["derived"].get(name):
             lines.append(f"  {name:8} {interval(card['derived'][name])}  exponent of C in the optimal {what}")
     for budget, cell in (card["derived"].get("tokens_per_parameter") or {}).items():
-        lines.append(f"  D/N at {budget} FLOPs: {interval(cell, 3)}")
+        lines.append(f"  D/N at {budget} FLOPs, if the law holds: {interval(cell, 3)}")
     residual = card["objective"].get("rms_log_residual")
     quality = "" if residual is None else f", residual {residual:.2%}"
     how = f"{scheme['level']:.0%} intervals by {scheme['scheme']}, objective {card['objective']['name']}"
     lines.append(f"  {how}{quality}")
+    lines += _options(card)
     wrong = card.get("discrepancy")
     if wrong and wrong["k"] > 0:
         lines.append(f"  discrepancy: {wrong['k']:.2%} of the loss per e-fold beyond these runs, {wrong['source']}")
     lines.append(f"  {len(card['optima'])} close optima, {len(data['dropped'])} rows dropped")
     lines += [f"    dropped {row['row']}: {row['reason']}" for row in data["dropped"][:5]]
     lines += [f"  warning {entry['name']}: {entry['message']}" for entry in card["warnings"]]
+    known = card.get("published") or []
+    if len(known) > 3:
+        lines.append(f"  published fits of this form: {', '.join(entry['name'] for entry in known)} (see the card)")
+    else:
+        lines += [f"  published {entry['name']} ({entry['source']}): {entry['verdict']}" for entry in known]
     return [*lines, f"  {card['verdict']}"]

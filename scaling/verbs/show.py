@@ -44,8 +44,8 @@ def interval(cell: dict[str, Any] | None, digits: int = 4) -> str:
     return f"{cell['value']:.{digits}g} [{ends[0]}, {ends[1]}]"
 
 
-def pairs(field: str, text: str | None, kind: type) -> dict[str, Any]:
-    """``a=1,b=2`` as a dictionary."""
+def pairs(field: str, text: str | None, kind: Callable[[str], Any], form: str = "VALUE") -> dict[str, Any]:
+    """``a=1,b=2`` as a dictionary; ``kind`` reads a value, and raises ValueError where it is not of the ``form``."""
     found = {}
     for item in filter(None, (text or "").split(",")):
         name, sign, value = item.partition("=")
@@ -54,5 +54,5 @@ def pairs(field: str, text: str | None, kind: type) -> dict[str, Any]:
         except ValueError:
             sign = ""
         if not sign or not value.strip():
-            raise UserError(field, item, "must be NAME=VALUE[,NAME=VALUE ...]")
+            raise UserError(field, item, f"must be NAME={form}[,NAME={form} ...]")
     return found

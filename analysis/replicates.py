@@ -1,0 +1,104 @@
+"""Runs that repeat one setting with another seed: which they are, and what they say of the noise at each size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import optimize, special
+
+from scaling.errors import UserError
+
+Array = np.ndarray
+# rows that agree in all of these, as far as the table has them, are replicates
+SETTING = ("N", "D", "C", "learning_rate", "batch", "width", "depth", "unique_tokens")
+
+
+def cells(table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, int]:
+    """Codes (n,) of the settings of the rows, by a law's ``columns`` and ``SETTING``, and how many there are."""
+    same = [c for c in dict.fromkeys((*columns, *SETTING)) if c in table]
+    whole = [c for c in same if table[c].dtype != object]  # others hold an array a row
+    codes = np.zeros(len(table), dtype=np.int64)
+    for column in same:
+        if column in whole:
+            levels, index = np.unique(table[column].to_numpy(dtype=np.float64), return_inverse=True)
+            own = pd.factorize(np.array([f"{v:.9g}" for v in levels], dtype=object))[0][index]
+        else:
+            own = pd.factorize(table[column].map(lambda v: np.asarray(v, dtype=np.float64).tobytes()))[0]
+        codes = pd.factorize(codes * (int(own.max()) + 1) + own)[0]
+    return codes, int(codes.max()) + 1
+
+
+def weights(
+    name: str, y: Array, table: pd.DataFrame, columns: tuple[str, ...]
+) -> tuple[Array | None, dict[str, Any] | None]:
+    """Precisions (n,) of the rows, geometric mean one, and the card's account of them; None where all are equal.
+
+    ``none``; ``seeds``: the inverse of the variance between replicates of log losses ``y`` (n,), pooled over the cells
+    of a size and moderated; or a column of the table. UserError where there is no such thing.
+    """
+    if name == "none":
+        return None, None
+    if name == "seeds":
+        return _by_seeds(y, table, columns)
+    if name not in table:
+        raise UserError("weights", name, "is no column of the table; write none, seeds or a column's name")
+    w = np.asarray(pd.to_numeric(table[name], errors="coerce"), dtype=np.float64)
+    if not np.all(np.isfinite(w) & (w > 0)):
+        row = int(np.flatnonzero(~(np.isfinite(w) & (w > 0)))[0])
+        raise UserError("weights", f"{name} of row {row}", "every row needs a positive finite weight")
+    return w / np.exp(np.log(w).mean()), {"name": name, "note": "precisions from the table, geometric mean one"}
+
+
+def _by_seeds(y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, dict[str, Any]]:
+    by = "N" if "N" in table else columns[0]
+    codes, count = cells(table, columns)
+    rows = np.bincount(codes, minlength=count)
+    mean = np.bincount(codes, y, count) / rows
+    levels, size = np.unique(np.round(np.log(np.asarray(table[by], dtype=np.float64)), 9), return_inverse=True)
+    square = np.bincount(size, (y - mean[codes]) ** 2, len(levels))
+    _, first = np.unique(codes, return_index=True)
+    df = np.bincount(size, minlength=len(levels)) - np.bincount(size[first], minlength=len(levels))
+    have = df > 0
+    if have.sum() < 2:
+        remedy = f"needs two runs of one setting (another seed) at two values of {by} or more; {have.sum()} have them"
+        raise UserError("weights", "seeds", remedy)
+    variance = np.maximum(square[have] / df[have], 1e-24)
+    d0, s0 = moderation(variance, df[have])
+    pooled = np.full(len(levels), s0)
+    pooled[have] = s0 if math.isinf(d0) else (d0 * s0 + df[have] * variance) / (d0 + df[have])
+    w = 1 / pooled[size]
+    w /= np.exp(np.log(w).mean())
+    raw = np.full(len(levels), np.nan)
+    raw[have] = np.sqrt(variance)
+    return w, {
+        "name": "seeds",
+        "by": by,
+        "prior_df": None if math.isinf(d0) else d0,
+        "prior_sd": math.sqrt(s0),
+        "sizes": [
+            {by: float(np.exp(v)), "df": int(df[i]), "sd": None if np.isnan(raw[i]) else float(raw[i]),
+             "sd_moderated": float(np.sqrt(pooled[i])), "weight": float(w[size == i][0])}
+            for i, v in enumerate(levels)
+        ],
+        "note": "inverse variance between seeds, pooled by size and moderated (Smyth 2004, doi 10.2202/1544-6115.1027);"
+        " geometric mean one, so sigma_run is of a run of weight one",
+    }  # fmt: skip
+
+
+def moderation(variance: Array, df: Array) -> tuple[float, float]:
+    """Degrees of freedom d0 and variance s0 of the scaled inverse chi-square behind variances (k,) with df (k,).
+
+    Smyth 2004, doi 10.2202/1544-6115.1027, section 6.2; d0 is infinite where they differ no more than by chance.
+    """
+    half = df / 2
+    e = np.log(variance) - special.digamma(half) + np.log(half)
+    spread = float(e.var(ddof=1) - special.polygamma(1, half).mean())
+    if spread <= special.polygamma(1, 1e6):
+        return math.inf, float(np.exp(e.mean()))
+    d0 = 2 * float(
+        np.exp(optimize.brentq(lambda u: float(special.polygamma(1, np.exp(u))) - spread, -20, math.log(1e6)))  # type: ignore[arg-type]
+    )
+    return d0, float(np.exp(e.mean() + special.digamma(d0 / 2) - math.log(d0 / 2)))

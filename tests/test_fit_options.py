@@ -1,0 +1,407 @@
+"""What a fit may be asked for: priors, schemes, Student's t, weights from seeds, any column, learning curves."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import optimize, stats
+from test_cli import scaling
+
+from analysis import laws, paired, replicates
+from analysis.estimate import estimate, objective
+from analysis.fit import fit
+from analysis.laws import curves
+from analysis.losses import student, t_scale
+from analysis.runs import Runs, from_frame, load
+from analysis.uncertainty import infer
+from scaling.errors import UserError
+from scaling.records import read_json, write_json
+
+LAW = laws.get("chinchilla")
+GROWTH = laws.get("growth:C")
+
+
+def grid(seed: int = 0, noise: float = 0.005, seeds: int = 1) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(2e8, 2e10, 5)))
+    table = pd.concat([pd.DataFrame({"N": n, "D": d, "seed": s}) for s in range(seeds)], ignore_index=True)
+    loss = LAW.predict(LAW.example, {"N": table["N"], "D": table["D"]})
+    return table.assign(loss=loss * np.exp(noise * rng.standard_normal(len(table))))
+
+
+# --- priors
+
+
+@pytest.mark.parametrize(("n", "shared"), [(40, 1), (160, 1), (40, 4)])
+@pytest.mark.parametrize("scheme", ["likelihood-t", "delta-t", "bootstrap"])
+def test_draws_of_every_scheme_have_the_spread_of_the_posterior(n, shared, scheme):
+    """log y = log k + a log x, a strong prior on a: closed form, given the noise."""
+    rng = np.random.default_rng(n)
+    log_x = rng.uniform(0, 3, n)
+    table = pd.DataFrame({"C": np.exp(log_x), "stem": np.arange(n) // shared})
+    y = np.log(2.0) + 0.5 * log_x + 0.3 * rng.standard_normal(n)
+    alone = 0.3 / np.sqrt(((log_x - log_x.mean()) ** 2).sum())
+    prior = (0.45, 0.5 * alone)
+    point = estimate(GROWTH, table, np.exp(y), objective("squares"), priors={"a": prior})
+    at = infer(point, point.y, table, scheme=scheme, draws=1000)
+    precision = 1 / alone**2 + 1 / prior[1] ** 2
+    mean = (np.polyfit(log_x, y, 1)[0] / alone**2 + prior[0] / prior[1] ** 2) / precision
+    assert np.median(at.theta[:, 1]) == pytest.approx(mean, abs=0.35 / np.sqrt(precision))
+    assert np.diff(np.quantile(at.theta[:, 1], [0.1587, 0.8413]))[0] / 2 == pytest.approx(precision**-0.5, rel=0.25)
+
+
+def test_a_prior_reaches_the_profile_and_the_flag_of_the_floor():
+    runs = from_frame(grid(noise=0.2))
+    free = fit(runs, scheme="profile-t")
+    held = fit(runs, scheme="profile-t", priors={"E": (1.69, 0.02)})
+    assert held.intervals["E"]["hi"] - held.intervals["E"]["lo"] < 0.1
+    assert any(w["name"] == "not_identified" and w["parameter"] == "E" for w in free.warnings)
+    assert not any(w["name"] == "not_identified" and w["parameter"] == "E" for w in held.warnings)
+    both = fit(runs, scheme="profile-t", priors={"alpha": (0.34, 0.01)}).intervals["a"]
+    assert both["hi"] - both["lo"] > 0.01  # a is a ratio of alpha and a beta that no prior holds
+
+
+# --- schemes, seeds and the command line
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grid(seeds=2).to_csv("runs.csv", index=False)
+    return "runs.csv"
+
+
+def test_every_scheme_beside_the_chosen_one(table):
+    code, out, _ = scaling("fit", table, "--scheme=all", "--out=all.json")
+    assert code == 0 and "likelihood-t (chosen)" in out and "bootstrap-runs" in out and "jackknife-t" in out
+    card = read_json("all.json")
+    plain = json.loads(scaling("fit", table, "--json")[1])
+    assert card["params"] == plain["params"] and "schemes" not in plain and plain["interval"]["asked"] == "auto"
+    asked = json.loads(scaling("fit", table, "--scheme=delta-t", "--json")[1])
+    assert asked["interval"]["scheme"] == "delta-t"
+    assert card["schemes"]["delta-t"]["intervals"]["alpha"] == asked["params"]["alpha"]
+    other = json.loads(scaling("fit", table, "--seed=3", "--json")[1])
+    assert other["seed"] == 3 and other["params"]["alpha"]["lo"] != plain["params"]["alpha"]["lo"]
+
+
+def test_options_are_on_the_card_and_in_words(table):
+    options = ("--prior=E=1.7:0.02,alpha=0.35:0.05", "--objective=student:5", "--weights=seeds")
+    code, out, _ = scaling("fit", table, *options)
+    assert code == 0 and "normal priors (mean +- sd): E = 1.7 +- 0.02, alpha = 0.35 +- 0.05" in out
+    assert "objective student:5" in out and "rows weighted by seeds" in out
+    card = json.loads(scaling("fit", table, *options, "--json")[1])
+    assert card["priors"] == {"E": [1.7, 0.02], "alpha": [0.35, 0.05]} and card["objective"]["name"] == "student:5"
+    assert card["weights"]["name"] == "seeds" and len(card["weights"]["sizes"]) == 6 and "weight" in card["runs"][0]
+    raw = json.loads(scaling("fit", table, "--objective=raw:student", "--json")[1])
+    assert raw["objective"]["name"] == "raw:student"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--prior=E=1", "prior = E=1: must be NAME=MEAN:SD"),
+        ("--prior=E=1:0", "SD above zero"),
+        ("--prior=A=1:1", "an amplitude takes none"),
+        ("--prior=gamma=1:1", "law chinchilla has E"),
+        ("--prior=E=1:1 --fixed=E=1", "a prior or a value, not both"),
+        ("--scheme=best", "choose one of auto, likelihood-t"),
+        ("--seed=-1", "seed = -1"),
+        ("--weights=seed2", "is no column"),
+        ("--weights=seed", "needs a positive finite weight"),
+        ("--objective=student:0", "nu from 1 to 1000"),
+        ("--warmup=5", "is for laws of learning curves"),
+        ("--columns=z=N", "columns = z=N: is for N, D, C, loss"),
+        ("--columns=D=tokens", "the table's columns are N, D, seed, loss"),
+        ("--law=power_floor", "say which of them is x, such as power_floor:C"),
+        ("--law=multi_power", "no column step"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_2(table, options, words):
+    code, _, err = scaling("fit", table, *options.split())
+    assert code == 2 and err.count("\n") == 1 and words in err, err
+
+
+# --- Student's t
+
+
+def test_students_loss_is_minus_the_log_density_and_its_scale_the_likelihoods():
+    r, nu, s = np.linspace(-3, 3, 13), 4.0, 0.7
+    cost = (nu + 1) / (nu * s * s) * student(r, s * np.sqrt(nu))[0]
+    np.testing.assert_allclose(cost, stats.t.logpdf(0, nu, scale=s) - stats.t.logpdf(r, nu, scale=s), atol=1e-12)
+    rho, psi, bend = student(r, 1.3)
+    for up, by in ((rho, psi), (psi, bend)):
+        step = (student(r + 1e-6, 1.3)[0 if up is rho else 1] - student(r - 1e-6, 1.3)[0 if up is rho else 1]) / 2e-6
+        np.testing.assert_allclose(step, by, atol=1e-8)
+    sample = 0.02 * np.random.default_rng(0).standard_t(4, 400)
+    best: Any = optimize.minimize_scalar(lambda u: -stats.t.logpdf(sample, 4, scale=np.exp(u)).sum(), bounds=(-8, 0))
+    assert t_scale(sample, 0, 4.0) == pytest.approx(np.exp(best.x), rel=1e-3)
+
+
+def test_the_student_fit_is_the_likelihoods_maximum_and_holds_outliers_down():
+    table = grid(1)
+    loss = table["loss"].to_numpy().copy()
+    loss[[3, 17]] *= 1.3
+    found = estimate(LAW, table, loss, objective("student"))
+    s = found.delta / 2
+
+    def likelihood(theta):
+        return stats.t.logpdf(np.log(loss) - np.log(LAW.predict(theta, table)), 4, scale=s).sum()
+
+    best = likelihood(found.theta)
+    for i in range(5):
+        for factor in (0.999, 1.001):
+            beside = found.theta.copy()
+            beside[i] *= factor
+            assert likelihood(beside) < best
+    clean = estimate(LAW, table, table["loss"], objective("student")).theta
+    squares = estimate(LAW, table, loss, objective("squares")).theta
+    assert abs(found.theta[4] - clean[4]) < 0.2 * abs(squares[4] - clean[4])
+
+
+def test_intervals_under_student_noise_are_no_wider_than_under_squares():
+    rng = np.random.default_rng(5)
+    table = grid(noise=0.0)
+    table["loss"] *= np.exp(0.004 * rng.standard_t(2.5, len(table)))
+    table["stem"] = np.arange(len(table))
+    runs = from_frame(table)
+    width = {k: fit(runs, objective=k).intervals["alpha"] for k in ("student", "squares")}
+    assert width["student"]["hi"] - width["student"]["lo"] < width["squares"]["hi"] - width["squares"]["lo"]
+
+
+# --- weights
+
+
+def test_moderated_variances_are_those_of_the_prior_that_drew_them():
+    rng = np.random.default_rng(0)
+    df = np.full(40_000, 3)
+    true = 6 * 0.01**2 / rng.chisquare(6, 40_000)
+    d0, s0 = replicates.moderation(true * rng.chisquare(3, 40_000) / 3, df)
+    assert d0 == pytest.approx(6, rel=0.05) and s0 == pytest.approx(1e-4, rel=0.02)
+    assert np.isinf(replicates.moderation(np.full(50, 1e-4), df[:50])[0])
+
+
+def test_weights_from_seeds_favour_the_quiet_sizes_and_tighten_what_they_hold():
+    rng = np.random.default_rng(2)
+    table = grid(noise=0.0, seeds=4)
+    sd = np.where(table["N"] > 1e8, 0.001, 0.02)
+    table["loss"] *= np.exp(sd * rng.standard_normal(len(table)))
+    table["stem"] = np.arange(len(table))
+    runs = from_frame(table)
+    flat, weighted = fit(runs), fit(runs, weights="seeds")
+    sizes = weighted.card()["weights"]["sizes"]
+    assert min(s["weight"] for s in sizes if s["N"] > 1e8) > 50 * max(s["weight"] for s in sizes if s["N"] < 1e8)
+
+    def width(f, name):
+        return f.intervals[name]["hi"] - f.intervals[name]["lo"]
+
+    assert width(weighted, "beta") < 0.6 * width(flat, "beta")
+    assert weighted.intervals["beta"]["lo"] < 0.28 < weighted.intervals["beta"]["hi"]
+    assert any(w["name"] == "heteroscedastic" for w in flat.warnings)
+    column = fit(from_frame(table.assign(precision=1 / sd**2)), weights="precision")
+    assert column.params["beta"] == pytest.approx(weighted.params["beta"], abs=0.003)
+
+
+def test_equal_weights_change_nothing():
+    table = grid().assign(one=7.0)
+    runs = from_frame(table)
+    one, none = (fit(runs, weights=name, scheme="delta-t") for name in ("one", "none"))
+    np.testing.assert_allclose(one.draws, none.draws, rtol=1e-6)
+
+
+def test_the_evaluation_error_is_on_the_card_once():
+    plain = Runs(from_frame(grid()).table, [], {}, "test", None, "0")
+    noted = Runs(plain.table.assign(loss_se=0.004), [], {}, "test", None, "0")
+    one, two = fit(plain), fit(noted)
+    assert one.card()["evaluation"] is None and two.card()["evaluation"]["se"] == pytest.approx(0.004)
+    np.testing.assert_array_equal(one.draws, two.draws)
+
+
+# --- one variable, any column
+
+
+@pytest.mark.parametrize(
+    ("header", "arguments", "law"),
+    [
+        ("C,loss", "", "power_floor:C"),
+        ("C,loss", "--columns=x=C,loss=loss", "power_floor:C"),
+        ("params,val_loss", "", "power_floor:N"),
+        ("N,loss", "--law=power_floor:N", "power_floor:N"),
+        ("gpu-hours,val_loss", "", "power_floor:gpu-hours"),
+        ("gpu-hours,error", "--columns=x=gpu-hours,loss=error", "power_floor:gpu-hours"),
+    ],
+)
+def test_two_columns_are_enough_for_a_law_of_one_variable(tmp_path, monkeypatch, header, arguments, law):
+    monkeypatch.chdir(tmp_path)
+    x = np.geomspace(1e5, 1e9, 10)
+    rows = [f"{v},{1.5 + 40 * v**-0.3}" for v in x]
+    (tmp_path / "two.csv").write_text("\n".join([header, *rows]))
+    options = arguments if "--law" in arguments else f"--law=power_floor {arguments}"
+    code, out, err = scaling("fit", "two.csv", *options.split(), "--json")
+    assert code == 0, err
+    card = json.loads(out)
+    assert card["law"] == law and card["params"]["a"]["value"] == pytest.approx(0.3, rel=1e-5)
+
+
+def test_compute_of_a_table_of_n_and_d_is_a_column_too(table):
+    code, out, _ = scaling("fit", table, "--law=power_floor:C", "--json")
+    assert code == 0 and json.loads(out)["law"] == "power_floor:C"
+    assert "or fit a law of one variable" in scaling("fit", _only(table, "N"))[2]
+
+
+def _only(table: str, column: str) -> str:
+    pd.read_csv(table)[[column, "loss"]].to_csv("only.csv", index=False)
+    return "only.csv"
+
+
+# --- learning curves
+
+
+def schedules() -> dict[str, np.ndarray]:
+    t = np.arange(3000)
+    rise = np.minimum((t + 1) / 100, 1.0) * 3e-4
+    return {
+        "constant": rise, "cosine": rise * (0.55 + 0.45 * np.cos(np.pi * t / 3000)),
+        "step": rise * np.where(t > 1500, 0.3, 1.0), "wsd": rise * np.where(t < 2000, 1, 1 - (t - 2000) / 1100),
+        "short": rise[:1500] * (0.55 + 0.45 * np.cos(np.pi * t[:1500] / 1500)),
+    }  # fmt: skip
+
+
+def planted(law, noise: float = 0.0) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """{run: (rate of every step, logged steps, losses)}."""
+    rng, out = np.random.default_rng(0), {}
+    for name, rate in schedules().items():
+        at = np.arange(200, len(rate), 100)
+        columns = law.curve(rate, at, 99)
+        out[name] = rate, at, law.predict(law.example, columns) * np.exp(noise * rng.standard_normal(len(at)))
+    return out
+
+
+@pytest.mark.parametrize("name", ["annealing", "multipower"])
+def test_a_law_of_curves_is_fitted_from_the_shell_on_rows_of_arrays(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    law = laws.get(name)
+    rows = [
+        {"run": run, "learning_rate": rate.tolist(), "step": at.tolist(), "loss": loss.tolist()}
+        for run, (rate, at, loss) in planted(law).items()
+    ]
+    (tmp_path / "curves.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    asked = "multi_power" if name == "multipower" else name
+    code, out, err = scaling("fit", "curves.jsonl", f"--law={asked}", "--objective=squares", "--out=fit.json")
+    assert code == 0 and "intervals by jackknife-t" in out, err
+    card = read_json("fit.json")
+    assert (
+        card["law"] == name
+        and card["interval"]["df"] == 4
+        and card["data"]["rows"] == sum(len(r["loss"]) for r in rows)
+    )
+    for key, cell in card["params"].items():
+        assert cell["value"] == pytest.approx(law.example[key], rel=0.05), key
+
+
+def test_a_long_table_of_curves_is_the_same_and_its_intervals_hold_the_truth(tmp_path):
+    law = laws.get("annealing")
+    made = planted(law, 0.002)
+    parts = [
+        pd.DataFrame({"curve": run, "step": np.arange(len(rate)), "lr": rate, "loss": np.nan}).assign(
+            loss=lambda t, at=at, loss=loss: pd.Series(loss, index=at).reindex(t["step"]).to_numpy()
+        )
+        for run, (rate, at, loss) in made.items()
+    ]
+    logged = pd.concat(
+        [p[(p["step"] % 50 == 0) | (p["step"] < 101)].assign(loss=lambda t: t["loss"].ffill().bfill()) for p in parts]
+    )
+    logged = logged[(logged["step"] % 100 == 0)]
+    logged.to_csv(tmp_path / "long.csv", index=False)
+    columns = {"run": "curve", "learning_rate": "lr"}
+    runs = load(tmp_path / "long.csv", law="annealing", columns=columns)
+    assert {d["reason"] for d in runs.dropped} <= {"1 logged steps of its warm-up"} and set(runs.table["stem"]) == set(
+        made
+    )
+    found = fit(runs, "annealing")
+    assert found.card()["interval"]["scheme"] == "jackknife-t" and found.card()["influence"][0]["run"] in made
+    again = load(tmp_path / "long.csv", law="annealing", columns=columns, where="curve != 'short'")
+    assert len(set(again.table["run"])) == 4
+
+
+def test_the_warm_up_that_a_table_lacks_is_given_or_named(tmp_path):
+    law = laws.get("multipower")
+    rate = schedules()["wsd"]
+    at = np.arange(200, 3000, 100)
+    exact = curves.multipower_columns(rate, at)
+    frame = pd.DataFrame({"step": at, "lr": rate[at], "loss": 3.0 - 1e-4 * at})
+    late = from_frame(frame, law=law)
+    assert [w["name"] for w in late.warnings] == ["curve_starts_late"]
+    told = from_frame(frame, law=law, warmup=100)
+    assert not told.warnings
+    miss = [np.abs(np.asarray(t.table["S1"]) / exact["S1"] - 1).max() for t in (late, told)]
+    assert miss[1] < 1e-2 < 0.1 < miss[0]
+    with pytest.raises(UserError, match="was logged from step 200"):
+        from_frame(frame, law=law, warmup=500)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"step": [1, 2], "learning_rate": [1e-3, 1e-3], "loss": [3.0]}, "2 steps and 1 losses"),
+        ({"step": [1, 2], "learning_rate": [1e-3] * 1 + [0.1] * 2, "loss": [3.0, -1.0]}, "must be a positive number"),
+        ({"step": [1, 9], "learning_rate": [1e-3] * 5, "loss": [3.0, 2.0]}, "5 learning rates"),
+        ({"step": [1, 1], "learning_rate": [1e-3, 1e-3], "loss": [3.0, 2.0]}, "is logged twice"),
+        ({"step": [1, 2], "learning_rate": ["a", "b"], "loss": [3.0, 2.0]}, "must be an array of numbers"),
+        ({"step": [1, 2.5], "learning_rate": [1e-3, 1e-3], "loss": [3.0, 2.0]}, "must be a whole number"),
+        ({"step": [1, 2], "learning_rate": [0.0, 0.0], "loss": [3.0, 2.0]}, "nothing to learn from"),
+    ],
+)
+def test_bad_curves_are_named(row, words):
+    with pytest.raises(UserError, match=words):
+        from_frame(pd.DataFrame([row]), law="annealing")
+
+
+# --- two runs on the same documents
+
+
+def run_on_documents(folder, name, losses, role="fit", status="done"):
+    count = np.full(len(losses), 50)
+    term = {"value": 1.0, "count": 1, "se": 0.1}
+    documents = {"id": [f"d{i}" for i in range(len(losses))], "sum": list(losses * count), "count": count.tolist()}
+    manifest = {"role": role, "data": {"sha256": "s"}, "headline": "loss", "loss_unit": "nats/token"}
+    write_json(folder / "runs" / name / "manifest.json", manifest)
+    write_json(
+        folder / "runs" / name / "result.json",
+        {"status": status, "evaluation": {"loss": {**term, "documents": documents}}},
+    )
+    return folder / "runs" / name
+
+
+def test_documents_that_are_hard_for_both_cancel(tmp_path):
+    rng = np.random.default_rng(0)
+    hard = 3 + 0.5 * rng.standard_normal(400)
+    one, two = hard + 0.02 * rng.standard_normal(400), hard - 0.01 + 0.02 * rng.standard_normal(400)
+    a, b = run_on_documents(tmp_path, "a", one), run_on_documents(tmp_path, "b", two)
+    found = paired.difference(a, b)
+    assert found["difference"]["value"] == pytest.approx(np.mean(one - two), abs=1e-9)
+    assert found["se"] == pytest.approx(np.std(one - two, ddof=1) / 20, rel=1e-9)
+    assert found["se_unpaired"] == pytest.approx(np.hypot(one.std(ddof=1), two.std(ddof=1)) / 20, rel=1e-9)
+    assert found["se_unpaired"] > 15 * found["se"] and found["correlation"] > 0.99
+    code, out, _ = scaling("compare", a, b)
+    assert code == 0 and "paired over 400 documents" in out
+    assert json.loads(scaling("compare", a, b, "--json")[1]) == found
+
+
+def test_runs_that_cannot_be_paired_are_refused(tmp_path):
+    losses = np.linspace(2, 3, 20)
+    a, short = run_on_documents(tmp_path, "a", losses), run_on_documents(tmp_path, "short", losses[:10])
+    held = run_on_documents(tmp_path, "held", losses, role="holdout")
+    failed = run_on_documents(tmp_path, "failed", losses, status="failed")
+    for other, words in ((short, "same documents"), (held, "no forecast of it is sealed"), (failed, "is not finished")):
+        code, _, err = scaling("compare", a, other)
+        assert code == 2 and err.count("\n") == 1 and words in err, err
+    assert "is no run directory" in scaling("compare", a, tmp_path)[2]
+    assert "takes two run directories" in scaling("compare", a, a, a)[2]
+
+
+def test_the_outer_exponent_of_chinchilla_is_one_where_there_is_none():
+    table = grid(noise=0.0)
+    found = estimate(laws.get("chinchilla_outer"), table, table["loss"], objective("squares"))
+    np.testing.assert_allclose(found.theta, [*LAW.vector(LAW.example), 1.0], rtol=1e-4)
