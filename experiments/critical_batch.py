@@ -1,0 +1,102 @@
+"""The critical batch size of a small model, from the gradient noise scale and from a sweep of batches, side by side.
+
+    scaling plan --config=experiments/critical_batch.py
+    scaling run  --config=experiments/critical_batch.py --workdir=runs/critical_batch
+    python experiments/critical_batch.py --workdir=runs/critical_batch      # the table; also written as critical.json
+
+One size (25k parameters), batches of 4 to 128 sequences of 64 bytes of stdlib, two seeds, constant learning rates that
+follow the square root of the batch (0.02 at 16), warmup of 20 steps. Small batches see 1M bytes and large ones up to
+8M, so that all pass the same losses. The gradient noise scale is measured once in ten steps, on the next batch in
+eight parts. At each target loss: the knee of steps against examples over the batches, and the noise scale of the
+gradients in the runs' rows between this target and the one before.
+
+`scaling plan` puts the whole at 8.8e12 FLOPs and 4 minutes of one CPU core (AMD EPYC with AVX-512). Not yet run whole.
+
+``:smoke`` is four batches at a tenth of D: a look at the path, no answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scaling import study
+from scaling.errors import UserError
+from scaling.records import records, write_json
+from scaling.verbs import show
+
+K, M = 2**10, 2**20
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The study; ``smoke`` for the smallest one."""
+    if argument not in ("", "smoke"):
+        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
+    smoke = argument == "smoke"
+    config = study.base("critical_batch-smoke" if smoke else "critical_batch")
+    config.data.stdlib = {"source": "stdlib"}
+    config.evaluation.tokens = (16 if smoke else 128) * K
+    config.chunk, config.noise_scale = 10, True
+    config.recipe = {"name": "sqrt", "base_tokens": 0, "schedule": "constant", "warmup_steps": 20}
+    batches = (4, 8, 16, 32) if smoke else (4, 8, 16, 32, 64, 128)
+    for batch in batches:
+        tokens = M * max(1, batch // 16) // (10 if smoke else 1)
+        config.cells[f"batch_{batch}"] = study.block(
+            "grid", "stdlib", (0 if smoke else 2,), tokens=(tokens,), seeds=(0,) if smoke else (0, 1),
+            recipe={"batch": batch},
+        )  # fmt: skip
+    return config
+
+
+def analyse(workdir: Path) -> list[dict[str, Any]]:
+    """At target losses that every batch passes: the critical batch by the sweep and by the gradients."""
+    from analysis import batch
+
+    runs, context = {}, 0
+    for record in records(workdir):
+        manifest = record.manifest
+        if record.status == "done":
+            context = manifest["config"]["context"]
+            runs[manifest["run"]] = (float(manifest["tokens"]["per_step"]), record.steps())
+    if not runs:
+        raise UserError("workdir", workdir, "holds no finished run; run the study first")
+    # From where every batch has left its warmup down to what the worst of them reaches, in equal steps of loss.
+    start = min(next((row["loss"] for row in rows if row["step"] >= 30), rows[-1]["loss"]) for _, rows in runs.values())
+    end = max(min(row["loss"] for row in rows) for _, rows in runs.values())
+    if not end < start:
+        raise UserError("workdir", workdir, "its runs share no range of losses; train longer")
+    targets = [start + (end - start) * (i + 1) / 4 for i in range(4)]
+    answers = batch.sweep(runs, targets)
+    above = start
+    for answer in answers:
+        near = [row for _, rows in runs.values() for row in rows if answer["loss"] <= row["loss"] < above]
+        answer["noise_scale"], above = batch.noise_scale(near, context), answer["loss"]
+    return answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    answers = analyse(options.workdir)
+    write_json(options.workdir / "critical.json", answers)
+    if options.json:
+        print(json.dumps(answers, indent=1))
+        return
+    print("\n".join(show.table(answers, {
+        "training loss": lambda row: f"{row['loss']:.3f}",
+        "runs": lambda row: row["runs"],
+        "critical batch, sweep (tokens)": lambda row: (
+            show.interval(row["critical"], 3) if row["critical"] else row["reason"]
+        ),
+        "gradient noise scale (tokens)": lambda row: show.interval(row["noise_scale"], 3),
+    })))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""What moves the exponent of N_opt ~ C^a from Kaplan's towards Chinchilla's, one cause at a time, on small runs.
+
+    scaling plan --config=experiments/kaplan_to_chinchilla.py
+    scaling run  --config=experiments/kaplan_to_chinchilla.py --workdir=runs/kaplan_to_chinchilla
+    python experiments/kaplan_to_chinchilla.py --workdir=runs/kaplan_to_chinchilla    # also exponents.json
+
+After Porian 2024 (arXiv 2406.19146), who took a from 0.835 to 0.497 on RefinedWeb so. Five sizes (6k to 99k
+parameters), D from 128k to 2M bytes of stdlib, four sets of runs that differ in training, read on
+several accounts:
+
+| step | runs | N | C |
+|---|---|---|---|
+| kaplan | constant learning rate, one for all sizes; warmup of 512 steps whatever D | without head | 6 N D |
+| + head and attention in C | same | without head | exact |
+| + head in N | same | with head | exact |
+| + short warmup | warmup of 40 steps | with head | exact |
+| + decay | the rate falls to 0 over the last 30 % of each D | with head | exact |
+| + learning rate by size | the width rule, tuned at width 32 | with head | exact |
+
+Accounting is changed after the fact, training by a re-run. Each a is a slope of log N_opt at the same compute as the
+others, by the fitted Chinchilla form (approach 3, 95 % intervals from its draws), with isoFLOP parabolas (approach 2)
+beside it. A recipe of `scaling tune` takes the place of the width rule with
+``--config.cells.tuned.recipe.name=recipe.json --config.cells.tuned_seeds.recipe.name=recipe.json``.
+
+`scaling plan` puts the whole at 3.2e13 FLOPs and 18 minutes of one CPU core (AMD EPYC with AVX-512). Not yet run whole.
+
+``:smoke`` is three small sizes at three D: a look at the path, no answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scaling import study
+from scaling.errors import UserError
+from scaling.records import records, write_json
+from scaling.verbs import show
+
+K, M = 2**10, 2**20
+# Training of each set of runs; what each adds to the one before it is one cause.
+PLAIN = {"name": "standard", "schedule": "constant", "warmup_steps": 512}
+ARMS = {
+    "plain": PLAIN,
+    "warmup": {**PLAIN, "warmup_steps": 40},
+    "decay": {"name": "standard", "warmup_steps": 40},
+    "tuned": {"name": "width", "warmup_steps": 40},
+}
+# (step, set of runs, whether N counts the head, whether C is exact)
+STEPS = (
+    ("kaplan", "plain", False, False),
+    ("+ head and attention in C", "plain", False, True),
+    ("+ head in N", "plain", True, True),
+    ("+ short warmup", "warmup", True, True),
+    ("+ decay", "decay", True, True),
+    ("+ learning rate by size", "tuned", True, True),
+)
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The study; ``smoke`` for the smallest one."""
+    if argument not in ("", "smoke"):
+        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
+    smoke = argument == "smoke"
+    config = study.base("kaplan_to_chinchilla-smoke" if smoke else "kaplan_to_chinchilla")
+    config.data.stdlib = {"source": "stdlib"}
+    config.evaluation.tokens = (16 if smoke else 256) * K
+    sizes, tokens = (
+        ((0, 1, 2), (16 * K, 32 * K, 64 * K)) if smoke else ((0, 1, 2, 3, 4), (M // 8, M // 4, M // 2, M, 2 * M))
+    )
+    for name, recipe in ARMS.items():
+        # Block by block the recipe differs in name, so that none is inherited from the study.
+        config.cells[name] = study.block("grid", "stdlib", sizes, tokens=tokens, recipe=recipe)
+        config.cells[f"{name}_seeds"] = study.block(
+            "grid", "stdlib", sizes[1::2], tokens=tokens, seeds=(1,), role="seed", recipe=recipe
+        )
+    return config
+
+
+def rows(workdir: Path) -> Any:
+    """One row a finished run: its set of runs, counts, loss. Runs that never decay are part of this study."""
+    import pandas as pd
+
+    found = []
+    for record in records(workdir):
+        manifest, result = record.manifest, record.result
+        if manifest["kind"] == "stem" or result is None or result["status"] != "done":
+            continue
+        recipe, config = manifest["recipe"], manifest["config"]
+        if recipe["schedule"] == "constant":
+            arm = "plain" if recipe["warmup_steps"] == PLAIN["warmup_steps"] else "warmup"
+        else:
+            arm = "decay" if recipe["parametrisation"] == "standard" else "tuned"
+        without, head = manifest["parameters"]["nonembedding"], config["vocab"] * config["width"]
+        found.append({"run": manifest["run"], "stem": manifest["stem"] or manifest["run"], "seed": manifest["seed"],
+                      "arm": arm, "D": float(manifest["tokens"]["D"]), "N_without": float(without),
+                      "N_with": float(without + head), "C_exact": float(manifest["flops"]["training"]),
+                      "loss": result["evaluation"]["loss"]["value"]})  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def analyse(workdir: Path) -> list[dict[str, Any]]:
+    """The exponent at each step, by approaches 3 and 2, with intervals or the reason why there is none."""
+    from analysis import approaches, runs
+    from analysis.fit import fit
+
+    table, answers = rows(workdir), []
+    for step, arm, with_head, exact in STEPS:
+        own = table[table["arm"] == arm].copy()
+        own["N"] = own["N_with" if with_head else "N_without"]
+        own["C"] = own["C_exact"] if exact else 6 * own["N"] * own["D"]
+        loaded = runs.from_frame(own[["run", "stem", "seed", "N", "D", "C", "loss"]], source=f"{workdir}, {arm}")
+        fitted = fit(loaded, "chinchilla")
+        third = approaches.approach3(loaded, fitted)
+        answers.append({
+            "step": step, "runs": arm, "rows": len(loaded), "N": "with head" if with_head else "without head",
+            "C": "exact" if exact else "6 N D", "a": third["a"], "a_isoflop": approaches.approach2(loaded)["a"],
+            "alpha": fitted.params["alpha"], "beta": fitted.params["beta"],
+            "loss_at_largest": float(own.sort_values(["N", "D"])["loss"].iloc[-1]),
+            "warnings": [entry["name"] for entry in fitted.warnings],
+        })  # fmt: skip
+    return answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    answers = analyse(options.workdir)
+    write_json(options.workdir / "exponents.json", answers)
+    if options.json:
+        print(json.dumps(answers, indent=1))
+        return
+    print("\n".join(show.table(answers, {
+        "step": lambda row: row["step"],
+        "N": lambda row: row["N"],
+        "C": lambda row: row["C"],
+        "a (law)": lambda row: show.interval(row["a"], 3),
+        "a (isoFLOP)": lambda row: show.interval(row["a_isoflop"], 3),
+        "loss at the largest": lambda row: f"{row['loss_at_largest']:.4f}",
+    })))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Does the best learning rate stay where it is as the model grows, and under which parametrisation?
+
+    scaling plan --config=experiments/lr_transfer.py
+    scaling run  --config=experiments/lr_transfer.py --workdir=runs/lr_transfer
+    python experiments/lr_transfer.py --workdir=runs/lr_transfer          # the table; also written as transfer.json
+
+Learning rates a factor sqrt 2 apart, three seeds, at widths 16 to 128 (two layers, heads of 8) under standard, width
+and mup, and at 2 to 16 layers (width 32) under mup and completep. The head is not tied, so that standard differs from
+mup in the learning rates of matrices alone. Nine rates a shape, a factor of 16: under standard they are centred half
+way between staying and falling with the width, so that neither answer lies at the edge. 131,072 bytes of stdlib a run,
+128 steps of 16 x 64.
+
+The answer is the exponent e of lr* ~ width^e (or layers^e): one parabola in log learning rate for all shapes of a
+parametrisation (``analysis.tune``), its interval jackknifed over runs, and what it makes of lr* over the whole range.
+0 is transfer. Width 1/m in the learning rate of matrices is what mup does; the width rule differs from it in a tied
+table alone, so with this head the two must agree, and only mup is trained.
+
+`scaling plan` puts the whole at 4.9e13 FLOPs: 9 minutes of one CPU core at its rate (AMD EPYC with AVX-512), and 14
+shapes to compile; it says 54, for it counts a compilation for each of 405 stems. Not yet run whole.
+
+``:smoke`` is two widths and two depths, three rates and two seeds: a look at the path, no answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scaling import study
+from scaling.errors import UserError
+from scaling.records import Record, records, write_json
+from scaling.verbs import show
+
+K = 2**10
+BASE_WIDTH, BASE_DEPTH, RATE = 32, 2, 0.02
+AXES = {"width": ("standard", "mup"), "layers": ("mup", "completep")}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The study; ``smoke`` for the smallest one."""
+    if argument not in ("", "smoke"):
+        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
+    smoke = argument == "smoke"
+    config = study.base("lr_transfer-smoke" if smoke else "lr_transfer")
+    config.data.stdlib = {"source": "stdlib"}
+    config.recipe = {"name": "width", "warmup_steps": 20, "base_width": BASE_WIDTH, "base_depth": BASE_DEPTH}
+    widths, depths = ((16, 32), (2, 4)) if smoke else ((16, 32, 64, 128), (2, 4, 8, 16))
+    steps, seeds, tokens = (1, (0, 1), 16 * K) if smoke else (4, (0, 1, 2), 128 * K)
+    config.evaluation.tokens = (16 if smoke else 128) * K
+    shapes = [(axis, name, width, BASE_DEPTH) for axis, names in AXES.items() for name in names
+              for width in widths if axis == "width"]  # fmt: skip
+    shapes += [("layers", name, BASE_WIDTH, depth) for name in AXES["layers"] for depth in depths]
+    for axis, name, width, depth in shapes:
+        centre = RATE * (BASE_WIDTH / width) ** 0.5 if name == "standard" else RATE
+        for step in range(-steps, steps + 1):
+            config.cells[f"{axis}_{name}_{width}x{depth}_{step + steps}"] = study.block(
+                "grid", "stdlib", (0,), tokens=(tokens,), seeds=seeds,
+                model={"width": width, "layers": depth, "heads": width // 8, "tied": False},
+                recipe={"parametrisation": name, "learning_rate": centre * 2 ** (step / 2)},
+            )  # fmt: skip
+    return config
+
+
+def rows(workdir: Path) -> Any:
+    """One row a finished run: parametrisation, width, layers, learning_rate, seed, loss."""
+    import pandas as pd
+
+    found = []
+    for record in records(workdir):
+        if record.manifest["kind"] != "stem" and record.status == "done":
+            found.append(_row(record))
+    return pd.DataFrame(found)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    manifest, result = record.manifest, record.result
+    assert result is not None
+    recipe, config = manifest["recipe"], manifest["config"]
+    return {"run": manifest["run"], "stem": manifest["stem"], "seed": manifest["seed"], "width": config["width"],
+            "layers": config["layers"], "parametrisation": recipe["parametrisation"],
+            "learning_rate": recipe["learning_rate"], "D": float(manifest["tokens"]["D"]),
+            "batch": float(manifest["tokens"]["per_step"]), "loss": result["evaluation"]["loss"]["value"]}  # fmt: skip
+
+
+def analyse(workdir: Path) -> list[dict[str, Any]]:
+    """For each axis and parametrisation: the exponent of the best learning rate, and the best one at each shape."""
+    from analysis import tune
+
+    table, answers = rows(workdir), []
+    for axis, names in AXES.items():
+        fixed = {"width": ("layers", BASE_DEPTH), "layers": ("width", BASE_WIDTH)}[axis]
+        for name in names:
+            # At the base shape all parametrisations are one program, and its runs serve both.
+            base = (table["width"] == BASE_WIDTH) & (table["layers"] == BASE_DEPTH) & (name != "standard")
+            own = table[(table[fixed[0]] == fixed[1]) & ((table["parametrisation"] == name) | base)]
+            own = own.drop_duplicates([axis, "learning_rate", "seed"])
+            own["N"] = own[axis].astype(float)
+            try:
+                found = tune.fit(own)
+            except UserError as error:
+                answers.append({"axis": axis, "parametrisation": name, "exponent": None, "reason": str(error)})
+                continue
+            exponent, span = found["rate_law"]["p"], own["N"].max() / own["N"].min()
+            answers.append({
+                "axis": axis, "parametrisation": name, "exponent": exponent, "span": float(span),
+                "factor": {key: float(span ** exponent[key]) for key in ("value", "lo", "hi")},
+                "optima": [{**row, axis: row.pop("N")} for row in found["optima"]],
+                "noise": found["noise"], "curvature": found["curvature"], "runs": found["runs"],
+            })  # fmt: skip
+    return answers
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    answers = analyse(options.workdir)
+    write_json(options.workdir / "transfer.json", answers)
+    if options.json:
+        print(json.dumps(answers, indent=1))
+        return
+    print("\n".join(show.table(answers, {
+        "axis": lambda row: row["axis"],
+        "parametrisation": lambda row: row["parametrisation"],
+        "lr* ~ axis^e": lambda row: show.interval(row["exponent"], 2),
+        "over the range": lambda row: show.interval(row.get("factor"), 3) if row["exponent"] else row["reason"],
+        "best at each": lambda row: ", ".join(
+            f"{cell[row['axis']]:g}: {_best(cell)}" for cell in row.get("optima", ())
+        ),
+    })))  # fmt: skip
+
+
+def _best(cell: dict[str, Any]) -> str:
+    found = cell["learning_rate"]
+    return f"{cell['best_run']:.3g} (edge)" if found is None else f"{found['value']:.3g}"
+
+
+if __name__ == "__main__":
+    main()

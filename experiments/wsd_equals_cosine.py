@@ -1,0 +1,149 @@
+"""Is a decay branch of a shared WSD stem as good as a cosine run made for its D? And what does sharing save?
+
+    scaling plan --config=experiments/wsd_equals_cosine.py
+    scaling run  --config=experiments/wsd_equals_cosine.py --workdir=runs/wsd_equals_cosine
+    python experiments/wsd_equals_cosine.py --workdir=runs/wsd_equals_cosine      # the table; also in equivalence.json
+
+Two sizes (25k and 99k parameters), D of 0.5, 1 and 2M bytes of stdlib, three seeds, three arms: ``branch``: the
+branches of one stem a size and seed; ``whole``: WSD runs of the same lengths on stems of their own (other seeds; with
+the same seed they would be the same bits); ``cosine``: a cosine to a tenth of the peak over each D. Same learning rate
+everywhere: it was chosen for WSD, so the comparison leans, if at all, towards WSD.
+
+The test is of equivalence (two one-sided tests at 5 %, so a 90 % interval inside the margin) with a margin of 0.3 % of
+the loss, on the mean difference of log loss over sizes and D. Cosine and branch share seeds and data order and are
+paired; what seeds and stems have in common is one cluster, so a size and seed counts once. The FLOPs saved are those
+of the plan: the stem once, against a whole run for each D.
+
+`scaling plan` puts the whole at 3.1e13 FLOPs and 12 minutes of one CPU core (AMD EPYC with AVX-512). Not yet run whole.
+
+``:smoke`` is one size, two small D and two seeds: a look at the path, no answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scaling import study
+from scaling.errors import UserError
+from scaling.records import read_json, records, write_json
+from scaling.verbs import show
+
+K, M = 2**10, 2**20
+MARGIN = 0.003
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The study; ``smoke`` for the smallest one."""
+    if argument not in ("", "smoke"):
+        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
+    smoke = argument == "smoke"
+    config = study.base("wsd_equals_cosine-smoke" if smoke else "wsd_equals_cosine")
+    config.data.stdlib = {"source": "stdlib"}
+    sizes, tokens = ((0,), (64 * K, 128 * K)) if smoke else ((2, 4), (M // 2, M, 2 * M))
+    seeds = (0, 1) if smoke else (0, 1, 2)
+    config.evaluation.tokens = (16 if smoke else 256) * K
+    config.cells.branch = study.block("grid", "stdlib", sizes, tokens=tokens, seeds=seeds)
+    for index, amount in enumerate(tokens):
+        own = tuple(100 * (index + 1) + seed for seed in seeds)
+        config.cells[f"whole_{index}"] = study.block("grid", "stdlib", sizes, tokens=(amount,), seeds=own)
+    cosine = {"schedule": "cosine", "final_fraction": 0.1}
+    config.cells.cosine = study.block("grid", "stdlib", sizes, tokens=tokens, seeds=seeds, recipe=cosine)
+    return config
+
+
+def rows(workdir: Path) -> Any:
+    """One row a finished run: arm, size, D, seed (of its position in the arm), log loss."""
+    import pandas as pd
+
+    found = []
+    for record in records(workdir):
+        manifest, result = record.manifest, record.result
+        if manifest["kind"] == "stem" or result is None or result["status"] != "done":
+            continue
+        seed, schedule = manifest["seed"], manifest["recipe"]["schedule"]
+        arm = "cosine" if schedule == "cosine" else "branch" if seed < 100 else "whole"
+        found.append({"arm": arm, "size": manifest["size"], "D": manifest["tokens"]["D"], "seed": seed % 100,
+                      "y": math.log(result["evaluation"]["loss"]["value"])})  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def difference(table: Any, one: str, two: str, *, paired: bool) -> dict[str, Any]:
+    """Mean difference of log loss, ``one`` - ``two``, over cells, with its 90 % interval and the verdict.
+
+    ``paired``: arms share seeds, and the mean difference of a size and seed is one observation. Otherwise the arms'
+    runs are independent: each arm's means of a size and seed have their own variance (Welch), and those of an arm
+    whose D share no stem are more independent than that says.
+    """
+    import numpy as np
+    from scipy import stats
+
+    means = {arm: table[table["arm"] == arm].groupby(["size", "seed"])["y"].mean() for arm in (one, two)}
+    if paired:
+        both = (means[one] - means[two]).dropna()
+        # Sizes may differ for good: the noise is that of seeds within a size.
+        groups = [group.to_numpy() for _, group in both.groupby("size")]
+    else:
+        groups = [m.loc[size].to_numpy() * sign for m, sign in ((means[one], 1), (means[two], -1))
+                  for size in sorted(set(table["size"]))]  # fmt: skip
+    sizes = table["size"].nunique()
+    centre = sum(float(group.mean()) for group in groups) / sizes
+    parts = [float(np.var(group, ddof=1)) / len(group) / sizes**2 for group in groups]
+    error = math.sqrt(sum(parts))
+    df = sum(parts) ** 2 / sum(part**2 / (len(group) - 1) for part, group in zip(parts, groups))
+    half = float(stats.t.ppf(0.95, df)) * error
+    lo, hi = centre - half, centre + half
+    equal = lo > -MARGIN and hi < MARGIN
+    verdict = "equal" if equal else "different" if lo > MARGIN or hi < -MARGIN else "cannot tell"
+    by_d = table.groupby(["arm", "D"])["y"].mean()
+    return {"one": one, "two": two, "difference": {"value": centre, "lo": lo, "hi": hi}, "df": df, "margin": MARGIN,
+            "verdict": verdict, "by_D": {str(d): float(by_d[one, d] - by_d[two, d]) for d in sorted(set(table["D"]))},
+            }  # fmt: skip
+
+
+def spent(workdir: Path) -> dict[str, float]:
+    """Training FLOPs of each arm as planned, and the share that sharing a stem saves over whole runs."""
+    total = {"branch": 0.0, "whole": 0.0, "cosine": 0.0}
+    for program in read_json(workdir / "study.json")["programs"]:
+        manifest = program["runs"][0]["manifest"]
+        schedule, seed = manifest["recipe"]["schedule"], manifest["seed"]
+        total["cosine" if schedule == "cosine" else "branch" if seed < 100 else "whole"] += program["flops"]
+    return {**total, "saved": 1 - total["branch"] / total["cosine"]}
+
+
+def analyse(workdir: Path) -> dict[str, Any]:
+    """The two comparisons and the FLOPs."""
+    table = rows(workdir)
+    return {"comparisons": [difference(table, "branch", "cosine", paired=True),
+                            difference(table, "branch", "whole", paired=False)],
+            "flops": spent(workdir), "runs": len(table)}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    answer = analyse(options.workdir)
+    write_json(options.workdir / "equivalence.json", answer)
+    if options.json:
+        print(json.dumps(answer, indent=1))
+        return
+    print("\n".join(show.table(answer["comparisons"], {
+        "arms": lambda row: f"{row['one']} - {row['two']}",
+        "log loss, 90 %": lambda row: "{value:+.3%} [{lo:+.3%}, {hi:+.3%}]".format(**row["difference"]),
+        "margin": lambda row: f"{row['margin']:.1%}",
+        "verdict": lambda row: row["verdict"],
+        "by D": lambda row: ", ".join(f"{int(d):,}: {value:+.2%}" for d, value in row["by_D"].items()),
+    })))  # fmt: skip
+    flops = answer["flops"]
+    print(f"FLOPs: branches {flops['branch']:.3g}, cosine runs {flops['cosine']:.3g}: {flops['saved']:.0%} saved")
+
+
+if __name__ == "__main__":
+    main()

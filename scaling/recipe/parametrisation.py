@@ -1,0 +1,111 @@
+"""Parametrisations: how learning rate and epsilon of a parameter group follow the width and depth of the model.
+
+With m = width / base_width, l = layers / base_depth, and the learning rate of Adam at the base shape as the unit:
+
+| group | logical axes | standard | width | mup | completep |
+|---|---|---|---|---|---|
+| look-ups, positions, patches | vocab or pixels first | 1 | 1 | 1 | 1 |
+| norms, vectors | one wide axis | 1 | 1 | 1 | 1 |
+| into a residual branch (q, k, v, up) | layers, embed first | 1 | 1/m | 1/m | 1/m |
+| out of a residual branch (o, down) | layers, embed last | 1 | 1/m | 1/m | 1/(m l) |
+| head | embed first | 1 | 1/m | 1/m | 1/m |
+| table that is the head too | ``embedding`` of a tied model | 1 | 1 | 1/m | 1/m |
+| epsilon, head | | 1 | 1 | 1 | 1 |
+| epsilon, the rest | | 1 | 1 | 1/m | 1/m, within a branch 1/(m l) |
+| learning rate of muon | matrices of a stack | 1 | m^-1/2 | m^-1/2 | m^-1/2, out of a branch m^-1/2 / l |
+
+Sources: Yang 2021, arXiv 2203.03466 (table 8: Adam); Dey 2025, arXiv 2505.01618 (table 1 with alpha = 1, and the
+authors' code: residual branches times 1/l, unembedding times 1/m, epsilon 1/m outside and 1/(m l) inside the branches);
+for muon the spectral condition of arXiv 2310.17813: a step has spectral norm sqrt(fan-out / fan-in).
+
+Those papers write forward multipliers, x + branch / l and logits / m. Here the matrices behind them start at zero, and
+a zero matrix W behind a multiplier s learns under Adam exactly as W' = s W does with learning rate s and epsilon 1/s:
+so the multipliers are learning rates, and the families hold none. A tied table is scaled as the head that it is: its
+other use, the look-up, is followed by a norm and does not see its scale. Weight decay needs no rule: it is independent
+of the learning rate, and the papers keep rate times decay constant. Heads are to keep their size as the width grows;
+QK-norm then bounds the scores at any width, in place of the factor 1 / head of Yang 2021.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from scaling.recipe.rules import Recipe
+
+TRANSFERS = ("mup", "completep")
+
+
+def multipliers(axes: dict[str, Any], shapes: dict[str, Any], recipe: Recipe, tied: bool = False) -> dict[str, Any]:
+    """Learning-rate multiplier of each parameter, by its logical axes (inputs before outputs) and its shape.
+
+    A leaf is a matrix when two axes besides ``layers`` are wide, and a look-up when its input is ``vocab`` (one row is
+    read) or ``pixels`` (as many at any width): its fan-in does not grow. Width is the size of the leaf's ``embed``
+    axis, depth that of its ``layers`` axis. ``tied``: the leaf ``embedding`` is the head too.
+    """
+
+    def multiplier(path: Any, names: tuple[str, ...], leaf: Any) -> float:
+        if recipe.parametrisation == "standard" or "embed" not in names:
+            return 1.0
+        shrink = recipe.base_width / leaf.shape[names.index("embed")]
+        if not is_matrix(names):
+            return shrink if recipe.parametrisation in TRANSFERS and tied and _name(path) == "embedding" else 1.0
+        if recipe.optimizer == "muon" and by_muon(names):
+            shrink = shrink**0.5
+        return shrink * (_depth(recipe, names, leaf) if _leaves_branch(names) else 1.0)
+
+    return _map(multiplier, axes, shapes)
+
+
+def epsilons(axes: dict[str, Any], shapes: dict[str, Any], recipe: Recipe, tied: bool = False) -> dict[str, Any] | None:
+    """Multiplier of Adam's epsilon of each parameter; None where every one is 1."""
+    if recipe.parametrisation not in TRANSFERS:
+        return None
+
+    def multiplier(path: Any, names: tuple[str, ...], leaf: Any) -> float:
+        head = (is_matrix(names) and names[0] == "embed") or (tied and _name(path) == "embedding")
+        if "embed" not in names or head:
+            return 1.0
+        shrink = recipe.base_width / leaf.shape[names.index("embed")]
+        return shrink * (1.0 if _leaves_branch(names) else _depth(recipe, names, leaf))
+
+    return _map(multiplier, axes, shapes)
+
+
+def decayed(axes: dict[str, Any]) -> dict[str, Any]:
+    """1.0 for the parameters that weight decay acts on (matrices and the head), else 0.0."""
+    return jax.tree.map(lambda names: 1.0 if is_matrix(names) else 0.0, axes, is_leaf=_is_names)
+
+
+def is_matrix(names: tuple[str, ...]) -> bool:
+    """Whether a parameter's fan-in grows with the model: no look-up, no vector."""
+    wide = [name for name in names if name != "layers"]
+    return len(wide) >= 2 and wide[0] not in ("vocab", "pixels")
+
+
+def by_muon(names: tuple[str, ...]) -> bool:
+    """Whether muon takes a parameter: a matrix of a stack that maps width to width; a router has few outputs."""
+    return names[0] == "layers" and is_matrix(names) and names[-1] != "experts"
+
+
+def _leaves_branch(names: tuple[str, ...]) -> bool:
+    return names[0] == "layers" and names[-1] == "embed" and is_matrix(names)
+
+
+def _depth(recipe: Recipe, names: tuple[str, ...], leaf: Any) -> float:
+    if recipe.parametrisation != "completep" or names[0] != "layers":
+        return 1.0
+    return recipe.base_depth / leaf.shape[0]
+
+
+def _is_names(leaf: Any) -> bool:
+    return isinstance(leaf, tuple)
+
+
+def _name(path: Any) -> str:
+    return str(path[-1].key)
+
+
+def _map(function: Any, axes: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
+    return jax.tree_util.tree_map_with_path(function, axes, shapes, is_leaf=_is_names)

@@ -1,0 +1,140 @@
+"""tune: a small sweep of learning rate and batch, and the recipe that it supports."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from scaling.errors import UserError
+from scaling.records import read_json, write_json
+from scaling.verbs.show import interval, print_json, table
+from scaling.verbs.study import default_workdir, run
+
+RUN = ("engine", "workers", "retry_failed", "max_attempts", "cache", "execute")
+
+
+def tune(options: SimpleNamespace) -> int:
+    """Trains the sweep, fits the best learning rate and batch, and writes the recipe. Resumable, as ``run`` is."""
+    if options.config is None:
+        raise UserError("config", "nothing", "give --config=FILE.py: the study whose recipe is to be tuned")
+    config, base = sweep(options.config, options)
+    workdir = Path(options.workdir) if options.workdir else default_workdir(config.name, options.argument)
+    if options.dry_run:
+        from scaling.verbs.study import plan
+
+        return plan(SimpleNamespace(config=config, workdir=str(workdir), argument=None, simulate=0, json=options.json,
+                                    check_memory=False, device=None))  # fmt: skip
+    asked = SimpleNamespace(**{name: getattr(options, name) for name in RUN}, config=config, workdir=str(workdir),
+                            argument=None, json=False)  # fmt: skip
+    with contextlib.redirect_stdout(sys.stderr):  # what it prints is progress here
+        code = run(asked)
+    if code != 0:
+        return code
+    found = fitted(workdir, options.level)
+    out = Path(options.out) if options.out else workdir / "recipe.json"
+    write_json(out, {"schema": 1, "kind": "recipe", "recipe": fields(base, found, workdir), "fit": found})
+    if options.json:
+        print_json({"schema": 1, "kind": "tune", "path": str(out), "workdir": str(workdir),
+                    **{k: v for k, v in found.items() if k != "draws"}})  # fmt: skip
+        return 0
+    print("\n".join(summary(found)))
+    print(f"written: {out}; name it in a study: config.recipe.name = {str(out)!r}")
+    return 0
+
+
+def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Any]:
+    """The configuration of the sweep and the recipe that it starts from: learning rates x batches x sizes x D.
+
+    Defaults, of the study's first block that is fitted: its three smallest sizes, its smallest D and four times that,
+    five learning rates a factor of 2 apart around the recipe's, and half, once and twice its batch.
+    """
+    from scaling import recipe
+    from scaling import study as studies
+
+    first = next((b for b in config.cells.values() if b["role"] != "holdout"), None)
+    if first is None:
+        raise UserError("config.cells", "holdouts only", "tune needs a block that is fitted")
+    resolved = studies.resolve(config)
+    cells = [c for c in resolved.cells if c.dataset == first["dataset"] and c.role != "holdout"]
+    sizes = _list("sizes", options.sizes, int) or sorted({cell.size for cell in cells})[:3]
+    least = min(cell.tokens for cell in cells)
+    tokens = _list("tokens", options.tokens, float) or [least, 4 * least]
+    held = {**config.recipe.to_dict(), **dict(first["recipe"])}
+    rules = recipe.named(**held)
+    middle = sorted(cells, key=lambda cell: cell.tokens)[len(cells) // 2].recipe
+    rates = _list("rates", options.rates, float) or [middle.learning_rate * 2.0**i for i in range(-2, 3)]
+    batches = _list("batches", options.batches, int)
+    batches = batches or sorted({max(1, middle.batch // 2), middle.batch, 2 * middle.batch})
+    seeds = _list("seeds", options.seeds, int) or [0]
+    made = studies.base(f"{config.name}-tune")
+    kept = config.to_dict()
+    made.update({name: value for name, value in kept.items() if name not in ("name", "cells", "recipe", "data")})
+    made.data[first["dataset"]] = kept["data"][first["dataset"]]
+    # Every cell says its own recipe, which is the study's but for what is swept.
+    start = {k: v for k, v in recipe.record(rules).items() if k not in ("rate_law", "batch_law", "tuned")}
+    for number, rate in enumerate(rates):
+        for batch in batches:
+            made.cells[f"rate{number}_batch{batch}"] = studies.block(
+                "grid", first["dataset"], sizes, tokens=tuple(tokens), seeds=tuple(seeds), model=dict(first["model"]),
+                recipe={**start, "rule": "fixed", "learning_rate": rate, "batch": batch},
+            )  # fmt: skip
+    return made, rules
+
+
+def fitted(workdir: Path, level: float) -> dict[str, Any]:
+    """What ``analysis.tune`` says of a sweep's finished runs."""
+    from analysis import runs, tune
+
+    table: Any = runs.load(workdir).table
+    per_step = {r["run"]: r["manifest"]["tokens"]["per_step"] for p in read_json(workdir / "study.json")["programs"]
+                for r in p["runs"]}  # fmt: skip
+    table["batch"] = [float(per_step[name]) for name in table["run"]]
+    return tune.fit(table, level=level)
+
+
+def fields(base: Any, found: dict[str, Any], workdir: Path) -> dict[str, Any]:
+    """The recipe of the file: the one that was tuned, with the fitted laws for learning rate and batch."""
+    from scaling import recipe
+
+    kept = {k: v for k, v in recipe.record(base).items() if k not in ("learning_rate", "batch", "tuned", "batch_law")}
+    laws = {"rule": "law", "rate_law": [found["rate_law"][name]["value"] for name in ("k", "p", "q")]}
+    if found["batch_law"]:
+        return {**kept, **laws, "batch_law": [found["batch_law"][name]["value"] for name in ("k", "p", "q")]}
+    runs = [r["manifest"] for p in read_json(workdir / "study.json")["programs"] for r in p["runs"]]
+    batch = next(m["recipe"]["batch"] for m in runs if m["tokens"]["per_step"] == found["batch"])
+    return {**kept, **laws, "batch": batch}
+
+
+def summary(found: dict[str, Any]) -> list[str]:
+    """The fit for people."""
+    columns: dict[str, Callable[[dict[str, Any]], object]] = {
+        "N": lambda row: f"{row['N']:,.0f}",
+        "D": lambda row: f"{row['D']:,.0f}",
+        "batch tokens": lambda row: f"{row['batch']:,.0f}",
+        "best loss": lambda row: f"{row['loss']:.4f}",
+        "best run": lambda row: f"{row['best_run']:.3g}",
+        "learning rate": lambda row: interval(row["learning_rate"], 3) if row["learning_rate"] else "edge of the sweep",
+    }
+    lines = table(found["optima"], columns)
+    for name, key in (("learning rate", "rate_law"), ("batch in tokens", "batch_law")):
+        if found[key]:
+            k, p, q = (interval(found[key][part], 3) for part in ("k", "p", "q"))
+            lines.append(f"{name} = k N^p D^q: k {k}, p {p}, q {q}")
+    h = found["curvature"]
+    cost = {name: math.expm1(h[name] * math.log(2) ** 2) for name in ("value", "lo", "hi")}
+    lines.append(f"a learning rate 2x off costs {cost['value']:.2%} [{cost['lo']:.2%}, {cost['hi']:.2%}] of the loss; "
+                 f"{found['runs']} runs of {found['stems']} stems within {found['window']:.0%} of their cell's best, "
+                 f"noise {found['noise']:.2%}")  # fmt: skip
+    return [*lines, *(f"warning: {text}" for text in found["warnings"])]
+
+
+def _list(field: str, text: str | None, kind: type) -> list[Any]:
+    try:
+        return [kind(float(item)) for item in (text or "").split(",") if item.strip()]
+    except ValueError:
+        raise UserError(field, text, "must be numbers with commas between them") from None

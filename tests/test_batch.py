@@ -1,0 +1,79 @@
+"""The critical batch: the gradient noise scale of a training step, and the knee of a sweep of batches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from analysis import batch
+from scaling import families, recipe, study, train
+from scaling.errors import UserError
+from scaling.plan import make
+from scaling.records import records
+from scaling.step import Trainer
+
+
+def test_noise_and_signal_are_those_of_the_examples_gradients():
+    family = families.load("gpt")
+    config = families.configure(family, 0, width=8, layers=1, heads=1, vocab=16, context=8)
+    trainer = Trainer(family, config, recipe.named("width", batch=8), {"data": 1}, 1)
+    # Away from initialisation, where zero matrices hide most of the gradient.
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), trainer.abstract["params"])
+    tokens = rng.integers(0, 16, (8, 9)).astype(np.int32)
+    found = trainer.noise(params, {"tokens": tokens}, 0)
+
+    def loss(params, row):
+        total, count = family.loss(params, {"tokens": row[None]}, jax.random.key(0), config)["loss"]
+        return total.sum() / count.sum()
+
+    each = jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(params, jnp.asarray(tokens))
+    flat = np.concatenate([np.asarray(leaf).reshape(8, -1) for leaf in jax.tree.leaves(each)], 1)
+    # Parts of one example: tr(S) is the unbiased sample variance of the examples' gradients, summed.
+    assert found["noise"] == pytest.approx(flat.var(axis=0, ddof=1).sum(), rel=1e-4)
+    assert found["signal"] + found["noise"] / 8 == pytest.approx(np.sum(flat.mean(0) ** 2), rel=1e-4)
+    with pytest.raises(UserError, match=r"config\.noise_scale = 3: a batch is split in two"):
+        Trainer(family, config, recipe.named("width", batch=3), {"data": 1}, 1).noise(params, {}, 0)
+
+
+def test_training_measures_noise_when_asked_and_is_not_changed_by_it(tiny, tmp_path):
+    losses = {}
+    for asked in (False, True):
+        config = tiny(grid=study.block("grid", "known", (0,), tokens=(48 * 25,), recipe={"schedule": "constant"}))
+        config.noise_scale = asked
+        program = make(study.resolve(config)).programs[0]
+        train.execute(program, tmp_path / str(asked), progress=lambda *_: None, should_stop=lambda: False)
+        rows = records(tmp_path / str(asked))[0].steps()
+        losses[asked] = [row["loss"] for row in rows]
+        # Three chunks of ten steps; after the last there is no next batch.
+        assert [("gradient_noise" in row) for row in rows] == [asked, asked, False]
+        assert all(row["gradient_noise"] > 0 for row in rows[:2] if asked)
+    assert losses[True] == losses[False]
+
+
+def test_the_noise_scale_is_a_ratio_of_means_with_an_interval():
+    rng = np.random.default_rng(0)
+    # Single measurements are worse than useless (the signal is often negative); their means are not.
+    rows = [{"gradient_noise": 8 * (1 + 0.3 * rng.standard_normal()), "gradient_signal": 0.1 + 0.15 * x}
+            for x in rng.standard_normal(400)]  # fmt: skip
+    found = batch.noise_scale([*rows, {"loss": 1.0}], context=64)
+    assert found is not None and found["rows"] == 400
+    assert found["lo"] < 80 * 64 < found["hi"] and found["hi"] < 1.6 * found["lo"]
+    assert batch.noise_scale([{"loss": 1.0}], 64) is None
+    none = batch.noise_scale([{"gradient_noise": 1.0, "gradient_signal": -0.1}] * 20, 64)
+    assert none == {"value": None, "lo": 0.0, "hi": None, "rows": 20}
+
+
+def test_the_knee_of_a_planted_sweep_is_found():
+    """Loss falls with the useful steps s / (1 + B_crit / B): S = S_min + E_min / B at every target, B_crit its knee."""
+    rng, knee, runs = np.random.default_rng(0), 1500.0, {}
+    for size in (256, 512, 1024, 2048, 4096, 8192):
+        for seed in range(2):
+            step = np.arange(10, 6001, 10)
+            loss = 1.5 + 20 / (step / (1 + knee / size)) ** 0.6 + 0.004 * rng.standard_normal(len(step))
+            runs[f"{size} {seed}"] = (float(size), [{"step": int(s), "loss": float(y)} for s, y in zip(step, loss)])
+    answers = batch.sweep(runs, (2.5, 2.2, 0.1))
+    for answer in answers[:2]:
+        assert answer["runs"] == 12 and answer["critical"]["lo"] < knee < answer["critical"]["hi"]
+        assert answer["critical"]["hi"] < 1.25 * answer["critical"]["lo"]
+    assert answers[2]["critical"] is None and answers[2]["reason"] == "fewer than three batches reach it"
