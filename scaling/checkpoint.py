@@ -1,77 +1,195 @@
 """Checkpoints: orbax writes the arrays, this file adds what orbax does not do.
 
-A save is synchronous, so none is skipped (orbax's ``save_async`` drops a save that comes while one runs). Beside each
-checkpoint stands a sidecar with the sha256 of every leaf, written last: a checkpoint without one was cut short. A load
-checks every leaf (orbax returns flipped bits without a word) and falls back to the newest older one that verifies.
+None is skipped: a save waits for the one before it (orbax's Checkpointer drops a save that comes while one runs).
+Beside each checkpoint stands a sidecar with the sha256 of every leaf, written last: a checkpoint without one was cut
+short. A load checks every leaf (orbax returns flipped bits without a word) and falls back to the newest older one that
+verifies. The hashes are those of whole leaves, whatever mesh or number of processes wrote or reads them.
+
+A checkpoint may lie at a URL. orbax writes to ``gs://`` itself; to what else ``etils.epath`` reaches (``s3://`` ...),
+where this orbax writes nothing, it is written beside the run record first and copied.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 
+from scaling import distributed
 from scaling.errors import UserError
 from scaling.records import write_json
 
+# Above this many bytes a leaf that is spread over several processes is gathered for its hash in slices of its first
+# axis (of a stack of layers: a layer), so that no device must hold it whole.
+GATHER_BYTES = 2**28
+
 
 def leaf_hashes(state: Any) -> dict[str, str]:
-    """sha256 of dtype, shape and bytes of every leaf, by path."""
+    """sha256 of dtype, shape and bytes of every leaf, by path. In a group process 0 has them, the others take part."""
+    return _hashing(state)()
 
-    def digest(leaf: Any) -> str:
-        array = np.asarray(leaf)
-        header = f"{array.dtype.str}{array.shape}".encode()
-        return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
 
+def _hashing(state: Any) -> Callable[[], dict[str, str]]:
+    """``leaf_hashes`` for later: what must be done before the state is donated is done, the rest is left to the call.
+
+    A NumPy view of an array on the CPU keeps it from being overwritten: JAX then copies what it would have donated.
+    """
     flat = jax.tree_util.tree_flatten_with_path(state)[0]
-    return {jax.tree_util.keystr(path): digest(leaf) for path, leaf in flat}
+    if distributed.count() > 1:
+        digests = {jax.tree_util.keystr(path): _digest(leaf, _pieces(leaf)) for path, leaf in flat}
+        return lambda: digests
+    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in flat}
+    return lambda: {path: _digest(array, [array]) for path, array in arrays.items()}
+
+
+def _digest(leaf: Any, pieces: Iterable[np.ndarray]) -> str:
+    found = hashlib.sha256(f"{np.dtype(leaf.dtype).str}{tuple(leaf.shape)}".encode())
+    for piece in pieces:
+        found.update(np.ascontiguousarray(piece).tobytes() if distributed.primary() else b"")
+    return found.hexdigest()
+
+
+def _pieces(leaf: Any) -> Iterator[np.ndarray]:
+    """A leaf of a group's state from its start to its end. Every process must take every piece."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        yield np.asarray(leaf)
+        return
+    from jax.experimental import multihost_utils
+
+    if leaf.ndim < 2 or leaf.nbytes <= GATHER_BYTES:
+        yield multihost_utils.process_allgather(leaf, tiled=True)
+        return
+    for index in range(leaf.shape[0]):
+        yield multihost_utils.process_allgather(leaf[index], tiled=True)
 
 
 class Checkpoints:
-    """The checkpoints of one run, by step, in ``<root>/<step>`` with ``<root>/<step>.json`` beside each."""
+    """The checkpoints of one run, by step, in ``<root>/<step>`` with ``<root>/<step>.json`` beside each.
 
-    def __init__(self, root: Path):
-        self.root = Path(root).absolute()  # orbax takes no relative path
+    Args:
+      root: a directory or a URL.
+      stage: a directory that all processes share, for a root that orbax cannot write to.
+
+    Raises:
+      UserError: the URL cannot be reached.
+    """
+
+    def __init__(self, root: str | Path, stage: Path | None = None):
         self.problems: list[str] = []  # what did not verify, for the log and the record
+        self._saving: threading.Thread | None = None
+        self._failure: tuple[int, Exception] | None = None
+        scheme, url, _ = str(root).partition("://")
+        self.root: Any = _remote(str(root)) if url else Path(root).absolute()  # orbax takes no relative path
+        self._stage = Path(stage).absolute() if stage is not None and url and scheme != "gs" else None
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, ascending. Complete says nothing of intact: ``load`` verifies."""
-        found = (path for path in self.root.glob("*.json") if path.stem.isdigit())
-        return sorted(int(path.stem) for path in found if (self.root / path.stem).is_dir())
+        if not distributed.primary():
+            return distributed.agree()
+        try:
+            names = {path.name for path in self.root.iterdir()}
+        except (FileNotFoundError, NotADirectoryError):
+            names = set()
+        return distributed.agree(sorted(int(name) for name in names if name.isdigit() and f"{name}.json" in names))
 
-    def save(self, step: int, state: Any) -> None:
-        """Writes the state of ``step`` and returns when it is on disk and described.
+    def save(self, step: int, state: Any, *, wait: bool = True) -> None:
+        """Writes the state of ``step``, after any save before it.
+
+        Args:
+          wait: return when it is on disk and described. Else the writing goes on behind the training, and what fails
+            is raised by the next call; the caller may donate the state at once.
 
         Raises:
           UserError: the disk is full or read-only. Older checkpoints stay.
         """
         from orbax.checkpoint import v1  # 0.95 s of import that planning must not pay
 
-        target = self.root / str(step)
         try:
-            v1.save(str(target), state, overwrite=True)
-        except (OSError, ValueError) as error:
-            for leftover in self.root.glob(f"{step}.orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            if isinstance(error, ValueError) and "RESOURCE_EXHAUSTED" not in str(error):
+            self.wait()
+        except UserError as problem:
+            if not wait:
                 raise
-            reason = str(error).splitlines()[0][:200]
-            raise UserError(
-                "checkpoint", target, f"cannot be written ({reason}); free space, then run again"
-            ) from error
-        write_json(self.root / f"{step}.json", {"step": step, "leaves": leaf_hashes(state)})
+            self.problems.append(str(problem))  # this one is decisive, and may find room where that one did not
+        hashing, target = _hashing(state), self._local(step)
+        try:
+            response = v1.save_async(str(target), state, overwrite=True)
+        except Exception as error:
+            self._refuse(step, error)
+
+        def finish() -> None:
+            try:
+                response.result()
+                if distributed.primary():
+                    self._describe(step, hashing())
+            except Exception as error:
+                self._failure = (step, error)
+
+        self._saving = threading.Thread(target=finish, name=f"checkpoint-{step}")
+        self._saving.start()
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when no save is under way.
+
+        Raises:
+          UserError: the last save failed; see ``save``.
+        """
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
+        if self._failure is not None:
+            (step, error), self._failure = self._failure, None
+            self._refuse(step, error)
+
+    def _local(self, step: int) -> Any:
+        """Where orbax writes and reads the checkpoint of a step."""
+        return (self._stage or self.root) / str(step)
+
+    def _describe(self, step: int, hashes: dict[str, str]) -> None:
+        sidecar = {"step": step, "leaves": hashes}
+        if isinstance(self.root, Path):
+            write_json(self.root / f"{step}.json", sidecar)
+            return
+        if self._stage is not None:
+            _copy(self._local(step), self.root / str(step))
+            shutil.rmtree(self._local(step), ignore_errors=True)
+        (self.root / f"{step}.json").write_text(json.dumps(sidecar, indent=1) + "\n")
+
+    def _refuse(self, step: int, error: Exception) -> NoReturn:
+        """Removes what a failed save left, and raises."""
+        self._clean()
+        if not isinstance(error, OSError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise error
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            "checkpoint", self.root / str(step), f"cannot be written ({reason}); free space, then run again"
+        ) from error
+
+    def _clean(self) -> None:
+        """Removes what saves that were cut short have left."""
+        if distributed.primary():
+            for place in (self.root, self._stage):
+                for leftover in place.glob("*.orbax-checkpoint-tmp*") if place is not None else ():
+                    _remove(leftover)
 
     def load(self, abstract: Any, at_most: int | None = None) -> tuple[int, Any] | None:
         """(step, state) of the newest checkpoint at or before ``at_most`` that verifies, or None.
 
         ``abstract`` is a tree of ShapeDtypeStruct with shardings: the state is restored onto that mesh.
+
+        Raises:
+          UserError: the newest was written by another configuration.
         """
+        self.wait()
         for step in reversed(self.steps()):
             if at_most is not None and step > at_most:
                 continue
@@ -84,30 +202,86 @@ class Checkpoints:
     def _verified(self, step: int, abstract: Any) -> Any:
         from orbax.checkpoint import v1
 
-        try:
-            expected = json.loads((self.root / f"{step}.json").read_text())["leaves"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _Damaged(f"sidecar unreadable ({error})") from error
+        expected = distributed.agree(self._expected(step) if distributed.primary() else None)
+        if isinstance(expected, str):
+            raise _Damaged(expected)
         shapes = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(abstract)[0]}
         if shapes != set(expected):
             raise UserError("checkpoint", self.root / str(step), "is of another configuration; use another workdir")
+        problem, state = None, None
         try:
-            state = v1.load(str(self.root / str(step)), abstract)
+            if self._stage is not None and distributed.primary():
+                _copy(self.root / str(step), self._local(step))
+        except Exception as error:  # whatever the client of the store raises
+            problem = f"cannot be fetched ({type(error).__name__})"
+        distributed.barrier()
+        try:
+            state = v1.load(str(self._local(step)), abstract)
         except Exception as error:  # orbax raises many kinds (NoEntryError, KeyError, ...) on a damaged file
-            raise _Damaged(f"unreadable ({type(error).__name__})") from error
+            problem = problem or f"unreadable ({type(error).__name__})"
+        bad = distributed.anyone(problem is not None)
+        if self._stage is not None and distributed.primary():
+            shutil.rmtree(self._local(step), ignore_errors=True)
+        if bad:
+            raise _Damaged(problem or "unreadable in another process")
         actual = leaf_hashes(state)
-        wrong = [path for path, digest in expected.items() if actual[path] != digest]
+        wrong = distributed.agree([path for path, digest in expected.items() if actual[path] != digest])
         if wrong:
             raise _Damaged(f"{len(wrong)} leaves differ from their hash, first {wrong[0]}")
         return state
 
-    def keep(self, steps: Iterable[int]) -> None:
-        """Deletes every checkpoint whose step is not named, sidecar first so that none is half there."""
-        wanted = set(steps)
-        for step in self.steps():
-            if step not in wanted:
-                (self.root / f"{step}.json").unlink(missing_ok=True)
-                shutil.rmtree(self.root / str(step), ignore_errors=True)
+    def _expected(self, step: int) -> dict[str, str] | str:
+        """The hashes of a sidecar, or what is wrong with it."""
+        try:
+            return dict(json.loads((self.root / f"{step}.json").read_text())["leaves"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"sidecar unreadable ({error})"
+
+    def keep(self, steps: Iterable[int], newest: int = 0) -> None:
+        """Deletes every complete checkpoint but the named steps and the ``newest`` few, sidecar first so that none is
+        half there. One that is being written is not complete yet."""
+        found = self.steps()
+        wanted = {*steps, *found[len(found) - newest :]}
+        if self._saving is None:
+            self._clean()
+        if distributed.primary():
+            for step in found:
+                if step not in wanted:
+                    (self.root / f"{step}.json").unlink(missing_ok=True)
+                    _remove(self.root / str(step))
+
+
+def _remote(url: str) -> Any:
+    """The path of a URL, made if missing."""
+    try:
+        from etils import epath
+
+        root = epath.Path(url)
+        if distributed.primary():
+            root.mkdir(parents=True, exist_ok=True)
+    except Exception as error:  # ImportError, or whatever the client of the store raises
+        remedy = f"cannot be used ({str(error).splitlines()[0][:200]}); install gcsfs or s3fs, and check the access"
+        raise UserError("checkpoints", url, remedy) from error
+    return root
+
+
+def _remove(path: Any) -> None:
+    if isinstance(path, Path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            path.rmtree()
+
+
+def _copy(source: Any, target: Any) -> None:
+    """Copies a directory between two places, of which either may be remote."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in source.iterdir():
+        if path.is_dir():
+            _copy(path, target / path.name)
+            continue
+        with path.open("rb") as reader, (target / path.name).open("wb") as writer:
+            shutil.copyfileobj(reader, writer, 2**24)
 
 
 class _Damaged(Exception):

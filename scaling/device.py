@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from scaling.errors import UserError
+
 # Dense bf16 FLOP/s by the start of jax's device_kind. Sources: NVIDIA's H100, H200 and A100 data sheets (SXM, without
 # sparsity) and Google Cloud's TPU system pages. A device that is not here has no MFU in its record.
 PEAK_BF16 = {
@@ -21,6 +23,38 @@ PEAK_BF16 = {
     "TPU v5 lite": 197e12,
     "TPU v6 lite": 918e12,
 }
+
+# Bytes of memory by the name that ``plan --device`` takes, from the same data sheets.
+MEMORY = {
+    "a100-40gb": 40e9,
+    "a100-80gb": 80e9,
+    "h100-80gb": 80e9,
+    "h200-141gb": 141e9,
+    "v4": 32e9,
+    "v5e": 16e9,
+    "v5p": 95e9,
+    "v6e": 32e9,
+}
+
+
+def memory(name: str | None) -> tuple[str, float]:
+    """(name, bytes that a program may use) of a named device, or of the present one for None.
+
+    JAX reserves XLA_PYTHON_CLIENT_MEM_FRACTION (0.75) of a GPU.
+
+    Raises:
+      UserError: no device is known by that name.
+    """
+    if name is not None:
+        if name not in MEMORY:
+            raise UserError("device", name, f"choose one of {', '.join(MEMORY)}, or none for the present one")
+        share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75)) if "gb" in name else 1.0
+        return name, MEMORY[name] * share
+    import jax
+
+    device = jax.devices()[0]
+    seen = (device.memory_stats() or {}).get("bytes_limit")
+    return device.device_kind, seen or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak(kind: str) -> float | None:
@@ -64,6 +98,7 @@ def environment(mesh_shape: dict[str, int]) -> dict[str, Any]:
         "device": device.platform,
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
+        "processes": jax.process_count(),
         "threads": threads,
         "mesh": dict(mesh_shape),
     }

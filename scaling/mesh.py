@@ -1,75 +1,139 @@
-"""The only file that builds meshes and decides shardings: parameter path -> logical axes -> mesh axes."""
+"""The only file that builds meshes and decides shardings: parameter path -> logical axes -> mesh axes.
+
+Activations are held to the batch's split between layers (``place``); inside a layer XLA's partitioner does the rest.
+``tests/test_mesh.py`` counts the collectives that come of it.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from scaling.blocks.logical import Place
 from scaling.errors import UserError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+# The slowest first: members of an ensemble never talk to each other, the parts of a tensor do in every layer.
+MESH_AXES = ("ensemble", "data", "fsdp", "tensor")
 # The batch is split over data and fsdp; a weight over fsdp on its residual axis and over tensor on its other wide axis.
 RULES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor", "layers": None, "head": None}
 RULES |= {"experts": None, "pixels": None}
+ACTIVATIONS: dict[str, Any] = {"batch": ("data", "fsdp"), "time": None, "embed": None, "vocab": "tensor"}
 BATCH = PartitionSpec(None, ("data", "fsdp"))  # (steps of a chunk, batch, ...)
 EVALUATION_BATCH = PartitionSpec(("data", "fsdp"))
 
 
-def make(shape: dict[str, int]) -> Mesh:
-    """The mesh of a configuration such as {"data": 2, "fsdp": 1, "tensor": 1}; Auto axes on the first devices.
-
-    Raises:
-      UserError: an unknown axis, a size below 1, or more devices than there are.
-    """
+def check(shape: Mapping[str, int]) -> None:
+    """UserError unless the shape of a mesh names axes that exist, each of at least 1."""
     for axis, size in shape.items():
         if axis not in MESH_AXES:
             raise UserError(f"mesh.{axis}", size, f"unknown axis; choose from {', '.join(MESH_AXES)}")
-        if size < 1:
-            raise UserError(f"mesh.{axis}", size, "must be at least 1")
+        if type(size) is not int or size < 1:
+            raise UserError(f"mesh.{axis}", size, "must be a whole number of at least 1")
+
+
+def make(shape: Mapping[str, int]) -> Mesh:
+    """The mesh of a configuration such as {"data": 2, "fsdp": 1, "tensor": 1}; Auto axes on the first devices.
+
+    Raises:
+      UserError: an unknown axis, a size below 1, more devices than there are, or, where several processes work
+        together, fewer: each of them must have its part.
+    """
+    check(shape)
     sizes = tuple(shape.get(axis, 1) for axis in MESH_AXES)
     needed, devices = math.prod(sizes), jax.devices()
+    text = " x ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes) if size > 1) or "one device"
+    there = f"{len(devices)} ({devices[0].platform})"
+    if jax.process_count() > 1 and needed != len(devices):
+        raise UserError("mesh", text, f"needs {needed} devices, the {jax.process_count()} processes have {there}")
     if needed > len(devices):
-        text = "x".join(map(str, sizes))
-        raise UserError(
-            "mesh", text, f"needs {needed} devices, this process has {len(devices)} ({devices[0].platform})"
-        )
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[:needed])
+        raise UserError("mesh", text, f"needs {needed} devices, this process has {there}")
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=devices[:needed])
 
 
-def check_batch(mesh: Mesh, batch: int, field: str = "recipe.batch") -> None:
-    """UserError unless the data and fsdp axes divide the batch."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+def check_batch(shape: Mapping[str, int], batch: int, field: str = "recipe.batch") -> None:
+    """UserError unless the data and fsdp axes of a mesh, or of its shape, divide the batch."""
+    ways = shape.get("data", 1) * shape.get("fsdp", 1)
     if batch % ways:
         raise UserError(field, batch, f"must be a multiple of data x fsdp = {ways}")
 
 
-def state_shardings(mesh: Mesh, state: Any, axes: dict[str, Any]) -> Any:
+def rows(mesh: Mesh, batch: int) -> np.ndarray:
+    """Which rows of a batch the devices of this process hold, ascending: all of them where it is the only process."""
+    if jax.process_count() == 1:
+        return np.arange(batch)
+    held = NamedSharding(mesh, EVALUATION_BATCH).addressable_devices_indices_map((batch,)).values()
+    return np.unique(np.concatenate([np.arange(batch)[index] for index in held if index is not None]))
+
+
+def put(mesh: Mesh, spec: PartitionSpec, value: np.ndarray, batch: int, axis: int) -> jax.Array:
+    """The array on the mesh of whose ``batch`` rows, on ``axis``, ``value`` has those of this process (``rows``)."""
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(value, sharding)
+    own, before = rows(mesh, batch), (slice(None),) * axis
+
+    def part(index: Any) -> np.ndarray:
+        wanted = np.arange(batch)[index[axis]]
+        first = int(np.searchsorted(own, wanted[0]))
+        return value[(*before, slice(first, first + len(wanted)))]
+
+    return jax.make_array_from_callback((*value.shape[:axis], batch, *value.shape[axis + 1 :]), sharding, part)
+
+
+def state_shardings(mesh: Mesh, state: Any, axes: dict[str, Any], *, ensemble: bool = False) -> Any:
     """A NamedSharding for every leaf of a training state (shapes suffice).
 
     The optimiser's moments carry the parameters' paths at the end of their own, so one look-up by suffix serves both;
     a leaf without a parameter's path and shape (step, key) is replicated. An axis that the mesh does not divide stays
     whole.
+
+    Args:
+      ensemble: every leaf has a leading axis of members, which is split over the mesh's ensemble axis.
     """
+    lead = 1 if ensemble else 0
     flat = jax.tree_util.tree_flatten_with_path(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))[0]
     by_path = {tuple(str(key) for key in path): names for path, names in flat}
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         keys = tuple(str(key) for key in path)
+        members = [_dividing("ensemble", leaf.shape[0], mesh)] if ensemble else []
         for start in range(len(keys)):
             names = by_path.get(keys[start:])
-            if names is not None and len(names) == len(leaf.shape):
-                return NamedSharding(mesh, PartitionSpec(*_assign(mesh, names, leaf.shape)))
-        return NamedSharding(mesh, PartitionSpec())
+            if names is not None and len(names) + lead == len(leaf.shape):
+                return NamedSharding(mesh, PartitionSpec(*members, *_assign(mesh, names, leaf.shape[lead:])))
+        return NamedSharding(mesh, PartitionSpec(*members))
 
     return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def place(mesh: Mesh) -> Place | None:
+    """Puts an activation where its logical axes say, for ``blocks.logical``; None where there is one device."""
+
+    def put(x_: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+        ways = [ACTIVATIONS[axis] for axis in axes]
+        spec = [axis if size % _ways(mesh, axis) == 0 else None for axis, size in zip(ways, x_.shape)]
+        return jax.lax.with_sharding_constraint(x_, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    return put if mesh.size > 1 else None
 
 
 def _assign(mesh: Mesh, names: tuple[str, ...], shape: tuple[int, ...]) -> list[str | None]:
     assigned = [RULES[name] for name in names]
     return [
-        axis if axis is not None and size % mesh.shape[axis] == 0 and axis not in assigned[:index] else None
+        None if axis is None or axis in assigned[:index] else _dividing(axis, size, mesh)
         for index, (axis, size) in enumerate(zip(assigned, shape))
     ]
+
+
+def _dividing(axis: str, size: int, mesh: Mesh) -> str | None:
+    return axis if size % mesh.shape[axis] == 0 else None
+
+
+def _ways(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))

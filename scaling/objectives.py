@@ -25,9 +25,8 @@ def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits_BTV, axis=-1) - chosen_BT
 
 
-def clm(logits_BTV: jax.Array, targets_BT: jax.Array, mask_BT: jax.Array | None = None) -> Term:
-    """Causal language modelling: nats per predicted token where the mask is 1 (everywhere without one)."""
-    nats_BT = cross_entropy(logits_BTV, targets_BT)
+def clm(nats_BT: jax.Array, mask_BT: jax.Array | None = None) -> Term:
+    """Language modelling: nats per predicted token where the mask is 1 (everywhere without one)."""
     if mask_BT is None:
         return nats_BT.sum(axis=1), jnp.full(nats_BT.shape[0], nats_BT.shape[1], jnp.float32)
     mask_BT = mask_BT.astype(jnp.float32)
@@ -107,15 +106,14 @@ def diffusion_count(key: jax.Array, keep_BT: jax.Array) -> jax.Array:
     return jnp.minimum(jnp.floor(level_B * total_B).astype(jnp.int32) + 1, total_B)
 
 
-def diffusion(logits_BTV: jax.Array, targets_BT: jax.Array, hidden_BT: jax.Array, keep_BT: jax.Array) -> Term:
-    """Masked discrete diffusion: an upper bound on -log p of the kept tokens, per token.
+def diffusion(nats_BT: jax.Array, hidden_BT: jax.Array, keep_BT: jax.Array) -> Term:
+    """Masked discrete diffusion: an upper bound on -log p of the kept tokens, per token, from the nats of each.
 
     With masking rate t uniform on (0, 1] and weight 1 / t (arXiv 2406.07524, 2406.04329) the bound is
     E_t[1/t sum of hidden nats]. Since integral 1/t Binomial(k; T, t) dt = 1/k, this is E_k[T/k sum of hidden nats] with
     k uniform on 1..T and the k positions uniform, for every network that is not told t: the same expectation, and a
     weight that cannot explode. ``hidden_BT`` must have k as ``diffusion_count`` draws it.
     """
-    nats_BT = cross_entropy(logits_BTV, targets_BT)
     total_B = keep_BT.sum(axis=1).astype(jnp.float32)
     weight_B = total_B / jnp.maximum(hidden_BT.sum(axis=1), 1)
     return (nats_BT * hidden_BT).sum(axis=1) * weight_B, total_B

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling import count, families, recipe
+import numpy as np
+
+from scaling import count, device, families, recipe
 from scaling.errors import UserError
 from scaling.records import SCHEMA, identity, read_json, records, write_json
 from scaling.study import Cell, Study, stem_key
@@ -51,6 +53,7 @@ class Plan:
                         "steps": spec["steps"],
                         "batch": manifest["recipe"]["batch"],
                         "learning_rate": manifest["recipe"]["learning_rate"],
+                        **({"regret": manifest["regret"]} if "regret" in manifest else {}),
                         "seed": manifest["seed"],
                         "flops": manifest["flops"]["training"],
                         "6ND": manifest["flops"]["6ND"],
@@ -75,12 +78,14 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The content of study.json: all that workers, status and analysis need to know of the study."""
+        tuned = {"tuned": self.study.tuned} if self.study.tuned else {}
         return {
             "schema": SCHEMA,
             "name": self.study.name,
             "datasets": self.study.datasets,
             "options": self.study.options,
             "ladder": _ladder(self.study.cells),
+            **tuned,
             "programs": list(self.programs),
         }
 
@@ -103,6 +108,51 @@ def write(plan: Plan, workdir: Path) -> None:
     if path.exists() and (name := read_json(path).get("name")) != plan.study.name:
         raise UserError("workdir", workdir, f"holds the study {name}; choose another --workdir")
     write_json(path, plan.to_json())
+
+
+def check_memory(plan: Plan, name: str | None = None) -> dict[str, Any]:
+    """Compiles each shape ahead of time and compares what it takes on each device with what there is.
+
+    Args:
+      name: of the device (see ``device.MEMORY``); None is the present one. What is compiled is always for the present
+        kind, with its attention: a CPU's account of a program for another device is an estimate.
+
+    Returns:
+      {"device", "bytes", "compiled_for", "shapes": one row a shape}.
+
+    Raises:
+      UserError: a cell does not fit, or nobody knows the device.
+    """
+    import jax
+
+    from scaling import train
+
+    device_name, limit = device.memory(name)
+    rows: dict[str, dict[str, Any]] = {}
+    for program in plan.programs:
+        manifest = program["runs"][0]["manifest"]
+        trainer = train.trainer_of(manifest, program["options"])
+        shape = f"{program['shape']} on {manifest['dataset']}, batch {trainer.rules.batch}"
+        if (key := f"{id(trainer)} {manifest['dataset']}") in rows:
+            continue
+        source = plan.study.sources[manifest["dataset"]]
+        taken = trainer.memory(source.batch(np.zeros(1, np.int64), seed=0, context=trainer.context))
+        rows[key] = {"shape": shape, "N_total": manifest["parameters"]["total"], **taken}
+        if taken["total"] > limit:
+            parts = ", ".join(f"{part} {taken[part] / 1e9:.3g}" for part in ("state", "batches", "temporary"))
+            raise UserError(
+                "memory",
+                shape,
+                f"needs {taken['total'] / 1e9:.3g} GB on each device ({parts}; compiled for {jax.default_backend()}), "
+                f"{device_name} gives {limit / 1e9:.3g}; raise mesh.fsdp or execution.microbatches, or set "
+                "execution.remat=full or loss_chunk",
+            )
+    return {
+        "device": device_name,
+        "bytes": limit,
+        "compiled_for": jax.default_backend(),
+        "shapes": list(rows.values()),
+    }
 
 
 def training_flops_per_token(cell: Cell) -> float:
@@ -162,7 +212,7 @@ def _program(study: Study, cells: list[Cell], speed: float) -> dict[str, Any]:
     for cell in cells:
         branch_step = None if stem is None else cell.steps - recipe.decay_steps(cell.recipe, cell.steps)
         about = {
-            "cell": {**dataclasses.asdict(cell), "role": None, "dataset": None},
+            "cell": {**dataclasses.asdict(cell), "recipe": recipe.record(cell.recipe), "role": None, "dataset": None},
             "data": study.sources[cell.dataset].describe(),
             "evaluation": study.options["evaluation"]["tokens"],
         }
@@ -212,6 +262,11 @@ def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: i
     terms = families.terms(cell.module, cell.config)
     headline, fitted = next(iter(terms.items()))
     parts = {part: flops * examples for part, flops in count.training_flops(components).items()}
+    found = study.tuned.get(cell.recipe.tuned) if kind != "stem" else None
+    regret = {}
+    if found is not None:
+        rate, batch = cell.recipe.learning_rate, cell.recipe.batch * context
+        regret = {"regret": recipe.regret(found, counts["nonembedding"], tokens, rate, batch)}
     return {
         "schema": SCHEMA,
         "run": name,
@@ -228,9 +283,10 @@ def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: i
         "size": cell.size,
         "config": dataclasses.asdict(cell.config),
         "recipe": {
-            **dataclasses.asdict(cell.recipe),
+            **recipe.record(cell.recipe),
             "decay_steps": recipe.decay_steps(cell.recipe, steps) if kind == "branch" else 0,
         },
+        **regret,
         "parameters": counts,
         "steps": steps,
         "tokens": {
@@ -256,8 +312,6 @@ def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: i
 
 def _loss_tokens(source: Any, context: int) -> int:
     """Predictions that count in one example; the mask is the same for every example of a source."""
-    import numpy as np
-
     mask = source.batch(np.zeros(1, np.int64), seed=0, context=context).get("mask")
     return context if mask is None else int(mask.sum())
 
@@ -293,6 +347,12 @@ def _warnings(study: Study) -> list[str]:
             found.append(f"{dataset}: seeds at {len(replicated)} sizes; noise is measured with 2 seeds at 2 sizes")
         if any(cell.tokens > study.sources[dataset].unique_tokens(_context(cell)) for cell in cells):
             found.append(f"{dataset}: some D repeat the data; repeated data follow another law")
+        stems = {(cell.size, cell.seed, cell.role == "holdout"): set() for cell in cells}
+        for cell in cells:
+            if cell.recipe.rule != "fixed" and cell.recipe.schedule == "wsd":
+                stems[cell.size, cell.seed, cell.role == "holdout"].add(stem_key(cell))
+        if (many := max(map(len, stems.values()), default=0)) > 1:
+            found.append(f"{dataset}: the recipe follows D, so a size trains up to {many} stems instead of one")
     return found
 
 

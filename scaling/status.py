@@ -95,6 +95,7 @@ class StatusReader:
             if row["state"] in ("failed", "rejected")
         ]
         for row in rows:
+            warnings += [f"{row['run']}: {problem}" for problem in row.pop("problems", ())]
             for key in ("flops_done", "flops_share", "compile"):
                 del row[key]
         return {
@@ -179,6 +180,8 @@ class StatusReader:
             "compile": 0.0,
         }
         longer = spec["kind"] == "stem" and result is not None and result["status"] == "done"
+        if result is not None:
+            row["problems"] = result.get("checkpoint_problems") or []
         if result is not None and not (longer and result["steps"] < spec["steps"]):
             seconds = result.get("seconds") or {}
             share = min(1.0, max(0, result["steps"] - begun) / span)

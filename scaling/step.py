@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from scaling import families, recipe
+from scaling import distributed, families, recipe
 from scaling import mesh as meshes
+from scaling.blocks.execution import Execution, using
+from scaling.blocks.logical import placing
+from scaling.errors import UserError
 
 State = dict[str, Any]
 
@@ -23,12 +26,28 @@ class Trainer:
 
     Attributes:
       compile_seconds: spent so far on compilation (or on reading the persistent cache).
+      attention: backends that ran in what has been traced so far.
     """
 
-    def __init__(self, family: Any, config: Any, rules: recipe.Recipe, mesh_shape: dict[str, int], chunk: int):
-        self.family, self.config, self.rules, self.steps_per_chunk = family, config, rules, chunk
+    def __init__(
+        self,
+        family: Any,
+        config: Any,
+        rules: recipe.Recipe,
+        mesh_shape: dict[str, int],
+        chunk: int,
+        how: Execution = Execution(),  # noqa: B008 (frozen)
+    ):
+        self.family, self.config, self.rules, self.steps_per_chunk, self.how = family, config, rules, chunk, how
+        self.attention: set[str] = set()
         self.mesh = meshes.make(mesh_shape)
-        meshes.check_batch(self.mesh, rules.batch)
+        meshes.check_batch(mesh_shape, rules.batch)
+        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        if rules.batch % (ways * how.microbatches):
+            remedy = f"must divide recipe.batch = {rules.batch} into parts that data x fsdp = {ways} divides"
+            raise UserError("execution.microbatches", how.microbatches, remedy)
+        # What the host reads (losses, norms) is whole on every device, and so on every process.
+        self._whole = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
         spec = family.batch_spec(config)
         self.context = spec["context"]
         # What the family reads of a batch; a source may hold more, which then never reaches the device.
@@ -36,10 +55,11 @@ class Trainer:
         self.reads |= {name for name, field in (("image", "image"), ("label", "classes")) if field in spec}
         self.terms = families.terms(family, config)
         self.compile_seconds = 0.0
-        axes = family.axes(config)
-        self._optimizer = recipe.OPTIMIZERS[rules.optimizer](rules)
+        axes, tied = family.axes(config), getattr(config, "tied", False)
+        params = jax.eval_shape(lambda: family.init(jax.random.key(0), config))
+        self._optimizer = recipe.optimizer(rules, axes, params, tied)
+        self._multipliers = recipe.multipliers(axes, params, rules, tied)
         shapes = jax.eval_shape(self._init, jnp.uint32(0))
-        self._multipliers = recipe.multipliers(axes, shapes["params"], rules)
         self._decayed = recipe.decayed(axes)
         self._shardings = meshes.state_shardings(self.mesh, shapes, axes)
         self.abstract = jax.tree.map(
@@ -52,33 +72,113 @@ class Trainer:
     def init(self, seed: int) -> State:
         """The state of ``seed`` before its first step."""
         function = functools.partial(jax.jit, self._init, out_shardings=self._shardings)
-        return self._call("init", function, jnp.uint32(seed))
+        return self._call("init", function, np.uint32(seed))
 
     def chunk(self, state: State, hyper: dict[str, Any], batches: dict[str, np.ndarray]) -> tuple[State, dict]:
-        """Runs ``hyper["steps"]`` of the chunk's steps; see ``step_chunk``. ``state`` is donated."""
+        """Runs ``hyper["steps"]`` of the chunk's steps; see ``step_chunk``. ``state`` is donated.
+
+        ``batches`` hold this process's rows of each batch, ``mesh.rows``.
+        """
+        place = functools.partial(meshes.put, self.mesh, meshes.BATCH, batch=self.rules.batch, axis=1)
+        on_mesh = {name: place(value) for name, value in batches.items() if name in self.reads}
+        given = {name: self._everywhere(value) for name, value in hyper.items()}
+        with jax.transfer_guard("disallow"):  # whatever still travels between steps would be a mistake
+            return self._call("chunk", self._jitted_chunk, state, given, on_mesh)
+
+    def _jitted_chunk(self) -> Any:
+        return jax.jit(self.step_chunk, donate_argnums=0, out_shardings=(self._shardings, self._whole))
+
+    def memory(self, example: dict[str, np.ndarray]) -> dict[str, int]:
+        """Bytes that a chunk of steps takes on each device: ``state``, ``batches``, ``temporary`` and their ``total``.
+
+        By the compiler's own account, of the program compiled ahead of time for the present kind of device; nothing is
+        allocated. ``example``: a batch of the data, of any number of examples.
+        """
+        chunk, batch = self.steps_per_chunk, self.rules.batch
         sharding = jax.sharding.NamedSharding(self.mesh, meshes.BATCH)
-        on_mesh = {name: jax.device_put(value, sharding) for name, value in batches.items() if name in self.reads}
-        function = functools.partial(jax.jit, self.step_chunk, donate_argnums=0, out_shardings=(self._shardings, None))
-        return self._call("chunk", function, state, hyper, on_mesh)
+        batches = {
+            name: jax.ShapeDtypeStruct((chunk, batch, *value.shape[1:]), value.dtype, sharding=sharding)
+            for name, value in example.items()
+            if name in self.reads
+        }
+        rates = dict.fromkeys(("learning_rate", "weight_decay"), jax.ShapeDtypeStruct((chunk,), np.float32))
+        hyper = {**rates, "steps": jax.ShapeDtypeStruct((), np.int32)}
+        seen = self._jitted_chunk().lower(self.abstract, hyper, batches).compile().memory_analysis()
+        state = seen.alias_size_in_bytes  # donated: the new state takes the place of the old one
+        given, made = seen.argument_size_in_bytes - state, seen.output_size_in_bytes - state
+        found = {"state": state, "batches": given, "temporary": seen.temp_size_in_bytes + made}
+        return {**found, "total": sum(found.values())}
 
     def evaluate(self, params: Any, batch: dict[str, np.ndarray], number: int) -> dict[str, Any]:
-        """{term: (sum_B, count_B)} of the ``number``-th evaluation batch, under a key fixed by the number."""
-        sharding = jax.sharding.NamedSharding(self.mesh, meshes.EVALUATION_BATCH)
-        on_mesh = {name: jax.device_put(value, sharding) for name, value in batch.items() if name in self.reads}
+        """{term: (sum_B, count_B)} of the ``number``-th evaluation batch, under a key fixed by the number.
+
+        ``batch`` is whole in every process, which places its own rows.
+        """
+        size = len(next(iter(batch.values())))
+        own = meshes.rows(self.mesh, size)
+        place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
+        on_mesh = {name: place(value[own]) for name, value in batch.items() if name in self.reads}
 
         def loss(params: Any, batch: dict[str, jax.Array], number: jax.Array) -> Any:
-            return self.family.loss(params, batch, jax.random.fold_in(jax.random.key(0), number), self.config)
+            return self._terms(params, batch, jax.random.fold_in(jax.random.key(0), number))
 
-        return self._call("evaluate", functools.partial(jax.jit, loss), params, on_mesh, jnp.uint32(number))
+        function = functools.partial(jax.jit, loss, out_shardings=self._whole)
+        return self._call("evaluate", function, params, on_mesh, np.uint32(number))
+
+    def noise(self, params: Any, batch: dict[str, np.ndarray], number: int) -> dict[str, float]:
+        """Squared gradient norms of a batch and, on average, of its parts, from which the gradient noise scale follows.
+
+        ``batch`` holds this process's rows of a training batch that ``params`` have not seen. With B examples and parts
+        of b, |g_b|^2 is |G|^2 + tr(S) / b on average (McCandlish 2018, arXiv 1812.06162, appendix A.1), so
+        ``noise`` = (|g_b|^2 - |g_B|^2) / (1/b - 1/B) estimates tr(S), per example, and
+        ``signal`` = (B |g_B|^2 - b |g_b|^2) / (B - b) the true |G|^2. Each is without bias, their ratio is not:
+        average them over steps first.
+
+        Raises:
+          UserError: the batch cannot be split.
+        """
+        size = self.rules.batch
+        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        parts = next((n for n in (8, 4, 2) if size % (n * ways) == 0), 0)
+        if not parts:
+            raise UserError("config.noise_scale", size, f"a batch is split in two, each a multiple of {ways}")
+        place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
+        on_mesh = {name: place(value) for name, value in batch.items() if name in self.reads}
+
+        def norms(params: Any, batch: dict[str, jax.Array], number: jax.Array) -> tuple[jax.Array, jax.Array]:
+            key = jax.random.fold_in(jax.random.key(1), number)
+            split = {name: value.reshape(-1, parts, *value.shape[1:]).swapaxes(0, 1) for name, value in batch.items()}
+
+            def add(sums: tuple[Any, jax.Array], part: Any) -> tuple[Any, None]:
+                gradient = self._gradient(params, *part)[1]
+                square = jnp.square(optax.tree.norm(gradient))
+                return (jax.tree.map(jnp.add, sums[0], gradient), sums[1] + square), None
+
+            zeros = (jax.tree.map(jnp.zeros_like, params), jnp.float32(0))
+            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(parts))
+            (total, squares), _ = jax.lax.scan(add, zeros, (split, keys))
+            return jnp.square(optax.tree.norm(total) / parts), squares / parts
+
+        function = functools.partial(jax.jit, norms, out_shardings=self._whole)
+        whole, part = map(float, self._call("noise", function, params, on_mesh, np.uint32(number)))
+        small = size / parts
+        noise = (part - whole) / (1 / small - 1 / size)
+        return {"signal": (size * whole - small * part) / (size - small), "noise": noise}
+
+    def _everywhere(self, value: Any) -> jax.Array:
+        """A small host array on every device."""
+        array = np.asarray(value)
+        return jax.make_array_from_callback(array.shape, self._whole, lambda index: array[index])
 
     def _call(self, name: str, jitted: Callable[[], Any], *arguments: Any) -> Any:
         # Compiled ahead of time, so that compilation is timed apart and a changed shape is an error, not a recompile.
         if name not in self._compiled:
             start = time.perf_counter()
             # Initialisation runs once: unoptimised, it compiles in a third of the time.
-            options = {"xla_backend_optimization_level": 0} if name == "init" else None
+            options = {"xla_backend_optimization_level": 0} if name.startswith("init") else None
             self._compiled[name] = jitted().lower(*arguments).compile(options)
             self.compile_seconds += time.perf_counter() - start
+            distributed.barrier()  # the first collective must not wait for a process that is still compiling
         return self._compiled[name](*arguments)
 
     def _init(self, seed: jax.Array) -> State:
@@ -109,15 +209,7 @@ class Trainer:
 
     def _step(self, state: State, batch: dict[str, jax.Array], rate: jax.Array, decay: jax.Array):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-
-        def objective(params: Any) -> jax.Array:
-            terms = self.family.loss(params, batch, key, self.config)
-            means = [(total.sum() / count.sum(), self.terms[name].weight) for name, (total, count) in terms.items()]
-            return functools.reduce(
-                jnp.add, [mean * weight if weight != 1 else mean for mean, weight in means if weight]
-            )
-
-        loss, gradient = jax.value_and_grad(objective)(state["params"])
+        loss, gradient = self._gradient(state["params"], batch, key)
         direction, opt = self._optimizer.update(gradient, state["opt"], state["params"])
         params = jax.tree.map(
             lambda p, d, scale, shrinks: p * (1 - decay * shrinks) - rate * scale * d,
@@ -128,3 +220,107 @@ class Trainer:
         )
         new = {"params": params, "opt": opt, "step": state["step"] + 1, "key": state["key"]}
         return new, loss, optax.tree.norm(gradient)
+
+    def _terms(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, Any]:
+        with using(self.how, self.attention), placing(meshes.place(self.mesh)):
+            return self.family.loss(params, batch, key, self.config)
+
+    def _gradient(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
+        """The loss of a batch, the weighted sum of its terms' means, and its gradient, summed over microbatches."""
+
+        def objective(params: Any, batch: dict[str, jax.Array], key: jax.Array, counts: Any = None) -> jax.Array:
+            terms = self._terms(params, batch, key)
+            means = {name: total.sum() / (counts[name] if counts else n.sum()) for name, (total, n) in terms.items()}
+            weights = {name: self.terms[name].weight for name in means}
+            return functools.reduce(
+                jnp.add, [mean * weights[name] if weights[name] != 1 else mean for name, mean in means.items()
+                          if weights[name]]
+            )  # fmt: skip
+
+        ways = self.how.microbatches
+        if ways == 1:
+            return jax.value_and_grad(objective)(params, batch, key)
+        # Every ways-th example to the same part, so that each device splits what it has and nothing moves.
+        split = {name: value.reshape(-1, ways, *value.shape[1:]).swapaxes(0, 1) for name, value in batch.items()}
+        parts = (split, jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(ways)))
+        # Counts of the whole batch, of which the compiler keeps nothing else: means are over it, not over a part.
+        counted = jax.lax.map(
+            lambda part: {name: n.sum() for name, (_, n) in self._terms(params, *part).items()}, parts
+        )
+        counts = jax.tree.map(lambda n: n.sum(), counted)
+
+        def add(sums: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, jax.value_and_grad(objective)(params, *part, counts)), None
+
+        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+        return jax.lax.scan(add, zeros, parts)[0]
+
+
+class Ensemble:
+    """Runs of one shape that differ in seed, learning rate, decay or D, trained by one program.
+
+    It is the chunk function of a single run under ``jax.vmap``, so a member is that run: the same numbers to rounding.
+    States, rates and batches have a leading axis K of members, split over the mesh's ensemble axis. Members take the
+    same number of steps in a call and may be at different ones: each state knows its own.
+
+    Raises:
+      UserError: the mesh's ensemble axis does not divide the members.
+    """
+
+    def __init__(self, trainer: Trainer, members: int):
+        ways = trainer.mesh.shape["ensemble"]
+        if members < 1 or members % ways:
+            raise UserError("ensemble", members, f"must be a multiple of mesh.ensemble = {ways}")
+        self.trainer, self.members = trainer, members
+        self._shapes = jax.eval_shape(jax.vmap(trainer._init), jax.ShapeDtypeStruct((members,), np.uint32))
+        axes = trainer.family.axes(trainer.config)
+        self._shardings = meshes.state_shardings(trainer.mesh, self._shapes, axes, ensemble=True)
+        self._rates = jax.sharding.NamedSharding(trainer.mesh, jax.sharding.PartitionSpec("ensemble"))
+
+    def init(self, seeds: np.ndarray) -> State:
+        """The states of ``seeds`` (K,) before their first step."""
+        function = functools.partial(jax.jit, jax.vmap(self.trainer._init), out_shardings=self._shardings)
+        return self.trainer._call(f"init {self.members}", function, np.asarray(seeds, np.uint32))
+
+    def chunk(self, state: State, hyper: dict[str, Any], batches: dict[str, np.ndarray]) -> tuple[State, dict]:
+        """Every member's next ``hyper["steps"]`` steps, as ``Trainer.step_chunk`` takes them. ``state`` is donated.
+
+        Args:
+          hyper: learning_rate and weight_decay (K, C); steps, one number, or one for each member (K,): those that
+            have theirs wait for the others.
+          batches: (K, C, B, ...).
+
+        Returns:
+          The states and {"loss": (K, C), "norm": (K, C)}.
+        """
+        trainer = self.trainer
+        spec = jax.sharding.NamedSharding(trainer.mesh, jax.sharding.PartitionSpec("ensemble", *meshes.BATCH))
+        on_mesh = {name: jax.device_put(value, spec) for name, value in batches.items() if name in trainer.reads}
+        steps = trainer._everywhere(np.asarray(hyper["steps"], np.int32))
+        rates = {name: jax.device_put(value, self._rates) for name, value in hyper.items() if name != "steps"}
+        given = (0, {**dict.fromkeys(rates, 0), "steps": 0 if steps.ndim else None}, 0)
+        member = jax.vmap(trainer.step_chunk, given, spmd_axis_name="ensemble")
+        shardings = (self._shardings, trainer._whole)
+        function = functools.partial(jax.jit, member, donate_argnums=0, out_shardings=shardings)
+        with jax.transfer_guard("disallow"):
+            name = f"chunk {self.members} {steps.ndim}"
+            return trainer._call(name, function, state, {**rates, "steps": steps}, on_mesh)
+
+    def join(self, states: Sequence[State]) -> State:
+        """The members' states, as single runs have them, as one."""
+        function = functools.partial(
+            jax.jit,
+            lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
+            out_shardings=self._shardings,
+        )
+        return self.trainer._call(f"join {self.members}", function, list(states))
+
+    def part(self, state: State) -> list[State]:
+        """The state of each member, as a single run has it: it may be evaluated, saved, or go on alone."""
+        single = jax.tree.map(lambda leaf: leaf.sharding, self.trainer.abstract)
+        function = functools.partial(
+            jax.jit,
+            lambda state: [jax.tree.map(lambda leaf, k=k: leaf[k], state) for k in range(self.members)],
+            out_shardings=[single] * self.members,
+        )
+        return self.trainer._call(f"part {self.members}", function, state)

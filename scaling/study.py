@@ -8,6 +8,7 @@ overrides it field by field, and workers need no Python file.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -15,7 +16,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scaling import count, data, families, recipe
+from scaling import count, data, families, mesh, recipe
+from scaling.blocks import execution
 from scaling.errors import UserError
 from scaling.records import ROLES, identity
 
@@ -33,10 +35,14 @@ def base(name: str) -> Any:
             "data": _dict(),  # dataset name -> {"source": ..., fields of the source}
             "repeats": False,  # allow D above the unique tokens of the source
             "evaluation": _dict(tokens=131072, batch=64),
-            "mesh": _dict(data=1, fsdp=1, tensor=1),
+            "mesh": _dict(ensemble=1, data=1, fsdp=1, tensor=1),
+            "execution": _dict(**dataclasses.asdict(execution.Execution())),
             "chunk": 50,
             "checkpoint_seconds": 60.0,
+            "noise_scale": False,  # measure the gradient noise scale once a chunk; costs one gradient
+            "keep_last": 2,  # checkpoints of a run on its way; those that branches leave from stay
             "keep_final": False,
+            "checkpoints": "",  # their directory or URL (gs://, s3://), of this workdir alone; "": beside the records
             "price_per_hour": 0.0,  # of one device, in your currency
             "cells": _dict(),
         },
@@ -102,6 +108,7 @@ class Study:
     sources: dict[str, data.Source]
     options: dict[str, Any]
     price_per_hour: float
+    tuned: dict[str, dict[str, Any]]  # identity of a recipe file that cells name -> what was fitted there
 
 
 def resolve(config: ConfigDict) -> Study:
@@ -121,9 +128,17 @@ def resolve(config: ConfigDict) -> Study:
         if unknown:
             name = sorted(unknown)[0]
             raise UserError(f"config.{field}.{name}", plain[field][name], f"choose from {', '.join(reference[field])}")
-    for field, value in (("chunk", plain["chunk"]), *((f"evaluation.{k}", v) for k, v in plain["evaluation"].items())):
+    mesh.check(plain["mesh"])
+    execution.of(plain["execution"])
+    whole = (*((name, plain[name]) for name in ("chunk", "keep_last")),
+             *((f"evaluation.{name}", value) for name, value in plain["evaluation"].items()))  # fmt: skip
+    for field, value in whole:
         if not isinstance(value, int) or value < 1:
             raise UserError(f"config.{field}", value, "must be a whole number of at least 1")
+    mesh.check_batch(plain["mesh"], plain["evaluation"]["batch"], "evaluation.batch")
+    place = str(plain["checkpoints"])
+    if place and not re.match(r"/|(gs|s3|az)://[^/]", place):
+        raise UserError("config.checkpoints", place, "must be an absolute path or a URL: gs://, s3:// or az://")
     if not plain["cells"]:
         raise UserError("config.cells", "{}", "a study needs at least one block of cells")
     datasets = {name: data.resolve(fields) for name, fields in plain["data"].items()}
@@ -137,7 +152,13 @@ def resolve(config: ConfigDict) -> Study:
             elif (cells[key].role == "holdout") != (cell.role == "holdout"):
                 raise UserError(f"cells.{name}.role", cell.role, "the same cell is a holdout in another block")
     _check_holdouts(cells.values())
-    options = {key: plain[key] for key in ("chunk", "mesh", "evaluation", "checkpoint_seconds", "keep_final")}
+    for cell in cells.values():
+        mesh.check_batch(plain["mesh"], cell.recipe.batch)
+    kept = ("chunk", "mesh", "execution", "evaluation", "checkpoint_seconds", "keep_last")
+    kept += ("keep_final", "checkpoints")
+    options = {key: plain[key] for key in kept}
+    if plain["noise_scale"]:
+        options["noise_scale"] = True
     used = [name for name in datasets if any(cell.dataset == name for cell in cells.values())]
     return Study(
         name=str(plain["name"]),
@@ -146,7 +167,14 @@ def resolve(config: ConfigDict) -> Study:
         sources={name: sources[name] for name in used},
         options=options,
         price_per_hour=float(plain["price_per_hour"]),
+        tuned=_tuned(plain),
     )
+
+
+def _tuned(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    sections = [plain["recipe"], *(block.get("recipe", {}) for block in plain["cells"].values())]
+    files = {str(section["name"]) for section in sections if str(section.get("name", "")).endswith(".json")}
+    return {held["tuned"]: held["fit"] for held in map(recipe.load, sorted(files))}
 
 
 def _describe(cell: Cell) -> dict[str, Any]:
@@ -154,7 +182,7 @@ def _describe(cell: Cell) -> dict[str, Any]:
         "dataset": cell.dataset,
         "family": cell.family,
         "config": dataclasses.asdict(cell.config),
-        "recipe": dataclasses.asdict(cell.recipe),
+        "recipe": recipe.record(cell.recipe),
         "seed": cell.seed,
         "steps": cell.steps,
     }
@@ -166,7 +194,8 @@ def stem_key(cell: Cell) -> str | None:
         return None
     described = _describe(cell)
     del described["steps"]
-    del described["recipe"]["decay_fraction"]
+    for field in ("decay_fraction", "decay_shape"):
+        described["recipe"].pop(field, None)
     return identity(described)
 
 
@@ -195,7 +224,7 @@ def _cells(name: str, fields: dict[str, Any], plain: dict[str, Any], sources: di
         raise UserError(f"cells.{name}.role", fields["role"], "choose one of fit, seed, holdout")
     source = sources[fields["dataset"]]
     module = families.load(plain["family"])
-    rules = recipe.named(**{**plain["recipe"], **fields["recipe"]})
+    unresolved = recipe.named(**{**plain["recipe"], **fields["recipe"]})
     made = []
     for size, amount in _pairs(name, fields):
         held = {field.name for field in dataclasses.fields(module.Config)}
@@ -204,12 +233,20 @@ def _cells(name: str, fields: dict[str, Any], plain: dict[str, Any], sources: di
         spec = module.batch_spec(config)
         _check_supply(spec, data.supplies(source), fields["dataset"], plain["family"])
         context = spec["context"]
-        tokens = amount
+        tokens, components = amount, module.components(config)
         if fields["kind"] == "isoflop":
-            tokens = amount * context / sum(count.training_flops(module.components(config)).values())
+            tokens = amount * context / sum(count.training_flops(components).values())
+        parameters = count.parameters(components)["nonembedding"]
+        rules = recipe.resolve(unresolved, parameters, tokens, context)
         steps = max(1, round(tokens / (rules.batch * context)))
         exact = steps * rules.batch * context
+        # At the D that it will have, so that a study written from its own cells gives the same cells.
+        if (again := recipe.resolve(unresolved, parameters, exact, context)).batch == rules.batch:
+            rules = again
         unique = source.unique_tokens(context)
+        if unique < context:
+            remedy = f"dataset {fields['dataset']} is too short for one example of that many positions"
+            raise UserError("model.context", context, remedy)
         if exact > unique and not plain["repeats"]:
             remedy = (
                 f"dataset {fields['dataset']} gives {unique:,} tokens without repeats; lower D or set config.repeats"

@@ -7,6 +7,7 @@ memory, or from the stem's checkpoint there); else initialisation. Every way giv
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
@@ -19,7 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling import data, device, families, recipe
+from scaling import data, device, distributed, families, recipe
+from scaling import mesh as meshes
+from scaling.blocks import execution
 from scaling.checkpoint import Checkpoints
 from scaling.errors import UserError
 from scaling.evaluate import term_summary
@@ -39,11 +42,11 @@ class Diverged(Exception):
 
 
 @functools.cache
-def _trainer(family: str, config: str, rules: str, mesh_shape: str, chunk: int) -> Trainer:
+def _trainer(family: str, config: str, rules: str, mesh_shape: str, chunk: int, how: str) -> Trainer:
     """One trainer a shape and process. ``rules`` comes without what is traced, so that cells share it."""
     module = families.load(family)
     return Trainer(module, module.Config(**json.loads(config)), recipe.Recipe(**json.loads(rules)),
-                   json.loads(mesh_shape), chunk)  # fmt: skip
+                   json.loads(mesh_shape), chunk, execution.of(json.loads(how)))  # fmt: skip
 
 
 @functools.cache
@@ -58,6 +61,7 @@ def _evaluation(config: str, context: int, tokens: int) -> dict[str, Any]:
 
 # What a trainer does not depend on: these reach the compiled chunk as arrays, or not at all.
 TRACED = ("learning_rate", "weight_decay", "warmup_steps", "decay_fraction", "schedule", "final_fraction", "name")
+TRACED += ("decay_shape", "rule", "base_rate", "base_batch", "base_tokens", "rate_law", "batch_law", "tuned")
 
 
 def trainer_of(manifest: dict[str, Any], options: dict[str, Any]) -> Trainer:
@@ -65,7 +69,8 @@ def trainer_of(manifest: dict[str, Any], options: dict[str, Any]) -> Trainer:
     static = {name: value for name, value in manifest["recipe"].items() if name not in TRACED}
     static = {name: value for name, value in static.items() if name in recipe.Recipe.__dataclass_fields__}
     config, shape = canonical(manifest["config"]), canonical(options["mesh"])
-    return _trainer(manifest["family"], config, canonical(static), shape, options["chunk"])
+    how = canonical(options.get("execution", {}))
+    return _trainer(manifest["family"], config, canonical(static), shape, options["chunk"], how)
 
 
 class _Run:
@@ -74,16 +79,21 @@ class _Run:
     def __init__(self, spec: dict[str, Any], program: dict[str, Any], workdir: Path):
         self.spec, self.options, manifest = spec, program["options"], spec["manifest"]
         self.record = Record(Path(workdir) / "runs" / spec["run"])
-        self.checkpoints = Checkpoints(self.record.path / "checkpoints")
+        url = self.options.get("checkpoints")
+        place = f"{url.rstrip('/')}/{spec['run']}" if url else self.record.path / "checkpoints"
+        self.checkpoints = Checkpoints(place, stage=self.record.path / "staging")
+        # Where branches leave: these checkpoints are not pruned.
+        self.points = {each["branch_step"] for each in program["runs"]} if spec["kind"] == "stem" else set()
         self.trainer = trainer_of(manifest, self.options)
         fields = recipe.Recipe.__dataclass_fields__
         self.rules = recipe.Recipe(**{k: v for k, v in manifest["recipe"].items() if k in fields})
         self.source_config = canonical(program["data"])
         self.seed, self.steps = manifest["seed"], spec["steps"]
+        self.damage: UserError | None = None
         # A stem never decays, so its schedule has no end.
         self.schedule_steps = None if spec["kind"] == "stem" else spec["steps"]
         actual, planned = _source(self.source_config).describe(), manifest["data"]
-        if actual["sha256"] != planned["sha256"]:
+        if distributed.anyone(actual["sha256"] != planned["sha256"]):
             raise UserError("data", actual["sha256"], f"is not what was planned ({planned['sha256']}); plan again")
 
     @property
@@ -94,6 +104,8 @@ class _Run:
         return self.spec["kind"] != "stem" or result["status"] != "done" or result["steps"] >= self.steps
 
     def begin(self) -> None:
+        if not distributed.primary():
+            return
         manifest = {**self.spec["manifest"], "environment": device.environment(self.options["mesh"])}
         path = self.record.path / "manifest.json"
         if self.spec["kind"] == "stem" and path.exists() and self.record.manifest["steps"] < self.steps:
@@ -111,12 +123,15 @@ class _Run:
         }
 
     def batches(self, start: int, count: int) -> dict[str, np.ndarray]:
-        """Batches of ``count`` steps from ``start``, (C, B, ...); the padding repeats the first."""
-        size, batch = self.trainer.steps_per_chunk, self.rules.batch
+        """Batches of ``count`` steps from ``start``, (C, B, ...), of B what this process places; the padding repeats
+        the first."""
+        size, rows = self.trainer.steps_per_chunk, meshes.rows(self.trainer.mesh, self.rules.batch)
         step = np.where(np.arange(size) < count, np.arange(size), 0) + start
-        indices = (step[:, None] * batch + np.arange(batch)).astype(np.int64)
+        indices = (step[:, None] * self.rules.batch + rows).astype(np.int64)
         flat = _source(self.source_config).batch(indices.ravel(), seed=self.seed, context=self.trainer.context)
-        return {name: value.reshape(size, batch, *value.shape[1:]) for name, value in flat.items()}
+        # Raised when the batch is used: a chunk may be under way now, and other processes must hear of it.
+        self.damage = _not_finite(flat, f"steps {start} to {start + count}")
+        return {name: value.reshape(size, len(rows), *value.shape[1:]) for name, value in flat.items()}
 
     def advance(self, state: State, start: int, stop: int, tick: Callable[[int], bool]) -> State:
         """Trains from step ``start`` to ``stop``. ``tick(step)`` reports and says whether to stop early.
@@ -126,12 +141,19 @@ class _Run:
           Diverged: the loss of a chunk is not finite or far above the first.
         """
         size, saved = self.trainer.steps_per_chunk, time.monotonic()
-        reference = next((row["first_loss"] for row in self.record.steps() if "first_loss" in row), None)
+        first_losses = (row["first_loss"] for row in self.record.steps() if "first_loss" in row)
+        reference = distributed.agree(next(first_losses, None))
+        count = min(size - start % size, stop - start)
+        batches = self.batches(start, count) if start < stop else {}
         while start < stop:
-            count = min(size - start % size, stop - start)
-            batches, hyper = self.batches(start, count), self.hyper(start, count)
+            if distributed.anyone(self.damage is not None):
+                raise self.damage or UserError("data", "nan", "examples of another process are not finite; mend them")
+            hyper = self.hyper(start, count)
             compiled, begun = self.trainer.compile_seconds, time.perf_counter()
             state, metrics = self.trainer.chunk(state, hyper, batches)
+            # The device is at work and nothing has waited for it: meanwhile the host gathers what comes next.
+            following = min(size, stop - start - count)
+            batches = self.batches(start + count, following) if following else {}
             losses = np.asarray(metrics["loss"])[:count]
             seconds = time.perf_counter() - begun - (self.trainer.compile_seconds - compiled)
             first = float(losses[0]) if reference is None else reference
@@ -152,14 +174,21 @@ class _Run:
                 "tokens": start * self.rules.batch * self.trainer.context,
                 "seconds": seconds,
             }
-            self.record.append([row if reference is not None else {**row, "first_loss": first}])
+            if self.options.get("noise_scale") and following:
+                # On the next batch, which these parameters have not seen.
+                fresh = {name: value[0] for name, value in batches.items()}
+                row |= {f"gradient_{name}": x for name, x in self.trainer.noise(state["params"], fresh, start).items()}
+            if distributed.primary():
+                self.record.append([row if reference is not None else {**row, "first_loss": first}])
             reference = first
-            if tick(start):
+            if distributed.anyone(tick(start)):
                 self.checkpoints.save(start, state)
                 raise Interrupted(f"{self.spec['run']} at step {start}")
-            if time.monotonic() - saved > self.options["checkpoint_seconds"] and start < stop:
-                self.checkpoints.save(start, state)
+            if distributed.anyone(time.monotonic() - saved > self.options["checkpoint_seconds"]) and start < stop:
+                self.checkpoints.save(start, state, wait=False)
+                self.checkpoints.keep(self.points, newest=self.options.get("keep_last", 2))
                 saved = time.monotonic()
+            count = following
         return state
 
     def finish(self, status: str, *, steps: int, reason: str | None = None, state: State | None = None) -> None:
@@ -172,6 +201,8 @@ class _Run:
         tokens = self.rules.batch * self.trainer.context * steps
         measured = self.rules.batch * self.trainer.context * sum(_lengths(rows, self.spec["branch_step"] or 0))
         speed = measured / seconds["train"] if seconds["train"] > 0 else None
+        if not distributed.primary():
+            return
         self.record.finish(
             {
                 "status": status,
@@ -184,6 +215,7 @@ class _Run:
                 "seconds": seconds,
                 "tokens_per_second": speed,
                 "mfu": self._mfu(speed),
+                "execution": {**dataclasses.asdict(self.trainer.how), "ran": sorted(self.trainer.attention)},
                 "checkpoint_problems": self.checkpoints.problems,
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             }
@@ -202,6 +234,8 @@ class _Run:
         """Every loss term on the fixed evaluation set, with a standard error by document."""
         settings, source = self.options["evaluation"], _source(self.source_config)
         fixed = _evaluation(self.source_config, self.trainer.context, settings["tokens"])
+        if damage := _not_finite(fixed, "evaluation windows"):
+            raise damage
         reference = fixed.get("reference")
         size, total = settings["batch"], len(fixed["document"])
         arrays = {name: value for name, value in fixed.items() if name not in ("document", "documents", "reference")}
@@ -222,6 +256,14 @@ class _Run:
             documents = (fixed["document"], fixed["documents"], exact)
             found[name] = term_summary(np.concatenate(nats), np.concatenate(count), *documents, **about)
         return found
+
+
+def _not_finite(batch: dict[str, Any], where: str) -> UserError | None:
+    """What to raise where numbers of the data are not finite."""
+    for name, value in batch.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+            return UserError(f"data.{name}", "nan", f"{where} hold values that are not finite; mend the data")
+    return None
 
 
 def _lengths(rows: list[dict[str, Any]], start: int) -> Iterator[int]:
@@ -250,7 +292,8 @@ def execute(
     runs = [_Run(spec, program, workdir) for spec in program["runs"]]
     trunk, branches = runs[0], runs[1:]
     per_step = {run: run.spec["flops"] // max(1, run.steps - (run.spec["branch_step"] or 0)) for run in runs}
-    done = {run: run.spec["flops"] if run.final else 0 for run in runs}
+    final = dict(zip(runs, distributed.agree([run.final for run in runs])))
+    done = {run: run.spec["flops"] if final[run] else 0 for run in runs}
 
     def ticker(run: _Run) -> Callable[[int], bool]:
         def tick(step: int) -> bool:
@@ -260,15 +303,15 @@ def execute(
 
         return tick
 
-    if should_stop():
+    if distributed.anyone(should_stop()):
         raise Interrupted(program["program"])
-    waiting = sorted((run for run in branches if not run.final), key=lambda run: run.spec["branch_step"])
-    if trunk.final and not waiting:
+    waiting = sorted((run for run in branches if not final[run]), key=lambda run: run.spec["branch_step"])
+    if final[trunk] and not waiting:
         return
     trunk.begin()
     trainer, state, at = trunk.trainer, None, 0
-    ends = {run.spec["branch_step"] for run in waiting} | ({trunk.steps} if not trunk.final else set())
-    failure = trunk.record.result if trunk.record.status == "diverged" else None
+    ends = {run.spec["branch_step"] for run in waiting} | ({trunk.steps} if not final[trunk] else set())
+    failure = distributed.agree(trunk.record.result if trunk.record.status == "diverged" else None)
     for end in sorted(ends):
         if failure is None:
             try:
@@ -289,7 +332,7 @@ def execute(
                     run.finish("diverged", steps=end, reason=f"its stem diverged: {failure and failure['reason']}")
                 else:
                     _finish_run(run, jax.tree.map(jnp.copy, state), end, ticker(run))
-    if failure is None and not trunk.final:
+    if failure is None and not final[trunk]:
         if branches:
             trunk.finish("done", steps=at)
         elif state is not None:
@@ -312,6 +355,7 @@ def _finish_run(run: _Run, state: State, start: int, tick: Callable[[int], bool]
 
 
 def _complete(run: _Run, state: State) -> None:
+    run.checkpoints.wait()
     if run.options["keep_final"]:
         run.checkpoints.save(run.steps, state)
     run.finish("done", steps=run.steps, state=state)

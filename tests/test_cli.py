@@ -138,7 +138,7 @@ def test_help_is_complete_and_imports_nothing_heavy():
         ("next nothing.json --target=a --budget=1e18 --out=next.txt", "out = next.txt: give NAME.py"),
         ("next nothing.json --target=a --budget=1e18 --out=next.py", "a table has no study to go on with"),
         ("next folder --target=a --budget=1e18", "holds no study.json"),
-        ("compare", "compare = nothing: takes FIT.json|WORKDIR..."),
+        ("compare", "compare = nothing: takes FIT.json|WORKDIR|RUN..."),
         ("compare nothing.json", "nothing.json"),
         ("compare folder file.json", "holds no study.json"),
         ("compare nothing.json other.json --margin=a", "margin = a: must be NAME=VALUE"),

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Each room and the rooms of scaling that it may import; "records <- count, recipe <- ... <- cli" of the design.
 LEVELS = [
     {"errors", "records"},
-    {"count", "recipe", "evaluate", "device"},
+    {"count", "recipe", "evaluate", "device", "distributed"},
     {"blocks", "objectives"},
     {"families"},
     {"data", "mesh", "checkpoint"},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scaling import count, families, recipe
-from scaling.blocks import stack
+from scaling.blocks import execution
 from scaling.errors import UserError
 from scaling.families import gpt
 from scaling.step import Trainer
@@ -191,14 +191,14 @@ def test_members_of_an_ensemble_equal_single_runs(name: str, case: str):
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_scanned_layers_equal_unrolled_layers(name: str, case: str, monkeypatch):
+def test_scanned_layers_equal_unrolled_layers(name: str, case: str):
     module, config = small(name, case, layers=3)
     parameters = initial(module, config, 0.2)
     batch, values = batch_of(module, config), []
     for most in (0, 8):
-        monkeypatch.setattr(stack, "LAYERS_UNROLLED", most)
-        # A fresh function each time: the compiled one would not see that the constant has changed.
-        values.append(jax.jit(jax.value_and_grad(lambda p: plain_loss(module, p, batch, config)))(parameters))
+        with execution.using(execution.Execution(unroll=most)):
+            # A fresh function each time: the compiled one would not see that the execution has changed.
+            values.append(jax.jit(jax.value_and_grad(lambda p: plain_loss(module, p, batch, config)))(parameters))
     (scanned, scanned_gradient), (unrolled, gradient) = values
     assert float(scanned) == pytest.approx(float(unrolled), rel=2e-5)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), scanned_gradient, gradient)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scaling import families, objectives
-from scaling.blocks import experts, stack
+from scaling.blocks import attention, experts, stack
 from scaling.families import bert, gpt, t5, vit
 
 
@@ -41,7 +41,7 @@ def test_attention_is_softmax_attention():
         seen = jnp.asarray(seen)[None, None] & keep[:, None, None, :]
         weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
         expected = jnp.einsum("bhts,bhsk->bhtk", weights, v)
-        np.testing.assert_allclose(stack.attend(q, k, v, mask, prefix=3, keep_BS=keep), expected, atol=1e-5)
+        np.testing.assert_allclose(attention.attend(q, k, v, mask, prefix=3, keep_BS=keep), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("fields", [{}, {"kv_heads": 1}, {"experts": 4, "top": 2, "capacity": 0.5}])
@@ -159,7 +159,8 @@ def test_diffusion_bounds_the_likelihood_and_is_exact_for_exact_conditionals():
                     marginal = joint[seen].sum(axis=tuple(a for a in range(hidden.sum()) if a != axis))
                     logits[row, place] = sharpen * np.log(marginal)
             wide = jnp.broadcast_to(jnp.asarray(hidden), states.shape)
-            nats, count = objectives.diffusion(jnp.asarray(logits), jnp.asarray(states), wide, jnp.ones_like(wide))
+            each = objectives.cross_entropy(jnp.asarray(logits), jnp.asarray(states))
+            nats, count = objectives.diffusion(each, wide, jnp.ones_like(wide))
             assert (count == time).all()
             chance = 1 / time / math.comb(time, int(hidden.sum()))
             total += chance * float(joint.reshape(-1) @ np.asarray(nats))

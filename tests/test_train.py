@@ -216,7 +216,7 @@ def test_other_data_than_planned_is_refused(tiny, tmp_path):
 
 def test_a_mesh_that_does_not_fit_is_refused(tiny, tmp_path):
     config = tiny()
-    config.mesh.data = 64
+    config.mesh.data = config.recipe.batch = config.evaluation.batch = 64
     (program,) = prepare(config, tmp_path)
     with pytest.raises(UserError, match="needs 64 devices"):
         go(program, tmp_path)

@@ -1,7 +1,7 @@
 """The Transformer stack: RMSNorm, rotary positions, QK-norm, zero-initialised output projections.
 
 The weights of all layers are stacked on a leading axis L. Unrolled and scanned execution read the same parameters, so
-the choice is the machine's (`LAYERS_UNROLLED`), not the model's, and a checkpoint has a dozen leaves at any depth.
+the choice is the machine's (``Execution``), not the model's, and a checkpoint has a dozen leaves at any depth.
 A stack may attend causally, to everything, or to a prefix; to a second stream (cross attention); with fewer heads of
 keys and values than of queries; and it may route its MLP over experts (blocks/experts.py).
 """
@@ -15,14 +15,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scaling.blocks import execution
 from scaling.blocks import experts as moe
+from scaling.blocks.attention import attend
+from scaling.blocks.logical import constrain
 from scaling.count import Component
 from scaling.errors import UserError
-
-# Scanning over layers costs 1.2 to 1.33x in step time on a CPU and saves compile time from about 8 layers on.
-LAYERS_UNROLLED = 8
-
-MASKS = ("causal", "bidirectional", "prefix")
 
 # Logical axes of each weight, inputs before outputs; mesh.py and recipe.py read these, the block knows neither.
 AXES: dict[str, tuple[str, ...]] = {
@@ -91,39 +89,6 @@ def rotate(x_BHTK: jax.Array, base: float = 10000.0) -> jax.Array:
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
 
 
-def attend(
-    q_BHTK: jax.Array,
-    k_BHSK: jax.Array,
-    v_BHSK: jax.Array,
-    mask: str = "causal",
-    *,
-    prefix: int = 0,
-    keep_BS: jax.Array | None = None,
-) -> jax.Array:
-    """Softmax attention with scores in float32.
-
-    Args:
-      mask: ``causal``: position t sees positions up to t; ``prefix``: these and the first ``prefix``;
-        ``bidirectional``: all.
-      keep_BS: False hides a position from every query.
-
-    The normaliser divides after the product with V: T * K divisions instead of T * S, 1.14 to 1.19x on a CPU.
-    """
-    scale = q_BHTK.shape[-1] ** -0.5
-    scores = jnp.einsum("bhtk,bhsk->bhts", q_BHTK * scale, k_BHSK, preferred_element_type=jnp.float32)
-    if mask != "bidirectional":
-        allowed_TS = jnp.tril(jnp.ones(scores.shape[-2:], bool))
-        if mask == "prefix":
-            allowed_TS |= jnp.arange(scores.shape[-1]) < prefix
-        scores = jnp.where(allowed_TS, scores, -1e30)
-    if keep_BS is not None:
-        scores = jnp.where(keep_BS[:, None, None, :], scores, -1e30)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
-    total = jnp.sum(weights, axis=-1, keepdims=True)
-    mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(v_BHSK.dtype), v_BHSK, preferred_element_type=jnp.float32)
-    return (mixed / total).astype(q_BHTK.dtype)
-
-
 class Stack(nn.Module):
     """``layers`` pre-norm blocks, x_BTD -> x_BTD, in the dtype of x.
 
@@ -133,7 +98,8 @@ class Stack(nn.Module):
       cross: each block also attends to ``memory_BSD``, between its attention and its MLP.
       kv_heads: heads of keys and values, each shared by heads / kv_heads queries (arXiv 2305.13245); 0: as many.
       experts: the MLP is a mixture; the stack then also returns its load balance (sum_B, count_B).
-      scan: True or False forces scanned or unrolled layers; None chooses by depth. Same parameters, same result.
+
+    Whether layers are scanned or unrolled and what their gradients keep is said by ``execution.current()``.
     """
 
     layers: int
@@ -147,7 +113,6 @@ class Stack(nn.Module):
     cross: bool = False
     kv_heads: int = 0
     experts: moe.Experts | None = None
-    scan: bool | None = None
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, memory_BSD: jax.Array | None = None, *, keep_BT=None, keep_BS=None) -> Any:
@@ -180,11 +145,18 @@ class Stack(nn.Module):
             weights["cross_k_norm"] = self.param("cross_k_norm", ones, (count, head))
             weights["cross_o"] = self.param("cross_o", zeros, (count, heads, head, width))
         weights = jax.tree.map(lambda w: w.astype(x_BTD.dtype), weights)
+        how = execution.current()
+        scanned = count > how.unroll
 
         def layer(x_BTD: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-            return self._layer(x_BTD, w, memory_BSD, keep_BT, keep_BS)
+            x_BTD = constrain(x_BTD, "batch", "time", "embed")
+            x_BTD, balance = self._layer(x_BTD, w, memory_BSD, keep_BT, keep_BS)
+            return constrain(x_BTD, "batch", "time", "embed"), balance
 
-        if self.scan if self.scan is not None else count > LAYERS_UNROLLED:
+        if how.remat != "none":
+            # Inside a scan nothing can be merged across the passes, and the barriers against it cost time.
+            layer = jax.checkpoint(layer, policy=execution.REMAT[how.remat], prevent_cse=not scanned)
+        if scanned:
             x_BTD, balance_LB = jax.lax.scan(layer, x_BTD, weights)
         else:
             balances = []
@@ -202,8 +174,6 @@ class Stack(nn.Module):
         # QK-norm bounds the scores, which keeps high learning rates stable (arXiv 2302.05442).
         place = rotate if self.rotary else lambda y: y
         q_BHTK, k_BHTK = place(rms_norm(q_BHTK, w["q_norm"])), place(rms_norm(k_BHTK, w["k_norm"]))
-        if self.kv_heads and self.kv_heads != self.heads:
-            k_BHTK, v_BHTK = (jnp.repeat(y, self.heads // self.kv_heads, axis=1) for y in (k_BHTK, v_BHTK))
         mixed = attend(q_BHTK, k_BHTK, v_BHTK, self.mask, prefix=self.prefix, keep_BS=keep_BT)
         x_BTD = x_BTD + jnp.einsum("bhtk,hkd->btd", mixed, w["o"])
         if self.cross:

@@ -13,6 +13,7 @@ A family module has
     counted(config)        what D counts, in words; without it "tokens"
     components(config)     what is counted, a list of scaling.count.Component
     axes(config)           nested dict like the parameters: logical axes of each leaf, inputs before outputs
+                           (where the Config has ``tied``, the table that is the head too is called ``embedding``)
 
 and knows nothing of optimisers, meshes or loops.
 """

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import stack
+from scaling.blocks import head, stack
+from scaling.blocks.logical import constrain
 from scaling.count import Component
 from scaling.errors import UserError
 from scaling.families import Term, gpt
@@ -64,21 +65,25 @@ ladder = gpt.ladder
 
 
 class Model(nn.Module):
-    """tokens_BT, and which positions are not padding, -> (logits_BTV, logits_B2 of next sentence or None)."""
+    """tokens_BT, and which positions are not padding, -> logits_BTV, or nats_BT of targets_BT; and logits_B2 of next
+    sentence or None."""
 
     config: Config
 
     @nn.compact
-    def __call__(self, tokens_BT: jax.Array, keep_BT: jax.Array | None = None):
+    def __call__(
+        self, tokens_BT: jax.Array, keep_BT: jax.Array | None = None, targets_BT: jax.Array | None = None
+    ) -> Any:
         c = self.config
         dtype = jnp.dtype(c.dtype)
         small = nn.initializers.normal(c.width**-0.5 / 16)  # as in gpt
-        table_VD = self.param("embedding", small, (c.vocab + 1 + c.nsp, c.width)).astype(dtype)
-        x_BTD = table_VD[tokens_BT]
+        table_VD = self.param("embedding", small, (c.vocab + 1 + c.nsp, c.width))
+        looked_VD = constrain(table_VD.astype(dtype), "vocab", "embed")  # as in gpt
+        x_BTD = looked_VD[tokens_BT]
         if c.nsp:
             segment_2D = self.param("segment", small, (2, c.width)).astype(dtype)
             x_BTD = x_BTD + segment_2D[(jnp.arange(c.context) >= c.context // 2).astype(jnp.int32)]
-            first_B1D = jnp.broadcast_to(table_VD[c.vocab + 1], (len(tokens_BT), 1, c.width))
+            first_B1D = jnp.broadcast_to(looked_VD[c.vocab + 1], (len(tokens_BT), 1, c.width))
             x_BTD = jnp.concatenate([first_B1D, x_BTD], axis=1)
             keep_BT = None if keep_BT is None else jnp.pad(keep_BT, ((0, 0), (1, 0)), constant_values=True)
         encoder = stack.Stack(
@@ -90,10 +95,8 @@ class Model(nn.Module):
         if c.nsp:
             head_D2 = self.param("nsp_head", nn.initializers.zeros, (c.width, 2)).astype(dtype)
             next_B2, x_BTD = jnp.einsum("bd,dc->bc", x_BTD[:, 0], head_D2), x_BTD[:, 1:]
-        if c.tied:
-            return jnp.einsum("btd,vd->btv", x_BTD, table_VD[: c.vocab]), next_B2
-        head_DV = self.param("head", nn.initializers.zeros, (c.width, c.vocab))
-        return jnp.einsum("btd,dv->btv", x_BTD, head_DV.astype(dtype)), next_B2
+        weight = table_VD[: c.vocab] if c.tied else self.param("head", nn.initializers.zeros, (c.width, c.vocab))
+        return head.vocabulary(x_BTD, weight, targets_BT, tied=c.tied), next_B2
 
 
 def init(key: jax.Array, config: Config) -> dict[str, Any]:
@@ -103,11 +106,11 @@ def init(key: jax.Array, config: Config) -> dict[str, Any]:
 
 def logits(parameters: dict[str, Any], tokens_BT: jax.Array, config: Config) -> jax.Array:
     """Logits of every position, (B, T, V), for inputs (B, T) in which ``config.vocab`` is a blank."""
-    return _apply(parameters, tokens_BT, None, config)[0]
+    return _apply(parameters, config, tokens_BT)[0]
 
 
-def _apply(parameters: dict[str, Any], tokens_BT: jax.Array, keep_BT: jax.Array | None, config: Config) -> Any:
-    return Model(config).apply({"params": parameters}, tokens_BT, keep_BT)
+def _apply(parameters: dict[str, Any], config: Config, *arguments: jax.Array | None) -> Any:
+    return Model(config).apply({"params": parameters}, *arguments)
 
 
 def hide(tokens_BT: jax.Array, mask_BT: jax.Array, key: jax.Array, config: Config):
@@ -139,10 +142,10 @@ def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
         # Swapped halves bring their own padding along, which nothing tells apart: they are then all visible.
         keep_BT = None if config.nsp else objectives.before_padding(mask_BT)
     inputs_BT, hidden_BT, targets_BT, is_other_B = hide(tokens_BT, mask_BT, key, config)
-    logits_BTV, next_B2 = _apply(parameters, inputs_BT, keep_BT, config)
+    nats_BT, next_B2 = _apply(parameters, config, inputs_BT, keep_BT, targets_BT)
     if config.objective == "diffusion":
-        return {"diffusion": objectives.diffusion(logits_BTV, targets_BT, hidden_BT, mask_BT)}
-    terms = {"mlm": objectives.clm(logits_BTV, targets_BT, hidden_BT)}
+        return {"diffusion": objectives.diffusion(nats_BT, hidden_BT, mask_BT)}
+    terms = {"mlm": objectives.clm(nats_BT, hidden_BT)}
     return terms if is_other_B is None else {**terms, "nsp": objectives.classify(next_B2, is_other_B)}
 
 

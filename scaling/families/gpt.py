@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import stack
+from scaling.blocks import head, stack
 from scaling.blocks.experts import Experts
+from scaling.blocks.logical import constrain
 from scaling.count import Component
 from scaling.errors import UserError
 from scaling.families import Term
@@ -88,26 +89,25 @@ def ladder(size: int) -> dict[str, int]:
 
 
 class Model(nn.Module):
-    """tokens_BT -> logits_BTV in the compute dtype, and the experts' load balance or None."""
+    """tokens_BT -> logits_BTV in the compute dtype, or nats_BT of targets_BT; and the experts' balance or None."""
 
     config: Config
 
     @nn.compact
-    def __call__(self, tokens_BT: jax.Array) -> Any:
+    def __call__(self, tokens_BT: jax.Array, targets_BT: jax.Array | None = None) -> Any:
         c = self.config
         dtype = jnp.dtype(c.dtype)
         # Small, so that tied logits start near zero and a step of Adam turns a row far; the norm after the look-up
         # frees the scale. At 25k parameters and 0.5M tokens an untied table of std 1 costs 0.09 nats against this.
         table_VD = self.param("embedding", nn.initializers.normal(c.width**-0.5 / 16), (c.vocab, c.width))
-        x_BTD = stack.rms_norm(table_VD.astype(dtype)[tokens_BT])
+        # Looked up whole in D: a table split there would split the activations.
+        x_BTD = stack.rms_norm(constrain(table_VD.astype(dtype), "vocab", "embed")[tokens_BT])
         shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         x_BTD = stack.Stack(*shape, kv_heads=c.kv_heads, experts=c.mixture, name="stack")(x_BTD)
         x_BTD, balance = x_BTD if c.experts else (x_BTD, None)
         x_BTD = stack.rms_norm(x_BTD, self.param("norm", nn.initializers.ones, (c.width,)))
-        if c.tied:
-            return jnp.einsum("btd,vd->btv", x_BTD, table_VD.astype(dtype)), balance
-        head_DV = self.param("head", nn.initializers.zeros, (c.width, c.vocab))
-        return jnp.einsum("btd,dv->btv", x_BTD, head_DV.astype(dtype)), balance
+        weight = table_VD if c.tied else self.param("head", nn.initializers.zeros, (c.width, c.vocab))
+        return head.vocabulary(x_BTD, weight, targets_BT, tied=c.tied), balance
 
 
 def init(key: jax.Array, config: Config) -> dict[str, Any]:
@@ -117,11 +117,11 @@ def init(key: jax.Array, config: Config) -> dict[str, Any]:
 
 def logits(parameters: dict[str, Any], tokens_BT: jax.Array, config: Config) -> jax.Array:
     """Next-token logits, (B, T, V), for inputs (B, T)."""
-    return _apply(parameters, tokens_BT, config)[0]
+    return _apply(parameters, config, tokens_BT)[0]
 
 
-def _apply(parameters: dict[str, Any], tokens_BT: jax.Array, config: Config) -> Any:
-    return Model(config).apply({"params": parameters}, tokens_BT)
+def _apply(parameters: dict[str, Any], config: Config, *arguments: jax.Array) -> Any:
+    return Model(config).apply({"params": parameters}, *arguments)
 
 
 def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
@@ -131,8 +131,8 @@ def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
     """
     del key  # nothing here is random
     tokens = batch["tokens"]
-    logits_BTV, balance = _apply(parameters, tokens[:, :-1], config)
-    found = {"loss": objectives.clm(logits_BTV, tokens[:, 1:], batch.get("mask"))}
+    nats_BT, balance = _apply(parameters, config, tokens[:, :-1], tokens[:, 1:])
+    found = {"loss": objectives.clm(nats_BT, batch.get("mask"))}
     return found if balance is None else {**found, "balance": balance}
 
 

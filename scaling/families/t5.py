@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import stack
+from scaling.blocks import head, stack
+from scaling.blocks.logical import constrain
 from scaling.count import Component
 from scaling.errors import UserError
 from scaling.families import Term, gpt
@@ -69,28 +70,28 @@ ladder = gpt.ladder
 
 
 class Model(nn.Module):
-    """(input_BS, keep_BS or None, given_BU) -> logits_BUO. The decoder is given what it wrote before each position."""
+    """(input_BS, given_BU, keep_BS or None) -> logits_BUO, or nats_BU of target_BU. The decoder is given what it wrote
+    before each position."""
 
     config: Config
 
     @nn.compact
-    def __call__(self, input_BS: jax.Array, given_BU: jax.Array, keep_BS: jax.Array | None = None) -> jax.Array:
+    def __call__(self, input_BS: jax.Array, given_BU: jax.Array, keep_BS=None, target_BU=None) -> jax.Array:
         c = self.config
         dtype = jnp.dtype(c.dtype)
         small, ones = nn.initializers.normal(c.width**-0.5 / 16), nn.initializers.ones  # as in gpt
         # One table for tokens, sentinels and, last, the decoder's first input.
-        table_OD = self.param("embedding", small, (c.outputs + 1, c.width)).astype(dtype)
+        table_OD = self.param("embedding", small, (c.outputs + 1, c.width))
+        looked_OD = constrain(table_OD.astype(dtype), "vocab", "embed")  # as in gpt
         shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         encoder = stack.Stack(*shape, mask="bidirectional", name="encoder")
-        memory_BSD = encoder(stack.rms_norm(table_OD[input_BS]), keep_BT=keep_BS)
+        memory_BSD = encoder(stack.rms_norm(looked_OD[input_BS]), keep_BT=keep_BS)
         memory_BSD = stack.rms_norm(memory_BSD, self.param("encoder_norm", ones, (c.width,)))
         decoder = stack.Stack(*shape, cross=True, name="decoder")
-        x_BUD = decoder(stack.rms_norm(table_OD[given_BU]), memory_BSD, keep_BS=keep_BS)
+        x_BUD = decoder(stack.rms_norm(looked_OD[given_BU]), memory_BSD, keep_BS=keep_BS)
         x_BUD = stack.rms_norm(x_BUD, self.param("norm", ones, (c.width,)))
-        if c.tied:
-            return jnp.einsum("bud,od->buo", x_BUD, table_OD[: c.outputs])
-        head_DO = self.param("head", nn.initializers.zeros, (c.width, c.outputs))
-        return jnp.einsum("bud,do->buo", x_BUD, head_DO.astype(dtype))
+        weight = table_OD[: c.outputs] if c.tied else self.param("head", nn.initializers.zeros, (c.width, c.outputs))
+        return head.vocabulary(x_BUD, weight, target_BU, tied=c.tied)
 
 
 def init(key: jax.Array, config: Config) -> dict[str, Any]:
@@ -99,9 +100,9 @@ def init(key: jax.Array, config: Config) -> dict[str, Any]:
     return dict(Model(config).init(key, source, target)["params"])
 
 
-def logits(parameters: dict[str, Any], input_BS, given_BU, config: Config, keep_BS=None) -> jax.Array:
+def logits(parameters: dict[str, Any], input_BS, given_BU, config: Config) -> jax.Array:
     """Logits over tokens and sentinels, (B, U, outputs)."""
-    return Model(config).apply({"params": parameters}, input_BS, given_BU, keep_BS)  # type: ignore[return-value]
+    return Model(config).apply({"params": parameters}, input_BS, given_BU)  # type: ignore[return-value]
 
 
 def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
@@ -116,8 +117,8 @@ def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
     if "mask" in batch:
         keep_BS = jnp.take_along_axis(objectives.before_padding(weight_BT), kept_BS, axis=1)
     given_BU = jnp.pad(target_BU[:, :-1], ((0, 0), (1, 0)), constant_values=config.outputs)
-    logits_BUO = logits(parameters, input_BS, given_BU, config, keep_BS)
-    return {"span": objectives.clm(logits_BUO, target_BU, weight_BU)}
+    nats_BU: Any = Model(config).apply({"params": parameters}, input_BS, given_BU, keep_BS, target_BU)
+    return {"span": objectives.clm(nats_BU, weight_BU)}
 
 
 def terms(config: Config) -> dict[str, Term]:

@@ -7,6 +7,14 @@ and retried by a fresh process (exit 76), at most ``max_attempts`` times without
 ``failed``. A ``UserError`` of the program makes them ``rejected`` at once. What can only be mended outside (a full
 disk) ends the worker with exit 2, its one line on the standard output, and no run is blamed for it.
 
+Several processes may be one worker, on a mesh that spans their devices:
+
+    python -m scaling.launch.worker --workdir=runs/big --processes=2 --process=0 --coordinator=host:port
+
+and likewise for process 1, or by the environment of SLURM (``srun``) and Kubernetes, see ``scaling.distributed``.
+Process 0 takes the leases, writes the records and says what to train; each builds its own rows of every batch. Should
+one of them die the others end too, and the launcher starts them again.
+
 Affinity and threads are set before JAX is imported: JAX sizes its thread pool by the affinity, and the bits of a run
 depend on the number of threads.
 """
@@ -28,6 +36,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaling import distributed
 from scaling.errors import UserError
 from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
 from scaling.launch.lease import BEAT, TTL, Lease, LeaseLost, Watch, holder
@@ -174,7 +183,10 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def outside(error: BaseException) -> bool:
-    """Whether an error is about the machine (disk full, read-only, a missing file), so that no run is to blame."""
+    """Whether an error is about the machine (disk full, read-only, a missing file, too few devices), so that no run is
+    to blame."""
+    if isinstance(error, UserError) and error.field in ("mesh", "checkpoints", "coordinator"):
+        return True
     storage = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
     for each in _chain(error):
         if isinstance(each, OSError) and (isinstance(error, UserError) or each.errno in storage):
@@ -243,6 +255,33 @@ class Worker:
 
     def run(self) -> int:
         """Works until every program is settled (0) or somebody says stop (75)."""
+        if not distributed.primary():
+            return self._follow()
+        code = self._lead()
+        if code != EXIT_AGAIN:  # else the others are lost in the program, or have raised too
+            distributed.agree({"exit": code})
+        return code
+
+    def _follow(self) -> int:
+        """Trains what process 0 of the group says, until it says how to end."""
+        _log(f"process {distributed.index()} of {distributed.count()} on {socket.gethostname()}")
+        execute, interrupted = load_execute(self._execute)
+        programs = {program["program"]: program for program in load_programs(self.workdir)}
+        while "exit" not in (word := distributed.agree(patience=None)):
+            try:
+                execute(programs[word["program"]], self.workdir, progress=lambda *_: None, should_stop=self.stopping)
+            except interrupted:
+                _log(f"{word['program']}: interrupted")
+                return EXIT_INTERRUPTED
+            except UserError as error:
+                if outside(error):
+                    raise
+            except Exception as error:
+                _log(f"{word['program']}: {one_line(error)}\n{traceback.format_exc().rstrip()}")
+                return EXIT_AGAIN
+        return word["exit"]
+
+    def _lead(self) -> int:
         _log(f"worker on core {self.core} of {socket.gethostname()}, {len(self.programs)} programs")
         if all(self._is_settled(program) for program in self.programs):
             return EXIT_DONE
@@ -315,6 +354,7 @@ class Worker:
             lease.check()
             return self.stopping()
 
+        distributed.agree({"program": name})
         try:
             execute(program, self.workdir, progress=progress, should_stop=should_stop)
             missing = [spec["run"] for spec in program["runs"] if not settled(self.workdir, spec)]
@@ -322,7 +362,7 @@ class Worker:
                 raise RuntimeError(f"{self._execute} returned, but {missing[0]} has no result")
         except LeaseLost:
             _log(f"{name}: the lease was lost, leaving it to its new owner")
-            return None
+            return EXIT_AGAIN if distributed.count() > 1 else None  # the others are still at it, and must end
         except interrupted:
             record.append([{"event": "interrupted", "time": _now()}])
             _log(f"{name}: interrupted")
@@ -410,12 +450,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="comma-separated programs; default all of study.json")
     parser.add_argument("--parent", default=None, type=int, help="end when this process is no longer the parent")
     parser.add_argument("--ttl", default=TTL, type=float, help="seconds of silence after which a lease is void")
+    parser.add_argument("--processes", default=None, type=int, help="of a group that trains as one (1: never a group)")
+    parser.add_argument("--process", default=None, type=int, help="index of this one, from 0")
+    parser.add_argument("--coordinator", default=None, help="HOST:PORT of process 0, free there")
     parser.add_argument("--beat", default=BEAT, type=float, help="seconds between renewals of a lease")
     options = parser.parse_args(arguments)
     report = 1
     try:
         options.workdir = options.workdir.absolute()  # orbax takes no relative path
-        report = _redirect(options.workdir, options.core)
+        group = distributed.detect(os.environ, options.processes, options.process, options.coordinator)
+        report = _redirect(options.workdir, options.core + (f"-{group.process}" if group else ""))
         _bind(options.core)
         os.environ.update(environment(usable_cache(options.cache), single=options.core != "all"))
         worker = Worker(
@@ -428,9 +472,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ttl=options.ttl,
             beat=options.beat,
         )
+        if group is not None:
+            _log(f"joining a group of {group.processes} at {group.coordinator}")
+            distributed.join(group)
         signal.signal(signal.SIGTERM, worker.stop)
         signal.signal(signal.SIGINT, worker.stop)
-        return worker.run()
+        code = worker.run()
     except (UserError, OSError) as error:
         if not isinstance(error, UserError) and not outside(error):
             raise
@@ -438,7 +485,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log(text)
         with contextlib.suppress(OSError):
             os.write(report, (text + "\n").encode())
-        return EXIT_USER
+        code = EXIT_USER
+    if distributed.count() > 1 and code in (EXIT_AGAIN, EXIT_USER):
+        os._exit(code)  # leaving in order would wait for the others
+    return code
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from scaling.verbs.output import laws, plot, report
 from scaling.verbs.predictions import predict
 from scaling.verbs.show import table
 from scaling.verbs.study import default_workdir, plan, run, status
+from scaling.verbs.tuning import tune
 
 __all__ = [
     "CONVENTIONS",
@@ -26,4 +27,5 @@ __all__ = [
     "run",
     "status",
     "table",
+    "tune",
 ]

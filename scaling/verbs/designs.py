@@ -165,10 +165,12 @@ def configuration(workdir: Path, found: dict[str, Any]) -> str:
 
 def _cell(manifest: dict[str, Any]) -> dict[str, Any]:
     from scaling import families
+    from scaling import recipe as recipes
 
     grown = families.load(manifest["family"]).ladder(manifest["size"])
     model = {k: v for k, v in manifest["config"].items() if k not in grown or grown[k] != v}
     recipe = {k: v for k, v in manifest["recipe"].items() if k != "decay_steps"}
+    recipe = {k: v for k, v in recipe.items() if k not in recipes.decided(recipes.Recipe(**recipe))}
     tokens = manifest["tokens"]["D"]
     seen = {k: manifest[k] for k in ("dataset", "role", "seed", "size")}
     return {**seen, "tokens": tokens, "model": model, "recipe": recipe}

@@ -26,6 +26,9 @@ def predict(options: SimpleNamespace) -> int:
     fitted = load_fit(options.path)
     if options.discrepancy != "auto":
         fitted.discrepancy = term(fitted.law.name, options.discrepancy)
+    inside = fitted
+    if "learning_rate" in fitted.law.columns:  # every question of N and D is asked at the best rate
+        fitted = fitted.reduced("chinchilla")
     workdir = _workdir(options.path)
     asked = {"flops": options.flops, "params": options.params, "tokens": options.tokens}
     conditions = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
@@ -34,6 +37,7 @@ def predict(options: SimpleNamespace) -> int:
     else:
         answer = optimal(fitted, **asked, level=options.level, force=options.force)
     answer["recipe"] = _rule(workdir, fitted, answer)
+    answer |= {"law": inside.law.name, "learning_rate": _inside(inside, answer, options)}
     if options.json:
         print_json(answer)
         return 0
@@ -41,10 +45,23 @@ def predict(options: SimpleNamespace) -> int:
           "fitted compute")  # fmt: skip
     for name, label in (("N", "N"), ("D", "D"), ("tokens_per_parameter", "D/N"), ("flops", "FLOPs"), ("loss", "loss")):
         print(f"  {label:6} {interval(answer[name])}")
+    if (wrong := answer["discrepancy"]) and wrong["e_folds_beyond"] > 0:
+        far = f"{wrong['e_folds_beyond']:.2g} e-folds beyond these runs"
+        text = f"  discrepancy, {far}: {wrong['log_loss']:.2%} of the loss"
+        print(text + (f", a factor of {math.exp(wrong['optimum']):.2g} of the optimum" if wrong["optimum"] else "")
+              + " (t scales, in the intervals)")  # fmt: skip
+    if found := answer["learning_rate"]:
+        print(f"  best learning rate {interval(found['best'], 3)}, by the law")
+        if "regret" in found:
+            low, high = (f"{found['regret'][end]:.2%}" for end in ("lo", "hi"))
+            print(f"  at {found['given']:.3g} the loss is {found['regret']['value']:.2%} ({low} to {high}) above that")
     if answer["recipe"]:
         rule = answer["recipe"]
         steps = f"batch {rule['batch']}, {rule['steps']:,} steps"
         print(f"  learning rate {rule['learning_rate']:.3g}, {steps}: {rule['note']}")
+        for name, unit in (("learning_rate", ""), ("batch", " tokens")):
+            if name in rule.get("best", {}):
+                print(f"    best {name.replace('_', ' ')} {interval(rule['best'][name], 3)}{unit}, as tuned")
     rise = answer["sensitivity"]
     print(
         f"  2x off in N at this compute costs {rise['half_N']:.2%} (half) or {rise['double_N']:.2%} (twice) of the loss"
@@ -59,6 +76,25 @@ def predict(options: SimpleNamespace) -> int:
     for entry in answer["warnings"]:
         print(f"  warning {entry['name']}: {entry['message']}")
     return 0
+
+
+def _inside(fitted: Any, answer: dict[str, Any], options: SimpleNamespace) -> dict[str, Any] | None:
+    """The best learning rate at the answer by a law that has it inside, and what a given one costs; else None."""
+    rate = options.learning_rate
+    if "learning_rate" not in fitted.law.columns:
+        if rate is not None:
+            raise UserError("learning_rate", rate, f"law {fitted.law.name} holds none; fit lr_loss")
+        return None
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise UserError("learning_rate", rate, "must be positive")
+    from analysis.laws import hyper
+
+    n, d = answer["N"]["value"], answer["D"]["value"]
+    found = {"best": fitted.spread(lambda theta: hyper.best_learning_rate(theta, n, d)[..., 0], options.level)}
+    if rate is not None:
+        cell = {"N": n, "D": d, "learning_rate": rate}
+        found |= {"given": rate, "regret": fitted.spread(lambda t: hyper.regret(t, cell)[..., 0], options.level)}
+    return found
 
 
 def _workdir(card: Path) -> Path | None:
@@ -84,24 +120,41 @@ def _conditional(
 
 
 def _rule(workdir: Path | None, fitted: Any, answer: dict[str, Any]) -> dict[str, Any] | None:
-    """Learning rate, batch and steps by the rule of the study's recipe at the nearest size of its ladder."""
+    """Learning rate, batch and steps by the recipe of the study, with intervals where `scaling tune` fitted it.
+
+    Under a rule of N and D they are the rule's at the answer; else the recipe's at the nearest size of the ladder.
+    """
     if workdir is None:
         return None
-    ladder = read_json(workdir / "study.json").get("ladder", {}).get(fitted.data.get("dataset")) or []
+    from scaling import recipe
+
+    study = read_json(workdir / "study.json")
+    dataset = fitted.data.get("dataset")
+    ladder = study.get("ladder", {}).get(dataset) or []
     count = f"N_{fitted.conventions.get('n', 'nonembedding')}"
     rows = [row for row in ladder if row.get(count)]
     if not rows:
         return None
     row = min(rows, key=lambda row: abs(math.log(row[count] / answer["N"]["value"])))
-    steps = max(1, round(answer["D"]["value"] / (row["batch"] * row["context"])))
-    return {
-        "learning_rate": row["learning_rate"],
-        "batch": row["batch"],
-        "steps": steps,
-        "size": row["size"],
-        "fitted": False,
-        "note": f"a rule, not fitted (the study's recipe at size {row['size']}, the nearest of its ladder)",
-    }
+    rate, batch, tokens = row["learning_rate"], row["batch"], answer["D"]["value"]
+    manifests = (spec["manifest"] for program in study["programs"] for spec in program["runs"])
+    held = next((m["recipe"] for m in manifests if m["dataset"] == dataset and m["role"] == "fit"), {})
+    rules = recipe.Recipe(**{k: v for k, v in held.items() if k in recipe.Recipe.__dataclass_fields__})
+    # A rule counts non-embedding parameters, the card perhaps others.
+    parameters = answer["N"]["value"] * row["N_nonembedding"] / row[count]
+    note = f"a rule, not fitted (the study's recipe at size {row['size']}, the nearest of its ladder)"
+    if rules.rule != "fixed":
+        rules = recipe.resolve(rules, parameters, tokens, row["context"])
+        rate, batch = rules.learning_rate, rules.batch
+        note = f"rule {rules.name} at this N and D, not fitted"
+    found: dict[str, Any] = {"learning_rate": rate, "batch": batch, "size": row["size"], "fitted": False, "note": note}
+    found["steps"] = max(1, round(tokens / (batch * row["context"])))
+    if (fit := study.get("tuned", {}).get(rules.tuned)) is not None:
+        note = "tuned here" if rules.rule == "law" else "set by hand beside a tuned recipe"
+        found |= {"fitted": rules.rule == "law", "note": note, "best": recipe.best(fit, parameters, tokens),
+                  "regret": recipe.regret(fit, parameters, tokens, rate, batch * row["context"])}  # fmt: skip
+        found["note"] += f"; regret {found['regret']['value']:.2%} of the loss, at most {found['regret']['hi']:.2%}"
+    return found
 
 
 def _seal(options: SimpleNamespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 import sys
@@ -35,10 +36,11 @@ def plan(options: SimpleNamespace) -> int:
     if options.config is None:
         raise UserError("config", "nothing", "give --config=FILE.py or the name of an installed experiment (demo)")
     made, workdir = _planned(options)
+    fits = _fits(made, options)
     rows, totals, hopes = made.rows(), made.totals, _hopes(made, options)
     if options.json:
         print_json({"schema": 1, "kind": "plan", "study": made.study.name, "workdir": str(workdir), "cells": rows,
-                     "totals": totals, "hopes": hopes, "warnings": list(made.warnings)})  # fmt: skip
+                     "totals": totals, "hopes": hopes, "memory": fits, "warnings": list(made.warnings)})  # fmt: skip
         return 0
     columns: dict[str, Callable[[dict[str, Any]], object]] = {
         "dataset": lambda row: row["dataset"],
@@ -71,6 +73,13 @@ def plan(options: SimpleNamespace) -> int:
     time = duration(totals["device_seconds"])
     print(f"\n{totals['cells']} cells in {totals['programs']} programs, {totals['flops']:.3e} FLOPs (a stem once)")
     print(f"about {time} of one CPU core{price}")
+    if fits:
+        print(f"\nmemory of {fits['device']}, {fits['bytes'] / 1e9:.4g} GB usable; compiled for {fits['compiled_for']}")
+        parts = ("state", "batches", "temporary", "total")
+        print("\n".join(table(fits["shapes"], {
+            "shape": lambda row: row["shape"],
+            **{part: (lambda row, part=part: f"{row[part] / 1e9:.4g} GB") for part in parts},
+        })))  # fmt: skip
     if hopes:
         print(f"\n95 % intervals that these cells can hope for ({next(iter(hopes.values()))['prior']})")
     for dataset, hope in hopes.items():
@@ -78,9 +87,24 @@ def plan(options: SimpleNamespace) -> int:
         for name, seen in (hope.get("simulated") or {}).items():
             print(f"    {name}: by simulation ±{seen['half_width']:.2g}, RMSE {seen['rmse']:.2g}, "
                   f"covered {seen['cover']:.0%}")  # fmt: skip
+    if found := [row for row in rows if "regret" in row]:
+        print("\nregret of learning rate and batch by the tuned recipe, at the corners of the study")
+        for n, d in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+            row = max(found, key=lambda row, n=n, d=d: n * math.log(row["N"]) + d * math.log(row["D"]))
+            print(f"  N {row['N']:,}, D {row['D']:,}: {row['regret']['value']:.2%} of the loss, "
+                  f"at most {row['regret']['hi']:.2%}")  # fmt: skip
     for text in made.warnings:
         print(f"warning: {text}")
     return 0
+
+
+def _fits(made: Any, options: SimpleNamespace) -> dict[str, Any] | None:
+    """What each shape takes of a device's memory, where that was asked. UserError where a cell does not fit."""
+    if not (options.check_memory or options.device):
+        return None
+    from scaling import plan as plans
+
+    return plans.check_memory(made, options.device)
 
 
 def _hopes(made: Any, options: SimpleNamespace) -> dict[str, Any]:
@@ -142,6 +166,8 @@ def run(options: SimpleNamespace) -> int:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130 if signalled == signal.SIGINT else 128 + signalled
     _print_failures(status, sys.stderr)
+    for text in status["warnings"]:
+        print(f"warning: {text}", file=sys.stderr)
     return 2 if status["counts"]["rejected"] else 1 if status["counts"]["failed"] else 0
 
 

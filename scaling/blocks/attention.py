@@ -1,0 +1,130 @@
+"""Softmax attention behind one function, with backends by name; ``Execution.attention`` chooses, and what ran is noted.
+
+Queries have T positions and H heads; keys and values have S positions and as many heads or a divisor of them, each
+then shared by H / (their number) queries (arXiv 2305.13245).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from scaling.blocks import execution
+from scaling.errors import UserError
+
+MASKS = ("causal", "bidirectional", "prefix")
+
+
+def attend(
+    q_BHTK: jax.Array,
+    k_BHSK: jax.Array,
+    v_BHSK: jax.Array,
+    mask: str = "causal",
+    *,
+    prefix: int = 0,
+    keep_BS: jax.Array | None = None,
+) -> jax.Array:
+    """Attention of q to k and v, (B, H, T, K), with scores in float32.
+
+    Args:
+      mask: ``causal``: position t sees positions up to t; ``prefix``: these and the first ``prefix``;
+        ``bidirectional``: all.
+      keep_BS: False hides a position from every query.
+
+    Raises:
+      UserError: the backend that was asked for cannot run on this device, or not in this dtype or shape.
+    """
+    allowed = None
+    if mask == "prefix" or keep_BS is not None:
+        shape = (q_BHTK.shape[2], k_BHSK.shape[2])
+        allowed = jnp.ones(shape, bool) if mask == "bidirectional" else jnp.tril(jnp.ones(shape, bool))
+        allowed = (allowed | (jnp.arange(shape[1]) < prefix) if mask == "prefix" else allowed)[None, None]
+        allowed = allowed if keep_BS is None else allowed & keep_BS[:, None, None, :]
+    name = _choose(execution.current().attention, q_BHTK, k_BHSK, allowed is not None)
+    execution.note(name)
+    return BACKENDS[name](q_BHTK, k_BHSK, v_BHSK, mask == "causal", allowed)
+
+
+def _choose(asked: str, q_BHTK: jax.Array, k_BHSK: jax.Array, masked: bool) -> str:
+    """The backend that runs. One that was asked for and cannot is an error, save for a mask that only ours can do."""
+    if asked in ("own", "xla"):
+        return asked
+    reasons = {name: _unfit(name, q_BHTK, k_BHSK) for name in ("cudnn", "splash")}
+    if asked != "auto" and reasons[asked] is not None:
+        raise UserError("execution.attention", asked, f"needs {reasons[asked]}; auto chooses what can run")
+    fit = [name for name, reason in reasons.items() if reason is None and asked in (name, "auto")]
+    return fit[0] if fit and not masked else "own"
+
+
+def _unfit(name: str, q_BHTK: jax.Array, k_BHSK: jax.Array) -> str | None:
+    """What a backend lacks here, in words; None where it can run."""
+    platform, head = jax.default_backend(), q_BHTK.shape[-1]
+    if name == "cudnn":
+        if platform != "gpu":
+            return f"a GPU, and this is a {platform}"
+        if q_BHTK.dtype != jnp.bfloat16:
+            return f"model.dtype bfloat16, not {q_BHTK.dtype}"
+        return None if head % 8 == 0 and head <= 128 else f"heads of a multiple of 8 up to 128, not {head}"
+    if platform != "tpu":
+        return f"a TPU, and this is a {platform}"
+    if jax.device_count() > 1:
+        return "one device"  # a Pallas kernel is not partitioned by jit
+    whole = q_BHTK.shape[2] % 128 == 0 and k_BHSK.shape[2] % 128 == 0
+    return None if whole else f"positions in multiples of 128, not {q_BHTK.shape[2]}"
+
+
+def _repeated(q_BHTK: jax.Array, *keys: jax.Array) -> list[jax.Array]:
+    ways = q_BHTK.shape[1] // keys[0].shape[1]
+    return [jnp.repeat(y, ways, axis=1) if ways > 1 else y for y in keys]
+
+
+def _own(q_BHTK, k_BHSK, v_BHSK, causal: bool, allowed: jax.Array | None) -> jax.Array:
+    """The normaliser divides after the product with V: T * K divisions instead of T * S, 1.14 to 1.19x on a CPU."""
+    k_BHSK, v_BHSK = _repeated(q_BHTK, k_BHSK, v_BHSK)
+    scale = q_BHTK.shape[-1] ** -0.5
+    scores = jnp.einsum("bhtk,bhsk->bhts", q_BHTK * scale, k_BHSK, preferred_element_type=jnp.float32)
+    if allowed is None and causal:
+        allowed = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+    if allowed is not None:
+        scores = jnp.where(allowed, scores, -1e30)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(v_BHSK.dtype), v_BHSK, preferred_element_type=jnp.float32)
+    return (mixed / total).astype(q_BHTK.dtype)
+
+
+def _library(implementation: str) -> Callable[..., jax.Array]:
+    def run(q_BHTK, k_BHSK, v_BHSK, causal: bool, allowed: jax.Array | None) -> jax.Array:
+        q_BTHK, k_BSHK, v_BSHK = (y.swapaxes(1, 2) for y in (q_BHTK, k_BHSK, v_BHSK))
+        mixed = jax.nn.dot_product_attention(
+            q_BTHK,
+            k_BSHK,
+            v_BSHK,
+            mask=allowed,
+            is_causal=causal and allowed is None,
+            implementation=implementation,  # type: ignore[arg-type]
+        )
+        return mixed.swapaxes(1, 2)
+
+    return run
+
+
+def _splash(q_BHTK, k_BHSK, v_BHSK, causal: bool, allowed: jax.Array | None, *, interpret: bool = False) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    assert allowed is None
+    k_BHSK, v_BHSK = _repeated(q_BHTK, k_BHSK, v_BHSK)
+    heads, shape = q_BHTK.shape[1], (q_BHTK.shape[2], k_BHSK.shape[2])
+    mask = splash.MultiHeadMask([splash.CausalMask(shape) if causal else splash.FullMask(shape)] * heads)
+    kernel = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, interpret=interpret)
+    return jax.vmap(kernel)(q_BHTK * q_BHTK.shape[-1] ** -0.5, k_BHSK, v_BHSK)  # type: ignore[return-value]
+
+
+BACKENDS: dict[str, Callable[..., jax.Array]] = {
+    "own": _own,
+    "xla": _library("xla"),
+    "cudnn": _library("cudnn"),
+    "splash": _splash,
+}

@@ -1,0 +1,186 @@
+"""Several processes that train as one: which group this process is in, and how its members agree.
+
+Where a process is alone, everything here is free and JAX is not imported. In a group, process 0 reads and writes the
+records and decides; the others hear what it decided. Decisions go through JAX's coordination service, not through the
+devices: a collective on CPU gives up when its partners are 30 seconds apart, and one of them may be compiling.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scaling.errors import UserError
+
+PORT = 55527
+PATIENCE = 3600.0  # seconds that a process waits for what another one says: the longest compilation, and more
+_LOOK = 2.0  # seconds between two chances of a waiting process to hear a signal
+
+
+@dataclass(frozen=True)
+class Group:
+    """``coordinator`` is HOST:PORT of process 0, ``process`` is the index of this one of ``processes``."""
+
+    coordinator: str
+    processes: int
+    process: int
+
+    def __post_init__(self):
+        if self.processes < 1:
+            raise UserError("processes", self.processes, "must be at least 1")
+        if not 0 <= self.process < self.processes:
+            raise UserError("process", self.process, f"must be from 0 to {self.processes - 1}")
+        if self.processes > 1 and not re.fullmatch(r"\S+:\d+", self.coordinator):
+            raise UserError("coordinator", self.coordinator or "nothing", "must be HOST:PORT of process 0")
+
+
+_group: Group | None = None
+_counter = itertools.count()
+
+
+def detect(environ: Mapping[str, str], processes: int | None = None, process: int | None = None,
+           coordinator: str | None = None) -> Group | None:  # fmt: skip
+    """The group that the options or the launcher's environment describe; None for a process on its own.
+
+    In this order, and each only for what is not given yet:
+
+    1. the options;
+    2. SCALING_PROCESSES, SCALING_PROCESS, SCALING_COORDINATOR;
+    3. an indexed Job of Kubernetes: the process is JOB_COMPLETION_INDEX and, in a JobSet that hands its names on, the
+       coordinator is the first pod of JOBSET_NAME's job REPLICATED_JOB_NAME (the number of processes must be given);
+    4. a SLURM step (``srun``) of several tasks: SLURM_STEP_NUM_TASKS, SLURM_PROCID, the first of SLURM_STEP_NODELIST.
+
+    Raises:
+      UserError: what is there is no number, out of range, or not enough.
+    """
+    processes = processes if processes is not None else _number(environ, "SCALING_PROCESSES")
+    process = process if process is not None else _number(environ, "SCALING_PROCESS")
+    coordinator = coordinator or environ.get("SCALING_COORDINATOR")
+    jobset, job = environ.get("JOBSET_NAME"), environ.get("REPLICATED_JOB_NAME")
+    if process is None and processes is not None:
+        process = _number(environ, "JOB_COMPLETION_INDEX")
+    if coordinator is None and jobset and job:
+        coordinator = f"{jobset}-{job}-0-0.{jobset}:{PORT}"
+    tasks = _number(environ, "SLURM_STEP_NUM_TASKS") or 1
+    if tasks > 1 and processes in (None, tasks):
+        processes = tasks
+        process = process if process is not None else _number(environ, "SLURM_PROCID")
+        first = _first_host(environ.get("SLURM_STEP_NODELIST", ""))
+        # Steps of several jobs may share a node: the job's number keeps their ports apart.
+        port = PORT + (_number(environ, "SLURM_JOB_ID") or 0) % 4096
+        coordinator = coordinator or (f"{first}:{port}" if first else None)
+    if processes is None and (process is not None or coordinator is not None) and not jobset:
+        raise UserError("processes", "nothing", "give the number of processes too")
+    if processes is None or processes == 1:
+        return None
+    return Group(coordinator or "", processes, -1 if process is None else process)
+
+
+def _number(environ: Mapping[str, str], name: str) -> int | None:
+    text = environ.get(name)
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(name, text, "must be a whole number") from None
+
+
+def _first_host(nodes: str) -> str | None:
+    """The first name of SLURM's list: ``n1``, ``n1,n7``, ``n[01-12,20],m3``."""
+    match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", nodes)
+    return None if match is None else match[1] + (match[2] or "")
+
+
+def join(group: Group, timeout: float = 300.0) -> None:
+    """Joins the group; before anything else of JAX. Installs no signal handler.
+
+    Raises:
+      UserError: its coordinator does not answer.
+    """
+    global _group
+    import jax
+
+    # JAX's own preemption service catches SIGTERM and does nothing with it; the worker has a handler.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            group.coordinator,
+            group.processes,
+            group.process,
+            cluster_detection_method="deactivate",
+            initialization_timeout=round(timeout),
+            shutdown_timeout_seconds=30,
+        )
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:200]
+        remedy = f"no group of {group.processes} came together ({reason})"
+        raise UserError("coordinator", group.coordinator, remedy) from error
+    _group = group
+
+
+def count() -> int:
+    """Processes of this group."""
+    return 1 if _group is None else _group.processes
+
+
+def index() -> int:
+    """Which of them this is."""
+    return 0 if _group is None else _group.process
+
+
+def primary() -> bool:
+    """Whether this process writes records and decides."""
+    return index() == 0
+
+
+def _client() -> Any:
+    # The same service that orbax synchronises its writers by.
+    from orbax.checkpoint import multihost
+
+    return multihost.get_jax_distributed_client()
+
+
+def agree(value: Any = None, patience: float | None = PATIENCE) -> Any:
+    """What process 0 says, a JSON value; the others' ``value`` is ignored. All processes must call it, in one order.
+
+    Args:
+      patience: seconds to wait for process 0; None without end.
+
+    Raises:
+      RuntimeError: process 0 said nothing for that long, or the group is broken.
+    """
+    if _group is None:
+        return value
+    key = f"scaling/{next(_counter)}"
+    if primary():
+        _client().key_value_set(key, json.dumps(value))
+        return json.loads(json.dumps(value))
+    waited = 0.0
+    while True:
+        try:
+            return json.loads(_client().blocking_key_value_get(key, round(_LOOK * 1000)))
+        except RuntimeError as error:
+            waited += _LOOK
+            if "DEADLINE_EXCEEDED" not in str(error) or (patience is not None and waited >= patience):
+                raise
+
+
+def anyone(flag: bool) -> bool:
+    """Whether the flag is true in any process. All must call it, when they have done the same work."""
+    if _group is None:
+        return flag
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def barrier() -> None:
+    """Returns when every process is here."""
+    if _group is not None:
+        _client().wait_at_barrier(f"scaling/{next(_counter)}", round(PATIENCE * 1000))

@@ -1,0 +1,128 @@
+"""Every family on every mesh, in a process with eight devices: what test_mesh.py runs, since JAX counts them once.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/mesh_battery.py FOLDER [--write]
+
+prints JSON: losses of ten steps and the collectives of a step, by case, precision and mesh. ``--write`` makes the table
+of collectives, collectives.json, anew: commit it when a change is meant.
+"""
+
+import collections
+import dataclasses
+import functools
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from test_families import CASES, FAMILIES, batch_of, small
+
+from scaling import mesh, recipe
+from scaling.blocks import experts
+from scaling.checkpoint import Checkpoints
+from scaling.step import Trainer
+
+TABLE = Path(__file__).parent / "collectives.json"
+STEPS, BATCH = 10, 8
+SHAPES = ((1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2))
+LINE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "u8": 1}
+
+
+def pinned(scores_BTE: jax.Array, moe: experts.Experts) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Routing by position in place of by score: a rounding would send a token to another expert.
+
+    Unevenly, since an even load has a balance gradient of zero, whose rounding Adam makes a step of.
+    """
+    size, time, count = scores_BTE.shape
+    chosen_TC = (jnp.arange(time)[:, None] // 3 + jnp.arange(moe.top)) % count
+    chosen_BTC = jnp.broadcast_to(chosen_TC, (size, time, moe.top))
+    taken_BTE = jax.nn.one_hot(chosen_BTC, count, dtype=jnp.int32).sum(axis=-2)
+    before_BTE = jnp.cumsum(taken_BTE, axis=1) - taken_BTE
+    gate_BTC = jnp.take_along_axis(jax.nn.softmax(scores_BTE, axis=-1), chosen_BTC, axis=-1)
+    return chosen_BTC, jnp.take_along_axis(before_BTE, chosen_BTC, axis=-1), gate_BTC
+
+
+def collectives(text: str) -> dict[str, list[int]]:
+    """{kind: [how many, bytes that they give on each device]} of a compiled program's loop body, once."""
+    found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    for shapes, kind in LINE.findall(text):
+        sizes = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
+        found[kind][0] += 1
+        found[kind][1] += sum(BYTES[name] * math.prod(int(n) for n in dims.split(",") if n) for name, dims in sizes)
+    return dict(found)
+
+
+def name_of(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+@functools.cache
+def start(module: Any, config: Any) -> Any:
+    """The state before the first step, on the host: one compilation for all meshes and precisions."""
+    rules = recipe.named("width", batch=BATCH, warmup_steps=2)
+    return jax.device_get(Trainer(module, config, rules, {"data": 1}, STEPS).init(0))
+
+
+def train(module: Any, config: Any, shape: tuple[int, ...]) -> tuple[Trainer, Any, dict[str, Any]]:
+    rules = recipe.named("width", batch=BATCH, warmup_steps=2)
+    trainer = Trainer(module, config, rules, dict(zip(("data", "fsdp", "tensor"), shape)), STEPS)
+    exact = dataclasses.replace(config, dtype="float32")  # parameters are, whatever it computes in
+    each = [batch_of(module, config, BATCH, seed) for seed in range(STEPS)]
+    batches = {name: np.stack([batch[name] for batch in each]) for name in each[0]}
+    rates = np.full(STEPS, 0.01, np.float32)
+    hyper = {"learning_rate": rates, "weight_decay": rates, "steps": np.int32(STEPS)}
+    state = jax.tree.map(lambda leaf, as_: jax.device_put(leaf, as_.sharding), start(module, exact), trainer.abstract)
+    state, metrics = trainer.chunk(state, hyper, batches)
+    found = {"losses": np.asarray(metrics["loss"]).tolist()}
+    return trainer, state, {**found, "collectives": collectives(trainer._compiled["chunk"].as_text())}
+
+
+def main(folder: str, *, write: bool) -> None:
+    experts.route = pinned
+    out: dict[str, Any] = {"cases": {}, "jax": jax.__version__}
+    first = {name: next(case for family, case in CASES if family == name) for name in FAMILIES}
+    for name, case in CASES:
+        # A family on every mesh, its further objectives and switches on one device and on the mesh with every axis.
+        shapes = {"float32": SHAPES if case == first[name] else SHAPES[::3]}
+        if case == first[name]:
+            shapes["bfloat16"] = SHAPES if name == "gpt" else SHAPES[::3]
+        for dtype, meshes in shapes.items():
+            module, config = small(name, case, layers=1, dtype=dtype)
+            runs = {name_of(shape): train(module, config, shape)[2] for shape in meshes}
+            out["cases"][" ".join(filter(None, (name, case, dtype)))] = runs
+    # One case more closely: bytes against parameters, where they lie, and a checkpoint that moves to another mesh.
+    module, config = small("gpt", size=4, vocab=64)
+    parts = {shape: train(module, config, shape) for shape in (*SHAPES[1:], (1, 1, 1))}
+    params = parts[1, 1, 1][1]["params"]
+    out["bytes"] = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    out["close"] = {name_of(shape): each[2]["collectives"] for shape, each in parts.items()}
+    state = parts[2, 2, 2][1]
+    out["spec"] = {name: list(leaf.sharding.spec) for name, leaf in state["params"]["stack"].items()}
+    moments = jax.tree_util.tree_leaves_with_path(state["opt"])
+    out["moment"] = next(list(leaf.sharding.spec) for path, leaf in moments if "'up'" in str(path))
+    store = Checkpoints(folder)
+    store.save(STEPS, state)
+    found = store.load(parts[1, 1, 1][0].abstract)
+    assert found is not None
+    out["moved"] = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(state)))
+    out["devices"] = len(jax.tree.leaves(found[1])[0].sharding.device_set)
+    members = mesh.state_shardings(mesh.make({"ensemble": 2, "fsdp": 2}), {"w": np.zeros((4, 6, 8))},
+                                   {"w": ("embed", "mlp")}, ensemble=True)  # fmt: skip
+    out["members"] = list(members["w"].spec)
+    if write:
+        table = {
+            case: {shape: run["collectives"] for shape, run in runs.items()} for case, runs in out["cases"].items()
+        }
+        lines = (f"  {json.dumps(case)}: {json.dumps(runs)}" for case, runs in table.items())
+        text = ",\n".join(lines)
+        TABLE.write_text(f'{{\n "jax": {json.dumps(out["jax"])},\n "cases": {{\n{text}\n }}\n}}\n')
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], write="--write" in sys.argv)

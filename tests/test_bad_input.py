@@ -1,0 +1,110 @@
+"""What only shows when training begins, through the command line: one clear line, exit 2, nothing lost."""
+
+from pathlib import Path
+
+import pytest
+from test_cli import EXPERIMENT, ROOT, scaling
+
+from scaling.records import read_json, write_json
+
+TEXT = """
+from scaling import study
+
+def get_config(argument=""):
+    config = study.base("short")
+    config.data.mine = {"source": "text", "path": "text"}
+    config.model = {"width": 8, "layers": 1, "heads": 1, "context": 90000}
+    config.cells = {"grid": study.block("grid", "mine", (0,), tokens=(1500000,))}
+    return config
+"""
+# The study's own source, of which the third example has a mask that is no number.
+NAN = """
+import numpy as np
+from scaling import train
+from scaling.train import Interrupted, execute
+
+class Damaged:
+    def __init__(self, source):
+        self.source = source
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    def batch(self, indices, *, seed, context):
+        mask = np.where((indices == 2)[:, None], np.nan, np.ones((1, context))).astype(np.float32)
+        return {**self.source.batch(indices, seed=seed, context=context), "mask": mask}
+
+load = train._source
+train._source = lambda config: Damaged(load(config))
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "exp.py").write_text(EXPERIMENT)
+    (tmp_path / "short.py").write_text(TEXT)
+    (tmp_path / "damaged.py").write_text(NAN)
+    (tmp_path / "text").mkdir()
+    for name in "abcdefghij":
+        (tmp_path / "text" / f"{name}.txt").write_text(f"{name} word " * 1000)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("exp.py --config.mesh.data=8", "recipe.batch = 4: must be a multiple of data x fsdp = 8"),
+        ("exp.py --config.mesh.data=5", "evaluation.batch = 32: must be a multiple of data x fsdp = 5"),
+        ("exp.py --config.mesh.tensor=0", "mesh.tensor = 0: must be a whole number of at least 1"),
+        ("exp.py --config.mesh.model=2", "config.mesh.model = 2: "),
+        ("exp.py --config.recipe.name=dream", "recipe.name = dream: unknown; choose one of "),
+        ("exp.py --config.checkpoints=ftp://a/b", "config.checkpoints = ftp://a/b: must be an absolute path or a URL"),
+        ("exp.py --config.keep_last=0", "config.keep_last = 0: must be a whole number of at least 1"),
+        ("short.py", "model.context = 90000: dataset mine is too short for one example of that many positions"),
+    ],
+)
+def test_what_a_plan_can_see_is_refused_there(place, arguments, words):
+    code, out, err = scaling("plan", *f"--config={arguments}".split())
+    assert code == 2 and out == "" and err.startswith("scaling: error: ") and err.count("\n") == 1 and words in err, err
+
+
+def test_too_few_devices_blame_no_run(place):
+    code, _, err = scaling("run", "--config=exp.py", "--workdir=w", "--workers=1", "--config.mesh.data=4")
+    assert code == 2 and err.splitlines()[-1] == (
+        "scaling: error: mesh = data 4: needs 4 devices, this process has 1 (cpu)"
+    ), err
+    assert not list((place / "w").glob("runs/*/result.json"))
+
+
+def test_numbers_of_the_data_that_are_none_reject_the_run(place):
+    code, _, err = scaling("run", "--config=exp.py", "--workdir=w", "--workers=1", "--execute=damaged:execute")
+    line = next(line for line in err.splitlines() if line.startswith("rejected: "))
+    assert code == 2 and "data.mask = nan: steps 0 to 10 hold values that are not finite; mend the data" in line
+
+
+def test_a_checkpoint_of_another_configuration_and_one_that_was_cut_short(place):
+    """The first is refused and left as it is; after the second the run falls back, and says so."""
+    assert scaling("run", "--config=exp.py", "--workdir=w", "--workers=1", "--config.cells.grid.seeds=(0, 1)",
+                   "--execute=nothing:at_all")[0] != 0  # writes the plan, and trains nothing  # fmt: skip
+    stems = [program["program"] for program in read_json(place / "w/study.json")["programs"]]
+    foreign, torn = (place / "w" / "runs" / stem / "checkpoints" for stem in stems)
+    write_json(foreign / "10.json", {"step": 10, "leaves": {"['params']['other']": "0"}})
+    (foreign / "10").mkdir()
+    (torn / "10").mkdir(parents=True)
+    (torn / "10.json").write_text('{"step": 10, "lea')
+    code, _, err = scaling("run", "--workdir=w", "--workers=1")
+    assert code == 2, err
+    rejected = next(line for line in err.splitlines() if line.startswith("rejected: "))
+    assert (
+        rejected.startswith(f"rejected: {stems[0]} ") and "is of another configuration; use another workdir" in rejected
+    )
+    warning = next(line for line in err.splitlines() if line.startswith("warning: "))
+    assert (
+        warning.startswith(f"warning: {stems[1]}: checkpoint 10: sidecar unreadable ")
+        and "using an older one" in warning
+    )
+    assert read_json(place / "w" / "runs" / stems[1] / "result.json")["status"] == "done"
+    assert (foreign / "10").is_dir() and (foreign / "10.json").is_file()

@@ -1,0 +1,254 @@
+"""How a step is executed changes its cost, not its numbers: recomputation, microbatches, chunked logits, backends."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_families import batch_of, initial, small
+
+from scaling import cli, count, device, families, plan, recipe, study
+from scaling.blocks import attention, head
+from scaling.blocks.execution import Execution, of, using
+from scaling.errors import UserError
+from scaling.families import gpt
+from scaling.step import Ensemble, Trainer
+
+CONFIG = families.configure(gpt, 0, vocab=32, context=12)
+MASK = np.arange(12) < np.array([[12], [5], [9], [1]])
+
+
+def trainer(how: Execution, steps: int = 1, **fields) -> Trainer:
+    return Trainer(gpt, CONFIG, recipe.named("width", batch=4, **fields), {}, steps, how)
+
+
+@functools.cache
+def gradient(how: Execution):
+    """Loss and gradient of a batch whose examples have unequal numbers of targets, and what attention ran."""
+    made = trainer(how)
+    batch = {**batch_of(gpt, CONFIG), "mask": MASK.astype(np.float32)}
+    found = jax.jit(made._gradient)(initial(gpt, CONFIG, 0.1), batch, jax.random.key(0))
+    return found, made.attention
+
+
+WAYS = [
+    Execution(microbatches=2),
+    Execution(loss_chunk=5),  # two chunks and a rest of 2
+    Execution(remat="full"),
+    Execution(remat="dots", unroll=0),
+    Execution(attention="xla"),
+]
+
+
+@pytest.mark.parametrize("how", WAYS, ids=lambda how: str(dataclasses.asdict(how)))
+def test_every_execution_gives_the_same_loss_and_gradient(how: Execution):
+    (loss, plain), ran = gradient(Execution())
+    (found, other), other_ran = gradient(how)
+    assert float(found) == pytest.approx(float(loss), rel=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), other, plain)
+    assert ran == {"own"} and other_ran == ({"xla"} if how.attention == "xla" else {"own"})
+
+
+def test_microbatches_do_what_the_batch_does_and_no_more():
+    batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch_of(gpt, CONFIG).items()}
+    shapes, key = jax.eval_shape(lambda: gpt.init(jax.random.key(0), CONFIG)), jax.random.key(0)
+    texts = [
+        str(jax.jit(trainer(how)._gradient).lower(shapes, batch, key).compile().as_text())
+        for how in (Execution(), Execution(microbatches=2))
+    ]
+    # The pass that counts the targets leaves no product behind.
+    assert texts[0].count(" dot(") == texts[1].count(" dot(") > 10
+
+
+COUNTED = [("gpt", ""), ("gpt", "experts"), ("bert", "nsp"), ("t5", ""), ("vit", "mim")]
+
+
+@pytest.mark.parametrize(("name", "case"), COUNTED)
+def test_the_count_of_products_is_known_for_every_execution(name: str, case: str):
+    module, config = small(name, case, context=24)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), config))
+    batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch_of(module, config, 3).items()}
+    terms, parts = families.terms(module, config), module.components(config)
+
+    def flops(how: Execution) -> tuple[int, int]:
+        def loss(p, b):
+            with using(how):
+                found = module.loss(p, b, jax.random.key(0), config)
+            return sum(total.sum() / n.sum() for term, (total, n) in found.items() if terms[term].weight)
+
+        return count.jaxpr_flops(loss, shapes, batch), count.jaxpr_flops(jax.grad(loss), shapes, batch)
+
+    forward, executed = 3 * sum(count.forward_flops(parts).values()), 3 * sum(count.executed_flops(parts).values())
+    by_part = count.forward_flops(parts)
+    vocabulary = 3 * by_part["head"] if "vocab" in module.batch_spec(config) else 0
+    assert flops(Execution(loss_chunk=5)) == (forward, executed + vocabulary)  # its logits are computed twice
+    layers = 3 * sum(flops for name, flops in by_part.items() if name not in ("head", "nsp_head", "patch"))
+    # Of a layer, all but the last product before a residual is computed twice: nothing's gradient needs that one.
+    again, full = flops(Execution(remat="full"))
+    assert again == forward and executed + layers / 2 < full <= executed + layers
+    if (name, case) == ("gpt", ""):
+        assert full == executed + layers - 3 * by_part["mlp"] // 2
+    assert executed < flops(Execution(remat="dots"))[1] < full
+
+
+def test_chunked_logits_are_never_whole():
+    x_BTD = jax.ShapeDtypeStruct((2, 64, 8), jnp.float32)
+    weight, targets = jax.ShapeDtypeStruct((4096, 8), jnp.float32), jax.ShapeDtypeStruct((2, 64), jnp.int32)
+
+    def temporary(chunk: int) -> int:
+        with using(Execution(loss_chunk=chunk)):
+            made = jax.jit(jax.grad(lambda x, w, t: head.vocabulary(x, w, t, tied=True).sum(), (0, 1)))
+            seen = made.lower(x_BTD, weight, targets).compile().memory_analysis()
+            assert seen is not None
+            return seen.temp_size_in_bytes
+
+    logits = 2 * 64 * 4096 * 4
+    assert temporary(0) > logits and temporary(8) < logits / 2
+
+
+def test_the_weight_of_a_bfloat16_head_is_summed_in_float32():
+    x_BTD = jax.random.normal(jax.random.key(0), (2, 64, 8)).astype(jnp.bfloat16)
+    weight = jax.random.normal(jax.random.key(1), (8, 16)) / 3
+    targets = jax.random.randint(jax.random.key(2), (2, 64), 0, 16)
+
+    def slope(chunk: int, x_BTD: jax.Array) -> np.ndarray:
+        with using(Execution(loss_chunk=chunk)):
+            return np.asarray(jax.grad(lambda w: head.vocabulary(x_BTD, w, targets, tied=False).sum())(weight))
+
+    exact = slope(0, x_BTD.astype(jnp.float32))
+    worst = [np.abs(slope(chunk, x_BTD) - exact).max() for chunk in (0, 1)]
+    assert worst[1] < 3 * worst[0]
+
+
+class TestAttention:
+    q, k, v = (jax.random.normal(jax.random.key(i), (1, 2, 256, 16)) for i in range(3))
+
+    def test_what_cannot_run_here_is_refused_with_the_reason(self):
+        for name, reason in (("cudnn", "needs a GPU, and this is a cpu"), ("splash", "needs a TPU")):
+            with using(Execution(attention=name)), pytest.raises(UserError, match=reason):
+                attention.attend(self.q, self.k, self.v)
+
+    @pytest.mark.parametrize("causal", [True, False])
+    def test_splash_computes_what_ours_does(self, causal: bool):
+        ours = attention.BACKENDS["own"](self.q, self.k, self.v, causal, None)
+        found = attention._splash(self.q, self.k, self.v, causal, None, interpret=True)
+        np.testing.assert_allclose(found, ours, atol=2e-3)
+        assert float(jnp.abs(ours - self.v).max()) > 0.5
+
+    def test_splash_compiles_for_a_tpu(self):
+        slope = jax.jit(jax.grad(lambda q: attention._splash(q, self.k, self.v, True, None).sum()))
+        assert "tpu_custom_call" in slope.trace(self.q).lower(lowering_platforms=("tpu",)).as_text()
+
+    def test_a_mask_and_shared_heads_mean_the_same_to_every_backend(self):
+        keep = jnp.arange(256)[None] < 200
+        k, v = self.k[:, :1], self.v[:, :1]
+        for mask in attention.MASKS:
+            found = {}
+            for name in ("own", "xla"):
+                with using(Execution(attention=name)):
+                    found[name] = attention.attend(self.q, k, v, mask, prefix=9, keep_BS=keep)
+            np.testing.assert_allclose(found["xla"], found["own"], atol=1e-5)
+
+    def test_auto_takes_the_fast_one_where_it_can_run(self, monkeypatch):
+        q = self.q.astype(jnp.bfloat16)
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        assert attention._choose("auto", q, q, masked=False) == "cudnn"
+        assert attention._choose("auto", q, q, masked=True) == attention._choose("cudnn", q, q, masked=True) == "own"
+        assert attention._choose("auto", self.q, self.q, masked=False) == "own"  # float32
+        with pytest.raises(UserError, match=r"needs model\.dtype bfloat16"):
+            attention._choose("cudnn", self.q, self.q, masked=False)
+        monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+        assert attention._choose("auto", self.q, self.q, masked=False) == "splash"
+        assert attention._choose("auto", self.q[:, :, :100], self.k, masked=False) == "own"
+
+
+def test_execution_is_recorded_and_no_part_of_identity(tiny):
+    config = tiny()
+    before = plan.make(study.resolve(config))
+    config.execution.remat, config.execution.microbatches = "full", 2
+    after = plan.make(study.resolve(config))
+    assert [run["run"] for run in after.programs[0]["runs"]] == [run["run"] for run in before.programs[0]["runs"]]
+    assert of(after.programs[0]["options"]["execution"]) == Execution(remat="full", microbatches=2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("remat", "some", "choose one of none, dots, full"),
+        ("attention", "flash", "choose one of auto, own, xla"),
+        ("microbatches", 0, "at least 1"),
+        ("loss_chunk", -1, "at least 0"),
+        ("fast", 1, "unknown field; choose from remat"),
+    ],
+)
+def test_an_impossible_execution_is_named(tiny, field: str, value: object, message: str):
+    config = tiny()
+    with config.unlocked():
+        config.execution[field] = value
+    with pytest.raises(UserError, match=rf"execution\.{field} = {value}: .*{message}"):
+        study.resolve(config)
+
+
+def test_microbatches_must_divide_the_batch():
+    with pytest.raises(UserError, match=r"execution\.microbatches = 3: must divide recipe\.batch = 4"):
+        trainer(Execution(microbatches=3))
+
+
+def test_a_member_of_an_ensemble_is_a_single_run():
+    steps, members = 4, 3
+    made = trainer(Execution(), steps, warmup_steps=2, clip=0.5)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 32, (members, steps, 4, 13)).astype(np.int32)
+    rates = np.linspace(0.002, 0.01, members, dtype=np.float32)[:, None] * np.ones(steps, np.float32)
+    together = Ensemble(made, members)
+    hyper = {"learning_rate": rates, "weight_decay": rates, "steps": 3}
+    state, metrics = together.chunk(together.init(np.arange(members)), hyper, {"tokens": tokens})
+    for member in range(members):
+        hyper = {"learning_rate": rates[member], "weight_decay": rates[member], "steps": np.int32(3)}
+        single, own = made.chunk(made.init(member), hyper, {"tokens": tokens[member]})
+        np.testing.assert_allclose(metrics["loss"][member], own["loss"], rtol=1e-6)
+        np.testing.assert_allclose(metrics["norm"][member], own["norm"], rtol=1e-5)
+        taken = together.part(state)[member]
+        assert jax.tree.map(lambda leaf: leaf.sharding, taken) == jax.tree.map(lambda leaf: leaf.sharding, single)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), taken["params"], single["params"])
+        assert int(taken["step"]) == 3
+    jax.tree.map(np.testing.assert_array_equal, together.join(together.part(state)), state)
+    with pytest.raises(UserError, match="ensemble = 0"):
+        Ensemble(made, 0)
+
+
+class TestMemory:
+    def test_every_shape_is_compared_with_the_device(self, tiny, monkeypatch):
+        made = plan.make(study.resolve(tiny()))
+        seen = plan.check_memory(made, "v5e")
+        assert seen["device"] == "v5e" and seen["bytes"] == device.MEMORY["v5e"] and len(seen["shapes"]) == 1
+        (row,) = seen["shapes"]
+        assert row["state"] >= 12 * row["N_total"] and row["temporary"] > 0
+        assert row["total"] == row["state"] + row["batches"] + row["temporary"] < 1e8
+        present = plan.check_memory(made)
+        assert present["bytes"] > row["total"] and present["shapes"] == seen["shapes"]
+        monkeypatch.setitem(device.MEMORY, "v5e", row["total"] - 1)
+        with pytest.raises(UserError, match=r"memory = gpt 0 on known, batch 4: needs .* GB on each device \(state "):
+            plan.check_memory(made, "v5e")
+
+    def test_a_gpu_gives_the_share_that_jax_takes(self, monkeypatch):
+        monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+        assert device.memory("h100-80gb") == ("h100-80gb", 60e9)
+        monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", ".9")
+        assert device.memory("h100-80gb")[1] == 72e9 and device.memory("v5p")[1] == 95e9
+        with pytest.raises(UserError, match="device = abacus: choose one of a100-40gb"):
+            device.memory("abacus")
+
+    def test_the_command_refuses_in_one_line(self, tmp_path, capsys, monkeypatch):
+        config = tmp_path / "mine.py"
+        config.write_text(
+            "from conftest import tiny_config\n\n\ndef get_config(argument=''):\n    return tiny_config()\n"
+        )
+        assert cli.main(["plan", f"--config={config}", "--device=v5e"]) == 0
+        assert "memory of v5e, 16 GB usable; compiled for cpu" in capsys.readouterr().out
+        monkeypatch.setitem(device.MEMORY, "v5e", 1e3)
+        assert cli.main(["plan", f"--config={config}", "--check_memory", "--device=v5e"]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and len(said.err.splitlines()) == 1 and "v5e gives 1e-06" in said.err
