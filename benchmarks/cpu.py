@@ -1,0 +1,206 @@
+"""Tokens per CPU-second of one training step on one core: ours against Hugging Face `transformers` under torch.
+
+    python benchmarks/cpu.py --peer=PYTHON [--sizes=30k,300k,3M] [--rounds=3] [--seconds=8] [--compile]
+
+PYTHON is the interpreter of another environment with torch and transformers (`pip install torch transformers`); nothing
+of it is needed here. Every measurement is a process of its own, bound to one core with one thread; the candidates take
+turns (A B C A B C ...), each reports the median of its rounds, and a ratio is the median of the ratios within a round.
+Ours has the environment that the launcher gives a CPU worker (transparent huge pages for malloc).
+
+Same for all: 32 sequences of 128 byte tokens a step, float32, tied head, no dropout, gradients clipped at norm 1,
+AdamW; width x layers x heads = 32x3x4, 96x3x6, 256x4x4; random tokens made beforehand. The peers are `GPT2LMHeadModel`
+and `LlamaForCausalLM` (MLP of 8/3 widths, gated, as many parameters as four widths without) with `attn_implementation`
+sdpa, torch's fused AdamW, their own loss; eager, and with --compile also through torch.compile (default mode). Ours is
+`scaling.step.Trainer` on family gpt, as a worker runs it: many steps in one call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH, CONTEXT, VOCAB = 32, 128, 256
+SIZES = {"30k": (32, 3, 4), "300k": (96, 3, 6), "3M": (256, 4, 4)}
+PEERS = ("gpt2", "llama")
+
+
+def measure(steps: Callable[[int], float], seconds: float) -> dict[str, float]:
+    """Tokens per CPU-second of ``steps(n)``, which trains n steps and returns the last loss, after a first one."""
+    steps(1)
+    used, taken, loss, count = 0.0, 0, 0.0, 1
+    while used < seconds:
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        loss = steps(count)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        used, taken = used + spent, taken + count
+        count = max(1, min(50, round(count * seconds / 2 / max(spent, 0.02))))
+    return {"tokens_per_cpu_second": taken * BATCH * CONTEXT / used, "steps": taken, "loss": loss}
+
+
+def ours(size: str, seconds: float) -> dict[str, Any]:
+    """Our step at a size."""
+    import jax
+    import numpy as np
+
+    from scaling import families, recipe
+    from scaling.step import Trainer
+
+    width, layers, heads = SIZES[size]
+    module, chunk = families.load("gpt"), 50
+    config = families.configure(module, 0, width=width, layers=layers, heads=heads, vocab=VOCAB, context=CONTEXT)
+    trainer = Trainer(module, config, recipe.named("width", batch=BATCH), {}, chunk)
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, VOCAB, (chunk, BATCH, CONTEXT + 1)).astype(np.int32)
+    rates = np.full(chunk, 1e-3, np.float32)
+    state = trainer.init(0)
+
+    def steps(count: int) -> float:
+        nonlocal state
+        hyper = {"learning_rate": rates, "weight_decay": 0.1 * rates, "steps": np.int32(count)}
+        state, metrics = trainer.chunk(state, hyper, {"tokens": tokens})
+        return float(np.asarray(metrics["loss"])[count - 1])
+
+    found = measure(steps, seconds)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
+    return {**found, "parameters": parameters, "versions": {"jax": jax.__version__}}
+
+
+def peer(name: str, size: str, seconds: float, compiled: bool) -> dict[str, Any]:
+    """A class of transformers at a size."""
+    import torch  # type: ignore[import-not-found]
+    import transformers  # type: ignore[import-not-found]
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    width, layers, heads = SIZES[size]
+    if name == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=VOCAB, n_positions=CONTEXT, n_embd=width, n_layer=layers, n_head=heads,
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, attn_implementation="sdpa",
+        )  # fmt: skip
+        model = transformers.GPT2LMHeadModel(config)
+    else:
+        config = transformers.LlamaConfig(
+            vocab_size=VOCAB, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers,
+            num_attention_heads=heads, max_position_embeddings=CONTEXT, tie_word_embeddings=True, use_cache=False,
+            attn_implementation="sdpa",
+        )  # fmt: skip
+        model = transformers.LlamaForCausalLM(config)
+    model.train()
+    parameters = sum(weight.numel() for weight in model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
+    tokens = torch.randint(0, VOCAB, (50, BATCH, CONTEXT))
+    run = torch.compile(model) if compiled else model
+
+    def steps(count: int) -> float:
+        loss = torch.zeros(())
+        for index in range(count):
+            batch = tokens[index % 50]
+            loss = run(input_ids=batch, labels=batch).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    found = measure(steps, seconds)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {**found, "parameters": parameters, "versions": versions}
+
+
+def child(python: str, candidate: str, size: str, seconds: float, core: int) -> dict[str, Any]:
+    """One measurement in a process of its own on one core."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    environment |= {"JAX_PLATFORMS": "cpu", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
+    command = [python, __file__, f"--child={candidate}", f"--sizes={size}", f"--seconds={seconds}", f"--core={core}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1][:200] if done.stderr.strip() else "ended"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """All candidates at all sizes, in turns."""
+    candidates = ["ours"]
+    if options.peer:
+        candidates += [*PEERS, *(f"{name}-compile" for name in PEERS if options.compile)]
+    core = options.core if options.core >= 0 else min(os.sched_getaffinity(0))
+    table: dict[str, Any] = {}
+    for size in options.sizes.split(","):
+        rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in candidates}
+        for _ in range(options.rounds):
+            for name in candidates:
+                python = sys.executable if name == "ours" else options.peer
+                rounds[name].append(child(python, name, size, options.seconds, core))
+                print(size, name, rounds[name][-1], file=sys.stderr, flush=True)
+        table[size] = {}
+        for name, found in rounds.items():
+            good = [(row, own) for row, own in zip(found, rounds["ours"]) if "error" not in row and "error" not in own]
+            if not good:
+                table[size][name] = found[0]
+                continue
+            speeds = [row["tokens_per_cpu_second"] for row, _ in good]
+            ratios = [own["tokens_per_cpu_second"] / row["tokens_per_cpu_second"] for row, own in good]
+            table[size][name] = {
+                "tokens_per_cpu_second": round(statistics.median(speeds)),
+                "all": [round(speed) for speed in speeds],
+                "ours_over_this": round(statistics.median(ratios), 3),
+                "parameters": good[0][0]["parameters"],
+                "versions": good[0][0]["versions"],
+            }
+    return {
+        "benchmark": "cpu",
+        "machine": {"cpu": _cpu(), "python": sys.version.split()[0], "load_at_end": os.getloadavg()[0]},
+        "step": {"batch": BATCH, "context": CONTEXT, "vocab": VOCAB, "dtype": "float32"},
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "sizes": table,
+    }
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peer", default="", help="interpreter of an environment with torch and transformers")
+    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8.0, help="CPU-seconds of one measurement")
+    parser.add_argument("--compile", action="store_true", help="the peers also through torch.compile")
+    parser.add_argument("--core", type=int, default=-1)
+    parser.add_argument("--out", default="", help="where to write the JSON")
+    parser.add_argument("--child", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.child:
+        os.sched_setaffinity(0, {options.core})
+        name, _, compiled = options.child.partition("-")
+        found = ours(options.sizes, options.seconds) if name == "ours" else peer(
+            name, options.sizes, options.seconds, bool(compiled)
+        )  # fmt: skip
+        print(json.dumps(found))
+        return 0
+    found = compare(options)
+    text = json.dumps(found, indent=1)
+    if options.out:
+        Path(options.out).write_text(text + "\n")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
