@@ -1,23 +1,27 @@
 """How to spend a budget under a fitted law: N, D and loss with intervals, or a refusal with its reason.
 
 A law gives L(N, D); a cost gives the training FLOPs C(N, D); the optimum at a budget is the N that minimises L along
-C(N, D) = C. Every draw of the fit has its own optimum, and an interval is the spread of those.
+C(N, D) = C. Every draw of the fit has its own optimum, and an interval is the spread of those; beyond the fitted range
+each is moved by what the law may be wrong by there (``displaced``, the card's discrepancy).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
+from analysis import discrepancy
 from scaling.errors import UserError
 
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray] | Mapping[str, Sequence[float]]
 
 RATIOS = (1e-4, 1e7)  # tokens per parameter: an optimum outside is no interior optimum that anyone could mean
 STEP = 0.025  # of log N; a parabola through the best three points refines it
+BEND = 0.1  # of log N, for the curvature of log loss along a budget
 CHUNK = 500  # draws evaluated at once
 MOST = 100.0  # times the largest fitted compute
 OPEN = 0.10  # share of draws without an interior optimum above which the allocation is refused
@@ -114,6 +118,58 @@ def _sharpen(
         return out, np.log(tokens_for(flops, np.exp(out), cost))
 
 
+def displaced(
+    fit: Any,
+    log_n: np.ndarray,
+    log_d: np.ndarray,
+    cost: Cost | None,
+    *,
+    given: str = "flops",
+    more: Mapping[str, float] | None = None,
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Optima ln N and ln D, the estimate's and every draw's (1 + S,), the draws with the term for the law being wrong.
+
+    The budget's optimal N is moved by ``discrepancy.shift`` times Student's t, at its compute. Where N is given
+    ("params") the same error of the slope moves D, and where D is given ("tokens") it moves N: by the ratio of the
+    slope's changes. The third value is the t scale of the move in e-folds: zero within the fitted range, or with the
+    discrepancy switched off.
+    """
+    if not fit.discrepancy["k"] > 0 or not np.isfinite([log_n[0], log_d[0]]).all():
+        return log_n, log_d, 0.0
+    n, d = float(np.exp(log_n[0])), float(np.exp(log_d[0]))
+    x = float(discrepancy.beyond(fit.scope, {"N": n, "D": d, "C": flops_for(n, d, cost)})[0])
+    scale = discrepancy.shift(fit.discrepancy, x)
+    if scale > 0 and given != "flops":
+        scale *= abs(_bend(fit, n, d, cost, "flops", more) / _bend(fit, n, d, cost, given, more))
+    if not 0 < scale < math.inf:
+        return log_n, log_d, 0.0
+    t = np.random.default_rng([fit.seed, 3]).standard_t(fit.discrepancy["df"], len(log_n) - 1)
+    moved = np.concatenate([[0.0], scale * t])
+    if given != "flops":
+        return (log_n, log_d + moved, scale) if given == "params" else (log_n + moved, log_d, scale)
+    good, out_n, out_d = np.isfinite(log_n), log_n + moved, np.array(log_d)
+    flops = flops_for(np.exp(log_n[good]), np.exp(log_d[good]), cost)
+    out_d[good] = np.log(tokens_for(flops, np.exp(out_n[good]), cost))
+    return out_n, out_d, scale
+
+
+def _bend(fit: Any, n: float, d: float, cost: Cost | None, given: str, more: Mapping[str, float] | None) -> float:
+    """Change of d log L / d log N along the budget, per e-fold of what is free at the cell: see ``displaced``."""
+    step = np.exp(BEND * np.array([-1.0, 1.0]))
+    if given == "params":
+        sizes, tokens = np.full(2, n), d * step
+    elif given == "tokens":
+        sizes, tokens = n * step, np.full(2, d)
+    else:
+        sizes, tokens = n * step, tokens_for(flops_for(n, d, cost), n * step, cost)
+    flops, theta = flops_for(sizes, tokens, cost), fit.law.vector(fit.params)[None]
+    above, below = (
+        _predict(fit.law, theta, sizes * s, tokens_for(flops, sizes * s, cost), more)[0] for s in step[::-1]
+    )
+    slope = (above - below) / (2 * BEND)
+    return float(slope[1] - slope[0]) / (2 * BEND)
+
+
 def optimal(
     fit: Any,
     *,
@@ -145,13 +201,16 @@ def optimal(
     if len(asked) not in (1, 2):
         raise UserError("predict", ", ".join(asked) or "nothing", "give one or two of --flops, --params, --tokens")
     cost = cost_table(fit) if cost is None else cost
+    moved = 0.0
     if len(asked) == 2:
         log_n, log_d = _cell(asked, cost)
     elif "flops" in asked:
         log_n, log_d = (x[:, 0] for x in frontier(fit, np.array([asked["flops"]]), cost))
+        log_n, log_d, moved = displaced(fit, log_n, log_d, cost)
     else:
         log_n, log_d = _partner(fit, asked, cost)
-    return answer(fit, asked, log_n, log_d, level=level, cost=cost, force=force)
+        log_n, log_d, moved = displaced(fit, log_n, log_d, cost, given=next(iter(asked)))
+    return answer(fit, asked, log_n, log_d, level=level, cost=cost, force=force, moved=moved)
 
 
 def answer(
@@ -164,10 +223,12 @@ def answer(
     cost: Cost | None,
     force: bool,
     more: Mapping[str, float] | None = None,
+    moved: float | None = 0.0,
 ) -> dict[str, Any]:
     """The result of ``optimal`` for cells chosen by the estimate and every draw, ln N and ln D (1 + S,) or (1,).
 
-    Refuses, or warns, where the answer is not supported. ``more``: further columns of the law at the cell.
+    Refuses, or warns, where the answer is not supported. ``more``: further columns of the law at the cell. ``moved``:
+    the t scale by which the discrepancy moves the draws (``displaced``), None where it should and does not.
     """
     warnings: list[dict[str, Any]] = []
     bad = ~(np.isfinite(log_n) & np.isfinite(log_d))
@@ -181,8 +242,9 @@ def answer(
         reason = f"is {ratio:.3g} times the largest fitted compute ({fit.scope['C_max']:.3g} FLOPs)"
         _refuse(force, warnings, "extrapolation", f"{compute:.4g} FLOPs", reason)
     elif ratio > 1:
-        held = "which only the interval of the loss holds" if fit.discrepancy["k"] else ", which no interval here holds"
-        held = "; the interval of the loss holds a term for that, those of N and D do not"
+        held = "; the intervals hold a term for that, the discrepancy"
+        if moved is None:
+            held = "; the interval of the loss holds a term for that, those of N and D do not"
         held = held if fit.discrepancy["k"] > 0 else ", which no interval here holds"
         message = f"{ratio:.3g} times the largest fitted compute: the law itself may bend{held}"
         warnings.append({"name": "extrapolation", "message": message})
@@ -194,8 +256,8 @@ def answer(
     elif share > (1 - level) / 2:
         message = f"{share:.0%} of the draws have no interior optimum; the intervals are open"
         warnings.append({"name": "allocation", "message": message})
-    held = {name: np.array([value]) for name, value in (more or {}).items()}
-    cell = {"N": np.array([n]), "D": np.array([d]), "C": np.array([compute]), **held}
+    further = {name: np.array([value]) for name, value in (more or {}).items()}
+    cell = {"N": np.array([n]), "D": np.array([d]), "C": np.array([compute]), **further}
     loss = fit.predict(cell, level=level, new_run=True)
     log_c = np.full_like(log_n, np.nan)
     log_c[~bad] = np.log(flops_for(np.exp(log_n[~bad]), np.exp(log_d[~bad]), cost))
@@ -212,10 +274,20 @@ def answer(
         "flops": _interval(log_c, level, open_ended),
         "loss": {k: float(np.asarray(loss[k])[0]) for k in ("value", "lo", "hi")},
         "extrapolation_ratio": ratio,
+        "discrepancy": _wrong(fit, cell, moved),
         "sensitivity": _sensitivity(fit, n, compute, cost, more),
         "conventions": {**fit.conventions, "cost": _cost_words(cost)},
         "warnings": warnings,
     }
+
+
+def _wrong(fit: Any, cell: Mapping[str, np.ndarray], moved: float | None) -> dict[str, Any] | None:
+    """The term for the law being wrong at a cell: t scales of log loss and of the move of the optimum in e-folds."""
+    k = fit.discrepancy["k"]
+    if not k > 0:
+        return None
+    x = float(discrepancy.beyond(fit.scope, cell)[0])
+    return {"e_folds_beyond": x, "k": k, "log_loss": k * x, "optimum": moved if moved is None else float(moved)}
 
 
 def _refuse(force: bool, warnings: list[dict[str, Any]], name: str, value: object, reason: str) -> None:

@@ -7,8 +7,19 @@ k x t, where x counts the e-folds by which a cell lies beyond the fitted range,
 
 and t is Student's with 4 degrees of freedom (its standard deviation is 1.41), because some laws hold in some studies
 and not in others. The cells of one forecast share the part ``shared`` of its variance: a law that bends, bends for all
-of them. k by law, with the studies that it was learned from, is in ``discrepancy.json``; ``benchmarks/league.py``
-learns and tests it, with the source of the tested study left out.
+of them.
+
+What they do not share moves the optimum. Two cells of one budget deviate apart by k x sqrt(2 (1 - shared)) t; assumed
+over ``APART`` = one e-fold of N, that is an error of the slope d log L / d log N along the budget. An error g of the
+slope moves the optimal log N by g / h, h the curvature of log L there. k was learned where h was about ``CURVATURE``;
+also assumed is that g keeps its proportion to h, since what is wrong with a law is its terms, not its floor. So
+
+    log N_opt deviates by m x t,   m = k sqrt(2 (1 - shared)) / (APART CURVATURE).
+
+Nothing here was fitted to optima: ``benchmarks/optimum.py`` tests it on those of real studies, beside other forms.
+
+k by law, with the studies that it was learned from, is in ``discrepancy.json``; ``benchmarks/league.py`` learns and
+tests it, with the source of the tested study left out.
 """
 
 from __future__ import annotations
@@ -29,6 +40,8 @@ Array = np.ndarray
 FILE = Path(__file__).with_name("discrepancy.json")
 DF = 4.0
 OTHER = "other"  # laws that were not in the league
+APART = 1.0  # e-folds of N along a budget over which the deviations of two cells are independent
+CURVATURE = 0.033  # of log loss in log N along a budget, the median of the sets in benchmarks/optimum.json
 
 
 @cache
@@ -81,6 +94,11 @@ def deviations(entry: Mapping[str, Any], x: Array, draws: int, rng: np.random.Ge
     tail = np.sqrt(df / rng.chisquare(df, (draws, 1)))
     common, own = rng.standard_normal((draws, 1)), rng.standard_normal((draws, len(x)))
     return k * x * tail * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)
+
+
+def shift(entry: Mapping[str, Any], x: float) -> float:
+    """t scale, in e-folds, of the error of the optimal N at a budget x e-folds beyond the range; see the module."""
+    return entry["k"] * x * math.sqrt(2 * (1 - entry["shared"])) / (APART * CURVATURE)
 
 
 def learn(residual: Array, spread: Array, x: Array, weight: Array) -> float:

@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from analysis.allocate import Cost, _minimum, _predict, _theta, answer, cost_table, flops_for, frontier, tokens_for
+from analysis.allocate import (
+    Cost,
+    _minimum,
+    _predict,
+    _theta,
+    answer,
+    cost_table,
+    displaced,
+    flops_for,
+    frontier,
+    tokens_for,
+)
 from scaling.errors import UserError
 from scaling.records import records
 
@@ -77,12 +88,13 @@ def spend(
         if mode != "unique_tokens":
             raise UserError("law", law.name, "is a law of repeated data: give --unique_tokens, the data there are")
         more = {repeats[0]: asked["unique_tokens"]}
-        log_n, log_d = _minimum(law, theta, budget, rate, more)
+        log_n, log_d, moved = displaced(fit, *_minimum(law, theta, budget, rate, more), rate, more=more)
         epochs = float(np.exp(log_d[0])) / asked["unique_tokens"]
         extra["epochs"] = epochs
         notes.append(f"{epochs:.3g} epochs of the unique tokens, by the law's own worth of a repeat")
     else:
-        best_n, best_d = (x[:, 0] for x in frontier(fit, np.array([budget]), rate))
+        true_n, true_d = (x[:, 0] for x in frontier(fit, np.array([budget]), rate))
+        best_n, best_d, moved = displaced(fit, true_n, true_d, rate)
         log_n, log_d = best_n, best_d
         extra["unconstrained"] = {"N": _value(best_n), "D": _value(best_d)}
         if mode == "max_params":
@@ -92,6 +104,7 @@ def spend(
             notes.append("the cap binds: the rest goes into tokens" if binds else "the optimum is below the cap")
         elif mode == "tokens_per_parameter":
             log_n, log_d = _fixed_ratio(budget, asked[mode], rate)
+            moved = 0.0
             notes.append("N and D follow from the budget and D/N; only the loss is uncertain")
         elif mode == "unique_tokens":
             log_d = np.minimum(best_d, np.log(asked[mode]))
@@ -104,7 +117,8 @@ def spend(
             )
             extra["corner"] = binds
         elif mode == "inference_tokens":
-            log_n, log_d, found = _lifetime(fit, theta, best_n, best_d, asked[mode], cost)
+            log_n, log_d, found = _lifetime(fit, theta, true_n, true_d, asked[mode], cost)
+            moved = None  # not derived for this condition
             extra.update(found)
             notes.append(
                 f"least training and inference compute for the loss that {budget:.3g} FLOPs reach at best; "
@@ -112,7 +126,7 @@ def spend(
             )
         else:
             notes.append("tokens per second by size as measured; beyond the sizes, at constant FLOPs per second")
-    out = answer(fit, asked, log_n, log_d, level=level, cost=cost, force=force, more=more)
+    out = answer(fit, asked, log_n, log_d, level=level, cost=cost, force=force, more=more, moved=moved)
     if "unconstrained" in extra and mode in ("max_params", "tokens_per_parameter", "unique_tokens"):
         at = theta[:1]
         two = _predict(law, at, np.exp([log_n[0], best_n[0]]), np.exp([log_d[0], best_d[0]]))[0]

@@ -16,6 +16,10 @@ log RMSE in log spend over the budgets that were simulated; null where none of t
 
 from __future__ import annotations
 
+import os
+
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # tiny matrices: threads only wait
+
 import argparse
 import math
 import multiprocessing

@@ -270,8 +270,9 @@ class SmoothSurface:
     def _one_beside_known(self, found: Mapping[str, Any]) -> bool:
         """Whether the formula is a positive column and one added term."""
         known = found.get("+")
-        plain = isinstance(known, np.ndarray) and self.floor is None and set(found) == {"+", *self.law.amplitudes}
-        return plain and len(self.law.amplitudes) == 1 and not self.law.negative and bool((known > 0).all())
+        if not isinstance(known, np.ndarray) or self.floor is not None or len(self.law.amplitudes) != 1:
+            return False
+        return set(found) == {"+", *self.law.amplitudes} and not self.law.negative and bool((known > 0).all())
 
     def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
         """Log loss (S, n) at coordinates (S, P); not-a-number where the formula has none."""
