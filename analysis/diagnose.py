@@ -231,6 +231,12 @@ def diagnose(
             f"{repeated} runs repeat data: D overstates what they saw; fit single-epoch runs or a law with repeats"
         )
         out.append(warning("mixed_epochs", message, rows=repeated, largest=float(np.nanmax(epochs))))
+    if "schedule" in table and not getattr(law, "curve", None):
+        kinds = table["schedule"].dropna().astype(str).value_counts()
+        if len(kinds) > 1:
+            parts = ", ".join(f"{count} {name}" for name, count in kinds.items())
+            message = f"runs of different schedules are fitted together ({parts}): choose one with --where"
+            out.append(warning("mixed_schedules", message, rows={str(k): int(v) for k, v in kinds.items()}))
     lack = noise["lack_of_fit"]
     if lack["p"] is not None and lack["p"] < REFUTED:
         message = (

@@ -279,6 +279,20 @@ def test_a_reversed_law_collinear_designs_and_repeats_are_flagged():
     repeats = study(grid(6, 4), 0.003, 9)
     repeats.table["epochs"] = [1.0] * 20 + [4.0] * 4
     assert "mixed_epochs" in names(fit(repeats))
+    schedules = study(grid(6, 4), 0.003, 9)
+    schedules.table["schedule"] = ["wsd"] * 24
+    assert "mixed_schedules" not in names(fit(schedules))
+    schedules.table.loc[:3, "schedule"] = "cosine"
+    found = next(w for w in fit(schedules).warnings if w["name"] == "mixed_schedules")
+    assert found["rows"] == {"wsd": 20, "cosine": 4}
+
+
+def test_a_width_near_the_bound_is_doubtful():
+    """Between what is surely identified and what is not there is a flag that refuses nothing."""
+    f = fit(study(grid(6, 4), 0.018, 3))
+    found = next(w for w in f.warnings if w["name"] == "doubtful" and w["parameter"] == "a")
+    assert 0.085 < max(found["half_width"], found["expected_half_width"]) < 0.15
+    assert not any(w["name"] == "not_identified" and w["parameter"] == "a" for w in f.warnings)
 
 
 def test_few_sizes_runs_and_a_bound_are_flagged():

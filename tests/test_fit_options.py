@@ -405,3 +405,23 @@ def test_the_outer_exponent_of_chinchilla_is_one_where_there_is_none():
     table = grid(noise=0.0)
     found = estimate(laws.get("chinchilla_outer"), table, table["loss"], objective("squares"))
     np.testing.assert_allclose(found.theta, [*LAW.vector(LAW.example), 1.0], rtol=1e-4)
+
+
+def test_best_learning_rate_and_regret_of_a_law_that_holds_it(tmp_path):
+    """predict on a card of lr_loss: N and D at the best rate, that rate, and what another one costs."""
+    law, rng = laws.get("lr_loss"), np.random.default_rng(0)
+    n, d, off = np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 3), [0.5, 1.0, 2.0], indexing="ij")
+    table = pd.DataFrame({"N": n.ravel(), "D": d.ravel()})
+    table["learning_rate"] = 2.0 * table["N"] ** -0.7 * table["D"] ** 0.3 * off.ravel()
+    theta = np.array([law.example[name] for name in law.names])
+    table["loss"] = law.predict(theta, table) * np.exp(0.003 * rng.standard_normal(len(table)))
+    table.to_csv(tmp_path / "lr.csv", index=False)
+    assert scaling("fit", tmp_path / "lr.csv", "--law=lr_loss", f"--out={tmp_path / 'lr.json'}")[0] == 0
+    ask = ("predict", tmp_path / "lr.json", "--flops=1e20")
+    found = json.loads(scaling(*ask, "--learning_rate=0.004", "--json")[1])
+    best = 2.0 * found["N"]["value"] ** -0.7 * found["D"]["value"] ** 0.3
+    rate, regret = found["learning_rate"]["best"], found["learning_rate"]["regret"]
+    assert rate["lo"] < best < rate["hi"] and rate["hi"] / rate["lo"] < 1.3
+    assert regret["lo"] < np.expm1(0.02 * np.log(0.004 / best) ** 2) < regret["hi"] and regret["lo"] > 0
+    code, _, said = scaling(*ask, "--learning_rate=-1")
+    assert code == 2 and "must be positive" in said and said.count("\n") == 1
