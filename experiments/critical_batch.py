@@ -17,8 +17,6 @@ gradients in the runs' rows between this target and the one before.
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,8 @@ from ml_collections import ConfigDict
 
 from scaling import study
 from scaling.errors import UserError
-from scaling.records import records, write_json
-from scaling.verbs import show
+from scaling.records import Record
+from scaling.verbs import experiment, show
 
 K, M = 2**10, 2**20
 
@@ -57,13 +55,10 @@ def analyse(workdir: Path) -> list[dict[str, Any]]:
     from analysis import batch
 
     runs, context = {}, 0
-    for record in records(workdir):
-        manifest = record.manifest
-        if record.status == "done":
-            context = manifest["config"]["context"]
-            runs[manifest["run"]] = (float(manifest["tokens"]["per_step"]), record.steps())
-    if not runs:
-        raise UserError("workdir", workdir, "holds no finished run; run the study first")
+    for manifest, _ in experiment.finished(workdir):
+        context = manifest["config"]["context"]
+        steps = Record(workdir / "runs" / manifest["run"]).steps()
+        runs[manifest["run"]] = (float(manifest["tokens"]["per_step"]), steps)
     # From where every batch has left its warmup down to what the worst of them reaches, in equal steps of loss.
     start = min(next((row["loss"] for row in rows if row["step"] >= 30), rows[-1]["loss"]) for _, rows in runs.values())
     end = max(min(row["loss"] for row in rows) for _, rows in runs.values())
@@ -78,25 +73,16 @@ def analyse(workdir: Path) -> list[dict[str, Any]]:
     return answers
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    answers = analyse(options.workdir)
-    write_json(options.workdir / "critical.json", answers)
-    if options.json:
-        print(json.dumps(answers, indent=1))
-        return
-    print("\n".join(show.table(answers, {
+def lines(answers: list[dict[str, Any]]) -> list[str]:
+    return show.table(answers, {
         "training loss": lambda row: f"{row['loss']:.3f}",
         "runs": lambda row: row["runs"],
         "critical batch, sweep (tokens)": lambda row: (
             show.interval(row["critical"], 3) if row["critical"] else row["reason"]
         ),
         "gradient noise scale (tokens)": lambda row: show.interval(row["noise_scale"], 3),
-    })))  # fmt: skip
+    })  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    experiment.command(__doc__ or "", "critical.json", analyse, lines)

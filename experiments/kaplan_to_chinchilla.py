@@ -29,8 +29,6 @@ beside it. A recipe of `scaling tune` takes the place of the width rule with
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +36,7 @@ from ml_collections import ConfigDict
 
 from scaling import study
 from scaling.errors import UserError
-from scaling.records import records, write_json
-from scaling.verbs import show
+from scaling.verbs import experiment, show
 
 K, M = 2**10, 2**20
 # Training of each set of runs; what each adds to the one before it is one cause.
@@ -86,10 +83,7 @@ def rows(workdir: Path) -> Any:
     import pandas as pd
 
     found = []
-    for record in records(workdir):
-        manifest, result = record.manifest, record.result
-        if manifest["kind"] == "stem" or result is None or result["status"] != "done":
-            continue
+    for manifest, result in experiment.finished(workdir):
         recipe, config = manifest["recipe"], manifest["config"]
         if recipe["schedule"] == "constant":
             arm = "plain" if recipe["warmup_steps"] == PLAIN["warmup_steps"] else "warmup"
@@ -111,6 +105,8 @@ def analyse(workdir: Path) -> list[dict[str, Any]]:
     table, answers = rows(workdir), []
     for step, arm, with_head, exact in STEPS:
         own = table[table["arm"] == arm].copy()
+        if own.empty:
+            raise UserError("workdir", workdir, f"holds no finished run of the set {arm}; finish the study first")
         own["N"] = own["N_with" if with_head else "N_without"]
         own["C"] = own["C_exact"] if exact else 6 * own["N"] * own["D"]
         loaded = runs.from_frame(own[["run", "stem", "seed", "N", "D", "C", "loss"]], source=f"{workdir}, {arm}")
@@ -126,25 +122,16 @@ def analyse(workdir: Path) -> list[dict[str, Any]]:
     return answers
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    answers = analyse(options.workdir)
-    write_json(options.workdir / "exponents.json", answers)
-    if options.json:
-        print(json.dumps(answers, indent=1))
-        return
-    print("\n".join(show.table(answers, {
+def lines(answers: list[dict[str, Any]]) -> list[str]:
+    return show.table(answers, {
         "step": lambda row: row["step"],
         "N": lambda row: row["N"],
         "C": lambda row: row["C"],
         "a (law)": lambda row: show.interval(row["a"], 3),
         "a (isoFLOP)": lambda row: show.interval(row["a_isoflop"], 3),
         "loss at the largest": lambda row: f"{row['loss_at_largest']:.4f}",
-    })))  # fmt: skip
+    })  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    experiment.command(__doc__ or "", "exponents.json", analyse, lines)

@@ -23,8 +23,6 @@ shapes to compile; it says 54, for it counts a compilation for each of 405 stems
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,7 @@ from ml_collections import ConfigDict
 
 from scaling import study
 from scaling.errors import UserError
-from scaling.records import Record, records, write_json
-from scaling.verbs import show
+from scaling.verbs import experiment, show
 
 K = 2**10
 BASE_WIDTH, BASE_DEPTH, RATE = 32, 2, 0.02
@@ -69,16 +66,10 @@ def rows(workdir: Path) -> Any:
     """One row a finished run: parametrisation, width, layers, learning_rate, seed, loss."""
     import pandas as pd
 
-    found = []
-    for record in records(workdir):
-        if record.manifest["kind"] != "stem" and record.status == "done":
-            found.append(_row(record))
-    return pd.DataFrame(found)
+    return pd.DataFrame([_row(manifest, result) for manifest, result in experiment.finished(workdir)])
 
 
-def _row(record: Record) -> dict[str, Any]:
-    manifest, result = record.manifest, record.result
-    assert result is not None
+def _row(manifest: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
     recipe, config = manifest["recipe"], manifest["config"]
     return {"run": manifest["run"], "stem": manifest["stem"], "seed": manifest["seed"], "width": config["width"],
             "layers": config["layers"], "parametrisation": recipe["parametrisation"],
@@ -114,17 +105,8 @@ def analyse(workdir: Path) -> list[dict[str, Any]]:
     return answers
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    answers = analyse(options.workdir)
-    write_json(options.workdir / "transfer.json", answers)
-    if options.json:
-        print(json.dumps(answers, indent=1))
-        return
-    print("\n".join(show.table(answers, {
+def lines(answers: list[dict[str, Any]]) -> list[str]:
+    return show.table(answers, {
         "axis": lambda row: row["axis"],
         "parametrisation": lambda row: row["parametrisation"],
         "lr* ~ axis^e": lambda row: show.interval(row["exponent"], 2),
@@ -132,7 +114,7 @@ def main() -> None:
         "best at each": lambda row: ", ".join(
             f"{cell[row['axis']]:g}: {_best(cell)}" for cell in row.get("optima", ())
         ),
-    })))  # fmt: skip
+    })  # fmt: skip
 
 
 def _best(cell: dict[str, Any]) -> str:
@@ -141,4 +123,4 @@ def _best(cell: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    experiment.command(__doc__ or "", "transfer.json", analyse, lines)

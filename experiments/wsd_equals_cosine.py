@@ -21,8 +21,6 @@ of the plan: the stem once, against a whole run for each D.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -31,8 +29,8 @@ from ml_collections import ConfigDict
 
 from scaling import study
 from scaling.errors import UserError
-from scaling.records import read_json, records, write_json
-from scaling.verbs import show
+from scaling.records import read_json
+from scaling.verbs import experiment, show
 
 K, M = 2**10, 2**20
 MARGIN = 0.003
@@ -62,10 +60,7 @@ def rows(workdir: Path) -> Any:
     import pandas as pd
 
     found = []
-    for record in records(workdir):
-        manifest, result = record.manifest, record.result
-        if manifest["kind"] == "stem" or result is None or result["status"] != "done":
-            continue
+    for manifest, result in experiment.finished(workdir):
         seed, schedule = manifest["seed"], manifest["recipe"]["schedule"]
         arm = "cosine" if schedule == "cosine" else "branch" if seed < 100 else "whole"
         found.append({"arm": arm, "size": manifest["size"], "D": manifest["tokens"]["D"], "seed": seed % 100,
@@ -119,31 +114,24 @@ def spent(workdir: Path) -> dict[str, float]:
 def analyse(workdir: Path) -> dict[str, Any]:
     """The two comparisons and the FLOPs."""
     table = rows(workdir)
+    seeds = table.groupby(["arm", "size"])["seed"].nunique().unstack(fill_value=0)
+    if len(seeds) < 3 or seeds.to_numpy().min() < 2:
+        raise UserError("workdir", workdir, "needs two finished seeds of each arm and size; finish the study first")
     return {"comparisons": [difference(table, "branch", "cosine", paired=True),
                             difference(table, "branch", "whole", paired=False)],
             "flops": spent(workdir), "runs": len(table)}  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    answer = analyse(options.workdir)
-    write_json(options.workdir / "equivalence.json", answer)
-    if options.json:
-        print(json.dumps(answer, indent=1))
-        return
-    print("\n".join(show.table(answer["comparisons"], {
+def lines(answer: dict[str, Any]) -> list[str]:
+    flops = answer["flops"]
+    return [*show.table(answer["comparisons"], {
         "arms": lambda row: f"{row['one']} - {row['two']}",
         "log loss, 90 %": lambda row: "{value:+.3%} [{lo:+.3%}, {hi:+.3%}]".format(**row["difference"]),
         "margin": lambda row: f"{row['margin']:.1%}",
         "verdict": lambda row: row["verdict"],
         "by D": lambda row: ", ".join(f"{int(d):,}: {value:+.2%}" for d, value in row["by_D"].items()),
-    })))  # fmt: skip
-    flops = answer["flops"]
-    print(f"FLOPs: branches {flops['branch']:.3g}, cosine runs {flops['cosine']:.3g}: {flops['saved']:.0%} saved")
+    }), f"FLOPs: branches {flops['branch']:.3g}, cosine runs {flops['cosine']:.3g}: {flops['saved']:.0%} saved"]  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    experiment.command(__doc__ or "", "equivalence.json", analyse, lines)

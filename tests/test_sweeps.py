@@ -1,11 +1,14 @@
 """The analyses of the experiments on hyperparameters, on planted runs."""
 
+import importlib
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from experiments import kaplan_to_chinchilla, lr_transfer, wsd_equals_cosine
 from scaling import plan, study
+from scaling.verbs import experiment
 
 
 def test_lr_transfer_finds_how_far_the_best_rate_moves(monkeypatch, tmp_path):
@@ -77,3 +80,14 @@ def test_the_accounts_of_kaplan_differ_as_the_head_says(monkeypatch, tmp_path):
     assert kaplan["lo"] > last["hi"] and abs(answers["+ head in N"]["a"]["value"] - last["value"]) < 0.03
     # alpha = beta gives 0.5 for C ~ N D; attention in the exact C moves it a little.
     assert last["value"] == pytest.approx(0.5, abs=0.05) and last["lo"] < last["value"] < last["hi"]
+
+
+@pytest.mark.parametrize("name", ["lr_transfer", "wsd_equals_cosine", "kaplan_to_chinchilla", "critical_batch"])
+def test_an_experiment_without_runs_is_one_line(name, tmp_path, monkeypatch, capsys):
+    module = importlib.import_module(f"experiments.{name}")
+    monkeypatch.setattr("sys.argv", [name, f"--workdir={tmp_path}"])
+    with pytest.raises(SystemExit) as end:
+        experiment.command(module.__doc__, "x.json", module.analyse, module.lines)
+    said = capsys.readouterr()
+    assert end.value.code == 2 and "holds no finished run" in said.err and said.err.count("\n") == 1 and not said.out
+    assert not (tmp_path / "x.json").exists()

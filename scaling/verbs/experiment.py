@@ -1,0 +1,51 @@
+"""What an experiment of experiments/ does once its runs are there: a command of its own with the manners of the verbs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from scaling.errors import UserError
+from scaling.launch import EXIT_USER
+from scaling.records import records, write_json
+from scaling.verbs.show import print_json
+
+
+def finished(workdir: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Manifest and result of each finished cell of a work directory; stems are none.
+
+    Raises:
+      UserError: there is none.
+    """
+    found = False
+    for record in records(workdir):
+        result = record.result
+        if result is not None and result["status"] == "done" and record.manifest["kind"] != "stem":
+            found = True
+            yield record.manifest, result
+    if not found:
+        raise UserError("workdir", workdir, "holds no finished run; run the study first")
+
+
+def command(doc: str, file: str, analyse: Callable[[Path], Any], lines: Callable[[Any], list[str]]) -> None:
+    """``python experiments/NAME.py --workdir=W [--json]``: the answer as a table or as JSON, and in ``W/file``.
+
+    Exits with 2 and one line on a UserError.
+    """
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    try:
+        answer = analyse(options.workdir)
+        write_json(options.workdir / file, answer)
+    except UserError as error:
+        print(f"scaling: error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER)
+    if options.json:
+        print_json(answer)
+    else:
+        print("\n".join(lines(answer)))
