@@ -124,13 +124,15 @@ def analyse(workdir: Path) -> dict[str, Any]:
 
 def lines(answer: dict[str, Any]) -> list[str]:
     flops = answer["flops"]
-    return [*show.table(answer["comparisons"], {
+    columns = {
         "arms": lambda row: f"{row['one']} - {row['two']}",
         "log loss, 90 %": lambda row: "{value:+.3%} [{lo:+.3%}, {hi:+.3%}]".format(**row["difference"]),
         "margin": lambda row: f"{row['margin']:.1%}",
         "verdict": lambda row: row["verdict"],
         "by D": lambda row: ", ".join(f"{int(d):,}: {value:+.2%}" for d, value in row["by_D"].items()),
-    }), f"FLOPs: branches {flops['branch']:.3g}, cosine runs {flops['cosine']:.3g}: {flops['saved']:.0%} saved"]  # fmt: skip
+    }
+    cost = f"FLOPs: branches {flops['branch']:.3g}, cosine runs {flops['cosine']:.3g}: {flops['saved']:.0%} saved"
+    return [*show.table(answer["comparisons"], columns), cost]
 
 
 if __name__ == "__main__":

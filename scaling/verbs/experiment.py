@@ -1,4 +1,4 @@
-"""What an experiment of experiments/ does once its runs are there: a command of its own with the manners of the verbs."""
+"""What a script of experiments/ does once its runs are there: a command with the manners of the verbs."""
 
 from __future__ import annotations
 
