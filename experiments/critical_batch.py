@@ -85,4 +85,4 @@ def lines(answers: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    experiment.command(__doc__ or "", "critical.json", analyse, lines)
+    experiment.command(__doc__, "critical.json", analyse, lines)

@@ -134,4 +134,4 @@ def lines(answers: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    experiment.command(__doc__ or "", "exponents.json", analyse, lines)
+    experiment.command(__doc__, "exponents.json", analyse, lines)

@@ -123,4 +123,4 @@ def _best(cell: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    experiment.command(__doc__ or "", "transfer.json", analyse, lines)
+    experiment.command(__doc__, "transfer.json", analyse, lines)

@@ -136,4 +136,4 @@ def lines(answer: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    experiment.command(__doc__ or "", "equivalence.json", analyse, lines)
+    experiment.command(__doc__, "equivalence.json", analyse, lines)

@@ -30,12 +30,12 @@ def finished(workdir: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         raise UserError("workdir", workdir, "holds no finished run; run the study first")
 
 
-def command(doc: str, file: str, analyse: Callable[[Path], Any], lines: Callable[[Any], list[str]]) -> None:
+def command(doc: str | None, file: str, analyse: Callable[[Path], Any], lines: Callable[[Any], list[str]]) -> None:
     """``python experiments/NAME.py --workdir=W [--json]``: the answer as a table or as JSON, and in ``W/file``.
 
     Exits with 2 and one line on a UserError.
     """
-    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
