@@ -20,12 +20,14 @@ import numpy as np
 from scipy import optimize, stats
 
 from analysis.allocate import cost_table, optimum_along
+from analysis.design import PLAN_TARGETS
 from scaling.errors import UserError
 
 Array = np.ndarray
 MARGIN = 0.05  # of equality, where none is given: a tenth of an exponent of one half
 MARGINS = {"c": 0.02, "log2_compute_to_halve": 0.5}
 POINTS = 9  # losses at which compute is compared
+POWER = 0.8  # of the comparisons that are to see a difference
 OPEN = 0.10  # share of draws without an answer above which there is none
 
 
@@ -99,6 +101,49 @@ def compare(
     }  # fmt: skip
 
 
+def power(
+    hopes: Mapping[str, Mapping[str, Any]], *, level: float = 0.95, margins: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """What a comparison of planned studies can tell, before their runs, from what each hopes for. JSON.
+
+    Of each pair and exponent: the half-width of the difference's interval, the difference that 80 % of such pairs of
+    studies would show, and the chance that studies with no difference at all are found equal within the margin (two
+    one-sided tests). None where a study has too few cells.
+
+    Args:
+      hopes: {label: what ``design.hope`` returned at ``level``}.
+
+    Raises:
+      UserError: fewer than two plans, a level or a margin that is none, an exponent that no plan hopes for.
+    """
+    if len(hopes) < 2:
+        raise UserError("compare", len(hopes), "needs two planned studies or more")
+    margins = dict(margins or {})
+    _valid(level, margins)
+    for label, found in hopes.items():
+        if found["level"] != level:
+            raise UserError(
+                "level", level, f"the plan {label} holds intervals of {found['level']:g}; leave --level out"
+            )
+    names = [name for name in PLAN_TARGETS if name != "E"]
+    for name in margins:
+        if name not in names:
+            raise UserError("margin", name, f"is no exponent that a plan hopes for; choose from {', '.join(names)}")
+    quantile, rows = float(stats.norm.ppf(0.5 + level / 2)), []
+    for name, (one, two) in itertools.product(names, itertools.combinations(hopes, 2)):
+        widths = [hopes[label]["half_widths"][name] for label in (one, two)]
+        margin = margins.get(name, MARGIN)
+        row: dict[str, Any] = {"quantity": name, "one": one, "two": two, "margin": margin, "half_width": None}
+        if None not in widths:
+            width = math.hypot(*widths)
+            error = width / quantile
+            equal = 2 * float(stats.norm.cdf(margin / error - stats.norm.ppf(level))) - 1
+            row |= {"half_width": width, "seen": width + float(stats.norm.ppf(POWER)) * error, "equal": max(0.0, equal)}
+        rows.append(row)
+    return {"schema": 1, "kind": "power", "level": level, "pairs": rows,
+            "priors": {label: found["prior"] for label, found in hopes.items()}}  # fmt: skip
+
+
 def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> dict[str, Any]:
     """Random-effects mean of {label: (value, standard error)}: partial pooling. JSON.
 
@@ -151,13 +196,9 @@ def comparable(one: Member, two: Member) -> str | None:
 def _check(members: list[Member], level: float, margins: Mapping[str, float], axis: str) -> None:
     if len(members) < 2:
         raise UserError("compare", len(members), "needs two fits or more; give cards or work directories")
-    if not 0.5 <= level < 1:
-        raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
+    _valid(level, margins)
     if axis not in ("auto", "bits_per_byte"):
         raise UserError("axis", axis, "choose auto or bits_per_byte")
-    for name, margin in margins.items():
-        if not (math.isfinite(margin) and margin > 0):
-            raise UserError("margin", f"{name}={margin}", "must be a positive number")
     for one, two in itertools.combinations(members, 2):
         if one.fit.data.get("sha256") == two.fit.data.get("sha256"):
             what = (
@@ -172,6 +213,14 @@ def _check(members: list[Member], level: float, margins: Mapping[str, float], ax
     labels = [m.label for m in members]
     if len(set(labels)) < len(labels):
         raise UserError("compare", ", ".join(labels), "two fits have one name; give cards with names of their own")
+
+
+def _valid(level: float, margins: Mapping[str, float]) -> None:
+    if not 0.5 <= level < 1:
+        raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
+    for name, margin in margins.items():
+        if not (math.isfinite(margin) and margin > 0):
+            raise UserError("margin", f"{name}={margin}", "must be a positive number")
 
 
 def _n(fit: Any) -> str | None:

@@ -263,22 +263,24 @@ def simulated(
 
 
 def hope(
-    columns: Mapping[str, Any], *, level: float = 0.95, noise: Noise | None = None, studies: int = 0
+    columns: Mapping[str, Any], *, level: float = 0.95, noise: float = PRIOR_NOISE, studies: int = 0
 ) -> dict[str, Any]:
     """What a plan can hope for before its first run: half-widths of a, E (relative), alpha, beta under the prior. JSON.
 
-    ``sentence`` says it in words; ``prior`` states what was assumed. ``studies`` asks for a simulation besides.
+    ``sentence`` says it in words; ``prior`` states what was assumed: ``noise`` is the sd of log loss between runs, half
+    of its variance a stem's. ``studies`` asks for a simulation besides. UserError for a noise that is none.
     """
     law, theta = prior_law(columns)
-    each = PRIOR_NOISE * math.sqrt(0.5)
-    noise = noise or Noise(each, each)
+    if not 0 < noise < 1:
+        raise UserError("noise", noise, "give the sd of log loss between runs, such as 0.005")
+    each = Noise(noise * math.sqrt(0.5), noise * math.sqrt(0.5))
     wanted = [target(name, law) for name in PLAN_TARGETS]
-    found = expected(law, theta, columns, wanted, noise, level=level)
+    found = expected(law, theta, columns, wanted, each, level=level)
     a = found["a"]
     prior = (
         f"prior: chinchilla with alpha {PRIOR['alpha']:g}, beta {PRIOR['beta']:g}, each term {PRIOR['share']:.0%} of "
-        f"the floor at the centre of the cells; noise {math.hypot(noise.run, noise.stem):.2%} a run, "
-        f"{noise.stem**2 / (noise.run**2 + noise.stem**2):.0%} of its variance shared by a stem"
+        f"the floor at the centre of the cells; noise {noise:.2%} a run, half of its variance shared "
+        "by a stem"
     )
     if a is None:
         sentence = "too few runs to fit the law at all"
@@ -289,7 +291,7 @@ def hope(
         )
     out = {"half_widths": found, "level": level, "prior": prior, "sentence": sentence}
     if studies > 0 and a is not None:
-        out["simulated"] = simulated(law, theta, columns, wanted, noise, studies=studies, level=level)
+        out["simulated"] = simulated(law, theta, columns, wanted, each, studies=studies, level=level)
     return out
 
 

@@ -62,6 +62,7 @@ VERBS: dict[str, Verb] = {
         (
             WORKDIR,
             Flag("simulate", "integer", "studies to draw and fit for the expected intervals", 0),
+            Flag("noise", "float", "sd of log loss between runs in the expected intervals", 0.005),
             Flag("check_memory", "boolean", "compile every shape and reject a cell that does not fit", False),
             Flag("device", "string", "to check for, such as h100-80gb (default: the present one)"),
             JSON,
@@ -191,6 +192,7 @@ VERBS: dict[str, Verb] = {
             Flag("dataset", "string", "of work directories; default every one that has a card"),
             Flag("margin", "string", "differences below which two are equal, such as 'a=0.05,alpha=0.1'"),
             Flag("axis", "string", "of equal loss: auto (only where it is one quantity) or bits_per_byte", "auto"),
+            Flag("expected", "boolean", "of `plan --json` files, before any run: what differences can be told", False),
             LEVEL,
             JSON,
         ),

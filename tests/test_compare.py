@@ -1,16 +1,19 @@
 """Laws beside one another: exponents with verdicts, pooling, equal loss on one axis only, refusals with a reason."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import compare, laws
+from analysis import compare, design, laws
 from analysis.compare import Member
 from analysis.fit import fit
 from analysis.runs import from_frame
+from scaling.cli import main
 from scaling.errors import UserError
+from scaling.records import write_json
 
 LAW = laws.get("chinchilla")
 TRUTH = {"E": 1.8, "A": 480.0, "B": 2000.0, "alpha": 0.35, "beta": 0.37}
@@ -145,3 +148,41 @@ def test_pooling_of_few_and_of_equals():
     assert same["hi"] - same["lo"] > 0.1  # two members know little of a third
     lone = compare.pool({"a": (0.5, 0.02), "b": (0.4, float("inf"))})
     assert lone["value"] is None and lone["left_out"] == ["b"]
+
+
+def test_what_a_comparison_can_tell_before_its_runs():
+    """The stated power is what drawn pairs of studies show: the difference seen, and equality within the margin."""
+    n, d = np.meshgrid(np.geomspace(1e6, 1e8, 8), np.geomspace(1e8, 1e10, 5))
+    plan = {"N": n.ravel(), "D": d.ravel(), "stem": np.repeat(np.arange(8), 5).reshape(8, 5).T.ravel()}
+    hope = design.hope(plan, noise=0.003)
+    rows = {row["quantity"]: row for row in compare.power({"x": hope, "y": hope}, margins={"a": 0.04})["pairs"]}
+    assert rows["a"]["half_width"] == pytest.approx(hope["half_widths"]["a"] * 2**0.5)
+    wide = design.hope(plan, noise=0.006)["half_widths"]["a"]
+    assert wide == pytest.approx(2 * hope["half_widths"]["a"], rel=0.01)
+    error = rows["a"]["half_width"] / 1.95996
+    rng = np.random.default_rng(0)
+    gap = rng.normal(rows["a"]["seen"], error, 20000)
+    assert (gap > rows["a"]["half_width"]).mean() == pytest.approx(0.8, abs=0.01)
+    equal = np.abs(rng.normal(0, error, 20000)) + 1.64485 * error < 0.04
+    assert equal.mean() == pytest.approx(rows["a"]["equal"], abs=0.01) and 0.05 < rows["a"]["equal"] < 0.95
+    few = design.hope({"N": [1e6, 2e6], "D": [1e8, 1e8]})
+    assert compare.power({"x": hope, "few": few})["pairs"][0]["half_width"] is None
+    refused: list[dict[str, Any]] = [{"margins": {"E": 0.1}}, {"level": 0.9}]
+    for more in refused:
+        with pytest.raises(UserError):
+            compare.power({"x": hope, "y": hope}, **more)
+    with pytest.raises(UserError, match="two planned studies"):
+        compare.power({"x": hope})
+
+
+def test_power_from_the_shell(tmp_path, capsys):
+    hopes = {"stdlib": design.hope({"N": [1e6, 2e6, 4e6, 8e6] * 3, "D": [1e8] * 4 + [4e8] * 4 + [1.6e9] * 4})}
+    paths = []
+    for name in ("one", "two"):
+        paths.append(str(tmp_path / f"{name}.json"))
+        write_json(paths[-1], {"study": name, "hopes": hopes})
+    assert main(["compare", "--expected", *paths]) == 0
+    assert "one stdlib - two stdlib" in capsys.readouterr().out
+    assert main(["compare", "--expected", paths[0], str(tmp_path / "none.json")]) == 2
+    said = capsys.readouterr().err
+    assert "scaling plan" in said and said.count("\n") == 1

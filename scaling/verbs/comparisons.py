@@ -19,6 +19,8 @@ def compare(options: SimpleNamespace) -> int:
     if any((path / "manifest.json").is_file() for path in options.paths):
         return _paired(options)
     margins = pairs("margin", options.margin, float)
+    if options.expected:
+        return _power(options, margins)
     members = [member for path in options.paths for member in _members(path, options)]
     found = comparing.compare(_labelled(members), level=options.level, margins=margins, axis=options.axis)
     if options.json:
@@ -26,6 +28,40 @@ def compare(options: SimpleNamespace) -> int:
         return 0
     print("\n".join(_lines(found)))
     return 0
+
+
+def _power(options: SimpleNamespace, margins: dict[str, float]) -> int:
+    """What the comparison of planned studies can tell, before their runs."""
+    from analysis.compare import POWER, power
+
+    hopes: dict[str, Any] = {}
+    for path in options.paths:
+        remedy = "is no plan; write one with `scaling plan --config=FILE.py --json > PLAN.json`"
+        try:
+            plan = read_json(path)
+            for dataset, hope in plan["hopes"].items():
+                if options.dataset in (None, dataset):
+                    hopes[f"{plan['study']} {dataset}"] = hope
+        except (OSError, KeyError, TypeError):
+            raise UserError("compare", path, remedy) from None
+    found = power(hopes, level=options.level, margins=margins)
+    if options.json:
+        print_json(found)
+        return 0
+    shown: dict[str, Callable[[dict[str, Any]], object]] = {
+        "exponent": lambda row: row["quantity"],
+        "of": lambda row: f"{row['one']} - {row['two']}",
+        f"± at {found['level']:.0%}": lambda row: _number(row["half_width"], ".2g"),
+        f"seen by {POWER:.0%} from": lambda row: _number(row.get("seen"), ".2g"),
+        "margin": lambda row: row["margin"],
+        "equal ones shown equal": lambda row: _number(row.get("equal"), ".0%"),
+    }
+    print("\n".join([*table(found["pairs"], shown), *dict.fromkeys(found["priors"].values())]))
+    return 0
+
+
+def _number(value: float | None, style: str) -> str:
+    return "too few runs" if value is None else format(value, style)
 
 
 def _paired(options: SimpleNamespace) -> int:

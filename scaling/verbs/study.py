@@ -120,7 +120,7 @@ def _hopes(made: Any, options: SimpleNamespace) -> dict[str, Any]:
         columns = {"N": [float(m["parameters"]["nonembedding"]) for m in own]}
         columns["D"] = [float(m["tokens"]["D"]) for m in own]
         found[dataset] = design.hope(
-            {**columns, "stem": [m["stem"] or m["run"] for m in own]}, studies=options.simulate
+            {**columns, "stem": [m["stem"] or m["run"] for m in own]}, studies=options.simulate, noise=options.noise
         )
     return found
 
