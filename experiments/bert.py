@@ -1,20 +1,46 @@
+"""Masked tokens against the causal model: allocation under each objective, on the bytes of Python's standard library.
+
+    scaling tune --config=experiments/bert.py --out=runs/bert-mlm.json        # and :diffusion, :causal
+    scaling plan --config=experiments/bert.py --json > mlm.json               # and :causal --json > causal.json
+    scaling compare --expected mlm.json causal.json                           # what the comparison can tell
+    scaling run  --config=experiments/bert.py --workdir=runs/bert-mlm
+    scaling run  --config=experiments/bert.py:causal --workdir=runs/bert-causal
+    scaling fit runs/bert-mlm --law=chinchilla; scaling fit runs/bert-causal --law=chinchilla
+    scaling compare runs/bert-mlm runs/bert-causal
+
+Five sizes (6k to 99k non-embedding parameters, the same stack in every arm) x four D from 128 kB to 1 MB, a second
+seed at two sizes: 28 cells an arm, on the same bytes in the same order. ``mlm`` hides 15 %; ``diffusion`` a random share
+with weight 1/t, a bound on nats/byte; ``causal`` is gpt. Losses of mlm and causal are on no common axis: compared are
+exponents. Published at 1e19 FLOPs and more: N_opt ~ C^0.556 causal, C^0.760 mlm (Cheng 2024, arXiv 2411.02142).
+``:large`` and ``:large-causal`` are the comparison for a GPU: 6M to 34M parameters, 50M to 400M tokens.
+"""
+
 from ml_collections import ConfigDict
 
 from scaling import study
 from scaling.errors import UserError
 
 K = 2**10
+ARMS = ("mlm", "diffusion", "causal", "large", "large-causal")
+RATES = {"mlm": 0.02, "diffusion": 0.02, "causal": 0.02}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The study; ``diffusion`` for masked diffusion instead of masked language modelling."""
-    if argument not in ("", "mlm", "diffusion"):
-        raise UserError("config argument", argument, "this experiment knows mlm (the default) and diffusion")
-    config = study.base(f"bert-{argument or 'mlm'}")
-    config.family = "bert"
-    config.model.objective = argument or "mlm"
+    """The study of one arm."""
+    arm = argument or "mlm"
+    if arm not in ARMS:
+        raise UserError("config argument", argument, f"this experiment knows {', '.join(ARMS)}")
+    config = study.base(f"bert-{arm}")
+    objective = arm.removeprefix("large-").replace("large", "mlm")
+    if objective != "causal":
+        config.family, config.model.objective = "bert", objective
+    config.recipe.learning_rate = RATES[objective]
     config.data.stdlib = {"source": "stdlib"}
-    tokens = (128 * K, 256 * K, 512 * K)
-    config.cells.grid = study.block("grid", "stdlib", (0, 1, 2, 3), tokens=tokens)
-    config.cells.seeds = study.block("grid", "stdlib", (0, 2), tokens=tokens, seeds=(1,), role="seed")
+    sizes, twice, tokens = (0, 1, 2, 3, 4), (0, 2), (128 * K, 256 * K, 512 * K, 1024 * K)
+    if arm.startswith("large"):
+        config.model.context, config.model.dtype, config.recipe.batch = 512, "bfloat16", 64
+        config.repeats = True
+        sizes, twice, tokens = (12, 13, 14, 15), (12, 14), (5 * 10**7, 10**8, 2 * 10**8, 4 * 10**8)
+    config.cells.grid = study.block("grid", "stdlib", sizes, tokens=tokens)
+    config.cells.seeds = study.block("grid", "stdlib", twice, tokens=tokens, seeds=(1,), role="seed")
     return config

@@ -44,6 +44,26 @@ def test_the_gpu_benchmark_runs_small_on_a_cpu(tmp_path):
     assert "tokens_a_second" in done.stdout
 
 
+def test_the_cpu_benchmark_runs_small_and_its_result_holds_the_goal(tmp_path):
+    done = run("cpu.py", "--sizes=30k", "--rounds=1", "--seconds=0.1", f"--out={tmp_path / 'cpu.json'}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    (row,) = json.loads((tmp_path / "cpu.json").read_text())["sizes"]["30k"].values()
+    held = json.loads((ROOT / "benchmarks" / "cpu.json").read_text())["sizes"]
+    assert row["tokens_per_cpu_second"] > 0 and row["parameters"] == held["30k"]["ours"]["parameters"]
+    for size in held.values():
+        ours = size.pop("ours")["parameters"]
+        assert len(size) == 4 and all(abs(peer["parameters"] / ours - 1) < 0.12 for peer in size.values())
+        assert all(peer["ours_over_this"] >= 1.1 for peer in size.values())
+
+
+def test_the_sweep_benchmark_runs_small_and_its_result_holds_the_goal(tmp_path):
+    done = run("sweep.py", "--argument=smoke", "--cells=2", f"--out={tmp_path / 'sweep.json'}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    small, held = (json.loads(path.read_text()) for path in (tmp_path / "sweep.json", ROOT / "benchmarks/sweep.json"))
+    assert small["cells"] == 2 and small["largest_difference_of_loss"] < 1e-4
+    assert held["ratio"] >= 3 and held["largest_difference_of_loss"] < 0.02
+
+
 def test_the_torch_peer_is_skipped_where_it_cannot_run():
     done = run("gpu_torch.py")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -230,6 +230,18 @@ def test_stdlib_of_this_python_is_code_and_is_split_by_file():
         assert len(text) < 200 or text not in train, document.name
 
 
+def test_a_limit_keeps_a_part_of_the_library_and_the_same_evaluation():
+    whole, part = stdlib.make(stdlib.Config()), stdlib.make(stdlib.Config(limit=65536))
+    assert part.unique_tokens(64) == 65535 // 64 * 64 and len(part.train) == 65536
+    assert part.train[:2000].tobytes() in whole.train.tobytes()
+    assert part.train[:2000].tobytes() != whole.train[:2000].tobytes()  # by hash, not from the letter a
+    one, two = (source.evaluation(64, 4096) for source in (whole, part))
+    assert (one["tokens"] == two["tokens"]).all() and part.describe()["sha256"] == whole.describe()["sha256"]
+    for limit in (-1, 10**9):
+        with pytest.raises(UserError, match="data.limit"):
+            stdlib.make(stdlib.Config(limit=limit))
+
+
 def test_stdlib_without_source_files(tmp_path):
     with pytest.raises(UserError, match="0 source files"):
         stdlib.make(stdlib.Config(), tmp_path)
@@ -421,7 +433,7 @@ def test_llmc_header_alone_is_truncated(tmp_path):
         ({}, "source", "bin, markov, rhm, scenes, stdlib, text, zipf"),
         ({"source": "webtext"}, "source", "bin, markov, rhm, scenes, stdlib, text, zipf"),
         ({"source": "_tokens"}, "source", "bin, markov"),
-        ({"source": "stdlib", "path": "x"}, "data.path", "it has: none"),
+        ({"source": "stdlib", "path": "x"}, "data.path", "limit"),
         ({"source": "text", "paht": "x"}, "data.paht", "it has: path, glob"),
         ({"source": "bin", "vocab": "x"}, "data.vocab", "must be int"),
         ({"source": "bin", "vocab": True}, "data.vocab", "must be int"),

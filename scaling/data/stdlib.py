@@ -32,7 +32,14 @@ LOCAL = frozenset(("sitecustomize.py", "usercustomize.py"))
 
 @dataclass(frozen=True)
 class Config:
-    """No fields: the text is what the interpreter came with."""
+    """The text is what the interpreter came with."""
+
+    limit: int = 0
+    """Training bytes kept: files in the order of their hash, the last one cut; 0 keeps all. Evaluation stays whole."""
+
+    def __post_init__(self):
+        if self.limit < 0:
+            raise UserError("data.limit", self.limit, "must be a number of bytes, or 0 for all of the text")
 
 
 def generated(name: str, content: bytes) -> bool:
@@ -74,17 +81,21 @@ def make(config: Config, root: Path | None = None) -> TokenSource:
         if held_out(digest):
             documents.append(Document(name, join([content]), digest))
         else:
-            train.append(content)
+            train.append((digest, content))
     if not train or not documents:
         raise UserError(
             "data.source", "stdlib", f"this Python has {len(library)} source files of its library; use text or bin"
         )
-    tokens = join(train)
+    # By hash where a part is taken: by name it would be the packages from a to c.
+    tokens = join([content for _, content in (sorted(train) if config.limit else train)])
+    if config.limit > len(tokens):
+        raise UserError("data.limit", f"{config.limit:,}", f"the library has {len(tokens):,} training bytes; lower it")
+    tokens = tokens[: config.limit or None]
     held = sum(len(each.tokens) for each in documents)
     about = {
         "source": "stdlib",
         "sha256": content_hash(library),
-        "bytes": len(tokens) + held,
+        "bytes": sum(len(content) for _, content in library),
         "evaluation_bytes": held,
         "files": len(library),
         "python": platform.python_version(),

@@ -27,8 +27,8 @@ def tune(options: SimpleNamespace) -> int:
     if options.dry_run:
         from scaling.verbs.study import plan
 
-        return plan(SimpleNamespace(config=config, workdir=str(workdir), argument=None, simulate=0, json=options.json,
-                                    check_memory=False, device=None))  # fmt: skip
+        return plan(SimpleNamespace(config=config, workdir=str(workdir), argument=None, simulate=0, noise=0.005,
+                                    json=options.json, check_memory=False, device=None))  # fmt: skip
     asked = SimpleNamespace(**{name: getattr(options, name) for name in RUN}, config=config, workdir=str(workdir),
                             argument=None, json=False)  # fmt: skip
     with contextlib.redirect_stdout(sys.stderr):  # what it prints is progress here
