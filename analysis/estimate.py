@@ -78,17 +78,18 @@ def _direction(h: Array, g: Array) -> Array:
     m, x = h.copy(), -g
     bad = np.zeros(S, dtype=bool)
     floor = np.maximum(1e-14 * np.abs(np.diagonal(h, axis1=1, axis2=2)).max(1), 1e-280)
-    for k in range(P):
-        pivot = m[:, k, k]
-        bad |= ~(pivot > floor)
-        inverse = 1.0 / np.where(pivot > floor, pivot, 1.0)
-        for i in range(k + 1, P):
-            factor = m[:, i, k] * inverse
-            m[:, i, k:] -= factor[:, None] * m[:, k, k:]
-            x[:, i] -= factor * x[:, k]
-    for k in range(P - 1, -1, -1):
-        pivot = np.where(m[:, k, k] > floor, m[:, k, k], 1.0)
-        x[:, k] = (x[:, k] - (m[:, k, k + 1 :] * x[:, k + 1 :]).sum(1)) / pivot
+    with np.errstate(over="ignore", invalid="ignore"):  # of those whose direction comes from eigenvalues below
+        for k in range(P):
+            pivot = m[:, k, k]
+            bad |= ~(pivot > floor)
+            inverse = 1.0 / np.where(pivot > floor, pivot, 1.0)
+            for i in range(k + 1, P):
+                factor = m[:, i, k] * inverse
+                m[:, i, k:] -= factor[:, None] * m[:, k, k:]
+                x[:, i] -= factor * x[:, k]
+        for k in range(P - 1, -1, -1):
+            pivot = np.where(m[:, k, k] > floor, m[:, k, k], 1.0)
+            x[:, k] = (x[:, k] - (m[:, k, k + 1 :] * x[:, k + 1 :]).sum(1)) / pivot
     if bad.any():
         values, vectors = np.linalg.eigh(h[bad])
         size = np.abs(values)

@@ -23,7 +23,6 @@ GROUP = 30  # rows that are looked at together, at most: more than that off the 
 LARGE = 20_000  # rows above which the law is not fitted again
 PASSES = 10
 LITTLE = 0.05  # of the strongest pull, that a row of the group has at least
-LITTLE = 0.05  # of the strongest pull, that a row of the group has at least
 
 
 def influence(point: Estimate, y: Array, ids: list[str], top: int = 10) -> list[dict[str, Any]]:

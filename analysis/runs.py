@@ -79,7 +79,7 @@ def load(
     """
     path = Path(path)
     if path.is_dir():
-        if law is not None and getattr(get(law), "curve", None):
+        if law is not None and get(law).curve:
             raise UserError("law", get(law).name, "needs a table of learning curves; a work directory has final losses")
         return _load_workdir(path, where, dataset, n)
     if not path.exists():
@@ -106,7 +106,7 @@ def from_frame(
         raise UserError("table", source, "has no rows; give one line a run with N, D and loss")
     rows = rows or [f"row {i + 1}" for i in range(len(frame))]
     form = None if law is None else get(law)
-    if form is not None and getattr(form, "curve", None):
+    if form is not None and form.curve:
         return _curves(frame, form, rows, dict(columns or {}), where, dataset, warmup, source)
     if warmup is not None:
         raise UserError("warmup", warmup, "is for laws of learning curves (annealing, multipower)")

@@ -52,7 +52,7 @@ def _grid(
     """Coordinates (G, P) of the grid and its shape; shape (-1,) is a scatter."""
     law = surface.law
     others = [i for i in range(surface.P) if i not in linear]
-    guess = law.guess(surface.c, np.exp(y)) if getattr(law, "guess", None) else {}
+    guess = law.guess(surface.c, np.exp(y)) if law.guess else {}
     axes: list[tuple[float, float] | None] = []
     z = np.array(fixed, dtype=np.float64)
     for i in others:
@@ -67,7 +67,7 @@ def _grid(
     open_ = [i for i, ends in zip(others, axes) if ends is not None]
     ranges = [ends for ends in axes if ends is not None]
     if len(open_) > 4:
-        costly = getattr(law, "slow", False) or getattr(law, "curve", None)
+        costly = law.slow or law.curve
         unit = np.random.default_rng(0).random((_MOST if not costly else _FEW, len(open_)))
         columns, shape = (
             [_spread(surface, i, ends, unit[:, j]) for j, (i, ends) in enumerate(zip(open_, ranges))],

@@ -29,19 +29,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scaling import count, device, families, recipe
+from scaling.blocks import attention, head
+from scaling.blocks.execution import Execution, using
+from scaling.families import gpt
+from scaling.step import Ensemble, Trainer
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-
-from scaling import count, device, families, recipe  # noqa: E402
-from scaling.blocks import attention, head  # noqa: E402
-from scaling.blocks.execution import Execution, using  # noqa: E402
-from scaling.families import gpt  # noqa: E402
-from scaling.step import Ensemble, Trainer  # noqa: E402
-
 # Layers, width, heads; positions and tokens of the vocabulary; sequences in a step.
 SHAPES = {
     "1M": (4, 144, 4, 256, 256, 128),

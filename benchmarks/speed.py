@@ -140,7 +140,7 @@ def laws_analytic(table: dict[str, list[float]]) -> dict[str, Any]:
 
     rows = []
     for name, law in laws.REGISTRY.items():
-        if not getattr(law, "slow", False):
+        if not law.slow:
             rows.append(min((_one_law(law) for _ in range(2)), key=lambda row: row["cpu"]) | {"law": name})
     return {"rows": rows}
 
@@ -371,7 +371,7 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path)
     parser.add_argument("--package", help="interpreter with the PyPI package chinchilla")
     parser.add_argument("--out", type=Path)

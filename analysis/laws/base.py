@@ -57,6 +57,11 @@ class Law:
     (logarithms in, logarithms out). ``balance`` gives (A, alpha, B, beta) of A N^-alpha + B D^-beta where the terms do
     not show it. ``explicit`` is the same law in its natural parameters, for holding one that is no coordinate.
     ``example`` are plausible parameters, which the tests plant and find again.
+
+    ``signed`` columns may be zero or negative (mixture weights); others must be positive. ``guess`` gives natural
+    values to start from for parameters without a ``grid``, from the columns and the losses. ``curve`` makes the columns
+    of a law of learning curves: of the learning rate of every step of a run, the steps asked for (n,), and the step at
+    which the warm-up ends. ``slow`` laws take their derivatives from JAX.
     """
 
     name: str
@@ -76,6 +81,10 @@ class Law:
     balance: Callable[[Array], tuple[Array, Array, Array, Array]] | None = None
     explicit: Law | None = None
     example: Mapping[str, float] = field(default_factory=dict)
+    signed: tuple[str, ...] = ()
+    guess: Callable[[Columns, Array], dict[str, float]] | None = None
+    curve: Callable[[Array, Array, int], dict[str, Array]] | None = None
+    slow: bool = False
     columns: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -103,6 +103,11 @@ def _lr_guess(columns: Columns, loss: Array) -> dict[str, float]:
     return {"h": h, "k": k, "p": float(np.clip(p, -5, 5)), "q": float(np.clip(q, -5, 5))}
 
 
+def _lr_balance(theta: Array) -> tuple[Array, Array, Array, Array]:
+    _, a, b, alpha, beta, *_ = theta.T  # at the best learning rate
+    return a, alpha, b, beta
+
+
 lr_loss = Smooth(
     "lr_loss",
     "L = (E + A N^-alpha + B D^-beta) exp(h log(learning_rate / lr*)^2), lr* = k N^p D^q",
@@ -124,7 +129,7 @@ lr_loss = Smooth(
     logs=_lr,
     amplitudes=("A", "B"),
     guess=_lr_guess,
-    balance=lambda theta: tuple(theta[:, [1, 3, 2, 4]].T),  # type: ignore[arg-type,return-value]  # at lr*
+    balance=_lr_balance,
     example={"E": 1.7, "A": 400.0, "B": 400.0, "alpha": 0.34, "beta": 0.28, "h": 0.02, "k": 2.0, "p": -0.7, "q": 0.3},
 )
 

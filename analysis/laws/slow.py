@@ -71,7 +71,7 @@ class SlowSurface(SmoothSurface):
     def _each(self, z: Array, c: Any) -> list[dict[str, Any]]:
         with np.errstate(all="ignore"):
             sets = ({k: v[0, 0] for k, v in self._plain(row[None]).items()} for row in z)
-            return [self.law.logs(np, p, c) for p in sets]  # type: ignore[misc]
+            return [self.law.logs(np, p, c) for p in sets]
 
     def _shift(self, z: Array) -> dict[str, Array]:
         names = self.law.amplitudes

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,22 +35,14 @@ _CHUNK = 10_000  # numbers in one array of derivatives: dozens of them stay in t
 class Smooth(Law):
     """A law given by a formula. ``amplitudes`` enter linearly, those in ``negative`` are subtracted.
 
-    ``signed`` columns may be zero or negative (mixture weights); others must be positive. ``guess`` gives natural
-    values to start from for parameters without a ``grid``, from the columns and the losses. ``ordered`` puts
-    interchangeable parts of parameters (S, P) into one order. ``slow`` laws take their
-    derivatives from JAX: their formula sees one parameter set at a time and columns may have more axes after the rows.
-    ``curve`` makes the columns of a law of learning curves: of the learning rate of every step of a run, the steps
-    asked for (n,), and the step at which the warm-up ends.
+    ``ordered`` puts interchangeable parts of parameters (S, P) into one order. The formula of a ``slow`` law sees one
+    parameter set at a time, and columns may have more axes after the rows.
     """
 
-    logs: Formula | None = None
+    logs: Formula = field(kw_only=True)
     amplitudes: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
-    signed: tuple[str, ...] = ()
-    guess: Callable[[Columns, Array], dict[str, float]] | None = None
     ordered: Callable[[Array], Array] | None = None
-    slow: bool = False
-    curve: Callable[[Array, Array, int], dict[str, Array]] | None = None
 
     @property
     def linear(self) -> tuple[str, ...]:
@@ -65,7 +57,7 @@ class Smooth(Law):
         params = tuple(replace(p, grid=column) if p.grid == old else p for p in self.params)
 
         def logs(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
-            return inner(m, p, {old: c[column]})  # type: ignore[misc]
+            return inner(m, p, {old: c[column]})
 
         signed = (column,) if old in self.signed else ()
         return {"inputs": (column,), "logs": logs, "signed": signed, "params": params, "coordinates": ()}
@@ -108,7 +100,7 @@ class Smooth(Law):
     def value(self, p: Any, c: Mapping[str, Array], n: int) -> Array:
         """The formula in numpy for natural parameters in the order of ``names``."""
         by_name = dict(zip(self.names, p))
-        found = self.logs(np, {k: by_name[k] for k in self.nonlinear}, c)  # type: ignore[misc]
+        found = self.logs(np, {k: by_name[k] for k in self.nonlinear}, c)
         total, empty = np.zeros(n), True
         if "+" in found:
             total, empty = total + found["+"], False
@@ -167,7 +159,7 @@ class SmoothSurface:
         """Logs of what each amplitude multiplies at the centre, (S, 1); zeros without a centre."""
         if self.centre is None or not self.law.amplitudes:
             return {name: np.zeros((len(z), 1)) for name in self.law.amplitudes}
-        found = self.law.logs(np, self._plain(z), self.centre)  # type: ignore[misc]
+        found = self.law.logs(np, self._plain(z), self.centre)
         return {name: np.broadcast_to(found[name], (len(z), 1)) for name in self.law.amplitudes}
 
     def _plain(self, z: Array) -> dict[str, Array]:
@@ -212,7 +204,7 @@ class SmoothSurface:
         """What each of ``law.linear`` multiplies, (S, rows, amplitudes), over the loss's scale, amplitudes at one."""
         c = {k: v[rows] for k, v in self.c.items()}
         with np.errstate(**_QUIET):
-            found = self.law.logs(np, self._plain(z), c)  # type: ignore[misc]
+            found = self.law.logs(np, self._plain(z), c)
             shift = self._shift(z)
             factor = np.exp(found["*"]) if "*" in found else 1.0
             out = np.ones((len(z), len(rows), len(self.law.linear)))
@@ -225,7 +217,7 @@ class SmoothSurface:
         """The part of the loss over its scale that no amplitude multiplies, (S, rows)."""
         c = {k: v[rows] for k, v in self.c.items()}
         with np.errstate(**_QUIET):
-            found = self.law.logs(np, self._plain(z), c)  # type: ignore[misc]
+            found = self.law.logs(np, self._plain(z), c)
             total = np.zeros((len(z), len(rows)))
             for name, log in found.items():
                 if name == "+":
@@ -240,8 +232,8 @@ class SmoothSurface:
         """log(L / scale) of coordinates z, one entry each, in library m."""
         law = self.law
         p = {k: m.exp(z[i]) if self.log[i] else z[i] for k in law.nonlinear for i in (self.position[k],)}
-        found = law.logs(m, p, c)  # type: ignore[misc]
-        at = law.logs(m, p, centre) if centre is not None and law.amplitudes else {}  # type: ignore[misc]
+        found = law.logs(m, p, c)
+        at = law.logs(m, p, centre) if centre is not None and law.amplitudes else {}
         if self._one_beside_known(found):  # log(known + exp(u)) in one step: half the derivatives of two
             (name,) = law.amplitudes
             u = z[self.position[name]] + found[name]
@@ -393,7 +385,7 @@ def tie(law: Law, text: str) -> Law:
     inner = form.logs
 
     def logs(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
-        return inner(m, {**p, **{k: p[other] * factor for k, (factor, other) in ties.items()}}, c)  # type: ignore[misc]
+        return inner(m, {**p, **{k: p[other] * factor for k, (factor, other) in ties.items()}}, c)
 
     kept = [i for i, name in enumerate(form.names) if name not in ties]
 

@@ -226,9 +226,15 @@ class Wrapped(Surface):
         self.__dict__.update(inner.__dict__)
         self.inner, self.outer = inner, inner.outer
 
+    def _more(self, rows: Any) -> tuple[Any, ...]:
+        """What else the constructor takes, of the rows."""
+        return ()
+
     def _again(self, inner: Any, rows: Any) -> Any:
         """The same on another inner surface of the rows."""
-        raise NotImplementedError
+        part = type(self)(inner, *self._more(rows))
+        part.penalty, part.prior = self.penalty, self.prior
+        return part
 
     def rows(self, index: Array) -> Any:
         return self._again(self.inner.rows(index), index)
@@ -256,11 +262,6 @@ class Raw(Wrapped):
         super().__init__(inner)
         self.shift = float(np.log(inner.scale))
 
-    def _again(self, inner: Any, rows: Any) -> Raw:
-        part = Raw(inner)
-        part.penalty, part.prior = self.penalty, self.prior
-        return part
-
     def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
         """Loss over scale, less one, plus log(scale): (S, n)."""
         f, state = self.inner.evaluate(z)
@@ -282,10 +283,8 @@ class Weighted(Wrapped):
         super().__init__(inner)
         self.root = root
 
-    def _again(self, inner: Any, rows: Any) -> Weighted:
-        part = Weighted(inner, self.root[rows])
-        part.penalty, part.prior = self.penalty, self.prior
-        return part
+    def _more(self, rows: Any) -> tuple[Any, ...]:
+        return (self.root[rows],)
 
     def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
         f, state = self.inner.evaluate(z)
