@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from analysis import replicates, valley
+from analysis import valley
 from analysis.estimate import Estimate, minimise
 from analysis.influence import FAR, LARGE, outlying, together
-from analysis.uncertainty import Groups, Inference, gls, groups_of, prior_cost, ratio_of
+from analysis.laws import Law
+from analysis.uncertainty import Inference, gls, prior_cost
 
 Array = np.ndarray
 FLOOR_REACHED = 0.01  # a floor whose expected interval reaches this is not identified
@@ -25,6 +26,7 @@ KNOWN = 2.0  # nor is a positive scale that is not known within this factor eith
 # a design at that width shows a smaller one in most studies; below this one in less than 3 % (benchmarks/coverage.py)
 DOUBTFUL_A = 0.085
 REFUTED = 0.01
+DIVERGED = math.log(1.5)  # of log loss above the law of the others, from which on a run looks diverged
 
 
 def warning(name: str, message: str, **numbers: Any) -> dict[str, Any]:
@@ -35,62 +37,6 @@ def levels(values: Any, tolerance: float = 0.02) -> list[float]:
     """Distinct values, those within ``tolerance`` of their neighbour counted once; ascending."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     return [float(v) for i, v in enumerate(ordered) if i == 0 or v > ordered[i - 1] * (1 + tolerance)]
-
-
-def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> dict[str, Any]:
-    """Noise from replicates (rows of equal columns), and the lack-of-fit F test of the law against it.
-
-    With shared stems both models get the random effect, its ratio taken from the saturated one (cell means), and the
-    denominator's degrees of freedom are the extra stems: conservative. Returns {"sd", "df", "cells", "F", "df1",
-    "df2", "p"}; p and sd are None without replicates.
-    """
-    law, n = point.surface.law, len(y)
-    cells, count = replicates.cells(table, law.columns)
-    out: dict[str, Any] = {"sd": None, "df": n - count, "cells": count, "F": None, "df1": None, "df2": None, "p": None}
-    if n == count or getattr(law, "curve", None):
-        return out  # steps of learning curves that agree in their schedule so far are no replicates
-    groups = groups_of(table)
-    if groups is not None and groups.kind != "stem":
-        groups = None  # a size effect common to all replicates of a size cannot be told from the law's misfit
-    if n > LARGE:  # sums in place of matrices; with shared stems no test
-        mean = np.bincount(cells, y, count) / np.bincount(cells, minlength=count)
-        within = float(((y - mean[cells]) ** 2).sum())
-        z, _, _ = minimise(point.surface, point.z[None], y, free=point.free)
-        total = float(((y - point.surface.evaluate(z)[0][0]) ** 2).sum())
-        out["sd"] = math.sqrt(within / (n - count))
-        return out if groups is not None else _lack_of_fit(out, within, total, count - int(point.free.sum()), n - count)
-    design = np.eye(count)[cells]
-    rho, extra = 0.0, n - count
-    free = point.free
-    if groups is not None:
-        rho, extra = _saturated(y, design, groups)
-    if rho > 0 and groups is not None:
-        z = gls(point.surface, point.z, y, groups, rho, free)
-        white, e = groups.whiten(design.T, rho).T, groups.whiten(y, rho)
-        residual = groups.whiten(y - point.surface.evaluate(z[None])[0][0], rho)
-    else:
-        z, _, _ = minimise(point.surface, point.z[None], y, free=free)
-        white, e = design, y
-        residual = y - point.surface.evaluate(z)[0][0]
-    within = float(((e - white @ np.linalg.lstsq(white, e, rcond=None)[0]) ** 2).sum())
-    total = float((residual**2).sum())
-    df1, df2 = count - int(free.sum()), (extra if rho > 0 else n - count)
-    out["sd"] = math.sqrt(within / (n - count) * (1 + rho))
-    return _lack_of_fit(out, within, total, df1, df2)
-
-
-def _lack_of_fit(out: dict[str, Any], within: float, total: float, df1: int, df2: int) -> dict[str, Any]:
-    if df1 > 0 and df2 > 0 and within > 0:
-        F = max(total - within, 0.0) / df1 / (within / out["df"])
-        out.update(F=F, df1=df1, df2=df2, p=float(special.fdtrc(df1, df2, F)))
-    return out
-
-
-def _saturated(y: Array, design: Array, groups: Groups) -> tuple[float, int]:
-    """REML variance ratio of the cell-mean model and the number of stems beyond one per connected set of cells."""
-    rank = int(np.linalg.matrix_rank(np.column_stack([design, np.eye(len(groups.names))[groups.codes]])))
-    extra = rank - design.shape[1]
-    return (ratio_of(design, y, groups), extra) if extra > 0 else (0.0, 0)
 
 
 def expected(inference: Inference, level: float) -> dict[str, float | None]:
@@ -157,10 +103,11 @@ def diagnose(
     for i, c in enumerate(law.coordinates):
         if point.free[i] and (z[i] <= lower[i] + 1e-9 or z[i] >= upper[i] - 1e-9):
             side = "lower" if z[i] <= lower[i] + 1e-9 else "upper"
+            remedy = "these runs do not show it; use a law without it, fix it or add runs"
             out.append(
                 warning(
                     "parameter_at_bound",
-                    f"{c.name} lies at its {side} bound: these runs do not show it; use a law without it or add runs",
+                    f"{c.name} lies at its {side} bound {getattr(c, side):g}: {remedy}",
                     parameter=c.name,
                     bound=side,
                 )
@@ -193,9 +140,14 @@ def diagnose(
         names = names_of(table)
         rows = ", ".join(f"{names[i]} ({apart[i]:+.1f})" for i in off[:10])
         held = "gives them full weight" if math.isinf(point.delta) else "holds them down, not out"
-        message = f"{len(off)} runs lie more than {FAR} noise units off the law of the others: {rows}; the fit {held}"
+        lie = "run lies" if len(off) == 1 else "runs lie"
+        message = (
+            f"{len(off)} {lie} more than {FAR} noise units off the law of the others: {rows}; the fit {held}: look at "
+            "them, and leave out what is broken (--where)"
+        )
         listed = [{"run": names[i], "residual": float(apart[i])} for i in off[:50]]
         out.append(warning("outliers", message, rows=listed))
+        out += _diverged(law, inference.theta_hat, table, off, names)
     residual = (y - point.surface.evaluate(z[None])[0][0]) / point.scale
     if n >= 20 and "C" in table and point.scale > 1e-10:
         cost = np.asarray(table["C"], dtype=np.float64)
@@ -208,7 +160,8 @@ def diagnose(
             low, high = np.abs(residual[half[: n // 2]]), np.abs(residual[half[n // 2 :]])
             ratio = float(np.median(high) / max(np.median(low), 1e-12))
             message = (
-                f"residuals of the larger half of the runs are {ratio:.2g} times those of the smaller: check recipes"
+                f"residuals of the larger half of the runs are {ratio:.2g} times those of the smaller: check the "
+                "recipes of those that scatter, or weigh rows by what seeds say of their noise (--weights=seeds)"
             )
             out.append(warning("heteroscedastic", message, spearman=rank, p=p, ratio=ratio))
     if len(point.optima) > 1:
@@ -221,7 +174,7 @@ def diagnose(
         message = (
             f"{len(point.optima)} different optima fit within 1 % of the best objective"
             + (f", a flat valley with {where}: these runs do not tell them apart" if where else "")
-            + "; see optima on the card"
+            + "; see optima on the card, and add runs where these differ, or fix a parameter (--fixed)"
         )
         out.append(warning("several_optima", message, count=len(point.optima), ranges=ranges))
     epochs = np.asarray(table["epochs"], dtype=np.float64) if "epochs" in table else np.ones(1)
@@ -231,7 +184,7 @@ def diagnose(
             f"{repeated} runs repeat data: D overstates what they saw; fit single-epoch runs or a law with repeats"
         )
         out.append(warning("mixed_epochs", message, rows=repeated, largest=float(np.nanmax(epochs))))
-    if "schedule" in table and not getattr(law, "curve", None):
+    if "schedule" in table and not law.curve:
         kinds = table["schedule"].dropna().astype(str).value_counts()
         if len(kinds) > 1:
             parts = ", ".join(f"{count} {name}" for name, count in kinds.items())
@@ -261,7 +214,7 @@ def _influential(
     share = 0.5 * min(1.0, 8 / math.sqrt(len(y)))
     single = [row for row in alone if abs(row["change"]) > _half(intervals, row["quantity"]) * share]
     parts, rows, numbers = [], [], {}
-    curve = getattr(point.surface.law, "curve", None)  # whole curves are left out, not steps of them
+    curve = point.surface.law.curve  # whole curves are left out, not steps of them
     group = None if curve else together(point, y, off)
     if group is not None and abs(group["change"]) > _half(intervals, group["quantity"]) * share:
         rows = [
@@ -315,7 +268,7 @@ def _identification(inference: Inference, level: float, intervals: dict[str, dic
             out.append(warning("doubtful", message, **numbers))
     width = hope["a_half_width"]
     if width is not None and "a" not in intervals:
-        message = "a is not identified: both exponents are zero, the loss does not fall in these runs"
+        message = "a is not identified: both exponents are zero, the loss does not fall in these runs; add larger ones"
         out.append(warning("not_identified", message, parameter="a"))
     elif width is not None:
         cell, seen = intervals["a"], _half(intervals, "a")
@@ -350,9 +303,60 @@ def _scales(
     return out
 
 
+def _diverged(law: Law, theta: Array, table: pd.DataFrame, off: Array, names: list[str]) -> list[dict[str, Any]]:
+    """Rows ``off`` the law of the others that lie so far above it that training must have failed."""
+    if law.response != "loss" or law.curve:
+        return []
+    gap = np.log(np.asarray(table["loss"], dtype=np.float64)) - np.log(law.predict(theta, table))
+    rows = [i for i in off if gap[i] > DIVERGED]
+    if not rows:
+        return []
+    shown = ", ".join(f"{names[i]} ({math.exp(gap[i]):.2g} times)" for i in rows[:10])
+    message = (
+        f"{len(rows)} of {len(gap)} losses lie {math.exp(DIVERGED) - 1:.0%} or more above the law ({shown}): did they "
+        "diverge? Leave them out (--where), or train them again at a lower learning rate"
+    )
+    return [warning("diverged", message, rows=[names[i] for i in rows])]
+
+
+def left_out(dropped: list[dict[str, str]], table: pd.DataFrame, law: Law) -> list[dict[str, Any]]:
+    """What the rows that a table lost, and checkpoints among those it kept, do to the law of the rest."""
+    out = []
+    lucky = "where the large ones do, the law is of those that were lucky; train them again at a lower learning rate"
+    for name, starts, what in (
+        ("diverged", ("diverged", "status is diverged"), f"diverged and are left out: {lucky}"),
+        (
+            "undecayed",
+            ("the learning rate was not decayed", "decayed is"),
+            "were not decayed and are left out: their losses are above those of finished runs; decay them",
+        ),
+    ):
+        rows = [row["row"] for row in dropped if row["reason"].startswith(starts)]
+        if rows:
+            shown = ", ".join(rows[:5]) + (" ..." if len(rows) > 5 else "")
+            out.append(warning(name, f"{len(rows)} of {len(rows) + len(table)} runs ({shown}) {what}", rows=rows))
+    if "run" in table and "decayed" not in table and not law.curve:
+        early = len(table) - int(table["run"].nunique())
+        if early:
+            message = (
+                f"{early} of {len(table)} rows are earlier checkpoints of {table['run'].nunique()} runs: before its "
+                "learning rate has decayed, a run's loss is above that of one which ends there; fit final losses, or "
+                "say decayed = True in a column if each was decayed"
+            )
+            out.append(warning("undecayed", message, checkpoints=early))
+    return out
+
+
 def names_of(table: pd.DataFrame) -> list[str]:
-    """The rows' names: column ``run``, else their numbers."""
-    return [str(v) for v in (table["run"].tolist() if "run" in table else table.index.tolist())]
+    """The rows' names: column ``run``, with the step or D of a checkpoint where several rows are of one run, else
+    their numbers."""
+    if "run" not in table:
+        return [str(v) for v in table.index]
+    again, names = table["run"].duplicated(keep=False), table["run"].astype(str)
+    column = next((c for c in ("step", "D") if c in table and table[c].dtype.kind in "iuf"), None)
+    if column is not None and again.any():
+        names = names.where(~again, names + table[column].map(f" at {column} {{:.6g}}".format))
+    return names.tolist()
 
 
 def _monotone(table: pd.DataFrame, noise: dict[str, Any]) -> list[dict[str, Any]]:
@@ -382,7 +386,7 @@ def _monotone(table: pd.DataFrame, noise: dict[str, Any]) -> list[dict[str, Any]
 
 
 def verdict(
-    law: Any, intervals: dict[str, dict[str, Any]], warnings: list[dict[str, Any]], noise: dict[str, Any], level: float
+    law: Law, intervals: dict[str, dict[str, Any]], warnings: list[dict[str, Any]], noise: dict[str, Any], level: float
 ) -> str:
     """Plain sentences: what these runs identify, what they do not, and whether the form survives."""
     missing = {w["parameter"] for w in warnings if w["name"] in ("not_identified", "parameter_at_bound")}
@@ -395,10 +399,17 @@ def verdict(
     shown += ["a"] if "a" in intervals else []
     shown += sorted(missing & set(intervals))
     shown = list(dict.fromkeys(shown))
-    good, bad = [n for n in shown if n not in missing], [n for n in shown if n in missing]
+    form = [n for n in shown if n == "a" and intervals[n]["lo"] == intervals[n]["hi"]]
+    rough = [n for n in shown if n not in (*missing, *form, law.floor, "a") and not _within_factor(intervals[n])]
+    bad = [n for n in shown if n in missing]
+    good = [n for n in shown if n not in (*bad, *form, *rough)]
     parts = []
     if good:
         parts.append(f"Identified at this scale, {100 * level:g} % intervals: {', '.join(show(n) for n in good)}.")
+    if form:
+        parts.append(f"The form itself gives a = {intervals['a']['value']:.3g}.")
+    if rough:
+        parts.append(f"Known roughly, if at all: {', '.join(show(n) for n in rough)}.")
     if bad:
         parts.append(f"Not identified at this scale: {', '.join(show(n) for n in bad)}.")
     lack = noise["lack_of_fit"]
@@ -411,6 +422,14 @@ def verdict(
     if law.no_optimum:
         parts.append(f"This law gives no compute-optimal N: {law.no_optimum}.")
     return " ".join(parts)
+
+
+def _within_factor(cell: dict[str, Any]) -> bool:
+    """Whether an interval is a point, or has one sign and ends within a factor ``KNOWN`` either way."""
+    lo, hi = cell["lo"], cell["hi"]
+    if lo is None or hi is None:
+        return False
+    return lo == hi or (lo * hi > 0 and max(abs(lo), abs(hi)) < KNOWN**2 * min(abs(lo), abs(hi)))
 
 
 def _text(value: float | None) -> str:

@@ -194,11 +194,11 @@ def fit(
     noise = _noise(point, inference, y, table)
     intervals = {**params, **{k: v for k, v in derived.items() if "value" in v}}
     ids = diagnose.names_of(table)
-    influential = of_curves(point, y, inference) if getattr(form, "curve", None) else influence(point, y, ids)
+    influential = of_curves(point, y, inference) if form.curve else influence(point, y, ids)
     warnings = diagnose.diagnose(
         point, inference, y, table, level=level, noise=noise, influential=influential, intervals=intervals
     )
-    warnings = [*runs.warnings, *warnings]
+    warnings = [*runs.warnings, *diagnose.left_out(runs.dropped, table, form), *warnings]
     fitted = np.atleast_1d(form.predict(value, table))
     residual = np.log(table["loss"].to_numpy(dtype=np.float64)) - np.log(fitted)
     named = [c for c in dict.fromkeys(("N", "D", "C", "step", *form.columns)) if c in table and c not in _arrays(table)]
@@ -242,7 +242,8 @@ def fit(
         "scope": _scope(table),
         "noise": noise,
         "discrepancy": wrong,
-        "runs": _rows(ids, table.loc[:, named], loss=loss, fitted=fitted, residual_log=residual),
+        "throughput": _throughput(table),
+        "runs": _rows(table, table.loc[:, named], loss=loss, fitted=fitted, residual_log=residual),
         "influence": _plain(influential),
         "published": published.beside(form.name, intervals),
         "draws": {"file": None, "sha256": None},
@@ -269,10 +270,20 @@ def _arrays(table: pd.DataFrame) -> set[str]:
     return {str(c) for c in table if len(table) and isinstance(table[c].iloc[0], np.ndarray)}
 
 
-def _rows(ids: list[str], table: pd.DataFrame, **more: Array) -> list[dict[str, Any]]:
-    columns = {**{str(c): table[c].to_numpy(dtype=np.float64) for c in table}, **more}
+def _rows(table: pd.DataFrame, named: pd.DataFrame, **more: Array) -> list[dict[str, Any]]:
+    runs = [str(v) for v in table.get("run", table.index)]
+    columns = {**{str(c): named[c].to_numpy(dtype=np.float64) for c in named}, **more}
     names = ("run", *columns)
-    return [dict(zip(names, row)) for row in zip(ids, *(v.tolist() for v in columns.values()))]
+    return [dict(zip(names, row)) for row in zip(runs, *(v.tolist() for v in columns.values()))]
+
+
+def _throughput(table: pd.DataFrame) -> dict[str, list[float]] | None:
+    """Tokens per second of one device by size, of a table that has them: what a budget of device hours needs."""
+    if not {"N", "tokens_per_second"} <= set(table):
+        return None
+    speed = pd.to_numeric(table["tokens_per_second"], errors="coerce")
+    median = speed[np.isfinite(speed) & (speed > 0)].groupby(table["N"]).median()
+    return {"N": [float(n) for n in median.index], "tokens_per_second": median.tolist()} if len(median) else None
 
 
 def _numbers(law: Law, at: Inference, table: pd.DataFrame, level: float) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -335,7 +346,7 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
         if column in _arrays(table):
             continue
         values = np.asarray(pd.to_numeric(pd.Series(table[column]), errors="coerce"), dtype=np.float64)
-        bad = ~(np.isfinite(values) & ((values > 0) | (column in getattr(law, "signed", ()))))
+        bad = ~(np.isfinite(values) & ((values > 0) | (column in law.signed)))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             name = table["run"].iloc[row] if "run" in table else row
@@ -385,7 +396,7 @@ def _derived(
 
 
 def _noise(point: Any, inference: Any, y: Array, table: pd.DataFrame) -> dict[str, Any]:
-    lack = diagnose.pure_error(y, table, point)
+    lack = replicates.pure_error(y, table, point)
     groups = inference.groups
     return {
         "sigma_run": inference.sigma_hat,

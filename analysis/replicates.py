@@ -1,4 +1,4 @@
-"""Runs that repeat one setting with another seed: which they are, and what they say of the noise at each size."""
+"""Runs that repeat one setting with another seed: which they are, and what they say of the noise and of the law."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
+from analysis.estimate import Estimate, minimise
+from analysis.groups import Groups, groups_of
+from analysis.uncertainty import ROOTS, best_ratio, gls
 from scaling.errors import UserError
 
 Array = np.ndarray
 # rows that agree in all of these, as far as the table has them, are replicates
 SETTING = ("N", "D", "C", "learning_rate", "batch", "width", "depth", "unique_tokens")
+STEMS = 1000  # whose replicates are compared, at most: a matrix of cells and one of stems
 
 
 def cells(table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, int]:
@@ -102,3 +106,66 @@ def moderation(variance: Array, df: Array) -> tuple[float, float]:
         np.exp(optimize.brentq(lambda u: float(special.polygamma(1, np.exp(u))) - spread, -20, math.log(1e6)))  # type: ignore[arg-type]
     )
     return d0, float(np.exp(e.mean() + special.digamma(d0 / 2) - math.log(d0 / 2)))
+
+
+def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> dict[str, Any]:
+    """Noise from replicates (rows of equal columns), and the lack-of-fit F test of the law against it.
+
+    With shared stems both models get the random effect, its ratio taken from the saturated one (cell means), and the
+    denominator's degrees of freedom are the extra stems: conservative. Returns {"sd", "df", "cells", "F", "df1",
+    "df2", "p"}; p and sd are None without replicates, and p where more than ``STEMS`` stems have some.
+    """
+    law, n = point.surface.law, len(y)
+    codes, count = cells(table, law.columns)
+    out: dict[str, Any] = {"sd": None, "df": n - count, "cells": count, "F": None, "df1": None, "df2": None, "p": None}
+    if n == count or law.curve:
+        return out  # steps of learning curves that agree in their schedule so far are no replicates
+    groups = groups_of(table)
+    if groups is not None and groups.kind != "stem":
+        groups = None  # a size effect common to all replicates of a size cannot be told from the law's misfit
+    rho, within, df2 = _within(y, codes, groups)
+    out["sd"] = math.sqrt(within / (n - count) * (1 + rho))
+    df1 = count - int(point.free.sum())
+    if min(df1, df2) <= 0 or within <= 0:
+        return out
+    z, residual = point.z, y
+    if rho > 0 and groups is not None:
+        z = gls(point.surface, z, y, groups, rho, point.free)
+        residual = groups.whiten(y - point.surface.evaluate(z[None])[0][0], rho)
+    else:
+        z, _, _ = minimise(point.surface, z[None], y, free=point.free)
+        residual = y - point.surface.evaluate(z)[0][0]
+    F = max(float((residual**2).sum()) - within, 0.0) / df1 / (within / out["df"])
+    return {**out, "F": F, "df1": df1, "df2": df2, "p": float(special.fdtrc(df1, df2, F))}
+
+
+def _within(y: Array, codes: Array, groups: Groups | None) -> tuple[float, float, int]:
+    """A mean for each cell ``codes`` (n,): the REML ratio of a stem's variance to a run's, the generalised sum of
+    squares that is left, and its degrees of freedom: rows, or with an effect of stems, stems beyond the cells'.
+
+    What is within cells has covariance I + rho M M' with M = Z less its cell means, so that the eigenvalues of M' M
+    (stems by stems) give likelihood and squares at every ratio; a row alone in its cell is in none of it.
+    """
+    size = np.bincount(codes)
+    gap = y - (np.bincount(codes, y) / size)[codes]
+    within, free = float((gap**2).sum()), len(y) - len(size)
+    several = size[codes] > 1
+    if groups is None:
+        return 0.0, within, free
+    names, stem = np.unique(groups.codes[several], return_inverse=True)
+    if len(names) > STEMS:
+        return 0.0, within, 0
+    cell = np.unique(codes[several], return_inverse=True)[1]
+    shape = (int(cell.max()) + 1, len(names))
+    rows = np.bincount(cell * shape[1] + stem, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
+    values, vectors = np.linalg.eigh(np.diag(rows.sum(0)) - rows.T @ (rows / rows.sum(1, keepdims=True)))
+    seen = values > 1e-9 * max(float(values[-1]), 1.0)
+    part = (vectors.T @ np.bincount(stem, gap[several], len(names)))[seen] ** 2
+    values = values[seen]
+    if not len(values):
+        return 0.0, within, free
+    ratio = ROOTS[:, None] ** 2
+    left = np.maximum(within - (ratio * part / (1 + ratio * values)).sum(1), len(y) * 1e-24)
+    scores = -0.5 * (np.log1p(ratio * values).sum(1) + free * np.log(left)) - np.log1p(ratio[:, 0])
+    rho = best_ratio(scores)
+    return rho, float(left[np.argmin(np.abs(ROOTS**2 - rho))]), len(values) if rho > 0 else free

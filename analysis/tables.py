@@ -21,7 +21,7 @@ ALIASES = {
     "C": ("c", "flops", "training_flops", "train_flops"),
     "loss": ("loss", "eval_loss", "val_loss", "validation_loss", "test_loss", "final_loss"),
 }
-OTHERS = ("run", "stem", "seed", "dataset", "unique_tokens", "epochs", "learning_rate", "batch")  # of any law
+OTHERS = ("run", "stem", "seed", "dataset", "unique_tokens", "epochs", "learning_rate", "batch", "tokens_per_second")
 COPIES = {"lr": "learning_rate", "U": "unique_tokens"}  # a second, canonical name beside the one in the table
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-"}
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")

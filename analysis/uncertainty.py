@@ -110,7 +110,7 @@ def infer(
         many = groups is not None and len(groups.names) > MANY_CLUSTERS
         clustered = many and n > HUGE
         chosen = "likelihood-t" if n <= SAMPLED_ROWS else "bootstrap" if many and not clustered else "delta-t"
-        if getattr(surface.law, "curve", None):
+        if surface.law.curve:
             chosen, clustered = "jackknife-t" if groups is not None and len(groups.names) > 2 else "delta-t", False
     if chosen == "jackknife-t" and (groups is None or len(groups.names) < 3):
         raise UserError("scheme", scheme, "needs rows that share stems or sizes, three of them or more")
@@ -173,7 +173,7 @@ def infer(
         inference.z = np.clip(inference.z, point.lower, point.upper)
         inference.z[:, ~free] = z_hat[~free]
         note = f"more than {HUGE if clustered else SAMPLED_ROWS} runs"
-        if getattr(surface.law, "curve", None):
+        if surface.law.curve:
             note = "learning curves" + (
                 "" if chosen == "jackknife-t" else ", too few to leave one out: steps count as independent"
             )
@@ -380,17 +380,17 @@ def _cross(
 def reml(surface: Surface, z: Array, y: Array, groups: Groups, free: Array) -> float:
     """Ratio of the stem to the run variance, the law linearised at z: restricted likelihood times the half-Cauchy."""
     f, state = surface.evaluate(z[None])
-    return ratio_of(surface.jacobian(state)[0][:, free], y - f[0], groups)
+    return best_ratio(ratio_scores(surface.jacobian(state)[0][:, free], y - f[0], groups))
 
 
-_ROOTS = np.concatenate([np.linspace(0, 4, 81), np.geomspace(4.1, _ROOT, 20)])
+ROOTS = np.concatenate([np.linspace(0, 4, 81), np.geomspace(4.1, _ROOT, 20)])
 
 
 def ratio_scores(G: Array, r: Array, groups: Groups) -> Array:
-    """Log density of sqrt(rho) at ``_ROOTS`` for a linear model with design G (n, P) and response r (n,)."""
+    """Log density of sqrt(rho) at ``ROOTS`` for a linear model with design G (n, P) and response r (n,)."""
     n, P = G.shape
-    scores = np.full(len(_ROOTS), -np.inf)
-    for k, rho in enumerate(_ROOTS**2):
+    scores = np.full(len(ROOTS), -np.inf)
+    for k, rho in enumerate(ROOTS**2):
         white, e = groups.whiten(G.T, rho).T, groups.whiten(r, rho)
         rss = float(((e - white @ np.linalg.lstsq(white, e, rcond=1e-10)[0]) ** 2).sum())
         sign, log_det = np.linalg.slogdet(white.T @ white)
@@ -400,18 +400,17 @@ def ratio_scores(G: Array, r: Array, groups: Groups) -> Array:
     return scores
 
 
-def ratio_of(G: Array, r: Array, groups: Groups) -> float:
-    """The rho of the highest score; 0 where nothing beats it.
+def best_ratio(scores: Array) -> float:
+    """The rho of the highest of the scores at ``ROOTS``; 0 where nothing beats it.
 
     A score that still rises at the largest ratio looked at means that the law is broken within the stems, for which no
     size of a stem effect is the answer: then a maximum inside the range is taken, where there is one.
     """
-    scores = ratio_scores(G, r, groups)
     best = int(np.argmax(scores))
     if best == len(scores) - 1:
         inner = np.flatnonzero((scores[1:-1] > scores[:-2]) & (scores[1:-1] >= scores[2:])) + 1
         best = int(inner[np.argmax(scores[inner])]) if len(inner) else best
-    return float(_ROOTS[best] ** 2) if scores[best] > scores[0] + 1e-9 else 0.0
+    return float(ROOTS[best] ** 2) if scores[best] > scores[0] + 1e-9 else 0.0
 
 
 def gls(surface: Surface, z: Array, y: Array, groups: Groups, rho: float, free: Array) -> Array:
@@ -549,8 +548,8 @@ def _walkers(
     roots = np.zeros(count)
     if at.groups is not None:
         scores = ratio_scores(G, r, at.groups)
-        weight = np.exp(scores - scores.max()) * np.gradient(_ROOTS)
-        roots = rng.choice(_ROOTS, size=count, p=weight / weight.sum())
+        weight = np.exp(scores - scores.max()) * np.gradient(ROOTS)
+        roots = rng.choice(ROOTS, size=count, p=weight / weight.sum())
     centre, root = np.empty((count, P)), np.empty((count, P, P))
     for value in np.unique(roots):
         white = G.T if at.groups is None else at.groups.whiten(G.T, value**2)

@@ -8,7 +8,7 @@ from analysis import crossval, discrepancy, laws
 from analysis.allocate import optimal
 from analysis.fit import Fit, fit, load_fit
 from analysis.runs import Runs
-from analysis.uncertainty import groups_of, ratio_of
+from analysis.uncertainty import best_ratio, groups_of, ratio_scores
 from scaling.errors import UserError
 
 LAW = laws.get("chinchilla")
@@ -198,4 +198,4 @@ def test_a_ratio_that_runs_to_its_edge_is_no_stem_effect():
     assert groups is not None
     G = np.column_stack([np.ones(len(codes)), step])
     y = 0.004 * rng.standard_normal(stems)[codes] + 0.002 * rng.standard_normal(len(codes))
-    assert 1 < ratio_of(G, y, groups) < 12  # planted: 4
+    assert 1 < best_ratio(ratio_scores(G, y, groups)) < 12  # planted: 4

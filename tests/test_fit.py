@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 from analysis import laws
-from analysis.diagnose import pure_error
 from analysis.estimate import estimate, objective
 from analysis.fit import fit, load_fit, rank
-from analysis.runs import Runs
+from analysis.replicates import pure_error
+from analysis.runs import Runs, from_frame
 from analysis.uncertainty import groups_of, infer
 from scaling.errors import UserError
 
@@ -293,6 +293,37 @@ def test_a_width_near_the_bound_is_doubtful():
     found = next(w for w in f.warnings if w["name"] == "doubtful" and w["parameter"] == "a")
     assert 0.085 < max(found["half_width"], found["expected_half_width"]) < 0.15
     assert not any(w["name"] == "not_identified" and w["parameter"] == "a" for w in f.warnings)
+
+
+def test_runs_that_diverged_or_did_not_decay_and_checkpoints_are_named():
+    table = study(grid(6, 4), 0.003, 9).table
+    table.loc[5, "loss"] *= 2.2
+    (found,) = (w for w in fit(from_frame(table)).warnings if w["name"] == "diverged")
+    assert found["rows"] == ["r5"] and "r5 (2.2 times)" in found["message"] and "--where" in found["message"]
+    table["status"], table["decayed"] = "done", True
+    table.loc[5, "status"], table.loc[[6, 7], "decayed"] = "diverged", False
+    left = {w["name"]: w["rows"] for w in fit(from_frame(table)).warnings}
+    assert left == {"diverged": ["row 6"], "undecayed": ["row 7", "row 8"]}
+    whole = study(grid(6, 4), 0.003, 9).table
+    whole["run"] = whole["N"].rank(method="dense").astype(int).map("model {}".format)
+    whole.loc[3, "loss"] *= 1.1
+    f = fit(from_frame(whole))
+    named = {w["name"]: w for w in f.warnings}
+    assert named["undecayed"]["checkpoints"] == 18 and "18 of 24 rows" in named["undecayed"]["message"]
+    assert named["outliers"]["rows"][0]["run"] == f"model 1 at D {whole['D'][3]:.6g}"
+    assert f.card()["runs"][3]["run"] == "model 1"
+    assert "undecayed" not in names(fit(from_frame(whole.assign(decayed=True))))
+
+
+def test_the_verdict_tells_what_is_known_roughly_and_what_the_form_gives():
+    law = fit(study(grid(8, 5), 0.003, 6), "overtraining")
+    assert "The form itself gives a = 0.5." in law.verdict and "a = 0.5 (" not in law.verdict
+    poor = fit(study(grid(5, 3, wide=0.4), 0.02, 6))
+    rough = poor.verdict.partition("Known roughly, if at all: ")[2].partition(").")[0]
+    for name in ("alpha", "beta"):
+        lo, hi = poor.intervals[name]["lo"], poor.intervals[name]["hi"]
+        assert (f"{name} =" in rough) == (hi > 4 * lo), name
+    assert rough
 
 
 def test_few_sizes_runs_and_a_bound_are_flagged():

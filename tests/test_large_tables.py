@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import diagnose, influence, laws, uncertainty
+from analysis import influence, laws, replicates, uncertainty
 from analysis.estimate import estimate, objective
 from analysis.fit import fit
+from analysis.groups import groups_of
 from analysis.runs import from_frame
 
 LAW = laws.get("chinchilla")
@@ -37,12 +38,29 @@ def test_the_sandwich_over_stems_agrees_with_the_bootstrap_over_stems(monkeypatc
         assert summed["params"][name]["value"] == resampled["params"][name]["value"]
 
 
-def test_pure_error_by_sums_is_that_of_the_matrices(monkeypatch):
-    frame = from_frame(table(8, 5, seeds=3)).table
+@pytest.mark.parametrize("stem_noise", [0.0, 0.01])
+def test_what_replicates_leave_is_that_of_a_matrix_of_cells(stem_noise):
+    """Two seeds of some sizes, branches of shared stems, by REML on dummies of cells."""
+    frame = table(8, 5, stem_noise=stem_noise, seeds=3).assign(stem=np.repeat(np.arange(24), 5))
+    frame = frame[(frame["stem"] < 8) | (frame["N"].rank(method="dense") % 2 == 0)].reset_index(drop=True)
+    y, groups = np.log(frame["loss"].to_numpy()), groups_of(frame)
+    assert groups is not None
+    codes, count = replicates.cells(frame, LAW.columns)
+    design = np.eye(count)[codes]
+    rho = uncertainty.best_ratio(uncertainty.ratio_scores(design, y, groups))
+    white, e = groups.whiten(design.T, rho).T, groups.whiten(y, rho)
+    left = ((e - white @ np.linalg.lstsq(white, e, rcond=None)[0]) ** 2).sum()
+    stems = np.linalg.matrix_rank(np.column_stack([design, np.eye(len(groups.names))[groups.codes]])) - count
+    assert rho > 0 or not stem_noise
+    df = stems if rho > 0 else len(y) - count
+    assert replicates._within(y, codes, groups) == (pytest.approx(rho), pytest.approx(left), df)
+
+
+def test_replicates_of_many_rows_need_no_matrix_of_rows():
+    frame = from_frame(table(10, 200, seeds=2)).table
     point = estimate(LAW, frame, frame["loss"], objective("auto"))
-    long_way = diagnose.pure_error(point.y, frame, point)
-    monkeypatch.setattr(diagnose, "LARGE", 1)
-    assert long_way["F"] is not None and diagnose.pure_error(point.y, frame, point) == pytest.approx(long_way)
+    found = replicates.pure_error(point.y, frame, point)
+    assert found["df"] == 2000 and found["p"] > 0.001
 
 
 def test_fewer_rows_are_left_out_of_a_large_table(monkeypatch):
