@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import special
 from scipy.interpolate import PchipInterpolator
 
 from analysis import discrepancy
@@ -24,6 +25,9 @@ STEP = 0.025  # of log N; a parabola through the best three points refines it
 BEND = 0.1  # of log N, for the curvature of log loss along a budget
 CHUNK = 500  # draws evaluated at once
 MOST = 100.0  # times the largest fitted compute
+WIDEST = 25.0  # ratio of the ends of the fit's own interval of N or D from which on it says nothing: 5 either way
+UNIQUE = ("U", "unique_tokens")  # the column of a law with repeats (Muennighoff 2023, arXiv 2305.16264)
+CARRIED = ("not_identified", "collinear", "approaches_disagree", "refuted")  # warnings of a fit that its answers repeat
 OPEN = 0.10  # share of draws without an interior optimum above which the allocation is refused
 
 
@@ -84,8 +88,9 @@ def optimum_along(
     if law.no_optimum or not {"N", "D"} <= set(law.columns):
         reason = law.no_optimum or f"it is a law of {', '.join(law.columns)} and needs N and D"
         raise UserError("law", law.name, f"has no optimal N at a budget: {reason}; fit another law (chinchilla)")
-    if set(law.columns) - {"N", "D"}:
-        raise UserError("law", law.name, f"also depends on {', '.join(sorted(set(law.columns) - {'N', 'D'}))}; fix it")
+    if more := sorted(set(law.columns) - {"N", "D"}):
+        remedy = "give --unique_tokens" if set(more) <= set(UNIQUE) else "fit a law of N and D where they are held"
+        raise UserError("law", law.name, f"also depends on {', '.join(more)}; {remedy}")
     if cost is None and law.exponents(theta) is not None:
         n, d = law.optimum(theta, flops)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -246,7 +251,7 @@ def answer(
         if moved is None:
             held = "; the interval of the loss holds a term for that, those of N and D do not"
         held = held if fit.discrepancy["k"] > 0 else ", which no interval here holds"
-        message = f"{ratio:.3g} times the largest fitted compute: the law itself may bend{held}"
+        message = f"{ratio:.3g} times the largest fitted compute: the law itself may bend{held}; train nearer to it"
         warnings.append({"name": "extrapolation", "message": message})
     share = float(bad[1:].mean()) if len(bad) > 1 else 0.0
     if share > OPEN:
@@ -254,7 +259,7 @@ def answer(
             force, warnings, "allocation", fit.law.name, f"is not identified: {share:.0%} of the draws have no optimum"
         )
     elif share > (1 - level) / 2:
-        message = f"{share:.0%} of the draws have no interior optimum; the intervals are open"
+        message = f"{share:.0%} of the draws have no interior optimum; the intervals are open: train more sizes"
         warnings.append({"name": "allocation", "message": message})
     further = {name: np.array([value]) for name, value in (more or {}).items()}
     cell = {"N": np.array([n]), "D": np.array([d]), "C": np.array([compute]), **further}
@@ -262,14 +267,21 @@ def answer(
     log_c = np.full_like(log_n, np.nan)
     log_c[~bad] = np.log(flops_for(np.exp(log_n[~bad]), np.exp(log_d[~bad]), cost))
     open_ended = share > (1 - level) / 2
+    cells = {"N": _interval(log_n, level, open_ended), "D": _interval(log_d, level, open_ended)}
+    name, wide = max(cells.items(), key=lambda item: (item[1]["hi"] or 1.0) / (item[1]["lo"] or 1.0))
+    if wide["lo"] and wide["hi"] and _own(wide["hi"] / wide["lo"], fit, moved, level) > WIDEST:
+        reason = f"says nothing of {name}: {wide['lo']:.2g} to {wide['hi']:.2g} by these runs"
+        _refuse(force, warnings, "allocation", fit.law.name, reason)
+    warnings += [
+        {"name": w["name"], "message": f"of the fit: {w['message']}"} for w in fit.warnings if w["name"] in CARRIED
+    ]
     return {
         "schema": 1,
         "kind": "allocation",
         "law": fit.law.name,
         "asked": dict(asked),
         "level": level,
-        "N": _interval(log_n, level, open_ended),
-        "D": _interval(log_d, level, open_ended),
+        **cells,
         "tokens_per_parameter": _interval(log_d - log_n, level, open_ended),
         "flops": _interval(log_c, level, open_ended),
         "loss": {k: float(np.asarray(loss[k])[0]) for k in ("value", "lo", "hi")},
@@ -288,6 +300,12 @@ def _wrong(fit: Any, cell: Mapping[str, np.ndarray], moved: float | None) -> dic
         return None
     x = float(discrepancy.beyond(fit.scope, cell)[0])
     return {"e_folds_beyond": x, "k": k, "log_loss": k * x, "optimum": moved if moved is None else float(moved)}
+
+
+def _own(ratio: float, fit: Any, moved: float | None, level: float) -> float:
+    """The ratio of an interval's ends without what the discrepancy adds, the two taken in squares of logarithms."""
+    other = float(special.stdtrit(fit.discrepancy["df"], 0.5 + level / 2)) * moved if moved else 0.0
+    return math.exp(2 * math.sqrt(max((math.log(ratio) / 2) ** 2 - other**2, 0.0)))
 
 
 def _refuse(force: bool, warnings: list[dict[str, Any]], name: str, value: object, reason: str) -> None:

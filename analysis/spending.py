@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from analysis.allocate import (
+    UNIQUE,
     Cost,
     _minimum,
     _predict,
@@ -29,7 +30,6 @@ from scaling.errors import UserError
 from scaling.records import records
 
 MODES = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens")
-UNIQUE = ("U", "unique_tokens")  # the column of a law with repeats (Muennighoff 2023, arXiv 2305.16264)
 DRAWS = 200  # of a life of inference, where every draw solves for its own D at each N
 
 
@@ -163,7 +163,8 @@ def _value(logs: np.ndarray) -> float | None:
 def _hours(hours: float, throughput: Mapping[str, Any] | None) -> tuple[float, Cost]:
     """The budget and the cost of a token by size, in units of what 6N FLOPs take at the largest measured size."""
     if not throughput:
-        raise UserError("device_hours", hours, "needs the speed of a study's own runs; give its card, or --flops")
+        remedy = "needs tokens per second of a device by size: a study's own runs or a column tokens_per_second"
+        raise UserError("device_hours", hours, f"{remedy}; give a card that has them, or --flops")
     n = np.asarray(throughput["N"], dtype=float)
     seconds = 1 / np.asarray(throughput["tokens_per_second"], dtype=float)
     order = np.argsort(n)

@@ -142,6 +142,18 @@ def test_refuses_an_allocation_that_is_not_identified(chinchilla):
     assert some["N"]["hi"] is None and some["warnings"][0]["name"] == "allocation"
 
 
+def test_refuses_where_an_answer_says_nothing_and_repeats_what_the_fit_warned_of():
+    vague = fit(runs(noise=0.04, tokens=3))
+    near, far = vague.scope["C_max"], 60 * vague.scope["C_max"]
+    with pytest.raises(UserError, match=r"says nothing of [ND]: .* by these runs; train nearer"):
+        optimal(vague, flops=far)
+    forced = optimal(vague, flops=far, force=True)
+    assert {"allocation", "not_identified"} <= {w["name"] for w in forced["warnings"]}
+    told = optimal(vague, flops=near)  # here the interval says something, and the warning of the fit goes with it
+    assert any(w["message"].startswith("of the fit: ") for w in told["warnings"])
+    assert optimal(vague, params=1e9, tokens=1e12)["loss"]["lo"] > 0  # a loss is told at any cell
+
+
 @pytest.mark.parametrize(
     "asked", [{}, {"flops": 1, "params": 1, "tokens": 1}, {"flops": -1.0}, {"flops": float("nan")}]
 )

@@ -42,6 +42,22 @@ def test_a_cap_that_binds_and_one_that_does_not(fitted):
     assert json.loads(json.dumps(tight, allow_nan=False)) == tight
 
 
+def test_device_hours_of_a_table_with_the_speed_of_its_runs():
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(5e7, 2e9, 6), np.geomspace(5e8, 4e10, 5)))
+    frame = pd.DataFrame({"N": n, "D": d, "loss": loss(n, d), "tps": 1e14 / 6 / n})
+    frame.loc[0, "tps"] = np.nan
+    made = fit(from_frame(frame, columns={"tokens_per_second": "tps"}))
+    speed = made.card()["throughput"]
+    np.testing.assert_allclose(np.array(speed["N"]) * speed["tokens_per_second"], 1e14 / 6)
+    hours = C / 1e14 / 3600
+    got, plain = spend(made, device_hours=hours, throughput=speed), optimal(made, flops=C)
+    assert got["N"]["value"] == pytest.approx(plain["N"]["value"], rel=1e-3)
+    without = fit(from_frame(frame.drop(columns="tps")))
+    assert without.card()["throughput"] is None
+    with pytest.raises(UserError, match="column tokens_per_second"):
+        spend(without, device_hours=hours, throughput=without.card()["throughput"])
+
+
 def test_a_given_ratio(fitted):
     got = spend(fitted, flops=C, tokens_per_parameter=200)
     assert got["tokens_per_parameter"]["value"] == pytest.approx(200)
@@ -61,27 +77,17 @@ def test_scarce_data_under_the_law_of_repeats():
     law = laws.get("repeats")
     theta = law.vector({"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4, "R_N": 5.3})
 
-    class Known:
-        """A fit whose parameters are known."""
-
-        def __init__(self):
-            self.law, self.params, self.draws = law, dict(zip(law.names, theta)), np.tile(theta, (5, 1))
-            self.scope, self.conventions, self.discrepancy = {"C_max": 1e22}, {"N": "parameters"}, {"k": 0.0}
-
-        def card(self):
-            return {"runs": []}
-
-        def predict(self, columns, *, level, new_run):
-            value = np.atleast_1d(law.predict(theta, columns))
-            return {"value": value, "lo": value, "hi": value}
-
-    got = spend(Known(), flops=C, unique_tokens=2e9)
+    n, d, u = (x.ravel() for x in np.meshgrid(np.geomspace(1e8, 1e10, 4), np.geomspace(1e9, 3e11, 4), [1e9, 1e10]))
+    frame = pd.DataFrame({"N": n, "D": np.maximum(d, u), "U": u})
+    runs = from_frame(frame.assign(loss=law.predict(theta, frame)), law="repeats")
+    known = fit(runs, "repeats", fixed={name: float(v) for name, v in zip(law.names, theta) if name != "E"})
+    got = spend(known, flops=C, unique_tokens=2e9)
     n = np.geomspace(1e8, 1e10, 20001)
     brute = n[np.argmin(law.predict(theta, {"N": n, "D": C / 6 / n, "U": np.full(len(n), 2e9)}))]
     assert got["N"]["value"] == pytest.approx(brute, rel=0.01)
     assert got["epochs"] == pytest.approx(got["D"]["value"] / 2e9) and got["epochs"] > 1.5
     with pytest.raises(UserError, match="give --unique_tokens"):
-        spend(Known(), flops=C, max_params=1e9)
+        spend(known, flops=C, max_params=1e9)
 
 
 @pytest.mark.parametrize("served", [1e9, 1e12])
@@ -132,7 +138,7 @@ def test_measured_speed_of_a_study(tmp_path):
         ({"flops": C, "device_hours": 1.0}, "give one of --flops"),
         ({"flops": C, "max_params": -1.0}, "max_params = -1.0: must be a positive"),
         ({"flops": C, "max_params": 1e9, "unique_tokens": 1e9}, "one condition at a time"),
-        ({"device_hours": 1.0}, "needs the speed of a study's own runs"),
+        ({"device_hours": 1.0}, "a study's own runs or a column tokens_per_second"),
         ({"flops": 1e30, "max_params": 1e9}, "times the largest fitted compute"),
     ],
 )

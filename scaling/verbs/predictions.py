@@ -111,7 +111,7 @@ def _conditional(
     for name in ("params", "tokens"):
         if asked[name] is not None:
             raise UserError(name, asked[name], f"cannot be given with --{next(iter(conditions))}; give --flops")
-    throughput = None
+    throughput = fitted.card().get("throughput")  # of a table that has it
     if "device_hours" in conditions and workdir is not None:
         throughput = measured(workdir, fitted.data.get("dataset"), fitted.conventions.get("n", "nonembedding"))
     return spend(
