@@ -89,7 +89,11 @@ VERBS: dict[str, Verb] = {
         "fit laws to the runs of a study, or to a table of any other trainer (csv, tsv, jsonl, parquet)",
         ("PATH",),
         (
-            Flag("law", "string", "a law (see `scaling laws`) or all; default all for a study, chinchilla for a table"),
+            Flag(
+                "law",
+                "string",
+                "of `scaling laws`, several with commas, or all; default chinchilla (of a study: all)",
+            ),
             Flag("n", "string", "what N counts: nonembedding, total, a parameter group or a column (study: both)"),
             Flag("dataset", "string", "which data set; default every one of a study"),
             Flag("where", "string", "rows to fit, such as 'outlier == 0 and N > 1e6'"),
@@ -136,7 +140,7 @@ VERBS: dict[str, Verb] = {
             Flag("tokens_per_parameter", "float", "with --flops: this D/N, over-trained or under-trained"),
             Flag("unique_tokens", "float", "with --flops: the data there is; more is repeats"),
             Flag("inference_tokens", "float", "with --flops: tokens served in its life; least lifetime compute"),
-            Flag("device_hours", "float", "in place of --flops: hours of a device as the study measured it"),
+            Flag("device_hours", "float", "in place of --flops: hours of a device, as fast as the runs were"),
             LEVEL,
             DISCREPANCY,
             Flag("force", "boolean", "answer even where the fit does not support it, with the reason", False),

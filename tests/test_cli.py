@@ -223,7 +223,7 @@ def test_predict_under_a_condition_and_next_of_a_table(place):
     for wrong, words in (
         ("--flops=1e17 --max_params=3e6 --unique_tokens=1e9", "one condition at a time"),
         ("--params=1e6 --max_params=3e6", "params = 1000000.0: cannot be given with --max_params"),
-        ("--device_hours=1", "needs the speed of a study's own runs"),
+        ("--device_hours=1", "a study's own runs or a column tokens_per_second"),
     ):
         code, _, err = scaling("predict", "fit.json", *wrong.split())
         assert code == 2 and words in err and err.count("\n") == 1

@@ -218,6 +218,20 @@ def test_the_evaluation_error_is_on_the_card_once():
     np.testing.assert_array_equal(one.draws, two.draws)
 
 
+# --- several laws on one table
+
+
+def test_several_laws_of_a_table_are_compared(table):
+    laws_ = "--law=chinchilla,chinchilla[beta=alpha],product"
+    code, out, err = scaling("fit", table, laws_, "--out=cards")
+    assert code == 0 and "rolling CRPS" in out, err
+    again = json.loads(scaling("fit", table, laws_, "--out=cards", "--json")[1])
+    ranks = again["ranks"]
+    assert [row["law"] for row in ranks][-1] == "product" and ranks[0]["delta_aicc"] == 0 < ranks[-1]["delta_aicc"]
+    assert all(row["rolling_crps"] > 0 and row["loo_rms"] > 0 for row in ranks) and len(again["fits"]) == 3
+    assert scaling("fit", table, "--law=chinchilla,chinchila")[0] == 2
+
+
 # --- one variable, any column
 
 
@@ -300,7 +314,7 @@ def test_a_law_of_curves_is_fitted_from_the_shell_on_rows_of_arrays(tmp_path, mo
         assert cell["value"] == pytest.approx(law.example[key], rel=0.05), key
 
 
-def test_a_long_table_of_curves_is_the_same_and_its_intervals_hold_the_truth(tmp_path):
+def test_a_long_table_of_curves_is_fitted_with_its_runs_as_clusters(tmp_path):
     law = laws.get("annealing")
     made = planted(law, 0.002)
     parts = [

@@ -23,9 +23,10 @@ def fit(options: SimpleNamespace) -> int:
     path, study = options.path, options.path.is_dir()
     wanted = options.law or ("all" if study else "chinchilla")
     named = pairs("columns", options.columns, str)
-    if wanted != "all" and "x" in named and get(wanted).columns == ("x",):
-        wanted = f"{wanted}:{named.pop('x')}"  # a law of x in a column of the table goes by that column's name
-    laws = STANDARD if wanted == "all" else (get(wanted).name,)
+    several = STANDARD if wanted == "all" else tuple(re.split(r",(?![^\[]*\])", wanted))  # ties may have commas
+    if len(several) == 1 and "x" in named and get(wanted).columns == ("x",):
+        several = (f"{wanted}:{named.pop('x')}",)  # a law of x in a column of the table goes by that column's name
+    laws = tuple(dict.fromkeys(get(name).name for name in several))
     conventions = (options.n,) if options.n else CONVENTIONS if study and wanted == "all" else ("nonembedding",)
     datasets: Iterable[str | None] = (options.dataset,)
     if study and options.dataset is None and wanted == "all":
@@ -40,12 +41,15 @@ def fit(options: SimpleNamespace) -> int:
         raise skipped[0]
     if options.json:
         whole = {"schema": 1, "kind": "fits", "fits": cards, "approaches": approaches, "files": written,
-                 "skipped": [str(error) for error in skipped]}  # fmt: skip
+                 "ranks": batch.ranks, "skipped": [str(error) for error in skipped]}  # fmt: skip
         print_json(whole if many else cards[0])
         return 0
     if many:
         print("\n".join(table(cards, FIT_COLUMNS)))
         print("* not identified at this scale; the cards hold every number, warning and verdict")
+        if batch.ranks:
+            print("\n".join(["", *table(batch.ranks, RANK_COLUMNS)]))
+            print("rolling: fitted to the cheaper runs and scored on the dearer, of log loss; left out: each in turn")
     else:
         print("\n".join(_card_lines(cards[0])))
     for result in approaches:
@@ -85,11 +89,26 @@ FIT_COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+RANK_COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "law": lambda row: row["law"],
+    "parameters": lambda row: row["parameters"],
+    "AICc above the best": lambda row: "-" if row["delta_aicc"] is None else f"{row['delta_aicc']:.1f}",
+    "rolling error": lambda row: _share(row["rolling_rms"]),
+    "rolling CRPS": lambda row: _share(row["rolling_crps"]),
+    "left out": lambda row: _share(row["loo_rms"]),
+}
+
+
 class _Fits:
     """Fits, cards and files of one call. Where several fits were asked for, one that cannot be made is skipped.
 
     Attributes:
       cards, written, approaches, skipped: what came of it so far.
+      ranks: laws on one table compared (``analysis.fit.rank``).
       fresh: cards that were there already, of the same runs and request.
     """
 
@@ -98,6 +117,7 @@ class _Fits:
         self.cards: list[dict[str, Any]] = []
         self.written: list[str] = []
         self.approaches: list[dict[str, Any]] = []
+        self.ranks: list[dict[str, Any]] = []
         self.skipped: list[UserError] = []
         self.fresh = 0
         self._card = Path(options.out) if options.out and not many else None
@@ -121,9 +141,10 @@ class _Fits:
         from analysis import runs as tables
         from analysis.approaches import compare_approaches
         from analysis.fit import fit as fit_law
+        from analysis.fit import rank
         from scaling.records import write_json
 
-        options, chinchilla, fresh = self.options, None, 0
+        options, made, chinchilla, fresh = self.options, {}, None, 0
         try:
             more: dict[str, Any] = {"columns": self._columns} if self._columns else {}
             if len(names) == 1:
@@ -137,28 +158,31 @@ class _Fits:
         for law in names:
             target = self._card or (self._folder and self._folder / _safe(f"{label}-{law}-{n}.json"))
             if self.many and target and (known := self._known(target, found, law)):
-                self.cards.append(known)
-                fresh += 1
+                self.cards.append(known.card())
+                made[law], fresh = known, fresh + 1
                 continue
             try:
                 fitted = fit_law(found, law, **self._asked)
             except UserError as error:
                 self._skip(UserError(error.field, error.value, f"{error.remedy} ({label}, {law}, N {n})"))
                 continue
+            made[law] = fitted
             chinchilla = fitted if law == "chinchilla" else chinchilla
             if target:
                 fitted.save(target)
                 self.written.append(str(target))
             self.cards.append(fitted.card())
         self.fresh += fresh
+        if len(made) > 1 and not options.path.is_dir():  # of a study the report says it
+            self.ranks += rank(list(made.values()))
         if self.many and chinchilla is not None:
             result = {**compare_approaches(found, chinchilla, level=options.level), "n": n}
             self.approaches.append(result)
             if self._folder:
                 write_json(self._folder / _safe(f"{label}-approaches-{n}.json"), result)
 
-    def _known(self, target: Path, found: Any, law: str) -> dict[str, Any] | None:
-        """The card at ``target`` if it is of these runs and this request, and its draws are intact."""
+    def _known(self, target: Path, found: Any, law: str) -> Any:
+        """The fit at ``target`` if it is of these runs and this request, and its draws are intact."""
         from analysis.discrepancy import term
         from analysis.estimate import objective
         from analysis.fit import load_fit
@@ -166,9 +190,10 @@ class _Fits:
         if not target.exists():
             return None
         try:
-            card = load_fit(target).card()
+            known = load_fit(target)
         except UserError:
             return None  # damaged: fit again
+        card = known.card()
         ask, made = self._asked, card["interval"]
         same = (
             card["law"] == law,
@@ -183,7 +208,7 @@ class _Fits:
             card["seed"] == ask["seed"],
             card.get("discrepancy") == term(law, ask["discrepancy"]),
         )
-        return card if all(same) else None
+        return known if all(same) else None
 
     def _skip(self, error: UserError) -> None:
         if not self.many:
@@ -244,7 +269,9 @@ def _card_lines(card: dict[str, Any]) -> list[str]:
     wrong = card.get("discrepancy")
     if wrong and wrong["k"] > 0:
         lines.append(f"  discrepancy: {wrong['k']:.2%} of the loss per e-fold beyond these runs, {wrong['source']}")
-    lines.append(f"  {len(card['optima'])} close optima, {len(data['dropped'])} rows dropped")
+    optima, share = card["optima"], card["optima"][0]["share_of_starts"]
+    found = f"{len(optima)} {'optimum' if len(optima) == 1 else 'optima'} within 1 % of the best objective"
+    lines.append(f"  {found}, the best reached by {share:.0%} of the starts; {len(data['dropped'])} rows dropped")
     lines += [f"    dropped {row['row']}: {row['reason']}" for row in data["dropped"][:5]]
     lines += [f"  warning {entry['name']}: {entry['message']}" for entry in card["warnings"]]
     known = card.get("published") or []
