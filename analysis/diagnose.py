@@ -336,10 +336,10 @@ def left_out(dropped: list[dict[str, str]], table: pd.DataFrame, law: Law) -> li
             shown = ", ".join(rows[:5]) + (" ..." if len(rows) > 5 else "")
             out.append(warning(name, f"{len(rows)} of {len(rows) + len(table)} runs ({shown}) {what}", rows=rows))
     if "run" in table and "decayed" not in table and not law.curve:
-        early = len(table) - int(table["run"].nunique())
-        if early:
+        runs = len(set(table["run"]))
+        if early := len(table) - runs:
             message = (
-                f"{early} of {len(table)} rows are earlier checkpoints of {table['run'].nunique()} runs: before its "
+                f"{early} of {len(table)} rows are earlier checkpoints of {runs} runs: before its "
                 "learning rate has decayed, a run's loss is above that of one which ends there; fit final losses, or "
                 "say decayed = True in a column if each was decayed"
             )

@@ -271,7 +271,7 @@ def _arrays(table: pd.DataFrame) -> set[str]:
 
 
 def _rows(table: pd.DataFrame, named: pd.DataFrame, **more: Array) -> list[dict[str, Any]]:
-    runs = [str(v) for v in table.get("run", table.index)]
+    runs = [str(v) for v in (table["run"].tolist() if "run" in table else table.index)]
     columns = {**{str(c): named[c].to_numpy(dtype=np.float64) for c in named}, **more}
     names = ("run", *columns)
     return [dict(zip(names, row)) for row in zip(runs, *(v.tolist() for v in columns.values()))]
@@ -281,7 +281,7 @@ def _throughput(table: pd.DataFrame) -> dict[str, list[float]] | None:
     """Tokens per second of one device by size, of a table that has them: what a budget of device hours needs."""
     if not {"N", "tokens_per_second"} <= set(table):
         return None
-    speed = pd.to_numeric(table["tokens_per_second"], errors="coerce")
+    speed: Any = pd.to_numeric(table["tokens_per_second"], errors="coerce")
     median = speed[np.isfinite(speed) & (speed > 0)].groupby(table["N"]).median()
     return {"N": [float(n) for n in median.index], "tokens_per_second": median.tolist()} if len(median) else None
 

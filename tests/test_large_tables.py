@@ -1,5 +1,7 @@
 """What large tables do otherwise gives what small ones get the long way. The sizes are lowered, not the tables made."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,7 +43,7 @@ def test_the_sandwich_over_stems_agrees_with_the_bootstrap_over_stems(monkeypatc
 @pytest.mark.parametrize("stem_noise", [0.0, 0.01])
 def test_what_replicates_leave_is_that_of_a_matrix_of_cells(stem_noise):
     """Two seeds of some sizes, branches of shared stems, by REML on dummies of cells."""
-    frame = table(8, 5, stem_noise=stem_noise, seeds=3).assign(stem=np.repeat(np.arange(24), 5))
+    frame: Any = table(8, 5, stem_noise=stem_noise, seeds=3).assign(stem=np.repeat(np.arange(24), 5))
     frame = frame[(frame["stem"] < 8) | (frame["N"].rank(method="dense") % 2 == 0)].reset_index(drop=True)
     y, groups = np.log(frame["loss"].to_numpy()), groups_of(frame)
     assert groups is not None
