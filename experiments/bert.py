@@ -9,9 +9,9 @@
     scaling compare runs/bert-mlm runs/bert-causal
 
 Five sizes (6k to 99k non-embedding parameters, the same stack in every arm) x four D from 128 kB to 1 MB, a second
-seed at two sizes: 28 cells an arm, on the same bytes in the same order. ``mlm`` hides 15 %; ``diffusion`` a random share
-with weight 1/t, a bound on nats/byte; ``causal`` is gpt. Losses of mlm and causal are on no common axis: compared are
-exponents. Published at 1e19 FLOPs and more: N_opt ~ C^0.556 causal, C^0.760 mlm (Cheng 2024, arXiv 2411.02142).
+seed at two sizes: 28 cells an arm, on the same bytes in the same order. ``mlm`` hides 15 %; ``diffusion`` a random
+share with weight 1/t, a bound on nats/byte; ``causal`` is gpt. Losses of mlm and causal are on no common axis: compared
+are exponents. Published at 1e19 FLOPs and more: N_opt ~ C^0.556 causal, C^0.760 mlm (Cheng 2024, arXiv 2411.02142).
 ``:large`` and ``:large-causal`` are the comparison for a GPU: 6M to 34M parameters, 50M to 400M tokens.
 """
 

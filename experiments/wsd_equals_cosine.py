@@ -4,13 +4,14 @@
     scaling run  --config=experiments/wsd_equals_cosine.py --workdir=runs/wsd_equals_cosine
     python experiments/wsd_equals_cosine.py --workdir=runs/wsd_equals_cosine      # the table; also in equivalence.json
 
-Two sizes (25k and 99k parameters), D of 0.5, 1 and 2M bytes of stdlib, three seeds, three arms: ``branch``: the
+Two sizes (25k and 99k parameters), D of 0.5, 1 and 2M bytes of stdlib, three seeds, four arms: ``branch``: the
 branches of one stem a size and seed; ``whole``: WSD runs of the same lengths on stems of their own (other seeds; with
-the same seed they would be the same bits); ``cosine``: a cosine to a tenth of the peak over each D. Same learning rate
-everywhere: it was chosen for WSD, so the comparison leans, if at all, towards WSD.
+the same seed they would be the same bits); ``cosine``: a cosine to a tenth of the peak over each D, as Hoffmann 2022
+(arXiv 2203.15556) trained; ``cosine to 0``. Same learning rate everywhere: it was chosen for WSD, so the comparison
+leans, if at all, towards WSD.
 
 The test is of equivalence (two one-sided tests at 5 %, so a 90 % interval inside the margin) with a margin of 0.3 % of
-the loss, on the mean difference of log loss over sizes and D. Cosine and branch share seeds and data order and are
+the loss, on the mean difference of log loss over sizes and D. Cosines and branch share seeds and data order and are
 paired; what seeds and stems have in common is one cluster, so a size and seed counts once. The FLOPs saved are those
 of the plan: the stem once, against a whole run for each D.
 
@@ -34,6 +35,7 @@ from scaling.verbs import experiment, show
 
 K, M = 2**10, 2**20
 MARGIN = 0.003
+ARMS = ("branch", "whole", "cosine", "cosine to 0")
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -50,8 +52,9 @@ def get_config(argument: str = "") -> ConfigDict:
     for index, amount in enumerate(tokens):
         own = tuple(100 * (index + 1) + seed for seed in seeds)
         config.cells[f"whole_{index}"] = study.block("grid", "stdlib", sizes, tokens=(amount,), seeds=own)
-    cosine = {"schedule": "cosine", "final_fraction": 0.1}
-    config.cells.cosine = study.block("grid", "stdlib", sizes, tokens=tokens, seeds=seeds, recipe=cosine)
+    for name, share in (("cosine", 0.1), ("cosine_to_0", 0.0)):
+        recipe = {"schedule": "cosine", "final_fraction": share}
+        config.cells[name] = study.block("grid", "stdlib", sizes, tokens=tokens, seeds=seeds, recipe=recipe)
     return config
 
 
@@ -61,11 +64,17 @@ def rows(workdir: Path) -> Any:
 
     found = []
     for manifest, result in experiment.finished(workdir):
-        seed, schedule = manifest["seed"], manifest["recipe"]["schedule"]
-        arm = "cosine" if schedule == "cosine" else "branch" if seed < 100 else "whole"
-        found.append({"arm": arm, "size": manifest["size"], "D": manifest["tokens"]["D"], "seed": seed % 100,
-                      "y": math.log(result["evaluation"]["loss"]["value"])})  # fmt: skip
+        loss = math.log(result["evaluation"]["loss"]["value"])
+        found.append({"arm": arm_of(manifest), "size": manifest["size"], "D": manifest["tokens"]["D"],
+                      "seed": manifest["seed"] % 100, "y": loss})  # fmt: skip
     return pd.DataFrame(found)
+
+
+def arm_of(manifest: dict[str, Any]) -> str:
+    """The arm that a run belongs to."""
+    if manifest["recipe"]["schedule"] == "cosine":
+        return "cosine" if manifest["recipe"]["final_fraction"] else "cosine to 0"
+    return "branch" if manifest["seed"] < 100 else "whole"
 
 
 def difference(table: Any, one: str, two: str, *, paired: bool) -> dict[str, Any]:
@@ -103,23 +112,20 @@ def difference(table: Any, one: str, two: str, *, paired: bool) -> dict[str, Any
 
 def spent(workdir: Path) -> dict[str, float]:
     """Training FLOPs of each arm as planned, and the share that sharing a stem saves over whole runs."""
-    total = {"branch": 0.0, "whole": 0.0, "cosine": 0.0}
+    total = dict.fromkeys(ARMS, 0.0)
     for program in read_json(workdir / "study.json")["programs"]:
-        manifest = program["runs"][0]["manifest"]
-        schedule, seed = manifest["recipe"]["schedule"], manifest["seed"]
-        total["cosine" if schedule == "cosine" else "branch" if seed < 100 else "whole"] += program["flops"]
+        total[arm_of(program["runs"][0]["manifest"])] += program["flops"]
     return {**total, "saved": 1 - total["branch"] / total["cosine"]}
 
 
 def analyse(workdir: Path) -> dict[str, Any]:
-    """The two comparisons and the FLOPs."""
+    """The comparisons and the FLOPs."""
     table = rows(workdir)
     seeds = table.groupby(["arm", "size"])["seed"].nunique().unstack(fill_value=0)
-    if len(seeds) < 3 or seeds.to_numpy().min() < 2:
+    if len(seeds) < len(ARMS) or seeds.to_numpy().min() < 2:
         raise UserError("workdir", workdir, "needs two finished seeds of each arm and size; finish the study first")
-    return {"comparisons": [difference(table, "branch", "cosine", paired=True),
-                            difference(table, "branch", "whole", paired=False)],
-            "flops": spent(workdir), "runs": len(table)}  # fmt: skip
+    found = [difference(table, "branch", arm, paired=arm != "whole") for arm in ARMS[1:]]
+    return {"comparisons": found, "flops": spent(workdir), "runs": len(table)}
 
 
 def lines(answer: dict[str, Any]) -> list[str]:

@@ -238,7 +238,7 @@ def test_a_limit_keeps_a_part_of_the_library_and_the_same_evaluation():
     one, two = (source.evaluation(64, 4096) for source in (whole, part))
     assert (one["tokens"] == two["tokens"]).all() and part.describe()["sha256"] == whole.describe()["sha256"]
     for limit in (-1, 10**9):
-        with pytest.raises(UserError, match="data.limit"):
+        with pytest.raises(UserError, match=r"data\.limit"):
             stdlib.make(stdlib.Config(limit=limit))
 
 
