@@ -240,6 +240,7 @@ def _cells(
                 "hidden": run in hidden,
                 "loss": term.get("value") if status == "done" else None,
                 "se": term.get("se"),
+                "positions": term.get("positions") if status == "done" else None,
             }
         )
     order = {name: i for i, name in enumerate(study.get("datasets", {}))}

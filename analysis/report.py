@@ -182,6 +182,7 @@ def _context(found: Evidence, drawn: Mapping[str, Mapping[str, Any]]) -> dict[st
                 "approaches": [_approaches(n, result) for n, result in part.approaches.items()],
                 "warnings": _warnings(part),
                 "noise": _noise(best),
+                "positions": _positions([cell for cell in found.cells if cell["dataset"] == part.name]),
                 "dropped": [] if part.runs is None else part.runs.dropped,
                 "problems": list(part.problems.values()),
                 "no_fit": part.problems.get("runs", NO_FIT),
@@ -463,6 +464,25 @@ def _noise(fit: Fit | None) -> list[tuple[str, str]]:
         text = f"{100 * noise['sigma_stem']:.2g} % [{stem[0]:.2g}, {stem[1]:.2g}] ({count} {kind}s)"
         rows.append((f"shared by the runs of a {kind}", text))
     return rows
+
+
+def _positions(cells: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Loss by position of the cheapest and the dearest run that have it, and what each bin of positions is called."""
+    able = sorted((cell for cell in cells if cell["positions"] and cell["C"]), key=lambda cell: cell["C"])
+    if not able:
+        return None
+    columns = []
+    for cell in able[:1] + able[1:][-1:]:
+        by = cell["positions"]
+        kinds = [("loss", "value", "se")] + ([("above the source", "excess", "excess_se")] if "excess" in by else [])
+        columns += [(cell, what, dict(zip(by["upto"], zip(by[value], by[se])))) for what, value, se in kinds]
+    ends = sorted({end for _, _, values in columns for end in values})
+    lines = []
+    for end in ends:
+        first = 2 ** (math.ceil(math.log2(end)) - 1) + 1 if end > 1 else 1
+        cells_of = [values.get(end) for _, _, values in columns]
+        lines.append((f"{first}–{end}" if first < end else f"{end}", cells_of))
+    return {"columns": [(cell, what) for cell, what, _ in columns], "lines": lines}
 
 
 def _quantiles(values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Evaluation losses with standard errors by document. numpy only."""
+"""Evaluation losses with standard errors by document, and by position in the context. numpy only."""
 
 from __future__ import annotations
 
@@ -7,37 +7,79 @@ from typing import Any
 
 import numpy as np
 
+Array = np.ndarray
 
-def term_summary(nats, count, document, names, reference=None, *, bytes_per_token=None, entropy=None) -> dict[str, Any]:
+
+def term_summary(
+    nats, count, document, names, reference=None, *, bytes_per_token=None, entropy=None, positions=False
+) -> dict[str, Any]:
     """Mean of a loss term over evaluation windows, with its standard error by document (ratio estimator).
 
     Args:
-      nats, count: (windows,) summed loss and number of predictions of each window.
+      nats, count: summed loss and number of predictions of each window, (windows,), or of each of its positions,
+        (windows, T).
       document, names: (windows,) index of each window's document, and the documents' names.
-      reference: (windows,) the summed exact -log p under the source's own distribution, where it is known. The sample's
-        deviation from the exact ``entropy`` is then taken out of the mean (a control variate): what is left of the
-        error is that of the excess loss alone.
+      reference: of the shape of ``nats``, the exact -log p under the source's own distribution, where it is known. The
+        sample's deviation from the exact ``entropy`` is then taken out of the mean (a control variate): what is left
+        of the error is that of the excess loss alone.
+      positions: adds ``positions``, see ``by_position``; for (windows, T) only.
     """
-    sums = np.bincount(document, np.asarray(nats, np.float64), len(names))
-    counts = np.bincount(document, np.asarray(count, np.float64), len(names))
-    sample, value, noise = sums.sum() / counts.sum(), sums.sum() / counts.sum(), sums
-    if reference is not None and entropy is not None:
-        exact = np.bincount(document, reference, len(names))
-        noise = sums - exact
-        value = noise.sum() / counts.sum() + entropy
-    residual = noise - noise.sum() / counts.sum() * counts
-    groups = max(2, np.count_nonzero(counts))
-    error = math.sqrt(groups / (groups - 1) * np.square(residual).sum()) / counts.sum()
+    nats, count = np.asarray(nats, np.float64), np.asarray(count, np.float64)
+    exact = None if reference is None else np.asarray(reference, np.float64)
+    sums, counts = (_by_document(values, document, len(names)) for values in (nats, count))
+    sample, error = _ratio(sums, counts)
+    value = sample
+    if exact is not None and entropy is not None:
+        value, error = _ratio(sums - _by_document(exact, document, len(names)), counts)
+        value += entropy
     seen = counts > 0
-    return {
-        "value": float(value),
+    found = {
+        "value": value,
         "count": int(counts.sum()),
         "se": error,
-        "sample": float(sample),
-        "bits_per_byte": None if bytes_per_token is None else float(value) / math.log(2) / bytes_per_token,
+        "sample": sample,
+        "bits_per_byte": None if bytes_per_token is None else value / math.log(2) / bytes_per_token,
         "documents": {
             "id": [name for name, keep in zip(names, seen) if keep],
             "sum": [round(float(x), 4) for x in sums[seen]],
             "count": [int(x) for x in counts[seen]],
         },
     }
+    return {**found, "positions": by_position(nats, count, document, len(names), exact)} if positions else found
+
+
+def by_position(nats: Array, count: Array, document: Array, documents: int, exact: Array | None) -> dict[str, Any]:
+    """Mean loss of each bin of positions with its standard error by document, as columns.
+
+    A position is how many tokens of the window the prediction sees; a bin reaches from the one before it up to
+    ``upto``: 1, 2, 4, 8 ... and T. Bins without predictions are left out. Where the source is known, ``excess`` is the
+    mean loss above the source's own -log p of the same tokens, which nothing beats at any position.
+    """
+    time = nats.shape[1]
+    ends = [*(1 << power for power in range((time - 1).bit_length())), time]
+    found: dict[str, list[Any]] = {name: [] for name in ("upto", "count", "value", "se")}
+    found |= {"excess": [], "excess_se": []} if exact is not None else {}
+    for start, end in zip([0, *ends], ends):
+        bin_of = np.s_[:, start:end]
+        sums, counts = (_by_document(values[bin_of], document, documents) for values in (nats, count))
+        if not counts.any():
+            continue
+        row = [end, int(counts.sum()), *_ratio(sums, counts)]
+        if exact is not None:
+            row += _ratio(sums - _by_document(exact[bin_of], document, documents), counts)
+        for name, entry in zip(found, row):
+            found[name].append(entry)
+    return found
+
+
+def _by_document(values: Array, document: Array, documents: int) -> Array:
+    """Sums over the windows, and positions, of each document."""
+    return np.bincount(document, values.reshape(len(values), -1).sum(axis=1), documents)
+
+
+def _ratio(sums: Array, counts: Array) -> tuple[float, float]:
+    """sum / count over documents, and its standard error by document."""
+    value = float(sums.sum() / counts.sum())
+    residual = sums - value * counts
+    groups = max(2, np.count_nonzero(counts))
+    return value, math.sqrt(groups / (groups - 1) * float(np.square(residual).sum())) / float(counts.sum())

@@ -1,7 +1,8 @@
 """Objectives: how inputs are hidden, and from a model's outputs to loss terms.
 
-A term is a pair (sum_B, count_B) in float32: what each example adds and over how many predictions. The trainer takes
-sum / count over the batch; evaluation adds them up by document. A collective would be a helper that takes an axis name.
+A term is a pair (sum, count) in float32: what each example (B,), or each of its positions (B, T), adds and over how
+many predictions. The trainer takes sum / count over the batch; evaluation adds them up by document and by position. A
+collective would be a helper that takes an axis name.
 
 What an objective hides is drawn from a key, and how much is fixed by the shape, not by chance: so many positions of
 every example, so many spans. Counts of loss tokens are then exact, and every array has a static shape.
@@ -26,11 +27,11 @@ def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
 
 
 def clm(nats_BT: jax.Array, mask_BT: jax.Array | None = None) -> Term:
-    """Language modelling: nats per predicted token where the mask is 1 (everywhere without one)."""
+    """Language modelling: nats of each position where the mask is 1 (everywhere without one)."""
     if mask_BT is None:
-        return nats_BT.sum(axis=1), jnp.full(nats_BT.shape[0], nats_BT.shape[1], jnp.float32)
+        return nats_BT, jnp.ones(nats_BT.shape, jnp.float32)
     mask_BT = mask_BT.astype(jnp.float32)
-    return (nats_BT * mask_BT).sum(axis=1), mask_BT.sum(axis=1)
+    return nats_BT * mask_BT, mask_BT
 
 
 def classify(logits_BC: jax.Array, labels_B: jax.Array) -> Term:

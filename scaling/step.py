@@ -110,7 +110,7 @@ class Trainer:
         return {**found, "total": sum(found.values())}
 
     def evaluate(self, params: Any, batch: dict[str, np.ndarray], number: int) -> dict[str, Any]:
-        """{term: (sum_B, count_B)} of the ``number``-th evaluation batch, under a key fixed by the number.
+        """{term: (sum, count)} of the ``number``-th evaluation batch, under a key fixed by the number.
 
         ``batch`` is whole in every process, which places its own rows.
         """

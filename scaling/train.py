@@ -231,7 +231,7 @@ class _Run:
         return {name: flops[key] / tokens * rate for name, key in (("exact", "training"), ("6ND", "6ND"))}
 
     def evaluate(self, state: State) -> dict[str, Any]:
-        """Every loss term on the fixed evaluation set, with a standard error by document."""
+        """Every loss term on the fixed evaluation set, with a standard error by document; the causal by position."""
         settings, source = self.options["evaluation"], _source(self.source_config)
         fixed = _evaluation(self.source_config, self.trainer.context, settings["tokens"])
         if damage := _not_finite(fixed, "evaluation windows"):
@@ -246,15 +246,14 @@ class _Run:
             for term, (nats, count) in self.trainer.evaluate(state["params"], batch, start // size).items():
                 for kept, values in zip(sums.setdefault(term, ([], [])), (nats, count)):
                     kept.append(np.asarray(values)[: total - start])
-        known = None if reference is None else reference.sum(axis=1, dtype=np.float64)
         found = {}
         for name, (nats, count) in sums.items():
             term = self.trainer.terms[name]
             about = {"bytes_per_token": source.bytes_per_token if term.likelihood else None}
             about["entropy"] = source.describe().get("entropy") if term.causal else None
-            exact = known if term.causal else None
-            documents = (fixed["document"], fixed["documents"], exact)
-            found[name] = term_summary(np.concatenate(nats), np.concatenate(count), *documents, **about)
+            documents = (fixed["document"], fixed["documents"], reference if term.causal else None)
+            summed = (np.concatenate(nats), np.concatenate(count))
+            found[name] = term_summary(*summed, *documents, positions=term.causal, **about)
         return found
 
 

@@ -68,7 +68,10 @@ def train(workdir, m, stem_noise, rng):
         for s in steps
     )  # fmt: skip
     value = law(m["dataset"], n, d) * math.exp(stem_noise + 0.003 * rng.standard_normal())
-    term = {"value": value, "se": 0.002, "count": 131072, "bits_per_byte": None, "sample": value}
+    by = {"upto": [1, 2, 64], "count": [2048, 2048, 126976], "value": [value + 1, value + 0.5, value]}
+    by["se"] = [0.003] * 3
+    by |= {"excess": [0.9, 0.5, 0.1], "excess_se": [0.001] * 3} if m["data"]["entropy"] else {}
+    term = {"value": value, "se": 0.002, "count": 131072, "bits_per_byte": None, "sample": value, "positions": by}
     done = m["kind"] != "stem"
     record.finish(
         {"status": "done", "reason": None, "steps": m["steps"], "tokens": d, "decayed": done,
@@ -227,6 +230,16 @@ def test_forecasts_are_shown_as_they_were_sealed_beside_their_outcomes(page, wor
     assert text.count("naive, N non-embedding") >= 2 and report.greek(score(workdir)["verdict"]) in text
 
 
+def test_loss_by_position_is_shown_of_the_cheapest_and_the_dearest_run(page, workdir):
+    text = Page(page).text
+    for dataset, dearest in (("stdlib", "stdlib-gpt5-s101-D1572864"), ("known", "known-gpt4-s0-D1048576")):
+        for run in (f"{dataset}-gpt0-s0-D131072", dearest):
+            result = read_json(workdir / "runs" / run / "result.json")
+            first, _, last = result["evaluation"]["loss"]["positions"]["value"]
+            assert f"{first:.4f} ± 0.0030" in text and f"{last:.4f} ± 0.0030" in text, run
+    assert "tokens seen" in text and "3–64" in text and text.count("0.9000 ± 0.0010") == 2
+
+
 def test_held_out_runs_stay_hidden_until_they_are_sealed(workdir, tmp_path):
     copy = shutil.copytree(workdir, tmp_path / "study")
     (copy / "prediction.json").unlink()
@@ -234,7 +247,8 @@ def test_held_out_runs_stay_hidden_until_they_are_sealed(workdir, tmp_path):
         if "s100" in record.path.name or "s101" in record.path.name:
             for name in ("result.json", "metrics.jsonl"):
                 path = record.path / name
-                path.write_text(re.sub(r'"(loss|value|train_loss)": ?[\d.]+', r'"\1":7.7777', path.read_text()))
+                hid = re.sub(r'"(loss|value|train_loss)": ?[\d.]+', r'"\1":7.7777', path.read_text())
+                path.write_text(re.sub(r'"value": \[[^]]*\]', '"value": [7.7777, 7.7777, 7.7777]', hid))
     found = collect(copy)
     assert all(c["hidden"] and c["loss"] is None for c in found.cells if c["role"] == "holdout")
     assert max(max(c["loss"]) for c in found.curves) < 7 and found.parts[0].opened is None

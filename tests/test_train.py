@@ -1,19 +1,21 @@
 """The trainer on a real, tiny study: exact resumption, one compilation, extension, divergence, evaluation."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jsonschema
 import numpy as np
 import pytest
 
-from scaling import plan, study, train
+from scaling import data, plan, study, train
 from scaling.checkpoint import Checkpoints, leaf_hashes
 from scaling.errors import UserError
 from scaling.evaluate import term_summary
@@ -75,6 +77,16 @@ def test_records_obey_the_schema(finished):
     assert first is not None and second is not None
     assert second["evaluation"]["loss"]["value"] < first["evaluation"]["loss"]["value"]
     assert second["tokens"] == 48 * 60 and second["decayed"] and second["tokens_per_second"] > 0
+    term = second["evaluation"]["loss"]
+    by = {name: np.array(values) for name, values in term["positions"].items()}
+    assert by["upto"].tolist() == [2, 8, 12] and by["count"].sum() == term["count"]  # a target in each block of three
+    assert by["count"] @ by["value"] == pytest.approx(term["sample"] * term["count"], rel=1e-9)
+    excess = term["value"] - first_manifest(workdir)["data"]["entropy"]
+    assert by["count"] @ by["excess"] == pytest.approx(excess * term["count"], rel=1e-9)
+
+
+def first_manifest(workdir):
+    return records(workdir)[0].manifest
 
 
 def test_a_finished_program_does_nothing(finished):
@@ -297,3 +309,29 @@ def test_the_known_source_takes_out_its_own_sampling_error():
     assert known["sample"] == plain["value"] and plain["bits_per_byte"] == pytest.approx(plain["value"] / np.log(2))
     means = np.bincount(document, nats) / 40
     assert plain["se"] == pytest.approx(means.std(ddof=1) / 10, rel=1e-6)
+
+
+def test_loss_by_position_is_exact_on_a_known_source():
+    """A learner that sees one token where order 2 needs two pays the conditional entropies' difference, there alone."""
+    source: Any = data.load({"source": "markov", "vocab": 4, "order": 2, "concentration": 0.5})
+    fixed = source.evaluation(9, 2**17)
+    exact, tokens = fixed["reference"].astype(np.float64), fixed["tokens"]
+    joint = (source.stationary[:, None] * source.table).reshape(4, 4, 4).sum(axis=0)  # of a token and the next
+    one = joint / joint.sum(axis=1, keepdims=True)
+    entropy_of_one = float(-(joint * np.log(one)).sum())
+    nats = exact.copy()
+    nats[:, 1] = -np.log(one[tokens[:, 1], tokens[:, 2]])
+    names = (fixed["document"], fixed["documents"], exact)
+    found = term_summary(nats, fixed["mask"], *names, entropy=source.entropy, positions=True)
+    by = {name: np.array(values) for name, values in found["positions"].items()}
+    windows = len(tokens)
+    # The first position has one token to see, and does not count.
+    assert by["upto"].tolist() == [2, 4, 8, 9] and by["count"].tolist() == [windows, 2 * windows, 4 * windows, windows]
+    means = np.stack([np.bincount(fixed["document"], nats[:, t]) for t in (1, 8)]) / 16
+    assert by["se"][[0, 3]] == pytest.approx(means.std(axis=1, ddof=1) / math.sqrt(means.shape[1]), rel=1e-6)
+    true = np.array([entropy_of_one, *[source.entropy] * 3])
+    assert entropy_of_one > source.entropy + 20 * by["se"][0]
+    assert (np.abs(by["value"] - true) < 4 * by["se"]).all()
+    assert abs(by["excess"][0] - (entropy_of_one - source.entropy)) < 4 * by["excess_se"][0]
+    assert (by["excess"][1:] == 0).all() and (by["excess_se"][1:] == 0).all()
+    assert found["value"] == pytest.approx(source.entropy + by["excess"][0] / 8, rel=1e-12)

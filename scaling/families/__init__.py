@@ -5,7 +5,8 @@ A family module has
     Config                 frozen dataclass of ints, floats, strings and bools; raises UserError where it is impossible
     ladder(size)           size i of the family's ladder, one dial: the fields that grow with it, as a dict
     init(key, config)      parameters: a nested dict of float32 arrays
-    loss(parameters, batch, key, config)  {term: (sum_B, count_B)} in float32, the first term is the headline
+    loss(parameters, batch, key, config)  {term: (sum, count)} in float32, each (B,), or (B, T) by position; the first
+                           term is the headline
     terms(config)          what these are: {term: Term}, in the same order; without it one term, "loss", is causal
     batch_spec(config)     what the data must supply: {"context": positions per example, which D counts,
                            "vocab": tokens up to this, and/or "image": side in pixels, "classes": labels up to this}
@@ -37,7 +38,8 @@ class Term:
     Attributes:
       unit: of sum / count.
       likelihood: it is, or bounds, -log p of the data per token, so bits/byte mean something.
-      causal: each target is scored given what precedes it: a known source can then correct its own sampling error.
+      causal: each target is scored given what precedes it, and the term is by position: a known source can then
+        correct its own sampling error, and evaluation says how the loss falls with the context.
       weight: in the trained sum of terms; 0 is a metric.
       start: its value before the first step with an untied head; None where it depends on the data.
       share: of the source's loss tokens that the term counts; or ``count``, its predictions per example.

@@ -125,7 +125,7 @@ def _apply(parameters: dict[str, Any], config: Config, *arguments: jax.Array) ->
 
 
 def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
-    """{"loss": (nats_B, count_B)} of a batch with tokens (B, T + 1) and, where the data has one, a mask (B, T).
+    """{"loss": (nats_BT, count_BT)} of a batch with tokens (B, T + 1) and, where the data has one, a mask (B, T).
 
     With experts also {"balance": term}, 1 where each example is spread evenly over them.
     """

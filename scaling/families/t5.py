@@ -106,7 +106,7 @@ def logits(parameters: dict[str, Any], input_BS, given_BU, config: Config) -> ja
 
 
 def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
-    """{"span": (nats_B, count_B)}: of what the decoder writes, sentinels included."""
+    """{"span": (nats_BU, count_BU)}: of what the decoder writes, sentinels included."""
     tokens_BT = batch["tokens"][:, 1:]
     weight_BT = batch.get("mask", jnp.ones(tokens_BT.shape, jnp.float32))
     noise_BT = objectives.span_noise(key, len(tokens_BT), config.context, config.rate, config.span)
