@@ -62,7 +62,8 @@ chinchilla_outer = Law(
         Param("q", "exponent", 0.02, 10.0, "outer exponent; 1 is Hoffmann's law", (0.1, 3.0)),
     ),
     chinchilla.terms,
-    "Kaplan's form with a floor and both exponents free; Droppo and Elibol 2021, arXiv 2106.09488",
+    "Kaplan 2020's form (arXiv 2001.08361, eq. 1.5) with a floor inside and both exponents free; compare Droppo and "
+    "Elibol 2021, arXiv 2106.09488, of which the abstract was read, not the formula",
     floor="E",
     outer="q",
     example={"E": 2.0, "A": 4000.0, "B": 3000.0, "alpha": 0.45, "beta": 0.38, "q": 0.6},

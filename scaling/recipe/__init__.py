@@ -7,6 +7,11 @@ that cells which differ only in rate, decay, schedule, seed or length share one 
 ``rules`` holds the record, the named recipes and the rules of learning rate and batch; ``parametrisation`` what each
 parameter group makes of them; ``schedule`` the rate over the steps; ``optimizers`` the directions; ``tuned`` what the
 fit in a recipe file says of a cell.
+
+What was read of the sources that they name: of 2405.18392 (1 - sqrt) and 2502.16982 (muon's scale) the authors' code,
+epfml/schedules-and-scaling and MoonshotAI/Moonlight; of 2310.17813 (spectral condition) the abstract, which states it;
+of 2205.10287 (square root) the abstract, and the whole rule in others' code that follows it; of 2503.04715 (Step Law)
+two summaries, which agree on the constants.
 """
 
 from scaling.recipe.optimizers import optimizer

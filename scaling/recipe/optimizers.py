@@ -11,8 +11,8 @@ from optax import contrib
 from scaling.recipe.parametrisation import by_muon, epsilons
 from scaling.recipe.rules import Recipe
 
-# The root mean square of an Adam direction, which muon's are given, so that one learning rate serves both groups
-# (Moonlight, arXiv 2502.16982).
+# The root mean square of an Adam direction, which muon's are given, so that one learning rate serves both groups: an
+# orthogonal matrix times 0.2 sqrt(max(fan-in, fan-out)) (Moonlight, arXiv 2502.16982, and the authors' code).
 MUON_RMS = 0.2
 
 

@@ -16,7 +16,8 @@ With m = width / base_width, l = layers / base_depth, and the learning rate of A
 
 Sources: Yang 2021, arXiv 2203.03466 (table 8: Adam); Dey 2025, arXiv 2505.01618 (table 1 with alpha = 1, and the
 authors' code: residual branches times 1/l, unembedding times 1/m, epsilon 1/m outside and 1/(m l) inside the branches);
-for muon the spectral condition of arXiv 2310.17813: a step has spectral norm sqrt(fan-out / fan-in).
+for muon the spectral condition of arXiv 2310.17813: a step has a spectral norm like sqrt(fan-out / fan-in), the same at
+every m, and a direction of muon has one of 0.2 sqrt(max(fan-in, fan-out)), which grows as m^1/2.
 
 Those papers write forward multipliers, x + branch / l and logits / m. Here the matrices behind them start at zero, and
 a zero matrix W behind a multiplier s learns under Adam exactly as W' = s W does with learning rate s and epsilon 1/s:

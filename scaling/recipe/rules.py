@@ -37,9 +37,11 @@ class Recipe:
       decay_shape: WSD only: the rate falls linearly, or as 1 - sqrt(progress) (arXiv 2405.18392).
       momentum: of muon.
       rule: who decides learning rate and batch. ``fixed``: the fields above. ``sqrt``: batch = base_batch
-        sqrt(D / base_tokens) (as given where base_tokens is 0) and learning rate = base_rate sqrt(batch / base_batch),
-        the square-root rule of Adam (arXiv 2205.10287). ``law``: learning rate = k N^p D^q for ``rate_law`` (k, p, q)
-        and batch in tokens = k N^p D^q for ``batch_law``, where it is not empty. N is non-embedding parameters.
+        sqrt(D / base_tokens) (as given where base_tokens is 0) and learning rate = base_rate sqrt(batch / base_batch):
+        of Adam's square-root rule (Malladi 2022, arXiv 2205.10287) the learning rate alone. The whole rule, for a batch
+        kappa times as large, also takes 1 - kappa (1 - beta) for both betas and epsilon / sqrt(kappa); here they stay.
+        ``law``: learning rate = k N^p D^q for ``rate_law`` (k, p, q) and batch in tokens = k N^p D^q for
+        ``batch_law``, where it is not empty. N is non-embedding parameters.
       tuned: identity of the recipe file that ``scaling tune`` wrote; empty for a rule that nobody fitted here.
     """
 
@@ -115,11 +117,13 @@ RECIPES: dict[str, Recipe] = {
         Recipe("completep", parametrisation="completep"),
         Recipe("muon", optimizer="muon", learning_rate=0.05),
         Recipe("sqrt", rule="sqrt", base_rate=0.02, base_batch=16, base_tokens=2**20),
-        # Li 2025, arXiv 2503.04715: both are laws of D, so a run has a schedule of its own and no stem.
+        # Li 2025, arXiv 2503.04715: both are laws of D, so a run has a schedule of its own and no stem. They were
+        # fitted to cosines that end at 1e-5 whatever the peak; at the sizes trained here that is nothing.
         Recipe(
             "step_law",
             parametrisation="standard",
             schedule="cosine",
+            final_fraction=0.0,
             rule="law",
             rate_law=(1.79, -0.713, 0.307),
             batch_law=(0.58, 0.0, 0.571),
