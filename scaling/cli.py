@@ -54,6 +54,14 @@ DISCREPANCY = Flag(
     "how wrong the law may be beyond its runs: auto, off or a scale of log loss per e-fold",
     "auto",
 )
+TRAINING = (
+    Flag("engine", "string", "where to train", "local"),
+    Flag("workers", "integer", "processes (default: one a core, or one with an accelerator)"),
+    Flag("retry_failed", "boolean", "train failed and rejected runs again", False),
+    Flag("max_attempts", "integer", "of a program, without progress, before it is failed", 3),
+    Flag("cache", "string", "compilation cache (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
+    Flag("execute", "string", "module:function that trains a program, in place of scaling.train:execute"),
+)
 
 VERBS: dict[str, Verb] = {
     "plan": Verb(
@@ -72,16 +80,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb(
         "train every cell that has no final record; run it again to continue",
         (),
-        (
-            WORKDIR,
-            Flag("engine", "string", "where to train", "local"),
-            Flag("workers", "integer", "processes (default: one a core, or one with an accelerator)"),
-            Flag("retry_failed", "boolean", "train failed and rejected runs again", False),
-            Flag("max_attempts", "integer", "of a program, without progress, before it is failed", 3),
-            Flag("cache", "string", "compilation cache (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
-            Flag("execute", "string", "module:function that trains a program, in place of scaling.train:execute"),
-            JSON,
-        ),
+        (WORKDIR, *TRAINING, JSON),
         True,
     ),
     "status": Verb("what is done, what is left, and what failed and why", ("WORKDIR",), (JSON,)),
@@ -175,12 +174,7 @@ VERBS: dict[str, Verb] = {
             Flag("batches", "string", "sequences a step (default: half, once and twice the recipe's)"),
             Flag("seeds", "string", "such as '0,1'", "0"),
             Flag("dry_run", "boolean", "print the plan of the sweep and train nothing", False),
-            Flag("engine", "string", "where to train", "local"),
-            Flag("workers", "integer", "processes (default: one a core, or one with an accelerator)"),
-            Flag("retry_failed", "boolean", "train failed and rejected runs again", False),
-            Flag("max_attempts", "integer", "of a program, without progress, before it is failed", 3),
-            Flag("cache", "string", "compilation cache (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
-            Flag("execute", "string", "module:function that trains a program, in place of scaling.train:execute"),
+            *TRAINING,
             LEVEL,
             Flag("out", "string", "the recipe (default recipe.json in the workdir of the sweep)"),
             JSON,
