@@ -56,11 +56,14 @@ def make(shape: Mapping[str, int]) -> Mesh:
     return jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=devices[:needed])
 
 
-def check_batch(shape: Mapping[str, int], batch: int, field: str = "recipe.batch") -> None:
-    """UserError unless the data and fsdp axes of a mesh, or of its shape, divide the batch."""
+def check_batch(shape: Mapping[str, int], batch: int, field: str = "recipe.batch", *, microbatches: int = 1) -> None:
+    """UserError unless the data and fsdp axes of a mesh, or of its shape, divide the batch and its equal parts."""
     ways = shape.get("data", 1) * shape.get("fsdp", 1)
     if batch % ways:
         raise UserError(field, batch, f"must be a multiple of data x fsdp = {ways}")
+    if batch % (ways * microbatches):
+        remedy = f"must divide {field} = {batch} into parts that data x fsdp = {ways} divides"
+        raise UserError("execution.microbatches", microbatches, remedy)
 
 
 def rows(mesh: Mesh, batch: int) -> np.ndarray:

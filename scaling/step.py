@@ -41,11 +41,7 @@ class Trainer:
         self.family, self.config, self.rules, self.steps_per_chunk, self.how = family, config, rules, chunk, how
         self.attention: set[str] = set()
         self.mesh = meshes.make(mesh_shape)
-        meshes.check_batch(mesh_shape, rules.batch)
-        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        if rules.batch % (ways * how.microbatches):
-            remedy = f"must divide recipe.batch = {rules.batch} into parts that data x fsdp = {ways} divides"
-            raise UserError("execution.microbatches", how.microbatches, remedy)
+        meshes.check_batch(mesh_shape, rules.batch, microbatches=how.microbatches)
         # What the host reads (losses, norms) is whole on every device, and so on every process.
         self._whole = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
         spec = family.batch_spec(config)

@@ -153,7 +153,7 @@ def resolve(config: ConfigDict) -> Study:
                 raise UserError(f"cells.{name}.role", cell.role, "the same cell is a holdout in another block")
     _check_holdouts(cells.values())
     for cell in cells.values():
-        mesh.check_batch(plain["mesh"], cell.recipe.batch)
+        mesh.check_batch(plain["mesh"], cell.recipe.batch, microbatches=plain["execution"]["microbatches"])
     kept = ("chunk", "mesh", "execution", "evaluation", "checkpoint_seconds", "keep_last")
     kept += ("keep_final", "checkpoints")
     options = {key: plain[key] for key in kept}

@@ -58,6 +58,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("exp.py --config.mesh.data=8", "recipe.batch = 4: must be a multiple of data x fsdp = 8"),
         ("exp.py --config.mesh.data=5", "evaluation.batch = 32: must be a multiple of data x fsdp = 5"),
+        (
+            "exp.py --config.execution.microbatches=3",
+            "execution.microbatches = 3: must divide recipe.batch = 4 into parts that data x fsdp = 1 divides",
+        ),
         ("exp.py --config.mesh.tensor=0", "mesh.tensor = 0: must be a whole number of at least 1"),
         ("exp.py --config.mesh.model=2", "config.mesh.model = 2: "),
         ("exp.py --config.recipe.name=dream", "recipe.name = dream: unknown; choose one of "),
@@ -71,11 +75,19 @@ def test_what_a_plan_can_see_is_refused_there(place, arguments, words):
     assert code == 2 and out == "" and err.startswith("scaling: error: ") and err.count("\n") == 1 and words in err, err
 
 
-def test_too_few_devices_blame_no_run(place):
-    code, _, err = scaling("run", "--config=exp.py", "--workdir=w", "--workers=1", "--config.mesh.data=4")
-    assert code == 2 and err.splitlines()[-1] == (
-        "scaling: error: mesh = data 4: needs 4 devices, this process has 1 (cpu)"
-    ), err
+@pytest.mark.parametrize(
+    ("field", "line"),
+    [
+        ("mesh.data=4", "mesh = data 4: needs 4 devices, this process has 1 (cpu)"),
+        (
+            "execution.attention=cudnn",
+            "execution.attention = cudnn: needs a GPU, and this is a cpu; auto chooses what can run",
+        ),
+    ],
+)
+def test_what_this_machine_lacks_blames_no_run(place, field, line):
+    code, _, err = scaling("run", "--config=exp.py", "--workdir=w", "--workers=1", f"--config.{field}")
+    assert code == 2 and err.splitlines()[-1] == f"scaling: error: {line}", err
     assert not list((place / "w").glob("runs/*/result.json"))
 
 

@@ -183,9 +183,9 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def outside(error: BaseException) -> bool:
-    """Whether an error is about the machine (disk full, read-only, a missing file, too few devices), so that no run is
-    to blame."""
-    if isinstance(error, UserError) and error.field in ("mesh", "checkpoints", "coordinator"):
+    """Whether an error is about the machine (disk full, read-only, a missing file, too few devices, no such attention),
+    so that no run is to blame."""
+    if isinstance(error, UserError) and error.field in ("mesh", "execution.attention", "checkpoints", "coordinator"):
         return True
     storage = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
     for each in _chain(error):
