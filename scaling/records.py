@@ -26,7 +26,6 @@ from scaling.errors import UserError
 
 SCHEMA = 1
 ROLES = ("fit", "seed", "holdout", "stem")
-FINAL = ("done", "diverged", "rejected")  # never run again; "failed" is retried, see launch
 
 
 def canonical(value: Any) -> str:
