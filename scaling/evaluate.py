@@ -77,9 +77,10 @@ def _by_document(values: Array, document: Array, documents: int) -> Array:
     return np.bincount(document, values.reshape(len(values), -1).sum(axis=1), documents)
 
 
-def _ratio(sums: Array, counts: Array) -> tuple[float, float]:
-    """sum / count over documents, and its standard error by document."""
-    value = float(sums.sum() / counts.sum())
+def _ratio(sums: Array, counts: Array) -> tuple[float, float | None]:
+    """sum / count over documents, and its standard error by document: None of a single one, which tells nothing."""
+    value, groups = float(sums.sum() / counts.sum()), np.count_nonzero(counts)
+    if groups < 2:
+        return value, None
     residual = sums - value * counts
-    groups = max(2, np.count_nonzero(counts))
     return value, math.sqrt(groups / (groups - 1) * float(np.square(residual).sum())) / float(counts.sum())

@@ -309,6 +309,8 @@ def test_the_known_source_takes_out_its_own_sampling_error():
     assert known["sample"] == plain["value"] and plain["bits_per_byte"] == pytest.approx(plain["value"] / np.log(2))
     means = np.bincount(document, nats) / 40
     assert plain["se"] == pytest.approx(means.std(ddof=1) / 10, rel=1e-6)
+    single = term_summary(nats, count, np.zeros(windows, int), ["one"])
+    assert single["se"] is None and single["value"] == pytest.approx(plain["value"])
 
 
 def test_loss_by_position_is_exact_on_a_known_source():
