@@ -133,7 +133,7 @@ def _measured(workdir: Path, fitted: Any) -> tuple[float | None, str | None]:
         if record.path.name not in runs or (result := record.result) is None:
             continue
         term = (result.get("evaluation") or {}).get(str(record.manifest.get("headline", "loss"))) or {}
-        bits, value = term.get("bits_per_byte"), term.get("sample") or term.get("value")
+        bits, value = term.get("bits_per_byte"), term.get("value")
         ratios.add(round(bits / value, 6) if bits and value else None)
         hashes.add((record.manifest.get("data") or {}).get("sha256"))
     ratio = ratios.pop() if len(ratios) == 1 else None
