@@ -218,6 +218,8 @@ class Trainer:
         return new, loss, optax.tree.norm(gradient)
 
     def _terms(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, Any]:
+        # The one cast to what the model computes in; norms, softmax and losses go back to float32 where they stand.
+        params = jax.tree.map(lambda leaf: leaf.astype(self.config.dtype), params)
         with using(self.how, self.attention), placing(meshes.place(self.mesh)):
             return self.family.loss(params, batch, key, self.config)
 

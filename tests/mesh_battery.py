@@ -90,7 +90,7 @@ def main(folder: str, *, write: bool) -> None:
         # A family on every mesh, its further objectives and switches on one device and on the mesh with every axis.
         shapes = {"float32": SHAPES if case == first[name] else SHAPES[::3]}
         if case == first[name]:
-            shapes["bfloat16"] = SHAPES if name == "gpt" else SHAPES[::3]
+            shapes["bfloat16"] = SHAPES
         for dtype, meshes in shapes.items():
             module, config = small(name, case, layers=1, dtype=dtype)
             runs = {name_of(shape): train(module, config, shape)[2] for shape in meshes}

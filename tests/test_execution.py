@@ -115,7 +115,8 @@ def test_the_weight_of_a_bfloat16_head_is_summed_in_float32():
 
     def slope(chunk: int, x_BTD: jax.Array) -> np.ndarray:
         with using(Execution(loss_chunk=chunk)):
-            return np.asarray(jax.grad(lambda w: head.vocabulary(x_BTD, w, targets, tied=False).sum())(weight))
+            loss = lambda w: head.vocabulary(x_BTD, w.astype(x_BTD.dtype), targets, tied=False).sum()  # noqa: E731
+            return np.asarray(jax.grad(loss)(weight))
 
     exact = slope(0, x_BTD.astype(jnp.float32))
     worst = [np.abs(slope(chunk, x_BTD) - exact).max() for chunk in (0, 1)]

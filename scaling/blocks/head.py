@@ -1,4 +1,5 @@
-"""The vocabulary head: from the last hidden states to logits, or to the nats of the targets without all logits."""
+"""Both ends of a model: rows of a table, and from the last hidden states to logits, or to the nats of the targets
+without all logits."""
 
 from __future__ import annotations
 
@@ -7,13 +8,23 @@ import jax.numpy as jnp
 
 from scaling import objectives
 from scaling.blocks import execution
+from scaling.blocks.logical import constrain
+
+
+def look_up(table_VD: jax.Array, index_BT: jax.Array) -> jax.Array:
+    """Rows of a table, (B, T, D).
+
+    The table is whole in D there, since its split would split the activations; and the rows are put where activations
+    belong at once, since XLA would else put their gradient where the table is, and find no way back but by copying all.
+    """
+    return constrain(constrain(table_VD, "vocab", "embed")[index_BT], "batch", "time", "embed")
 
 
 def vocabulary(x_BTD: jax.Array, weight: jax.Array, targets_BT: jax.Array | None = None, *, tied: bool) -> jax.Array:
     """Logits (B, T, V) in the dtype of x; with targets -log p(target) in nats instead, (B, T) float32.
 
     Args:
-      weight: (V, D) of the embedding where ``tied``, else (D, V); float32.
+      weight: (V, D) of the embedding where ``tied``, else (D, V).
 
     With ``Execution.loss_chunk`` = C, logits of C positions of each example exist at once, in the backward pass too:
     it computes them again, one product more than the model's FLOPs count.
@@ -24,10 +35,10 @@ def vocabulary(x_BTD: jax.Array, weight: jax.Array, targets_BT: jax.Array | None
 
     if targets_BT is None:
         return logits(x_BTD, weight)
+    weight32 = weight.astype(jnp.float32)  # cast back inside: its gradient is then added up over chunks in float32
 
     def nats(x_BTD: jax.Array, targets_BT: jax.Array) -> jax.Array:
-        # The weight is cast inside: its gradient is then added up over chunks in float32.
-        return objectives.cross_entropy(logits(x_BTD, weight), targets_BT)
+        return objectives.cross_entropy(logits(x_BTD, weight32), targets_BT)
 
     size, time, width = x_BTD.shape
     chunk = execution.current().loss_chunk

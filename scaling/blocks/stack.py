@@ -144,7 +144,6 @@ class Stack(nn.Module):
             weights["cross_q_norm"] = self.param("cross_q_norm", ones, (count, head))
             weights["cross_k_norm"] = self.param("cross_k_norm", ones, (count, head))
             weights["cross_o"] = self.param("cross_o", zeros, (count, heads, head, width))
-        weights = jax.tree.map(lambda w: w.astype(x_BTD.dtype), weights)
         how = execution.current()
         scanned = count > how.unroll
 

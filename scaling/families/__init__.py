@@ -4,7 +4,8 @@ A family module has
 
     Config                 frozen dataclass of ints, floats, strings and bools; raises UserError where it is impossible
     ladder(size)           size i of the family's ladder, one dial: the fields that grow with it, as a dict
-    init(key, config)      parameters: a nested dict of float32 arrays
+    init(key, config)      parameters: a nested dict of float32 arrays; a model computes in the dtype of those that it
+                           is given, and the trainer casts them to the config's ``dtype`` once, in step.py
     loss(parameters, batch, key, config)  {term: (sum, count)} in float32, each (B,), or (B, T) by position; the first
                            term is the headline
     terms(config)          what these are: {term: Term}, in the same order; without it one term, "loss", is causal

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from scaling import objectives
 from scaling.blocks import head, stack
-from scaling.blocks.logical import constrain
 from scaling.count import Component
 from scaling.errors import UserError
 from scaling.families import Term, gpt
@@ -75,17 +74,17 @@ class Model(nn.Module):
         self, tokens_BT: jax.Array, keep_BT: jax.Array | None = None, targets_BT: jax.Array | None = None
     ) -> Any:
         c = self.config
-        dtype = jnp.dtype(c.dtype)
         small = nn.initializers.normal(c.width**-0.5 / 16)  # as in gpt
         table_VD = self.param("embedding", small, (c.vocab + 1 + c.nsp, c.width))
-        looked_VD = constrain(table_VD.astype(dtype), "vocab", "embed")  # as in gpt
-        x_BTD = looked_VD[tokens_BT]
         if c.nsp:
-            segment_2D = self.param("segment", small, (2, c.width)).astype(dtype)
-            x_BTD = x_BTD + segment_2D[(jnp.arange(c.context) >= c.context // 2).astype(jnp.int32)]
-            first_B1D = jnp.broadcast_to(looked_VD[c.vocab + 1], (len(tokens_BT), 1, c.width))
-            x_BTD = jnp.concatenate([first_B1D, x_BTD], axis=1)
+            # A class token goes first, and belongs to no segment.
+            tokens_BT = jnp.pad(tokens_BT, ((0, 0), (1, 0)), constant_values=c.vocab + 1)
             keep_BT = None if keep_BT is None else jnp.pad(keep_BT, ((0, 0), (1, 0)), constant_values=True)
+        x_BTD = head.look_up(table_VD, tokens_BT)
+        if c.nsp:
+            segment_2D = self.param("segment", small, (2, c.width))
+            segment_TD = segment_2D[(jnp.arange(c.context) >= c.context // 2).astype(jnp.int32)]
+            x_BTD = x_BTD + jnp.pad(segment_TD, ((1, 0), (0, 0)))
         encoder = stack.Stack(
             c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation, mask="bidirectional", name="stack"
         )
@@ -93,7 +92,7 @@ class Model(nn.Module):
         x_BTD = stack.rms_norm(x_BTD, self.param("norm", nn.initializers.ones, (c.width,)))
         next_B2 = None
         if c.nsp:
-            head_D2 = self.param("nsp_head", nn.initializers.zeros, (c.width, 2)).astype(dtype)
+            head_D2 = self.param("nsp_head", nn.initializers.zeros, (c.width, 2))
             next_B2, x_BTD = jnp.einsum("bd,dc->bc", x_BTD[:, 0], head_D2), x_BTD[:, 1:]
         weight = table_VD[: c.vocab] if c.tied else self.param("head", nn.initializers.zeros, (c.width, c.vocab))
         return head.vocabulary(x_BTD, weight, targets_BT, tied=c.tied), next_B2

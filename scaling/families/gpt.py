@@ -20,7 +20,6 @@ import jax.numpy as jnp
 from scaling import objectives
 from scaling.blocks import head, stack
 from scaling.blocks.experts import Experts
-from scaling.blocks.logical import constrain
 from scaling.count import Component
 from scaling.errors import UserError
 from scaling.families import Term
@@ -28,7 +27,7 @@ from scaling.families import Term
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of a GPT. ``width`` is a multiple of 2 * ``heads``; ``dtype`` is what it computes in.
+    """Shape of a GPT. ``width`` is a multiple of 2 * ``heads``; ``dtype`` is what it trains in.
 
     ``kv_heads`` 0 means as many as ``heads``, ``experts`` 0 a plain MLP; ``balance`` weighs the load balance.
     """
@@ -89,19 +88,17 @@ def ladder(size: int) -> dict[str, int]:
 
 
 class Model(nn.Module):
-    """tokens_BT -> logits_BTV in the compute dtype, or nats_BT of targets_BT; and the experts' balance or None."""
+    """tokens_BT -> logits_BTV in the parameters' dtype, or nats_BT of targets_BT; and the experts' balance or None."""
 
     config: Config
 
     @nn.compact
     def __call__(self, tokens_BT: jax.Array, targets_BT: jax.Array | None = None) -> Any:
         c = self.config
-        dtype = jnp.dtype(c.dtype)
         # Small, so that tied logits start near zero and a step of Adam turns a row far; the norm after the look-up
         # frees the scale. At 25k parameters and 0.5M tokens an untied table of std 1 costs 0.09 nats against this.
         table_VD = self.param("embedding", nn.initializers.normal(c.width**-0.5 / 16), (c.vocab, c.width))
-        # Looked up whole in D: a table split there would split the activations.
-        x_BTD = stack.rms_norm(constrain(table_VD.astype(dtype), "vocab", "embed")[tokens_BT])
+        x_BTD = stack.rms_norm(head.look_up(table_VD, tokens_BT))
         shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         x_BTD = stack.Stack(*shape, kv_heads=c.kv_heads, experts=c.mixture, name="stack")(x_BTD)
         x_BTD, balance = x_BTD if c.experts else (x_BTD, None)

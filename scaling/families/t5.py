@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from scaling import objectives
 from scaling.blocks import head, stack
-from scaling.blocks.logical import constrain
 from scaling.count import Component
 from scaling.errors import UserError
 from scaling.families import Term, gpt
@@ -78,17 +77,15 @@ class Model(nn.Module):
     @nn.compact
     def __call__(self, input_BS: jax.Array, given_BU: jax.Array, keep_BS=None, target_BU=None) -> jax.Array:
         c = self.config
-        dtype = jnp.dtype(c.dtype)
         small, ones = nn.initializers.normal(c.width**-0.5 / 16), nn.initializers.ones  # as in gpt
         # One table for tokens, sentinels and, last, the decoder's first input.
         table_OD = self.param("embedding", small, (c.outputs + 1, c.width))
-        looked_OD = constrain(table_OD.astype(dtype), "vocab", "embed")  # as in gpt
         shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         encoder = stack.Stack(*shape, mask="bidirectional", name="encoder")
-        memory_BSD = encoder(stack.rms_norm(looked_OD[input_BS]), keep_BT=keep_BS)
+        memory_BSD = encoder(stack.rms_norm(head.look_up(table_OD, input_BS)), keep_BT=keep_BS)
         memory_BSD = stack.rms_norm(memory_BSD, self.param("encoder_norm", ones, (c.width,)))
         decoder = stack.Stack(*shape, cross=True, name="decoder")
-        x_BUD = decoder(stack.rms_norm(looked_OD[given_BU]), memory_BSD, keep_BS=keep_BS)
+        x_BUD = decoder(stack.rms_norm(head.look_up(table_OD, given_BU)), memory_BSD, keep_BS=keep_BS)
         x_BUD = stack.rms_norm(x_BUD, self.param("norm", ones, (c.width,)))
         weight = table_OD[: c.outputs] if c.tied else self.param("head", nn.initializers.zeros, (c.width, c.outputs))
         return head.vocabulary(x_BUD, weight, target_BU, tied=c.tied)

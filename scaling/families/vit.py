@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import stack
+from scaling.blocks import head, stack
 from scaling.count import Component
 from scaling.errors import UserError
 from scaling.families import Term, gpt
@@ -85,35 +85,31 @@ class Model(nn.Module):
     @nn.compact
     def __call__(self, patches_BPX: jax.Array, order_BP: jax.Array | None = None) -> jax.Array:
         c = self.config
-        dtype = jnp.dtype(c.dtype)
         small, ones, zeros = nn.initializers.normal(0.02), nn.initializers.ones, nn.initializers.zeros
         shape = (c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         plain: dict[str, Any] = {"mask": "bidirectional", "rotary": False}
-        embed_XD = self.param("patch", nn.initializers.normal(c.pixels**-0.5), (c.pixels, c.width)).astype(dtype)
-        place_PD = self.param("position", nn.initializers.normal(0.5), (c.patches, c.width)).astype(dtype)
-        place_BPD = jnp.broadcast_to(place_PD, (len(patches_BPX), *place_PD.shape))
+        embed_XD = self.param("patch", nn.initializers.normal(c.pixels**-0.5), (c.pixels, c.width))
+        seen_VD = self.param("position", nn.initializers.normal(0.5), (c.patches, c.width))
         if order_BP is not None:
-            visible_BV = order_BP[:, : c.patches - c.hidden, None]
-            patches_BPX = jnp.take_along_axis(patches_BPX, visible_BV, axis=1)
-            seen_BVD = jnp.take_along_axis(place_BPD, visible_BV, axis=1)
-        else:
-            seen_BVD = place_BPD
-        x_BVD = jnp.einsum("bpx,xd->bpd", patches_BPX.astype(dtype), embed_XD) + seen_BVD
+            visible_BV = order_BP[:, : c.patches - c.hidden]
+            patches_BPX = jnp.take_along_axis(patches_BPX, visible_BV[..., None], axis=1)
+            seen_VD = head.look_up(seen_VD, visible_BV)  # then of each example, (B, V, D)
+        x_BVD = jnp.einsum("bpx,xd->bpd", patches_BPX.astype(embed_XD.dtype), embed_XD) + seen_VD
         x_BVD = stack.Stack(c.layers, *shape, **plain, name="stack")(stack.rms_norm(x_BVD))
         x_BVD = stack.rms_norm(x_BVD, self.param("norm", ones, (c.width,)))
         if order_BP is None:
             classes = 4 if c.objective == "rotation" else c.classes
             head_DC = self.param("head", zeros, (c.width, classes))
-            return jnp.einsum("bd,dc->bc", x_BVD.mean(axis=1), head_DC.astype(dtype))
+            return jnp.einsum("bd,dc->bc", x_BVD.mean(axis=1), head_DC)
         # The decoder meets every patch, the hidden ones as a blank, each with its place.
-        blank_D = self.param("blank", small, (c.width,)).astype(dtype)
+        blank_D = self.param("blank", small, (c.width,))
         blank_BHD = jnp.broadcast_to(blank_D, (len(x_BVD), c.hidden, c.width))
-        decoder_PD = self.param("decoder_position", nn.initializers.normal(1.0), (c.patches, c.width)).astype(dtype)
-        x_BPD = jnp.concatenate([x_BVD, blank_BHD], axis=1) + decoder_PD[order_BP]
+        decoder_PD = self.param("decoder_position", nn.initializers.normal(1.0), (c.patches, c.width))
+        x_BPD = jnp.concatenate([x_BVD, blank_BHD], axis=1) + head.look_up(decoder_PD, order_BP)
         x_BPD = stack.Stack(c.decoder_layers, *shape, **plain, name="decoder")(stack.rms_norm(x_BPD))
         x_BHD = stack.rms_norm(x_BPD[:, -c.hidden :], self.param("decoder_norm", ones, (c.width,)))
         head_DX = self.param("head", zeros, (c.width, c.pixels))
-        return jnp.einsum("bhd,dx->bhx", x_BHD, head_DX.astype(dtype))
+        return jnp.einsum("bhd,dx->bhx", x_BHD, head_DX)
 
 
 def init(key: jax.Array, config: Config) -> dict[str, Any]:
