@@ -10,8 +10,8 @@ fit in a recipe file says of a cell.
 
 What was read of the sources that they name: of 2405.18392 (1 - sqrt) and 2502.16982 (muon's scale) the authors' code,
 epfml/schedules-and-scaling and MoonshotAI/Moonlight; of 2310.17813 (spectral condition) the abstract, which states it;
-of 2205.10287 (square root) the abstract, and the whole rule in others' code that follows it; of 2503.04715 (Step Law)
-two summaries, which agree on the constants.
+of 2205.10287 (square root) the abstract, and the whole rule in others' code that follows it; of 2503.04715 (Step Law) a
+summary of the constants and one of where its cosine ends.
 """
 
 from scaling.recipe.optimizers import optimizer
