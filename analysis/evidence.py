@@ -17,7 +17,7 @@ from analysis import sealed
 from analysis.approaches import compare_approaches
 from analysis.fit import Fit, load_fit, rank
 from analysis.forecast import check_entropy, score
-from analysis.runs import Runs, datasets, load
+from analysis.runs import Runs, datasets, entropy, load
 from scaling.errors import UserError
 from scaling.records import Record, read_json, records
 
@@ -234,7 +234,7 @@ def _cells(
                 "learning_rate": m.get("recipe", {}).get("learning_rate"),
                 "C": flops.get("training"),
                 "C_6ND": flops.get("6ND"),
-                "entropy": m.get("data", {}).get("entropy"),
+                "entropy": entropy(m),
                 "status": status,
                 "reason": result.get("reason"),
                 "hidden": run in hidden,

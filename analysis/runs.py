@@ -32,7 +32,8 @@ class Runs:
         needs none), others where known. ``stem`` names what rows share their noise with: the stem of a branch, or the
         run of several checkpoints.
       dropped: ``{"row", "reason"}`` of every row that was left out.
-      conventions: what N, D, C and loss mean here, in words; of a work directory also ``n``, the name of its count N.
+      conventions: what N, D, C and loss mean here, in words; of a work directory also ``n``, the name of its count N,
+        and ``term``, the loss term.
       source, dataset: where the rows came from; ``dataset`` is None where the table does not say.
       sha256: of the numbers used (N, D, C, loss), whatever the order of the rows.
       warnings: ``{"name", "message", ...}`` of what looks wrong in the table and is not refused; goes on the fit card.
@@ -59,6 +60,7 @@ def load(
     columns: Mapping[str, str] | None = None,
     law: str | Law | None = None,
     warmup: int | None = None,
+    term: str | None = None,
 ) -> Runs:
     """Reads the runs of a work directory, or of a .csv, .tsv, .jsonl or .parquet table.
 
@@ -73,6 +75,7 @@ def load(
       law: what the table is for: N and D are needed only where this law has them. A law of learning curves takes a
         table of logged steps or of arrays (``curve_tables``) and makes its columns.
       warmup: of learning curves: steps of a linear rise from 0 to the first rate in the table.
+      term: of a work directory, which loss term or metric is the loss (see ``terms``); the default is the headline.
 
     Raises:
       UserError: no such path, an unusable table (line and column are named), a selection of nothing.
@@ -81,7 +84,9 @@ def load(
     if path.is_dir():
         if law is not None and get(law).curve:
             raise UserError("law", get(law).name, "needs a table of learning curves; a work directory has final losses")
-        return _load_workdir(path, where, dataset, n)
+        return _load_workdir(path, where, dataset, n, term)
+    if term is not None:
+        raise UserError("term", term, "is for work directories; name the column of a table, columns loss=COLUMN")
     if not path.exists():
         raise UserError("path", path, "does not exist; give a work directory or a .csv, .tsv, .jsonl, .parquet table")
     frame, lines = tables.read(path)
@@ -220,10 +225,37 @@ def datasets(workdir: str | Path) -> list[str]:
     return [first, *[d for d in named if d != first], *sorted(others - {first} - set(named))]
 
 
+def terms(workdir: str | Path, dataset: str | None = None) -> list[str]:
+    """Every loss term and metric that runs of a data set record, the headline, which is trained on, first."""
+    dataset = default_dataset(workdir, dataset)
+    manifests = [record.manifest for record in records(Path(workdir))]
+    own = [m for m in manifests if m.get("dataset") == dataset and m.get("kind") != "stem"]
+    first = [_headline(manifest) for manifest in own]
+    return list(dict.fromkeys([*first, *(name for manifest in own for name in manifest.get("terms") or ())]))
+
+
 # --- work directories
 
 
-def _load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str) -> Runs:
+def _headline(manifest: Mapping[str, Any]) -> str:
+    return str(manifest.get("headline", "loss"))
+
+
+def _unit(manifest: Mapping[str, Any], term: str) -> str:
+    """Unit of a loss term. UserError where these runs have no such term."""
+    units = {_headline(manifest): str(manifest.get("loss_unit", "nats/token")), **(manifest.get("terms") or {})}
+    if term not in units:
+        raise UserError("term", term, f"is no loss term of these runs; choose one of {', '.join(units)}")
+    return units[term]
+
+
+def entropy(manifest: Mapping[str, Any], term: str | None = None) -> float | None:
+    """Nats per token of the source, where it is known and bounds the term: a loss per hidden token it does not."""
+    likelihood = _unit(manifest, term or _headline(manifest)).startswith("nats/token")
+    return (manifest.get("data") or {}).get("entropy") if likelihood else None
+
+
+def _load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str, term: str | None) -> Runs:
     dataset = default_dataset(workdir, dataset)
     rows: list[dict[str, Any]] = []
     dropped: list[dict[str, str]] = []
@@ -234,11 +266,13 @@ def _load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str)
             continue
         if manifest.get("role") not in ("fit", "seed"):
             continue  # held out: the result file is not even opened
-        row, outcome = _row(run, manifest, n), _outcome(record)
+        wanted = term or _headline(manifest)
+        unit = _unit(manifest, wanted)
+        row, outcome = _row(run, manifest, n, wanted), _outcome(record, wanted)
         if "reason" in outcome:
             dropped.append({"row": run, "reason": outcome["reason"]})
             continue
-        units.add((str(manifest.get("loss_unit", "nats/token")), str(manifest.get("headline", "loss"))))
+        units.add((unit, wanted))
         rows.append({**row, **outcome, "status": "done", "decayed": True})
     if not rows:
         reasons = "; ".join(sorted({d["reason"] for d in dropped})) or "none has the role fit or seed"
@@ -250,13 +284,14 @@ def _load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str)
         table = table[select(table, where)]
         if len(table) == 0:
             raise UserError("where", where, f"leaves none of the {len(rows)} runs")
-    ((unit, headline),) = units
+    ((unit, shown),) = units
     conventions = {
         "n": n,
+        "term": shown,
         "N": f"{n} parameters of the records",
         "D": "tokens seen in training, the stem's part included",
         "C": "exact training FLOPs of D tokens, by the family's own count",
-        "loss": f"{headline} on the evaluation set, {unit}",
+        "loss": f"{shown} on the evaluation set, {unit}",
     }
     if "lr_regret_hi" in table:
         worst = table.loc[table["lr_regret_hi"].astype(float).idxmax()]
@@ -283,14 +318,14 @@ def _is_holdout(manifest: dict[str, Any]) -> bool:
     return manifest.get("role") == "holdout" and manifest.get("kind") != "stem"
 
 
-def _row(run: str, manifest: dict[str, Any], n: str) -> dict[str, Any]:
+def _row(run: str, manifest: dict[str, Any], n: str, term: str | None = None) -> dict[str, Any]:
     """What a manifest says of a run: everything but how it ended."""
     try:
         parameters, flops, tokens = manifest["parameters"], manifest["flops"], manifest["tokens"]
         choices = {k: v for k, v in parameters.items() if k != "groups"} | parameters.get("groups", {})
         if n not in choices:
             raise UserError("n", n, f"is no count of these runs; choose one of {', '.join(choices)}")
-        recipe, config, data = manifest.get("recipe", {}), manifest.get("config", {}), manifest.get("data", {})
+        recipe, config = manifest.get("recipe", {}), manifest.get("config", {})
         row = {
             "run": run,
             "N": float(choices[n]),
@@ -304,7 +339,7 @@ def _row(run: str, manifest: dict[str, Any], n: str) -> dict[str, Any]:
             "seed": manifest.get("seed"),
             "stem": manifest.get("stem") or run,
             "role": manifest["role"],
-            "entropy": data.get("entropy"),
+            "entropy": entropy(manifest, term),
             "unique_tokens": tokens.get("unique"),
             "epochs": tokens.get("epochs"),
             "learning_rate": recipe.get("learning_rate"),
@@ -323,7 +358,7 @@ def _row(run: str, manifest: dict[str, Any], n: str) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def _outcome(record: Record) -> dict[str, Any]:
+def _outcome(record: Record, term: str | None = None) -> dict[str, Any]:
     """``{"loss", "loss_se"}`` of a run that may be fitted, or ``{"reason"}`` why it may not."""
     result = record.result
     if result is None:
@@ -332,14 +367,12 @@ def _outcome(record: Record) -> dict[str, Any]:
         return {"reason": f"{result.get('status')}: {result.get('reason') or 'no reason given'}"}
     if not result.get("decayed", False):
         return {"reason": "the learning rate was not decayed"}
-    headline = str(record.manifest.get("headline", "loss"))
-    term = (result.get("evaluation") or {}).get(headline) or {}
-    value = term.get("value")
+    term = term or _headline(record.manifest)
+    found = (result.get("evaluation") or {}).get(term) or {}
+    value, error = found.get("value"), found.get("se")
     if not isinstance(value, int | float) or not np.isfinite(value) or value <= 0:
-        return {"reason": f"its {headline} is {value}"}
-    return (
-        {"loss": float(value), "loss_se": float(term["se"])} if term.get("se") is not None else {"loss": float(value)}
-    )
+        return {"reason": f"its {term} is {value}"}
+    return {"loss": float(value)} if error is None else {"loss": float(value), "loss_se": float(error)}
 
 
 def _frame(rows: list[dict[str, Any]]) -> Any:

@@ -95,6 +95,7 @@ VERBS: dict[str, Verb] = {
             ),
             Flag("n", "string", "what N counts: nonembedding, total, a parameter group or a column (study: both)"),
             Flag("dataset", "string", "which data set; default every one of a study"),
+            Flag("term", "string", "of a study: which loss term or metric; default every one, with --law the headline"),
             Flag("where", "string", "rows to fit, such as 'outlier == 0 and N > 1e6'"),
             Flag("columns", "string", "names of columns, such as 'N=params,loss=val_loss', 'x=C', 'learning_rate=lr'"),
             Flag("fixed", "string", "parameters held fixed, such as 'E=1.69,alpha=0.34'"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from scaling.errors import UserError
 from scaling.records import read_json, records
-from scaling.verbs.show import interval, pairs, print_json, table
+from scaling.verbs.show import interval, pairs, print_json, study_of, table
 
 
 def compare(options: SimpleNamespace) -> int:
@@ -99,8 +99,7 @@ def _labelled(members: list[tuple[str, str, Any]]) -> list[Any]:
 def _members(path: Path, options: SimpleNamespace) -> list[tuple[str, str, Any]]:
     """(short name, place, member) of a card, or of every data set of a work directory that has the card."""
     if not path.is_dir():
-        workdir = path.resolve().parent.parent if path.resolve().parent.name == "fits" else None
-        return [(path.stem, str(path), _member(path, workdir))]
+        return [(path.stem, str(path), _member(path, study_of(path)))]
     try:
         datasets = list(read_json(path / "study.json")["datasets"])
     except (FileNotFoundError, KeyError):
@@ -132,7 +131,8 @@ def _measured(workdir: Path, fitted: Any) -> tuple[float | None, str | None]:
     for record in records(workdir):
         if record.path.name not in runs or (result := record.result) is None:
             continue
-        term = (result.get("evaluation") or {}).get(str(record.manifest.get("headline", "loss"))) or {}
+        name = fitted.conventions.get("term") or record.manifest.get("headline", "loss")
+        term = (result.get("evaluation") or {}).get(str(name)) or {}
         bits, value = term.get("bits_per_byte"), term.get("value")
         ratios.add(round(bits / value, 6) if bits and value else None)
         hashes.add((record.manifest.get("data") or {}).get("sha256"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from scaling.errors import UserError
 from scaling.records import read_json, write_atomic, write_json
-from scaling.verbs.show import print_json, table
+from scaling.verbs.show import print_json, study_of, table
 
 BLOCK = ("dataset", "role", "seed", "model", "recipe")
 
@@ -73,9 +73,7 @@ def _card(options: SimpleNamespace) -> tuple[Path, Path | None]:
     """The fit card, and the work directory it is of (the one given, or the one in whose fits/ the card lies)."""
     path = options.path
     if not path.is_dir():
-        above = path.resolve().parent.parent
-        inside = path.resolve().parent.name == "fits" and (above / "study.json").exists()
-        return path, (path.parent.parent if inside else None)
+        return path, study_of(path)
     try:
         datasets = list(read_json(path / "study.json")["datasets"])
     except (FileNotFoundError, KeyError):

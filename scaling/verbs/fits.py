@@ -33,8 +33,10 @@ def fit(options: SimpleNamespace) -> int:
         datasets = tables.datasets(path)
     batch = _Fits(options, named, many=len(laws) > 1 or len(conventions) > 1)
     for dataset in datasets:
-        for n in conventions:
-            batch.fit(dataset, n, laws)
+        every = study and wanted == "all" and options.term is None
+        for term in (tables.terms(path, dataset) if every else ()) or (options.term,):
+            for n in conventions:
+                batch.fit(dataset, n, laws, term)
     cards, written, approaches, skipped = batch.cards, batch.written, batch.approaches, batch.skipped
     many = batch.many
     if not cards:
@@ -53,7 +55,8 @@ def fit(options: SimpleNamespace) -> int:
     else:
         print("\n".join(_card_lines(cards[0])))
     for result in approaches:
-        print(f"approaches 1, 2, 3 on {result['data']['dataset'] or path} (N {result['n']}): {result['verdict']}")
+        what = f"N {result['n']}{_of(result['conventions'].get('term'))}"
+        print(f"approaches 1, 2, 3 on {result['data']['dataset'] or path} ({what}): {result['verdict']}")
     for error in skipped:
         print(f"not fitted: {error}")
     if written:
@@ -79,6 +82,7 @@ def _refuted(card: dict[str, Any]) -> str:
 
 FIT_COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
     "data": lambda card: card["data"]["dataset"] or card["data"]["source"],
+    "loss": lambda card: card["conventions"].get("term", "-"),
     "law": lambda card: card["law"],
     "N": lambda card: card["conventions"].get("n", "-"),
     "runs": lambda card: card["data"]["rows"],
@@ -136,8 +140,8 @@ class _Fits:
         if self._columns and options.path.is_dir():
             raise UserError("columns", options.columns, "is for tables; the columns of a study have their names")
 
-    def fit(self, dataset: str | None, n: str, names: Sequence[str]) -> None:
-        """Fits the laws to one data set under one convention, and compares the three approaches."""
+    def fit(self, dataset: str | None, n: str, names: Sequence[str], term: str | None = None) -> None:
+        """Fits the laws to one loss term on one data set under one convention, and compares the three approaches."""
         from analysis import runs as tables
         from analysis.approaches import compare_approaches
         from analysis.fit import fit as fit_law
@@ -151,12 +155,14 @@ class _Fits:
                 more["law"] = names[0]
             if options.warmup is not None:
                 more["warmup"] = options.warmup
-            found = tables.load(options.path, where=options.where, dataset=dataset, n=n, **more)
+            found = tables.load(options.path, where=options.where, dataset=dataset, n=n, term=term, **more)
         except UserError as error:
             return self._skip(error)
-        label = found.dataset or options.path.stem
+        label, folder = found.dataset or options.path.stem, self._folder
+        if folder and term is not None and term != tables.terms(options.path, found.dataset)[0]:
+            folder = folder / _safe(term)  # beside the headline's cards, of which forecasts and report are made
         for law in names:
-            target = self._card or (self._folder and self._folder / _safe(f"{label}-{law}-{n}.json"))
+            target = self._card or (folder and folder / _safe(f"{label}-{law}-{n}.json"))
             if self.many and target and (known := self._known(target, found, law)):
                 self.cards.append(known.card())
                 made[law], fresh = known, fresh + 1
@@ -164,7 +170,7 @@ class _Fits:
             try:
                 fitted = fit_law(found, law, **self._asked)
             except UserError as error:
-                self._skip(UserError(error.field, error.value, f"{error.remedy} ({label}, {law}, N {n})"))
+                self._skip(UserError(error.field, error.value, f"{error.remedy} ({label}, {law}, N {n}{_of(term)})"))
                 continue
             made[law] = fitted
             chinchilla = fitted if law == "chinchilla" else chinchilla
@@ -178,8 +184,8 @@ class _Fits:
         if self.many and chinchilla is not None:
             result = {**compare_approaches(found, chinchilla, level=options.level), "n": n}
             self.approaches.append(result)
-            if self._folder:
-                write_json(self._folder / _safe(f"{label}-approaches-{n}.json"), result)
+            if folder:
+                write_json(folder / _safe(f"{label}-approaches-{n}.json"), result)
 
     def _known(self, target: Path, found: Any, law: str) -> Any:
         """The fit at ``target`` if it is of these runs and this request, and its draws are intact."""
@@ -214,6 +220,10 @@ class _Fits:
         if not self.many:
             raise error
         self.skipped.append(error)
+
+
+def _of(term: str | None) -> str:
+    return "" if term is None else f", {term}"
 
 
 def _normal(text: str) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from scaling.errors import UserError
 from scaling.records import read_json
-from scaling.verbs.show import interval, print_json, table
+from scaling.verbs.show import interval, print_json, study_of, table
 
 CONDITIONS = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens", "device_hours")
 
@@ -29,7 +29,7 @@ def predict(options: SimpleNamespace) -> int:
     inside = fitted
     if "learning_rate" in fitted.law.columns:  # every question of N and D is asked at the best rate
         fitted = fitted.reduced("chinchilla")
-    workdir = _workdir(options.path)
+    workdir = study_of(options.path)
     asked = {"flops": options.flops, "params": options.params, "tokens": options.tokens}
     conditions = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
     if conditions:
@@ -95,12 +95,6 @@ def _inside(fitted: Any, answer: dict[str, Any], options: SimpleNamespace) -> di
         cell = {"N": n, "D": d, "learning_rate": rate}
         found |= {"given": rate, "regret": fitted.spread(lambda t: hyper.regret(t, cell)[..., 0], options.level)}
     return found
-
-
-def _workdir(card: Path) -> Path | None:
-    """The study in whose fits/ a card lies."""
-    card = card.resolve()
-    return card.parent.parent if card.parent.name == "fits" and (card.parent.parent / "study.json").exists() else None
 
 
 def _conditional(

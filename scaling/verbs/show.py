@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from scaling.errors import UserError
+
+
+def study_of(card: Path) -> Path | None:
+    """The study in whose fits/ a card lies, or in whose fits/TERM/."""
+    folders = [folder for folder in card.resolve().parents[:2] if folder.name == "fits"]
+    return next((folder.parent for folder in folders if (folder.parent / "study.json").exists()), None)
 
 
 def print_json(value: Any) -> None:
