@@ -6,12 +6,17 @@ import time
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from analysis import runs
+from analysis.fit import fit
 from scaling import data
+from scaling.data._tabular import losses
 from scaling.data.markov import Markov
 from scaling.data.rhm import Hierarchy
 from scaling.data.scenes import BLANK, CHOICES, END, FIRST, START, Scenes
+from scaling.data.zipf import Zipf
 from scaling.errors import UserError
 
 
@@ -24,6 +29,12 @@ def markov(**fields) -> Markov:
 def rhm(**fields) -> Hierarchy:
     source = data.load({"source": "rhm", **fields})
     assert isinstance(source, Hierarchy)
+    return source
+
+
+def zipf(**fields) -> Zipf:
+    source = data.load({"source": "zipf", **fields})
+    assert isinstance(source, Zipf)
     return source
 
 
@@ -62,17 +73,49 @@ def test_a_chain_follows_its_table():
     assert np.abs(first - source.stationary).max() < 5 * 0.5 / math.sqrt(len(context))
 
 
-def test_a_table_of_counts_has_the_known_excess():
-    """V(V - 1) / (2 D) nats for a chain of order 1, over 40 samples of D = 20,000."""
-    source, vocab, size = markov(vocab=8, concentration=5.0), 8, 20_000
-    excess = []
-    for seed in range(40):
-        tokens = source.batch(np.arange(size // 20), seed=seed, context=20)["tokens"].astype(np.int64)
-        counts = np.full((vocab, vocab), 0.5)
-        np.add.at(counts, (tokens[:, :-1].ravel(), tokens[:, 1:].ravel()), 1)
-        learnt = counts / counts.sum(axis=1, keepdims=True)
-        excess.append(source.stationary @ (source.table * np.log(source.table / learnt)).sum(axis=1))
-    assert np.mean(excess) == pytest.approx(vocab * (vocab - 1) / (2 * size), rel=0.15)
+def test_the_table_of_counts_is_what_a_loop_makes_it():
+    """Against a plain count over the batches that training sees, and the loss as an average over the chain."""
+    source = markov(vocab=4, order=2, concentration=1.0)
+    counts, tokens = np.full((16, 4), 0.5), source.batch(np.arange(10), seed=3, context=64)["tokens"].astype(np.int64)
+    for row in tokens:
+        for a, b, y in zip(row[:-2], row[1:-1], row[2:]):
+            counts[4 * a + b, y] += 1
+    said = counts / counts.sum(axis=1, keepdims=True)
+    loss = (source.stationary[:, None] * source.table * -np.log(said)).sum()
+    assert losses(source, [630], seed=3)[0] == pytest.approx(loss, rel=1e-12)
+    world = zipf(base=4, targets=5)
+    assert losses(world, [640], rows=0)[0] == pytest.approx(math.log(5))
+    assert losses(world, [10**6])[0] == pytest.approx(world.entropy, abs=1e-3)
+
+
+@pytest.mark.parametrize(("vocab", "order"), [(8, 1), (4, 2)])
+def test_the_exponent_of_a_chain_is_one_through_the_fitter(vocab: int, order: int):
+    """The excess V^k (V - 1) / (2 D), averaged over 48 samples, and what ``analysis.fit`` makes of the losses."""
+    source, amounts = markov(vocab=vocab, order=order, concentration=5.0), 2 ** np.arange(10, 17)
+    loss = np.mean([losses(source, amounts.tolist(), seed=seed) for seed in range(48)], axis=0)
+    theory = vocab**order * (vocab - 1) / (2 * amounts)
+    np.testing.assert_allclose(loss - source.entropy, theory, rtol=0.1)
+    found = fitted(loss, D=amounts)
+    assert found["a"]["value"] == pytest.approx(1, rel=0.05) and found["a"]["lo"] < 1 < found["a"]["hi"]
+    assert found["E"]["value"] == pytest.approx(source.entropy, rel=1e-3)
+
+
+@pytest.mark.parametrize("a", [0.6, 1.0])
+def test_both_exponents_of_a_power_law_spectrum_through_the_fitter(a: float):
+    """a / (1 + a) in D with rows for all contexts, a in rows with all data: each within 5 %."""
+    world, amounts, rows = zipf(base=64, targets=16, exponent=a), 2 ** np.arange(8, 18), 2 ** np.arange(3, 10)
+    of_d = fitted(np.mean([losses(world, amounts.tolist(), seed=seed) for seed in range(4)], axis=0), D=amounts)
+    of_n = fitted(np.concatenate([losses(world, [2**20], rows=int(n)) for n in rows]), N=rows)
+    for found, exact in ((of_d, a / (1 + a)), (of_n, a)):
+        assert found["a"]["value"] == pytest.approx(exact, rel=0.05)
+        # What is missing of an endless tail and the last frequent rows move the floor, by little.
+        assert found["E"]["value"] == pytest.approx(world.entropy, abs=0.03)
+
+
+def fitted(loss: np.ndarray, **axis: np.ndarray) -> dict[str, dict[str, float]]:
+    ((name, amounts),) = axis.items()
+    table = pd.DataFrame({"N": 1.0, "D": 1e6, "loss": loss} | {name: amounts.astype(float)})
+    return fit(runs.from_frame(table), f"power_floor:{name}").intervals
 
 
 def test_a_hierarchy_has_the_published_entropy():
@@ -93,6 +136,20 @@ def test_a_hierarchy_has_the_published_entropy():
     assert np.abs(counts - 500).max() < 5 * math.sqrt(500)  # each as likely as any other
     with pytest.raises(UserError, match="multiple of 4"):
         source.batch(np.arange(1), seed=0, context=6)
+
+
+def test_the_stairs_of_a_hierarchy_are_those_of_its_blocks():
+    source = rhm(symbols=3, rules=2, depth=2)
+    stairs = source.staircase
+    assert stairs[-1] == pytest.approx(source.entropy) and (np.diff(stairs) < 0).all()
+    blocks = source.batch(np.arange(40_000), seed=0, context=8)["tokens"][:, 1:].reshape(-1, 4).astype(np.int64)
+    # One tree of one level at a time, by counting pairs at each place; then one token at a time.
+    pairs = np.stack([blocks[:, :2] @ (3, 1), blocks[:, 2:] @ (3, 1)], axis=1)
+    for seen, stair in ((pairs, stairs[1]), (blocks, stairs[0])):
+        shares = [np.bincount(place) / len(place) for place in seen.T]
+        nats = sum(-(share[share > 0] * np.log(share[share > 0])).sum() for share in shares)
+        assert nats / 4 == pytest.approx(stair, abs=2e-3)
+    assert rhm().staircase[-1] == pytest.approx(1.4296, abs=5e-5) and rhm().staircase[0] < math.log(16)
 
 
 def test_scenes_show_what_their_captions_say():

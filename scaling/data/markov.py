@@ -6,8 +6,8 @@ once, from ``world``. Windows start from the stationary distribution, so every t
     entropy = sum_c pi(c) H(p(. | c))    nats on average,
 
 which no model beats; targets with fewer than k tokens before them do not count. A table of counts, the best that can be
-learnt without knowing more, has an excess of about V^k (V - 1) / (2 D) nats after D tokens, for D well above V^(k + 1):
-the data exponent of a model that can represent the chain is 1.
+learnt without knowing more, has an excess of about V^k (V - 1) / (2 D) nats after D tokens, for D well above V^(k + 1)
+(``_tabular.py``): the data exponent of a model that can represent the chain is 1.
 
 Examples are pure functions of (world, seed, index). Evaluation draws from a key that no seed has, in documents of 16
 windows, with the exact -log p of every target beside it.
@@ -137,6 +137,18 @@ class Markov:
             tokens[:, order + step] = chosen
             state = state % (len(self.table) // vocab) * vocab + chosen
         return tokens, states
+
+    @property
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """p(context), (V^k,), and p(next | context), (V^k, V): all that a learner has to find."""
+        return self.stationary, self.table
+
+    def looks(self, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Contexts and targets, (count,) each, of the training windows of 64 tokens, in their order."""
+        order, context = self.config.order, max(64, self.config.order)
+        windows = np.arange(-(-count // (context + 1 - order)))
+        tokens, states = self._draw(key(self.config.world, _TRAIN, seed), windows, context)
+        return states.ravel()[:count], tokens[:, order:].ravel()[:count]
 
     def _mask(self, context: int) -> np.ndarray:
         return (np.arange(context) >= self.config.order - 1).astype(np.float32)

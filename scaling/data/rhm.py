@@ -8,7 +8,7 @@ right side (drawn once, from ``world``), so a block has one tree, and every bloc
 
 A window is a start token and whole blocks, so its context must be a multiple of split^depth; every position counts. The
 sample has no noise around the entropy, since all blocks are equally likely. A model that has learnt the lower levels
-only stays at a higher plateau: a staircase (arXiv 2406.00048).
+only stays at a higher plateau, ``staircase`` (arXiv 2406.00048).
 
 Examples are pure functions of (world, seed, index); evaluation draws from a key that no seed has, in documents of 16
 windows.
@@ -109,6 +109,22 @@ class Hierarchy:
             "block": self.block,
             **world,
         }
+
+    @cached_property
+    def staircase(self) -> np.ndarray:
+        """Nats per token of the best model that knows the rules of the lowest l levels, (depth + 1,), l from 0.
+
+        To it a block is a row of independent trees of l levels, each at its place in the block: the root of one costs
+        the entropy of the symbols that stand there, and its rules ln ``rules`` each. The last is ``entropy``.
+        """
+        c, symbols_PV, roots = self.config, np.full((1, self.config.symbols), 1 / self.config.symbols), []
+        for level in self.grammar:
+            roots.append(-(symbols_PV * np.log(np.maximum(symbols_PV, 1e-300))).sum(axis=1).mean())
+            below_SVW = np.stack([np.eye(c.symbols)[level[:, :, i]].mean(axis=1) for i in range(c.split)])
+            symbols_PV = np.einsum("pv,svw->psw", symbols_PV, below_SVW).reshape(-1, c.symbols)
+        roots.append(-(symbols_PV * np.log(np.maximum(symbols_PV, 1e-300))).sum(axis=1).mean())
+        leaves = c.split ** np.arange(c.depth + 1)
+        return (np.array(roots[::-1]) + (leaves - 1) // (c.split - 1) * math.log(c.rules)) / leaves
 
     def unique_tokens(self, context: int) -> int:
         """Unbounded: every example is a new draw."""

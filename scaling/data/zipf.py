@@ -14,7 +14,7 @@ only (the mask), one in digits + 1 tokens. A target depends on its own context a
 
 up to rounding (uniforms have 53 bits). What a model lacks above it is what it has not learned of the K rare and
 frequent tables, as in Zipf memorisation (Hutter 2021, arXiv 2102.04074): a power-law spectrum gives the excess its
-power law in D and in N while K is not exhausted.
+power law in D and in N while K is not exhausted, with exponents that are exact for a table (``_tabular.py``).
 
 The default world was chosen so that a laptop sees the floor: a GPT (context 64, batch 16, WSD, seed 0) was measured at
 these excess losses, in nats per target above the entropy of 0.5160, which fall 8.4 times from corner to corner::
@@ -171,6 +171,18 @@ class Zipf:
         tokens[:, :-1] = self._spelling[chosen]
         tokens[:, -1] = target + self.config.digits * self.config.base
         return tokens.reshape(len(indices), -1)[:, : context + 1], chosen.reshape(count), target.reshape(count)
+
+    @property
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """p(c), (K,), and p(target | c), (K, targets), by rank: all that a learner has to find."""
+        return self.frequencies, np.exp(self.log_table)
+
+    def looks(self, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Contexts and targets, (count,) each, of the training windows of 64 blocks, in their order."""
+        context = 64 * (self.config.digits + 1) - 1
+        windows = np.arange(-(-count // 64))
+        _, contexts, targets = self._draw(key(self.config.world, _TRAIN, seed), windows, context)
+        return contexts.ravel()[:count], targets.ravel()[:count]
 
     def _mask(self, context: int) -> np.ndarray:
         """1 where the predicted token is a target, (T,) float32."""
