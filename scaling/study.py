@@ -228,10 +228,11 @@ def _cells(name: str, fields: dict[str, Any], plain: dict[str, Any], sources: di
     made = []
     for size, amount in _pairs(name, fields):
         held = {field.name for field in dataclasses.fields(module.Config)}
-        given = {name: value for name, value in data.supplies(source).items() if name in held}
+        supplies = data.supplies(source)
+        given = {name: value for name, value in supplies.items() if name in held and name != "context"}
         config = families.configure(module, size, **{**given, **plain["model"], **fields["model"]})
         spec = module.batch_spec(config)
-        _check_supply(spec, data.supplies(source), fields["dataset"], plain["family"])
+        _check_supply(spec, supplies, fields["dataset"], plain["family"])
         context = spec["context"]
         tokens, components = amount, module.components(config)
         if fields["kind"] == "isoflop":
@@ -247,6 +248,9 @@ def _cells(name: str, fields: dict[str, Any], plain: dict[str, Any], sources: di
         if unique < context:
             remedy = f"dataset {fields['dataset']} is too short for one example of that many positions"
             raise UserError("model.context", context, remedy)
+        if context > supplies.get("context", context):
+            remedy = f"the documents that evaluate dataset {fields['dataset']} end after {supplies['context']:,} tokens"
+            raise UserError("model.context", context, f"{remedy}; choose a smaller context")
         if exact > unique and not plain["repeats"]:
             remedy = (
                 f"dataset {fields['dataset']} gives {unique:,} tokens without repeats; lower D or set config.repeats"

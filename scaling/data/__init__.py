@@ -73,7 +73,8 @@ class Source(Protocol):
 
 
 def supplies(source: Any) -> dict[str, int]:
-    """What a source has: {"vocab": tokens up to this}, and for images their side ("image") and labels ("classes")."""
+    """What a source has: {"vocab": tokens up to this}; for images their side ("image") and labels ("classes"); where
+    documents end, the tokens of the longest one of the evaluation ("context")."""
     return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})
 
 

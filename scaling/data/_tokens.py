@@ -44,6 +44,10 @@ class TokenSource:
     bytes_per_token: float | None
     about: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def supplies(self) -> dict[str, int]:
+        return {"vocab": self.vocab, "context": max(len(document.tokens) for document in self.documents)}
+
     def describe(self) -> dict[str, Any]:
         return {"unique_tokens": len(self.train), "entropy": None, **self.about}
 

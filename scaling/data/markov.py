@@ -122,7 +122,7 @@ class Markov:
         """Tokens (n, T + 1) int32 and the context of each target from the k-th on, (n, T + 1 - k) int64."""
         vocab, order = self.config.vocab, self.config.order
         if context < order:
-            raise UserError("context", context, f"must hold a whole context: at least {order}")
+            raise UserError("model.context", context, f"must hold a whole context: at least {order}")
         start = mix(secret ^ mix(indices.astype(np.uint64)))
         u = uniform(mix(start[:, None] + np.arange(context + 2 - order, dtype=np.uint64)))
         first, rows = self._cumulative

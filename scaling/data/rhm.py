@@ -133,7 +133,7 @@ class Hierarchy:
     def _draw(self, secret: np.ndarray, indices: np.ndarray, context: int) -> np.ndarray:
         """Tokens (n, T + 1) int32."""
         if context % self.block:
-            raise UserError("context", context, f"must be whole blocks: a multiple of {self.block}")
+            raise UserError("model.context", context, f"must be whole blocks: a multiple of {self.block}")
         blocks = len(indices) * (context // self.block)
         nodes = (self.block - 1) // (self.config.split - 1)
         start = mix(secret ^ mix(indices.astype(np.uint64)))

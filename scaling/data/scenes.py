@@ -189,7 +189,7 @@ class Scenes:
 
     def _tokens(self, caption: np.ndarray, context: int) -> np.ndarray:
         if context < len(CHOICES) + 1:
-            raise UserError("context", context, f"must hold a caption and its end: at least {len(CHOICES) + 1}")
+            raise UserError("model.context", context, f"must hold a caption and its end: at least {len(CHOICES) + 1}")
         tokens = np.full((len(caption), context + 1), END, np.int32)
         tokens[:, 0] = START
         tokens[:, 1 : len(CHOICES) + 1] = caption

@@ -159,7 +159,7 @@ class Zipf:
         """Tokens (n, T + 1) int32, contexts and targets of their blocks (n, blocks) int64."""
         block = self.config.digits + 1
         if context < self.config.digits:
-            raise UserError("context", context, f"must hold a target: at least {self.config.digits}")
+            raise UserError("model.context", context, f"must hold a target: at least {self.config.digits}")
         count = (len(indices), -(-(context + 1) // block))
         start = mix(secret ^ mix(indices.astype(np.uint64)))
         draws = uniform(mix(start[:, None] + np.arange(2 * count[1], dtype=np.uint64))).reshape(-1, 2)

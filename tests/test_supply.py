@@ -1,0 +1,98 @@
+"""A family that asks for what a source does not supply: one clear line and exit 2, before anything is trained."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_cli import scaling
+
+from scaling import data, families, plan, study
+from scaling.errors import UserError
+
+SOURCES = data.names()
+CASES = [(name, objective) for name in families.names()
+         for objective in getattr(families.load(name), "OBJECTIVES", ("",))]  # fmt: skip
+FILE = """
+from scaling import study
+
+def get_config(argument=""):
+    config = study.base("supply")
+    config.family, config.model, config.data.mine = {family!r}, {model!r}, {source!r}
+    config.cells.grid = study.block("grid", "mine", (0,), tokens=(4096,))
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every source that can be made here, by name, and the fields that make it: those of files, from small ones."""
+    folder = tmp_path_factory.mktemp("sources")
+    np.random.default_rng(0).integers(0, 50, 200_000).astype("<u2").tofile(folder / "train.bin")
+    for i in range(4):
+        (folder / f"{i}.txt").write_text(f"the words of file {i} " * 1000)
+    fields = {"text": {"path": str(folder)}, "bin": {"path": str(folder), "vocab": 50}}
+    found = {}
+    for name in SOURCES:
+        config = {"source": name, **fields.get(name, {})}
+        try:
+            found[name] = (config, data.load(config))
+        except UserError:
+            assert name not in ("stdlib", "text", "bin", "zipf", "markov", "rhm", "scenes")  # wants files of its own
+    return found
+
+
+def planned(folder: Path, family: str, source: dict[str, Any], **model: Any) -> tuple[int, str]:
+    """Exit status of ``scaling plan`` and what it said of a mistake, one line for certain."""
+    (folder / "exp.py").write_text(FILE.format(family=family, model=model, source=source))
+    code, out, err = scaling("plan", f"--config={folder / 'exp.py'}", f"--workdir={folder / 'w'}")
+    assert out == "" and err.startswith("scaling: error: ") and err.count("\n") == 1 and len(err) < 300, err
+    return code, err
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("family", "objective"), CASES)
+def test_every_family_on_every_source(family: str, objective: str, source: str, made: dict, tmp_path: Path):
+    """It is planned where the source has all that it reads; else the line says what it lacks, or what does not fit."""
+    if source not in made:
+        code, err = planned(tmp_path, family, {"source": source})
+        assert code == 2 and " = " in err
+        return
+    config, loaded = made[source]
+    module, has = families.load(family), data.supplies(loaded)
+    model = {"objective": objective} if objective else {}
+    spec = module.batch_spec(families.configure(module, 0, **model))
+    if lacking := [field for field in spec if field != "context" and field not in has]:
+        code, err = planned(tmp_path, family, config, **model)
+        assert code == 2 and f"family = {family}: reads {lacking[0]}, which dataset mine lacks" in err
+        return
+    base: Any = study.base("supply")
+    base.family, base.model, base.data.mine = family, model, config
+    base.cells.grid = study.block("grid", "mine", (0,), tokens=(4096,))
+    assert len(plan.make(study.resolve(base)).rows()) == 1
+    words = {"vocab": "has tokens up to", "classes": "has labels up to", "image": "has images of side"}
+    known = {field.name for field in dataclasses.fields(module.Config)}
+    for field in set(spec) & set(words) & known:
+        wrong = has[field] * 2 if field == "image" else has[field] - 1
+        code, err = planned(tmp_path, family, config, **model, **{field: wrong})
+        assert code == 2 and f"model.{field} = {wrong}: dataset mine {words[field]} {has[field]}" in err
+    if "context" in has and "context" in known:
+        code, err = planned(tmp_path, family, config, **model, context=10**8)
+        assert code == 2 and "model.context = 100000000: dataset mine is too short" in err
+        code, err = planned(tmp_path, family, config, **model, context=has["context"] + 1)
+        assert code == 2 and f"that evaluate dataset mine end after {has['context']:,} tokens" in err
+
+
+@pytest.mark.parametrize(
+    ("source", "context", "words"),
+    [
+        ({"source": "rhm"}, 48, "must be whole blocks: a multiple of 32"),
+        ({"source": "zipf", "digits": 4, "base": 4}, 3, "must hold a target: at least 4"),
+        ({"source": "markov", "vocab": 4, "order": 4}, 3, "must hold a whole context: at least 4"),
+        ({"source": "scenes"}, 4, "must hold a caption and its end: at least 6"),
+    ],
+)
+def test_a_context_that_a_world_cannot_fill(source: dict, context: int, words: str, tmp_path: Path):
+    code, err = planned(tmp_path, "gpt", source, context=context)
+    assert code == 2 and f"model.context = {context}: {words}" in err
