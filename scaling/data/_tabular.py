@@ -15,11 +15,12 @@ What a fit makes of such losses is the fitter's own bias, before any training (e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 
+@runtime_checkable
 class Known(Protocol):
     """A world whose table is known: ``markov`` and ``zipf``."""
 

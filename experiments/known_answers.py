@@ -1,0 +1,171 @@
+"""How far does the whole pipeline, from training to the fitted law, lie from answers that are known exactly?
+
+    scaling plan --config=experiments/known_answers.py
+    scaling run  --config=experiments/known_answers.py --workdir=runs/known_answers
+    python experiments/known_answers.py --workdir=runs/known_answers      # the table; also written as certificate.json
+
+Three worlds: ``markov`` (order 1, V = 32: exact entropy, and exponent 1 in D, since every size can represent the
+chain), ``rhm`` (a random hierarchy of three levels: exact entropy, reached by a staircase), ``zipf`` (4,096 contexts
+with p ~ c^-2: exact entropy). Four sizes of gpt x four D, a second seed at two sizes. On each world two forms with a
+floor, additive (chinchilla) and not (product_floor); the fitted floor and D-exponent are held against the exact ones.
+
+Beside them stands the tabular learner (scaling/data/_tabular.py), whose exponents are exact too: a / (1 + a) in D on
+zipf, 1 on markov. It is counted, not trained: what its fits miss is the fitter's own bias, the rest is the training's.
+
+The verdict is of equivalence: ``within`` where the whole 95 % interval lies within 2 % of the exact entropy, or 10 %
+of the exact exponent; ``outside`` where the interval leaves the exact value out; else ``cannot tell``, as always where
+the fit says that it does not identify the number. Losses below the entropy are counted: there must be none.
+
+Any recipe can be put through, each in its own work directory, and any family that predicts the next token:
+
+    scaling run --config=experiments/known_answers.py --config.recipe.name=recipe.json --workdir=runs/known_mine
+
+It took 6 CPU-minutes (2026-11-22; two cores of an AMD EPYC with AVX-512 under a load of ten to sixteen, 34 minutes by
+the clock; `scaling plan` says 4.5 minutes of one core) and said of gpt with the recipe ``width`` at 0.02:
+
+    world   learner  law            quantity        exact  fitted                     bias  verdict
+    markov  gpt      chinchilla     floor E        3.0555  3.055 [3.046, 3.058]      -0.0%  within
+    markov  gpt      chinchilla     exponent of D  1.0000  0.9351 [0.7421, 1.141]    -6.5%  cannot tell
+    markov  gpt      product_floor  floor E        3.0555  3.058 [3.056, 3.059]      +0.1%  within
+    markov  gpt      product_floor  exponent of D  1.0000  1.043 [0.916, 1.163]      +4.3%  cannot tell
+    markov  table    power_floor:D  floor E        3.0555  3.055 [3.055, 3.056]      -0.0%  within
+    markov  table    power_floor:D  exponent of D  1.0000  0.9683 [0.9417, 1.002]    -3.2%  within
+    rhm     gpt      chinchilla     floor E        1.5596  1.713 [0.7883, 1.837]*    +9.9%  cannot tell
+    rhm     gpt      product_floor  floor E        1.5596  1.781 [1.571, 1.867]     +14.2%  outside
+    zipf    gpt      chinchilla     floor E        0.1512  0.1655 [0.114, 0.1725]*   +9.4%  cannot tell
+    zipf    gpt      product_floor  floor E        0.1512  0.1682 [0.1553, 0.177]   +11.2%  outside
+    zipf    table    power_floor:D  floor E        0.1512  0.1508 [0.1505, 0.1511]   -0.3%  within
+    zipf    table    power_floor:D  exponent of D  0.5000  0.4979 [0.4916, 0.5041]   -0.4%  within
+
+What it means, and what a column of 64 steps did to it, is in experiments/LOG.md.
+
+``:smoke`` is two sizes at three small D: a look at the path, no answer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scaling import data, study
+from scaling.data import _tabular
+from scaling.errors import UserError
+from scaling.records import read_json
+from scaling.verbs import experiment, show
+
+K, M = 2**10, 2**20
+LAWS = ("chinchilla", "product_floor")
+MARGIN = {"floor E": 0.02, "exponent of D": 0.1}  # relative to the exact value
+WORLDS = {
+    "markov": {"source": "markov", "vocab": 32, "concentration": 1.0},
+    "rhm": {"source": "rhm", "depth": 3},
+    "zipf": {"source": "zipf", "base": 64, "targets": 16, "exponent": 1.0},
+}
+# D and samples of the tabular learner: below, the rare successors on markov (V = 32) are not yet known.
+TABULAR, SAMPLES = tuple(2**power for power in range(14, 20)), 24
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The study; ``smoke`` for the smallest one."""
+    if argument not in ("", "smoke"):
+        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
+    smoke = argument == "smoke"
+    config = study.base("known_answers-smoke" if smoke else "known_answers")
+    config.recipe.learning_rate = 0.02
+    config.evaluation.tokens = (16 if smoke else 256) * K
+    sizes = (0, 1) if smoke else (1, 2, 3, 4)
+    tokens = (16 * K, 32 * K, 64 * K) if smoke else (M // 8, M // 4, M // 2, M)  # below, the start is what is seen
+    for name, world in WORLDS.items():
+        config.data[name] = world
+        config.cells[name] = study.block("grid", name, sizes, tokens=tokens)
+        config.cells[f"{name}_seeds"] = study.block("grid", name, sizes[::2], tokens=tokens, seeds=(1,), role="seed")
+    return config
+
+
+def exponent(world: dict[str, Any], learner: str) -> float | None:
+    """The exact exponent of D; None where none is known: on zipf only a table's is."""
+    if world["source"] == "zipf" and learner == "table":
+        return world["exponent"] / (1 + world["exponent"])
+    return 1.0 if world["source"] == "markov" else None
+
+
+def verdict(cell: dict[str, Any], exact: float, margin: float) -> str:
+    """within, outside or cannot tell: of an interval, against the exact value with a relative margin."""
+    if cell["lo"] is None or cell["hi"] is None:
+        return "cannot tell"
+    if exact * (1 - margin) <= cell["lo"] and cell["hi"] <= exact * (1 + margin):
+        return "within"
+    return "cannot tell" if cell["lo"] <= exact <= cell["hi"] else "outside"
+
+
+def analyse(workdir: Path) -> dict[str, Any]:
+    """{"family", "recipe", "below": losses more than four standard errors below the entropy, "rows": one for each
+    world, learner, law and quantity (see ``judge``)}."""
+    from analysis import runs
+    from analysis.fit import fit
+
+    kinds = {(m["family"], m["recipe"]["name"]) for m, _ in experiment.finished(workdir)}
+    if len(kinds) > 1:
+        text = ", ".join(f"{family} with {recipe}" for family, recipe in sorted(kinds))
+        raise UserError("workdir", workdir, f"holds several learners ({text}); give each a work directory of its own")
+    ((family, recipe),) = kinds
+    rows, below = [], 0
+    for name, world in read_json(workdir / "study.json")["datasets"].items():
+        trained, source = runs.load(workdir, dataset=name), data.load(world)
+        if "entropy" not in trained.table:
+            raise UserError("workdir", workdir, f"no entropy bounds its losses on {name}; choose a likelihood")
+        exact = {"floor E": source.describe()["entropy"], "exponent of D": exponent(world, family)}
+        below += int((trained.table["loss"] + 4 * trained.table["loss_se"] < exact["floor E"]).sum())
+        for law in LAWS:
+            rows += [{"world": name, "learner": family, **row} for row in judge(fit(trained, law), exact)]
+        if isinstance(source, _tabular.Known):
+            found, exact = fit(_counted(source), "power_floor:D"), {**exact, "exponent of D": exponent(world, "table")}
+            rows += [{"world": name, "learner": "table", **row} for row in judge(found, exact)]
+    return {"family": family, "recipe": recipe, "below": below, "rows": rows}
+
+
+def _counted(source: _tabular.Known) -> Any:
+    """Runs of the tabular learner: the mean loss of its samples at each D."""
+    import numpy as np
+    import pandas as pd
+
+    from analysis import runs
+
+    loss = np.mean([_tabular.losses(source, TABULAR, seed=seed) for seed in range(SAMPLES)], axis=0)
+    return runs.from_frame(pd.DataFrame({"N": 1.0, "D": np.array(TABULAR, float), "loss": loss}))
+
+
+def judge(found: Any, exact: dict[str, float | None]) -> list[dict[str, Any]]:
+    """A row for each quantity of a fit: its exact and fitted value, its relative bias and the verdict."""
+    bad = {w.get("parameter") for w in found.warnings if w["name"] in ("not_identified", "parameter_at_bound")}
+    names, rows = {"floor E": "E", "exponent of D": "beta" if "beta" in found.intervals else "a"}, []
+    for quantity, name in names.items():
+        cell, value = found.intervals.get(name), exact[quantity]
+        known = name not in bad and cell is not None
+        row = {"law": found.law.name, "quantity": quantity, "exact": value, "fitted": cell, "identified": known}
+        if value is not None and cell is not None:
+            row["bias"] = cell["value"] / value - 1
+            row["verdict"] = verdict(cell, value, MARGIN[quantity]) if known else "cannot tell"
+        rows.append({"bias": None, "verdict": "-" if value is None else "cannot tell", **row})
+    return rows
+
+
+def lines(answer: dict[str, Any]) -> list[str]:
+    shown = show.table(answer["rows"], {
+        "world": lambda row: row["world"],
+        "learner": lambda row: row["learner"],
+        "law": lambda row: row["law"],
+        "quantity": lambda row: row["quantity"],
+        "exact": lambda row: "-" if row["exact"] is None else f"{row['exact']:.4f}",
+        "fitted": lambda row: show.interval(row["fitted"], 4) + ("" if row["identified"] else "*"),
+        "bias": lambda row: "-" if row["bias"] is None else f"{row['bias']:+.1%}",
+        "verdict": lambda row: row["verdict"],
+    })  # fmt: skip
+    below = f"{answer['below']} losses lie below the entropy; * the fit does not identify it"
+    return [*shown, f"{answer['family']} with recipe {answer['recipe']}; {below}"]
+
+
+if __name__ == "__main__":
+    experiment.command(__doc__, "certificate.json", analyse, lines)
