@@ -65,6 +65,10 @@ class Trainer:
         )
         self._compiled: dict[str, Any] = {}
 
+    def clock(self) -> float:
+        """Seconds by a clock that stands still while this trainer compiles."""
+        return time.perf_counter() - self.compile_seconds
+
     def init(self, seed: int) -> State:
         """The state of ``seed`` before its first step."""
         function = functools.partial(jax.jit, self._init, out_shardings=self._shardings)

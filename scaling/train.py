@@ -1,4 +1,4 @@
-"""Training: the loop that turns a program into run records.
+"""Training: what turns a program into run records, alone or beside others in one ensemble (``drive``).
 
 A program is a stem with its branches, or one whole run. The order in which a run starts is: its result exists, then
 nothing is done; else its own newest checkpoint that verifies; else, for a branch, the stem at the branch step (in
@@ -12,7 +12,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from scaling import data, device, distributed, families, recipe
 from scaling import mesh as meshes
 from scaling.blocks import execution
 from scaling.checkpoint import Checkpoints
+from scaling.drive import Ask, Ended, Work, drive
 from scaling.errors import UserError
 from scaling.evaluate import term_summary
 from scaling.records import Record, canonical, finite
@@ -64,13 +65,22 @@ TRACED = ("learning_rate", "weight_decay", "warmup_steps", "decay_fraction", "sc
 TRACED += ("decay_shape", "rule", "base_rate", "base_batch", "base_tokens", "rate_law", "batch_law", "tuned")
 
 
-def trainer_of(manifest: dict[str, Any], options: dict[str, Any]) -> Trainer:
-    """The trainer for a run's manifest, shared by every run of the shape in this process."""
+def _shape(manifest: dict[str, Any], options: dict[str, Any]) -> tuple[str, str, str, str, int, str]:
     static = {name: value for name, value in manifest["recipe"].items() if name not in TRACED}
     static = {name: value for name, value in static.items() if name in recipe.Recipe.__dataclass_fields__}
     config, shape = canonical(manifest["config"]), canonical(options["mesh"])
     how = canonical(options.get("execution", {}))
-    return _trainer(manifest["family"], config, canonical(static), shape, options["chunk"], how)
+    return manifest["family"], config, canonical(static), shape, options["chunk"], how
+
+
+def trainer_of(manifest: dict[str, Any], options: dict[str, Any]) -> Trainer:
+    """The trainer for a run's manifest, shared by every run of the shape in this process."""
+    return _trainer(*_shape(manifest, options))
+
+
+def alike(program: dict[str, Any]) -> str:
+    """What programs have in common that ``together`` can train: the trainer, and data of one kind."""
+    return canonical([*_shape(program["runs"][0]["manifest"], program["options"]), program["data"]])
 
 
 class _Run:
@@ -133,8 +143,13 @@ class _Run:
         self.damage = _not_finite(flat, f"steps {start} to {start + count}")
         return {name: value.reshape(size, len(rows), *value.shape[1:]) for name, value in flat.items()}
 
-    def advance(self, state: State, start: int, stop: int, tick: Callable[[int], bool]) -> State:
-        """Trains from step ``start`` to ``stop``. ``tick(step)`` reports and says whether to stop early.
+    def advance(
+        self, state: State, start: int, stop: int, tick: Callable[[int], bool]
+    ) -> Generator[Ask | None, Any, State]:
+        """Trains from step ``start`` to ``stop``, by chunks as ``drive`` serves them; returns the state.
+
+        Args:
+          tick: ``tick(step)`` reports and says whether to stop early.
 
         Raises:
           Interrupted: after a checkpoint, when told to stop.
@@ -149,13 +164,13 @@ class _Run:
             if distributed.anyone(self.damage is not None):
                 raise self.damage or UserError("data", "nan", "examples of another process are not finite; mend them")
             hyper = self.hyper(start, count)
-            compiled, begun = self.trainer.compile_seconds, time.perf_counter()
-            state, metrics = self.trainer.chunk(state, hyper, batches)
+            state, outcome = yield Ask(self.trainer, state, hyper, batches)
             # The device is at work and nothing has waited for it: meanwhile the host gathers what comes next.
             following = min(size, stop - start - count)
             batches = self.batches(start + count, following) if following else {}
-            losses = np.asarray(metrics["loss"])[:count]
-            seconds = time.perf_counter() - begun - (self.trainer.compile_seconds - compiled)
+            yield  # other members gather theirs
+            metrics, seconds = outcome()
+            losses = metrics["loss"][:count]
             first = float(losses[0]) if reference is None else reference
             mean = float(losses.mean())
             if not math.isfinite(mean) or mean > first + DIVERGENCE_MARGIN:
@@ -169,7 +184,7 @@ class _Run:
             row = {
                 "step": start,
                 "loss": mean,
-                "norm": float(np.asarray(metrics["norm"])[:count].mean()),
+                "norm": float(metrics["norm"][:count].mean()),
                 "learning_rate": float(hyper["learning_rate"][count - 1]),
                 "tokens": start * self.rules.batch * self.trainer.context,
                 "seconds": seconds,
@@ -195,9 +210,9 @@ class _Run:
         """Evaluates ``state`` where there is one and writes the result."""
         rows = self.record.steps()
         seconds = {"train": sum(row["seconds"] for row in rows), "compile": self.trainer.compile_seconds}
-        begun, compiled = time.perf_counter(), self.trainer.compile_seconds
+        begun = self.trainer.clock()
         evaluation = {} if state is None else self.evaluate(state)
-        seconds["evaluate"] = time.perf_counter() - begun - (self.trainer.compile_seconds - compiled)
+        seconds["evaluate"] = self.trainer.clock() - begun
         tokens = self.rules.batch * self.trainer.context * steps
         measured = self.rules.batch * self.trainer.context * sum(_lengths(rows, self.spec["branch_step"] or 0))
         speed = measured / seconds["train"] if seconds["train"] > 0 else None
@@ -271,6 +286,27 @@ def _lengths(rows: list[dict[str, Any]], start: int) -> Iterator[int]:
         start = row["step"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A program to be trained, what ``execute`` takes with it, and what is called at its end, as ``drive`` says."""
+
+    program: dict[str, Any]
+    progress: Callable[[str, int], None]
+    should_stop: Callable[[], bool]
+    ended: Ended
+
+
+def together(members: Iterator[Member], size: int, workdir: Path) -> None:
+    """As ``execute`` with programs that are ``alike``, up to ``size`` at a time in one compiled program.
+
+    Each ends by itself, as alone: finished, diverged, interrupted, or by an error of its own.
+
+    Raises:
+      UserError: so many do not fit into memory.
+    """
+    drive(((_train(m.program, workdir, m.progress, m.should_stop), m.ended) for m in members), size)
+
+
 def execute(
     program: dict[str, Any],
     workdir: Path,
@@ -288,6 +324,17 @@ def execute(
     Raises:
       UserError: the data is not the planned data, or a checkpoint cannot be written.
     """
+    together(iter([Member(program, progress, should_stop, _raise)]), 1, workdir)
+
+
+def _raise(problem: Exception | None) -> None:
+    if problem is not None:
+        raise problem
+
+
+def _train(
+    program: dict[str, Any], workdir: Path, progress: Callable[[str, int], None], should_stop: Callable[[], bool]
+) -> Work:
     runs = [_Run(spec, program, workdir) for spec in program["runs"]]
     trunk, branches = runs[0], runs[1:]
     per_step = {run: run.spec["flops"] // max(1, run.steps - (run.spec["branch_step"] or 0)) for run in runs}
@@ -318,7 +365,7 @@ def execute(
                     at, state = trunk.checkpoints.load(trainer.abstract, at_most=end) or (at, state)
                 if state is None:
                     at, state = 0, trainer.init(trunk.seed)
-                state, resumed, at = trunk.advance(state, at, end, ticker(trunk)), at, end
+                state, resumed, at = (yield from trunk.advance(state, at, end, ticker(trunk))), at, end
                 if branches and resumed < end:
                     trunk.checkpoints.save(end, state)
             except Diverged as problem:
@@ -330,7 +377,7 @@ def execute(
                 if failure is not None or state is None:
                     run.finish("diverged", steps=end, reason=f"its stem diverged: {failure and failure['reason']}")
                 else:
-                    _finish_run(run, jax.tree.map(jnp.copy, state), end, ticker(run))
+                    yield from _finish_run(run, jax.tree.map(jnp.copy, state), end, ticker(run))
     if failure is None and not final[trunk]:
         if branches:
             trunk.finish("done", steps=at)
@@ -341,12 +388,12 @@ def execute(
         trunk.checkpoints.keep(points | set(trunk.checkpoints.steps()[-1:]))
 
 
-def _finish_run(run: _Run, state: State, start: int, tick: Callable[[int], bool]) -> None:
+def _finish_run(run: _Run, state: State, start: int, tick: Callable[[int], bool]) -> Work:
     """Takes a branch from its stem's state, or from its own newer checkpoint, to its result."""
     found = run.checkpoints.load(run.trainer.abstract)
     start, state = (start, state) if found is None else found
     try:
-        state = run.advance(state, start, run.steps, tick)
+        state = yield from run.advance(state, start, run.steps, tick)
     except Diverged as problem:
         run.finish("diverged", steps=start, reason=str(problem))
         return

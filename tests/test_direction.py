@@ -16,7 +16,7 @@ LEVELS = [
     {"families"},
     {"data", "mesh", "checkpoint"},
     {"study", "step"},
-    {"plan", "train"},
+    {"plan", "train", "drive"},
     {"status", "launch"},
     {"cli", "verbs"},
 ]
