@@ -59,6 +59,13 @@ TRAINING = (
     Flag("workers", "integer", "processes (default: one a core, or one with an accelerator)"),
     Flag("retry_failed", "boolean", "train failed and rejected runs again", False),
     Flag("max_attempts", "integer", "of a program, without progress, before it is failed", 3),
+    Flag(
+        "ensemble",
+        "string",
+        "programs of one shape (seeds, learning rates, D) that a worker trains at a time by vmap; auto: 1 on CPU, "
+        "where more are slower; on an accelerator up to 8 where some steps of them are measured to be faster",
+        "auto",
+    ),
     Flag("cache", "string", "compilation cache (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
     Flag("execute", "string", "module:function that trains a program, in place of scaling.train:execute"),
 )

@@ -1,6 +1,6 @@
 """Drives runs chunk by chunk: one, or several of one shape as members of one program.
 
-A run is a generator. It asks for a chunk (``Ask``), is sent its new state and what came of the chunk, yields once more
+A run is a generator. It asks for a chunk (``Ask``), is sent its new state and what came of the chunk, yields None
 when it has gathered what the next chunk needs, and goes on to ask again; whatever else it does (logs, checkpoints,
 evaluation, its end) is between. One loop in one thread serves all of them, so that runs know nothing of each other.
 
@@ -11,6 +11,7 @@ different programs are members alike, each at its own step.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -32,9 +33,9 @@ class Ask(NamedTuple):
     batches: dict[str, np.ndarray]
 
 
-# Waits for the device: the metrics of the chunk on the host, and the run's share of the seconds that it took.
-Outcome = Callable[[], tuple[dict[str, np.ndarray], float]]
-Work = Generator[Ask | None, Any, None]  # to each Ask it is sent (State, Outcome)
+# Waits for the device: the metrics of the chunk on the host, its seconds, and by how many members they were shared.
+Outcome = Callable[[], tuple[dict[str, np.ndarray], float, int]]
+Work = Generator[Any, Any, None]  # yields an Ask, is sent (State, Outcome), yields None, and so on
 Ended = Callable[[Exception | None], object]
 
 
@@ -81,25 +82,46 @@ def chunk(asks: Sequence[Ask], size: int) -> list[tuple[State, Outcome]]:
         idle = asks[0]._replace(hyper={**asks[0].hyper, "steps": np.int32(0)})
         members = [*asks, *[idle] * (size - len(asks))]
         ensemble = _ensemble(trainer, size)
-        try:
+        with _fits(size):
             state = ensemble.join([ask.state for ask in members])
-            hyper, batches = (_stack([ask[part] for ask in members]) for part in (2, 3))
+            hyper, batches = _stack([ask.hyper for ask in members]), _stack([ask.batches for ask in members])
             state, metrics = ensemble.chunk(state, hyper, batches)
             states = ensemble.part(state)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise UserError("ensemble", size, "so many runs do not fit into the device's memory; lower it") from error
 
     @functools.cache
     def wait() -> tuple[dict[str, np.ndarray], float]:  # the first member that asks waits for all
-        return {name: np.asarray(value).reshape(size, -1) for name, value in metrics.items()}, trainer.clock() - begun
+        with _fits(size):
+            found = {name: np.asarray(value).reshape(size, -1) for name, value in metrics.items()}
+        return found, trainer.clock() - begun
 
-    def outcome(member: int) -> tuple[dict[str, np.ndarray], float]:
+    def outcome(member: int) -> tuple[dict[str, np.ndarray], float, int]:
         found, seconds = wait()
-        return {name: value[member] for name, value in found.items()}, seconds / len(asks)
+        return {name: value[member] for name, value in found.items()}, seconds, len(asks)
 
     return [(states[member], functools.partial(outcome, member)) for member in range(len(asks))]
+
+
+def speedup(ask: Callable[[], Ask], size: int) -> float:
+    """Steps a second of ``size`` runs together over those of one alone, by the better of two chunks each; 0 where they
+    do not fit into memory."""
+
+    def seconds(members: int) -> float:
+        return min(chunk([ask()] * members, members)[0][1]()[1] for _ in range(2))
+
+    try:
+        return size * seconds(1) / seconds(size)
+    except UserError:
+        return 0.0
+
+
+@contextlib.contextmanager
+def _fits(size: int) -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if size == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError("ensemble", size, "so many runs do not fit into the device's memory; lower it") from error
 
 
 @functools.cache

@@ -20,11 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scaling import data, device, distributed, families, recipe
+from scaling import data, device, distributed, drive, families, recipe
 from scaling import mesh as meshes
 from scaling.blocks import execution
 from scaling.checkpoint import Checkpoints
-from scaling.drive import Ask, Ended, Work, drive
 from scaling.errors import UserError
 from scaling.evaluate import term_summary
 from scaling.records import Record, canonical, finite
@@ -79,7 +78,7 @@ def trainer_of(manifest: dict[str, Any], options: dict[str, Any]) -> Trainer:
 
 
 def alike(program: dict[str, Any]) -> str:
-    """What programs have in common that ``together`` can train: the trainer, and data of one kind."""
+    """What programs have in common that one program can train as members: the trainer, and the data."""
     return canonical([*_shape(program["runs"][0]["manifest"], program["options"]), program["data"]])
 
 
@@ -143,9 +142,7 @@ class _Run:
         self.damage = _not_finite(flat, f"steps {start} to {start + count}")
         return {name: value.reshape(size, len(rows), *value.shape[1:]) for name, value in flat.items()}
 
-    def advance(
-        self, state: State, start: int, stop: int, tick: Callable[[int], bool]
-    ) -> Generator[Ask | None, Any, State]:
+    def advance(self, state: State, start: int, stop: int, tick: Callable[[int], bool]) -> Generator[Any, Any, State]:
         """Trains from step ``start`` to ``stop``, by chunks as ``drive`` serves them; returns the state.
 
         Args:
@@ -164,12 +161,12 @@ class _Run:
             if distributed.anyone(self.damage is not None):
                 raise self.damage or UserError("data", "nan", "examples of another process are not finite; mend them")
             hyper = self.hyper(start, count)
-            state, outcome = yield Ask(self.trainer, state, hyper, batches)
+            state, outcome = yield drive.Ask(self.trainer, state, hyper, batches)
             # The device is at work and nothing has waited for it: meanwhile the host gathers what comes next.
             following = min(size, stop - start - count)
             batches = self.batches(start + count, following) if following else {}
             yield  # other members gather theirs
-            metrics, seconds = outcome()
+            metrics, seconds, members = outcome()
             losses = metrics["loss"][:count]
             first = float(losses[0]) if reference is None else reference
             mean = float(losses.mean())
@@ -187,7 +184,8 @@ class _Run:
                 "norm": float(metrics["norm"][:count].mean()),
                 "learning_rate": float(hyper["learning_rate"][count - 1]),
                 "tokens": start * self.rules.batch * self.trainer.context,
-                "seconds": seconds,
+                "seconds": seconds / members,
+                **({"members": members} if members > 1 else {}),
             }
             if self.options.get("noise_scale") and following:
                 # On the next batch, which these parameters have not seen.
@@ -286,25 +284,12 @@ def _lengths(rows: list[dict[str, Any]], start: int) -> Iterator[int]:
         start = row["step"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """A program to be trained, what ``execute`` takes with it, and what is called at its end, as ``drive`` says."""
-
-    program: dict[str, Any]
-    progress: Callable[[str, int], None]
-    should_stop: Callable[[], bool]
-    ended: Ended
-
-
-def together(members: Iterator[Member], size: int, workdir: Path) -> None:
-    """As ``execute`` with programs that are ``alike``, up to ``size`` at a time in one compiled program.
-
-    Each ends by itself, as alone: finished, diverged, interrupted, or by an error of its own.
-
-    Raises:
-      UserError: so many do not fit into memory.
-    """
-    drive(((_train(m.program, workdir, m.progress, m.should_stop), m.ended) for m in members), size)
+def speedup(program: dict[str, Any], size: int, workdir: Path) -> float:
+    """Measures, by ten steps, how many times as fast ``size`` programs such as this train together as one by one."""
+    run = _Run(program["runs"][0], program, workdir)
+    count = min(10, run.trainer.steps_per_chunk)
+    hyper, batches = run.hyper(0, count), run.batches(0, count)
+    return drive.speedup(lambda: drive.Ask(run.trainer, run.trainer.init(run.seed), hyper, batches), size)
 
 
 def execute(
@@ -314,7 +299,20 @@ def execute(
     progress: Callable[[str, int], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Trains what is not final of a program: the stem to each branch step in turn, and each branch from there.
+    """Trains what is not final of a program, alone; see ``work``."""
+    alone = work(program, workdir, progress=progress, should_stop=should_stop)
+    for ask in alone:
+        alone.send(drive.chunk([ask], 1)[0])
+
+
+def work(
+    program: dict[str, Any],
+    workdir: Path,
+    *,
+    progress: Callable[[str, int], None],
+    should_stop: Callable[[], bool],
+) -> drive.Work:
+    """What is not final of a program, to be driven: the stem to each branch step in turn, each branch from there.
 
     Args:
       program: as ``plan`` writes it into study.json.
@@ -324,17 +322,6 @@ def execute(
     Raises:
       UserError: the data is not the planned data, or a checkpoint cannot be written.
     """
-    together(iter([Member(program, progress, should_stop, _raise)]), 1, workdir)
-
-
-def _raise(problem: Exception | None) -> None:
-    if problem is not None:
-        raise problem
-
-
-def _train(
-    program: dict[str, Any], workdir: Path, progress: Callable[[str, int], None], should_stop: Callable[[], bool]
-) -> Work:
     runs = [_Run(spec, program, workdir) for spec in program["runs"]]
     trunk, branches = runs[0], runs[1:]
     per_step = {run: run.spec["flops"] // max(1, run.steps - (run.spec["branch_step"] or 0)) for run in runs}
@@ -388,7 +375,7 @@ def _train(
         trunk.checkpoints.keep(points | set(trunk.checkpoints.steps()[-1:]))
 
 
-def _finish_run(run: _Run, state: State, start: int, tick: Callable[[int], bool]) -> Work:
+def _finish_run(run: _Run, state: State, start: int, tick: Callable[[int], bool]) -> drive.Work:
     """Takes a branch from its stem's state, or from its own newer checkpoint, to its result."""
     found = run.checkpoints.load(run.trainer.abstract)
     start, state = (start, state) if found is None else found

@@ -20,7 +20,15 @@ from typing import Any
 import scaling
 from scaling.errors import UserError
 from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, Pool
-from scaling.launch.worker import MAX_ATTEMPTS, environment, load_programs, progress_marks, settled, usable_cache
+from scaling.launch.worker import (
+    MAX_ATTEMPTS,
+    environment,
+    load_programs,
+    most_together,
+    progress_marks,
+    settled,
+    usable_cache,
+)
 from scaling.records import write_atomic
 
 # How the plugins of jax begin (jax_plugins.xla_cuda13 ...), with what exists on a machine that has such a device.
@@ -73,6 +81,7 @@ class Local:
       cache: directory of the compilation cache.
       max_attempts: of a program, without progress, before it is ``failed``.
       execute: ``module:function`` that trains a program.
+      ensemble: programs of one shape that a worker trains at a time, or auto.
       ttl, beat: of leases, in seconds.
     """
 
@@ -84,6 +93,7 @@ class Local:
         cache: str | None = None,
         max_attempts: int = MAX_ATTEMPTS,
         execute: str | None = None,
+        ensemble: str | None = None,
         ttl: float | None = None,
         beat: float | None = None,
     ):
@@ -91,6 +101,8 @@ class Local:
             raise UserError("workers", workers, "must be at least 1")
         if max_attempts < 1:
             raise UserError("max_attempts", max_attempts, "must be at least 1")
+        if ensemble is not None:
+            most_together(ensemble)
         self.workdir = Path(workdir)
         accelerator = accelerated()
         bound = not accelerator and hasattr(os, "sched_setaffinity")
@@ -100,6 +112,7 @@ class Local:
             raise UserError("workers", workers, "a GPU or TPU takes one worker; set JAX_PLATFORMS=cpu to use cores")
         self._environment = _worker_environment(usable_cache(cache), cpu=not accelerator)
         options = {"max_attempts": max_attempts, "execute": execute, "ttl": ttl, "beat": beat, "cache": cache}
+        options["ensemble"] = ensemble
         self._options = [f"--{name}={value}" for name, value in options.items() if value is not None]
         self._max_attempts = max_attempts
         self._workers: dict[int, subprocess.Popen[bytes]] = {}

@@ -7,6 +7,9 @@ and retried by a fresh process (exit 76), at most ``max_attempts`` times without
 ``failed``. A ``UserError`` of the program makes them ``rejected`` at once. What can only be mended outside (a full
 disk) ends the worker with exit 2, its one line on the standard output, and no run is blamed for it.
 
+With ``--ensemble`` it takes several programs that are alike at a time and trains them as one compiled program, each
+under its own lease, with its own records, attempts and end; when one ends the next takes its place.
+
 Several processes may be one worker, on a mesh that spans their devices:
 
     python -m scaling.launch.worker --workdir=runs/big --processes=2 --process=0 --coordinator=host:port
@@ -23,8 +26,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import importlib
+import itertools
 import os
 import signal
 import socket
@@ -32,19 +35,22 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from scaling import distributed
 from scaling.errors import UserError
 from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
+from scaling.launch.failures import one_line, outside
 from scaling.launch.lease import BEAT, TTL, Lease, LeaseLost, Watch, holder
 from scaling.records import Record, canonical, read_json
 
 MAX_ATTEMPTS = 3
 POLL = 1.0  # seconds between two looks at what other workers hold
 EXECUTE = "scaling.train:execute"
+AUTO = 8  # programs at a time with --ensemble=auto, on an accelerator that is measured to be faster so
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -173,51 +179,56 @@ def _log(text: str) -> None:
         print(f"{_now()} {os.getpid()} {text}", file=sys.stderr, flush=True)
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    found: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in found:
-        found.append(at)
-        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
-    return found
-
-
-def outside(error: BaseException) -> bool:
-    """Whether an error is about the machine (disk full, read-only, a missing file, too few devices, no such attention),
-    so that no run is to blame."""
-    if isinstance(error, UserError) and error.field in ("mesh", "execution.attention", "checkpoints", "coordinator"):
-        return True
-    storage = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
-    for each in _chain(error):
-        if isinstance(each, OSError) and (isinstance(error, UserError) or each.errno in storage):
-            return True
-        if isinstance(error, UserError) and isinstance(each, ValueError) and "RESOURCE_EXHAUSTED" in str(each):
-            return True  # how orbax reports a full disk
-    return False
-
-
-def one_line(error: BaseException) -> str:
-    """Type and first line of an exception: the reason in a result."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
-
-
 class _Never(Exception):
     """Stands for the Interrupted of a module that has none."""
 
 
-def load_execute(name: str) -> tuple[Callable[..., None], type[Exception]]:
-    """The function that trains a program (as ``scaling.train.execute``), and what its module raises when told to stop.
+def most_together(text: str) -> int | None:
+    """How many programs at a time ``--ensemble`` says; None for auto. UserError where it says nothing."""
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise UserError("ensemble", text, "must be a whole number of at least 1, or auto")
+    return int(text)
+
+
+def load_execute(name: str) -> tuple[Callable[..., None], type[Exception], ModuleType]:
+    """The function that trains a program (as ``scaling.train.execute``), what its module raises when told to stop, and
+    the module.
 
     Args:
-      name: ``module:function``; the module may define ``Interrupted``.
+      name: ``module:function``; the module may define ``Interrupted``, and ``work``, ``alike`` and ``speedup`` as
+        ``scaling.train`` does.
     """
     from absl import flags
 
     module, _, function = name.partition(":")
     loaded = importlib.import_module(module)
     flags.FLAGS.mark_as_parsed()  # libraries such as grain read absl flags, and raise where nobody parsed them
-    return getattr(loaded, function), getattr(loaded, "Interrupted", _Never)
+    return getattr(loaded, function), getattr(loaded, "Interrupted", _Never), loaded
+
+
+class _Attempt:
+    """One attempt at a program, under its lease."""
+
+    def __init__(self, worker: Worker, program: dict[str, Any], lease: Lease, number: int):
+        self.worker, self.program, self.lease, self.number = worker, program, lease, number
+        self.over = False
+        self.asked = {"progress": self._progress, "should_stop": self._should_stop}
+
+    def _progress(self, run: str, flops: int) -> None:
+        self.lease.report({"run": run, "flops": int(flops)})
+        self.lease.check()
+
+    def _should_stop(self) -> bool:
+        self.lease.check()
+        return self.worker.stopping()
+
+    def ended(self, problem: Exception | None) -> None:
+        """Records the end and gives the lease back. Raises what no run is to blame for."""
+        self.worker._record_end(self, problem)
+        self.over = True
+        self.lease.release()
 
 
 class Worker:
@@ -230,6 +241,7 @@ class Worker:
         core: str = "all",
         execute: str = EXECUTE,
         max_attempts: int = MAX_ATTEMPTS,
+        ensemble: int | None = None,
         only: Sequence[str] = (),
         parent: int | None = None,
         ttl: float = TTL,
@@ -238,8 +250,10 @@ class Worker:
         self.workdir, self.core, self.max_attempts, self.parent = workdir, core, max_attempts, parent
         self.watch = Watch(ttl, beat)
         self._stop = threading.Event()
-        self._execute = execute
+        self._execute, self._ensemble = execute, ensemble
+        self._code: int | None = None  # with which this process must end, and no longer train
         self._settled: set[str] = set()
+        self._together: dict[str, int] = {}  # how many at a time, of programs that are alike
         self.programs = [p for p in load_programs(workdir) if not only or p["program"] in only]
 
     def stop(self, *_: object) -> None:
@@ -247,11 +261,11 @@ class Worker:
         self._stop.set()
 
     def stopping(self) -> bool:
-        """Whether somebody asked this worker to stop, or its parent is gone: a pool leaves no worker behind."""
+        """Whether this worker must end, was asked to, or its parent is gone: a pool leaves no worker behind."""
         if self.parent is not None and os.getppid() != self.parent and not self._stop.is_set():
             _log("the parent is gone")
             self._stop.set()
-        return self._stop.is_set()
+        return self._stop.is_set() or self._code is not None
 
     def run(self) -> int:
         """Works until every program is settled (0) or somebody says stop (75)."""
@@ -265,7 +279,7 @@ class Worker:
     def _follow(self) -> int:
         """Trains what process 0 of the group says, until it says how to end."""
         _log(f"process {distributed.index()} of {distributed.count()} on {socket.gethostname()}")
-        execute, interrupted = load_execute(self._execute)
+        execute, interrupted, _ = load_execute(self._execute)
         programs = {program["program"]: program for program in load_programs(self.workdir)}
         while "exit" not in (word := distributed.agree(patience=None)):
             try:
@@ -286,23 +300,84 @@ class Worker:
         if all(self._is_settled(program) for program in self.programs):
             return EXIT_DONE
         # Before any lease: a broken installation is no program's fault.
-        execute, interrupted = load_execute(self._execute)
+        self._train_one, self._interrupted, self._module = load_execute(self._execute)
+        if self._ensemble not in (None, 1) and not hasattr(self._module, "work"):
+            raise UserError("ensemble", self._ensemble, f"{self._execute} trains one program at a time")
         while not self.stopping():
-            left = [program for program in self.programs if not self._is_settled(program)]
-            if not left:
+            if all(self._is_settled(program) for program in self.programs):
                 _log("all programs are final")
                 return EXIT_DONE
-            program, lease = self._take(left)
-            if program is None or lease is None:
+            attempt = self._claim()
+            if attempt is None:
                 self._stop.wait(POLL)  # what others hold may become free: a dead peer's program is taken over
-                continue
-            with lease:
-                ended = self._attempt(program, lease, execute, interrupted)
-            if ended is not None:
-                return ended
-        return EXIT_INTERRUPTED
+            else:
+                self._train(attempt)
+        return EXIT_INTERRUPTED if self._code is None else self._code
 
-    def _take(self, left: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, Lease | None]:
+    def _claim(self, like: str | None = None) -> _Attempt | None:
+        """Begins an attempt at the largest program that is free; ``like``: of those that are alike so."""
+        while True:
+            left = [program for program in self.programs if not self._is_settled(program)]
+            found = self._take([p for p in left if like is None or self._module.alike(p) == like])
+            if found is None:
+                return None
+            attempt = self._begin(*found)
+            if attempt is not None:
+                return attempt
+
+    def _train(self, first: _Attempt) -> None:
+        """Trains a program, and others beside it where this worker takes several at a time."""
+        begun = [first]
+
+        def claims() -> Iterator[_Attempt]:
+            while attempt := self._claim(self._module.alike(first.program)):
+                begun.append(attempt)
+                yield attempt
+
+        def member(attempt: _Attempt) -> tuple[Any, Callable[[Exception | None], None]]:
+            return self._module.work(attempt.program, self.workdir, **attempt.asked), attempt.ended
+
+        try:
+            more = claims()
+            beside = list(itertools.islice(more, self._most(first.program) - 1))
+            if beside:
+                from scaling import drive
+
+                _log(f"together: {', '.join(attempt.program['program'] for attempt in begun)}")
+                ways = first.program["options"]["mesh"].get("ensemble", 1)
+                members = map(member, itertools.chain([first, *beside], more))
+                drive.drive(members, -(-len(begun) // ways) * ways)
+            else:
+                self._train_one(first.program, self.workdir, **first.asked)
+                first.ended(None)
+        except Exception as problem:  # nobody's own
+            for attempt in begun:
+                if not attempt.over:
+                    attempt.ended(problem)
+        finally:
+            for attempt in begun:
+                attempt.lease.release()
+
+    def _most(self, program: dict[str, Any]) -> int:
+        """How many programs that are alike to take at a time: as ``--ensemble`` says, else by a measurement here."""
+        if self._ensemble is not None:
+            return self._ensemble
+        if distributed.count() > 1 or not hasattr(self._module, "work"):
+            return 1
+        import jax
+
+        kind = self._module.alike(program)
+        alike = sum(not self._is_settled(each) and self._module.alike(each) == kind for each in self.programs)
+        if jax.default_backend() == "cpu" or alike == 1:
+            return 1
+        if kind not in self._together:
+            size = min(alike, AUTO)
+            faster = self._module.speedup(program, size, self.workdir)
+            _log(f"{size} programs together are {faster:.2f} times as fast as one by one")
+            self._together[kind] = AUTO if faster > 1 else 1
+        return self._together[kind]
+
+    def _take(self, left: list[dict[str, Any]]) -> tuple[dict[str, Any], Lease] | None:
         """Leases the largest program that is free; one whose shape another worker is just compiling comes last, since
         its executable will be in the cache in a few seconds."""
         compiling = set()
@@ -315,7 +390,7 @@ class Worker:
                 break
             if lease := self.watch.take(self._record(program).path):
                 return program, lease
-        return None, None
+        return None
 
     def _record(self, program: dict[str, Any]) -> Record:
         return Record(self.workdir / "runs" / program["program"])
@@ -328,63 +403,58 @@ class Worker:
                 self._settled.add(spec["run"])
         return True
 
-    def _attempt(
-        self, program: dict[str, Any], lease: Lease, execute: Callable[..., None], interrupted: type[Exception]
-    ) -> int | None:
-        """One attempt at a program. Returns an exit code when this process must end."""
+    def _begin(self, program: dict[str, Any], lease: Lease) -> _Attempt | None:
+        """Records the start of an attempt; None, and the lease is given back, where there is nothing to attempt."""
         if self._is_settled(program):
+            lease.release()
             return None  # its last holder finished it between the look and the lease
-        name, record, error_log = program["program"], self._record(program), self._record(program).path / "error.log"
-        marks = progress_marks(self.workdir, program)
+        name, record, marks = program["program"], self._record(program), progress_marks(self.workdir, program)
         spent = attempts(record, marks)
         if spent >= self.max_attempts:
             last = [row for row in record.rows() if "event" in row][-1]
             why = last.get("reason", "the worker died (killed, or out of memory)")
             self._end(program, "failed", f"{spent} attempts without progress; the last: {why}")
+            lease.release()
             return None
         start = {"event": "start", "time": _now(), "marks": marks, "host": socket.gethostname(), "pid": os.getpid()}
         record.append([{**start, "core": self.core}])
         _log(f"{name}: start, attempt {spent + 1} of {self.max_attempts}")
-
-        def progress(run: str, flops: int) -> None:
-            lease.report({"run": run, "flops": int(flops)})
-            lease.check()
-
-        def should_stop() -> bool:
-            lease.check()
-            return self.stopping()
-
         distributed.agree({"program": name})
-        try:
-            execute(program, self.workdir, progress=progress, should_stop=should_stop)
+        return _Attempt(self, program, lease, spent + 1)
+
+    def _record_end(self, attempt: _Attempt, problem: Exception | None) -> None:
+        """Writes how an attempt ended, and notes when this process must end too."""
+        program, lease = attempt.program, attempt.lease
+        name, record = program["program"], self._record(program)
+        if problem is None:
             missing = [spec["run"] for spec in program["runs"] if not settled(self.workdir, spec)]
-            if missing:
-                raise RuntimeError(f"{self._execute} returned, but {missing[0]} has no result")
-        except LeaseLost:
+            problem = RuntimeError(f"{self._execute} returned, but {missing[0]} has no result") if missing else None
+        if problem is None:
+            record.append([{"event": "finish", "time": _now()}])
+            _log(f"{name}: finished")
+        elif isinstance(problem, LeaseLost):
             _log(f"{name}: the lease was lost, leaving it to its new owner")
-            return EXIT_AGAIN if distributed.count() > 1 else None  # the others are still at it, and must end
-        except interrupted:
+            if distributed.count() > 1:  # the others are still at it, and must end
+                self._code = EXIT_AGAIN
+        elif isinstance(problem, self._interrupted):
             record.append([{"event": "interrupted", "time": _now()}])
             _log(f"{name}: interrupted")
-            return EXIT_INTERRUPTED
-        except UserError as error:
-            if outside(error):
-                raise
+            self._code = self._code or EXIT_INTERRUPTED
+        elif outside(problem):
+            if isinstance(problem, UserError):
+                raise problem
+            raise UserError("workdir", self.workdir, f"{one_line(problem)}; free space or mend access") from problem
+        elif isinstance(problem, UserError):
             if lease.alive():
-                self._end(program, "rejected", str(error))
-            return None
-        except Exception as error:
-            if outside(error):
-                raise UserError("workdir", self.workdir, f"{one_line(error)}; free space or mend access") from error
-            _log(f"{name}: {one_line(error)}")
+                self._end(program, "rejected", str(problem))
+        else:
+            _log(f"{name}: {one_line(problem)}")
             if lease.alive():
-                with open(error_log, "a") as file:
-                    file.write(f"{_now()} attempt {spent + 1}\n{traceback.format_exc().rstrip()}\n")
-                record.append([{"event": "error", "time": _now(), "reason": one_line(error)}])
-            return EXIT_AGAIN  # a fresh process: an accelerator may be unusable after an error
-        record.append([{"event": "finish", "time": _now()}])
-        _log(f"{name}: finished")
-        return None
+                with open(record.path / "error.log", "a") as file:
+                    text = "".join(traceback.format_exception(problem)).rstrip()
+                    file.write(f"{_now()} attempt {attempt.number}\n{text}\n")
+                record.append([{"event": "error", "time": _now(), "reason": one_line(problem)}])
+            self._code = EXIT_AGAIN  # a fresh process: an accelerator may be unusable after an error
 
     def _end(self, program: dict[str, Any], status: str, reason: str) -> None:
         """Writes the result of every unfinished run of a program."""
@@ -447,6 +517,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", default=None, help="compilation cache (default $SCALING_CACHE or ~/.cache/scaling)")
     parser.add_argument("--execute", default=EXECUTE, help="module:function that trains a program")
     parser.add_argument("--max_attempts", default=MAX_ATTEMPTS, type=int)
+    parser.add_argument("--ensemble", default="auto", help="programs at a time, or auto (see scaling run --help)")
     parser.add_argument("--only", default="", help="comma-separated programs; default all of study.json")
     parser.add_argument("--parent", default=None, type=int, help="end when this process is no longer the parent")
     parser.add_argument("--ttl", default=TTL, type=float, help="seconds of silence after which a lease is void")
@@ -458,7 +529,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = 1
     try:
         options.workdir = options.workdir.absolute()  # orbax takes no relative path
+        ensemble = most_together(options.ensemble)
         group = distributed.detect(os.environ, options.processes, options.process, options.coordinator)
+        if group is not None and ensemble not in (None, 1):
+            raise UserError("ensemble", ensemble, "a group of processes trains one program at a time")
         report = _redirect(options.workdir, options.core + (f"-{group.process}" if group else ""))
         _bind(options.core)
         os.environ.update(environment(usable_cache(options.cache), single=options.core != "all"))
@@ -467,6 +541,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             core=options.core,
             execute=options.execute,
             max_attempts=options.max_attempts,
+            ensemble=ensemble,
             only=[name for name in options.only.split(",") if name],
             parent=options.parent,
             ttl=options.ttl,

@@ -144,7 +144,8 @@ def run(options: SimpleNamespace) -> int:
     if options.retry_failed:
         worker.reset(workdir, reader.programs)
     pending = [p for p in reader.programs if not all(worker.settled(workdir, spec) for spec in p["runs"])]
-    given = {"workers": options.workers, "cache": options.cache, "execute": options.execute}
+    given = {"workers": options.workers, "cache": options.cache, "execute": options.execute,
+             "ensemble": options.ensemble}  # fmt: skip
     engine = launch.engine(options.engine)(workdir, max_attempts=options.max_attempts, **given)
     signalled = problem = None
     if pending:

@@ -15,7 +15,7 @@ from scaling.records import read_json, write_json
 from scaling.verbs.show import interval, print_json, table
 from scaling.verbs.study import default_workdir, run
 
-RUN = ("engine", "workers", "retry_failed", "max_attempts", "cache", "execute")
+RUN = ("engine", "workers", "retry_failed", "max_attempts", "ensemble", "cache", "execute")
 
 
 def tune(options: SimpleNamespace) -> int:
