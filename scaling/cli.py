@@ -209,6 +209,22 @@ VERBS: dict[str, Verb] = {
         ("WORKDIR|FIT.json",),
         (Flag("out", "string", "directory for the figures (default figures beside them)"), JSON),
     ),
+    "data": Verb(
+        "prepare text for training: tokens in memory-mapped shards with a manifest, for the source `prepared`",
+        ("prepare", "PATH..."),
+        (
+            OUT,
+            Flag("tokenizer", "string", "bytes, or a tokenizer.json of Hugging Face's tokenizers", "bytes"),
+            Flag("end", "string", "token after every document: its name, none, or auto (the tokenizer's own)", "auto"),
+            Flag("column", "string", "of jsonl, parquet and arrow: text, or lists of tokens", "text"),
+            Flag("glob", "string", "which files of a folder, as plain text if the name says no other (default: known)"),
+            Flag("evaluation", "string", "files for evaluation, by commas (default: a share of the documents)"),
+            Flag("share", "float", "of the documents that go to evaluation, by the hash of their content", 0.05),
+            Flag("cut", "integer", "bytes above which plain text is several documents (default: by the files)"),
+            Flag("shard_tokens", "integer", "tokens of a shard; what a crash can cost", 2**26),
+            JSON,
+        ),
+    ),
     "laws": Verb("the functional forms, with their sources", (), (JSON,)),
 }
 

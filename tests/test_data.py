@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaling import data
-from scaling.data import _random, _tokens, stdlib
+from scaling.data import _documents, _prepare, _random, _tokenizer, _tokens, stdlib
 from scaling.data.bin import HEADER, MAGIC
 from scaling.errors import UserError
 
@@ -40,10 +40,13 @@ def sources(tmp_path_factory) -> dict[str, dict]:
         write_words(root / "text" / f"{number}.txt", 1500, number)
     tokens = np.random.default_rng(0).integers(0, 1000, 60_000)
     tokens.astype("<u2").tofile(root / "tokens.bin")
+    files = _documents.inputs([str(root / "text")])
+    _prepare.prepare(_prepare.Job(files, root / "prepared", _tokenizer.load("bytes"), shard_tokens=20_000))
     return {
         "stdlib": {"source": "stdlib"},
         "text": {"source": "text", "path": str(root / "text")},
         "bin": {"source": "bin", "path": str(root / "tokens.bin"), "vocab": 1000, "fraction": 0.1, "block": 512},
+        "prepared": {"source": "prepared", "path": str(root / "prepared")},
         "zipf": {"source": "zipf"},
         "markov": {"source": "markov", "vocab": 8, "order": 2},
         "rhm": {"source": "rhm"},
@@ -361,7 +364,7 @@ def test_bytes_per_token_is_what_was_given(tmp_path):
 def test_a_hash_by_sample_sees_sizes_and_says_so(tmp_path, monkeypatch):
     TOKENS.astype("<u2").tofile(tmp_path / "a.bin")
     TOKENS[:-1].astype("<u2").tofile(tmp_path / "b.bin")
-    monkeypatch.setattr("scaling.data.bin.HASH_WHOLE", 1000)
+    monkeypatch.setattr("scaling.data._tokens.HASH_WHOLE", 1000)
     first, second = binary(tmp_path / "a.bin").describe(), binary(tmp_path / "b.bin").describe()
     assert first["sha256_of"] == "sample" and first["sha256"] != second["sha256"]
 
@@ -430,8 +433,8 @@ def test_llmc_header_alone_is_truncated(tmp_path):
 @pytest.mark.parametrize(
     ("config", "field", "message"),
     [
-        ({}, "source", "bin, markov, rhm, scenes, stdlib, text, zipf"),
-        ({"source": "webtext"}, "source", "bin, markov, rhm, scenes, stdlib, text, zipf"),
+        ({}, "source", "bin, markov, prepared, rhm, scenes, stdlib, text, zipf"),
+        ({"source": "webtext"}, "source", "bin, markov, prepared, rhm, scenes, stdlib, text, zipf"),
         ({"source": "_tokens"}, "source", "bin, markov"),
         ({"source": "stdlib", "path": "x"}, "data.path", "limit"),
         ({"source": "text", "paht": "x"}, "data.paht", "it has: path, glob"),

@@ -1,4 +1,4 @@
-"""Windows over one array of training tokens and a list of evaluation documents: the body of stdlib, text and bin.
+"""Windows over the training tokens and a list of evaluation documents: the body of every source of text.
 
 The training text is the concatenation of the training documents, cut into windows of ``context`` tokens that share
 their last token with the next window's first (the target of the one is the input of the other): a token is a target
@@ -10,19 +10,63 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from scaling.data._random import key, mix, permute
+from scaling.errors import UserError
 
 EVALUATION = 0.05
 """Share of the bytes, in expectation, whose documents go to evaluation."""
+HASH_WHOLE = 256 * 2**20
+"""Bytes up to which content is hashed in full."""
+PIECES, PIECE = 4096, 4096
+
+
+class Tokens(Protocol):
+    """Tokens that lie elsewhere than in one array: in several files, or one document a record."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """Integers (n, length): the tokens from each of ``starts`` (n,) on."""
+        ...
+
+
+def gather(tokens: np.ndarray | Tokens, starts: np.ndarray, length: int) -> np.ndarray:
+    """``length`` tokens from each of ``starts`` (n,), (n, length)."""
+    if isinstance(tokens, np.ndarray):
+        return tokens[starts[:, None] + np.arange(length)]
+    return tokens.gather(starts, length)
 
 
 def held_out(digest: bytes, share: float = EVALUATION) -> bool:
     """Whether the document with this sha256 belongs to evaluation. Copies of a document land on the same side."""
-    return int.from_bytes(digest[:8], "big") < int(share * 2.0**64)
+    return below(digest, int(share * 2.0**64))
+
+
+def split(digests: Sequence[bytes], sizes: Sequence[int], total: int, share: float = EVALUATION) -> int:
+    """The threshold of a document's hash below which it goes to evaluation: ``share`` of 2**64.
+
+    Where that takes less than a fifth or more than five times the share of ``total`` bytes, as it may where documents
+    are few, the threshold is put above the smallest hashes that hold the share.
+
+    Args:
+      digests, sizes: sha256 and bytes of the documents that may be held out.
+    """
+    numbers = np.array([int.from_bytes(each[:8], "big") for each in digests], np.uint64)
+    bytes_of, plain = np.asarray(sizes, np.int64), int(share * 2.0**64)
+    if share / 5 <= bytes_of[numbers < plain].sum() / total <= min(5 * share, 0.5 + share / 2):
+        return plain
+    order = np.argsort(numbers, kind="stable")
+    last = int(np.searchsorted(np.cumsum(bytes_of[order]), share * total))
+    return int(numbers[order[min(last, len(order) - 1)]]) + 1 if len(order) else plain
+
+
+def below(digest: bytes, threshold: int) -> bool:
+    """Whether the document with this sha256 belongs to evaluation."""
+    return int.from_bytes(digest[:8], "big") < threshold
 
 
 @dataclass(frozen=True)
@@ -38,7 +82,7 @@ class Document:
 class TokenSource:
     """A source that holds its tokens, in memory or mapped from a file. See ``scaling.data.Source`` for the methods."""
 
-    train: np.ndarray
+    train: np.ndarray | Tokens
     documents: Sequence[Document]
     vocab: int
     bytes_per_token: float | None
@@ -67,8 +111,7 @@ class TokenSource:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             chosen[here] = permute(positions[here], windows, key(seed, int(epoch)))
-        rows = self.train[(chosen * context)[:, None] + np.arange(context + 1)]
-        return {"tokens": rows.astype(np.int32)}
+        return {"tokens": gather(self.train, chosen * context, context + 1).astype(np.int32)}
 
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
         where, first, order = [], [], []
@@ -99,6 +142,30 @@ class TokenSource:
         }
 
 
+@dataclass(frozen=True)
+class CheckedTokens(TokenSource):
+    """A TokenSource that refuses tokens the vocabulary does not have, instead of clipping them silently."""
+
+    path: str = ""
+
+    def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
+        found = super().batch(indices, seed=seed, context=context)
+        check_vocab(found["tokens"], self.vocab, self.path)
+        return found
+
+    def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
+        found = super().evaluation(context, limit_tokens)
+        check_vocab(found["tokens"], self.vocab, self.path)
+        return found
+
+
+def check_vocab(tokens: np.ndarray, vocab: int, path: str) -> None:
+    """Raises UserError where a token is outside [0, vocab); an int32 that overflowed is negative, so outside too."""
+    if tokens.size and (int(tokens.max()) >= vocab or int(tokens.min()) < 0):
+        worst = int(tokens.max()) if tokens.max() >= vocab else int(tokens.min()) % 2**32
+        raise UserError("data.vocab", vocab, f"{path} has the token {worst}; give the tokenizer's size, or the dtype")
+
+
 def content_hash(items: Sequence[tuple[str, bytes]]) -> str:
     """sha256 over (name, content), each preceded by its length, so that no two lists share a byte stream."""
     total = hashlib.sha256()
@@ -107,6 +174,24 @@ def content_hash(items: Sequence[tuple[str, bytes]]) -> str:
         total.update(len(encoded).to_bytes(8, "big") + encoded + len(content).to_bytes(8, "big"))
         total.update(content)
     return total.hexdigest()
+
+
+def digest(parts: Sequence[np.ndarray]) -> tuple[str, str]:
+    """(sha256, "all" | "sample") over arrays (1-D), each preceded by its type and length.
+
+    Above ``HASH_WHOLE`` bytes together, of each only 4,096 evenly spaced pieces of 4 KiB are hashed.
+    """
+    total = hashlib.sha256()
+    whole = sum(part.nbytes for part in parts) <= HASH_WHOLE
+    for part in parts:
+        raw = part.view(np.uint8)
+        total.update(f"{part.dtype.str} {part.size};".encode())
+        if whole:
+            total.update(raw.data)
+        else:
+            for start in np.linspace(0, max(0, raw.size - PIECE), PIECES).astype(np.int64):
+                total.update(raw[start : start + PIECE].data)
+    return total.hexdigest(), "all" if whole else "sample"
 
 
 def join(parts: Sequence[bytes]) -> np.ndarray:

@@ -18,16 +18,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from scaling.data._tokens import Document, TokenSource
+from scaling.data._tokens import CheckedTokens, Document, TokenSource, check_vocab, digest
 from scaling.errors import UserError
 
 MAGIC, HEADER = 20240520, 256
-HASH_WHOLE = 256 * 2**20
-PIECES, PIECE = 4096, 4096
 
 
 @dataclass(frozen=True)
@@ -46,30 +43,6 @@ class Config:
     """Tokens of an evaluation document."""
     bytes_per_token: float = 0.0
     """Mean bytes of text for a token, if you know it: losses are then also given in bits/byte. 0: not known."""
-
-
-@dataclass(frozen=True)
-class CheckedTokens(TokenSource):
-    """A TokenSource that refuses tokens the vocabulary does not have, instead of clipping them silently."""
-
-    path: str = ""
-
-    def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
-        found = super().batch(indices, seed=seed, context=context)
-        check_vocab(found["tokens"], self.vocab, self.path)
-        return found
-
-    def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
-        found = super().evaluation(context, limit_tokens)
-        check_vocab(found["tokens"], self.vocab, self.path)
-        return found
-
-
-def check_vocab(tokens: np.ndarray, vocab: int, path: str) -> None:
-    """Raises UserError where a token is outside [0, vocab); an int32 that overflowed is negative, so outside too."""
-    if tokens.size and (int(tokens.max()) >= vocab or int(tokens.min()) < 0):
-        worst = int(tokens.max()) if tokens.max() >= vocab else int(tokens.min()) % 2**32
-        raise UserError("data.vocab", vocab, f"{path} has the token {worst}; give the tokenizer's size, or the dtype")
 
 
 def open_tokens(path: Path, dtype: str) -> np.ndarray:
@@ -108,21 +81,6 @@ def open_tokens(path: Path, dtype: str) -> np.ndarray:
     return np.memmap(path, kind, mode="r", offset=offset, shape=(count,))
 
 
-def _digest(parts: list[np.ndarray]) -> tuple[str, str]:
-    """(sha256, "all" | "sample") over the tokens, not the header: the same tokens have the same identity."""
-    total = hashlib.sha256()
-    whole = sum(part.nbytes for part in parts) <= HASH_WHOLE
-    for part in parts:
-        raw = part.view(np.uint8)
-        total.update(f"{part.dtype.str} {part.size};".encode())
-        if whole:
-            total.update(raw.data)
-        else:
-            for start in np.linspace(0, max(0, raw.size - PIECE), PIECES).astype(np.int64):
-                total.update(raw[start : start + PIECE].data)
-    return total.hexdigest(), "all" if whole else "sample"
-
-
 def make(config: Config) -> TokenSource:
     """Opens and checks the files.
 
@@ -156,14 +114,14 @@ def make(config: Config) -> TokenSource:
         starts = rng.integers(0, max(1, len(part) - 4096), 64)
         for start in (0, *starts, max(0, len(part) - 4096)):
             check_vocab(part[start : start + 4096], config.vocab, config.path)
-    digest, extent = _digest(parts)
+    sha256, extent = digest(parts)
     documents = [
-        Document(f"block {start // config.block}", held[start : start + config.block], _block_digest(digest, start))
+        Document(f"block {start // config.block}", held[start : start + config.block], _block_digest(sha256, start))
         for start in range(0, len(held) - 1, config.block)
     ]
     about = {
         "source": "bin",
-        "sha256": digest,
+        "sha256": sha256,
         "sha256_of": extent,
         "bytes": sum(part.nbytes for part in parts),
         "evaluation_bytes": held.nbytes,
@@ -175,5 +133,5 @@ def make(config: Config) -> TokenSource:
     return CheckedTokens(train, documents, config.vocab, known, about, path=config.path)
 
 
-def _block_digest(digest: str, start: int) -> bytes:
-    return hashlib.sha256(f"{digest}:{start}".encode()).digest()
+def _block_digest(content: str, start: int) -> bytes:
+    return hashlib.sha256(f"{content}:{start}".encode()).digest()

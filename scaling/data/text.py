@@ -14,7 +14,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling.data._tokens import EVALUATION, Document, TokenSource, content_hash, held_out, join
+from scaling.data._tokens import Document, TokenSource, below, content_hash, join, split
 from scaling.errors import UserError
 
 SMALLEST = 32 * 1024
@@ -78,18 +78,10 @@ def make(config: Config) -> TokenSource:
     documents, gap = _blocks(found)
     digests = [hashlib.sha256(content).digest() for _, content in documents]
     usable = [len(content) > 2 * gap + 1 for _, content in documents]
-    held = [held_out(digest) and long for digest, long in zip(digests, usable)]
     total = sum(len(content) for _, content in documents)
-    share = sum(len(content) for (_, content), out in zip(documents, held) if out) / total
-    if not EVALUATION / 5 <= share <= 5 * EVALUATION:
-        held, filled = [False] * len(documents), 0
-        for digest in sorted({digest for digest, long in zip(digests, usable) if long}):
-            if filled >= EVALUATION * total:
-                break
-            copies = [number for number, other in enumerate(digests) if other == digest]
-            for number in copies:
-                held[number] = True
-                filled += len(documents[number][1])
+    may = [(digest, len(content)) for (_, content), digest, long in zip(documents, digests, usable) if long]
+    threshold = split([digest for digest, _ in may], [size for _, size in may], total)
+    held = [below(digest, threshold) and long for digest, long in zip(digests, usable)]
     if all(held):
         raise UserError("data.path", config.path, "holds the same text many times over; it cannot be split")
     train = join([content for (_, content), out in zip(documents, held) if not out])

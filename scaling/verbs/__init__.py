@@ -4,6 +4,7 @@ Heavy modules are imported by the verb that needs them; training happens in work
 """
 
 from scaling.verbs.comparisons import compare
+from scaling.verbs.datasets import data
 from scaling.verbs.designs import next_cells as next
 from scaling.verbs.fits import CONVENTIONS, STANDARD, fit
 from scaling.verbs.output import laws, plot, report
@@ -16,6 +17,7 @@ __all__ = [
     "CONVENTIONS",
     "STANDARD",
     "compare",
+    "data",
     "default_workdir",
     "fit",
     "laws",

@@ -1,0 +1,225 @@
+"""Documents of text in files, one after another and from any point on: plain text, JSON Lines, Parquet, Arrow, records.
+
+A document is UTF-8 text (bytes), or the tokens that a column of integer lists holds. Where reading is, is one integer:
+the next byte of a text or JSON Lines file (unpacked, if it is gzipped), the next row of the others. So reading goes on
+after a crash without reading again, and no more than a row (or a piece of text) is held.
+
+Arrow files are those of ``datasets.Dataset.save_to_disk``; with Parquet they are what Hugging Face's ``datasets`` keeps
+on disk, and pyarrow reads both without it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from scaling.data._extras import need
+from scaling.errors import UserError
+
+KINDS = {
+    ".txt": "text",
+    ".md": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".array_record": "records",
+    ".arrayrecord": "records",
+}
+ROWS = 256  # rows of a table that are held at once
+LARGE, SMALL, SMALLEST, FEW = 2**20, 2**16, 2**12, 20
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file; ``name`` is relative to what was given, and stands for it in messages and manifests."""
+
+    path: Path
+    name: str
+
+    @property
+    def kind(self) -> str:
+        suffixes = [suffix.lower() for suffix in self.path.suffixes]
+        if suffixes[-1:] == [".gz"]:
+            suffixes.pop()
+        return KINDS.get(suffixes[-1] if suffixes else "", "text")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size
+
+    def open(self) -> BinaryIO:
+        opener: Any = gzip.open if self.path.suffix.lower() == ".gz" else open
+        return opener(self.path, "rb")
+
+
+def inputs(paths: Sequence[str], pattern: str = "") -> list[Input]:
+    """The files that ``paths`` name, those of a folder sorted: all of known kinds, or those that match ``pattern``.
+
+    Raises:
+      UserError: a path does not exist, or holds no such file, or all are empty.
+    """
+    found = []
+    for given in paths:
+        root = Path(given).expanduser()
+        if root.is_file():
+            found.append(Input(root, root.name))
+            continue
+        if not root.is_dir():
+            raise UserError("path", given, "is not there; give files or folders of text, jsonl, parquet or arrow")
+        try:
+            below = sorted(path for path in root.glob(pattern or "**/*") if path.is_file())
+        except (ValueError, NotImplementedError) as error:
+            raise UserError("glob", pattern, f"is no pattern ({error}); for example **/*.txt") from error
+        # Beside its arrow files a saved data set has json files, and caches that begin with this word.
+        known = [path for path in below if pattern or _known(path)]
+        if not known:
+            raise UserError("path", given, f"holds no {pattern or ', '.join(KINDS)} file; give --glob='**/*.py', say")
+        found += [Input(path, path.relative_to(root).as_posix()) for path in known]
+    if not sum(each.size for each in found):
+        raise UserError("path", " ".join(paths), "is empty; give files that hold text")
+    return found
+
+
+def _known(path: Path) -> bool:
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix in KINDS and not name.startswith("cache-")
+
+
+def piece(files: Sequence[Input]) -> int:
+    """Bytes above which plain text is cut: 1 MiB where many files are documents by themselves, less for a few."""
+    if len(files) >= FEW:
+        return LARGE
+    return min(SMALL, max(SMALLEST, sum(each.size for each in files) // 40))
+
+
+def documents(each: Input, column: str, cut: int, start: int = 0) -> Iterator[tuple[Any, int]]:
+    """(document, where the next one begins) from ``start`` on. A row that is null is None; it has no text.
+
+    Args:
+      column: of JSON Lines, Parquet and Arrow.
+      cut: plain text is cut into documents of at most this many bytes, at a line's end where there is one.
+
+    Raises:
+      UserError: the file cannot be read, is damaged, or has no such column.
+    """
+    read = {"text": _text, "jsonl": _jsonl, "parquet": _parquet, "arrow": _arrow, "records": _records}[each.kind]
+    try:
+        yield from read(each, cut if each.kind == "text" else column, start)
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # pyarrow's errors are OSErrors or ValueErrors
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:200]
+        raise UserError("path", each.name, f"cannot be read ({reason}); copy it again") from error
+
+
+def _text(each: Input, cut: Any, start: int) -> Iterator[tuple[Any, int]]:
+    with each.open() as file:
+        file.seek(start)
+        block = b""
+        while block := block + file.read(cut + 1 - len(block)):
+            end = _cut(block, cut) if len(block) > cut else len(block)
+            start += end
+            yield block[:end], start
+            block = block[end:]
+
+
+def _cut(block: bytes, cut: int) -> int:
+    """Where to end a piece: after its last line, else its last space, in its second half; else between characters."""
+    for mark in (b"\n", b" "):
+        if (end := block.rfind(mark, 0, cut) + 1) > cut // 2:
+            return end
+    back = 0
+    while back < 3 and block[cut - back] & 0xC0 == 0x80:
+        back += 1
+    return cut - back
+
+
+def _value(value: Any, where: Callable[[], str], column: str) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, list) and all(type(token) is int for token in value):
+        return np.array(value, np.int64)
+    raise UserError(f"column {column}", where(), f"holds {type(value).__name__}, neither text nor a list of tokens")
+
+
+def _jsonl(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
+    begin = start
+
+    def where() -> str:
+        with each.open() as again:
+            return f"{each.name}, line {again.read(begin).count(10) + 1}"
+
+    with each.open() as file:
+        file.seek(start)
+        for line in file:
+            begin, start = start, start + len(line)
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError("path", where(), f"is not JSON ({error}); mend or delete it") from error
+            if not isinstance(row, dict) or column not in row:
+                has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
+                raise UserError("column", column, f"is not in {where()}, which has {has}; give --column")
+            yield _value(row[column], where, column), start
+
+
+def _parquet(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
+    parquet = need("pyarrow.parquet", each.name)
+    with parquet.ParquetFile(each.path) as file:
+        _has(column, file.schema_arrow.names, each)
+        row = 0
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            if row + count <= start:
+                row += count
+                continue
+            for batch in file.iter_batches(ROWS, row_groups=[group], columns=[column]):
+                yield from _rows(batch, column, row, start, each)
+                row += batch.num_rows
+
+
+def _arrow(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
+    arrow = need("pyarrow", each.name)
+    with arrow.memory_map(str(each.path)) as mapped, arrow.ipc.open_stream(mapped) as file:
+        _has(column, file.schema.names, each)
+        row = 0
+        for batch in file:
+            for begin in range(0, batch.num_rows, ROWS):
+                part = batch.slice(begin, ROWS)
+                if row + part.num_rows > start:
+                    yield from _rows(part, column, row, start, each)
+                row += part.num_rows
+
+
+def _has(column: str, names: Sequence[str], each: Input) -> None:
+    if column not in names:
+        raise UserError("column", column, f"is not in {each.name}, which has {', '.join(names)}; give --column")
+
+
+def _rows(batch: Any, column: str, row: int, start: int, each: Input) -> Iterator[tuple[Any, int]]:
+    values = batch.column(batch.schema.get_field_index(column)).to_pylist()
+    for number, value in enumerate(values, row):
+        if number >= start:
+            yield _value(value, lambda number=number: f"{each.name}, row {number}", column), number + 1
+
+
+def _records(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
+    module = need("array_record.python.array_record_data_source", each.name)
+    try:
+        with module.ArrayRecordDataSource([str(each.path)]) as source:
+            for row in range(start, len(source), ROWS):
+                for record in source.__getitems__(range(row, min(row + ROWS, len(source)))):
+                    row += 1
+                    yield record, row
+    except RuntimeError as error:
+        raise UserError("path", each.name, f"is damaged or no ArrayRecord ({str(error)[:150]}); copy again") from error

@@ -1,0 +1,445 @@
+"""``scaling data prepare``: documents to memory-mapped shards of tokens, which the source ``prepared`` reads.
+
+The folder holds, written in this order::
+
+    train-00003.bin         tokens and nothing else: little-endian uint8, uint16 or uint32, as nanoGPT's files
+    train-00003.documents   for each document its end in the shard and the first 8 bytes of its sha256, two uint64
+    evaluation-00003.bin, evaluation-00003.documents
+    progress.json           until the end: the shards that are whole, and where reading goes on
+    manifest.json           at the end: tokenizer, inputs and shards with their sha256, split, counts
+
+A document goes to evaluation by the hash of its content, so copies stay on one side; or evaluation has files of its
+own, and their copies are left out of training. Text is read once and in order, one shard of each split is open at a
+time, and a shard is whole before progress.json names it: after a crash at any moment the same command writes the same
+bytes. What is held in memory does not grow with the text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from scaling.data import _documents
+from scaling.data._documents import Input
+from scaling.data._tokenizer import Tokenizer
+from scaling.data._tokens import below, split
+from scaling.errors import UserError
+from scaling.records import read_json, write_atomic, write_json
+
+SCHEMA = 1
+MANIFEST, PROGRESS = "manifest.json", "progress.json"
+TRAIN, EVALUATION = "train", "evaluation"
+INDEX = np.dtype([("end", "<u8"), ("digest", "<u8")])
+SHARD_TOKENS = 2**26
+SCAN = 64 * 2**20
+"""Inputs up to this many bytes are looked through before they are split: few documents need another threshold."""
+BATCH_BYTES, BATCH = 2**21, 512
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to prepare. ``cut``: bytes above which plain text is cut, 0 for a choice by the inputs."""
+
+    inputs: Sequence[Input]
+    out: Path
+    tokenizer: Tokenizer
+    evaluation: Sequence[Input] = ()
+    column: str = "text"
+    share: float = 0.05
+    cut: int = 0
+    shard_tokens: int = SHARD_TOKENS
+
+    def __post_init__(self):
+        if not 0 < self.share < 1:
+            raise UserError("share", self.share, "must lie between 0 and 1")
+        if self.shard_tokens < 1:
+            raise UserError("shard_tokens", self.shard_tokens, "must be at least 1")
+        if self.cut < 0 or 0 < self.cut < 16:
+            raise UserError("cut", self.cut, "must be 0 or at least 16 bytes")
+
+
+@dataclass
+class _Shard:
+    """One shard of a split while it is written; its files have their names only when it is whole."""
+
+    folder: Path
+    split: str
+    number: int
+    dtype: np.dtype
+    tokens: int = 0
+    text: int = 0
+    sha256: Any = field(default_factory=hashlib.sha256)
+    index: list[tuple[int, int]] = field(default_factory=list)
+    file: BinaryIO | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.number:05}.bin"
+
+    def add(self, tokens: np.ndarray, mark: int, text: int) -> None:
+        if self.file is None:
+            self.file = open(self.folder / f"{self.name}.part", "wb")  # noqa: SIM115 (closed by ``_Shards``)
+        raw = tokens.astype(self.dtype).tobytes()
+        self.file.write(raw)
+        self.sha256.update(raw)
+        self.tokens += len(tokens)
+        self.text += text
+        self.index.append((self.tokens, mark))
+
+    def finish(self) -> dict[str, Any] | None:
+        """Gives the files their names; what the manifest says of them, or None where the shard has no document."""
+        if self.file is None:
+            return None
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        index = np.array(self.index, INDEX).tobytes()
+        write_atomic((self.folder / self.name).with_suffix(".documents"), index)
+        os.replace(self.folder / f"{self.name}.part", self.folder / self.name)
+        return {
+            "file": self.name,
+            "split": self.split,
+            "tokens": self.tokens,
+            "documents": len(self.index),
+            "text_bytes": self.text,
+            "sha256": self.sha256.hexdigest(),
+            "documents_sha256": hashlib.sha256(index).hexdigest(),
+        }
+
+
+class _Shards:
+    """The open shard of each split. ``commit`` makes them whole, says so in progress.json, and opens the next."""
+
+    def __init__(self, job: Job, state: dict[str, Any]):
+        self._job, self._state = job, state
+        self._next()
+
+    def _next(self) -> None:
+        number, dtype = self._state["segment"], self._job.tokenizer.dtype
+        self.open = {name: _Shard(self._job.out, name, number, dtype) for name in (TRAIN, EVALUATION)}
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.open.values())
+
+    def commit(self) -> None:
+        self._state["shards"] += [entry for entry in (shard.finish() for shard in self.open.values()) if entry]
+        self._state["segment"] += 1
+        write_json(self._job.out / PROGRESS, self._state)
+        self._next()
+
+    def close(self) -> None:
+        for shard in self.open.values():
+            if shard.file is not None:
+                shard.file.close()
+
+
+Say = Callable[[str, int, int, int], None]
+
+
+def prepare(job: Job, say: Say = lambda *_: None) -> tuple[dict[str, Any], bool]:
+    """Writes what is missing of ``job.out``; returns its manifest and whether anything was missing.
+
+    Args:
+      say: called with what is being done, bytes done and to do, and tokens so far.
+
+    Raises:
+      UserError: an input is damaged, changed or of another shape; ``out`` holds something else, is being prepared by
+        another process, or cannot be written.
+    """
+    try:
+        job.out.mkdir(parents=True, exist_ok=True)
+        with _alone(job.out):
+            return _prepare(job, say)
+    except OSError as error:
+        raise UserError(
+            "out", job.out, f"cannot be written ({error.strerror}); free space or choose another"
+        ) from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise UserError("out", folder, "is being prepared by another process; wait for it") from error
+        # A file system without locks of folders: two writers would still write the same bytes.
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _prepare(job: Job, say: Say) -> tuple[dict[str, Any], bool]:
+    every = [*job.evaluation, *job.inputs]
+    cut = job.cut or _documents.piece(every)
+    asked = {
+        "tokenizer": job.tokenizer.about(),
+        "column": job.column,
+        "share": 0.0 if job.evaluation else job.share,
+        "cut": cut,
+        "shard_tokens": job.shard_tokens,
+        "evaluation_inputs": len(job.evaluation),
+    }
+    state = _found(job.out)
+    if state is None:
+        stray = [path.name for path in job.out.iterdir() if path.suffix != ".part"]
+        if stray:
+            raise UserError("out", job.out, f"holds {sorted(stray)[0]}, which is not of here; choose another directory")
+        state = {"schema": SCHEMA, "asked": asked, "inputs": []}
+    if state["asked"] != asked:
+        other = next(name for name in asked if state["asked"].get(name) != asked[name])
+        raise UserError("out", job.out, f"was begun with another {other}; delete it or choose another directory")
+    identified = _identify(every, state["inputs"], job.out, say)
+    if "done" in state:
+        _verify(job.out, state, say)
+        return state, False
+    state["inputs"] = identified
+    if "threshold" not in state:
+        state["threshold"] = 0 if job.evaluation else _threshold(job, cut, say)
+        state |= {"input": 0, "position": 0, "empty": 0, "copies": 0, "segment": 0, "shards": []}
+        write_json(job.out / PROGRESS, state)
+    for entry in state["shards"]:
+        _sizes(job.out, entry, job.tokenizer.dtype)
+    _write(job, every, cut, state, say)
+    manifest = _manifest(job, state)
+    write_json(job.out / MANIFEST, manifest)
+    for path in [job.out / PROGRESS, *job.out.glob("*.part")]:
+        path.unlink(missing_ok=True)
+    return manifest, True
+
+
+def _found(folder: Path) -> dict[str, Any] | None:
+    """The manifest, or else the progress, or else nothing."""
+    for name in (MANIFEST, PROGRESS):
+        with contextlib.suppress(FileNotFoundError):
+            state = read_json(folder / name)
+            if not isinstance(state, dict) or state.get("schema") != SCHEMA or "asked" not in state:
+                raise UserError("out", folder / name, "is of no preparation of this version; choose another directory")
+            return state
+    return None
+
+
+def _stamp(each: Input) -> list[int]:
+    status = each.path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _identify(every: Sequence[Input], known: list[dict[str, Any]], out: Path, say: Say) -> list[dict[str, Any]]:
+    """Name, bytes and sha256 of each input; UserError where they are not those of the first time."""
+    if known and [each.name for each in every] != [entry["name"] for entry in known]:
+        raise UserError(
+            "path", f"{len(every)} files", f"are not the {len(known)} of {out}; delete it or choose another"
+        )
+    found, total, done = [], sum(each.size for each in every), 0
+    for number, each in enumerate(every):
+        stamp, before = _stamp(each), known[number] if known else None
+        if before is not None and before.get("stamp") == stamp:
+            found.append(before)
+            continue
+        digest = hashlib.sha256()
+        try:
+            with open(each.path, "rb") as file:
+                while block := file.read(2**22):
+                    digest.update(block)
+                    done += len(block)
+                    say("hashing", done, total, 0)
+        except OSError as error:
+            raise UserError("path", each.name, f"cannot be read ({error.strerror})") from error
+        entry = {"name": each.name, "bytes": stamp[0], "sha256": digest.hexdigest(), "stamp": stamp}
+        if before is not None and before["sha256"] != entry["sha256"]:
+            raise UserError("path", each.name, f"changed since {out} was begun; delete {out.name} and prepare again")
+        found.append(entry)
+    return found
+
+
+def _digest(document: Any) -> bytes:
+    return hashlib.sha256(document if isinstance(document, bytes) else document.astype("<i8").tobytes()).digest()
+
+
+def _threshold(job: Job, cut: int, say: Say) -> int:
+    """The hash below which documents are for evaluation. Large inputs are not looked through: see ``split``."""
+    total = sum(each.size for each in job.inputs)
+    if total > SCAN:
+        return int(job.share * 2.0**64)
+    digests, sizes = [], []
+    for each in job.inputs:
+        for document, _ in _documents.documents(each, job.column, cut):
+            if document is not None and len(document):
+                digests.append(_digest(document))
+                sizes.append(len(document))
+    if len(set(digests)) < 2:
+        raise UserError("path", job.out, f"the inputs hold {len(set(digests))} different documents; give more text")
+    return split(digests, sizes, sum(sizes), job.share)
+
+
+def _write(job: Job, every: Sequence[Input], cut: int, state: dict[str, Any], say: Say) -> None:
+    known = _known(job.out, state["shards"]) if job.evaluation else set()
+    total, before = sum(each.size for each in every), sum(each.size for each in every[: state["input"]])
+    tokens, shards = sum(entry["tokens"] for entry in state["shards"]), _Shards(job, state)
+    with contextlib.closing(shards):
+        for number in range(state["input"], len(every)):
+            each, own, stamp = every[number], number < len(job.evaluation), state["inputs"][number]["stamp"]
+            begin, length = state["position"] if number == state["input"] else 0, _length(each)
+            for batch in _batches(_documents.documents(each, job.column, cut, begin)):
+                for document, encoded, after in _encode(job, each, batch):
+                    if encoded is None:
+                        state["empty"] += 1
+                    else:
+                        digest = _digest(document)
+                        mark = int.from_bytes(digest[:8], "big")
+                        if own:
+                            known.add(mark)
+                        if mark in known and not own:
+                            state["copies"] += 1
+                        else:
+                            held = own or below(digest, state["threshold"])
+                            text = len(document) if isinstance(document, bytes) else 0
+                            shards.open[EVALUATION if held else TRAIN].add(encoded, mark, text)
+                            tokens += len(encoded)
+                    state |= {"input": number, "position": after}
+                    if shards.tokens >= job.shard_tokens:
+                        shards.commit()
+                done = min(each.size, each.size * state["position"] // length) if length else 0
+                say("tokenizing", before + done, total, tokens)
+            before += each.size
+            if _stamp(each) != stamp:
+                raise UserError("path", each.name, f"changed while it was read; delete {job.out} and prepare again")
+        shards.commit()
+    say("tokenizing", total, total, tokens)
+
+
+def _length(each: Input) -> int | None:
+    """How far positions in the input go, where that is known without reading it."""
+    return each.size if each.kind in ("text", "jsonl") and each.path.suffix.lower() != ".gz" else None
+
+
+def _batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]]]:
+    batch, size = [], 0
+    for document, after in stream:
+        batch.append((document, after))
+        size += 0 if document is None else len(document)
+        if size >= BATCH_BYTES or len(batch) >= BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _encode(job: Job, each: Input, batch: list[tuple[Any, int]]) -> Iterator[tuple[Any, np.ndarray | None, int]]:
+    """(document, its tokens or None where it has none, where the next one begins)."""
+    texts = [document for document, _ in batch if isinstance(document, bytes)]
+    made = iter(encode(job.tokenizer, texts, each.name))
+    end = [np.array([job.tokenizer.end])] if job.tokenizer.end is not None else []
+    for document, after in batch:
+        tokens = next(made) if isinstance(document, bytes) else document
+        if tokens is None or not len(tokens):
+            yield document, None, after
+            continue
+        wrong = tokens[(tokens < 0) | (tokens >= job.tokenizer.vocab)]
+        if len(wrong):
+            remedy = f"does not have the token {wrong[0]} of {each.name}; give the tokenizer that wrote it"
+            raise UserError("tokenizer", job.tokenizer.name, remedy)
+        yield document, np.concatenate([tokens, *end]) if end else tokens, after
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[bytes], where: str) -> list[np.ndarray]:
+    """Tokens of each text; UserError where one is not UTF-8 and the tokenizer needs characters."""
+    try:
+        return tokenizer.encode(texts)
+    except UnicodeDecodeError as error:
+        raise UserError("path", where, f"is not UTF-8 text ({error.reason}); convert it, or use bytes") from error
+
+
+def _known(folder: Path, shards: Sequence[dict[str, Any]]) -> set[int]:
+    """Hashes of the evaluation documents that are written."""
+    indices = [index(folder, entry)["digest"] for entry in shards if entry["split"] == EVALUATION]
+    return set(chain.from_iterable(each.tolist() for each in indices))
+
+
+def index(folder: Path, entry: dict[str, Any]) -> np.ndarray:
+    """Ends and hashes of the documents of a shard, (documents,) of ``INDEX``."""
+    path = (folder / entry["file"]).with_suffix(".documents")
+    try:
+        found = np.fromfile(path, INDEX)
+    except OSError as error:
+        raise UserError("path", path, f"cannot be read ({error.strerror}); prepare the folder again") from error
+    if hashlib.sha256(found.tobytes()).hexdigest() != entry["documents_sha256"]:
+        raise UserError("path", path, "is not what the manifest says; prepare the folder again")
+    return found
+
+
+def _sizes(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> Path:
+    path = folder / entry["file"]
+    size = path.stat().st_size if path.is_file() else None
+    if size != entry["tokens"] * dtype.itemsize:
+        has = "is not there" if size is None else f"has {size} bytes of {entry['tokens'] * dtype.itemsize}"
+        raise UserError("path", path, f"{has}; copy it again, or delete the folder and prepare again")
+    return path
+
+
+def opened(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> np.ndarray:
+    """The tokens of a shard, memory-mapped; UserError where the file is missing or of another size."""
+    return np.memmap(_sizes(folder, entry, dtype), dtype, mode="r")
+
+
+def check(folder: Path, entry: dict[str, Any]) -> None:
+    """UserError unless the bytes of a shard are those that were written."""
+    with open(folder / entry["file"], "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+            raise UserError(
+                "path", folder / entry["file"], "is damaged: its sha256 is not the manifest's; copy it again"
+            )
+
+
+def _verify(folder: Path, manifest: dict[str, Any], say: Say) -> None:
+    total, done = sum(entry["tokens"] for entry in manifest["shards"]), 0
+    for entry in manifest["shards"]:
+        _sizes(folder, entry, np.dtype(manifest["dtype"]))
+        index(folder, entry)
+        check(folder, entry)
+        done += entry["tokens"]
+        say("checking", done, total, done)
+
+
+def _manifest(job: Job, state: dict[str, Any]) -> dict[str, Any]:
+    shards, amounts = state["shards"], ("tokens", "documents", "text_bytes")
+    counts = {
+        name: {what: sum(entry[what] for entry in shards if entry["split"] == name) for what in amounts}
+        for name in (TRAIN, EVALUATION)
+    }
+    for name, other in ((EVALUATION, TRAIN), (TRAIN, EVALUATION)):
+        if counts[name]["tokens"] < 2:
+            remedy = f"all {counts[other]['documents']} documents went to {other}; change --share, or give more text"
+            raise UserError(name, "nothing", f"{remedy}, and delete {job.out}")
+    return {
+        "schema": SCHEMA,
+        "kind": "tokens",
+        "done": True,
+        "asked": state["asked"],
+        "tokenizer": job.tokenizer.about(),
+        "dtype": job.tokenizer.dtype.str,
+        "inputs": [{name: entry[name] for name in ("name", "bytes", "sha256")} for entry in state["inputs"]],
+        "split": {
+            "rule": "own files, copies left out of training"
+            if job.evaluation
+            else "first 8 bytes of sha256 < threshold",
+            "threshold": state["threshold"],
+        },
+        "empty": state["empty"],
+        "copies": state["copies"],
+        **counts,
+        "shards": shards,
+    }

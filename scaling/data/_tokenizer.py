@@ -1,0 +1,85 @@
+"""From text to tokens: bytes, or the ``tokenizer.json`` of Hugging Face's ``tokenizers``. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.data._extras import need
+from scaling.errors import UserError
+
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|endofdoc|>", "<|end|>", "[SEP]")
+"""Names of an end-of-text token, in the order in which they are looked for."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """``encode`` turns texts (UTF-8 bytes) into tokens; ``end`` is the token after a text, or None."""
+
+    name: str
+    sha256: str
+    vocab: int
+    end: int | None
+    encode: Callable[[Sequence[bytes]], list[np.ndarray]]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest of uint8, uint16 and uint32, little-endian, that holds every token."""
+        return np.dtype("u1" if self.vocab <= 2**8 else "<u2" if self.vocab <= 2**16 else "<u4")
+
+    def about(self) -> dict[str, Any]:
+        return {"name": self.name, "sha256": self.sha256, "vocab": self.vocab, "end": self.end}
+
+
+def _bytes(texts: Sequence[bytes]) -> list[np.ndarray]:
+    return [np.frombuffer(text, np.uint8) for text in texts]
+
+
+def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
+    """``bytes``, or the path of a tokenizer.json.
+
+    Args:
+      end: the token after every text: ``none``, its name, or ``auto``, the first of ``ENDS`` that the tokenizer has.
+      closed: a text must have an end; bytes then get one of their own, 256.
+
+    Raises:
+      UserError: there is no such file or token, it is no tokenizer, or ``tokenizers`` is not installed.
+    """
+    if name == "bytes":
+        if end not in ("auto", "none"):
+            raise UserError("end", end, "bytes have no such token; leave it out, or give a tokenizer")
+        sha256 = hashlib.sha256(b"bytes, 256 ends" if closed else b"bytes").hexdigest()
+        return Tokenizer("bytes", sha256, 256 + closed, 256 if closed else None, _bytes)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise UserError("tokenizer", name, "is no file; give a tokenizer.json, or bytes")
+    library, content = need("tokenizers", path.name), path.read_bytes()
+    try:
+        made = library.Tokenizer.from_str(content.decode())
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError("tokenizer", name, f"is no tokenizer.json ({str(error)[:120]})") from error
+    # A file may ask for both, silently losing the rest of a long text or adding to a short one.
+    made.no_truncation()
+    made.no_padding()
+    table = made.get_vocab(with_added_tokens=True)
+    if not table:
+        raise UserError("tokenizer", name, "has an empty vocabulary; train it first")
+    found = next((token for token in ENDS if token in table), None) if end == "auto" else end
+    if end == "none":
+        found = None
+    elif found is None and closed:
+        raise UserError("end", end, f"{path.name} has no end-of-text token that is known; give its name")
+    elif found is not None and found not in table:
+        raise UserError("end", found, f"is no token of {path.name}; give one of its tokens, or none")
+
+    def encode(texts: Sequence[bytes]) -> list[np.ndarray]:
+        encoded = made.encode_batch_fast([text.decode() for text in texts], add_special_tokens=False)
+        return [np.array(each.ids, np.int64) for each in encoded]
+
+    number = None if found is None else table[found]
+    return Tokenizer(path.name, hashlib.sha256(content).hexdigest(), max(table.values()) + 1, number, encode)

@@ -1,0 +1,120 @@
+"""Tokens that ``scaling data prepare`` wrote: ``{"source": "prepared", "path": "data/mine"}``.
+
+    scaling data prepare books/ --tokenizer=tokenizer.json --out=data/mine
+
+The shards are mapped, not read: a window costs the pages that it touches, and each process touches its own rows only.
+Evaluation is by document, each named by the hash of its text, so that the losses of two runs can be paired. Sizes are
+held against the manifest every time, contents up to 256 MiB too; `scaling data prepare`, run again, checks everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.data import _prepare, _tokens
+from scaling.data._tokens import CheckedTokens, Document, TokenSource
+from scaling.errors import UserError
+from scaling.records import canonical, read_json
+
+
+@dataclass(frozen=True)
+class Config:
+    path: str = ""
+    """The folder that `scaling data prepare --out` wrote. Its name is no part of the data's identity."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Arrays one after another, as one: ``parts`` (1-D each), and where each ends."""
+
+    parts: list[np.ndarray]
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """See ``scaling.data._tokens.Tokens``."""
+        found = np.empty((len(starts), length), self.parts[0].dtype)
+        first = np.searchsorted(self.ends, starts, side="right")
+        for row, (start, part) in enumerate(zip(starts.tolist(), first.tolist())):
+            filled = 0
+            while filled < length:
+                begin = start + filled - int(self.ends[part]) + len(self.parts[part])
+                taken = self.parts[part][begin : begin + length - filled]
+                found[row, filled : filled + len(taken)] = taken
+                filled, part = filled + len(taken), part + 1
+        return found
+
+
+def joined(parts: list[np.ndarray]) -> Shards:
+    """``parts`` as one array; plain views, which are cut faster than a memory map."""
+    return Shards([np.asarray(part) for part in parts], np.cumsum([len(part) for part in parts]))
+
+
+def _manifest(config: Config) -> tuple[Path, dict[str, Any]]:
+    folder = Path(config.path).expanduser()
+    if not config.path or not folder.is_dir():
+        raise UserError("data.path", config.path, "is not there; write it with scaling data prepare FILES --out=DIR")
+    try:
+        manifest: Any = read_json(folder / _prepare.MANIFEST)
+    except FileNotFoundError as error:
+        begun = (folder / _prepare.PROGRESS).exists()
+        remedy = "is not finished; give the same scaling data prepare again" if begun else "holds no manifest.json"
+        raise UserError("data.path", config.path, remedy) from error
+    if not isinstance(manifest, dict) or manifest.get("kind") != "tokens" or manifest.get("schema") != _prepare.SCHEMA:
+        raise UserError("data.path", config.path, "has a manifest of something else; prepare it with this version")
+    return folder, manifest
+
+
+def make(config: Config) -> TokenSource:
+    """Maps the shards.
+
+    Raises:
+      UserError: there is no finished preparation, or a shard is missing, cut short or damaged.
+    """
+    folder, manifest = _manifest(config)
+    try:
+        return _source(config, folder, manifest)
+    except (KeyError, TypeError) as error:
+        raise UserError("data.path", folder / _prepare.MANIFEST, f"lacks {error}; prepare the folder again") from error
+
+
+def _source(config: Config, folder: Path, manifest: dict[str, Any]) -> TokenSource:
+    dtype, tokenizer = np.dtype(manifest["dtype"]), manifest["tokenizer"]
+    small = sum(entry["tokens"] for entry in manifest["shards"]) * dtype.itemsize <= _tokens.HASH_WHOLE
+    train, documents = [], []
+    for entry in manifest["shards"]:
+        tokens = _prepare.opened(folder, entry, dtype)
+        if small:
+            _prepare.check(folder, entry)
+        if entry["split"] == _prepare.TRAIN:
+            train.append(tokens)
+            continue
+        index = _prepare.index(folder, entry)
+        begin, plain = 0, np.asarray(tokens)
+        for end, mark in index.tolist():
+            digest = mark.to_bytes(8, "big")
+            documents.append(Document(f"{len(documents)}-{digest.hex()}", plain[begin:end], digest))
+            begin = end
+    held, text = manifest[_prepare.EVALUATION], [manifest[name]["text_bytes"] for name in ("train", "evaluation")]
+    shards = [[entry["split"], entry["tokens"], entry["sha256"]] for entry in manifest["shards"]]
+    about = {
+        "source": "prepared",
+        "sha256": hashlib.sha256(canonical([tokenizer["sha256"], tokenizer["vocab"], shards]).encode()).hexdigest(),
+        "bytes": sum(text) or None,
+        "evaluation_bytes": text[1] or None,
+        "tokenizer": tokenizer["name"],
+        "tokenizer_sha256": tokenizer["sha256"],
+        "vocab": tokenizer["vocab"],
+        "documents": manifest["train"]["documents"],
+        "evaluation_documents": held["documents"],
+    }
+    # Bits/byte are those of the evaluation text; a column of tokens has none.
+    known = text[1] / held["tokens"] if text[1] else None
+    return CheckedTokens(joined(train), documents, tokenizer["vocab"], known, about, path=config.path)
