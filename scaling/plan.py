@@ -310,8 +310,10 @@ def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: i
     }
 
 
-def _loss_tokens(source: Any, context: int) -> int:
-    """Predictions that count in one example; the mask is the same for every example of a source."""
+def _loss_tokens(source: Any, context: int) -> float:
+    """Predictions that count in one example: the mean, where a source says that examples differ."""
+    if hasattr(source, "loss_tokens"):
+        return source.loss_tokens(context)
     mask = source.batch(np.zeros(1, np.int64), seed=0, context=context).get("mask")
     return context if mask is None else int(mask.sum())
 

@@ -137,10 +137,19 @@ class _Run:
         size, rows = self.trainer.steps_per_chunk, meshes.rows(self.trainer.mesh, self.rules.batch)
         step = np.where(np.arange(size) < count, np.arange(size), 0) + start
         indices = (step[:, None] * self.rules.batch + rows).astype(np.int64)
-        flat = _source(self.source_config).batch(indices.ravel(), seed=self.seed, context=self.trainer.context)
-        # Raised when the batch is used: a chunk may be under way now, and other processes must hear of it.
+        # Damage is raised when the batch is used: a chunk may be under way, and other processes must hear of it.
+        try:
+            flat = _source(self.source_config).batch(indices.ravel(), seed=self.seed, context=self.trainer.context)
+        except UserError as error:
+            self.damage = error
+            return {}
         self.damage = _not_finite(flat, f"steps {start} to {start + count}")
         return {name: value.reshape(size, len(rows), *value.shape[1:]) for name, value in flat.items()}
+
+    def hear_of_damage(self) -> None:
+        """UserError in every process where one of them has examples that cannot be trained on."""
+        if distributed.anyone(self.damage is not None):
+            raise self.damage or UserError("data", "damaged", "examples of another process cannot be read; see its log")
 
     def advance(self, state: State, start: int, stop: int, tick: Callable[[int], bool]) -> Generator[Any, Any, State]:
         """Trains from step ``start`` to ``stop``, by chunks as ``drive`` serves them; returns the state.
@@ -158,8 +167,7 @@ class _Run:
         count = min(size - start % size, stop - start)
         batches = self.batches(start, count) if start < stop else {}
         while start < stop:
-            if distributed.anyone(self.damage is not None):
-                raise self.damage or UserError("data", "nan", "examples of another process are not finite; mend them")
+            self.hear_of_damage()
             hyper = self.hyper(start, count)
             state, outcome = yield drive.Ask(self.trainer, state, hyper, batches)
             # The device is at work and nothing has waited for it: meanwhile the host gathers what comes next.
@@ -188,6 +196,7 @@ class _Run:
                 **({"members": members} if members > 1 else {}),
             }
             if self.options.get("noise_scale") and following:
+                self.hear_of_damage()
                 # On the next batch, which these parameters have not seen.
                 fresh = {name: value[0] for name, value in batches.items()}
                 row |= {f"gradient_{name}": x for name, x in self.trainer.noise(state["params"], fresh, start).items()}

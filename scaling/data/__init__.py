@@ -59,8 +59,11 @@ class Source(Protocol):
         """Examples ``indices`` (n,), int64, >= 0 -> {"tokens": int32 (n, T + 1)}, what else ``supplies`` names
         ("image": uint8 (n, side, side, 3), "label": int32 (n,)) and, where not every target counts,
         "mask": float32 (n, T), 1 where the loss of target ``tokens[:, 1:]`` counts. The mask is the same for every
-        example of a source, so loss tokens per example = ``mask[0].sum()``. Indices past one epoch repeat the data in
-        another order."""
+        example of a source, so loss tokens per example = ``mask[0].sum()``; a source whose examples differ has
+        ``loss_tokens(context)``, their mean. Indices past one epoch repeat the data in another order.
+
+        Raises:
+          UserError: an example is damaged; the message names its file and key."""
         ...
 
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:

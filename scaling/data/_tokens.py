@@ -71,10 +71,13 @@ def below(digest: bytes, threshold: int) -> bool:
 
 @dataclass(frozen=True)
 class Document:
-    """An evaluation document: its name in the records, its tokens (integers, 1-D), and what orders its windows."""
+    """An evaluation document: its name in the records, its tokens (integers, 1-D), and what orders its windows.
+
+    The tokens may lie elsewhere: only their length and slices are asked for.
+    """
 
     name: str
-    tokens: np.ndarray
+    tokens: Any
     digest: bytes
 
 

@@ -1,0 +1,196 @@
+"""ArrayRecord files, as Grain reads: ``{"source": "arrayrecord", "path": "c4/", "dtype": "uint16", "vocab": 32000}``.
+
+A record is one document and nothing else: its tokens as little-endian ``dtype``, or with ``uint8`` its UTF-8 bytes. No
+record is unpickled, and no protocol buffer is guessed at. Write them with ``group_size:1``, as Grain wants them::
+
+    writer = ArrayRecordWriter("c4-00000.array_record", "group_size:1")
+    writer.write(np.array(tokens, "<u2").tobytes())
+
+The reader is the one below ``grain.sources.ArrayRecordDataSource``, without the JAX that Grain imports. Lengths and
+hashes of the documents are found in one pass over the records when the source is made, 24 bytes a document; tokens stay
+in the files, and a window reads the records that it touches. The order is that of every source of text here: the same
+documents give the same batches from ``prepared`` shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.data._extras import need
+from scaling.data._tokens import CheckedTokens, Document, below, check_vocab, split
+from scaling.errors import UserError
+
+ROWS = 256  # records that are read at once
+
+
+@dataclass(frozen=True)
+class Config:
+    path: str = ""
+    """A file, or a folder of them."""
+    glob: str = "**/*.array*record*"
+    """Which files below the folder."""
+    dtype: str = "uint8"
+    """Of the tokens: uint8, uint16 or uint32."""
+    vocab: int = 256
+    """Tokens are below this."""
+    bytes_per_token: float = 0.0
+    """Mean bytes of text for a token, if you know it (1 for uint8). 0: not known."""
+
+    def __post_init__(self):
+        if self.dtype not in ("uint8", "uint16", "uint32"):
+            raise UserError("data.dtype", self.dtype, "must be uint8, uint16 or uint32")
+        if self.vocab < 2:
+            raise UserError("data.vocab", self.vocab, "must be at least 2")
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of several files by number, and what is wrong with them by file and number."""
+
+    source: Any
+    names: list[str]
+    counts: list[int]
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def name(self, number: int) -> str:
+        for name, count in zip(self.names, self.counts):
+            if number < count:
+                return f"{name}:{number}"
+            number -= count
+        raise IndexError(number)
+
+    def read(self, numbers: Sequence[int]) -> list[bytes]:
+        try:
+            return list(self.source.__getitems__(numbers))
+        except RuntimeError as error:
+            for number in numbers:
+                try:
+                    self.source[number]
+                except RuntimeError as own:
+                    reason = str(own).split(";")[0][:120]
+                    remedy = f"is damaged ({reason}); write or copy the file again"
+                    raise UserError("data.path", self.name(number), remedy) from error
+            raise
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The tokens of some records (numbers ``which``), one after another; ``ends`` is where each ends."""
+
+    records: Records
+    which: np.ndarray
+    ends: np.ndarray
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """See ``scaling.data._tokens.Tokens``."""
+        first = np.searchsorted(self.ends, starts, side="right")
+        last = np.searchsorted(self.ends, starts + length - 1, side="right")
+        needed = sorted({part for low, high in zip(first, last) for part in range(low, high + 1)})
+        raw = self.records.read([int(self.which[part]) for part in needed])
+        found = {part: np.frombuffer(record, self.dtype) for part, record in zip(needed, raw)}
+        rows = np.empty((len(starts), length), self.dtype)
+        for row, (start, low, high) in enumerate(zip(starts.tolist(), first.tolist(), last.tolist())):
+            whole = np.concatenate([found[part] for part in range(low, high + 1)])
+            begin = start - int(self.ends[low]) + len(found[low])
+            rows[row] = whole[begin : begin + length]
+        return rows
+
+
+@dataclass(frozen=True)
+class _Lazy:
+    """The tokens of one record, read when they are looked at."""
+
+    records: Records
+    number: int
+    length: int
+    dtype: np.dtype
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        return np.frombuffer(self.records.read([self.number])[0], self.dtype)[part]
+
+
+def _open(config: Config) -> Records:
+    root = Path(config.path).expanduser()
+    if not config.path or not root.exists():
+        raise UserError("data.path", config.path, "is not there; give an ArrayRecord file or a folder of them")
+    try:
+        files = [root] if root.is_file() else sorted(path for path in root.glob(config.glob) if path.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise UserError("data.glob", config.glob, f"is no pattern ({error})") from error
+    if not files:
+        raise UserError("data.glob", config.glob, f"matches no file in {config.path}")
+    module = need("array_record.python.array_record_data_source", "arrayrecord")
+    counts = []
+    for path in files:
+        try:
+            with module.ArrayRecordDataSource([str(path)]) as each:
+                counts.append(len(each))
+        except RuntimeError as error:
+            reason = str(error).split(";")[0][:120]
+            raise UserError("data.path", path.name, f"is damaged or no ArrayRecord ({reason}); copy again") from error
+    names = [path.name if root.is_file() else path.relative_to(root).as_posix() for path in files]
+    return Records(module.ArrayRecordDataSource([str(path) for path in files]), names, counts)
+
+
+def _scan(records: Records, dtype: np.dtype, config: Config) -> Iterator[tuple[int, bytes]]:
+    """(tokens, sha256) of each record."""
+    for start in range(0, len(records), ROWS):
+        numbers = range(start, min(start + ROWS, len(records)))
+        for number, record in zip(numbers, records.read(numbers)):
+            if len(record) % dtype.itemsize:
+                remedy = f"has {len(record)} bytes, no multiple of {dtype.itemsize} ({config.dtype}); give its dtype"
+                raise UserError("data.path", records.name(number), remedy)
+            check_vocab(np.frombuffer(record, dtype), config.vocab, records.name(number))
+            yield len(record) // dtype.itemsize, hashlib.sha256(record).digest()
+
+
+def make(config: Config) -> CheckedTokens:
+    """Looks through the records.
+
+    Raises:
+      UserError: there is no such file, a record is damaged or of another type (named by file and number), or there are
+        too few documents.
+    """
+    records, dtype = _open(config), np.dtype(config.dtype).newbyteorder("<")
+    lengths, digests, total = [], [], hashlib.sha256(dtype.str.encode())
+    for length, digest in _scan(records, dtype, config):
+        lengths.append(length)
+        digests.append(digest)
+        total.update(digest)
+    count = sum(lengths)
+    threshold = split(digests, lengths, count) if count else 0
+    held = np.array([below(digest, threshold) for digest in digests], bool)
+    sizes = np.array(lengths, np.int64)
+    if not count or held.all() or not sizes[held].sum():
+        raise UserError("data.path", config.path, f"holds {len(held)} documents, too few or all the same; give more")
+    train = np.flatnonzero(~held & (sizes > 0))
+    documents = [
+        Document(records.name(number), _Lazy(records, number, lengths[number], dtype), digests[number])
+        for number in np.flatnonzero(held & (sizes > 0)).tolist()
+    ]
+    about = {
+        "source": "arrayrecord",
+        "sha256": total.hexdigest(),
+        "bytes": count * dtype.itemsize,
+        "evaluation_bytes": int(sizes[held].sum()) * dtype.itemsize,
+        "documents": len(held),
+        "vocab": config.vocab,
+    }
+    known = config.bytes_per_token or (1.0 if config.dtype == "uint8" else None)
+    joined = Joined(records, train, np.cumsum(sizes[train]), dtype)
+    return CheckedTokens(joined, documents, config.vocab, known, about, path=config.path)

@@ -1,0 +1,236 @@
+"""Tables of Hugging Face's ``datasets``: Parquet files, or a folder of ``save_to_disk`` (Arrow). Needs pyarrow alone.
+
+Text, ``{"source": "parquet", "path": "wiki/", "text": "text"}``: each row is a document, of UTF-8 or of tokens (lists
+of integers). It is tokenized into memory each time the source is made, so it is for up to 1 GiB of text; for more, or
+for a slow tokenizer, `scaling data prepare` does it once.
+
+Pictures, ``{"source": "parquet", "path": "cifar/", "image": "img", "label": "label", "classes": 10, "text": ""}``: the
+column holds encoded pictures, as bytes or as ``datasets`` stores them ({"bytes", "path"}), and the caption is ``text``.
+An Arrow file is mapped, and a row costs itself. Parquet is packed by row groups, of which 512 MiB are kept unpacked: in
+a larger table nearly every example unpacks its group again, so save such a table with ``save_to_disk`` first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from scaling.data import _documents, _tokenizer
+from scaling.data._documents import Input
+from scaling.data._extras import need
+from scaling.data._pairs import Pairs, Sample, sample_digest
+from scaling.data._prepare import encode
+from scaling.data._tokens import CheckedTokens, Document, below, content_hash, digest, split
+from scaling.errors import UserError
+
+LARGEST = 2**30  # bytes of text in memory
+HELD = 2**29  # bytes of unpacked row groups
+
+
+@dataclass(frozen=True)
+class Config:
+    path: str = ""
+    """A Parquet or Arrow file, or a folder of them."""
+    glob: str = ""
+    """Which files below the folder; empty: all that end in .parquet or .arrow."""
+    text: str = "text"
+    """Column of the text (or tokens), or of the caption; empty: no captions."""
+    image: str = ""
+    """Column of the picture; empty: text alone."""
+    label: str = "label"
+    """Column of the label, read where there are ``classes``."""
+    side: int = 32
+    """Pictures are scaled to this."""
+    classes: int = 0
+    """Labels are below this; 0: no labels."""
+    tokenizer: str = "bytes"
+    """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
+    end: str = "auto"
+    """Token after each document: none, auto (the tokenizer's own) or its name."""
+
+    def __post_init__(self):
+        if not 1 <= self.side <= 4096:
+            raise UserError("data.side", self.side, "must be from 1 to 4096")
+        if self.classes < 0:
+            raise UserError("data.classes", self.classes, "must be at least 0")
+        if not self.text and not self.image:
+            raise UserError("data.text", "''", "name the column of the text, or of an image")
+
+
+def _inputs(config: Config) -> list[Input]:
+    found = _documents.inputs([config.path], config.glob) if config.path else []
+    tables = [each for each in found if each.kind in ("parquet", "arrow")]
+    if not tables:
+        raise UserError("data.path", config.path, "holds no .parquet or .arrow file; give a file or a folder of them")
+    return tables
+
+
+def make(config: Config) -> CheckedTokens | Pairs:
+    """Reads the text, or indexes the pictures.
+
+    Raises:
+      UserError: there is no such file or column, a file is damaged, or there is too little or too much text.
+    """
+    tables = _inputs(config)
+    sha256, extent = digest([np.memmap(each.path, np.uint8, mode="r") for each in tables])
+    columns = [config.text, config.image, config.label if config.classes else ""]
+    about = {
+        "source": "parquet",
+        "sha256": content_hash([(column, sha256.encode()) for column in columns]),
+        "sha256_of": extent,
+    }
+    return _pairs(config, tables, about) if config.image else _text(config, tables, about)
+
+
+def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> CheckedTokens:
+    tokenizer = _tokenizer.load(config.tokenizer, config.end)
+    end = [] if tokenizer.end is None else [np.array([tokenizer.end])]
+    found, size, names = [], 0, 0
+    for each in tables:
+        for batch in _batches(_documents.documents(each, config.text, 0)):
+            texts = iter(encode(tokenizer, [text for text in batch if isinstance(text, bytes)], each.name))
+            for document in batch:
+                tokens, names = next(texts) if isinstance(document, bytes) else document, names + 1
+                if tokens is None or not len(tokens):
+                    continue
+                size += len(document)
+                if size > LARGEST:
+                    remedy = "holds more than 1 GiB of text; tokenize it once, with scaling data prepare"
+                    raise UserError("data.path", config.path, remedy)
+                raw = document if isinstance(document, bytes) else document.astype("<i8").tobytes()
+                kept = np.concatenate([tokens, *end]).astype(np.int64 if tokens.max() >= 2**16 else np.uint16)
+                found.append((f"row {names - 1}", kept, hashlib.sha256(raw).digest(), len(document)))
+    threshold = split([row[2] for row in found], [row[3] for row in found], max(1, size)) if found else 0
+    held = [below(digest, threshold) for _, _, digest, _ in found]
+    if not found or all(held) or not any(held):
+        raise UserError("data.path", config.path, f"holds {len(found)} documents, too few or all the same; give more")
+    train = np.concatenate([row[1] for row, out in zip(found, held) if not out])
+    documents = [Document(name, tokens, mark) for (name, tokens, mark, _), out in zip(found, held) if out]
+    text = [sum(row[3] for row, out in zip(found, held) if out == side) for side in (False, True)]
+    held_tokens = sum(len(each.tokens) for each in documents)
+    about |= {
+        "bytes": sum(text),
+        "evaluation_bytes": text[1],
+        "documents": len(found),
+        "vocab": tokenizer.vocab,
+        "tokenizer": tokenizer.name,
+        "tokenizer_sha256": tokenizer.sha256,
+    }
+    made = CheckedTokens(train, documents, tokenizer.vocab, text[1] / held_tokens, about, path=config.path)
+    return made
+
+
+def _batches(rows: Iterator[tuple[Any, int]]) -> Iterator[list[Any]]:
+    batch = []
+    for document, _ in rows:
+        batch.append(document)
+        if len(batch) == _documents.ROWS:
+            yield batch
+            batch = []
+    yield batch
+
+
+@dataclass
+class _Table:
+    """The rows of the tables by number; see ``scaling.data._pairs.Store``. ``starts``: the first row of each group."""
+
+    config: Config
+    groups: list[tuple[Input, int, Any]]
+    starts: np.ndarray
+    total: int
+    held: dict[int, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.total
+
+    def _row(self, number: int, columns: list[str]) -> list[Any]:
+        group = int(np.searchsorted(self.starts, number, side="right")) - 1
+        each, index, opened = self.groups[group]
+        batch = opened if each.kind == "arrow" else self.held.get(group)
+        if batch is None:
+            with _damage(each):
+                batch = opened.read_row_group(index, columns=_columns(self.config))
+            while self.held and sum(other.nbytes for other in self.held.values()) + batch.nbytes > HELD:
+                del self.held[next(iter(self.held))]
+            self.held[group] = batch
+        return [batch.column(column)[number - int(self.starts[group])].as_py() for column in columns]
+
+    def name(self, number: int) -> str:
+        group = int(np.searchsorted(self.starts, number, side="right")) - 1
+        each, _, _ = self.groups[group]
+        first = next(start for (other, _, _), start in zip(self.groups, self.starts) if other is each)
+        return f"{each.name}:{number - int(first)}"
+
+    def _caption(self, value: Any, number: int) -> bytes:
+        if not isinstance(value, str):
+            raise UserError("data.text", self.name(number), f"is {type(value).__name__}, no text; mend or remove it")
+        return value.encode("utf-8", "surrogatepass")
+
+    def caption(self, number: int) -> bytes:
+        return self._caption(self._row(number, [self.config.text])[0], number) if self.config.text else b""
+
+    def read(self, number: int) -> Sample:
+        columns = _columns(self.config)
+        row = dict(zip(columns, self._row(number, columns)))
+        picture, label = row[self.config.image], row.get(self.config.label, -1)
+        picture = picture.get("bytes") if isinstance(picture, dict) else picture
+        if not isinstance(picture, bytes):
+            raise UserError(
+                "data.image", self.name(number), "holds no encoded picture; save the data with its pictures"
+            )
+        caption = self._caption(row[self.config.text], number) if self.config.text else b""
+        return Sample(picture, caption, label if isinstance(label, int) else -1)
+
+
+class _damage:
+    """Turns what pyarrow raises on a damaged file into a UserError that names it."""
+
+    def __init__(self, each: Input):
+        self.each = each
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, OSError | ValueError):
+            reason = str(error).split("\n")[0][:150]
+            raise UserError("data.path", self.each.name, f"cannot be read ({reason}); copy it again") from error
+
+
+def _columns(config: Config) -> list[str]:
+    return [name for name in (config.image, config.text, config.label if config.classes else "") if name]
+
+
+def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
+    tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
+    arrow, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
+    groups, counts = [], []
+    for each in tables:
+        with _damage(each):
+            if each.kind == "parquet":
+                opened = parquet.ParquetFile(each.path)
+                names = opened.schema_arrow.names
+                found = [(each, group, opened) for group in range(opened.num_row_groups)]
+                rows = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
+            else:
+                stream = arrow.ipc.open_stream(arrow.memory_map(str(each.path)))
+                names, batches = stream.schema.names, list(stream)
+                found, rows = [(each, 0, batch) for batch in batches], [batch.num_rows for batch in batches]
+        for column in _columns(config):
+            if column not in names:
+                raise UserError("data.column", column, f"is not in {each.name}, which has {', '.join(names)}")
+        groups += [each for each, count in zip(found, rows) if count]
+        counts += [count for count in rows if count]
+    store = _Table(config, groups, np.cumsum([0, *counts])[:-1], sum(counts))
+    digests = []
+    for number in range(len(store)):
+        sample = store.read(number)
+        digests.append(sample_digest(len(sample.picture), sample.picture, sample.caption))
+    if not digests:
+        raise UserError("data.path", config.path, "holds no row; give a table with rows")
+    about["bytes"] = sum(each.size for each in tables)
+    return Pairs(store, digests, tokenizer, config.side, config.classes, bool(config.text), about)

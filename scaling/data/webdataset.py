@@ -1,0 +1,189 @@
+"""Image-text tar files in the layout of webdataset: ``{"source": "webdataset", "path": "cc3m/", "side": 64}``.
+
+Members that share their path up to the first dot of the file name are one sample: ``000017.jpg``, ``000017.txt``,
+perhaps ``000017.cls`` (a whole number). Members with other endings are not looked at, so no pickle is ever loaded.
+
+The webdataset library reads tars as a stream, in which the example of a step cannot be found without reading those
+before it. Here the headers are read once, when the source is made; after that a sample is two reads at a known place,
+and a run resumes by its step alone. Tars that are packed (.tar.gz) have no such places: unpack them.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from scaling.data import _tokenizer
+from scaling.data._pairs import HEAD, Pairs, Sample, sample_digest
+from scaling.data._tokens import content_hash, digest
+from scaling.errors import UserError
+
+
+@dataclass(frozen=True)
+class Config:
+    path: str = ""
+    """A tar, or a folder of them."""
+    glob: str = "**/*.tar"
+    """Which files below the folder."""
+    image: str = "jpg;jpeg;png;webp"
+    """Endings of the picture; the first that a sample has is taken."""
+    text: str = "txt"
+    """Endings of the caption; empty: no captions."""
+    label: str = "cls"
+    """Ending of the label, read where there are ``classes``."""
+    side: int = 32
+    """Pictures are scaled to this."""
+    classes: int = 0
+    """Labels are below this; 0: no labels."""
+    tokenizer: str = "bytes"
+    """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
+    end: str = "auto"
+    """The tokenizer's end-of-text token: auto, or its name."""
+
+    def __post_init__(self):
+        if not 1 <= self.side <= 4096:
+            raise UserError("data.side", self.side, "must be from 1 to 4096")
+        if self.classes < 0:
+            raise UserError("data.classes", self.classes, "must be at least 0")
+
+
+OPEN = 256  # tars that are open at once
+Place = tuple[int, int]  # offset and size in the tar
+
+
+@dataclass(frozen=True)
+class Tars:
+    """Samples by number; see ``scaling.data._pairs.Store``."""
+
+    files: list[Path]
+    names: list[str]
+    samples: list[tuple[int, str, Place, Place | None, Place | None]]
+    """(file, key, picture, caption, label)."""
+    handles: dict[int, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def name(self, number: int) -> str:
+        file, key, *_ = self.samples[number]
+        return f"{self.names[file]}:{key}"
+
+    def _bytes(self, number: int, place: Place | None, most: int | None = None) -> bytes:
+        if place is None:
+            return b""
+        file, (offset, size) = self.samples[number][0], place
+        wanted = size if most is None else min(size, most)
+        if file not in self.handles:
+            if len(self.handles) >= OPEN:
+                self.close()
+            self.handles[file] = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
+        found = os.pread(self.handles[file], wanted, offset)
+        if len(found) != wanted:
+            raise UserError("data.path", self.name(number), "was cut short since the source was made; copy it again")
+        return found
+
+    def caption(self, number: int) -> bytes:
+        return self._bytes(number, self.samples[number][3]).strip()
+
+    def read(self, number: int) -> Sample:
+        _, _, picture, _, label = self.samples[number]
+        text = self._bytes(number, label).strip()
+        # int() alone would take "1_0" and digits of other scripts.
+        found = int(text) if text.isdigit() and text.isascii() and len(text) < 10 else -1
+        return Sample(self._bytes(number, picture), self.caption(number), found)
+
+    def digest(self, number: int) -> bytes:
+        picture = self.samples[number][2]
+        return sample_digest(picture[1], self._bytes(number, picture, HEAD), self.caption(number))
+
+    def close(self) -> None:
+        while self.handles:
+            os.close(self.handles.popitem()[1])
+
+    def __del__(self):
+        self.close()
+
+
+def _members(path: Path, name: str) -> Iterator[tuple[str, str, Place]]:
+    """(key, ending, place) of the plain files of a tar, in its order."""
+    last = "its beginning"
+    try:
+        size = path.stat().st_size
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if member.isfile() and not member.issparse():
+                    folder, _, base = member.name.rpartition("/")
+                    stem, _, ending = base.partition(".")
+                    last = f"{folder}/{stem}" if folder else stem
+                    if member.offset_data + member.size > size:
+                        raise tarfile.ReadError("unexpected end of data")
+                    yield last, ending.lower(), (member.offset_data, member.size)
+                del tar.members[:]  # type: ignore[attr-defined]  # every header would be kept; ours is a smaller index
+            # A damaged header looks to the library like the end, which is a block of zeros or the end of the file.
+            with open(path, "rb") as file:
+                file.seek(tar.offset)
+                if any(file.read(tarfile.BLOCKSIZE)):
+                    raise tarfile.ReadError(f"bad header after it, at byte {tar.offset}")
+    except tarfile.TarError as error:
+        remedy = f"is damaged, cut short or packed at {last} ({error}); copy or unpack it"
+        raise UserError("data.path", f"{name}:{last}", remedy) from error
+    except OSError as error:
+        raise UserError("data.path", name, f"cannot be read ({error.strerror})") from error
+
+
+def _tars(config: Config) -> Tars:
+    root = Path(config.path).expanduser()
+    if not config.path or not root.exists():
+        raise UserError("data.path", config.path, "is not there; give a tar file or a folder of them")
+    try:
+        files = [root] if root.is_file() else sorted(path for path in root.glob(config.glob) if path.is_file())
+    except (ValueError, NotImplementedError) as error:
+        raise UserError("data.glob", config.glob, f"is no pattern ({error}); for example **/*.tar") from error
+    if not files:
+        raise UserError("data.glob", config.glob, f"matches no file in {config.path}")
+    names = [path.name if root.is_file() else path.relative_to(root).as_posix() for path in files]
+    wanted = [[each for each in text.split(";") if each] for text in (config.image, config.text, config.label)]
+    kinds = ["image"] + ["text"] * bool(config.text) + ["label"] * bool(config.classes)
+    samples = []
+    for number, (path, name) in enumerate(zip(files, names)):
+        found: dict[str, dict[str, Place]] = {}
+        for key, ending, place in _members(path, name):
+            found.setdefault(key, {})[ending] = place
+        for key, members in found.items():
+            if not members.keys() & {each for endings in wanted for each in endings}:
+                continue
+            places = [next((members[each] for each in endings if each in members), None) for endings in wanted]
+            for kind, place, endings in zip(("image", "text", "label"), places, wanted):
+                if kind in kinds and place is None:
+                    remedy = f"has no {' or '.join(endings)}, but {', '.join(members)}; mend or remove the sample"
+                    raise UserError(f"data.{kind}", f"{name}:{key}", remedy)
+            picture, caption, label = places
+            assert picture is not None
+            samples.append((number, key, picture, caption if config.text else None, label if config.classes else None))
+    return Tars(files, names, samples)
+
+
+def make(config: Config) -> Pairs:
+    """Indexes the tars.
+
+    Raises:
+      UserError: there is no tar, one is damaged (named by file and key), or a sample lacks its picture or caption.
+    """
+    tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
+    tars = _tars(config)
+    if not len(tars):
+        raise UserError("data.path", config.path, f"holds no sample with {config.image}")
+    sha256, extent = digest([np.memmap(path, np.uint8, mode="r") for path in tars.files])
+    about = {
+        "source": "webdataset",
+        "sha256": content_hash([(name, sha256.encode()) for name in (config.image, config.text, config.label)]),
+        "sha256_of": extent,
+        "bytes": sum(path.stat().st_size for path in tars.files),
+    }
+    digests = [tars.digest(number) for number in range(len(tars))]
+    return Pairs(tars, digests, tokenizer, config.side, config.classes, bool(config.text), about)

@@ -1,0 +1,419 @@
+"""Users' own files as sources: webdataset tars, Parquet and Arrow tables, ArrayRecord; what they read and refuse."""
+
+import io
+import json
+import pickle
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_prepare import texts, training, write_parquet, write_records, write_saved, write_tokenizer
+
+from scaling import data
+from scaling.data import _documents, _pairs, _prepare, _tokenizer, _tokens
+from scaling.data.arrayrecord import Joined
+from scaling.errors import UserError
+
+SIDE = 6
+
+
+def picture(number: int, side: int = SIDE, kind: str = "PNG") -> bytes:
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
+    buffer = io.BytesIO()
+    image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def pixels(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+def samples(count: int = 120) -> list[dict[str, Any]]:
+    return [
+        {
+            "__key__": f"{number:05}",
+            "png": picture(number),
+            "txt": f"picture {number} of größe",
+            "cls": str(number % 7),
+        }
+        for number in range(count)
+    ]
+
+
+def write_tar(path: Path, found: list[dict[str, Any]]) -> Path:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in found:
+            for ending, value in sample.items():
+                if ending != "__key__":
+                    content = value if isinstance(value, bytes) else value.encode()
+                    member = tarfile.TarInfo(f"{sample['__key__']}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def load(name: str, path: Path, **fields: Any) -> Any:
+    return data.load({"source": name, "path": str(path), **fields})
+
+
+def pairs(path: Path, **fields: Any) -> _pairs.Pairs:
+    return load("webdataset", path, **{"side": SIDE, "classes": 7, **fields})
+
+
+def seen(source: _pairs.Pairs, count: int) -> dict[bytes, tuple[str, int]]:
+    """Pixels of each training example, to its caption and label."""
+    batch = source.batch(np.arange(count), seed=1, context=40)
+    found = {}
+    for image, tokens, mask, label in zip(batch["image"], batch["tokens"], batch["mask"], batch["label"]):
+        length = int(mask.sum()) - 1
+        assert tokens[0] == 256 and (tokens[length + 1 :] == 256).all() and (mask[: length + 1] == 1).all()
+        found[image.tobytes()] = (bytes(tokens[1 : length + 1].astype(np.uint8)).decode(), int(label))
+    return found
+
+
+# webdataset
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the library leaves its tar open
+def test_what_webdataset_writes_is_read_whole_and_right(tmp_path):
+    library = pytest.importorskip("webdataset")
+    found = samples()
+    for shard in range(3):
+        with library.TarWriter(str(tmp_path / f"{shard}.tar")) as writer:
+            for sample in found[shard::3]:
+                writer.write({**sample, "cls": int(sample["cls"])})
+    source = pairs(tmp_path)
+    train, held = len(source._sides[0]), len(source._sides[1])
+    assert train + held == 120 and 2 <= held <= 20
+    examples = seen(source, train)
+    assert len(examples) == train and source.unique_tokens(40) == train * 40
+    evaluation = source.evaluation(40)
+    names = dict(zip(evaluation["documents"], evaluation["image"]))
+    for number, sample in enumerate(found):
+        raw = pixels(number).tobytes()
+        if raw in examples:
+            assert examples[raw] == (sample["txt"], int(sample["cls"]))
+        else:
+            assert names[f"{number % 3}.tar:{sample['__key__']}"].tobytes() == raw
+    # The same samples as the library groups.
+    keys = [each["__key__"] for each in library.WebDataset(str(tmp_path / "0.tar"), shardshuffle=False)]
+    assert keys == [source.store.name(number).split(":")[1] for number in range(40)]
+    assert source.supplies == {"vocab": 257, "image": SIDE, "classes": 7}
+
+
+def test_no_pickle_is_loaded(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (exec, ("raise SystemExit('a pickle was loaded')",))
+
+    trap = {name: pickle.dumps(Trap()) for name in ("pkl", "pyd", "pth", "npy", "ten", "mp")}
+    write_tar(tmp_path / "a.tar", [{**sample, **trap} for sample in samples(60)])
+    assert len(seen(pairs(tmp_path / "a.tar"), 50)) >= 50 - 1
+    with pytest.raises(UserError, match=r"data.image = a.tar:000\d\d: is no picture"):
+        pairs(tmp_path / "a.tar", image="pkl").batch(np.arange(4), seed=0, context=40)
+
+
+def test_a_process_reads_its_own_rows_only(tmp_path):
+    found = samples()
+    found[34]["png"] = found[34]["png"][:60]
+    source = pairs(write_tar(tmp_path / "a.tar", found))
+    order = list(range(len(source._sides[0])))
+    bad = []
+    for index in order:
+        try:
+            source.batch(np.array([index]), seed=0, context=40)
+        except UserError as error:
+            bad.append(index)
+            assert str(error).startswith("data.image = a.tar:00034: is no picture that can be read (")
+    assert len(bad) == 1
+    mine = np.array([index for index in order if index % 2 != bad[0] % 2])  # the share of one of two processes
+    assert len(source.batch(mine, seed=0, context=40)["image"]) == len(mine)
+
+
+def test_pictures_are_cut_to_their_middle_and_scaled():
+    image = pytest.importorskip("PIL.Image")
+    wide = np.zeros((40, 120, 3), np.uint8)
+    wide[:, 40:80] = (10, 200, 30)
+    for kind in ("PNG", "JPEG"):
+        buffer = io.BytesIO()
+        image.fromarray(wide).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}))
+        small = _pairs.decode(buffer.getvalue(), 8, "x")
+        assert small.shape == (8, 8, 3) and (abs(small[:, 2:6].astype(int) - (10, 200, 30)) < 12).all()
+    grey = io.BytesIO()
+    image.fromarray(np.full((9, 9), 77, np.uint8)).save(grey, "PNG")
+    assert (_pairs.decode(grey.getvalue(), 4, "x") == 77).all()
+
+
+def test_a_caption_that_is_too_long_is_cut_and_its_false_end_does_not_count(tmp_path):
+    source = pairs(write_tar(tmp_path / "a.tar", samples()))
+    batch = source.batch(np.arange(30), seed=0, context=10)
+    assert (batch["tokens"][:, 10] == 256).all() and (batch["tokens"][:, 1:10] < 256).all()
+    assert (batch["mask"][:, :9] == 1).all() and (batch["mask"][:, 9] == 0).all()
+    assert source.loss_tokens(10) == 9
+    whole = source.batch(np.arange(len(source._sides[0])), seed=0, context=40)["mask"]
+    assert source.loss_tokens(40) == pytest.approx(float(whole.sum(axis=1).mean()))
+
+
+def test_captions_by_a_tokenizer_and_pictures_without_captions(tmp_path):
+    path = write_tar(tmp_path / "a.tar", samples(60))
+    source = pairs(path, tokenizer=str(write_tokenizer(tmp_path / "tokenizer.json")))
+    coder = __import__("tokenizers").Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokens = source.batch(np.arange(3), seed=0, context=40)["tokens"]
+    assert source.vocab == 300 and (tokens[:, 0] == 0).all()
+    assert all(coder.decode(row).startswith("picture ") for row in tokens)
+    bare = pairs(path, text="")
+    assert (
+        bare.supplies == {"image": SIDE, "classes": 7} and not bare.batch(np.arange(3), seed=0, context=9)["mask"].any()
+    )
+    assert len(bare.evaluation(9, 9)["image"]) == 1
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: 512 * 41 + 3])
+
+
+def _header(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    begin = raw.index(b"00007.txt")
+    raw[begin + 3] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fields", "words"),
+    [
+        (_cut, {}, r"a.tar:00006: is damaged, cut short or packed at 00006 \(unexpected end"),
+        (_header, {}, r"a.tar:00007: is damaged, cut short or packed at 00007 \(bad header after it"),
+        (lambda path: path.write_bytes(b""), {}, "is damaged"),
+        (lambda path: path.write_bytes(b"no tar at all" * 99), {}, "at its beginning"),
+        (Path.unlink, {}, "is not there"),
+        (None, {"text": "caption"}, "data.text = a.tar:00000: has no caption, but png, txt, cls"),
+        (None, {"image": "jpg"}, "data.image = a.tar:00000: has no jpg"),
+        (None, {"classes": 5}, r"the label of a.tar:000\d\d is not from 0 to 4"),
+        (None, {"tokenizer": "nowhere.json"}, "tokenizer = nowhere.json: is no file"),
+        (None, {"side": 0}, "data.side = 0"),
+        (None, {"classes": -1}, "data.classes = -1"),
+    ],
+)
+def test_damaged_tars_and_wrong_fields(tmp_path, damage, fields, words):
+    path = write_tar(tmp_path / "a.tar", samples(40))
+    if damage is not None:
+        damage(path)
+    with pytest.raises(UserError, match=words):
+        pairs(path, **fields).batch(np.arange(30), seed=0, context=40)
+
+
+def test_captions_that_are_no_text_are_named(tmp_path):
+    found = [{**sample, "txt": b"\xff\xfe"} for sample in samples(40)]
+    tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match=r"data.text = a.tar:000\d\d: is not UTF-8"):
+        pairs(write_tar(tmp_path / "a.tar", found), tokenizer=str(tokenizer)).batch(np.arange(9), seed=0, context=40)
+
+
+def test_a_large_picture_is_refused_not_unpacked(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(UserError, match=r"a.tar:000\d\d: is no picture that can be read \(.*decompression bomb"):
+        pairs(write_tar(tmp_path / "a.tar", samples(40))).batch(np.arange(2), seed=0, context=40)
+
+
+# Parquet and what `datasets` saves
+
+
+def write_pictures(path: Path, count: int = 120, saved: bool = False) -> Path:
+    datasets = pytest.importorskip("datasets")
+    rows = {
+        "img": [{"bytes": picture(number), "path": None} for number in range(count)],
+        "caption": [f"picture {number} of größe" for number in range(count)],
+        "label": [number % 7 for number in range(count)],
+    }
+    features = datasets.Features(
+        {"img": datasets.Image(), "caption": datasets.Value("string"), "label": datasets.ClassLabel(num_classes=7)}
+    )
+    made = datasets.Dataset.from_dict(rows, features=features)
+    if saved:
+        made.save_to_disk(str(path), num_shards=2)
+    else:
+        made.to_parquet(str(path), batch_size=32)
+    return path
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_pictures_of_datasets_are_those_of_the_tar(tmp_path, monkeypatch, saved):
+    monkeypatch.setattr("scaling.data.parquet.HELD", 20_000)  # of the four row groups two
+    path = write_pictures(tmp_path / ("saved" if saved else "a.parquet"), saved=saved)
+    fields = {"image": "img", "text": "caption", "side": SIDE, "classes": 7}
+    source = load("parquet", path, **fields)
+    tar = pairs(write_tar(tmp_path / "a.tar", samples()))
+    assert source.digests == tar.digests
+    for mine, theirs in (
+        (source.batch(np.arange(50), seed=3, context=30), tar.batch(np.arange(50), seed=3, context=30)),
+        (source.evaluation(30, 90), tar.evaluation(30, 90)),
+    ):
+        for name in ("tokens", "mask", "image", "label"):
+            np.testing.assert_array_equal(mine[name], theirs[name])
+    assert source.describe()["samples"] == tar.describe()["samples"]
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_saved])
+def test_text_in_tables_is_split_and_tokenized_as_prepare_does(tmp_path, write):
+    path = write(tmp_path / ("a.parquet" if write is write_parquet else "saved"), texts())
+    tokenizer = str(write_tokenizer(tmp_path / "tokenizer.json"))
+    source = load("parquet", path, tokenizer=tokenizer)
+    job = _prepare.Job(_documents.inputs([str(path)]), tmp_path / "out", _tokenizer.load(tokenizer))
+    _prepare.prepare(job)
+    prepared = load("prepared", tmp_path / "out")
+    np.testing.assert_array_equal(source.train, training(prepared))
+    assert [each.digest[:8] for each in source.documents] == [each.digest for each in prepared.documents]
+    assert source.bytes_per_token == prepared.bytes_per_token
+    np.testing.assert_array_equal(
+        source.batch(np.arange(20), seed=2, context=50)["tokens"],
+        prepared.batch(np.arange(20), seed=2, context=50)["tokens"],
+    )
+
+
+def _broken_row_group(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[8:400] = bytes(392)
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fields", "words"),
+    [
+        (Path.unlink, {}, "is not there"),
+        (lambda path: path.rename(path.with_suffix(".csv")), {}, "is not there"),
+        (lambda path: path.write_bytes(b"PAR1"), {}, "a.parquet: cannot be read"),
+        (_broken_row_group, {}, "a.parquet: cannot be read"),
+        (None, {"text": "body"}, "column = body: is not in a.parquet, which has id, text"),
+        (None, {"text": ""}, "name the column of the text"),
+        (None, {"text": "id"}, "a.parquet, row 0: holds int"),
+        (None, {"image": "img"}, "data.column = img: is not in a.parquet"),
+        (None, {"image": "text"}, r"data.image = a.parquet:0: holds no encoded picture"),
+        (None, {"end": "</s>"}, "bytes have no such token"),
+    ],
+)
+def test_damaged_tables_and_wrong_fields(tmp_path, damage, fields, words):
+    path = write_parquet(tmp_path / "a.parquet", texts(40))
+    if damage is not None:
+        damage(path)
+    with pytest.raises(UserError, match=words):
+        load("parquet", path, **fields)
+
+
+def test_too_much_text_for_memory_is_for_prepare(tmp_path, monkeypatch):
+    monkeypatch.setattr("scaling.data.parquet.LARGEST", 1000)
+    with pytest.raises(UserError, match="scaling data prepare"):
+        load("parquet", write_parquet(tmp_path / "a.parquet", texts(40)))
+
+
+# ArrayRecord
+
+
+def write_tokens(path: Path, rows: list[np.ndarray]) -> Path:
+    module = pytest.importorskip("array_record.python.array_record_module")
+    writer = module.ArrayRecordWriter(str(path), "group_size:1")
+    for row in rows:
+        writer.write(row.tobytes())
+    writer.close()
+    return path
+
+
+def test_records_give_the_batches_of_the_same_tokens_in_memory(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, 60_000, rng.integers(0, 300)).astype("<u2") for _ in range(150)]
+    write_tokens(tmp_path / "a.array_record", rows[:70])
+    write_tokens(tmp_path / "b.array_record", rows[70:])
+    source = load("arrayrecord", tmp_path, dtype="uint16", vocab=60_000)
+    assert isinstance(source.train, Joined)
+    kept = [rows[number] for number in source.train.which.tolist()]
+    held = [each.tokens[0 : len(each.tokens)] for each in source.documents]
+    assert sorted(map(bytes, [*kept, *held])) == sorted(bytes(row) for row in rows if len(row))
+    documents = [_tokens.Document(e.name, e.tokens[0 : len(e.tokens)], e.digest) for e in source.documents]
+    plain = _tokens.TokenSource(np.concatenate(kept), documents, 60_000, None)
+    for indices, context in ((np.arange(300), 40), (np.arange(30), 700)):
+        np.testing.assert_array_equal(
+            source.batch(indices, seed=5, context=context)["tokens"],
+            plain.batch(indices, seed=5, context=context)["tokens"],
+        )
+    np.testing.assert_array_equal(source.evaluation(64)["tokens"], plain.evaluation(64)["tokens"])
+
+
+def test_text_records_are_what_grain_reads_and_what_prepare_writes(tmp_path):
+    grain = pytest.importorskip("grain")
+    found = texts()
+    path = write_records(tmp_path / "a.array_record", found)
+    source = load("arrayrecord", path)
+    theirs = grain.MapDataset.source(grain.sources.ArrayRecordDataSource([str(path)]))
+    assert [record.decode() for record in theirs] == found
+    job = _prepare.Job(_documents.inputs([str(path)]), tmp_path / "out", _tokenizer.load("bytes"))
+    _prepare.prepare(job)
+    np.testing.assert_array_equal(
+        source.batch(np.arange(40), seed=1, context=60)["tokens"],
+        load("prepared", tmp_path / "out").batch(np.arange(40), seed=1, context=60)["tokens"],
+    )
+    assert source.bytes_per_token == 1.0 and b"".join(
+        bytes(theirs[int(number)]) for number in source.train.which
+    ) == bytes(source.train.gather(np.array([0]), len(source.train))[0])
+
+
+def _flip(offset: int) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        raw = bytearray(path.read_bytes())
+        raw[offset] ^= 0xFF
+        path.write_bytes(raw)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "fields", "words"),
+    [
+        (_flip(3000), {}, r"a.array_record:\d+: is damaged"),
+        (lambda path: path.write_bytes(b""), {}, "a.array_record: is damaged or no ArrayRecord"),
+        (lambda path: path.write_bytes(path.read_bytes()[:70_000]), {}, "a.array_record: is damaged or no ArrayRecord"),
+        (Path.unlink, {}, "is not there"),
+        (None, {"dtype": "uint32", "vocab": 2**31}, r"a.array_record:\d+: has \d+ bytes, no multiple of 4"),
+        (None, {"vocab": 100}, r"data.vocab = 100: a.array_record:\d+ has the token"),
+        (None, {"dtype": "int8"}, "data.dtype = int8"),
+        (None, {"vocab": 1}, "data.vocab = 1"),
+    ],
+)
+def test_damaged_records_and_wrong_fields(tmp_path, damage, fields, words):
+    path = write_records(tmp_path / "a.array_record", texts(150))
+    if damage is not None:
+        damage(path)
+    with pytest.raises(UserError, match=words):
+        load("arrayrecord", path, **fields)
+
+
+# What is missing
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "fields"),
+    [
+        ("webdataset", "PIL", {"side": SIDE}),
+        ("parquet", "pyarrow", {}),
+        ("arrayrecord", "array_record", {}),
+        ("webdataset", "tokenizers", {"tokenizer": "tokenizer.json"}),
+    ],
+)
+def test_a_missing_extra_names_what_to_install(tmp_path, monkeypatch, name, module, fields):
+    monkeypatch.chdir(tmp_path)
+    path = {
+        "webdataset": lambda: write_tar(tmp_path / "a.tar", samples(40)),
+        "parquet": lambda: write_parquet(tmp_path / "a.parquet", texts(4)),
+        "arrayrecord": lambda: write_records(tmp_path / "a.array_record", texts(4)),
+    }[name]()
+    (tmp_path / "tokenizer.json").write_text(json.dumps({}))
+    for each in [each for each in sys.modules if each.split(".")[0] == module] + [module]:
+        monkeypatch.setitem(sys.modules, each, None)
+    with pytest.raises(UserError, match=r"which is not there: pip install 'scaling-lab\[data\]'") as caught:
+        load(name, path, **fields).batch(np.arange(2), seed=0, context=40)
+    assert ("pillow" if module == "PIL" else module.replace("_", "-")) in str(caught.value)
