@@ -34,15 +34,27 @@ def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
         raise UserError("path", path, f"is neither a work directory nor a table; known are {', '.join(FORMATS)}")
     try:
         if suffix == ".parquet":
-            frame = pd.read_parquet(path)
-            return frame, [f"row {i + 1}" for i in range(len(frame))]
+            return _read_parquet(path)
         return _read_jsonl(path) if suffix == ".jsonl" else _read_delimited(path, "\t" if suffix == ".tsv" else ",")
     except ImportError as error:
-        raise UserError("path", path, "reading parquet needs pyarrow (the extra `data`), or give a CSV") from error
+        raise UserError(
+            "path", path, "needs pyarrow, which is not there: pip install 'scaling-lab[data]', or give a CSV"
+        ) from error
     except UnicodeDecodeError as error:
         raise UserError("path", path, f"is not UTF-8 text ({error.reason}); save it again as UTF-8") from error
     except OSError as error:
         raise UserError("path", path, f"cannot be read ({error.strerror or error})") from error
+
+
+def _read_parquet(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    try:
+        frame = pd.read_parquet(path, engine="pyarrow")
+    except ValueError as error:  # what pyarrow raises is one, or an OSError
+        reason = str(error).split("\n")[0].replace(f" '{path}'", "")[:200]
+        raise UserError("table", path, f"is no Parquet that can be read ({reason}); write it again") from error
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()  # pandas keeps a column that was its index apart
+    return frame, [f"row {i + 1}" for i in range(len(frame))]
 
 
 def _read_delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:

@@ -300,9 +300,13 @@ def test_a_law_of_curves_is_fitted_from_the_shell_on_rows_of_arrays(tmp_path, mo
         {"run": run, "learning_rate": rate.tolist(), "step": at.tolist(), "loss": loss.tolist()}
         for run, (rate, at, loss) in planted(law).items()
     ]
-    (tmp_path / "curves.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    asked = "multi_power" if name == "multipower" else name
-    code, out, err = scaling("fit", "curves.jsonl", f"--law={asked}", "--objective=squares", "--out=fit.json")
+    asked, table = ("multi_power", "curves.parquet") if name == "multipower" else (name, "curves.jsonl")
+    if table == "curves.parquet":
+        pytest.importorskip("pyarrow")
+        pd.DataFrame(rows).to_parquet(table)
+    else:
+        (tmp_path / table).write_text("\n".join(json.dumps(row) for row in rows))
+    code, out, err = scaling("fit", table, f"--law={asked}", "--objective=squares", "--out=fit.json")
     assert code == 0 and "intervals by jackknife-t" in out, err
     card = read_json("fit.json")
     assert (
