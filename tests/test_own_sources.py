@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_cli import scaling
 from test_prepare import texts, training, write_parquet, write_records, write_saved, write_tokenizer
 
 from scaling import data
-from scaling.data import _documents, _pairs, _prepare, _tokenizer, _tokens
+from scaling.data import _documents, _pairs, _prepare, _random, _tokenizer, _tokens
 from scaling.data.arrayrecord import Joined
 from scaling.errors import UserError
+from scaling.records import records
 
 SIDE = 6
 
@@ -357,6 +359,8 @@ def test_text_records_are_what_grain_reads_and_what_prepare_writes(tmp_path):
         source.batch(np.arange(40), seed=1, context=60)["tokens"],
         load("prepared", tmp_path / "out").batch(np.arange(40), seed=1, context=60)["tokens"],
     )
+    pipeline = grain.MapDataset.range(40).map(lambda i: source.batch(np.array([i]), seed=1, context=60)["tokens"][0])
+    np.testing.assert_array_equal(pipeline.batch(40)[0], source.batch(np.arange(40), seed=1, context=60)["tokens"])
     assert source.bytes_per_token == 1.0 and b"".join(
         bytes(theirs[int(number)]) for number in source.train.which
     ) == bytes(source.train.gather(np.array([0]), len(source.train))[0])
@@ -417,3 +421,44 @@ def test_a_missing_extra_names_what_to_install(tmp_path, monkeypatch, name, modu
     with pytest.raises(UserError, match=r"which is not there: pip install 'scaling-lab\[data\]'") as caught:
         load(name, path, **fields).batch(np.arange(2), seed=0, context=40)
     assert ("pillow" if module == "PIL" else module.replace("_", "-")) in str(caught.value)
+
+
+# Training
+
+STUDY = """
+from scaling import study
+
+def get_config(argument=""):
+    config = study.base("tars")
+    config.family = "vit"
+    for name in ("good", "bad"):
+        config.data[name] = {"source": "webdataset", "path": name, "side": 6, "classes": 7}
+        config.cells[name] = study.block("grid", name, (0,), tokens=(4 * 8 * 10,))
+    config.model = {"width": 8, "layers": 1, "heads": 1, "patch": 3}
+    config.recipe.batch = 8
+    config.recipe.warmup_steps = 2
+    config.chunk = 5
+    config.evaluation = {"tokens": 16, "batch": 4}
+    return config
+"""
+
+
+def test_tars_train_and_a_corrupt_sample_rejects_its_run_by_file_and_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    (tmp_path / "exp.py").write_text(STUDY)
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+        found = samples()
+        if name == "bad":
+            source = pairs(tmp_path / "good")
+            order = _random.permute(np.arange(80), len(source._sides[0]), _random.key(0, 0))
+            broken = int(source._sides[0][order[60]])  # read in the second chunk
+            found[broken]["png"] = found[broken]["png"][:70]
+        write_tar(tmp_path / name / "a.tar", found)
+    code, _, err = scaling("run", "--config=exp.py", "--workdir=w", "--workers=1")
+    line = next((line for line in err.splitlines() if line.startswith("rejected: ")), "")
+    assert code == 2 and f"data.image = a.tar:{broken:05}: is no picture that can be read" in line, err
+    ended = [record.result for record in records(tmp_path / "w") if record.manifest["dataset"] == "good"]
+    assert ended and all(result is not None and result["status"] == "done" for result in ended)
+    assert any(result and "class" in result["evaluation"] for result in ended)

@@ -14,7 +14,9 @@ What every source promises:
 - ``describe()`` names the content by its hash: two machines with the same bytes get the same description, whatever
   the folders are called, and D has no part in it.
 
-Imports numpy and the standard library only: the planner describes sources without starting JAX.
+Imports numpy and the standard library only: the planner describes sources without starting JAX, and what reads users'
+own files (the extra ``data``) is imported by the source that needs it. In a Grain pipeline a source is
+``grain.MapDataset.range(n).map(lambda i: source.batch(np.array([i]), seed=0, context=256))``.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ def decode(picture: bytes, side: int, where: str) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything: SyntaxError, struct.error, zlib.error ...
         reason = str(error).split("\n")[0][:120] or type(error).__name__
-        raise UserError("data.image", where, f"is no picture that can be read ({reason}); mend or remove it") from error
+        # From None: many are OSErrors, which a worker takes for a fault of its machine and not of the data.
+        raise UserError("data.image", where, f"is no picture that can be read ({reason}); mend or remove it") from None
 
 
 @dataclass(frozen=True)

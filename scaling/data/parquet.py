@@ -198,7 +198,9 @@ class _damage:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, OSError | ValueError):
             reason = str(error).split("\n")[0][:150]
-            raise UserError("data.path", self.each.name, f"cannot be read ({reason}); copy it again") from error
+            # Without a number it is about the data, not about the machine, as a worker would take an OSError to be.
+            cause = error if getattr(error, "errno", None) else None
+            raise UserError("data.path", self.each.name, f"cannot be read ({reason}); copy it again") from cause
 
 
 def _columns(config: Config) -> list[str]:
