@@ -449,13 +449,12 @@ def test_tars_train_and_a_corrupt_sample_rejects_its_run_by_file_and_key(tmp_pat
     (tmp_path / "exp.py").write_text(STUDY)
     for name in ("good", "bad"):
         (tmp_path / name).mkdir()
-        found = samples()
-        if name == "bad":
-            source = pairs(tmp_path / "good")
-            order = _random.permute(np.arange(80), len(source._sides[0]), _random.key(0, 0))
-            broken = int(source._sides[0][order[60]])  # read in the second chunk
-            found[broken]["png"] = found[broken]["png"][:70]
-        write_tar(tmp_path / name / "a.tar", found)
+    found = samples()
+    write_tar(tmp_path / "good" / "a.tar", found)
+    train = pairs(tmp_path / "good")._sides[0]
+    broken = int(train[_random.permute(np.arange(60, 61), len(train), _random.key(0, 0))][0])  # in the second chunk
+    found[broken]["png"] = found[broken]["png"][:70]
+    write_tar(tmp_path / "bad" / "a.tar", found)
     code, _, err = scaling("run", "--config=exp.py", "--workdir=w", "--workers=1")
     line = next((line for line in err.splitlines() if line.startswith("rejected: ")), "")
     assert code == 2 and f"data.image = a.tar:{broken:05}: is no picture that can be read" in line, err

@@ -83,9 +83,12 @@ class Document:
 
 @dataclass(frozen=True)
 class TokenSource:
-    """A source that holds its tokens, in memory or mapped from a file. See ``scaling.data.Source`` for the methods."""
+    """A source that holds its tokens, in memory or mapped from a file. See ``scaling.data.Source`` for the methods.
 
-    train: np.ndarray | Tokens
+    ``train`` is an array (1-D) or other ``Tokens``.
+    """
+
+    train: Any
     documents: Sequence[Document]
     vocab: int
     bytes_per_token: float | None
