@@ -3,8 +3,9 @@
 A family describes itself as a list of components. Each costs, per example and forward,
 ``2 * matmul * tokens + attention`` FLOPs, and in training ``k / 2`` times as much per weight (k = 6: forward,
 gradient of activations, gradient of weights). An embedding look-up costs none; the vocabulary head does; a causal
-mask is counted in full, since the reference attention computes every score. ``jaxpr_flops`` counts the matrix
-products of a traced function: the oracle that the analytic count must equal, exactly.
+mask is counted in full, since the reference attention computes every score. Products among the examples of a batch
+(a contrast) cost each example as many as the batch has. ``jaxpr_flops`` counts the matrix products of a traced
+function: the oracle that the analytic count must equal, exactly.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Component:
       attention: forward FLOPs of the products without weights (scores, and values by scores) per example.
       active: parameters that one token uses; None means all (experts use fewer).
       first: its input is data, so the gradient of that is never computed; counted by convention all the same.
+      among: forward FLOPs of its products without weights with each example of the batch, itself included.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Component:
     attention: int = 0
     active: int | None = None
     first: bool = False
+    among: int = 0
 
 
 def parameters(components: Iterable[Component]) -> dict[str, Any]:
@@ -65,23 +68,25 @@ def parameters(components: Iterable[Component]) -> dict[str, Any]:
     }
 
 
-def forward_flops(components: Iterable[Component]) -> dict[str, int]:
-    """Forward FLOPs of one example, by component."""
-    return {part.name: 2 * part.matmul * part.tokens + part.attention for part in components}
+def forward_flops(components: Iterable[Component], batch: int = 1) -> dict[str, int]:
+    """Forward FLOPs of one example of ``batch``, by component."""
+    return {part.name: 2 * part.matmul * part.tokens + part.attention + part.among * batch for part in components}
 
 
-def training_flops(components: Iterable[Component]) -> dict[str, int]:
-    """Training FLOPs of one example, by component. Products without weights have two gradients, or none (k = 2)."""
+def training_flops(components: Iterable[Component], batch: int = 1) -> dict[str, int]:
+    """Training FLOPs of one example of ``batch``, by component. Products without weights have two gradients, or none
+    (k = 2)."""
     return {
-        part.name: part.k * part.matmul * part.tokens + part.attention * (1 if part.k == 2 else 3)
+        part.name: part.k * part.matmul * part.tokens
+        + (part.attention + part.among * batch) * (1 if part.k == 2 else 3)
         for part in components
     }
 
 
-def executed_flops(components: Iterable[Component]) -> dict[str, int]:
+def executed_flops(components: Iterable[Component], batch: int = 1) -> dict[str, int]:
     """Training FLOPs of one example that a program without remat executes: no gradient of the data."""
     parts = list(components)
-    convention = training_flops(parts)
+    convention = training_flops(parts, batch)
     return {part.name: convention[part.name] - (2 * part.matmul * part.tokens if part.first else 0) for part in parts}
 
 

@@ -23,6 +23,7 @@ MESH_AXES = ("ensemble", "data", "fsdp", "tensor")
 RULES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor", "layers": None, "head": None}
 RULES |= {"experts": None, "pixels": None}
 ACTIVATIONS: dict[str, Any] = {"batch": ("data", "fsdp"), "time": None, "embed": None, "vocab": "tensor"}
+ACTIVATIONS |= {"candidates": None}  # of a contrast: every example's, on every device
 BATCH = PartitionSpec(None, ("data", "fsdp"))  # (steps of a chunk, batch, ...)
 EVALUATION_BATCH = PartitionSpec(("data", "fsdp"))
 

@@ -1,8 +1,8 @@
 """Objectives: how inputs are hidden, and from a model's outputs to loss terms.
 
 A term is a pair (sum, count) in float32: what each example (B,), or each of its positions (B, T), adds and over how
-many predictions. The trainer takes sum / count over the batch; evaluation adds them up by document and by position. A
-collective would be a helper that takes an axis name.
+many predictions. The trainer takes sum / count over the batch; evaluation adds them up by document and by position.
+What needs other devices' examples takes the name of the axis that these lie on, or None where the batch is whole.
 
 What an objective hides is drawn from a key, and how much is fixed by the shape, not by chance: so many positions of
 every example, so many spans. Counts of loss tokens are then exact, and every array has a static shape.
@@ -197,3 +197,31 @@ def turn(key: jax.Array, image_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
     quarters_B = jax.random.randint(key, (len(image_BHWC),), 0, 4)
     turned_4BHWC = jnp.stack([jnp.rot90(image_BHWC, quarters, (1, 2)) for quarters in range(4)])
     return turned_4BHWC[quarters_B, jnp.arange(len(image_BHWC))], quarters_B
+
+
+def matches(left_BD: jax.Array, right_BD: jax.Array, axis: str | tuple[str, ...] | None = None):
+    """(scores_BC, back_BC, own_B): each left against every right, each right against every left, and where its own is.
+
+    Args:
+      axis: inside ``shard_map``, of the mesh axes over which the batch is split: candidates C are gathered from all of
+        them. None where the batch is whole, as under ``jit`` whatever the mesh: the partitioner gathers.
+    """
+
+    def all_of(x_BD: jax.Array) -> jax.Array:
+        return x_BD if axis is None else jax.lax.all_gather(x_BD, axis, tiled=True)
+
+    own_B = jnp.arange(len(left_BD)) + (0 if axis is None else jax.lax.axis_index(axis) * len(left_BD))
+    scores_BC = jnp.einsum("bd,cd->bc", left_BD, all_of(right_BD))
+    back_BC = scores_BC.T if axis is None else jnp.einsum("bd,cd->bc", right_BD, all_of(left_BD))
+    return scores_BC, back_BC, own_B
+
+
+def contrast(scores_BC: jax.Array, back_BC: jax.Array, own_B: jax.Array) -> Term:
+    """Symmetric InfoNCE (arXiv 2103.00020, figure 3): nats of the own partner among all, the mean of both ways."""
+    return (cross_entropy(scores_BC, own_B) + cross_entropy(back_BC, own_B)) / 2, jnp.ones(len(own_B), jnp.float32)
+
+
+def retrieval_error(scores_BC: jax.Array, back_BC: jax.Array, own_B: jax.Array) -> Term:
+    """Share of examples whose best match is another's partner, the mean of both ways: a metric."""
+    (there_B, count_B), (back_B, _) = error(scores_BC, own_B), error(back_BC, own_B)
+    return (there_B + back_B) / 2, count_B

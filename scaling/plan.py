@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling import count, device, families, recipe
+from scaling import count, data, device, families, recipe
 from scaling.errors import UserError
 from scaling.records import SCHEMA, identity, read_json, records, write_json
 from scaling.study import Cell, Study, stem_key
@@ -136,7 +136,7 @@ def check_memory(plan: Plan, name: str | None = None) -> dict[str, Any]:
         if (key := f"{id(trainer)} {manifest['dataset']}") in rows:
             continue
         source = plan.study.sources[manifest["dataset"]]
-        taken = trainer.memory(source.batch(np.zeros(1, np.int64), seed=0, context=trainer.context))
+        taken = trainer.memory(source.batch(np.zeros(1, np.int64), seed=0, context=trainer.text))
         rows[key] = {"shape": shape, "N_total": manifest["parameters"]["total"], **taken}
         if taken["total"] > limit:
             parts = ", ".join(f"{part} {taken[part] / 1e9:.3g}" for part in ("state", "batches", "temporary"))
@@ -158,7 +158,7 @@ def check_memory(plan: Plan, name: str | None = None) -> dict[str, Any]:
 def training_flops_per_token(cell: Cell) -> float:
     """Exact training FLOPs for each token that a cell of this shape sees."""
     context = cell.module.batch_spec(cell.config)["context"]
-    return sum(count.training_flops(cell.components).values()) / context
+    return sum(count.training_flops(cell.components, cell.recipe.batch).values()) / context
 
 
 def _ladder(cells: Sequence[Cell]) -> dict[str, list[dict[str, Any]]]:
@@ -216,6 +216,8 @@ def _program(study: Study, cells: list[Cell], speed: float) -> dict[str, Any]:
             "data": study.sources[cell.dataset].describe(),
             "evaluation": study.options["evaluation"]["tokens"],
         }
+        if any(term.batchwise for term in families.terms(cell.module, cell.config).values()):
+            about["evaluation_batch"] = study.options["evaluation"]["batch"]
         name = _name(cell, f"D{cell.tokens}", identity(about))
         kind = "whole" if stem is None else "branch"
         manifest = _manifest(study, cell, name, kind, identity(about), stem, branch_step, cell.steps)
@@ -254,19 +256,22 @@ def _spec(name, kind, role, steps, branch_step, flops, manifest) -> dict[str, An
 
 
 def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: int) -> dict[str, Any]:
-    context = cell.module.batch_spec(cell.config)["context"]
-    source, components = study.sources[cell.dataset], cell.components
+    spec = cell.module.batch_spec(cell.config)
+    context, text = spec["context"], families.text(spec)
+    source, components, batch = study.sources[cell.dataset], cell.components, cell.recipe.batch
     counts = count.parameters(components)
     examples = steps * cell.recipe.batch
-    tokens, unique = examples * context, source.unique_tokens(context)
+    tokens, unique = examples * context, data.unique(source, spec)
     terms = families.terms(cell.module, cell.config)
     headline, fitted = next(iter(terms.items()))
-    parts = {part: flops * examples for part, flops in count.training_flops(components).items()}
+    among = f" of {study.options['evaluation']['batch']}"
+    units = {name: term.unit + (among if term.batchwise else "") for name, term in terms.items()}
+    parts = {part: flops * examples for part, flops in count.training_flops(components, batch).items()}
     found = study.tuned.get(cell.recipe.tuned) if kind != "stem" else None
     regret = {}
     if found is not None:
-        rate, batch = cell.recipe.learning_rate, cell.recipe.batch * context
-        regret = {"regret": recipe.regret(found, counts["nonembedding"], tokens, rate, batch)}
+        rate = cell.recipe.learning_rate
+        regret = {"regret": recipe.regret(found, counts["nonembedding"], tokens, rate, batch * context)}
     return {
         "schema": SCHEMA,
         "run": name,
@@ -291,8 +296,8 @@ def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: i
         "steps": steps,
         "tokens": {
             "D": tokens,
-            "per_step": cell.recipe.batch * context,
-            "loss": examples * (fitted.count or round(fitted.share * _loss_tokens(source, context))),
+            "per_step": batch * context,
+            "loss": examples * (fitted.count or round(fitted.share * _loss_tokens(source, text))),
             "counted": families.counted(cell.module, cell.config),
             "unique": unique,
             "epochs": tokens / unique,
@@ -300,22 +305,22 @@ def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: i
         "flops": {
             "training": sum(parts.values()),
             "6ND": 6 * counts["nonembedding_active"] * tokens,
-            "forward_per_example": sum(count.forward_flops(components).values()),
+            "forward_per_example": sum(count.forward_flops(components, batch).values()),
             "parts": parts,
         },
-        "loss_unit": fitted.unit,
+        "loss_unit": units[headline],
         "headline": headline,
-        "terms": {name: term.unit for name, term in terms.items()},
+        "terms": units,
         "data": source.describe(),
     }
 
 
-def _loss_tokens(source: Any, context: int) -> float:
+def _loss_tokens(source: Any, text: int) -> float:
     """Predictions that count in one example: the mean, where a source says that examples differ."""
     if hasattr(source, "loss_tokens"):
-        return source.loss_tokens(context)
-    mask = source.batch(np.zeros(1, np.int64), seed=0, context=context).get("mask")
-    return context if mask is None else int(mask.sum())
+        return source.loss_tokens(text)
+    mask = source.batch(np.zeros(1, np.int64), seed=0, context=text).get("mask")
+    return text if mask is None else int(mask.sum())
 
 
 def _measured_speed(workdir: Path | None) -> float:
@@ -347,7 +352,7 @@ def _warnings(study: Study) -> list[str]:
         }
         if len(replicated) < 2:
             found.append(f"{dataset}: seeds at {len(replicated)} sizes; noise is measured with 2 seeds at 2 sizes")
-        if any(cell.tokens > study.sources[dataset].unique_tokens(_context(cell)) for cell in cells):
+        if any(cell.tokens > data.unique(study.sources[dataset], _spec_of(cell)) for cell in cells):
             found.append(f"{dataset}: some D repeat the data; repeated data follow another law")
         stems = {(cell.size, cell.seed, cell.role == "holdout"): set() for cell in cells}
         for cell in cells:
@@ -358,5 +363,5 @@ def _warnings(study: Study) -> list[str]:
     return found
 
 
-def _context(cell: Cell) -> int:
-    return cell.module.batch_spec(cell.config)["context"]
+def _spec_of(cell: Cell) -> dict[str, int]:
+    return cell.module.batch_spec(cell.config)

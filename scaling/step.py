@@ -45,18 +45,23 @@ class Trainer:
         # What the host reads (losses, norms) is whole on every device, and so on every process.
         self._whole = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
         spec = family.batch_spec(config)
-        self.context = spec["context"]
+        self.context, self.text = spec["context"], families.text(spec)
         # What the family reads of a batch; a source may hold more, which then never reaches the device.
         self.reads = {"tokens", "mask"} if "vocab" in spec else set()
-        self.reads |= {name for name, field in (("image", "image"), ("label", "classes")) if field in spec}
+        read = (("image", "image"), ("sound", "sound"), ("label", "classes"))
+        self.reads |= {name for name, field in read if field in spec}
         self.terms = families.terms(family, config)
+        if how.microbatches > 1:
+            self._refuse_parts("execution.microbatches", how.microbatches)
         self.compile_seconds = 0.0
         axes, tied = family.axes(config), getattr(config, "tied", False)
         params = jax.eval_shape(lambda: family.init(jax.random.key(0), config))
         self._optimizer = recipe.optimizer(rules, axes, params, tied)
-        self._multipliers = recipe.multipliers(axes, params, rules, tied)
+        frozen = families.frozen(family, config)
+        still = {name: jax.tree.map(lambda _: 0.0, params[name]) for name in frozen}
+        self._multipliers = {**recipe.multipliers(axes, params, rules, tied), **still}
         shapes = jax.eval_shape(self._init, jnp.uint32(0))
-        self._decayed = recipe.decayed(axes)
+        self._decayed = {**recipe.decayed(axes), **still}
         self._shardings = meshes.state_shardings(self.mesh, shapes, axes)
         self.abstract = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -109,21 +114,26 @@ class Trainer:
         found = {"state": state, "batches": given, "temporary": seen.temp_size_in_bytes + made}
         return {**found, "total": sum(found.values())}
 
-    def evaluate(self, params: Any, batch: dict[str, np.ndarray], number: int) -> dict[str, Any]:
+    def evaluate(
+        self, params: Any, batch: dict[str, np.ndarray], number: int, prompts: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """{term: (sum, count)} of the ``number``-th evaluation batch, under a key fixed by the number.
 
-        ``batch`` is whole in every process, which places its own rows.
+        ``batch`` is whole in every process, which places its own rows. ``prompts``: texts of each class, as a source's
+        evaluation may have them, for the family's ``metrics``.
         """
         size = len(next(iter(batch.values())))
         own = meshes.rows(self.mesh, size)
         place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
         on_mesh = {name: place(value[own]) for name, value in batch.items() if name in self.reads}
+        fixed = {} if prompts is None else {"prompts": self._everywhere(prompts)}
 
-        def loss(params: Any, batch: dict[str, jax.Array], number: jax.Array) -> Any:
-            return self._terms(params, batch, jax.random.fold_in(jax.random.key(0), number))
+        def loss(params: Any, batch: dict[str, jax.Array], fixed: dict[str, jax.Array], number: jax.Array) -> Any:
+            found = self._terms(params, batch, jax.random.fold_in(jax.random.key(0), number))
+            return {**found, **self._metrics(params, {**batch, **fixed})}
 
         function = functools.partial(jax.jit, loss, out_shardings=self._whole)
-        return self._call("evaluate", function, params, on_mesh, np.uint32(number))
+        return self._call("evaluate", function, params, on_mesh, fixed, np.uint32(number))
 
     def noise(self, params: Any, batch: dict[str, np.ndarray], number: int) -> dict[str, float]:
         """Squared gradient norms of a batch and, on average, of its parts, from which the gradient noise scale follows.
@@ -138,6 +148,7 @@ class Trainer:
           UserError: the batch cannot be split.
         """
         size = self.rules.batch
+        self._refuse_parts("config.noise_scale", True)
         ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         parts = next((n for n in (8, 4, 2) if size % (n * ways) == 0), 0)
         if not parts:
@@ -222,10 +233,26 @@ class Trainer:
         return new, loss, optax.tree.norm(gradient)
 
     def _terms(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, Any]:
-        # The one cast to what the model computes in; norms, softmax and losses go back to float32 where they stand.
-        params = jax.tree.map(lambda leaf: leaf.astype(self.config.dtype), params)
+        params = self._cast(params)
         with using(self.how, self.attention), placing(meshes.place(self.mesh)):
             return self.family.loss(params, batch, key, self.config)
+
+    def _cast(self, params: Any) -> Any:
+        """The one cast to what the model computes in; norms, softmax and losses go back to float32 where they stand."""
+        return jax.tree.map(lambda leaf: leaf.astype(self.config.dtype), params)
+
+    def _metrics(self, params: Any, batch: dict[str, jax.Array]) -> dict[str, Any]:
+        """What the family measures in evaluation only."""
+        if not hasattr(self.family, "metrics"):
+            return {}
+        params = self._cast(params)
+        with using(self.how, self.attention), placing(meshes.place(self.mesh)):
+            return self.family.metrics(params, batch, self.config)
+
+    def _refuse_parts(self, field: str, value: Any) -> None:
+        """UserError where a part of a batch has another loss than the batch."""
+        if any(term.batchwise for term in self.terms.values()):
+            raise UserError(field, value, "splits the batch, and this family's examples are each other's negatives")
 
     def _gradient(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
         """The loss of a batch, the weighted sum of its terms' means, and its gradient, summed over microbatches."""

@@ -22,6 +22,8 @@ from scaling.errors import UserError
 from scaling.records import ROLES, identity
 
 BLOCK_KINDS = ("grid", "pairs", "isoflop")
+# Fields of what a source supplies that a family must take as they are.
+EXACT = {"image": "images of side", "sound": "sounds of samples", "prompts": "prompts of each class"}
 
 
 def base(name: str) -> Any:
@@ -236,7 +238,7 @@ def _cells(name: str, fields: dict[str, Any], plain: dict[str, Any], sources: di
         context = spec["context"]
         tokens, components = amount, module.components(config)
         if fields["kind"] == "isoflop":
-            tokens = amount * context / sum(count.training_flops(components).values())
+            tokens = amount * context / sum(count.training_flops(components, unresolved.batch).values())
         parameters = count.parameters(components)["nonembedding"]
         rules = recipe.resolve(unresolved, parameters, tokens, context)
         steps = max(1, round(tokens / (rules.batch * context)))
@@ -244,11 +246,11 @@ def _cells(name: str, fields: dict[str, Any], plain: dict[str, Any], sources: di
         # At the D that it will have, so that a study written from its own cells gives the same cells.
         if (again := recipe.resolve(unresolved, parameters, exact, context)).batch == rules.batch:
             rules = again
-        unique = source.unique_tokens(context)
+        unique = data.unique(source, spec)
         if unique < context:
             remedy = f"dataset {fields['dataset']} is too short for one example of that many positions"
             raise UserError("model.context", context, remedy)
-        if context > supplies.get("context", context):
+        if families.text(spec) > supplies.get("context", families.text(spec)):
             remedy = f"the documents that evaluate dataset {fields['dataset']} end after {supplies['context']:,} tokens"
             raise UserError("model.context", context, f"{remedy}; choose a smaller context")
         if exact > unique and not plain["repeats"]:
@@ -268,14 +270,14 @@ def _cells(name: str, fields: dict[str, Any], plain: dict[str, Any], sources: di
 def _check_supply(spec: dict[str, int], supplies: dict[str, int], dataset: str, family: str) -> None:
     """UserError unless the data has what the family reads: tokens and labels that fit, images of the right side."""
     for field, wanted in spec.items():
-        if field == "context":
+        if field in ("context", "text"):
             continue
         if field not in supplies:
             raise UserError(
                 "family", family, f"reads {field}, which dataset {dataset} lacks: it has {', '.join(supplies)}"
             )
-        if field == "image" and supplies[field] != wanted:
-            raise UserError("model.image", wanted, f"dataset {dataset} has images of side {supplies[field]}")
+        if field in EXACT and supplies[field] != wanted:
+            raise UserError(f"model.{field}", wanted, f"dataset {dataset} has {EXACT[field]} {supplies[field]}")
         if wanted < supplies[field]:
             what = "tokens" if field == "vocab" else "labels"
             raise UserError(f"model.{field}", wanted, f"dataset {dataset} has {what} up to {supplies[field]}")

@@ -55,8 +55,8 @@ def _source(config: str) -> Any:
 
 
 @functools.cache
-def _evaluation(config: str, context: int, tokens: int) -> dict[str, Any]:
-    return _source(config).evaluation(context, tokens)
+def _evaluation(config: str, text: int, tokens: int) -> dict[str, Any]:
+    return _source(config).evaluation(text, tokens)
 
 
 # What a trainer does not depend on: these reach the compiled chunk as arrays, or not at all.
@@ -139,7 +139,7 @@ class _Run:
         indices = (step[:, None] * self.rules.batch + rows).astype(np.int64)
         # Damage is raised when the batch is used: a chunk may be under way, and other processes must hear of it.
         try:
-            flat = _source(self.source_config).batch(indices.ravel(), seed=self.seed, context=self.trainer.context)
+            flat = _source(self.source_config).batch(indices.ravel(), seed=self.seed, context=self.trainer.text)
         except UserError as error:
             self.damage = error
             return {}
@@ -253,29 +253,41 @@ class _Run:
         return {name: flops[key] / tokens * rate for name, key in (("exact", "training"), ("6ND", "6ND"))}
 
     def evaluate(self, state: State) -> dict[str, Any]:
-        """Every loss term on the fixed evaluation set, with a standard error by document; the causal by position."""
+        """Every loss term on the fixed evaluation set, with a standard error by document; the causal by position.
+
+        Where a term depends on the batch, the set is cut to whole batches, and the error of such a term is by batch:
+        its examples are each other's negatives.
+        """
         settings, source = self.options["evaluation"], _source(self.source_config)
-        fixed = _evaluation(self.source_config, self.trainer.context, settings["tokens"])
+        fixed = _evaluation(self.source_config, self.trainer.text, settings["tokens"])
         if damage := _not_finite(fixed, "evaluation windows"):
             raise damage
         reference = fixed.get("reference")
         size, total = settings["batch"], len(fixed["document"])
-        arrays = {name: value for name, value in fixed.items() if name not in ("document", "documents", "reference")}
+        if any(term.batchwise for term in self.trainer.terms.values()):
+            if total < 2 * size:
+                raise UserError("evaluation.tokens", settings["tokens"], f"must fill two batches of {size} examples")
+            total -= total % size
+        apart = ("document", "documents", "reference", "prompts")
+        arrays = {name: value for name, value in fixed.items() if name not in apart}
         sums: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
         for start in range(0, total, size):
             rows = np.minimum(np.arange(start, start + size), total - 1)
             batch = {name: value[rows] for name, value in arrays.items()}
-            for term, (nats, count) in self.trainer.evaluate(state["params"], batch, start // size).items():
+            seen = self.trainer.evaluate(state["params"], batch, start // size, fixed.get("prompts"))
+            for term, (nats, count) in seen.items():
                 for kept, values in zip(sums.setdefault(term, ([], [])), (nats, count)):
                     kept.append(np.asarray(values)[: total - start])
+        batches = np.arange(total) // size, [f"batch {number} of {size}" for number in range(-(-total // size))]
         found = {}
         for name, (nats, count) in sums.items():
             term = self.trainer.terms[name]
             about = {"bytes_per_token": source.bytes_per_token if term.likelihood else None}
             about["entropy"] = source.describe().get("entropy") if term.causal else None
-            documents = (fixed["document"], fixed["documents"], reference if term.causal else None)
+            documents = batches if term.batchwise else (fixed["document"][:total], fixed["documents"])
+            exact = reference[:total] if term.causal and reference is not None else None
             summed = (np.concatenate(nats), np.concatenate(count))
-            found[name] = term_summary(*summed, *documents, positions=term.causal, **about)
+            found[name] = term_summary(*summed, *documents, exact, positions=term.causal, **about)
         return found
 
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from test_families import CASES, FAMILIES, batch_of, small
 
-from scaling import mesh, recipe
+from scaling import mesh, objectives, recipe
 from scaling.blocks import experts
 from scaling.checkpoint import Checkpoints
 from scaling.step import Trainer
@@ -82,6 +82,27 @@ def train(module: Any, config: Any, shape: tuple[int, ...]) -> tuple[Trainer, An
     return trainer, state, {**found, "collectives": collectives(trainer._compiled["chunk"].as_text())}
 
 
+def contrasted() -> bool:
+    """Whether a contrast inside shard_map, its negatives gathered by axis name, is that of the whole batch, and its
+    gradient too."""
+    left, right = (jax.random.normal(jax.random.key(seed), (16, 4)) for seed in range(2))
+
+    def nats(left, right, axis=None):
+        return objectives.contrast(*objectives.matches(left, right, axis))[0].sum()
+
+    whole = jax.jit(jax.value_and_grad(nats, (0, 1)))(left, right)
+    axes = ("data", "fsdp")
+    split = jax.sharding.PartitionSpec(axes)
+    mapped = jax.shard_map(
+        lambda left, right: jax.lax.psum(nats(left, right, axes), axes),
+        mesh=mesh.make({"data": 4, "fsdp": 2}),
+        in_specs=split,
+        out_specs=jax.sharding.PartitionSpec(),
+    )
+    parts = jax.jit(jax.value_and_grad(mapped, (0, 1)))(left, right)
+    return all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts)))
+
+
 def main(folder: str, *, write: bool) -> None:
     experts.route = pinned
     out: dict[str, Any] = {"cases": {}, "jax": jax.__version__}
@@ -114,6 +135,7 @@ def main(folder: str, *, write: bool) -> None:
     members = mesh.state_shardings(mesh.make({"ensemble": 2, "fsdp": 2}), {"w": np.zeros((4, 6, 8))},
                                    {"w": ("embed", "mlp")}, ensemble=True)  # fmt: skip
     out["members"] = list(members["w"].spec)
+    out["contrasted"] = contrasted()
     if write:
         table = {
             case: {shape: run["collectives"] for shape, run in runs.items()} for case, runs in out["cases"].items()

@@ -198,6 +198,27 @@ def test_information_is_what_the_knobs_leave():
     assert same[told].mean() == pytest.approx(0.7 + 0.3 / 32, abs=0.02)
 
 
+def test_sounds_say_what_pictures_show_and_change_nothing_else():
+    plain, heard = (scenes(noise=8, sound=sound).batch(np.arange(300), seed=0, context=6) for sound in (False, True))
+    assert all((plain[name] == heard[name]).all() for name in plain) and set(heard) - set(plain) == {"sound"}
+    sound = heard["sound"]
+    assert sound.shape == (300, 320) and sound.dtype == np.uint8
+    spectrum = np.abs(np.fft.rfft(sound.reshape(300, 5, 64) - 128.0, axis=2))
+    assert (spectrum.argmax(axis=2) - 2 == heard["tokens"][:, 1:6] - FIRST).all()
+    assert scenes(sound=True).describe()["sha256"] != scenes().describe()["sha256"]
+    assert "sound" not in scenes().describe()
+
+
+def test_prompts_tell_of_each_label_and_evenly_of_the_rest():
+    prompts = scenes().evaluation(6, 100)["prompts"]
+    assert prompts.shape == (32, 8, 7) and (prompts[:, :, 0] == START).all() and (prompts[:, :, 6] == END).all()
+    words = prompts[:, :, 1:6] - FIRST
+    assert (words[:, :, 1] * 8 + words[:, :, 0] == np.arange(32)[:, None]).all()
+    for column, choices in ((2, 4), (3, 8), (4, 4)):
+        for label in words[:, :, column]:
+            assert (np.bincount(label, minlength=choices) == 8 // choices).all()
+
+
 def test_a_quarter_turn_shows_only_on_triangles_and_bars():
     source = scenes(noise=0)
     batch = source.batch(np.arange(400_000, 406_000), seed=0, context=8)

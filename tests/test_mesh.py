@@ -84,6 +84,10 @@ def test_a_checkpoint_is_restored_onto_another_mesh(meshes):
     assert meshes["moved"] and meshes["devices"] == 1
 
 
+def test_negatives_of_all_devices_are_those_of_the_whole_batch(meshes):
+    assert meshes["contrasted"]
+
+
 def test_a_mesh_that_cannot_be_is_named():
     with pytest.raises(UserError, match=r"recipe\.batch = 6: must be a multiple of data x fsdp = 4"):
         mesh.check_batch({"data": 2, "fsdp": 2, "tensor": 2}, 6)

@@ -63,7 +63,7 @@ def test_every_family_on_every_source(family: str, objective: str, source: str, 
     module, has = families.load(family), data.supplies(loaded)
     model = {"objective": objective} if objective else {}
     spec = module.batch_spec(families.configure(module, 0, **model))
-    if lacking := [field for field in spec if field != "context" and field not in has]:
+    if lacking := [field for field in spec if field not in ("context", "text") and field not in has]:
         code, err = planned(tmp_path, family, config, **model)
         assert code == 2 and f"family = {family}: reads {lacking[0]}, which dataset mine lacks" in err
         return

@@ -98,6 +98,8 @@ class Stack(nn.Module):
       cross: each block also attends to ``memory_BSD``, between its attention and its MLP.
       kv_heads: heads of keys and values, each shared by heads / kv_heads queries (arXiv 2305.13245); 0: as many.
       experts: the MLP is a mixture; the stack then also returns its load balance (sum_B, count_B).
+      mixing: attention's output projection does not start at zero: for a stack that is read at one position, which
+        else says nothing of the others at the start.
 
     Whether layers are scanned or unrolled and what their gradients keep is said by ``execution.current()``.
     """
@@ -113,6 +115,7 @@ class Stack(nn.Module):
     cross: bool = False
     kv_heads: int = 0
     experts: moe.Experts | None = None
+    mixing: bool = False
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, memory_BSD: jax.Array | None = None, *, keep_BT=None, keep_BS=None) -> Any:
@@ -128,7 +131,7 @@ class Stack(nn.Module):
             "v": self.param("v", fan_in, (count, width, self.kv_heads or heads, head)),
             "q_norm": self.param("q_norm", ones, (count, head)),
             "k_norm": self.param("k_norm", ones, (count, head)),
-            "o": self.param("o", zeros, (count, heads, head, width)),
+            "o": self.param("o", fan_in if self.mixing else zeros, (count, heads, head, width)),
             "mlp_norm": self.param("mlp_norm", ones, (count, width)),
         }
         if self.experts is None:

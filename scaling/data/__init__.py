@@ -59,10 +59,10 @@ class Source(Protocol):
 
     def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
         """Examples ``indices`` (n,), int64, >= 0 -> {"tokens": int32 (n, T + 1)}, what else ``supplies`` names
-        ("image": uint8 (n, side, side, 3), "label": int32 (n,)) and, where not every target counts,
-        "mask": float32 (n, T), 1 where the loss of target ``tokens[:, 1:]`` counts. The mask is the same for every
-        example of a source, so loss tokens per example = ``mask[0].sum()``; a source whose examples differ has
-        ``loss_tokens(context)``, their mean. Indices past one epoch repeat the data in another order.
+        ("image": uint8 (n, side, side, 3), "sound": uint8 (n, samples), "label": int32 (n,)) and, where not every
+        target counts, "mask": float32 (n, T), 1 where the loss of target ``tokens[:, 1:]`` counts. The mask is the same
+        for every example of a source, so loss tokens per example = ``mask[0].sum()``; a source whose examples differ
+        has ``loss_tokens(context)``, their mean. Indices past one epoch repeat the data in another order.
 
         Raises:
           UserError: an example is damaged; the message names its file and key."""
@@ -70,17 +70,25 @@ class Source(Protocol):
 
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
         """{"tokens": int32 (m, T + 1), "mask": float32 (m, T), "document": int32 (m,) into "documents",
-        "documents": list of names; images and labels as in ``batch``} of the fewest windows, in order of their hash,
-        that hold ``limit_tokens`` loss tokens (all of them for None or a larger limit); a known source adds
+        "documents": list of names; pictures, sounds and labels as in ``batch``} of the fewest windows, in order of
+        their hash, that hold ``limit_tokens`` loss tokens (all of them for None or a larger limit); a known source adds
         "reference": float32 (m, T), the exact -log p in nats of every target under the distribution it was drawn
-        from, 0 where masked."""
+        from, 0 where masked; one with labels and captions may add "prompts": int32 (classes, k, T + 1), texts that
+        tell of each class."""
         ...
 
 
 def supplies(source: Any) -> dict[str, int]:
-    """What a source has: {"vocab": tokens up to this}; for images their side ("image") and labels ("classes"); where
-    documents end, the tokens of the longest one of the evaluation ("context")."""
+    """What a source has: {"vocab": tokens up to this}, the side of images ("image"), samples of a sound ("sound"),
+    labels ("classes") and texts that tell of each ("prompts"); where documents end, the tokens of the longest one of
+    the evaluation ("context"). The highest token of a caption is its end-of-text."""
     return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})
+
+
+def unique(source: Source, spec: Mapping[str, int]) -> int:
+    """What D counts of a family's ``batch_spec`` that the source gives without a repeat."""
+    text = spec.get("text", spec["context"])
+    return source.unique_tokens(text) // text * spec["context"]
 
 
 def names() -> list[str]:

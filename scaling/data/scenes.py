@@ -11,7 +11,9 @@ the share of words that are blanked. ``noise`` is the amplitude of the pixels' o
 be told where a triangle or a bar stands in it: circles and squares, and the places of things, look alike from four
 sides, a bar from two. So the smallest loss of rotation prediction is 5/16 ln 2 + 4/16 ln 4 = 0.5632 nats.
 
-As tokens, an example is a start token, the caption, an end token, and padding that does not count.
+As tokens, an example is a start token, the caption, an end token (the highest of all), and padding that does not count.
+With ``sound``, a scene is also heard: a tone for each of the five choices, one after another, in any phase. ``PROMPTS``
+true captions stand for each label, every other word equally often among them: zero-shot classification averages them.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ _TRAIN, _EVALUATE = 1, 2
 DOCUMENT = 16
 DOCUMENTS = 2048
 UNBOUNDED = 2**62
+PROMPTS = 8
+SLOT, PHASES, LOUDNESS = 64, 16, 60
 ROTATION_ENTROPY = 5 / 16 * math.log(2) + 4 / 16 * math.log(4)
 
 
@@ -61,6 +65,8 @@ class Config:
     """Each byte of a picture is moved by up to this much."""
     world: int = 0
     """Names the sample of scenes."""
+    sound: bool = False
+    """Whether scenes are heard, too: 5 x 64 samples."""
 
     def __post_init__(self):
         for name in ("swap", "drop"):
@@ -94,7 +100,8 @@ class Scenes:
 
     @property
     def supplies(self) -> dict[str, int]:
-        return {"vocab": self.vocab, "image": SIDE, "classes": len(COLOURS) * len(SHAPES)}
+        found = {"vocab": self.vocab, "image": SIDE, "classes": len(COLOURS) * len(SHAPES), "prompts": PROMPTS}
+        return {**found, "sound": SLOT * len(CHOICES)} if self.config.sound else found
 
     @cached_property
     def _stamps(self) -> list[np.ndarray]:
@@ -134,6 +141,8 @@ class Scenes:
 
     def describe(self) -> dict[str, Any]:
         world = asdict(self.config)
+        if not self.config.sound:
+            del world["sound"]  # what scenes were before they had one
         text = json.dumps({"source": "scenes", "version": 1, **world}, sort_keys=True)
         return {
             "source": "scenes",
@@ -187,6 +196,27 @@ class Scenes:
             image = np.clip(moved.view(np.int16), 0, 255).astype(np.uint8)
         return image.reshape(-1, SIDE, SIDE, 3)
 
+    def _play(self, scene: np.ndarray, start: np.ndarray) -> np.ndarray:
+        """Sounds (n, 320) uint8: choice c is a tone of c + 2 periods in its slot."""
+        words = mix(start[:, None] + np.arange(1 << 33, (1 << 33) + len(CHOICES) * (SLOT // 8 + 1), dtype=np.uint64))
+        phase, words = words[:, : len(CHOICES)] % PHASES, np.ascontiguousarray(words[:, len(CHOICES) :])
+        moved = self._tones[scene, phase.astype(np.int64)].reshape(len(scene), -1)
+        moved = moved + (words.view(np.uint8).astype(np.int16) * (2 * self.config.noise + 1) >> 8) - self.config.noise
+        return np.clip(moved, 0, 255).astype(np.uint8)
+
+    @cached_property
+    def _tones(self) -> np.ndarray:
+        """(8 tones, 16 phases, 64 samples) int16."""
+        tone, phase, time = np.ogrid[: max(CHOICES), :PHASES, :SLOT]
+        angle = 2 * np.pi * ((tone + 2) * time / SLOT + phase / PHASES)
+        return np.round(128 + LOUDNESS * np.sin(angle)).astype(np.int16)
+
+    def _prompts(self, context: int) -> np.ndarray:
+        """True captions of each label, int32 (32, 8, context + 1)."""
+        shape, colour, number = np.indices((len(SHAPES), len(COLOURS), PROMPTS)).reshape(3, -1)
+        choices = np.stack([colour, shape, number % 4, number, number // 2], axis=1)
+        return self._tokens(choices + FIRST, context).reshape(-1, PROMPTS, context + 1)
+
     def _tokens(self, caption: np.ndarray, context: int) -> np.ndarray:
         if context < len(CHOICES) + 1:
             raise UserError("model.context", context, f"must hold a caption and its end: at least {len(CHOICES) + 1}")
@@ -200,11 +230,13 @@ class Scenes:
 
     def _batch(self, secret: np.ndarray, indices: np.ndarray, context: int) -> dict[str, np.ndarray]:
         scene, caption, places, start = self._draw(secret, np.asarray(indices, np.int64))
+        sound = {"sound": self._play(scene, start)} if self.config.sound else {}
         return {
             "tokens": self._tokens(caption, context),
             "mask": np.tile(self._mask(context), (len(scene), 1)),
             "image": self._render(scene, places, start),
             "label": (scene[:, 1] * len(COLOURS) + scene[:, 0]).astype(np.int32),
+            **sound,
         }
 
     def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
@@ -219,6 +251,7 @@ class Scenes:
             **self._batch(key(self.config.world, _EVALUATE), indices, context),
             "document": (indices // DOCUMENT).astype(np.int32),
             "documents": [f"block {number}" for number in range(-(-count // DOCUMENT))],
+            "prompts": self._prompts(context),
         }
 
 

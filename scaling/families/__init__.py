@@ -10,7 +10,12 @@ A family module has
                            term is the headline
     terms(config)          what these are: {term: Term}, in the same order; without it one term, "loss", is causal
     batch_spec(config)     what the data must supply: {"context": positions per example, which D counts,
-                           "vocab": tokens up to this, and/or "image": side in pixels, "classes": labels up to this}
+                           "vocab": tokens up to this, "text": how many of them, where D counts other positions too,
+                           "image": side in pixels, "sound": samples, "classes": labels up to this,
+                           "prompts": texts of each class in the evaluation}, each where the family reads it
+    metrics(parameters, batch, config)  where it has some: further terms of weight 0, measured in evaluation only; the
+                           batch then has the source's "prompts" (classes, prompts, text + 1)
+    frozen(config)         top-level names of parameters that training leaves as they were drawn; without it none
     OBJECTIVES             values of the Config's field ``objective``, where it has one: the battery runs over them
     counted(config)        what D counts, in words; without it "tokens"
     components(config)     what is counted, a list of scaling.count.Component
@@ -44,6 +49,8 @@ class Term:
       weight: in the trained sum of terms; 0 is a metric.
       start: its value before the first step with an untied head; None where it depends on the data.
       share: of the source's loss tokens that the term counts; or ``count``, its predictions per example.
+      batchwise: an example's value depends on the others of its batch, so that the batch is part of what it is:
+        evaluation takes whole batches of one size, whatever the training batch; a contrast starts at ln of it.
     """
 
     unit: str = "nats/token"
@@ -53,6 +60,7 @@ class Term:
     start: float | None = None
     share: float = 1.0
     count: int | None = None
+    batchwise: bool = False
 
 
 def terms(family: ModuleType, config: Any) -> dict[str, Term]:
@@ -67,6 +75,16 @@ def terms(family: ModuleType, config: Any) -> dict[str, Term]:
 def counted(family: ModuleType, config: Any) -> str:
     """What D counts, in words."""
     return family.counted(config) if hasattr(family, "counted") else "tokens"
+
+
+def text(spec: dict[str, int]) -> int:
+    """Tokens of text per example of a ``batch_spec``: what is asked of the source as its context."""
+    return spec.get("text", spec["context"])
+
+
+def frozen(family: ModuleType, config: Any) -> tuple[str, ...]:
+    """Top-level names of the parameters that are not trained."""
+    return family.frozen(config) if hasattr(family, "frozen") else ()
 
 
 def names() -> list[str]:

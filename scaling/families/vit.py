@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import head, stack
+from scaling.blocks import head, patches, stack
+from scaling.blocks.patches import Embed, patchify
 from scaling.count import Component
 from scaling.errors import UserError
 from scaling.families import Term, gpt
@@ -69,14 +70,6 @@ class Config:
 ladder = gpt.ladder
 
 
-def patchify(image_BHWC: jax.Array, patch: int) -> jax.Array:
-    """Bytes (B, H, W, 3) to patches (B, P, 3 * patch**2) in [-1, 1], row by row."""
-    size, side = image_BHWC.shape[0], image_BHWC.shape[1] // patch
-    x = image_BHWC.astype(jnp.float32) / 127.5 - 1
-    x = x.reshape(size, side, patch, side, patch, 3).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(size, side * side, 3 * patch**2)
-
-
 class Model(nn.Module):
     """patches_BPX, and for mim the order of patches, visible ones first, -> logits_BC or pixels of the hidden ones."""
 
@@ -88,14 +81,12 @@ class Model(nn.Module):
         small, ones, zeros = nn.initializers.normal(0.02), nn.initializers.ones, nn.initializers.zeros
         shape = (c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         plain: dict[str, Any] = {"mask": "bidirectional", "rotary": False}
-        embed_XD = self.param("patch", nn.initializers.normal(c.pixels**-0.5), (c.pixels, c.width))
-        seen_VD = self.param("position", nn.initializers.normal(0.5), (c.patches, c.width))
+        visible_BV = None
         if order_BP is not None:
             visible_BV = order_BP[:, : c.patches - c.hidden]
             patches_BPX = jnp.take_along_axis(patches_BPX, visible_BV[..., None], axis=1)
-            seen_VD = head.look_up(seen_VD, visible_BV)  # then of each example, (B, V, D)
-        x_BVD = jnp.einsum("bpx,xd->bpd", patches_BPX.astype(embed_XD.dtype), embed_XD) + seen_VD
-        x_BVD = stack.Stack(c.layers, *shape, **plain, name="stack")(stack.rms_norm(x_BVD))
+        x_BVD = Embed(c.patches, c.width, name="patches")(patches_BPX, visible_BV)
+        x_BVD = stack.Stack(c.layers, *shape, **plain, name="stack")(x_BVD)
         x_BVD = stack.rms_norm(x_BVD, self.param("norm", ones, (c.width,)))
         if order_BP is None:
             classes = 4 if c.objective == "rotation" else c.classes
@@ -168,11 +159,10 @@ def batch_spec(config: Config) -> dict[str, int]:
 def components(config: Config) -> list[Component]:
     """Patches, stack and head; for mim the encoder counts visible patches and the decoder all."""
     c = config
-    shape, places = (c.width, c.heads, c.mlp_ratio * c.width), c.patches * c.width
+    shape = (c.width, c.heads, c.mlp_ratio * c.width)
     seen = c.patches - (c.hidden if c.objective == "mim" else 0)
     parts = [
-        Component("patch", "embedding", c.pixels * c.width, c.pixels * c.width, seen, first=True),
-        Component("position", "position", places),
+        *patches.components(c.pixels, c.patches, c.width, seen),
         *stack.stack_components(c.layers, *shape, seen),
         Component("final_norm", "norm", c.width),
     ]
@@ -183,7 +173,7 @@ def components(config: Config) -> list[Component]:
     return [
         *parts,
         Component("blank", "position", c.width),
-        Component("decoder_position", "position", places),
+        Component("decoder_position", "position", c.patches * c.width),
         *stack.stack_components(c.decoder_layers, *shape, c.patches, "decoder_"),
         Component("decoder_final_norm", "decoder_norm", c.width),
         Component("head", "head", head, head, c.hidden),
@@ -191,8 +181,8 @@ def components(config: Config) -> list[Component]:
 
 
 def axes(config: Config) -> dict[str, Any]:
-    """Logical axes of every parameter. Pixels and places are looked up by index: their number grows with no width."""
-    tree: dict[str, Any] = {"patch": ("pixels", "embed"), "position": ("vocab", "embed"), "norm": ("embed",)}
+    """Logical axes of every parameter."""
+    tree: dict[str, Any] = {"patches": patches.axes(), "norm": ("embed",)}
     tree |= {"stack": stack.axes(), "head": ("embed", "vocab")}
     if config.objective == "mim":
         tree |= {"blank": ("embed",), "decoder_position": ("vocab", "embed"), "decoder": stack.axes()}

@@ -1,0 +1,63 @@
+"""Patches of pictures and sounds: how bytes are cut, and their embedding with a learned place for each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scaling.blocks.head import look_up
+from scaling.blocks.stack import rms_norm
+from scaling.count import Component
+
+
+def patchify(image_BHWC: jax.Array, patch: int) -> jax.Array:
+    """Bytes (B, H, W, 3) to patches (B, P, 3 * patch**2) in [-1, 1], row by row."""
+    size, side = image_BHWC.shape[0], image_BHWC.shape[1] // patch
+    x = scaled(image_BHWC).reshape(size, side, patch, side, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(size, side * side, 3 * patch**2)
+
+
+def slices(sound_BS: jax.Array, patch: int) -> jax.Array:
+    """Bytes (B, S) to patches (B, S / patch, patch) in [-1, 1]."""
+    return scaled(sound_BS).reshape(len(sound_BS), -1, patch)
+
+
+def scaled(bytes_: jax.Array) -> jax.Array:
+    """Bytes as float32 in [-1, 1]."""
+    return bytes_.astype(jnp.float32) / 127.5 - 1
+
+
+class Embed(nn.Module):
+    """patches_BPX -> x_BPD of unit size, in the dtype of the parameters.
+
+    Attributes:
+      places: how many there are. ``place_BP`` says which the patches have; without it they have them in order.
+    """
+
+    places: int
+    width: int
+
+    @nn.compact
+    def __call__(self, patches_BPX: jax.Array, place_BP: jax.Array | None = None) -> jax.Array:
+        pixels = patches_BPX.shape[-1]
+        weight_XD = self.param("patch", nn.initializers.normal(pixels**-0.5), (pixels, self.width))
+        place_PD = self.param("position", nn.initializers.normal(0.5), (self.places, self.width))
+        at_BPD = place_PD if place_BP is None else look_up(place_PD, place_BP)
+        return rms_norm(jnp.einsum("bpx,xd->bpd", patches_BPX.astype(weight_XD.dtype), weight_XD) + at_BPD)
+
+
+def components(pixels: int, places: int, width: int, seen: int, prefix: str = "", *, k: int = 6) -> list[Component]:
+    """What an Embed of ``pixels`` numbers a patch counts, on ``seen`` patches. Its input is data."""
+    weights = pixels * width
+    return [
+        Component(f"{prefix}patch", "embedding", weights, weights, seen, k=k, first=k == 6),
+        Component(f"{prefix}position", "position", places * width, k=k),
+    ]
+
+
+def axes() -> dict[str, Any]:
+    """Logical axes of an Embed. Pixels and places are looked up by index: their number grows with no width."""
+    return {"patch": ("pixels", "embed"), "position": ("vocab", "embed")}

@@ -1,0 +1,211 @@
+"""CLIP: towers that map a picture, its caption and, where there is one, its sound to unit vectors that agree.
+
+A ViT for the picture (mean of its patches), a causal Transformer for the text, pooled at end-of-text, and by
+configuration a Transformer over slices of a sound (VATT, arXiv 2104.11178): pictures are contrasted with each of the
+others. The loss is symmetric InfoNCE with a learned temperature (arXiv 2103.00020); the negatives are the other
+examples of the whole batch, on whatever devices they lie. So it depends on the batch, as retrieval does: evaluation
+has a batch of its own. Captions of other pictures (ALIGN, arXiv 2102.05918) are an option of the data, ``scenes``.
+
+The picture's projection starts at zero: every similarity is then 0, and the loss ln(batch). The text's attention does
+not: at end-of-text all captions would be alike, their gradients would cancel, and only rounding would lead away from
+there (up to 300 steps of 64 pairs stayed at ln 64). The scale of similarities is at most 100, as in CLIP; one that has
+come there stays.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scaling import objectives
+from scaling.blocks import head, patches, stack
+from scaling.blocks.logical import constrain
+from scaling.count import Component
+from scaling.errors import UserError
+from scaling.families import Term, gpt
+
+SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape: width, layers and heads of each tower; vectors have ``width`` numbers.
+
+    ``text`` counts the positions of a caption with its end; ``sound`` 0 means two towers. ``prompts`` texts for each of
+    ``classes`` labels make zero-shot classification; 0: none.
+    """
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    mlp_ratio: int = 4
+    vocab: int = 19
+    text: int = 6
+    image: int = 32
+    patch: int = 4
+    sound: int = 0
+    slice: int = 32
+    classes: int = 0
+    prompts: int = 0
+    activation: str = "relu2"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        stack.check(self, "vocab", "text", "image", "patch", "slice")
+        if self.image % self.patch:
+            raise UserError("model.patch", self.patch, f"must divide the image's side, {self.image}")
+        if self.sound < 0 or self.sound % self.slice:
+            raise UserError("model.sound", self.sound, f"must be a multiple of slice = {self.slice}, or 0")
+
+    @property
+    def towers(self) -> dict[str, tuple[int, int]]:
+        """(positions, numbers of a patch) of each tower; a token has none."""
+        found = {"image": ((self.image // self.patch) ** 2, 3 * self.patch**2), "text": (self.text, 0)}
+        return {**found, "sound": (self.sound // self.slice, self.slice)} if self.sound else found
+
+
+ladder = gpt.ladder
+
+
+class Tower(nn.Module):
+    """patches_BPX or tokens_BT -> unit vectors y_BD in float32."""
+
+    config: Config
+    places: int  # of patches; 0: tokens
+
+    @nn.compact
+    def __call__(self, inputs_: jax.Array) -> jax.Array:
+        c = self.config
+        shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
+        if self.places:
+            x_BTD = patches.Embed(self.places, c.width, name="patches")(inputs_)
+            x_BTD = stack.Stack(*shape, mask="bidirectional", rotary=False, name="stack")(x_BTD)
+        else:
+            small = nn.initializers.normal(c.width**-0.5 / 16)  # as in gpt
+            table_VD = self.param("embedding", small, (c.vocab, c.width))
+            x_BTD = stack.Stack(*shape, mixing=True, name="stack")(stack.rms_norm(head.look_up(table_VD, inputs_)))
+        x_BTD = stack.rms_norm(x_BTD, self.param("norm", nn.initializers.ones, (c.width,)))
+        # One vector an example: float32 from here on, since the scale enlarges what rounding does.
+        if self.places:
+            pooled_BD = x_BTD.astype(jnp.float32).mean(axis=1)
+        else:
+            end_B11 = inputs_.argmax(axis=1)[:, None, None]  # end-of-text is the highest token, as in CLIP
+            pooled_BD = jnp.take_along_axis(x_BTD, end_B11, axis=1)[:, 0].astype(jnp.float32)
+        start = nn.initializers.zeros if self.name == "image" else nn.initializers.normal(c.width**-0.5)
+        head_DD = self.param("head", start, (c.width, c.width))
+        return stack.rms_norm(jnp.einsum("bd,de->be", pooled_BD, head_DD.astype(jnp.float32))) * c.width**-0.5
+
+
+class Model(nn.Module):
+    """{tower: its inputs} -> {tower: unit vectors y_BD}, and the scale of similarities."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, inputs: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:
+        places = {name: count if pixels else 0 for name, (count, pixels) in self.config.towers.items()}
+        found = {name: Tower(self.config, places[name], name=name)(x_) for name, x_ in inputs.items()}
+        log_scale = self.param("log_scale", nn.initializers.constant(math.log(SCALE)), ())
+        return found, jnp.exp(jnp.minimum(log_scale.astype(jnp.float32), math.log(LARGEST_SCALE)))
+
+
+def init(key: jax.Array, config: Config) -> dict[str, Any]:
+    """Parameters in float32, drawn from ``key``."""
+    empty = {
+        name: jnp.zeros((1, count, pixels)) if pixels else jnp.zeros((1, count), jnp.int32)
+        for name, (count, pixels) in config.towers.items()
+    }
+    return dict(Model(config).init(key, empty)["params"])
+
+
+def vectors(parameters: dict[str, Any], inputs: dict[str, jax.Array], config: Config) -> Any:
+    """({tower: unit vectors (B, D)}, scale) of the towers that have ``inputs``: patches or tokens."""
+    return Model(config).apply({"params": parameters}, inputs)
+
+
+def _inputs(batch: dict[str, jax.Array], config: Config) -> dict[str, jax.Array]:
+    found = {"image": patches.patchify(batch["image"], config.patch), "text": batch["tokens"][:, 1:]}
+    return {**found, "sound": patches.slices(batch["sound"], config.slice)} if config.sound else found
+
+
+def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
+    """{"contrast": nats per pair of picture and caption, "retrieval": share found wrong}, and the same for the sound.
+
+    Every example is a negative of every other of the batch.
+    """
+    del key  # nothing here is random
+    found, scale = vectors(parameters, _inputs(batch, config), config)
+    image_BD, terms = constrain(found.pop("image"), "batch", "embed"), {}
+    for name, other_BD in found.items():
+        scores_BC, back_BC, own_B = objectives.matches(image_BD, constrain(other_BD, "candidates", "embed"))
+        terms[_named("contrast", name)] = objectives.contrast(scale * scores_BC, scale * back_BC, own_B)
+        terms[_named("retrieval", name)] = objectives.retrieval_error(scores_BC, back_BC, own_B)
+    return terms
+
+
+def _named(term: str, tower: str) -> str:
+    return term if tower == "text" else f"{term}_{tower}"
+
+
+def metrics(parameters: dict[str, Any], batch: dict[str, jax.Array], config: Config):
+    """{"zero_shot": share of pictures whose label is not that of the nearest mean of prompts}."""
+    if not config.prompts:
+        return {}
+    texts_NT = batch["prompts"][..., 1:].reshape(-1, config.text)
+    inputs = {"image": patches.patchify(batch["image"], config.patch), "text": texts_NT}
+    found, _ = vectors(parameters, inputs, config)
+    class_CD = stack.rms_norm(found["text"].reshape(-1, config.prompts, config.width).mean(axis=1))
+    return {"zero_shot": objectives.error(jnp.einsum("bd,cd->bc", found["image"], class_CD), batch["label"])}
+
+
+def terms(config: Config) -> dict[str, Term]:
+    """What ``loss`` and ``metrics`` return, the fitted term first."""
+    found = {}
+    for name in config.towers:
+        if name != "image":
+            found[_named("contrast", name)] = Term("nats/pair", count=1, batchwise=True)
+            found[_named("retrieval", name)] = Term("share of pairs", weight=0.0, count=1, batchwise=True)
+    return {**found, "zero_shot": Term("share of images", weight=0.0, count=1)} if config.prompts else found
+
+
+def counted(config: Config) -> str:
+    """What D counts."""
+    parts = ", ".join(f"{count} of {name}" for name, (count, _) in config.towers.items())
+    return f"positions of examples, each {parts}"
+
+
+def batch_spec(config: Config) -> dict[str, int]:
+    """Positions of an example over all towers, and what each reads."""
+    spec = {"context": sum(count for count, _ in config.towers.values())}
+    spec |= {"text": config.text, "vocab": config.vocab, "image": config.image}
+    spec |= {"sound": config.sound} if config.sound else {}
+    return {**spec, "classes": config.classes, "prompts": config.prompts} if config.prompts else spec
+
+
+def components(config: Config) -> list[Component]:
+    """Each tower on its positions, its projection once, and the similarities, of which there are as many as the batch
+    has examples."""
+    c, parts = config, []
+    for name, (count, pixels) in c.towers.items():
+        if pixels:
+            parts += patches.components(pixels, count, c.width, count, f"{name}_")
+        else:
+            parts.append(Component(f"{name}_embedding", "embedding", c.vocab * c.width))
+        parts += stack.stack_components(c.layers, c.width, c.heads, c.mlp_ratio * c.width, count, f"{name}_")
+        parts.append(Component(f"{name}_final_norm", f"{name}_norm", c.width))
+        parts.append(Component(f"{name}_head", "head", c.width**2, c.width**2, 1))
+    return [*parts, Component("similarity", "head", 1, among=2 * c.width * (len(c.towers) - 1))]
+
+
+def axes(config: Config) -> dict[str, Any]:
+    """Logical axes of every parameter."""
+    tree: dict[str, Any] = {"log_scale": ()}
+    for name, (_, pixels) in config.towers.items():
+        first: dict[str, Any] = {"patches": patches.axes()} if pixels else {"embedding": ("vocab", "embed")}
+        tree[name] = {**first, "stack": stack.axes(), "norm": ("embed",), "head": ("embed", "vocab")}
+    return tree
