@@ -45,7 +45,7 @@ from scaling.verbs import experiment, show
 
 K, M = 2**10, 2**20
 MARGIN = 0.003
-ARMS = ("branch", "whole", "cosine", "cosine to 0")
+ARMS: tuple[str, ...] = ("branch", "whole", "cosine", "cosine to 0")
 
 
 def get_config(argument: str = "") -> ConfigDict:
