@@ -9,7 +9,7 @@ needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,8 +218,13 @@ def _pick(old: dict, new: dict, take: Array, keep: Array) -> dict:
     return {k: pick(old[k], new[k]) for k in old}
 
 
-def prepare(law: Law, columns: Columns, y: Array, fixed: Mapping[str, float]) -> tuple[Surface, Array, Array]:
-    """Surface, mask of free coordinates, values of the fixed ones. UserError for a value outside the bounds."""
+def prepare(
+    law: Law, columns: Columns, y: Array, fixed: Mapping[str, float], priors: Iterable[str] = ()
+) -> tuple[Surface, Array, Array]:
+    """Surface, mask of free coordinates, values of the fixed ones. UserError for a value outside the bounds.
+
+    ``priors`` names parameters that a prior will be put on.
+    """
     for name in fixed:
         law.index(name)
     if law.explicit is not None and not set(fixed) <= {c.name for c in law.coordinates}:
@@ -228,9 +233,9 @@ def prepare(law: Law, columns: Columns, y: Array, fixed: Mapping[str, float]) ->
         p = next(c for c in law.coordinates if c.name == name)
         if not (math.isfinite(value) and p.lower <= value <= p.upper):
             raise UserError(f"fixed {name}", value, f"it must lie between {p.lower:g} and {p.upper:g}")
-    # an amplitude is a coordinate at the data's centre; to hold its value at 1 the centre must be 1
+    # an amplitude is a coordinate at the data's centre; to hold or to weigh its value at 1 the centre must be 1
     amplitudes = set(law.linear) - {law.floor}
-    surface = law.surface(columns, centred=not amplitudes & set(fixed), scale=float(np.exp(y.mean())))
+    surface = law.surface(columns, centred=not amplitudes & {*fixed, *priors}, scale=float(np.exp(y.mean())))
     free = np.array([c.name not in fixed for c in law.coordinates])
     at = np.array([surface.hold(c.name, float(fixed[c.name])) if c.name in fixed else 0.0 for c in law.coordinates])
     return surface, free, at
@@ -248,14 +253,15 @@ def estimate(
 ) -> Estimate:
     """Global fit of ``loss`` (n,) at ``columns``. Returns Estimate; see the module's text for the method.
 
-    ``fixed`` holds parameters at values; ``priors`` are normal, {name: (mean, standard deviation)}, for parameters that
-    are no amplitudes; ``w`` (n,) are the rows' precisions: residuals count in units of 1 / sqrt(w).
+    ``fixed`` holds parameters at values; ``priors`` are normal, {name: (mean, standard deviation)}, and for parameters
+    whose coordinate is a logarithm, such as amplitudes, normal in that with the same relative width; ``w`` (n,) are the
+    rows' precisions: residuals count in units of 1 / sqrt(w).
     """
     y = np.log(np.asarray(loss, dtype=np.float64))
     fixed, priors = dict(fixed or {}), dict(priors or {})
     if law.explicit is not None and not set(priors) <= {c.name for c in law.coordinates}:
         law = law.explicit
-    surface, free, at = prepare(law, columns, y, fixed)
+    surface, free, at = prepare(law, columns, y, fixed, priors)
     z, unit = _possible(surface, starts(surface, y, free, at), free), 1.0
     if kind.raw:
         surface, unit = Raw(surface), float(surface.scale)
@@ -292,14 +298,14 @@ def _prior(
         law.index(name)
         if name in fixed:
             raise UserError("prior", name, "is held fixed; give it a prior or a value, not both")
-        if name in set(law.linear) - {law.floor}:
-            raise UserError("prior", name, "an amplitude takes none; put it on an exponent or the floor")
         p = next(c for c in law.coordinates if c.name == name)
-        if not (0 < sd < math.inf and math.isfinite(centre) and p.lower <= centre <= p.upper):
+        relative = p.log or name in set(law.linear) - {law.floor}
+        inside = math.isfinite(centre) and p.lower <= centre <= p.upper and (centre > 0 or not relative)
+        if not (inside and 0 < sd < math.inf):
             raise UserError("prior", f"{name}={centre:g}:{sd:g}", "give MEAN:SD within the bounds, SD above zero")
         i = surface.position[name]
         mean[i] = surface.hold(name, centre)
-        unit = surface.scale if name == law.floor else centre if p.log else 1.0
+        unit = surface.scale if name == law.floor else centre if relative else 1.0
         precision[i] = (unit / sd) ** 2
     return mean, precision
 

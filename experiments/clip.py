@@ -10,7 +10,7 @@ the unit of the loss says so: ln 64 = 4.159 at the start, as for any guess that 
 two of 64 captions may be the same one of 4,096.
 
 It took 11 minutes on two cores of an AMD EPYC with AVX-512 under a load of 16 (2026-11-22; `plan` says 103 s of one
-idle core, pictures not counted), with vectors of unit length from the first step on (``NEAR`` of 1e-6 in the family).
+idle core, pictures not counted).
 Nats per pair, and the share of pictures whose label is not that of the nearest prompts (chance: 0.969):
 
     N         16,384 pairs   32,768        65,536        (seed 1)

@@ -106,7 +106,7 @@ VERBS: dict[str, Verb] = {
             Flag("where", "string", "rows to fit, such as 'outlier == 0 and N > 1e6'"),
             Flag("columns", "string", "names of columns, such as 'N=params,loss=val_loss', 'x=C', 'learning_rate=lr'"),
             Flag("fixed", "string", "parameters held fixed, such as 'E=1.69,alpha=0.34'"),
-            Flag("prior", "string", "normal priors NAME=MEAN:SD, such as 'E=1.7:0.1,alpha=0.35:0.05'"),
+            Flag("prior", "string", "normal priors NAME=MEAN:SD, such as 'E=1.7:0.1,A=400:50'"),
             Flag(
                 "objective",
                 "string",

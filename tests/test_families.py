@@ -41,6 +41,9 @@ def cases() -> list[tuple[str, str]]:
 
 
 CASES = cases()
+# Shares of the default learning rate: clip's studies use a quarter (experiments/clip.py). From its zero start the first
+# step of Adam goes all the way to unit length, in a direction that rounding can turn.
+RATE = {"clip": 0.25}
 MESH = {"data": 1, "fsdp": 1, "tensor": 1}
 TINY = {"vocab": 32, "context": 16, "image": 8, "patch": 2, "classes": 10}
 
@@ -166,10 +169,11 @@ def test_loss_tokens_are_what_the_term_says(name: str, case: str):
 
 def trained(module, config, batch, steps: int, **fields):
     rules = recipe.named("width", warmup_steps=5, batch=len(next(iter(batch.values()))), **fields)
+    rate = rules.learning_rate * RATE.get(module.__name__.rpartition(".")[2], 1.0)
     trainer = Trainer(module, config, rules, MESH, steps)
     batches = {name: np.repeat(value[None], steps, 0) for name, value in batch.items()}
     hyper = {
-        "learning_rate": np.float32(rules.learning_rate) * recipe.rate(rules, np.arange(steps), None),
+        "learning_rate": np.float32(rate) * recipe.rate(rules, np.arange(steps), None),
         "weight_decay": np.zeros(steps, np.float32),
         "steps": np.int32(steps),
     }
@@ -203,7 +207,7 @@ def test_members_of_an_ensemble_equal_single_runs(name: str, case: str):
     rates = jnp.stack([jnp.asarray(hyper["learning_rate"]) * scale for scale in (1.0, 0.5, 0.25)])
     members = jax.vmap(trainer.step_chunk, (0, {"learning_rate": 0, "weight_decay": None, "steps": None}, None))
     together, many = jax.jit(members)(states, {**hyper, "learning_rate": rates}, batches)
-    np.testing.assert_allclose(many["loss"][0], metrics["loss"], rtol=1e-4)
+    np.testing.assert_allclose(many["loss"][0], metrics["loss"], rtol=1e-4, atol=1e-6)
     first = jax.tree.map(lambda leaf: leaf[0], together["params"])
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-3), first, state["params"])
     assert float(jnp.abs(many["loss"][1] - many["loss"][0]).max()) > 1e-3

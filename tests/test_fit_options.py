@@ -103,7 +103,7 @@ def test_options_are_on_the_card_and_in_words(table):
     [
         ("--prior=E=1", "prior = E=1: must be NAME=MEAN:SD"),
         ("--prior=E=1:0", "SD above zero"),
-        ("--prior=A=1:1", "an amplitude takes none"),
+        ("--prior=A=-1:1", "MEAN:SD within the bounds"),
         ("--prior=gamma=1:1", "law chinchilla has E"),
         ("--prior=E=1:1 --fixed=E=1", "a prior or a value, not both"),
         ("--scheme=best", "choose one of auto, likelihood-t"),

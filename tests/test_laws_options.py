@@ -104,6 +104,24 @@ def test_the_posterior_of_a_linear_law_is_the_conjugate_one():
     assert found.theta[1] == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize(("name", "amplitude"), [("chinchilla", "A"), ("kaplan", "Nc"), ("repeats", "B")])
+def test_a_prior_on_an_amplitude_is_one_on_its_logarithm(name, amplitude):
+    """Vague, it changes nothing; sharp, it holds the value; between, it pulls, whatever the data's centre."""
+    law, rng = laws.get(name), np.random.default_rng(0)
+    columns = {"N": np.geomspace(1e7, 1e9, 6).repeat(5), "D": np.tile(np.geomspace(1e8, 1e10, 5), 6)}
+    columns |= {"U": np.full(30, 1e9)} if name == "repeats" else {}
+    y = law.predict(law.vector(law.example), columns) * np.exp(0.003 * rng.standard_normal(30))
+    i = law.names.index(amplitude)
+    free = estimate(law, columns, y, SQUARES).theta[i]
+    centre = 1.5 * free
+    weak, some, strong = (
+        estimate(law, columns, y, SQUARES, priors={amplitude: (centre, share * centre)}).theta[i]
+        for share in (1e3, 0.1, 1e-5)
+    )
+    assert weak == pytest.approx(free, rel=1e-3) and strong == pytest.approx(centre, rel=1e-3)
+    assert min(free, centre) < some < max(free, centre)
+
+
 def test_a_prior_narrows_the_interval_of_a_fit():
     runs = runs_of(laws.get("chinchilla"), noise=0.01, n=30)
     free, held = fit(runs, "chinchilla"), fit(runs, "chinchilla", priors={"E": (1.69, 0.02)})
@@ -115,7 +133,7 @@ def test_a_prior_narrows_the_interval_of_a_fit():
     assert held.card()["priors"] == {"E": [1.69, 0.02]}
 
 
-@pytest.mark.parametrize("priors", [{"A": (1.0, 1.0)}, {"E": (1.0, 0.0)}, {"E": (-5.0, 1.0)}, {"gamma": (1.0, 1.0)}])
+@pytest.mark.parametrize("priors", [{"A": (-1.0, 1.0)}, {"E": (1.0, 0.0)}, {"E": (-5.0, 1.0)}, {"gamma": (1.0, 1.0)}])
 def test_impossible_priors_are_refused(priors):
     law = laws.get("chinchilla")
     with pytest.raises(UserError):

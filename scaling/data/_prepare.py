@@ -160,6 +160,9 @@ def prepare(job: Job, say: Say = lambda *_: None) -> tuple[dict[str, Any], bool]
     try:
         job.out.mkdir(parents=True, exist_ok=True)
         with _alone(job.out):
+            for name in (PROGRESS, MANIFEST, f"{TRAIN}-*.documents", f"{EVALUATION}-*.documents"):
+                for path in job.out.glob(f".{name}.*"):  # what a kill left of an atomic write
+                    path.unlink()
             return _prepare(job, say)
     except OSError as error:
         raise UserError(

@@ -30,7 +30,6 @@ from scaling.errors import UserError
 from scaling.families import Term, gpt
 
 SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
-NEAR = 0.01  # mean square below which a vector is short
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,6 @@ class Config:
 ladder = gpt.ladder
 
 
-def unit(x_BD: jax.Array) -> jax.Array:
-    """x / |x|, but for vectors near 0, which grow into it: from the zero start one step must not go all the way."""
-    return x_BD * jax.lax.rsqrt(jnp.square(x_BD).sum(axis=-1, keepdims=True) + NEAR * x_BD.shape[-1])
-
-
 class Tower(nn.Module):
     """patches_BPX or tokens_BT -> unit vectors y_BD in float32."""
 
@@ -104,7 +98,7 @@ class Tower(nn.Module):
             pooled_BD = jnp.take_along_axis(x_BTD, end_B11, axis=1)[:, 0].astype(jnp.float32)
         start = nn.initializers.zeros if self.name == "image" else nn.initializers.normal(c.width**-0.5)
         head_DD = self.param("head", start, (c.width, c.width))
-        return unit(jnp.einsum("bd,de->be", pooled_BD, head_DD.astype(jnp.float32)))
+        return stack.rms_norm(jnp.einsum("bd,de->be", pooled_BD, head_DD.astype(jnp.float32))) * c.width**-0.5
 
 
 class Model(nn.Module):
@@ -165,8 +159,7 @@ def metrics(parameters: dict[str, Any], batch: dict[str, jax.Array], config: Con
     texts_NT = batch["prompts"][..., 1:].reshape(-1, config.text)
     inputs = {"image": patches.patchify(batch["image"], config.patch), "text": texts_NT}
     found, _ = vectors(parameters, inputs, config)
-    class_CD = found["text"].reshape(-1, config.prompts, config.width).mean(axis=1)
-    class_CD = class_CD / jnp.linalg.norm(class_CD, axis=1, keepdims=True)
+    class_CD = stack.rms_norm(found["text"].reshape(-1, config.prompts, config.width).mean(axis=1))
     return {"zero_shot": objectives.error(jnp.einsum("bd,cd->bc", found["image"], class_CD), batch["label"])}
 
 

@@ -87,15 +87,15 @@ def is_matrix(names: tuple[str, ...]) -> bool:
 
 def by_muon(names: tuple[str, ...]) -> bool:
     """Whether muon takes a parameter: a matrix of a stack that maps width to width; a router has few outputs."""
-    return names[0] == "layers" and is_matrix(names) and names[-1] != "experts"
+    return names[:1] == ("layers",) and is_matrix(names) and names[-1] != "experts"
 
 
 def _leaves_branch(names: tuple[str, ...]) -> bool:
-    return names[0] == "layers" and names[-1] == "embed" and is_matrix(names)
+    return names[:1] == ("layers",) and names[-1] == "embed" and is_matrix(names)
 
 
 def _depth(recipe: Recipe, names: tuple[str, ...], leaf: Any) -> float:
-    if recipe.parametrisation != "completep" or names[0] != "layers":
+    if recipe.parametrisation != "completep" or names[:1] != ("layers",):
         return 1.0
     return recipe.base_depth / leaf.shape[0]
 

@@ -131,6 +131,8 @@ def run(options: SimpleNamespace) -> int:
     from scaling.launch import worker
     from scaling.launch.progress import follow
 
+    if options.ensemble is not None:
+        worker.most_together(options.ensemble)  # a wrong one is heard of before anything is written
     if options.config is not None:
         from scaling import plan as plans
 
