@@ -56,6 +56,7 @@ def read(
         if early.any():
             dropped.append({"row": str(run), "reason": f"{early.sum()} logged steps of its warm-up"})
         curve = curve[~early]
+        assert law.curve is not None
         made = law.curve(rate, curve["step"].to_numpy(dtype=int), first)
         parts.append((curve, made))
     table = pd.concat([curve for curve, _ in parts], ignore_index=True).drop(columns="whole")
