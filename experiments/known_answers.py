@@ -117,7 +117,7 @@ def analyse(workdir: Path) -> dict[str, Any]:
         if "entropy" not in trained.table:
             raise UserError("workdir", workdir, f"no entropy bounds its losses on {name}; choose a likelihood")
         exact = {"floor E": source.describe()["entropy"], "exponent of D": exponent(world, family)}
-        error = trained.table["loss_se"] if "loss_se" in trained.table else 0.0  # one document alone has none
+        error = trained.table.reindex(columns=["loss_se"], fill_value=0.0)["loss_se"]  # one document alone has none
         below += int((trained.table["loss"] + 4 * error < exact["floor E"]).sum())
         for law in LAWS:
             rows += [{"world": name, "learner": family, **row} for row in judge(fit(trained, law), exact)]
