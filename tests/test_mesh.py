@@ -47,7 +47,7 @@ def test_every_family_trains_alike_on_every_mesh(meshes):
             assert run["losses"] == pytest.approx(alone, rel=limit), (case, shape)
         if case.endswith("bfloat16"):
             exact = meshes["cases"][case.replace("bfloat16", "float32")]["1x1x1"]["losses"]
-            assert alone == pytest.approx(exact, rel=0.05) and alone != exact, case
+            assert alone == pytest.approx(exact, rel=10 * limit if family in LOOSE else 0.05) and alone != exact, case
     shapes = {"1x1x1", "8x1x1", "1x8x1", "2x2x2"}
     assert sum(set(runs) == shapes for runs in meshes["cases"].values()) == 2 * len(FAMILIES)
     assert {case.split()[0] for case in meshes["cases"] if case.endswith("bfloat16")} == set(FAMILIES)
