@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ class Trainer:
     """The compiled functions of one shape: init, chunk, evaluate.
 
     Attributes:
-      compile_seconds: spent so far on compilation (or on reading the persistent cache).
+      compile_seconds: that calls have waited for compilation (or for reading the persistent cache) so far.
       attention: backends that ran in what has been traced so far.
     """
 
@@ -69,6 +70,7 @@ class Trainer:
             self._shardings,
         )
         self._compiled: dict[str, Any] = {}
+        self._compiling = threading.Lock()
 
     def clock(self) -> float:
         """Seconds by a clock that stands still while this trainer compiles."""
@@ -93,12 +95,13 @@ class Trainer:
     def _jitted_chunk(self) -> Any:
         return jax.jit(self.step_chunk, donate_argnums=0, out_shardings=(self._shardings, self._whole))
 
-    def memory(self, example: dict[str, np.ndarray]) -> dict[str, int]:
-        """Bytes that a chunk of steps takes on each device: ``state``, ``batches``, ``temporary`` and their ``total``.
+    def prepare(self, example: dict[str, np.ndarray]) -> None:
+        """Compiles the chunk before it is called, as another thread may do; ``example`` as for ``memory``."""
+        with self._compiling:
+            if "chunk" not in self._compiled:
+                self._compiled["chunk"] = self._lowered_chunk(example).compile()
 
-        By the compiler's own account, of the program compiled ahead of time for the present kind of device; nothing is
-        allocated. ``example``: a batch of the data, of any number of examples.
-        """
+    def _lowered_chunk(self, example: dict[str, np.ndarray]) -> Any:
         chunk, batch = self.steps_per_chunk, self.rules.batch
         sharding = jax.sharding.NamedSharding(self.mesh, meshes.BATCH)
         batches = {
@@ -106,9 +109,18 @@ class Trainer:
             for name, value in example.items()
             if name in self.reads
         }
-        rates = dict.fromkeys(("learning_rate", "weight_decay"), jax.ShapeDtypeStruct((chunk,), np.float32))
-        hyper = {**rates, "steps": jax.ShapeDtypeStruct((), np.int32)}
-        seen = self._jitted_chunk().lower(self.abstract, hyper, batches).compile().memory_analysis()
+        rate = jax.ShapeDtypeStruct((chunk,), np.float32, sharding=self._whole)
+        steps = jax.ShapeDtypeStruct((), np.int32, sharding=self._whole)
+        hyper = {"learning_rate": rate, "weight_decay": rate, "steps": steps}
+        return self._jitted_chunk().lower(self.abstract, hyper, batches)
+
+    def memory(self, example: dict[str, np.ndarray]) -> dict[str, int]:
+        """Bytes that a chunk of steps takes on each device: ``state``, ``batches``, ``temporary`` and their ``total``.
+
+        By the compiler's own account, of the program compiled ahead of time for the present kind of device; nothing is
+        allocated. ``example``: a batch of the data, of any number of examples.
+        """
+        seen = self._lowered_chunk(example).compile().memory_analysis()
         state = seen.alias_size_in_bytes  # donated: the new state takes the place of the old one
         given, made = seen.argument_size_in_bytes - state, seen.output_size_in_bytes - state
         found = {"state": state, "batches": given, "temporary": seen.temp_size_in_bytes + made}
@@ -187,7 +199,9 @@ class Trainer:
             start = time.perf_counter()
             # Initialisation runs once: unoptimised, it compiles in a third of the time.
             options = {"xla_backend_optimization_level": 0} if name.startswith("init") else None
-            self._compiled[name] = jitted().lower(*arguments).compile(options)
+            with self._compiling:
+                if name not in self._compiled:
+                    self._compiled[name] = jitted().lower(*arguments).compile(options)
             self.compile_seconds += time.perf_counter() - start
             distributed.barrier()  # the first collective must not wait for a process that is still compiling
         return self._compiled[name](*arguments)

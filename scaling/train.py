@@ -305,6 +305,15 @@ def _lengths(rows: list[dict[str, Any]], start: int) -> Iterator[int]:
         start = row["step"]
 
 
+def prepare(program: dict[str, Any]) -> Callable[[], None]:
+    """What compiles the steps of a program, to be called in another thread while this one trains."""
+    first = program["runs"][0]
+    trainer = trainer_of(first["manifest"], program["options"])
+    source = _source(canonical(program["data"]))
+    example = source.batch(np.zeros(1, np.int64), seed=first["manifest"]["seed"], context=trainer.text)
+    return functools.partial(trainer.prepare, example)
+
+
 def speedup(program: dict[str, Any], size: int, workdir: Path) -> float:
     """Measures, by ten steps, how many times as fast ``size`` programs such as this train together as one by one."""
     run = _Run(program["runs"][0], program, workdir)

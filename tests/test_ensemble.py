@@ -190,3 +190,19 @@ def test_a_worker_that_cannot_train_several_says_so(tmp_path):
         done = subprocess.run([*worker, *arguments], capture_output=True, text=True, cwd=ROOT)
         assert done.returncode == EXIT_USER and done.stdout == f"{words}\n"
     assert records(tmp_path) == []
+
+
+def test_a_worker_without_siblings_compiles_the_next_shape_while_one_trains(tmp_path):
+    cells = {
+        f"batch{size}": study.block("grid", "known", (0,), tokens=(96 * 60,), recipe={"batch": size})
+        for size in (2, 4, 8)
+    }
+    made = tiny_config(**cells)
+    names = [program["program"] for program in prepare(made, tmp_path)]
+    worker = [sys.executable, "-m", "scaling.launch.worker", f"--workdir={tmp_path}", f"--cache={tmp_path / 'cache'}"]
+    subprocess.run(worker, cwd=ROOT, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True)
+    log = (tmp_path / "logs" / "worker-all.log").read_text()
+    assert all(f"{name}: finished" in log for name in names)
+    assert f"{names[1]}: compiled ahead" in log and log.index(f"{names[1]}: c") < log.index(f"{names[1]}: finished")
+    # What was compiled ahead is what trains.
+    assert len(list((tmp_path / "cache").glob("jit_step_chunk-*-cache"))) == 3

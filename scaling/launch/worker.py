@@ -254,6 +254,8 @@ class Worker:
         self._code: int | None = None  # with which this process must end, and no longer train
         self._settled: set[str] = set()
         self._together: dict[str, int] = {}  # how many at a time, of programs that are alike
+        self._seen: set[str] = set()  # what programs are like that train, or whose steps were compiled ahead
+        self._ahead: threading.Thread | None = None
         self.programs = [p for p in load_programs(workdir) if not only or p["program"] in only]
 
     def stop(self, *_: object) -> None:
@@ -340,6 +342,7 @@ class Worker:
         try:
             more = claims()
             beside = list(itertools.islice(more, self._most(first.program) - 1))
+            self._compile_ahead(first.program)
             if beside:
                 from scaling import drive
 
@@ -357,6 +360,33 @@ class Worker:
         finally:
             for attempt in begun:
                 attempt.lease.release()
+
+    def _compile_ahead(self, program: dict[str, Any]) -> None:
+        """While ``program`` trains, compiles the steps of the next one that is not like it, in a thread of its own.
+
+        The workers of a pool, each bound to its core, have each other for this.
+        """
+        if self.core != "all" or distributed.count() > 1 or not hasattr(self._module, "prepare") or self.compiling:
+            return
+        self._seen.add(self._module.alike(program))
+        left = (each for each in self.programs if not self._is_settled(each))
+        if (other := next((each for each in left if self._module.alike(each) not in self._seen), None)) is None:
+            return
+        self._seen.add(self._module.alike(other))
+
+        def compile_(compile_steps: Callable[[], None]) -> None:
+            with contextlib.suppress(Exception):  # it will say so again when it trains, and then it counts
+                compile_steps()
+                _log(f"{other['program']}: compiled ahead")
+
+        with contextlib.suppress(Exception):
+            self._ahead = threading.Thread(target=compile_, args=[self._module.prepare(other)], daemon=True)
+            self._ahead.start()
+
+    @property
+    def compiling(self) -> bool:
+        """Whether a thread compiles ahead."""
+        return self._ahead is not None and self._ahead.is_alive()
 
     def _most(self, program: dict[str, Any]) -> int:
         """How many programs that are alike to take at a time: as ``--ensemble`` says, else by a measurement here."""
@@ -526,7 +556,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--coordinator", default=None, help="HOST:PORT of process 0, free there")
     parser.add_argument("--beat", default=BEAT, type=float, help="seconds between renewals of a lease")
     options = parser.parse_args(arguments)
-    report = 1
+    report, worker = 1, None
     try:
         options.workdir = options.workdir.absolute()  # orbax takes no relative path
         ensemble = most_together(options.ensemble)
@@ -561,8 +591,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.write(report, (text + "\n").encode())
         code = EXIT_USER
-    if distributed.count() > 1 and code in (EXIT_AGAIN, EXIT_USER):
-        os._exit(code)  # leaving in order would wait for the others
+    if (distributed.count() > 1 and code in (EXIT_AGAIN, EXIT_USER)) or (worker is not None and worker.compiling):
+        os._exit(code)  # leaving in order would wait for the others, or for the compiler
     return code
 
 
