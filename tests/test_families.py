@@ -41,11 +41,9 @@ def cases() -> list[tuple[str, str]]:
 
 
 CASES = cases()
-# Shares of the default learning rate: clip's studies use a quarter (experiments/clip.py). From its zero start the first
-# step of Adam goes all the way to unit length, in a direction that rounding can turn.
-RATE = {"clip": 0.25}
 MESH = {"data": 1, "fsdp": 1, "tensor": 1}
-TINY = {"vocab": 32, "context": 16, "image": 8, "patch": 2, "classes": 10}
+# A contrast's logits are cosines over the temperature: at clip's 0.07 rounding is enlarged 14 times.
+TINY = {"vocab": 32, "context": 16, "image": 8, "patch": 2, "classes": 10, "temperature": 1.0}
 
 
 def small(name: str, case: str = "", size: int = 0, **fields):
@@ -169,7 +167,7 @@ def test_loss_tokens_are_what_the_term_says(name: str, case: str):
 
 def trained(module, config, batch, steps: int, **fields):
     rules = recipe.named("width", warmup_steps=5, batch=len(next(iter(batch.values()))), **fields)
-    rate = rules.learning_rate * RATE.get(module.__name__.rpartition(".")[2], 1.0)
+    rate = rules.learning_rate
     trainer = Trainer(module, config, rules, MESH, steps)
     batches = {name: np.repeat(value[None], steps, 0) for name, value in batch.items()}
     hyper = {
@@ -207,7 +205,7 @@ def test_members_of_an_ensemble_equal_single_runs(name: str, case: str):
     rates = jnp.stack([jnp.asarray(hyper["learning_rate"]) * scale for scale in (1.0, 0.5, 0.25)])
     members = jax.vmap(trainer.step_chunk, (0, {"learning_rate": 0, "weight_decay": None, "steps": None}, None))
     together, many = jax.jit(members)(states, {**hyper, "learning_rate": rates}, batches)
-    np.testing.assert_allclose(many["loss"][0], metrics["loss"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(many["loss"][0], metrics["loss"], rtol=1e-4)
     first = jax.tree.map(lambda leaf: leaf[0], together["params"])
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-3), first, state["params"])
     assert float(jnp.abs(many["loss"][1] - many["loss"][0]).max()) > 1e-3
@@ -283,6 +281,8 @@ WRONG = [
     ("vit", {"objective": "colour"}, "choose one of class, mim, rotation"),
     ("clip", {"patch": 5}, "must divide the image's side"),
     ("clip", {"sound": 33}, "multiple of slice = 32"),
+    ("clip", {"temperature": 0.0}, "must be at least 0.01"),
+    ("clip", {"temperature": float("nan")}, "must be at least 0.01"),
     ("fusion", {"fusion": "middle"}, "choose one of early, late"),
     ("fusion", {"mask": "bidirectional"}, "choose one of causal, prefix"),
     ("fusion", {"fusion": "late", "vision_layers": 2}, "must leave some of 2 to the stack"),

@@ -18,9 +18,6 @@ DEVICES = "--xla_force_host_platform_device_count=8"
 # Half of the time of a compilation, and then two thirds of the rest; neither has a say in what is sent where.
 QUICK = " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3}
-# A contrast on noise, from a zero head: the first gradients, rounded to bfloat16 on each device, decide the directions
-# of unit vectors, and the scale of 14 enlarges what follows. Measured: 1.2e-2.
-LOOSE = {"clip": 2e-2}
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +37,13 @@ def meshes(tmp_path_factory):
 def test_every_family_trains_alike_on_every_mesh(meshes):
     """Every family on all four meshes in both precisions, every further objective or switch on that of all axes."""
     for case, runs in meshes["cases"].items():
-        alone, (family, *_, dtype) = runs["1x1x1"]["losses"], case.split()
-        limit = max(TOLERANCE[dtype], LOOSE.get(family, 0.0) if dtype == "bfloat16" else 0.0)
-        assert alone != pytest.approx([alone[0]] * len(alone), rel=1e-3), case  # something was learnt
+        alone = runs["1x1x1"]["losses"]
+        assert alone[-1] != pytest.approx(alone[0], rel=1e-3), case  # something was learnt
         for shape, run in runs.items():
-            assert run["losses"] == pytest.approx(alone, rel=limit), (case, shape)
+            assert run["losses"] == pytest.approx(alone, rel=TOLERANCE[case.split()[-1]]), (case, shape)
         if case.endswith("bfloat16"):
             exact = meshes["cases"][case.replace("bfloat16", "float32")]["1x1x1"]["losses"]
-            assert alone == pytest.approx(exact, rel=10 * limit if family in LOOSE else 0.05) and alone != exact, case
+            assert alone == pytest.approx(exact, rel=0.05) and alone != exact, case
     shapes = {"1x1x1", "8x1x1", "1x8x1", "2x2x2"}
     assert sum(set(runs) == shapes for runs in meshes["cases"].values()) == 2 * len(FAMILIES)
     assert {case.split()[0] for case in meshes["cases"] if case.endswith("bfloat16")} == set(FAMILIES)

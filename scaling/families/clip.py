@@ -8,8 +8,9 @@ has a batch of its own. Captions of other pictures (ALIGN, arXiv 2102.05918) are
 
 The picture's projection starts at zero: every similarity is then 0, and the loss ln(batch). The text's attention does
 not: at end-of-text all captions would be alike, their gradients would cancel, and only rounding would lead away from
-there (up to 300 steps of 64 pairs stayed at ln 64). The scale of similarities is at most 100, as in CLIP; one that has
-come there stays.
+there (up to 300 steps of 64 pairs stayed at ln 64). The scale of similarities begins at 1 / ``temperature`` and is at
+most 100, as in CLIP; one that has come there stays. It scales rounding, too: in bfloat16 on noise, ten steps on a mesh
+and on one device differ by 1.2e-2 of the loss at 0.07, by 1.3e-3 at 0.2 to 1.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from scaling.count import Component
 from scaling.errors import UserError
 from scaling.families import Term, gpt
 
-SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
+LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Config:
     """Shape: width, layers and heads of each tower; vectors have ``width`` numbers.
 
     ``text`` counts the positions of a caption with its end; ``sound`` 0 means two towers. ``prompts`` texts for each of
-    ``classes`` labels make zero-shot classification; 0: none.
+    ``classes`` labels make zero-shot classification; 0: none. ``temperature`` is learned from its value here.
     """
 
     width: int = 64
@@ -52,6 +53,7 @@ class Config:
     slice: int = 32
     classes: int = 0
     prompts: int = 0
+    temperature: float = 0.07
     activation: str = "relu2"
     dtype: str = "float32"
 
@@ -59,6 +61,8 @@ class Config:
         stack.check(self, "vocab", "text", "image", "patch", "slice")
         if self.image % self.patch:
             raise UserError("model.patch", self.patch, f"must divide the image's side, {self.image}")
+        if not 1 / LARGEST_SCALE <= self.temperature < math.inf:
+            raise UserError("model.temperature", self.temperature, f"must be at least {1 / LARGEST_SCALE}")
         if self.sound < 0 or self.sound % self.slice:
             raise UserError("model.sound", self.sound, f"must be a multiple of slice = {self.slice}, or 0")
 
@@ -110,7 +114,7 @@ class Model(nn.Module):
     def __call__(self, inputs: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:
         places = {name: count if pixels else 0 for name, (count, pixels) in self.config.towers.items()}
         found = {name: Tower(self.config, places[name], name=name)(x_) for name, x_ in inputs.items()}
-        log_scale = self.param("log_scale", nn.initializers.constant(math.log(SCALE)), ())
+        log_scale = self.param("log_scale", nn.initializers.constant(-math.log(self.config.temperature)), ())
         return found, jnp.exp(jnp.minimum(log_scale.astype(jnp.float32), math.log(LARGEST_SCALE)))
 
 
