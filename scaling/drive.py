@@ -91,6 +91,7 @@ def chunk(asks: Sequence[Ask], size: int) -> list[tuple[State, Outcome]]:
     @functools.cache
     def wait() -> tuple[dict[str, np.ndarray], float]:  # the first member that asks waits for all
         with _fits(size):
+            jax.block_until_ready(metrics)  # on a CPU np.asarray of what found no memory aborts the process
             found = {name: np.asarray(value).reshape(size, -1) for name, value in metrics.items()}
         return found, trainer.clock() - begun
 

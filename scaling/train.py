@@ -275,7 +275,7 @@ class _Run:
             rows = np.minimum(np.arange(start, start + size), total - 1)
             batch = {name: value[rows] for name, value in arrays.items()}
             seen = self.trainer.evaluate(state["params"], batch, start // size, fixed.get("prompts"))
-            for term, (nats, count) in seen.items():
+            for term, (nats, count) in jax.block_until_ready(seen).items():  # see drive.chunk
                 for kept, values in zip(sums.setdefault(term, ([], [])), (nats, count)):
                     kept.append(np.asarray(values)[: total - start])
         batches = np.arange(total) // size, [f"batch {number} of {size}" for number in range(-(-total // size))]
