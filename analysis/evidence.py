@@ -283,8 +283,7 @@ def _made(shown: list[tuple[dict[str, Any], Record]], study: dict[str, Any]) -> 
     """Every value that the records give of what they ran on, and the seconds that they took."""
     environment: dict[str, list[str]] = {}
     data: dict[str, dict[str, Any]] = {}
-    seconds = {"train": 0.0, "evaluate": 0.0}
-    compiled: dict[tuple[Any, ...], float] = {}
+    seconds = {"train": 0.0, "evaluate": 0.0, "compile": 0.0}
     finished, flops = [], 0.0
     for manifest, record in shown:
         for key, value in (manifest.get("environment") or {}).items():
@@ -295,19 +294,15 @@ def _made(shown: list[tuple[dict[str, Any], Record]], study: dict[str, Any]) -> 
         result = record.result
         if result is None:
             continue
-        for key in ("train", "evaluate"):
+        for key in seconds:
             seconds[key] += float((result.get("seconds") or {}).get(key) or 0)
-        # A trainer counts its compilations up, so that the runs of one shape repeat them: the largest is their total.
-        shape = tuple(str(manifest.get(key)) for key in ("dataset", "family", "size"))
-        spent = float((result.get("seconds") or {}).get("compile") or 0)
-        compiled[shape] = max(compiled.get(shape, 0.0), spent)
         finished += [str(result["finished"])] if result.get("finished") else []
         per_step = manifest.get("flops", {}).get("training", 0) / max(1, manifest.get("steps") or 1)
         flops += per_step * ((manifest.get("steps") or 0) - (manifest.get("branch_step") or 0))
     return {
         "environment": environment,
         "data": data,
-        "seconds": {**seconds, "compile": sum(compiled.values())},
+        "seconds": seconds,
         "flops": flops,
         "finished": max(finished, default=None),
         "datasets": study.get("datasets", {}),

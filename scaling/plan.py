@@ -97,8 +97,13 @@ def make(study: Study, workdir: Path | None = None) -> Plan:
         key = stem_key(cell)
         groups.setdefault(key or f"whole {len(groups)}", []).append(cell)
     speed = _measured_speed(workdir)
-    programs = [_program(study, cells, speed) for cells in groups.values()]
-    programs.sort(key=lambda program: -program["seconds"])
+    made = [(_program(study, cells, speed), cells[0]) for cells in groups.values()]
+    seen = set()
+    for program, cell in sorted(made, key=lambda pair: -pair[0]["seconds"]):
+        shape = cell.family, cell.config, cell.recipe.batch
+        program["seconds"] += 0 if shape in seen else CPU_COMPILE_SECONDS  # by the first that is trained
+        seen.add(shape)
+    programs = sorted((program for program, _ in made), key=lambda program: -program["seconds"])
     return Plan(study, tuple(programs), tuple(_warnings(study)), study.price_per_hour)
 
 
@@ -226,7 +231,7 @@ def _program(study: Study, cells: list[Cell], speed: float) -> dict[str, Any]:
     flops = sum(spec["flops"] for spec in runs)
     steps = sum(spec["steps"] - (spec["branch_step"] or 0) for spec in runs)
     evaluation = study.options["evaluation"]["tokens"] * len(cells) * training_flops_per_token(first) / 3
-    seconds = CPU_COMPILE_SECONDS + speed * (steps * CPU_STEP_SECONDS + (flops + evaluation) / CPU_RATE)
+    seconds = speed * (steps * CPU_STEP_SECONDS + (flops + evaluation) / CPU_RATE)
     return {
         "program": runs[0]["run"],
         "shape": f"{first.family} {first.size}",

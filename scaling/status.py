@@ -71,7 +71,7 @@ class StatusReader:
             share = _share(found, program, lease)
             final += all(row["state"] in SETTLED for row in found)
             done += sum(row["flops_done"] for row in found)
-            spent += sum(row["seconds"] for row in found) + max(row["compile"] for row in found)
+            spent += sum(row["seconds"] + row["compile"] for row in found)
             estimated += program["seconds"] * share
             left += program["seconds"] * (1 - share)
             longest = max(longest, program["seconds"] * (1 - share))

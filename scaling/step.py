@@ -54,7 +54,7 @@ class Trainer:
         self.terms = families.terms(family, config)
         if how.microbatches > 1:
             self._refuse_parts("execution.microbatches", how.microbatches)
-        self.compile_seconds = 0.0
+        self.compile_seconds = self._charged = 0.0
         axes, tied = family.axes(config), getattr(config, "tied", False)
         params = jax.eval_shape(lambda: family.init(jax.random.key(0), config))
         self._optimizer = recipe.optimizer(rules, axes, params, tied)
@@ -75,6 +75,11 @@ class Trainer:
     def clock(self) -> float:
         """Seconds by a clock that stands still while this trainer compiles."""
         return time.perf_counter() - self.compile_seconds
+
+    def charge(self) -> float:
+        """Seconds of compilation that nobody was charged with yet, so that the sum over runs is what was spent."""
+        due, self._charged = self.compile_seconds - self._charged, self.compile_seconds
+        return due
 
     def init(self, seed: int) -> State:
         """The state of ``seed`` before its first step."""

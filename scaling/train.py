@@ -216,10 +216,10 @@ class _Run:
     def finish(self, status: str, *, steps: int, reason: str | None = None, state: State | None = None) -> None:
         """Evaluates ``state`` where there is one and writes the result."""
         rows = self.record.steps()
-        seconds = {"train": sum(row["seconds"] for row in rows), "compile": self.trainer.compile_seconds}
         begun = self.trainer.clock()
         evaluation = {} if state is None else self.evaluate(state)
-        seconds["evaluate"] = self.trainer.clock() - begun
+        seconds = {"train": sum(row["seconds"] for row in rows), "evaluate": self.trainer.clock() - begun}
+        seconds["compile"] = self.trainer.charge()
         tokens = self.rules.batch * self.trainer.context * steps
         measured = self.rules.batch * self.trainer.context * sum(_lengths(rows, self.spec["branch_step"] or 0))
         speed = measured / seconds["train"] if seconds["train"] > 0 else None

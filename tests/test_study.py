@@ -74,6 +74,12 @@ def test_counts_and_prices_of_the_demo():
     assert made.warnings == ()
 
 
+def test_a_shape_is_compiled_once_by_the_estimate(tiny):
+    made = tiny(grid=study.block("grid", "known", (0,), tokens=(1440,), seeds=(0, 1, 2)))
+    first, *rest = plan.make(study.resolve(made)).programs
+    assert [first["seconds"] - program["seconds"] for program in rest] == [pytest.approx(plan.CPU_COMPILE_SECONDS)] * 2
+
+
 def test_the_smoke_study_is_the_same_study_smaller():
     full, smoke = (study.resolve(demo.get_config(name)) for name in ("", "smoke"))
     assert set(smoke.datasets) == set(full.datasets)

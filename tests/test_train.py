@@ -186,6 +186,12 @@ def test_one_compilation_serves_every_rate_decay_seed_schedule_and_length(tiny, 
     assert all(record.status == "done" for record in records(tmp_path))
     losses = [r.result["evaluation"]["loss"]["value"] for r in records(tmp_path) if r.result and r.result["evaluation"]]
     assert len(set(losses)) == len(losses) == 8
+    # Whoever compiled is charged with it, once.
+    paid = {program["program"]: [(Record(tmp_path / "runs" / spec["run"]).result or {})["seconds"]["compile"]
+                                 for spec in program["runs"]] for program in programs}  # fmt: skip
+    trainer = train.trainer_of(first["runs"][0]["manifest"], first["options"])
+    assert sum(paid.pop(first["program"])) == pytest.approx(trainer.compile_seconds) and trainer.compile_seconds > 0
+    assert {seconds for program in paid.values() for seconds in program} == {0.0}
 
 
 def test_more_d_extends_the_stem(finished, tiny, tmp_path):
