@@ -8,7 +8,7 @@
     scaling fit runs/bert-mlm --law=chinchilla; scaling fit runs/bert-causal --law=chinchilla
     scaling compare runs/bert-mlm runs/bert-causal
 
-Five sizes (6k to 99k non-embedding parameters, the same stack in every arm) x four D from 128 kB to 1 MB, a second
+Five sizes (6k to 99k non-embedding parameters, the same stack in every arm) x four D from 0.5 to 4 MB, a second
 seed at two sizes: 28 cells an arm, on the same bytes in the same order. ``mlm`` hides 15 %; ``diffusion`` a random
 share with weight 1/t, a bound on nats/byte; ``causal`` is gpt. Losses of mlm and causal are on no common axis: compared
 are exponents. Published at 1e19 FLOPs and more: N_opt ~ C^0.556 causal, C^0.760 mlm (Cheng 2024, arXiv 2411.02142).
@@ -22,7 +22,7 @@ from scaling.errors import UserError
 
 K = 2**10
 ARMS = ("mlm", "diffusion", "causal", "large", "large-causal")
-RATES = {"mlm": 0.02, "diffusion": 0.02, "causal": 0.02}
+RATES = {"mlm": 0.01, "diffusion": 0.01, "causal": 0.028}  # LOG.md, 2026-11-22, rates
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -36,7 +36,7 @@ def get_config(argument: str = "") -> ConfigDict:
         config.family, config.model.objective = "bert", objective
     config.recipe.learning_rate = RATES[objective]
     config.data.stdlib = {"source": "stdlib"}
-    sizes, twice, tokens = (0, 1, 2, 3, 4), (0, 2), (128 * K, 256 * K, 512 * K, 1024 * K)
+    sizes, twice, tokens = (0, 1, 2, 3, 4), (0, 2), (512 * K, 1024 * K, 2048 * K, 4096 * K)
     if arm.startswith("large"):
         config.model.context, config.model.dtype, config.recipe.batch = 512, "bfloat16", 64
         config.repeats = True

@@ -25,19 +25,18 @@ from scaling import study
 from scaling.errors import UserError
 
 K = 2**10
+RATES = {"moe": 0.014, "dense": 0.028, "gqa": 0.028}  # LOG.md, 2026-11-22, rates
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``dense`` for the same without experts, ``gqa`` for shared keys and values."""
-    if argument not in ("", "moe", "dense", "gqa"):
+    if (arm := argument or "moe") not in RATES:
         raise UserError("config argument", argument, "this experiment knows moe (the default), dense and gqa")
-    config = study.base(f"moe-{argument or 'moe'}")
+    config = study.base(f"moe-{arm}")
     config.data.stdlib = {"source": "stdlib"}
-    if argument in ("", "moe"):
-        config.model.experts = 4
-    if argument == "gqa":
-        config.model.kv_heads = 1
-    tokens = (128 * K, 256 * K, 512 * K)
+    config.model = {"moe": {"experts": 4}, "dense": {}, "gqa": {"kv_heads": 1}}[arm]
+    config.recipe.learning_rate = RATES[arm]
+    tokens = (256 * K, 512 * K, 1024 * K, 2048 * K)
     config.cells.grid = study.block("grid", "stdlib", (0, 1, 2, 3), tokens=tokens)
     config.cells.seeds = study.block("grid", "stdlib", (0, 2), tokens=tokens, seeds=(1,), role="seed")
     return config

@@ -21,6 +21,7 @@ from scaling.errors import UserError
 
 K = 2**10
 ARMS = ("causal", "diffusion", "large", "large-diffusion")
+RATES = {"causal": 0.028, "diffusion": 0.01}  # as in bert.py
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -30,6 +31,7 @@ def get_config(argument: str = "") -> ConfigDict:
         raise UserError("config argument", argument, f"this experiment knows {', '.join(ARMS)}")
     config = study.base(f"repeats-{arm}")
     config.repeats = True
+    config.recipe.learning_rate = RATES["diffusion" if arm.endswith("diffusion") else "causal"]
     if arm.endswith("diffusion"):
         config.family, config.model.objective = "bert", "diffusion"
     large = arm.startswith("large")
