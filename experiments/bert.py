@@ -22,7 +22,7 @@ from scaling.errors import UserError
 
 K = 2**10
 ARMS = ("mlm", "diffusion", "causal", "large", "large-causal")
-RATES = {"mlm": 0.01, "diffusion": 0.01, "causal": 0.028}  # LOG.md, 2026-11-22, rates
+RATES = {"mlm": 0.01, "diffusion": 0.005, "causal": 0.028}  # LOG.md, 2026-11-22, rates
 
 
 def get_config(argument: str = "") -> ConfigDict:

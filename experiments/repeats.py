@@ -21,7 +21,7 @@ from scaling.errors import UserError
 
 K = 2**10
 ARMS = ("causal", "diffusion", "large", "large-diffusion")
-RATES = {"causal": 0.028, "diffusion": 0.01}  # as in bert.py
+RATES = {"causal": 0.028, "diffusion": 0.005}  # as in bert.py
 
 
 def get_config(argument: str = "") -> ConfigDict:

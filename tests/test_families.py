@@ -167,11 +167,10 @@ def test_loss_tokens_are_what_the_term_says(name: str, case: str):
 
 def trained(module, config, batch, steps: int, **fields):
     rules = recipe.named("width", warmup_steps=5, batch=len(next(iter(batch.values()))), **fields)
-    rate = rules.learning_rate
     trainer = Trainer(module, config, rules, MESH, steps)
     batches = {name: np.repeat(value[None], steps, 0) for name, value in batch.items()}
     hyper = {
-        "learning_rate": np.float32(rate) * recipe.rate(rules, np.arange(steps), None),
+        "learning_rate": np.float32(rules.learning_rate) * recipe.rate(rules, np.arange(steps), None),
         "weight_decay": np.zeros(steps, np.float32),
         "steps": np.int32(steps),
     }
@@ -201,10 +200,10 @@ def twenty_steps(name: str, case: str):
 @pytest.mark.parametrize(("name", "case"), CASES)
 def test_members_of_an_ensemble_equal_single_runs(name: str, case: str):
     trainer, batches, hyper, (state, metrics) = twenty_steps(name, case)
-    states = jax.vmap(trainer._init)(jnp.arange(3, dtype=jnp.uint32))
+    states = quick(jax.vmap(trainer._init))(jnp.arange(3, dtype=jnp.uint32))
     rates = jnp.stack([jnp.asarray(hyper["learning_rate"]) * scale for scale in (1.0, 0.5, 0.25)])
     members = jax.vmap(trainer.step_chunk, (0, {"learning_rate": 0, "weight_decay": None, "steps": None}, None))
-    together, many = jax.jit(members)(states, {**hyper, "learning_rate": rates}, batches)
+    together, many = quick(members)(states, {**hyper, "learning_rate": rates}, batches)
     np.testing.assert_allclose(many["loss"][0], metrics["loss"], rtol=1e-4)
     first = jax.tree.map(lambda leaf: leaf[0], together["params"])
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-3), first, state["params"])
