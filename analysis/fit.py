@@ -245,7 +245,8 @@ def fit(
         "throughput": _throughput(table),
         "runs": _rows(table, table.loc[:, named], loss=loss, fitted=fitted, residual_log=residual),
         "influence": _plain(influential),
-        "published": published.beside(form.name, intervals),
+        # Records of this house have tokens of their own; a table of someone's runs may have the published ones.
+        "published": published.beside(form.name, intervals, same_loss="term" not in runs.conventions),
         "draws": {"file": None, "sha256": None},
         "seed": seed,
     }

@@ -181,8 +181,9 @@ def of(law: str) -> list[Published]:
     return [p for p in REGISTRY.values() if p.law.partition(":")[0] == law.partition(":")[0]]
 
 
-def beside(law: str, intervals: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every published fit of the form ``law`` beside a fit made here, of ``intervals`` {name: {"value", "lo", "hi"}}.
+def beside(law: str, intervals: Mapping[str, Mapping[str, Any]], *, same_loss: bool = True) -> list[dict[str, Any]]:
+    """Every published fit of the form ``law`` beside a fit made here, of ``intervals`` {name: {"value", "lo", "hi",
+    "unit"}}. Without ``same_loss``, those on another tokenizer or of another objective, only what has no unit of loss.
 
     Each {"name", "source", "runs", "note", "params": {name: {"published", "interval", "here", "says"}}, "verdict"}.
     ``says`` is agrees, or which interval excludes the other's value. What was held fixed is left out. That two fits
@@ -195,6 +196,8 @@ def beside(law: str, intervals: Mapping[str, Mapping[str, Any]]) -> list[dict[st
             here = intervals.get(name) or {}
             lo, hi = here.get("lo"), here.get("hi")
             if here.get("value") is None or (lo is not None and lo == hi):
+                continue
+            if not same_loss and here["unit"] == "loss":
                 continue
             ends = entry.intervals.get(name)
             ours = (lo is not None and value < lo) or (hi is not None and value > hi)

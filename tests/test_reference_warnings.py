@@ -5,6 +5,7 @@ tests on them are skipped without; the planted twins always run.
 """
 
 import contextlib
+import dataclasses
 import io
 import math
 from pathlib import Path
@@ -257,3 +258,12 @@ def test_a_published_interval_that_excludes_the_value_here_is_told():
     assert found["params"]["p"]["says"] == "outside the published interval" and "q" not in found["params"]
     narrow = {"p": {"value": -0.8, "lo": -0.85, "hi": -0.75}}
     assert published.beside("best_lr", narrow)[0]["params"]["p"]["says"] == "outside both intervals"
+
+
+def test_losses_of_other_tokens_are_not_beside_the_published_ones():
+    table = grid(8, 6, 0.0, 0)
+    table["loss"] = published.get("besiroglu2024").predict(table)
+    runs = from_frame(table)
+    own = dataclasses.replace(runs, conventions={**runs.conventions, "term": "mlm"})
+    for entry in fit(own).card()["published"]:
+        assert set(entry["params"]) == {"alpha", "beta"}, entry["name"]
