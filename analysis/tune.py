@@ -22,8 +22,10 @@ from scipy import stats
 from scaling.errors import UserError
 
 Array = np.ndarray
-# Log loss above a cell's best within which a parabola is trusted; the first that leaves enough runs.
+# Log loss above a cell's best within which a parabola is trusted: the first that leaves enough runs, and that noise
+# does not fill. Seeds of a rate are in or out by their mean: chosen one by one, the lucky ones would flatten it.
 WINDOWS = (0.03, 0.06, 0.12, 0.25)
+NOISES = 3.0  # standard errors of a mean over seeds that a window holds at least
 DRAWS = 400
 JACKKNIFE = 80  # groups of stems that are left out in turn, at most
 IDENTIFIED = 0.975  # share of draws with a minimum, below which there is none to speak of
@@ -142,25 +144,36 @@ def _fit(table: Any, many: bool, level: float, seed: int) -> dict[str, Any]:
     x, b, n, d = x - at["x"], b - at["b"], n - at["n"], d - at["d"]
     keys = ["N", "D"] if many else ["N", "D", "batch"]
     cell = table.groupby(keys).ngroup().to_numpy()
-    ones, zero = np.ones_like(x), np.zeros_like(x)
-    varied = [v if np.ptp(v) > 1e-9 else zero for v in (n, d)]
+    varied = [v if np.ptp(v) > 1e-9 else np.zeros_like(x) for v in (n, d)]
     columns = [x * x, x, x * varied[0], x * varied[1]]
     if many:
         columns += [x * b, b * b, b, b * varied[0], b * varied[1]]
     design = np.stack(columns, 1)
     free = np.flatnonzero(np.any(design != 0, axis=0))
-    best = pd.Series(y).groupby(cell).transform("min").to_numpy()
-    window, keep = WINDOWS[0], ones > 0
+    rate = pd.Series(y).groupby([cell, table["batch"], table["learning_rate"]])
+    mean = rate.transform("mean").to_numpy()
+    best = pd.Series(mean).groupby(cell).transform("min").to_numpy()
     # A parabola needs the best learning rate and its neighbours, whatever they cost.
-    beside = table.assign(y=y, best=best).groupby(["N", "D", "batch"])[["learning_rate", "y", "best"]].apply(_beside)
+    beside = table.assign(y=mean, best=best).groupby(["N", "D", "batch"])[["learning_rate", "y", "best"]].apply(_beside)
     beside = beside.droplevel([0, 1, 2]).sort_index().to_numpy(bool)
+
+    def chosen_by(window: float) -> tuple[Array, Array, Array]:
+        keep = (mean <= best + window) | (beside & (mean <= best + WINDOWS[-1]))
+        levels = cell[keep][:, None] == np.unique(cell[keep])
+        return keep, levels, np.column_stack([levels, design[keep][:, free]])
+
     for window in WINDOWS:
-        keep = (y <= best + window) | (beside & (y <= best + WINDOWS[-1]))
-        if keep.sum() >= len(free) + len(np.unique(cell)) + 4:
-            break
+        keep, levels, both = chosen_by(window)
+        spare = int(keep.sum()) - both.shape[1]
+        if spare >= 4:
+            left = y[keep] - both @ np.linalg.lstsq(both, y[keep], rcond=None)[0]
+            seeds = keep.sum() / len(set(zip(cell[keep], b[keep], x[keep])))
+            if NOISES * math.sqrt(left @ left / spare / seeds) <= window:
+                break
+    else:
+        window = WINDOWS[-1]
+    keep, levels, both = chosen_by(window)
     stems = pd.factorize(table["stem"].to_numpy()[keep])[0] % JACKKNIFE
-    levels = cell[keep][:, None] == np.unique(cell[keep])
-    both = np.column_stack([levels, design[keep][:, free]])
 
     def solve(chosen: Array) -> Array:
         beta = np.zeros(design.shape[1])
