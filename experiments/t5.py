@@ -32,7 +32,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config = study.base("t5")
     config.family = "t5"
     config.data.stdlib = {"source": "stdlib"}
-    tokens = (128 * K, 256 * K, 512 * K)
+    config.recipe.learning_rate = 0.007  # LOG.md, 2026-11-22, rates
+    tokens = (512 * K, 1024 * K, 2048 * K)
     config.cells.grid = study.block("grid", "stdlib", (0, 1, 2, 3), tokens=tokens)
     config.cells.seeds = study.block("grid", "stdlib", (0, 2), tokens=tokens, seeds=(1,), role="seed")
     return config

@@ -30,18 +30,25 @@ from scaling import study
 from scaling.errors import UserError
 
 K = 2**10
+# Learning rate (LOG.md, 2026-11-22, rates) and thousands of patches.
+VARIANTS = {
+    "class": (0.01, (256, 512, 1024)),
+    "mim": (0.01, (1024, 2048, 4096)),
+    "rotation": (0.005, (1024, 2048, 4096)),
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``mim`` or ``rotation`` for another objective than classification."""
-    if argument not in ("", "class", "mim", "rotation"):
+    if (objective := argument or "class") not in VARIANTS:
         raise UserError("config argument", argument, "this experiment knows class (the default), mim and rotation")
-    config = study.base(f"vit-{argument or 'class'}")
+    config = study.base(f"vit-{objective}")
     config.family = "vit"
-    config.model.objective = argument or "class"
+    config.model.objective = objective
+    config.recipe.learning_rate, thousands = VARIANTS[objective]
     config.data.scenes = {"source": "scenes"}
     config.evaluation = {"tokens": 12 * K, "batch": 64}  # of captions, six each: 2,048 pictures
-    tokens = (256 * K, 512 * K, 1024 * K)  # patches, 64 a picture
+    tokens = tuple(count * K for count in thousands)  # patches, 64 a picture
     config.cells.grid = study.block("grid", "scenes", (0, 1, 2, 3), tokens=tokens)
     config.cells.seeds = study.block("grid", "scenes", (0, 2), tokens=tokens, seeds=(1,), role="seed")
     return config
