@@ -98,10 +98,11 @@ def fit(table: Any, *, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
     rows = optima(table, level)
     if found["minimum"] < IDENTIFIED:
         swept = sorted(set(table["learning_rate"]))
-        ends = ", ".join(f"{sum(row['best_run'] == end for row in rows)} of {len(rows)} cells are best at {end:.3g}"
-                         for end in (swept[0], swept[-1]))  # fmt: skip
+        at = [sum(row["best_run"] == end for row in rows) for end in (swept[0], swept[-1])]
+        ends = f"{at[0]} of {len(rows)} cells are best at {swept[0]:.3g}, {at[1]} of {len(rows)} at {swept[-1]:.3g}"
+        remedy = "widen it, or add seeds" if any(at) else f"noise of {found['noise']:.2%} a run hides it; add seeds"
         raise UserError("rates", ", ".join(f"{rate:.3g}" for rate in swept),
-                        f"the sweep shows no best one ({ends}); widen it, or add seeds")  # fmt: skip
+                        f"the sweep shows no best one ({ends}); {remedy}")  # fmt: skip
     for row in rows:
         if row["learning_rate"] is None:
             warnings.append(f"N {row['N']:.4g}, D {row['D']:.4g}, batch {row['batch']:.4g}: the best run, "

@@ -96,8 +96,10 @@ def test_a_batch_beyond_the_sweep_is_not_made_up():
 def test_an_edge_is_said_and_no_minimum_is_refused():
     rows = tune.optima(planted(3, rates=(0.005, 0.01, 0.02), batches=(1024,)))
     assert {row["learning_rate"] is None for row in rows} == {True, False}
-    with pytest.raises(UserError, match=r"rates = 0.0001, .*no best one \(0 of 6 .* 6 of 6 cells are best at 0.0008"):
+    with pytest.raises(UserError, match=r"rates = 0.0001, .*no best one \(0 of 6 .* 6 of 6 at 0.0008\); widen"):
         tune.fit(planted(3, rates=(1e-4, 2e-4, 4e-4, 8e-4), batches=(1024,), noise=0.01))
+    with pytest.raises(UserError, match=r"0 of 6 at 0.08\); noise of \d+\.\d\d% a run hides it; add seeds"):
+        tune.fit(planted(11, batches=(1024,), noise=0.05))
     with pytest.raises(UserError, match=r"runs = .*too few"):
         tune.fit(planted(3, rates=(0.02,), batches=(1024,)))
 
