@@ -30,6 +30,7 @@ from scaling.errors import UserError
 
 K = 2**10
 POSITIONS = 22
+RATES = {"early": 0.01, "late": 0.0035, "frozen": 0.0035, "joint": 0.01}  # LOG.md, 2026-11-22, rates
 VARIANTS = {
     "early": {},
     "late": {"fusion": "late"},
@@ -46,7 +47,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.family = "fusion"
     config.model = {"patch": 8, **VARIANTS[variant]}
     config.data.scenes = {"source": "scenes"}
-    config.recipe.batch = 32
+    config.recipe.batch, config.recipe.learning_rate = 32, RATES[variant]
     config.evaluation = {"tokens": 12 * K, "batch": 64}  # tokens of captions, six each: 2,048 pictures
     tokens = tuple(pictures * K * POSITIONS for pictures in (16, 32, 64))
     config.cells.grid = study.block("grid", "scenes", (0, 2, 4, 5), tokens=tokens)
