@@ -36,7 +36,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.stdlib = {"source": "stdlib"}
     config.model = {"moe": {"experts": 4}, "dense": {}, "gqa": {"kv_heads": 1}}[arm]
     config.recipe.learning_rate = RATES[arm]
-    tokens = (256 * K, 512 * K, 1024 * K, 2048 * K)
+    tokens = (512 * K, 1024 * K, 2048 * K, 4096 * K)
     config.cells.grid = study.block("grid", "stdlib", (0, 1, 2, 3), tokens=tokens)
     config.cells.seeds = study.block("grid", "stdlib", (0, 2), tokens=tokens, seeds=(1,), role="seed")
     return config
