@@ -115,8 +115,8 @@ def diagnose(
     out += _identification(inference, level, intervals)
     out += _scales(point, inference, level, intervals)
     for column in law.columns:
-        if table[column].dtype == object:
-            continue  # an array a row: a schedule
+        if table[column].dtype == object or column in law.steady:
+            continue  # an array a row: a schedule; or what has no bend of its own
         count = len(levels(table[column]))
         need = P + 1 if len(law.columns) == 1 else 2 + (law.floor is not None) + (column == "N")
         if count < need:

@@ -362,7 +362,7 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
     if len(table) < P + 1:
         raise UserError("rows", len(table), f"law {law.name} has {P} free parameters and needs {P + 1} runs or more")
     for column in law.columns:
-        if column not in _arrays(table) and len(diagnose.levels(table[column], 1e-6)) < 2:
+        if column not in (*_arrays(table), *law.steady) and len(diagnose.levels(table[column], 1e-6)) < 2:
             raise UserError(column, f"{table[column].iloc[0]} in every row", "vary it, or fit another law")
     return table
 

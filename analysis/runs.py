@@ -341,6 +341,7 @@ def _row(run: str, manifest: dict[str, Any], n: str, term: str | None = None) ->
             "role": manifest["role"],
             "entropy": entropy(manifest, term),
             "unique_tokens": tokens.get("unique"),
+            "U": tokens.get("unique"),
             "epochs": tokens.get("epochs"),
             "learning_rate": recipe.get("learning_rate"),
             "batch": recipe.get("batch"),

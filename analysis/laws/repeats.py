@@ -48,6 +48,7 @@ repeats = Smooth(
     "Muennighoff 2023, arXiv 2305.16264",
     floor="E",
     inputs=("N", "D", "U"),
+    steady=("U",),  # one corpus, read for less than an epoch and for many
     logs=_repeats,
     guess=free_fit("chinchilla"),
     balance=_balance,  # of data without limit; with U tokens `allocate` searches
