@@ -385,11 +385,17 @@ def _monotone(table: pd.DataFrame, noise: dict[str, Any]) -> list[dict[str, Any]
     return [warning("not_monotone", message, rows=count, rise_log=rise, N_small=float(N[i]), N_large=float(N[j]))]
 
 
+def missing(warnings: list[dict[str, Any]]) -> set[str]:
+    """Parameters that the warnings of a fit call not identified, and a with b, which is 1 - a."""
+    found = {w["parameter"] for w in warnings if w["name"] in ("not_identified", "parameter_at_bound")}
+    return found | {"b"} if "a" in found else found
+
+
 def verdict(
     law: Law, intervals: dict[str, dict[str, Any]], warnings: list[dict[str, Any]], noise: dict[str, Any], level: float
 ) -> str:
     """Plain sentences: what these runs identify, what they do not, and whether the form survives."""
-    missing = {w["parameter"] for w in warnings if w["name"] in ("not_identified", "parameter_at_bound")}
+    lost = missing(warnings)
 
     def show(name: str) -> str:
         cell = intervals[name]
@@ -397,11 +403,11 @@ def verdict(
 
     shown = [p.name for p in law.params if p.unit == "exponent" or p.name == law.floor]
     shown += ["a"] if "a" in intervals else []
-    shown += sorted(missing & set(intervals))
+    shown += sorted(lost & set(intervals))
     shown = list(dict.fromkeys(shown))
     form = [n for n in shown if n == "a" and intervals[n]["lo"] == intervals[n]["hi"]]
-    rough = [n for n in shown if n not in (*missing, *form, law.floor, "a") and not _within_factor(intervals[n])]
-    bad = [n for n in shown if n in missing]
+    rough = [n for n in shown if n not in (*lost, *form, law.floor, "a") and not _within_factor(intervals[n])]
+    bad = [n for n in shown if n in lost]
     good = [n for n in shown if n not in (*bad, *form, *rough)]
     parts = []
     if good:

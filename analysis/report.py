@@ -21,7 +21,7 @@ from scipy import stats
 from analysis import evidence, plots
 from analysis.allocate import optimal
 from analysis.axes import percent, power_text, short
-from analysis.diagnose import REFUTED
+from analysis.diagnose import REFUTED, missing
 from analysis.evidence import Evidence, Part
 from analysis.fit import Fit
 from scaling.errors import UserError
@@ -83,12 +83,12 @@ def _summary(found: Evidence, part: Part) -> list[str]:
     title = (
         f"{part.name}: {fit.law.formula}, N = {n} parameters, {fit.data['rows']} runs, {percent(fit.level)} intervals"
     )
-    missing = _missing(fit)
-    cells = [f"{k} = {interval(c)}{'*' if k in missing else ''}" for k, c in fit.intervals.items()]
+    lost = missing(fit.warnings)
+    cells = [f"{k} = {interval(c)}{'*' if k in lost else ''}" for k, c in fit.intervals.items()]
     # a cell is one word while its line is filled
     filled = textwrap.wrap("   ".join(c.replace(" ", "\u00a0") for c in cells), 96, break_long_words=False)
     lines = [*textwrap.wrap(title, 100), *(f"  {line}".replace("\u00a0", " ") for line in filled)]
-    if missing:
+    if lost:
         lines.append("  * not identified at this scale")
     elsewhere = ("Sealed", "Theory", "Approaches", f"{fit.law.name}:", f"{main.law.name}:")
     told = [sentence for sentence in _verdict(found, part) if not sentence.startswith(elsewhere)]
@@ -263,11 +263,6 @@ def _theory(found: Evidence, sources: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def _missing(fit: Fit) -> set[str]:
-    """Parameters that the fit's own warnings call not identified."""
-    return {w["parameter"] for w in fit.warnings if w["name"] in ("not_identified", "parameter_at_bound")}
-
-
 def _behind(part: Part) -> str | None:
     """What to know where the law that allocates is not the one that describes the runs best."""
     best, main = part.best(), part.main()
@@ -283,19 +278,19 @@ def _behind(part: Part) -> str | None:
 def _law(fit: Fit) -> dict[str, Any]:
     meanings = {p.name: p.meaning for p in fit.law.params}
     meanings |= {"a": "N_opt grows as C^a", "b": "D_opt grows as C^b"}
-    missing = _missing(fit)
+    lost = missing(fit.warnings)
     rows = [
         {
             "name": k,
             "value": interval(c),
             "meaning": meanings.get(k, ""),
-            "identified": None if c["unit"] != "exponent" and k != fit.law.floor else k not in missing,
+            "identified": None if c["unit"] != "exponent" and k != fit.law.floor else k not in lost,
         }
         for k, c in fit.intervals.items()
     ]
     for budget, cell in (fit.derived.get("tokens_per_parameter") or {}).items():
         meaning = f"compute-optimal tokens per parameter at {_flops(float(budget))} FLOPs, {fit.card()['derived_note']}"
-        rows.append({"name": "D/N", "value": interval(cell), "meaning": meaning, "identified": "a" not in missing})
+        rows.append({"name": "D/N", "value": interval(cell), "meaning": meaning, "identified": "a" not in lost})
     card = fit.card()
     return {
         "name": fit.law.name,

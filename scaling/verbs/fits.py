@@ -67,11 +67,12 @@ def fit(options: SimpleNamespace) -> int:
 
 
 def _short(card: dict[str, Any], name: str) -> str:
+    from analysis.diagnose import missing
+
     cell = card["params"].get(name) or card["derived"].get(name)
     if not cell or cell.get("value") is None:
         return "-"
-    open_ended = any(w["name"] == "not_identified" and w.get("quantity", name) == name for w in card["warnings"])
-    return interval(cell, 3) + ("*" if open_ended else "")
+    return interval(cell, 3) + ("*" if name in missing(card["warnings"]) else "")
 
 
 def _refuted(card: dict[str, Any]) -> str:
