@@ -203,6 +203,18 @@ def test_weights_from_seeds_favour_the_quiet_sizes_and_tighten_what_they_hold():
     assert column.params["beta"] == pytest.approx(weighted.params["beta"], abs=0.003)
 
 
+def test_weights_within_a_cell_leave_the_noise_between_seeds_what_it_is():
+    """Replicates of unlike weight: their difference is noise, and no difference of what they are multiplied by."""
+    table = grid(3, seeds=6)
+    table["weight"] = np.random.default_rng(4).choice([0.5, 2.0], len(table))
+    for stems in ("run", "seed and size"):
+        table["stem"] = np.arange(len(table)) if stems == "run" else table["seed"] * 1e12 + table["N"]
+        plain, weighted = (fit(from_frame(table), weights=name).noise for name in ("none", "weight"))
+        for found in (plain, weighted):
+            assert found["pure_error"]["sd"] == pytest.approx(0.005, rel=0.35) and found["pure_error"]["df"] == 150
+            assert found["lack_of_fit"]["p"] > 0.001
+
+
 def test_equal_weights_change_nothing():
     table = grid().assign(one=7.0)
     runs = from_frame(table)
