@@ -105,7 +105,8 @@ class Fit:
     def reduced(self, law: str) -> Fit:
         """This fit as one of a law whose parameters are among its own: ``lr_loss`` at its best rate is chinchilla."""
         names = laws.get(law).names
-        card = {**self._card, "law": law, "params": {name: self._card["params"][name] for name in names}}
+        params = {name: self._card["params"][name] for name in names}
+        card = {**self._card, "law": law, "params": params, "discrepancy": self.discrepancy}
         draws = self.draws[:, [self.law.index(name) for name in names]]
         return Fit(card, draws, self.sigma_run, self.sigma_stem)
 

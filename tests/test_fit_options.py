@@ -453,5 +453,9 @@ def test_best_learning_rate_and_regret_of_a_law_that_holds_it(tmp_path):
     rate, regret = found["learning_rate"]["best"], found["learning_rate"]["regret"]
     assert rate["lo"] < best < rate["hi"] and rate["hi"] / rate["lo"] < 1.3
     assert regret["lo"] < np.expm1(0.02 * np.log(0.004 / best) ** 2) < regret["hi"] and regret["lo"] > 0
+    far = [*ask[:2], "--flops=1e22", "--json"]
+    held, off = json.loads(scaling(*far)[1]), json.loads(scaling(*far, "--discrepancy=off")[1])
+    assert held["discrepancy"]["e_folds_beyond"] > 0 and off["discrepancy"] is None
+    assert off["loss"]["hi"] - off["loss"]["lo"] < 0.9 * (held["loss"]["hi"] - held["loss"]["lo"])
     code, _, said = scaling(*ask, "--learning_rate=-1")
     assert code == 2 and "must be positive" in said and said.count("\n") == 1
