@@ -160,8 +160,8 @@ def c_label(conventions: Mapping[str, Any]) -> str:
 
 
 def loss_label(conventions: Mapping[str, Any], prefix: str = "loss") -> str:
-    words = str(conventions.get("loss", ""))
-    unit = words.rsplit(", ", 1)[-1] if ", " in words else ""
+    """Loss with its unit, which runs of records have; a table says none."""
+    unit = str(conventions.get("loss", "")).partition(" on the evaluation set, ")[2]
     return f"{prefix} ({unit})" if unit else prefix
 
 

@@ -80,6 +80,10 @@ class Evidence:
     made: dict[str, Any]
     problems: dict[str, str]
 
+    def unit(self, dataset: str) -> str:
+        """Of the loss of a data set's runs."""
+        return next((cell["unit"] for cell in self.cells if cell["dataset"] == dataset), "nats/token")
+
 
 def runs_of(fit: Fit) -> Runs:
     """The rows that a fit was made on, from its card."""
@@ -92,7 +96,7 @@ def of_fit(fit: Fit) -> Part:
     """The part of a single card: a fit of some table, with the approaches worked out from the card's rows."""
     n, problems, approaches = str(fit.conventions.get("n", "table")), {}, {}
     if {"N", "D"} <= set(fit.law.columns):
-        found = _try(lambda: compare_approaches(runs_of(fit), fit), problems, "approaches")
+        found = _try(lambda: compare_approaches(runs_of(fit), fit, level=fit.level), problems, "approaches")
         approaches = {} if found is None else {n: found}
     return Part(
         name=str(fit.data["dataset"] or Path(fit.data["source"]).stem),
@@ -238,6 +242,7 @@ def _cells(
                 "status": status,
                 "reason": result.get("reason"),
                 "hidden": run in hidden,
+                "unit": str(m.get("loss_unit", "nats/token")),
                 "loss": term.get("value") if status == "done" else None,
                 "se": term.get("se"),
                 "positions": term.get("positions") if status == "done" else None,
@@ -272,6 +277,7 @@ def _curves(shown: list[tuple[dict[str, Any], Record]]) -> list[dict[str, Any]]:
                     "kind": manifest.get("kind"),
                     "N": manifest.get("parameters", {}).get("nonembedding"),
                     "seed": manifest.get("seed"),
+                    "unit": str(manifest.get("loss_unit", "nats/token")),
                     "tokens": [float(row.get("tokens", row["step"] * per_step)) for row in rows],
                     "loss": [float(row["loss"]) for row in rows],
                 }

@@ -253,9 +253,11 @@ def residuals(fits: Mapping[str, Fit]) -> Figure:
 
 
 @styled
-def forecasts(prediction: Mapping[str, Any], dataset: str, rows: Sequence[Mapping[str, Any]] = ()) -> Figure:
+def forecasts(
+    prediction: Mapping[str, Any], dataset: str, rows: Sequence[Mapping[str, Any]] = (), *, unit: str = "nats/token"
+) -> Figure:
     """Sealed forecasts, a panel a held-out cell: point, 50 % and 95 % interval of every law and of the naive rival,
-    and the outcome where it has been opened (``rows`` of ``analysis.forecast.score``)."""
+    and the outcome where it has been opened (``rows`` of ``analysis.forecast.score``); ``unit`` of the loss."""
     cells = [c for e in prediction["entries"] for c in e["cells"] if c["dataset"] == dataset]
     made = [f for e in prediction["entries"] for f in e["forecasts"] if f["dataset"] == dataset]
     outcomes = {row["run"]: row["outcome"] for row in rows}
@@ -304,7 +306,7 @@ def forecasts(prediction: Mapping[str, Any], dataset: str, rows: Sequence[Mappin
         ax.xaxis.set_major_locator(MaxNLocator(3))
         ax.set_yticks(range(len(names)), [_forecaster(name) for name in reversed(names)])
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel("loss (nats/token)")
+        ax.set_xlabel(f"loss ({unit})")
     return figure
 
 
@@ -378,7 +380,7 @@ def training(curves: Sequence[Mapping[str, Any]], dataset: str) -> Figure:
     log_axis(ax, "x", span(np.concatenate([np.asarray(c["tokens"], float) for c in own])), short)
     log_axis(ax, "y", span(every), plain)
     ax.set_xlabel(D_LABEL)
-    ax.set_ylabel("training loss (nats/token)")
+    ax.set_ylabel(f"training loss ({own[0]['unit']})")
     sizes.explain(figure, ax, markers=False)
     return figure
 
@@ -416,7 +418,7 @@ def of_workdir(found: Evidence) -> dict[str, dict[str, Figure]]:
         own = of_part(part)
         if found.prediction and any(c["dataset"] == part.name for e in found.prediction["entries"] for c in e["cells"]):
             rows = [row for row in (found.score or {}).get("rows", []) if row["dataset"] == part.name]
-            own["forecasts"] = forecasts(found.prediction, part.name, rows)
+            own["forecasts"] = forecasts(found.prediction, part.name, rows, unit=found.unit(part.name))
         if any(c["dataset"] == part.name for c in found.curves):
             own["training"] = training(found.curves, part.name)
         figures[part.name] = own

@@ -170,6 +170,7 @@ def _context(found: Evidence, drawn: Mapping[str, Mapping[str, Any]]) -> dict[st
         parts.append(
             {
                 "name": part.name,
+                "unit": found.unit(part.name),
                 "figures": svgs,
                 "verdict": _verdict(found, part),
                 "law": None if best is None else _law(best),
@@ -302,6 +303,9 @@ def _law(fit: Fit) -> dict[str, Any]:
         f"{card['interval']['reason']}",
         "runs": fit.data["rows"],
         "n": N_WORDS.get(str(fit.conventions.get("n")), "table's"),
+        "beyond": "hold a term for the law being wrong there, the card's discrepancy"
+        if fit.discrepancy["k"] > 0
+        else "hold only if the law does: the discrepancy is switched off",
     }
 
 
@@ -425,7 +429,8 @@ def _approaches(n: str, result: Mapping[str, Any]) -> dict[str, Any]:
             }
         )
     at = next((e["at_reference"]["C"] for e in result["approaches"].values() if e["at_reference"]["C"]), None)
-    return {"n": N_WORDS.get(n, n), "rows": rows, "verdict": result["verdict"], "reference": at}
+    level = percent(next(iter(result["approaches"].values()))["interval"]["level"])
+    return {"n": N_WORDS.get(n, n), "rows": rows, "verdict": result["verdict"], "reference": at, "level": level}
 
 
 def _warnings(part: Part) -> list[dict[str, Any]]:

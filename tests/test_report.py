@@ -214,6 +214,7 @@ def test_every_fitted_number_stands_with_its_interval(page, workdir):
     for words in ("non-embedding parameters", "total parameters", "AICc", "lack of fit p", "95 % intervals", "rms"):
         assert words in text
     assert "holds it" in text and "0.6200" in text and "at or above the exact entropy" in text
+    assert "Intervals beyond 1× hold a term for the law being wrong there" in text
     assert "10× the largest" in text and "chi-squared, 8 degrees of freedom" in text and "jax 0.10.2" in text
 
 
@@ -301,11 +302,13 @@ def test_reasons_stand_where_numbers_cannot(workdir, tmp_path):
     assert "The study is unfinished: 1 of 60 cells" in text and "approaches are not compared yet" in text
 
 
-def test_names_of_a_study_are_text_not_markup(tmp_path):
+def test_names_of_a_study_are_text_not_markup_and_its_unit_is_its_own(tmp_path):
     study = build(tmp_path, trained=False) / "study.json"
-    study.write_text(study.read_text().replace('"name": "demo"', '"name": "<script>alert(1)</script>"'))
+    text = study.read_text().replace('"name": "demo"', '"name": "<script>alert(1)</script>"')
+    study.write_text(text.replace('"loss_unit": "nats/token"', '"loss_unit": "nats/pair"'))
     page = report.write(tmp_path).read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
+    assert "Loss in nats/pair ± standard error" in page and "nats/token" not in page
 
 
 def test_the_summary_fits_a_terminal(workdir, page):
@@ -362,6 +365,9 @@ def test_numbers_for_people():
     values = {512: "512", 6224: "6.22k", 98624: "98.6k", 1048576: "1.05M", 7e10: "70B", 999_900: "1M", 2e12: "2T"}
     assert {v: axes.short(v) for v in values} == values
     assert [axes.power_text(v) for v in (1e12, 7.75e11, 9.99e9)] == ["10¹²", "7.8×10¹¹", "10¹⁰"]
+    records, table = "text on the evaluation set, nats/token, given the image", "column loss of the table, at the steps"
+    assert axes.loss_label({"loss": records}) == "loss (nats/token, given the image)"
+    assert axes.loss_label({"loss": table}, "floor E") == "floor E"
     assert report.interval({"value": 0.5, "lo": None, "hi": 1.2345}) == "0.5 [open, 1.23]"
     assert report.interval({"value": 0.5, "lo": None, "hi": None}, None, "flat") == "0.5 (no interval: flat)"
     assert report.interval(None) == "not identified"
