@@ -203,6 +203,8 @@ def test_fit_predict_and_plot_of_a_table(place):
     assert code == 2 and "times the largest fitted compute" in err and err.count("\n") == 1
     assert scaling("predict", "cards/fit.json", "--flops=1e26", "--force")[0] == 0
     code, out, _ = scaling("fit", "runs.csv", "--law=all", "--out=all")
+    assert "approaches 1, 2, 3 on runs.csv (N column N of the table): " in out
+    assert read_json(place / "all" / "runs-approaches-nonembedding.json")["n"] is None  # nothing says what N counts
     assert code == 0 and {path.name for path in (place / "all").glob("*.json")} == {
         *(f"runs-{law}-nonembedding.json" for law in verbs.STANDARD), "runs-approaches-nonembedding.json",
     }  # fmt: skip

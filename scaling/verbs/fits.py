@@ -55,7 +55,7 @@ def fit(options: SimpleNamespace) -> int:
     else:
         print("\n".join(_card_lines(cards[0])))
     for result in approaches:
-        what = f"N {result['n']}{_of(result['conventions'].get('term'))}"
+        what = f"N {_counted(result['conventions'])}{_of(result['conventions'].get('term'))}"
         print(f"approaches 1, 2, 3 on {result['data']['dataset'] or path} ({what}): {result['verdict']}")
     for error in skipped:
         print(f"not fitted: {error}")
@@ -171,7 +171,7 @@ class _Fits:
             try:
                 fitted = fit_law(found, law, **self._asked)
             except UserError as error:
-                self._skip(UserError(error.field, error.value, f"{error.remedy} ({label}, {law}, N {n}{_of(term)})"))
+                self._skip(UserError(error.field, error.value, f"{error.remedy} ({label}, {law}, N {_counted(found.conventions)}{_of(term)})"))
                 continue
             made[law] = fitted
             chinchilla = fitted if law == "chinchilla" else chinchilla
@@ -183,7 +183,7 @@ class _Fits:
         if len(made) > 1 and not options.path.is_dir():  # of a study the report says it
             self.ranks += rank(list(made.values()))
         if self.many and chinchilla is not None:
-            result = {**compare_approaches(found, chinchilla, level=options.level), "n": n}
+            result = {**compare_approaches(found, chinchilla, level=options.level), "n": found.conventions.get("n")}
             self.approaches.append(result)
             if folder:
                 write_json(folder / _safe(f"{label}-approaches-{n}.json"), result)
@@ -221,6 +221,11 @@ class _Fits:
         if not self.many:
             raise error
         self.skipped.append(error)
+
+
+def _counted(conventions: dict[str, str]) -> str:
+    """What N is: of records the name of its count, of a table the column."""
+    return conventions.get("n") or conventions.get("N", "not in it")
 
 
 def _of(term: str | None) -> str:
