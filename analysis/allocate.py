@@ -444,7 +444,8 @@ def _interval(logs: np.ndarray, level: float, open_ended: bool) -> dict[str, flo
 def _sensitivity(
     fit: Any, n: float, flops: float, cost: Cost | None, more: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """By how much the loss rises, as a fraction, where N is half or twice this at the same compute."""
+    """By how much the loss rises, as a fraction, where N is half or twice this at the same compute; below zero where
+    it falls, as beyond a condition that holds N off the optimum."""
     sizes = n * np.array([1.0, 0.5, 2.0])
     theta = fit.law.vector(fit.params)[None]
     loss = np.exp(_predict(fit.law, theta, sizes, tokens_for(flops, sizes, cost), more))[0]

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -224,7 +225,10 @@ def test_predict_under_a_condition_and_next_of_a_table(place):
         assert answer["mode"] == name and answer["N"]["value"] != plain["N"]["value"] and answer["notes"]
         assert answer["recipe"] is None  # a table has no recipe
         assert answer["notes"][0] in scaling("predict", "fit.json", "--flops=1e17", f"--{flag}")[1]
-    assert "2x off in N at this compute costs" in scaling("predict", "fit.json", "--flops=1e17")[1]
+    for options, signs in (((), "++"), (("--max_params=3e6",), "+-")):  # a cap that binds: twice N would be better
+        out = scaling("predict", "fit.json", "--flops=1e17", *options)[1]
+        found = re.search(r"at this compute half of N changes the loss by (.)[\d.]+%, twice N by (.)[\d.]+%", out)
+        assert found and "".join(found.groups()) == signs
     for wrong, words in (
         ("--flops=1e17 --max_params=3e6 --unique_tokens=1e9", "one condition at a time"),
         ("--params=1e6 --max_params=3e6", "params = 1000000.0: cannot be given with --max_params"),

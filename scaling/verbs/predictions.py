@@ -63,9 +63,8 @@ def predict(options: SimpleNamespace) -> int:
             if name in rule.get("best", {}):
                 print(f"    best {name.replace('_', ' ')} {interval(rule['best'][name], 3)}{unit}, as tuned")
     rise = answer["sensitivity"]
-    print(
-        f"  2x off in N at this compute costs {rise['half_N']:.2%} (half) or {rise['double_N']:.2%} (twice) of the loss"
-    )
+    # where a condition binds one of them may be below zero
+    print(f"  at this compute half of N changes the loss by {rise['half_N']:+.2%}, twice N by {rise['double_N']:+.2%}")
     for text in answer.get("notes", ()):
         print(f"  {text}")
     if answer.get("cost_of_condition") is not None:
