@@ -200,6 +200,13 @@ def test_power_from_the_shell(tmp_path, capsys):
         write_json(paths[-1], {"study": name, "hopes": hopes})
     assert main(["compare", "--expected", *paths]) == 0
     assert "one stdlib - two stdlib" in capsys.readouterr().out
-    assert main(["compare", "--expected", paths[0], str(tmp_path / "none.json")]) == 2
-    said = capsys.readouterr().err
-    assert "scaling plan" in said and said.count("\n") == 1
+    write_json(paths[1], {"study": "one", "hopes": hopes})  # another plan of the study, under the same name
+    assert main(["compare", "--expected", *paths]) == 0
+    assert f"one stdlib of {paths[0]} - one stdlib of {paths[1]}" in capsys.readouterr().out
+    write_json(tmp_path / "odd.json", {"study": "odd", "hopes": {"stdlib": {"level": 0.95}}})
+    wrong = {str(tmp_path / "none.json"): "scaling plan", str(tmp_path / "odd.json"): "scaling plan",
+             paths[0]: "one plan is given twice"}  # fmt: skip
+    for path, words in wrong.items():
+        assert main(["compare", "--expected", paths[0], path]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1
