@@ -171,7 +171,8 @@ class _Fits:
             try:
                 fitted = fit_law(found, law, **self._asked)
             except UserError as error:
-                self._skip(UserError(error.field, error.value, f"{error.remedy} ({label}, {law}, N {_counted(found.conventions)}{_of(term)})"))
+                about = f"{label}, {law}, N {_counted(found.conventions)}{_of(term)}"
+                self._skip(UserError(error.field, error.value, f"{error.remedy} ({about})"))
                 continue
             made[law] = fitted
             chinchilla = fitted if law == "chinchilla" else chinchilla
