@@ -63,6 +63,18 @@ def test_a_prior_reaches_the_profile_and_the_flag_of_the_floor():
     assert both["hi"] - both["lo"] > 0.01  # a is a ratio of alpha and a beta that no prior holds
 
 
+def test_a_prior_pins_a_scale_that_the_runs_do_not_show():
+    """Far beyond x0 the loss shows R x0^a alone; what is known of x0 from elsewhere counts in its profile, too."""
+    law, x = laws.get("saturating:C"), np.geomspace(1e9, 1e13, 30)
+    theta = {"E": 1.5, "R": 8.0, "x0": 3e5, "a": 0.4}
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(len(x)))
+    runs = from_frame(pd.DataFrame({"C": x, "loss": law.predict(theta, {"C": x}) * noise}), law=law)
+    for priors, known in (({}, False), ({"x0": (3e5, 6e4)}, True)):
+        found = fit(runs, law, priors=priors)
+        flagged = any(w["name"] == "not_identified" and w["parameter"] == "x0" for w in found.warnings)
+        assert flagged is not known, found.intervals["x0"]
+
+
 # --- schemes, seeds and the command line
 
 
