@@ -95,13 +95,12 @@ def runs_of(fit: Fit) -> Runs:
 def of_fit(fit: Fit) -> Part:
     """The part of a single card: a fit of some table, with the approaches worked out from the card's rows."""
     n, problems, approaches = str(fit.conventions.get("n", "table")), {}, {}
-    if {"N", "D"} <= set(fit.law.columns):
+    if set(fit.law.columns) == {"N", "D"}:
         found = _try(lambda: compare_approaches(runs_of(fit), fit, level=fit.level), problems, "approaches")
         approaches = {} if found is None else {n: found}
     return Part(
         name=str(fit.data["dataset"] or Path(fit.data["source"]).stem),
         fits={n: {fit.law.name: fit}},
-        ranks={n: rank([fit])},
         approaches=approaches,
         problems=problems,
     )

@@ -61,8 +61,10 @@ def loss(fit: Fit, *, entropy: float | None = None, opened: Any = None) -> Figur
       opened: sealed held-out cells with their outcomes (columns N_nonembedding or N_total, D, loss), drawn as stars.
     """
     data = columns_of(fit)
-    if not {"N", "D"} <= set(fit.law.columns):
+    if len(fit.law.columns) == 1:
         return _loss_of_one(fit, data, entropy)
+    if set(fit.law.columns) != {"N", "D"}:
+        return _loss_of_many(fit, data)
     sizes, n_runs = Sizes(data["N"]), len(data["loss"])
     caption = (
         f"{count_runs(n_runs)} of {fit.data['dataset'] or Path(fit.data['source']).name}. Lines: {fit.law.name}, "
@@ -129,6 +131,27 @@ def _loss_of_one(fit: Fit, data: dict[str, Array], entropy: float | None) -> Fig
     log_axis(ax, "y", span(data["loss"]), plain)
     ax.set_xlabel(labels.get(column, column))
     ax.set_ylabel(loss_label(fit.conventions))
+    return figure
+
+
+def _loss_of_many(fit: Fit, data: dict[str, Array]) -> Figure:
+    """Measured against fitted, for a law whose columns no plane holds."""
+    rms = 100 * float(np.sqrt(np.mean(data["residual_log"] ** 2)))
+    caption = (
+        f"{len(data['loss'])} {'logged steps' if fit.law.curve else 'rows'}. Line: measured as fitted by "
+        f"{fit.law.name}, {fit.law.formula}. The points' root mean square distance from it is {rms:.2g} % of the loss; "
+        "no interval is drawn."
+    )
+    figure, axes = new_figure("Measured against fitted", caption, (6.8, 4.6))
+    ax, limits = axes[0, 0], span(np.concatenate([data["loss"], data["fitted"]]))
+    ax.plot(limits, limits, color=KINDS[1], zorder=4)
+    count = len(data["loss"])
+    style = {"markersize": 5 if count < 60 else 3, "rasterized": count > MANY_POINTS}
+    ax.plot(data["fitted"], data["loss"], "o", color=MUTED, **style)
+    log_axis(ax, "x", limits, plain)
+    log_axis(ax, "y", limits, plain)
+    ax.set_xlabel(loss_label(fit.conventions, "fitted loss"))
+    ax.set_ylabel(loss_label(fit.conventions, "measured loss"))
     return figure
 
 
@@ -397,7 +420,7 @@ def of_part(part: Part) -> dict[str, Figure]:
     fits = part.fits[n]
     plane = {name: fit for name, fit in fits.items() if {"N", "D"} <= set(fit.law.columns)}
     found["loss"] = loss(best, entropy=part.entropy, opened=part.opened)
-    if main.law.name in plane:
+    if set(main.law.columns) == {"N", "D"}:
         found["compute"] = compute(main)
     comparison = part.approaches.get(n)
     if comparison is not None:

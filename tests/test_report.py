@@ -12,8 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from law_tables import runs_of
 
-from analysis import axes, plots, report
+from analysis import axes, laws, plots, report
 from analysis.approaches import compare_approaches
 from analysis.evidence import collect, of_fit
 from analysis.fit import fit
@@ -398,6 +399,20 @@ def test_a_table_of_another_trainer_is_drawn_too(tmp_path):
                      for e in ("svg", "png")}  # fmt: skip
     one = plots.of_part(of_fit(fit(load(table), "power_floor:C")))
     assert one["loss"].axes[0].get_xlabel() == "C (training FLOPs, 6ND)"
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [("routing", ["loss"]), ("mixture2", ["loss", "floor"]), ("precision", ["loss", "residuals", "floor"])],
+)
+def test_a_law_of_several_columns_is_drawn_as_measured_against_fitted(name, figures):
+    found = fit(runs_of(laws.get(name), noise=0.003, n=40), name)
+    made = plots.of_part(of_fit(found))
+    assert list(made) == figures
+    (ax,) = made["loss"].axes
+    assert ax.get_xlabel() == "fitted loss" and "40 rows" in made["loss"].get_supxlabel()
+    points = ax.lines[1].get_xydata()
+    np.testing.assert_allclose(points, [[row["fitted"], row["loss"]] for row in found.card()["runs"]])
 
 
 def test_neither_the_trainer_nor_pyplot_is_imported():
