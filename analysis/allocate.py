@@ -53,13 +53,23 @@ def tokens_for(flops: np.ndarray | float, n: np.ndarray, cost: Cost | None) -> n
     flops, n = np.broadcast_arrays(np.asarray(flops, dtype=float), np.asarray(n, dtype=float))
     if not callable(cost):
         return flops / _per_token(n, cost)
-    low, high = np.log(flops / n) - 40.0, np.log(flops / n) + 40.0
     with np.errstate(over="ignore"):
-        for _ in range(80):  # the cost grows with D; bisection needs nothing else of it
-            middle = (low + high) / 2
-            above = cost(n, np.exp(middle)) > flops
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return np.exp((low + high) / 2)
+        return np.exp(bisect(lambda log_d: cost(n, np.exp(log_d)) > flops, np.log(flops / n)))
+
+
+def bisect(above: Callable[[Any], Any], middle: Any, reach: float = 40.0) -> Any:
+    """Where ``above`` turns true within ``reach`` of ``middle`` (any shape), by halving: it needs to rise, no more."""
+    low, high = middle - reach, middle + reach
+    for _ in range(54):  # from e^80 apart to the last digit
+        at = (low + high) / 2
+        too_far = above(at)
+        low, high = np.where(too_far, low, at), np.where(too_far, at, high)
+    return (low + high) / 2
+
+
+def size_for(flops: float, tokens: float, cost: Cost | None) -> float:
+    """ln N of which ``tokens`` cost ``flops``."""
+    return float(bisect(lambda log_n: flops_for(np.exp(log_n), tokens, cost) > flops, np.log(flops / 6 / tokens)))
 
 
 def flops_for(n: np.ndarray | float, d: np.ndarray | float, cost: Cost | None) -> np.ndarray:
@@ -396,12 +406,7 @@ def _cell(asked: dict[str, float], cost: Cost | None) -> tuple[np.ndarray, np.nd
         d = float(tokens_for(asked["flops"], np.array(n), cost))
     else:
         d = asked["tokens"]
-        low, high = np.log(asked["flops"] / 6 / d) - 40.0, np.log(asked["flops"] / 6 / d) + 40.0
-        for _ in range(80):
-            middle = (low + high) / 2
-            above = float(flops_for(np.exp(middle), d, cost)) > asked["flops"]
-            low, high = (low, middle) if above else (middle, high)
-        n = float(np.exp((low + high) / 2))
+        n = math.exp(size_for(asked["flops"], d, cost))
     return np.log([n]), np.log([d])
 
 
