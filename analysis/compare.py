@@ -165,7 +165,8 @@ def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> 
 
     tau2 = 0.0
     if excess(0.0) > 0:
-        tau2 = float(optimize.brentq(excess, 0.0, float(np.ptp(y) ** 2 * k + 1e-300)))  # type: ignore[arg-type]
+        root: Any = optimize.brentq(excess, 0.0, float(np.ptp(y) ** 2 * k + 1e-300))
+        tau2 = float(root)
     w = 1 / (se**2 + tau2)
     mean = float((w * y).sum() / w.sum())
     # Hartung and Knapp's factor; never below 1, or two members that agree by luck would give a point.
