@@ -99,7 +99,7 @@ def diagnose(
     """Every warning of a fit, each {"name", "message", numbers}."""
     law, n, P = point.surface.law, len(y), int(point.free.sum())
     out = []
-    z, lower, upper = inference.z_hat, point.lower, point.upper
+    z, lower, upper = inference.z_hat, point.surface.lower, point.surface.upper
     for i, c in enumerate(law.coordinates):
         if point.free[i] and (z[i] <= lower[i] + 1e-9 or z[i] >= upper[i] - 1e-9):
             side = "lower" if z[i] <= lower[i] + 1e-9 else "upper"

@@ -37,12 +37,11 @@ NO_SEAL = (
 )
 
 
-def write(workdir: str | Path, out: str | Path | None = None, *, figures: str | Path | None = None) -> Path:
+def write(workdir: str | Path, out: str | Path | None = None) -> Path:
     """Writes the report of a work directory, finished or not, as one file without scripts or outside references.
 
     Args:
       out: the file; by default ``report.html`` in the work directory.
-      figures: a folder that also gets every figure as SVG and PNG.
 
     Raises:
       UserError: the directory holds no study and no run, or the file cannot be written.
@@ -54,8 +53,6 @@ def write(workdir: str | Path, out: str | Path | None = None, *, figures: str | 
     environment.filters.update(n=_count, flops=_flops, loss=_loss, greek=greek, math=formula)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     write_atomic(path, page.render(**_context(found, drawn)))
-    for name, own in drawn.items() if figures is not None else ():
-        plots.save(own, figures or "", f"{name}-")
     return path
 
 

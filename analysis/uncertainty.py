@@ -171,7 +171,7 @@ def infer(
         if chosen == "jackknife-t" and groups is not None:
             inference.df = float(len(groups.names) - 1)
         inference.z[:, free] += _t_draws(point, inference, y, G, draws, rng, clustered)
-        inference.z = np.clip(inference.z, point.lower, point.upper)
+        inference.z = np.clip(inference.z, surface.lower, surface.upper)
         inference.z[:, ~free] = z_hat[~free]
         note = f"more than {HUGE if clustered else SAMPLED_ROWS} runs"
         if surface.law.curve:

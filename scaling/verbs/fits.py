@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.records import write_json
 from scaling.verbs.show import interval, pairs, print_json, table
 
 STANDARD = ("product", "product_floor", "chinchilla", "kaplan")
@@ -147,7 +148,6 @@ class _Fits:
         from analysis.approaches import compare_approaches
         from analysis.fit import fit as fit_law
         from analysis.fit import rank
-        from scaling.records import write_json
 
         options, made, chinchilla, fresh = self.options, {}, None, 0
         try:
