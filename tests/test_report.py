@@ -411,7 +411,7 @@ def test_a_law_of_several_columns_is_drawn_as_measured_against_fitted(name, figu
     assert list(made) == figures
     (ax,) = made["loss"].axes
     assert ax.get_xlabel() == "fitted loss" and "40 rows" in made["loss"].get_supxlabel()
-    points = ax.lines[1].get_xydata()
+    points = np.asarray(ax.lines[1].get_xydata(), dtype=float)
     np.testing.assert_allclose(points, [[row["fitted"], row["loss"]] for row in found.card()["runs"]])
 
 
