@@ -28,6 +28,7 @@ MOST = 100.0  # times the largest fitted compute
 WIDEST = 25.0  # ratio of the ends of the fit's own interval of N or D from which on it says nothing: 5 either way
 UNIQUE = ("U", "unique_tokens")  # the column of a law with repeats (Muennighoff 2023, arXiv 2305.16264)
 CARRIED = ("not_identified", "collinear", "approaches_disagree", "refuted")  # warnings of a fit that its answers repeat
+OF_THE_FIT = "of the fit: "  # how such a message begins
 OPEN = 0.10  # share of draws without an interior optimum above which the allocation is refused
 
 
@@ -283,7 +284,7 @@ def answer(
         reason = f"says nothing of {name}: {wide['lo']:.2g} to {wide['hi']:.2g} by these runs"
         _refuse(force, warnings, "allocation", fit.law.name, reason)
     warnings += [
-        {"name": w["name"], "message": f"of the fit: {w['message']}"} for w in fit.warnings if w["name"] in CARRIED
+        {"name": w["name"], "message": f"{OF_THE_FIT}{w['message']}"} for w in fit.warnings if w["name"] in CARRIED
     ]
     return {
         "schema": 1,

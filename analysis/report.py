@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from analysis import evidence, plots
-from analysis.allocate import optimal
+from analysis.allocate import OF_THE_FIT, optimal
 from analysis.axes import percent, power_text, short
 from analysis.diagnose import REFUTED, missing
 from analysis.evidence import Evidence, Part
@@ -96,7 +96,7 @@ def _summary(found: Evidence, part: Part) -> list[str]:
         if "reason" in row:
             lines += _wrap(f"{where} no prediction, {row['reason']}")
         else:
-            notes = "".join(f" ({note})" for note in row["notes"])
+            notes = "".join(f" ({note})" for note in (*row["notes"], *row["fit"]))
             lines += _wrap(f"{where} N {row['N']}, D {row['D']}, loss {row['loss']}{notes}")
     return lines
 
@@ -215,7 +215,7 @@ def _verdict(found: Evidence, part: Part) -> list[str]:
     out = []
     if ranks:
         first = f"{ranks[0]['law']} describes the {best.data['rows']} runs best of {len(ranks)} forms ({words}; rms "
-        first += f"residual {100 * ranks[0]['rms_log_residual']:.2g} % of the loss)"
+        first += f"residual {100 * best.card()['objective']['rms_log_residual']:.2g} % of the loss)"
         if len(ranks) > 1:
             first += f"; {ranks[1]['law']} is next, {ranks[1]['delta_aicc']:.3g} AICc behind"
         out.append(f"{first}.")
@@ -318,13 +318,14 @@ def _predictions(fit: Fit, entropy: float | None) -> list[dict[str, Any]]:
         except UserError as error:
             rows.append({**row, "reason": f"{error.field} {error.value} {error.remedy}"})
             continue
-        shares = {w["name"]: w["message"] for w in found["warnings"]}
-        reason = shares.get("allocation", "not identified")
+        said = [w["message"] for w in found["warnings"] if w["name"] != "extrapolation"]
+        reason = next((w["message"] for w in found["warnings"] if w["name"] == "allocation"), "not identified")
         row |= {k: interval(found[k], short, reason) for k in ("N", "D")}
         row |= {"tokens_per_parameter": interval(found["tokens_per_parameter"], None, reason)}
         row |= {
             "loss": interval(found["loss"], _loss, reason),
-            "notes": [v for k, v in shares.items() if k != "extrapolation"],
+            "notes": [text for text in said if not text.startswith(OF_THE_FIT)],
+            "fit": [text for text in said if text.startswith(OF_THE_FIT)],
         }
         if entropy is not None and found["loss"]["value"] < entropy:
             row["notes"].append(f"below the exact entropy {entropy:.4f}: this law's floor is too low")
@@ -479,7 +480,8 @@ def _positions(cells: list[dict[str, Any]]) -> dict[str, Any] | None:
         first = 2 ** (math.ceil(math.log2(end)) - 1) + 1 if end > 1 else 1
         cells_of = [values.get(end) for _, _, values in columns]
         lines.append((f"{first}–{end}" if first < end else f"{end}", cells_of))
-    return {"columns": [(cell, what) for cell, what, _ in columns], "lines": lines}
+    above = any(what != "loss" for _, what, _ in columns)
+    return {"columns": [(cell, what) for cell, what, _ in columns], "lines": lines, "runs": len(able), "above": above}
 
 
 def _quantiles(values: Any) -> Any:

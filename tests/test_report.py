@@ -69,7 +69,7 @@ def train(workdir, m, stem_noise, rng):
         for s in steps
     )  # fmt: skip
     value = law(m["dataset"], n, d) * math.exp(stem_noise + 0.003 * rng.standard_normal())
-    by = {"upto": [1, 2, 64], "count": [2048, 2048, 126976], "value": [value + 1, value + 0.5, value]}
+    by = {"upto": [1, 2, 64], "count": [2048, 2048, 65536], "value": [value + 1, value + 0.5, value]}  # to 64: from 33
     by["se"] = [0.003] * 3
     by |= {"excess": [0.9, 0.5, 0.1], "excess_se": [0.001] * 3} if m["data"]["entropy"] else {}
     term = {"value": value, "se": 0.002, "count": 131072, "bits_per_byte": None, "sample": value, "positions": by}
@@ -239,7 +239,9 @@ def test_loss_by_position_is_shown_of_the_cheapest_and_the_dearest_run(page, wor
             result = read_json(workdir / "runs" / run / "result.json")
             first, _, last = result["evaluation"]["loss"]["positions"]["value"]
             assert f"{first:.4f} ± 0.0030" in text and f"{last:.4f} ± 0.0030" in text, run
-    assert "tokens seen" in text and "3–64" in text and text.count("0.9000 ± 0.0010") == 2
+    assert text.count("tokens seen") == 2 and text.split().count("33–64") == 2 and text.count("0.9000 ± 0.0010") == 2
+    assert text.count("the cheapest and the dearest of 32 that have it") == 1  # 28 fitted and 4 opened
+    assert text.count("the cheapest and the dearest of 28 that have it") == 1 and text.count("“Above the source”") == 1
 
 
 def test_held_out_runs_stay_hidden_until_they_are_sealed(workdir, tmp_path):

@@ -251,7 +251,7 @@ def _options(card: dict[str, Any]) -> list[str]:
     if weights := card.get("weights"):
         lines.append(f"  rows weighted by {weights['name']}: {weights['note']}")
     if error := card.get("evaluation"):
-        lines.append(f"  standard error {error['se']:.2g} nats {error['note']}")
+        lines.append(f"  standard error {error['se']:.2g} {error['note']}")
     if schemes := card.get("schemes"):
         names = list(next(iter(schemes.values()))["intervals"])
         columns: dict[str, Callable[[dict[str, Any]], object]] = {"scheme": lambda row: row["scheme"]}
