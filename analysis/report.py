@@ -21,7 +21,7 @@ from scipy import stats
 from analysis import evidence, plots
 from analysis.allocate import OF_THE_FIT, optimal
 from analysis.axes import percent, power_text, short
-from analysis.diagnose import REFUTED, missing
+from analysis.diagnose import REFUTED, standing
 from analysis.evidence import Evidence, Part
 from analysis.fit import Fit
 from scaling.errors import UserError
@@ -80,7 +80,8 @@ def _summary(found: Evidence, part: Part) -> list[str]:
     title = (
         f"{part.name}: {fit.law.formula}, N = {n} parameters, {fit.data['rows']} runs, {percent(fit.level)} intervals"
     )
-    lost = missing(fit.warnings)
+    known = standing(fit.law, fit.intervals, fit.warnings)
+    lost = {name for name, how in known.items() if how == "no"}
     cells = [f"{k} = {interval(c)}{'*' if k in lost else ''}" for k, c in fit.intervals.items()]
     # a cell is one word while its line is filled
     filled = textwrap.wrap("   ".join(c.replace(" ", "\u00a0") for c in cells), 96, break_long_words=False)
@@ -276,19 +277,19 @@ def _behind(part: Part) -> str | None:
 def _law(fit: Fit) -> dict[str, Any]:
     meanings = {p.name: p.meaning for p in fit.law.params}
     meanings |= {"a": "N_opt grows as C^a", "b": "D_opt grows as C^b"}
-    lost = missing(fit.warnings)
+    known = standing(fit.law, fit.intervals, fit.warnings)
     rows = [
         {
             "name": k,
             "value": interval(c),
             "meaning": meanings.get(k, ""),
-            "identified": None if c["unit"] != "exponent" and k != fit.law.floor else k not in lost,
+            "identified": known.get(k),
         }
         for k, c in fit.intervals.items()
     ]
     for budget, cell in (fit.derived.get("tokens_per_parameter") or {}).items():
         meaning = f"compute-optimal tokens per parameter at {_flops(float(budget))} FLOPs, {fit.card()['derived_note']}"
-        rows.append({"name": "D/N", "value": interval(cell), "meaning": meaning, "identified": "a" not in lost})
+        rows.append({"name": "D/N", "value": interval(cell), "meaning": meaning, "identified": known.get("a")})
     card = fit.card()
     return {
         "name": fit.law.name,

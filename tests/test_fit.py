@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import laws
+from analysis import diagnose, laws
 from analysis.estimate import estimate, objective
 from analysis.fit import fit, load_fit, rank
 from analysis.replicates import pure_error
@@ -324,6 +324,11 @@ def test_the_verdict_tells_what_is_known_roughly_and_what_the_form_gives():
         lo, hi = poor.intervals[name]["lo"], poor.intervals[name]["hi"]
         assert (f"{name} =" in rough) == (hi > 4 * lo), name
     assert rough
+    for f, wanted in ((law, {"eta": "yes", "a": "by the form", "b": "by the form"}), (poor, {"a": "no", "b": "no"})):
+        known = diagnose.standing(f.law, f.intervals, f.warnings)
+        assert known.items() >= wanted.items() and set(known.values()) <= set(diagnose.STANDINGS)
+    slope = fit(study(grid(8, 5), 0.003, 6), "power_floor:C")  # whose a is a parameter, and no exponent of an optimum
+    assert "b" not in diagnose.standing(slope.law, slope.intervals, slope.warnings) and "a = " in slope.verdict
 
 
 def test_few_sizes_runs_and_a_bound_are_flagged():

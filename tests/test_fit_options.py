@@ -18,6 +18,7 @@ from analysis.runs import Runs, from_frame, load
 from analysis.uncertainty import infer
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
+from scaling.verbs import fits
 
 LAW = laws.get("chinchilla")
 GROWTH = laws.get("growth:C")
@@ -254,6 +255,14 @@ def test_several_laws_of_a_table_are_compared(table):
     assert [row["law"] for row in ranks][-1] == "product" and ranks[0]["delta_aicc"] == 0 < ranks[-1]["delta_aicc"]
     assert all(row["rolling_crps"] > 0 and row["loo_rms"] > 0 for row in ranks) and len(again["fits"]) == 3
     assert scaling("fit", table, "--law=chinchilla,chinchila")[0] == 2
+
+
+def test_a_star_marks_the_number_that_is_not_identified_and_no_other():
+    cell = {"value": 0.5, "lo": 0.1, "hi": 0.9}
+    flag = {"name": "not_identified", "parameter": "E"}
+    card = {"params": {"E": cell}, "derived": {"a": cell}, "warnings": [flag, {"name": "several_optima"}]}
+    shown = {name: column(card) for name, column in fits.FIT_COLUMNS.items() if name[0] in "fa"}
+    assert shown == {"floor E": "0.5 [0.1, 0.9]*", "a (N_opt ~ C^a)": "0.5 [0.1, 0.9]"}
 
 
 # --- one variable, any column
