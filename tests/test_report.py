@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from law_tables import runs_of
+from test_cli import scaling
 
 from analysis import axes, laws, plots, report
 from analysis.approaches import compare_approaches
@@ -242,6 +243,16 @@ def test_loss_by_position_is_shown_of_the_cheapest_and_the_dearest_run(page, wor
     assert text.count("tokens seen") == 2 and text.split().count("33–64") == 2 and text.count("0.9000 ± 0.0010") == 2
     assert text.count("the cheapest and the dearest of 32 that have it") == 1  # 28 fitted and 4 opened
     assert text.count("the cheapest and the dearest of 28 that have it") == 1 and text.count("“Above the source”") == 1
+
+
+def test_a_card_of_any_law_is_found_by_the_name_of_the_law(workdir, tmp_path):
+    """`fit` writes the card of a tied law in a study, `next` and `compare` find it by what was asked of `fit`."""
+    copy, law = shutil.copytree(workdir, tmp_path / "study"), "--law=chinchilla[beta=alpha]"
+    for dataset in TRUTH:
+        assert scaling("fit", copy, law, f"--dataset={dataset}")[0] == 0
+    code, out, err = scaling("compare", copy, law)
+    assert code == 0 and "alpha: stdlib - known = " in out, err
+    assert "has no ladder in" in scaling("next", copy, law, "--target=E", "--budget=1e13")[2]  # it read the card
 
 
 def test_held_out_runs_stay_hidden_until_they_are_sealed(workdir, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 from scaling.errors import UserError
 from scaling.records import read_json, records
-from scaling.verbs.show import interval, pairs, print_json, study_of, table
+from scaling.verbs.show import card_name, interval, pairs, print_json, study_of, table
 
 
 def compare(options: SimpleNamespace) -> int:
@@ -116,7 +116,7 @@ def _members(path: Path, options: SimpleNamespace) -> list[tuple[str, str, Any]]
         if options.dataset not in datasets:
             raise UserError("dataset", options.dataset, f"is not in {path}; it has {', '.join(datasets)}")
         datasets = [options.dataset]
-    cards = [path / "fits" / f"{dataset}-{options.law}-{options.n}.json" for dataset in datasets]
+    cards = [path / "fits" / card_name(dataset, options.law, options.n) for dataset in datasets]
     there = [(d, c) for d, c in zip(datasets, cards) if c.exists()]
     if not there:
         raise UserError("fit", cards[0], f"there is no such card; make it with `scaling fit {path}`")

@@ -10,7 +10,7 @@ from typing import Any
 
 from scaling.errors import UserError
 from scaling.records import write_json
-from scaling.verbs.show import interval, pairs, print_json, table
+from scaling.verbs.show import card_name, interval, pairs, print_json, safe, table
 
 STANDARD = ("product", "product_floor", "chinchilla", "kaplan")
 CONVENTIONS = ("nonembedding", "total")
@@ -161,9 +161,9 @@ class _Fits:
             return self._skip(error)
         label, folder = found.dataset or options.path.stem, self._folder
         if folder and term is not None and term != tables.terms(options.path, found.dataset)[0]:
-            folder = folder / _safe(term)  # beside the headline's cards, of which forecasts and report are made
+            folder = folder / safe(term)  # beside the headline's cards, of which forecasts and report are made
         for law in names:
-            target = self._card or (folder and folder / _safe(f"{label}-{law}-{n}.json"))
+            target = self._card or (folder and folder / card_name(label, law, n))
             if self.many and target and (known := self._known(target, found, law)):
                 self.cards.append(known.card())
                 made[law], fresh = known, fresh + 1
@@ -187,7 +187,7 @@ class _Fits:
             result = {**compare_approaches(found, chinchilla, level=options.level), "n": found.conventions.get("n")}
             self.approaches.append(result)
             if folder:
-                write_json(folder / _safe(f"{label}-approaches-{n}.json"), result)
+                write_json(folder / card_name(label, "approaches", n), result)
 
     def _known(self, target: Path, found: Any, law: str) -> Any:
         """The fit at ``target`` if it is of these runs and this request, and its draws are intact."""
@@ -236,10 +236,6 @@ def _of(term: str | None) -> str:
 def _normal(text: str) -> tuple[float, float]:
     mean, sd = map(float, text.split(":"))
     return mean, sd
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name)
 
 
 def _options(card: dict[str, Any]) -> list[str]:
