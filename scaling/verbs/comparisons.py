@@ -156,11 +156,12 @@ def _lines(found: dict[str, Any]) -> list[str]:
         for m in found["members"]
     ]  # fmt: skip
     pooled = {k: found["quantities"][k]["pooled"] for k in names}
-    rows.append({"member": "pooled", "law": "", "runs": "", **{k: interval(v, 3) for k, v in pooled.items()}})
+    if pooled:
+        rows.append({"member": "pooled", "law": "", "runs": "", **{k: interval(v, 3) for k, v in pooled.items()}})
     columns: dict[str, Callable[[dict[str, Any]], object]] = {
         key: (lambda row, key=key: row[key]) for key in ("member", "law", "runs", *names)
     }
-    lines = [*table(rows, columns), ""]
+    lines = [*table(rows, columns), "" if names else "no exponent means the same in these fits"]
     lines += [pair["sentence"] for k in names for pair in found["quantities"][k]["pairs"]]
     for k, cell in pooled.items():
         if cell["tau"] is not None:
