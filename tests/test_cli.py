@@ -146,7 +146,7 @@ def test_help_is_complete_and_imports_nothing_heavy():
         ("compare nothing.json", "nothing.json"),
         ("compare folder file.json", "holds no study.json"),
         ("compare nothing.json other.json --margin=a", "margin = a: must be NAME=VALUE"),
-        ("report file", "does not exist"),
+        ("report file", "is no directory"),
         ("plot nowhere.json", "nowhere.json"),
     ],
 )

@@ -119,6 +119,7 @@ def test_options_are_on_the_card_and_in_words(table):
         ("--prior=A=-1:1", "MEAN:SD within the bounds"),
         ("--prior=gamma=1:1", "law chinchilla has E"),
         ("--prior=E=1:1 --fixed=E=1", "a prior or a value, not both"),
+        ("--fixed=E=1.7,A=400,B=400,alpha=0.3,beta=0.3", "leaves nothing of law chinchilla to fit"),
         ("--scheme=best", "choose one of auto, likelihood-t"),
         ("--seed=-1", "seed = -1"),
         ("--weights=seed2", "is no column"),

@@ -171,7 +171,8 @@ class _Fits:
             try:
                 fitted = fit_law(found, law, **self._asked)
             except UserError as error:
-                about = f"{label}, {law}, N {_counted(found.conventions)}{_of(term)}"
+                count = found.conventions.get("n")  # a table does not say
+                about = f"{label}, {law}{'' if count is None else f', N {count}'}{_of(term)}"
                 self._skip(UserError(error.field, error.value, f"{error.remedy} ({about})"))
                 continue
             made[law] = fitted
