@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -432,3 +433,18 @@ def test_fields_at_their_default_are_overridden_too():
     assert config.recipe.batch == 64 and config.model.dtype == "bfloat16"
     config = cli.parse("plan", ["--config=demo", "--config.cells.known_grid.recipe.schedule=cosine"]).config
     assert config.cells.known_grid.recipe.schedule == "cosine"
+
+
+def test_the_commands_of_the_readme_are_commands():
+    """Every `scaling VERB` line of README.md has flags that the verb takes, with values of their kind."""
+    lines = [line.strip().partition(" #")[0] for line in (ROOT / "README.md").read_text().splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("scaling ")]
+    assert {command[1] for command in commands} == set(cli.VERBS)
+    kinds = {"string": str, "integer": int, "float": float, "boolean": str}
+    for _, verb, *given in (command[: command.index("&&")] if "&&" in command else command for command in commands):
+        flags = {flag.name: flag for flag in cli.VERBS[verb].flags}
+        for name, _, value in (item[2:].partition("=") for item in given if item.startswith("--")):
+            if not (cli.VERBS[verb].study and name.split(".")[0] == "config"):
+                kinds[flags[name].kind](value)
+                if name in ("margin", "columns", "fixed"):
+                    assert verbs.show.pairs(name, value, str), (verb, name)
