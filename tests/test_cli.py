@@ -19,6 +19,7 @@ from scaling import cli, verbs
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
 from scaling.verbs import study as study_verbs
+from scaling.verbs.show import pairs
 
 EXPERIMENT = """
 from scaling import study
@@ -447,4 +448,4 @@ def test_the_commands_of_the_readme_are_commands():
             if not (cli.VERBS[verb].study and name.split(".")[0] == "config"):
                 kinds[flags[name].kind](value)
                 if name in ("margin", "columns", "fixed"):
-                    assert verbs.show.pairs(name, value, str), (verb, name)
+                    assert pairs(name, value, str), (verb, name)
