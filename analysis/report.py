@@ -368,10 +368,13 @@ def _forecast(found: Evidence, dataset: str) -> dict[str, Any] | None:
     for e in entries:
         power = e["power"].get(dataset)
         if power:
-            shown = [t for t in power["refute"] if t.endswith("/nonembedding")] or list(power["refute"])
+            counts = [t.partition("/")[2] for t in power["refute"]]
+            n = evidence.FIRST if evidence.FIRST in counts else counts[0]
+            shown = [t for t, count in zip(power["refute"], counts) if count == n]
             table = [(t.split("/")[0], [power["refute"][t][w] for w in shown], power["choose"][t]) for t in shown]
             names_of = [w.split("/")[0] for w in shown]
-            powers.append({"sentence": power["sentence"], "names": names_of, "table": table})
+            words = N_WORDS.get(n, n)
+            powers.append({"sentence": power["sentence"], "names": names_of, "table": table, "n": words})
     return {
         "seals": [{"time": e["time"], "sha256": e["sha256"], "cells": len(e["cells"])} for e in entries],
         "power": powers,

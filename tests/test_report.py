@@ -230,6 +230,7 @@ def test_forecasts_are_shown_as_they_were_sealed_beside_their_outcomes(page, wor
     for f in entry["forecasts"]:
         low, high = f["interval95"]
         assert f"{f['value']:.4f} [{low:.4f}, {high:.4f}]" in text
+    assert "Forecasters on N = non-embedding parameters." in text
     assert text.count("naive, N non-embedding") >= 2 and report.greek(score(workdir)["verdict"]) in text
 
 
