@@ -28,6 +28,7 @@ MOST = 100.0  # times the largest fitted compute
 WIDEST = 25.0  # ratio of the ends of the fit's own interval of N or D from which on it says nothing: 5 either way
 UNIQUE = ("U", "unique_tokens")  # the column of a law with repeats (Muennighoff 2023, arXiv 2305.16264)
 CARRIED = ("not_identified", "collinear", "approaches_disagree", "refuted")  # warnings of a fit that its answers repeat
+OF_THE_FIT = "of the fit: "  # how such a message begins
 OPEN = 0.10  # share of draws without an interior optimum above which the allocation is refused
 
 
@@ -53,13 +54,23 @@ def tokens_for(flops: np.ndarray | float, n: np.ndarray, cost: Cost | None) -> n
     flops, n = np.broadcast_arrays(np.asarray(flops, dtype=float), np.asarray(n, dtype=float))
     if not callable(cost):
         return flops / _per_token(n, cost)
-    low, high = np.log(flops / n) - 40.0, np.log(flops / n) + 40.0
     with np.errstate(over="ignore"):
-        for _ in range(80):  # the cost grows with D; bisection needs nothing else of it
-            middle = (low + high) / 2
-            above = cost(n, np.exp(middle)) > flops
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return np.exp((low + high) / 2)
+        return np.exp(bisect(lambda log_d: cost(n, np.exp(log_d)) > flops, np.log(flops / n)))
+
+
+def bisect(above: Callable[[Any], Any], middle: Any, reach: float = 40.0) -> Any:
+    """Where ``above`` turns true within ``reach`` of ``middle`` (any shape), by halving: it needs to rise, no more."""
+    low, high = middle - reach, middle + reach
+    for _ in range(54):  # from e^80 apart to the last digit
+        at = (low + high) / 2
+        too_far = above(at)
+        low, high = np.where(too_far, low, at), np.where(too_far, at, high)
+    return (low + high) / 2
+
+
+def size_for(flops: float, tokens: float, cost: Cost | None) -> float:
+    """ln N of which ``tokens`` cost ``flops``."""
+    return float(bisect(lambda log_n: flops_for(np.exp(log_n), tokens, cost) > flops, np.log(flops / 6 / tokens)))
 
 
 def flops_for(n: np.ndarray | float, d: np.ndarray | float, cost: Cost | None) -> np.ndarray:
@@ -273,7 +284,7 @@ def answer(
         reason = f"says nothing of {name}: {wide['lo']:.2g} to {wide['hi']:.2g} by these runs"
         _refuse(force, warnings, "allocation", fit.law.name, reason)
     warnings += [
-        {"name": w["name"], "message": f"of the fit: {w['message']}"} for w in fit.warnings if w["name"] in CARRIED
+        {"name": w["name"], "message": f"{OF_THE_FIT}{w['message']}"} for w in fit.warnings if w["name"] in CARRIED
     ]
     return {
         "schema": 1,
@@ -396,12 +407,7 @@ def _cell(asked: dict[str, float], cost: Cost | None) -> tuple[np.ndarray, np.nd
         d = float(tokens_for(asked["flops"], np.array(n), cost))
     else:
         d = asked["tokens"]
-        low, high = np.log(asked["flops"] / 6 / d) - 40.0, np.log(asked["flops"] / 6 / d) + 40.0
-        for _ in range(80):
-            middle = (low + high) / 2
-            above = float(flops_for(np.exp(middle), d, cost)) > asked["flops"]
-            low, high = (low, middle) if above else (middle, high)
-        n = float(np.exp((low + high) / 2))
+        n = math.exp(size_for(asked["flops"], d, cost))
     return np.log([n]), np.log([d])
 
 
@@ -444,7 +450,8 @@ def _interval(logs: np.ndarray, level: float, open_ended: bool) -> dict[str, flo
 def _sensitivity(
     fit: Any, n: float, flops: float, cost: Cost | None, more: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """By how much the loss rises, as a fraction, where N is half or twice this at the same compute."""
+    """By how much the loss rises, as a fraction, where N is half or twice this at the same compute; below zero where
+    it falls, as beyond a condition that holds N off the optimum."""
     sizes = n * np.array([1.0, 0.5, 2.0])
     theta = fit.law.vector(fit.params)[None]
     loss = np.exp(_predict(fit.law, theta, sizes, tokens_for(flops, sizes, cost), more))[0]

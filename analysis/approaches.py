@@ -110,10 +110,10 @@ def approach1(runs: Runs, *, level: float = 0.95) -> dict[str, Any]:
 def approach2(runs: Runs, *, level: float = 0.95, window: float = WINDOW) -> dict[str, Any]:
     """IsoFLOP parabolas in log N, over the sizes within a factor ``window`` of the best one of each budget."""
     result = _empirical(runs, "isoFLOP parabolas", lambda b: _parabolas(b, window), np.log(2.0), level)
+    groups = budgets(runs, np.log(2.0))[1]
     others = {f"within {NARROW:g}x": NARROW, "all sizes": np.inf}
     found = {f"within {window:g}x": result["a"]["value"]}
     for name, other in others.items():
-        groups = budgets(runs, np.log(2.0))[1]
         line = _line(_parabolas(groups, other)[0], _reference(runs))
         found[name] = None if line is None else float(line[0])
     result["sensitivity"] = found

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
@@ -136,8 +137,7 @@ def new_figure(
     title: str, caption: str, size: tuple[float, float], rows: int = 1, columns: int = 1, **share: Any
 ) -> Any:
     """A figure, its title above and its caption below, and its axes (rows, columns)."""
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # type: ignore[union-attr]
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
     width = int(size[0] * 15)
     figure.suptitle(title, x=0.012, ha="left", fontweight="bold", fontsize=11.5)
     figure.supxlabel(textwrap.fill(caption, width), x=0.012, ha="left", fontsize=8.5, color=MUTED)
@@ -160,8 +160,8 @@ def c_label(conventions: Mapping[str, Any]) -> str:
 
 
 def loss_label(conventions: Mapping[str, Any], prefix: str = "loss") -> str:
-    words = str(conventions.get("loss", ""))
-    unit = words.rsplit(", ", 1)[-1] if ", " in words else ""
+    """Loss with its unit, which runs of records have; a table says none."""
+    unit = str(conventions.get("loss", "")).partition(" on the evaluation set, ")[2]
     return f"{prefix} ({unit})" if unit else prefix
 
 

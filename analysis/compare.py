@@ -1,7 +1,8 @@
 """Laws of several data sets, families or recipes beside one another: what differs, what is equal, what cannot be told.
 
-Compared are numbers that mean the same in every fit: exponents, the compute that halves what is reducible, and, only
-where the losses are one quantity on one axis, the compute for equal loss. Losses of different data, objectives or units
+Compared are numbers that mean the same in every fit: the exponents of the optimum, those of a law among its own fits,
+the compute that halves what is reducible, and, only where the losses are one quantity on one axis, the compute for
+equal loss. Losses of different data, objectives or units
 are never put on one axis. Verdicts are tests at the stated level: ``different`` (the interval of the difference leaves
 out zero), ``equal within the margin`` (two one-sided tests: Schuirmann 1987, doi 10.1007/BF01068419), both, or
 ``cannot tell``. Members are pooled as random effects (Paule and Mandel 1982, doi 10.6028/jres.087.022; interval of
@@ -62,7 +63,8 @@ def compare(
     """
     margins = dict(margins or {})
     _check(members, level, margins, axis)
-    values = {m.label: _quantities(m.fit) for m in members}
+    several = len({m.fit.law.name for m in members}) > 1
+    values = {m.label: _quantities(m.fit, several) for m in members}
     shared = [
         k for k in dict.fromkeys(k for v in values.values() for k in v) if sum(k in v for v in values.values()) > 1
     ]
@@ -163,7 +165,8 @@ def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> 
 
     tau2 = 0.0
     if excess(0.0) > 0:
-        tau2 = float(optimize.brentq(excess, 0.0, float(np.ptp(y) ** 2 * k + 1e-300)))  # type: ignore[arg-type]
+        root: Any = optimize.brentq(excess, 0.0, float(np.ptp(y) ** 2 * k + 1e-300))
+        tau2 = float(root)
     w = 1 / (se**2 + tau2)
     mean = float((w * y).sum() / w.sum())
     # Hartung and Knapp's factor; never below 1, or two members that agree by luck would give a point.
@@ -228,21 +231,23 @@ def _n(fit: Any) -> str | None:
     return fit.conventions.get("n")
 
 
-def _quantities(fit: Any) -> dict[str, Array]:
-    """Numbers that mean the same in every fit of such a law: the estimate first, then the draws, (1 + S,)."""
+def _quantities(fit: Any, several: bool) -> dict[str, Array]:
+    """Numbers that mean the same in every fit: the estimate first, then the draws, (1 + S,).
+
+    A parameter means the same in fits of one law; where there are ``several`` its name says which it is of.
+    """
     theta = np.vstack([fit.law.vector(fit.params)[None], fit.draws])
     out = {}
     pair = fit.law.exponents(theta)
     if pair is not None:
         out["a"] = pair["a"]
-    for parameter in fit.law.params:
-        if parameter.unit == "exponent":
-            out[parameter.name] = theta[:, fit.law.index(parameter.name)]
-    if {"alpha", "beta"} <= set(out) and fit.law.name == "chinchilla":
-        total = out["alpha"] + out["beta"]
+    own = {p.name: theta[:, fit.law.index(p.name)] for p in fit.law.params if p.unit == "exponent"}
+    out |= {f"{name} of {fit.law.name}" if several else name: values for name, values in own.items()}
+    if fit.law.name == "chinchilla":
+        total = own["alpha"] + own["beta"]
         with np.errstate(divide="ignore", invalid="ignore"):
             # along the optimum both terms fall as C^-c: how fast what is reducible shrinks with compute, without E
-            out["c"] = np.where(total > 0, out["alpha"] * out["beta"] / total, 0.0)
+            out["c"] = np.where(total > 0, own["alpha"] * own["beta"] / total, 0.0)
             out["log2_compute_to_halve"] = 1 / out["c"]
     return out
 
@@ -334,6 +339,9 @@ def _compute_for_loss(
     one: Any, two: Any, scale: tuple[float, float], level: float, rng: np.random.Generator
 ) -> list[dict[str, Any]]:
     """At each compute C of one: the loss, and C' / C where two's best loss is the same, with its interval."""
+    for fit in (one, two):
+        if "C_min" not in fit.scope:
+            raise UserError("law", fit.law.name, "its runs do not say what they cost")
     low = max(one.scope["C_min"], two.scope["C_min"])
     high = min(one.scope["C_max"], two.scope["C_max"])
     budgets = np.geomspace(one.scope["C_min"], one.scope["C_max"], POINTS)

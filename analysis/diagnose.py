@@ -26,6 +26,7 @@ KNOWN = 2.0  # nor is a positive scale that is not known within this factor eith
 # a design at that width shows a smaller one in most studies; below this one in less than 3 % (benchmarks/coverage.py)
 DOUBTFUL_A = 0.085
 REFUTED = 0.01
+STANDINGS = ("yes", "roughly", "no", "by the form")
 DIVERGED = math.log(1.5)  # of log loss above the law of the others, from which on a run looks diverged
 
 
@@ -99,7 +100,7 @@ def diagnose(
     """Every warning of a fit, each {"name", "message", numbers}."""
     law, n, P = point.surface.law, len(y), int(point.free.sum())
     out = []
-    z, lower, upper = inference.z_hat, point.lower, point.upper
+    z, lower, upper = inference.z_hat, point.surface.lower, point.surface.upper
     for i, c in enumerate(law.coordinates):
         if point.free[i] and (z[i] <= lower[i] + 1e-9 or z[i] >= upper[i] - 1e-9):
             side = "lower" if z[i] <= lower[i] + 1e-9 else "upper"
@@ -385,24 +386,38 @@ def _monotone(table: pd.DataFrame, noise: dict[str, Any]) -> list[dict[str, Any]
     return [warning("not_monotone", message, rows=count, rise_log=rise, N_small=float(N[i]), N_large=float(N[j]))]
 
 
+def missing(warnings: list[dict[str, Any]]) -> set[str]:
+    """Parameters, and derived numbers such as a, that the warnings of a fit call not identified."""
+    return {w["parameter"] for w in warnings if w["name"] in ("not_identified", "parameter_at_bound")}
+
+
+def standing(law: Law, intervals: dict[str, dict[str, Any]], warnings: list[dict[str, Any]]) -> dict[str, str]:
+    """How well a fit knows its exponents, its floor and those of the optimum: one of ``STANDINGS``, by name."""
+    lost, derived = missing(warnings), [name for name in ("a", "b") if name in intervals and name not in law.names]
+    own = [p.name for p in law.params if p.unit == "exponent" or p.name == law.floor]
+    out = {}
+    for name in dict.fromkeys([*own, *derived[:1], *sorted(lost & set(intervals))]):
+        cell, vague = intervals[name], name not in (law.floor, *derived)
+        given = name in derived and cell["lo"] == cell["hi"]
+        out[name] = "no" if name in lost else "by the form" if given else "yes"
+        if out[name] == "yes" and vague and not _within_factor(cell):
+            out[name] = "roughly"
+    return out | ({"b": out["a"]} if "b" in derived else {})  # b is 1 - a
+
+
 def verdict(
     law: Law, intervals: dict[str, dict[str, Any]], warnings: list[dict[str, Any]], noise: dict[str, Any], level: float
 ) -> str:
     """Plain sentences: what these runs identify, what they do not, and whether the form survives."""
-    missing = {w["parameter"] for w in warnings if w["name"] in ("not_identified", "parameter_at_bound")}
 
     def show(name: str) -> str:
         cell = intervals[name]
         return f"{name} = {cell['value']:.3g} ({_text(cell['lo'])} to {_text(cell['hi'])})"
 
-    shown = [p.name for p in law.params if p.unit == "exponent" or p.name == law.floor]
-    shown += ["a"] if "a" in intervals else []
-    shown += sorted(missing & set(intervals))
-    shown = list(dict.fromkeys(shown))
-    form = [n for n in shown if n == "a" and intervals[n]["lo"] == intervals[n]["hi"]]
-    rough = [n for n in shown if n not in (*missing, *form, law.floor, "a") and not _within_factor(intervals[n])]
-    bad = [n for n in shown if n in missing]
-    good = [n for n in shown if n not in (*bad, *form, *rough)]
+    known = standing(law, intervals, warnings)
+    if "b" not in law.names:
+        known.pop("b", None)  # it says what a does
+    good, rough, bad, form = ([n for n, how in known.items() if how == word] for word in STANDINGS)
     parts = []
     if good:
         parts.append(f"Identified at this scale, {100 * level:g} % intervals: {', '.join(show(n) for n in good)}.")

@@ -43,8 +43,6 @@ class Estimate:
     scale: float
     optima: list[dict]
     free: Array
-    lower: Array
-    upper: Array
     y: Array
 
     @property
@@ -107,8 +105,6 @@ def minimise(
     w: Array | None = None,
     delta: float | Array = math.inf,
     free: Array | None = None,
-    lower: Array | None = None,
-    upper: Array | None = None,
     heavy: bool = False,
     means: Array | None = None,
     iterations: int = 100,
@@ -126,8 +122,6 @@ def minimise(
     w = np.broadcast_to(1.0 if w is None else w, (S, n))
     delta = np.broadcast_to(np.asarray(delta, dtype=np.float64), (S,))
     free = np.ones(surface.P, dtype=bool) if free is None else free
-    lower = surface.lower if lower is None else lower
-    upper = surface.upper if upper is None else upper
     z, value, done = np.array(z0, dtype=np.float64), np.empty(S), np.zeros(S, dtype=bool)
     if surface.penalty is not None:
         means = np.broadcast_to(surface.penalty[0] if means is None else means, (S, surface.P))
@@ -136,7 +130,7 @@ def minimise(
         part = slice(s, min(s + step, S))
         mean = None if surface.penalty is None or means is None else means[part]
         z[part], value[part], done[part] = _minimise(
-            surface, z[part], y[part], w[part], delta[part], free, lower, upper, heavy, mean, iterations, tolerance
+            surface, z[part], y[part], w[part], delta[part], free, heavy, mean, iterations, tolerance
         )
     return z, value, done
 
@@ -148,13 +142,12 @@ def _minimise(
     w: Array,
     delta: Array,
     free: Array,
-    lower: Array,
-    upper: Array,
     heavy: bool,
     mean: Array | None,
     iterations: int,
     tolerance: float,
 ) -> tuple[Array, Array, Array]:
+    lower, upper = surface.lower, surface.upper
     out = z.copy()
     out[:, free] = np.clip(z, lower, upper)[:, free]
     z = out.copy()
@@ -313,7 +306,6 @@ def _prior(
 def _fit(surface: Surface, z: Array, free: Array, y: Array, kind: Objective, unit: float) -> Estimate:
     """The best of the minima from starts z (S, P) for y (n,) in ``unit``."""
     P, heavy = int(free.sum()), kind.nu is not None
-    lower, upper = surface.lower, surface.upper
     if surface.n > 10 * ROWS:
         rows = np.linspace(0, surface.n - 1, ROWS).astype(int)
         z, value, _ = minimise(surface.rows(rows), z, y[rows], free=free, iterations=60)
@@ -347,9 +339,7 @@ def _fit(surface: Surface, z: Array, free: Array, y: Array, kind: Objective, uni
     for each in optima:
         each["objective"] *= unit**2
     scale = proposal2(r, P)
-    return Estimate(
-        surface, z[best], float(value[best]) * unit**2, kind, float(delta), scale, optima, free, lower, upper, y
-    )
+    return Estimate(surface, z[best], float(value[best]) * unit**2, kind, float(delta), scale, optima, free, y)
 
 
 def _optima(surface: Surface, z: Array, value: Array) -> list[dict]:
@@ -388,7 +378,6 @@ def refit(
     y: Array,
     *,
     w: Array | None = None,
-    delta: Array | float | None = None,
     means: Array | None = None,
 ) -> tuple[Array, Array]:
     """Warm refits of one estimate for y (n,) or (S, n) as its own, counts w (S, n) of the rows and means (S, P) of the
@@ -399,7 +388,7 @@ def refit(
         np.tile(point.z, (S, 1)),
         y,
         w=w,
-        delta=point.delta if delta is None else delta,
+        delta=point.delta,
         free=point.free,
         heavy=point.objective.nu is not None,
         means=means,

@@ -80,6 +80,10 @@ class Evidence:
     made: dict[str, Any]
     problems: dict[str, str]
 
+    def unit(self, dataset: str) -> str:
+        """Of the loss of a data set's runs."""
+        return next((cell["unit"] for cell in self.cells if cell["dataset"] == dataset), "nats/token")
+
 
 def runs_of(fit: Fit) -> Runs:
     """The rows that a fit was made on, from its card."""
@@ -91,13 +95,12 @@ def runs_of(fit: Fit) -> Runs:
 def of_fit(fit: Fit) -> Part:
     """The part of a single card: a fit of some table, with the approaches worked out from the card's rows."""
     n, problems, approaches = str(fit.conventions.get("n", "table")), {}, {}
-    if {"N", "D"} <= set(fit.law.columns):
-        found = _try(lambda: compare_approaches(runs_of(fit), fit), problems, "approaches")
+    if set(fit.law.columns) == {"N", "D"}:
+        found = _try(lambda: compare_approaches(runs_of(fit), fit, level=fit.level), problems, "approaches")
         approaches = {} if found is None else {n: found}
     return Part(
         name=str(fit.data["dataset"] or Path(fit.data["source"]).stem),
         fits={n: {fit.law.name: fit}},
-        ranks={n: rank([fit])},
         approaches=approaches,
         problems=problems,
     )
@@ -238,6 +241,7 @@ def _cells(
                 "status": status,
                 "reason": result.get("reason"),
                 "hidden": run in hidden,
+                "unit": str(m.get("loss_unit", "nats/token")),
                 "loss": term.get("value") if status == "done" else None,
                 "se": term.get("se"),
                 "positions": term.get("positions") if status == "done" else None,
@@ -272,6 +276,7 @@ def _curves(shown: list[tuple[dict[str, Any], Record]]) -> list[dict[str, Any]]:
                     "kind": manifest.get("kind"),
                     "N": manifest.get("parameters", {}).get("nonembedding"),
                     "seed": manifest.get("seed"),
+                    "unit": str(manifest.get("loss_unit", "nats/token")),
                     "tokens": [float(row.get("tokens", row["step"] * per_step)) for row in rows],
                     "loss": [float(row["loss"]) for row in rows],
                 }

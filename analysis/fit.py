@@ -105,7 +105,8 @@ class Fit:
     def reduced(self, law: str) -> Fit:
         """This fit as one of a law whose parameters are among its own: ``lr_loss`` at its best rate is chinchilla."""
         names = laws.get(law).names
-        card = {**self._card, "law": law, "params": {name: self._card["params"][name] for name in names}}
+        params = {name: self._card["params"][name] for name in names}
+        card = {**self._card, "law": law, "params": params, "discrepancy": self.discrepancy}
         draws = self.draws[:, [self.law.index(name) for name in names]]
         return Fit(card, draws, self.sigma_run, self.sigma_stem)
 
@@ -359,6 +360,8 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
     if len(diagnose.levels(table["loss"], 1e-12)) < 2:
         raise UserError("loss", f"{table['loss'].iloc[0]} in every row", "there is nothing to fit")
     P = len(law.coordinates) - len(fixed)
+    if P < 1:
+        raise UserError("fixed", ", ".join(fixed), f"leaves nothing of law {law.name} to fit; leave a parameter free")
     if len(table) < P + 1:
         raise UserError("rows", len(table), f"law {law.name} has {P} free parameters and needs {P + 1} runs or more")
     for column in law.columns:

@@ -44,8 +44,8 @@ def power(
       noise: sd of log loss of one run; by default each fit's own noise.
 
     Returns:
-      ``refute[truth][law]``: the probability that ``law`` is refuted (5 % for the truth itself), ``choose[truth]``:
-      that the truth gets the best CRPS, ``sentence``.
+      ``refute[truth][law]``: the probability that ``law`` is refuted (at most 5 % for the truth itself),
+      ``choose[truth]``: that the truth gets the best CRPS, ``sentence``.
     """
     logs = {}
     for name, fit in fits.items():
@@ -367,7 +367,7 @@ def _power(logs: Mapping[str, np.ndarray], forecasts: Mapping[str, np.ndarray]) 
     sentence = f"{cells} held-out cells name the true law, were it one of these, in {chosen:.0%} (chance "
     sentence += f"{1 / len(names):.0%})"
     if pairs:
-        span = f"{min(pairs):.0%} to {max(pairs):.0%}, chance {1 - REFUTED:.0%}"
+        span = f"{min(pairs):.0%} to {max(pairs):.0%}, by chance at most {1 - REFUTED:.0%}"
         sentence += f" and refute a wrong form in {np.mean(pairs):.0%} ({span})"
     return {"cells": cells, "level": REFUTED, "refute": refute, "choose": choose, "sentence": sentence + "."}
 

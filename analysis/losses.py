@@ -82,11 +82,11 @@ def student(r: Array, delta: float | Array) -> tuple[Array, Array, Array]:
     return 0.5 * delta * delta * np.log1p(u), r * heavy, (1.0 - u) * heavy * heavy
 
 
-def proposal2(r: Array, P: int, scale: float | None = None) -> float:
+def proposal2(r: Array, P: int) -> float:
     """Huber's proposal-2 scale of residuals (n,) after P fitted parameters (Huber 1964): root of
     sum psi_k(r / s)^2 = (n - P) E[psi_k(Z)^2]. Equals sqrt(RSS / (n - P)) nearly, when nothing is an outlier."""
     df = max(len(r) - P, 1)
-    s = scale or math.sqrt(float((r**2).sum()) / df)
+    s = math.sqrt(float((r**2).sum()) / df)
     for _ in range(200):
         if s <= 1e-14:
             break

@@ -61,8 +61,10 @@ def loss(fit: Fit, *, entropy: float | None = None, opened: Any = None) -> Figur
       opened: sealed held-out cells with their outcomes (columns N_nonembedding or N_total, D, loss), drawn as stars.
     """
     data = columns_of(fit)
-    if not {"N", "D"} <= set(fit.law.columns):
+    if len(fit.law.columns) == 1:
         return _loss_of_one(fit, data, entropy)
+    if set(fit.law.columns) != {"N", "D"}:
+        return _loss_of_many(fit, data)
     sizes, n_runs = Sizes(data["N"]), len(data["loss"])
     caption = (
         f"{count_runs(n_runs)} of {fit.data['dataset'] or Path(fit.data['source']).name}. Lines: {fit.law.name}, "
@@ -129,6 +131,27 @@ def _loss_of_one(fit: Fit, data: dict[str, Array], entropy: float | None) -> Fig
     log_axis(ax, "y", span(data["loss"]), plain)
     ax.set_xlabel(labels.get(column, column))
     ax.set_ylabel(loss_label(fit.conventions))
+    return figure
+
+
+def _loss_of_many(fit: Fit, data: dict[str, Array]) -> Figure:
+    """Measured against fitted, for a law whose columns no plane holds."""
+    rms = 100 * float(np.sqrt(np.mean(data["residual_log"] ** 2)))
+    caption = (
+        f"{len(data['loss'])} {'logged steps' if fit.law.curve else 'rows'}. Line: measured as fitted by "
+        f"{fit.law.name}, {fit.law.formula}. The points' root mean square distance from it is {rms:.2g} % of the loss; "
+        "no interval is drawn."
+    )
+    figure, axes = new_figure("Measured against fitted", caption, (6.8, 4.6))
+    ax, limits = axes[0, 0], span(np.concatenate([data["loss"], data["fitted"]]))
+    ax.plot(limits, limits, color=KINDS[1], zorder=4)
+    count = len(data["loss"])
+    style = {"markersize": 5 if count < 60 else 3, "rasterized": count > MANY_POINTS}
+    ax.plot(data["fitted"], data["loss"], "o", color=MUTED, **style)
+    log_axis(ax, "x", limits, plain)
+    log_axis(ax, "y", limits, plain)
+    ax.set_xlabel(loss_label(fit.conventions, "fitted loss"))
+    ax.set_ylabel(loss_label(fit.conventions, "measured loss"))
     return figure
 
 
@@ -253,9 +276,11 @@ def residuals(fits: Mapping[str, Fit]) -> Figure:
 
 
 @styled
-def forecasts(prediction: Mapping[str, Any], dataset: str, rows: Sequence[Mapping[str, Any]] = ()) -> Figure:
+def forecasts(
+    prediction: Mapping[str, Any], dataset: str, rows: Sequence[Mapping[str, Any]] = (), *, unit: str = "nats/token"
+) -> Figure:
     """Sealed forecasts, a panel a held-out cell: point, 50 % and 95 % interval of every law and of the naive rival,
-    and the outcome where it has been opened (``rows`` of ``analysis.forecast.score``)."""
+    and the outcome where it has been opened (``rows`` of ``analysis.forecast.score``); ``unit`` of the loss."""
     cells = [c for e in prediction["entries"] for c in e["cells"] if c["dataset"] == dataset]
     made = [f for e in prediction["entries"] for f in e["forecasts"] if f["dataset"] == dataset]
     outcomes = {row["run"]: row["outcome"] for row in rows}
@@ -304,7 +329,7 @@ def forecasts(prediction: Mapping[str, Any], dataset: str, rows: Sequence[Mappin
         ax.xaxis.set_major_locator(MaxNLocator(3))
         ax.set_yticks(range(len(names)), [_forecaster(name) for name in reversed(names)])
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel("loss (nats/token)")
+        ax.set_xlabel(f"loss ({unit})")
     return figure
 
 
@@ -378,7 +403,7 @@ def training(curves: Sequence[Mapping[str, Any]], dataset: str) -> Figure:
     log_axis(ax, "x", span(np.concatenate([np.asarray(c["tokens"], float) for c in own])), short)
     log_axis(ax, "y", span(every), plain)
     ax.set_xlabel(D_LABEL)
-    ax.set_ylabel("training loss (nats/token)")
+    ax.set_ylabel(f"training loss ({own[0]['unit']})")
     sizes.explain(figure, ax, markers=False)
     return figure
 
@@ -395,7 +420,7 @@ def of_part(part: Part) -> dict[str, Figure]:
     fits = part.fits[n]
     plane = {name: fit for name, fit in fits.items() if {"N", "D"} <= set(fit.law.columns)}
     found["loss"] = loss(best, entropy=part.entropy, opened=part.opened)
-    if main.law.name in plane:
+    if set(main.law.columns) == {"N", "D"}:
         found["compute"] = compute(main)
     comparison = part.approaches.get(n)
     if comparison is not None:
@@ -416,7 +441,7 @@ def of_workdir(found: Evidence) -> dict[str, dict[str, Figure]]:
         own = of_part(part)
         if found.prediction and any(c["dataset"] == part.name for e in found.prediction["entries"] for c in e["cells"]):
             rows = [row for row in (found.score or {}).get("rows", []) if row["dataset"] == part.name]
-            own["forecasts"] = forecasts(found.prediction, part.name, rows)
+            own["forecasts"] = forecasts(found.prediction, part.name, rows, unit=found.unit(part.name))
         if any(c["dataset"] == part.name for c in found.curves):
             own["training"] = training(found.curves, part.name)
         figures[part.name] = own

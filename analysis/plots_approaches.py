@@ -26,6 +26,7 @@ from analysis.axes import (
     n_kind,
     n_label,
     new_figure,
+    percent,
     plain,
     power_text,
     round_ticks,
@@ -109,8 +110,9 @@ def allocation(fit: Fit | None, approaches: Mapping[str, Any]) -> Figure:
     low, high = approaches["range"]["C_min"], approaches["range"]["C_max"]
     limits = span([low, high * 10], 0.0)
     grid = np.geomspace(*limits, 24)
+    level = percent(results["1"]["interval"]["level"])
     caption = (
-        f"{count_runs(approaches['data']['rows'])}. Shaded: 95 % band; of 1 and 2 from the intervals of N at the "
+        f"{count_runs(approaches['data']['rows'])}. Shaded: {level} band; of 1 and 2 from the intervals of N at the "
         "middle of the range and of the exponent, added in squares, of 3 from the draws of the fit. Dotted: the "
         "largest fitted compute. Open points lie at an edge of the sizes and are not used."
     )

@@ -11,6 +11,7 @@ from scipy import optimize, special
 
 from analysis.estimate import Estimate, minimise
 from analysis.groups import Groups, groups_of
+from analysis.laws.surface import Weighted
 from analysis.uncertainty import ROOTS, best_ratio, gls
 from scaling.errors import UserError
 
@@ -102,9 +103,8 @@ def moderation(variance: Array, df: Array) -> tuple[float, float]:
     spread = float(e.var(ddof=1) - special.polygamma(1, half).mean())
     if spread <= special.polygamma(1, 1e6):
         return math.inf, float(np.exp(e.mean()))
-    d0 = 2 * float(
-        np.exp(optimize.brentq(lambda u: float(special.polygamma(1, np.exp(u))) - spread, -20, math.log(1e6)))  # type: ignore[arg-type]
-    )
+    root: Any = optimize.brentq(lambda u: float(special.polygamma(1, np.exp(u))) - spread, -20, math.log(1e6))
+    d0 = 2 * math.exp(root)
     return d0, float(np.exp(e.mean() + special.digamma(d0 / 2) - math.log(d0 / 2)))
 
 
@@ -123,7 +123,8 @@ def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> dict[str, Any]
     groups = groups_of(table)
     if groups is not None and groups.kind != "stem":
         groups = None  # a size effect common to all replicates of a size cannot be told from the law's misfit
-    rho, within, df2 = _within(y, codes, groups)
+    root = point.surface.root if isinstance(point.surface, Weighted) else np.ones(n)
+    rho, within, df2 = _within(y, codes, groups, root)
     out["sd"] = math.sqrt(within / (n - count) * (1 + rho))
     df1 = count - int(point.free.sum())
     if min(df1, df2) <= 0 or within <= 0:
@@ -139,15 +140,17 @@ def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> dict[str, Any]
     return {**out, "F": F, "df1": df1, "df2": df2, "p": float(special.fdtrc(df1, df2, F))}
 
 
-def _within(y: Array, codes: Array, groups: Groups | None) -> tuple[float, float, int]:
+def _within(y: Array, codes: Array, groups: Groups | None, root: Array) -> tuple[float, float, int]:
     """A mean for each cell ``codes`` (n,): the REML ratio of a stem's variance to a run's, the generalised sum of
     squares that is left, and its degrees of freedom: rows, or with an effect of stems, stems beyond the cells'.
 
-    What is within cells has covariance I + rho M M' with M = Z less its cell means, so that the eigenvalues of M' M
-    (stems by stems) give likelihood and squares at every ratio; a row alone in its cell is in none of it.
+    ``y`` (n,) are log losses times the ``root`` (n,) of the rows' precisions, so that a cell's mean is a multiple of
+    its rows' roots. What is within cells has covariance I + rho M M' with M = Z less its part along them, so that the
+    eigenvalues of M' M (stems by stems) give likelihood and squares at every ratio; a row alone in its cell is in none
+    of it.
     """
-    size = np.bincount(codes)
-    gap = y - (np.bincount(codes, y) / size)[codes]
+    size, weight = np.bincount(codes), np.bincount(codes, root**2)
+    gap = y - root * (np.bincount(codes, root * y) / weight)[codes]
     within, free = float((gap**2).sum()), len(y) - len(size)
     several = size[codes] > 1
     if groups is None:
@@ -157,8 +160,9 @@ def _within(y: Array, codes: Array, groups: Groups | None) -> tuple[float, float
         return 0.0, within, 0
     cell = np.unique(codes[several], return_inverse=True)[1]
     shape = (int(cell.max()) + 1, len(names))
-    rows = np.bincount(cell * shape[1] + stem, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
-    values, vectors = np.linalg.eigh(np.diag(rows.sum(0)) - rows.T @ (rows / rows.sum(1, keepdims=True)))
+    along = np.bincount(cell * shape[1] + stem, root[several], shape[0] * shape[1]).reshape(shape)
+    mass = np.bincount(cell, root[several] ** 2)[:, None]
+    values, vectors = np.linalg.eigh(np.diag(np.bincount(stem).astype(np.float64)) - along.T @ (along / mass))
     seen = values > 1e-9 * max(float(values[-1]), 1.0)
     part = (vectors.T @ np.bincount(stem, gap[several], len(names)))[seen] ** 2
     values = values[seen]

@@ -19,9 +19,9 @@ import numpy as np
 from scipy import stats
 
 from analysis import evidence, plots
-from analysis.allocate import optimal
+from analysis.allocate import OF_THE_FIT, optimal
 from analysis.axes import percent, power_text, short
-from analysis.diagnose import REFUTED
+from analysis.diagnose import REFUTED, standing
 from analysis.evidence import Evidence, Part
 from analysis.fit import Fit
 from scaling.errors import UserError
@@ -37,12 +37,11 @@ NO_SEAL = (
 )
 
 
-def write(workdir: str | Path, out: str | Path | None = None, *, figures: str | Path | None = None) -> Path:
+def write(workdir: str | Path, out: str | Path | None = None) -> Path:
     """Writes the report of a work directory, finished or not, as one file without scripts or outside references.
 
     Args:
       out: the file; by default ``report.html`` in the work directory.
-      figures: a folder that also gets every figure as SVG and PNG.
 
     Raises:
       UserError: the directory holds no study and no run, or the file cannot be written.
@@ -54,8 +53,6 @@ def write(workdir: str | Path, out: str | Path | None = None, *, figures: str | 
     environment.filters.update(n=_count, flops=_flops, loss=_loss, greek=greek, math=formula)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     write_atomic(path, page.render(**_context(found, drawn)))
-    for name, own in drawn.items() if figures is not None else ():
-        plots.save(own, figures or "", f"{name}-")
     return path
 
 
@@ -83,12 +80,13 @@ def _summary(found: Evidence, part: Part) -> list[str]:
     title = (
         f"{part.name}: {fit.law.formula}, N = {n} parameters, {fit.data['rows']} runs, {percent(fit.level)} intervals"
     )
-    missing = _missing(fit)
-    cells = [f"{k} = {interval(c)}{'*' if k in missing else ''}" for k, c in fit.intervals.items()]
+    known = standing(fit.law, fit.intervals, fit.warnings)
+    lost = {name for name, how in known.items() if how == "no"}
+    cells = [f"{k} = {interval(c)}{'*' if k in lost else ''}" for k, c in fit.intervals.items()]
     # a cell is one word while its line is filled
     filled = textwrap.wrap("   ".join(c.replace(" ", "\u00a0") for c in cells), 96, break_long_words=False)
     lines = [*textwrap.wrap(title, 100), *(f"  {line}".replace("\u00a0", " ") for line in filled)]
-    if missing:
+    if lost:
         lines.append("  * not identified at this scale")
     elsewhere = ("Sealed", "Theory", "Approaches", f"{fit.law.name}:", f"{main.law.name}:")
     told = [sentence for sentence in _verdict(found, part) if not sentence.startswith(elsewhere)]
@@ -99,7 +97,7 @@ def _summary(found: Evidence, part: Part) -> list[str]:
         if "reason" in row:
             lines += _wrap(f"{where} no prediction, {row['reason']}")
         else:
-            notes = "".join(f" ({note})" for note in row["notes"])
+            notes = "".join(f" ({note})" for note in (*row["notes"], *row["fit"]))
             lines += _wrap(f"{where} N {row['N']}, D {row['D']}, loss {row['loss']}{notes}")
     return lines
 
@@ -170,6 +168,7 @@ def _context(found: Evidence, drawn: Mapping[str, Mapping[str, Any]]) -> dict[st
         parts.append(
             {
                 "name": part.name,
+                "unit": found.unit(part.name),
                 "figures": svgs,
                 "verdict": _verdict(found, part),
                 "law": None if best is None else _law(best),
@@ -217,7 +216,7 @@ def _verdict(found: Evidence, part: Part) -> list[str]:
     out = []
     if ranks:
         first = f"{ranks[0]['law']} describes the {best.data['rows']} runs best of {len(ranks)} forms ({words}; rms "
-        first += f"residual {100 * ranks[0]['rms_log_residual']:.2g} % of the loss)"
+        first += f"residual {100 * best.card()['objective']['rms_log_residual']:.2g} % of the loss)"
         if len(ranks) > 1:
             first += f"; {ranks[1]['law']} is next, {ranks[1]['delta_aicc']:.3g} AICc behind"
         out.append(f"{first}.")
@@ -263,11 +262,6 @@ def _theory(found: Evidence, sources: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def _missing(fit: Fit) -> set[str]:
-    """Parameters that the fit's own warnings call not identified."""
-    return {w["parameter"] for w in fit.warnings if w["name"] in ("not_identified", "parameter_at_bound")}
-
-
 def _behind(part: Part) -> str | None:
     """What to know where the law that allocates is not the one that describes the runs best."""
     best, main = part.best(), part.main()
@@ -283,19 +277,19 @@ def _behind(part: Part) -> str | None:
 def _law(fit: Fit) -> dict[str, Any]:
     meanings = {p.name: p.meaning for p in fit.law.params}
     meanings |= {"a": "N_opt grows as C^a", "b": "D_opt grows as C^b"}
-    missing = _missing(fit)
+    known = standing(fit.law, fit.intervals, fit.warnings)
     rows = [
         {
             "name": k,
             "value": interval(c),
             "meaning": meanings.get(k, ""),
-            "identified": None if c["unit"] != "exponent" and k != fit.law.floor else k not in missing,
+            "identified": known.get(k),
         }
         for k, c in fit.intervals.items()
     ]
     for budget, cell in (fit.derived.get("tokens_per_parameter") or {}).items():
         meaning = f"compute-optimal tokens per parameter at {_flops(float(budget))} FLOPs, {fit.card()['derived_note']}"
-        rows.append({"name": "D/N", "value": interval(cell), "meaning": meaning, "identified": "a" not in missing})
+        rows.append({"name": "D/N", "value": interval(cell), "meaning": meaning, "identified": known.get("a")})
     card = fit.card()
     return {
         "name": fit.law.name,
@@ -307,6 +301,9 @@ def _law(fit: Fit) -> dict[str, Any]:
         f"{card['interval']['reason']}",
         "runs": fit.data["rows"],
         "n": N_WORDS.get(str(fit.conventions.get("n")), "table's"),
+        "beyond": "hold a term for the law being wrong there, the card's discrepancy"
+        if fit.discrepancy["k"] > 0
+        else "hold only if the law does: the discrepancy is switched off",
     }
 
 
@@ -322,13 +319,14 @@ def _predictions(fit: Fit, entropy: float | None) -> list[dict[str, Any]]:
         except UserError as error:
             rows.append({**row, "reason": f"{error.field} {error.value} {error.remedy}"})
             continue
-        shares = {w["name"]: w["message"] for w in found["warnings"]}
-        reason = shares.get("allocation", "not identified")
+        said = [w["message"] for w in found["warnings"] if w["name"] != "extrapolation"]
+        reason = next((w["message"] for w in found["warnings"] if w["name"] == "allocation"), "not identified")
         row |= {k: interval(found[k], short, reason) for k in ("N", "D")}
         row |= {"tokens_per_parameter": interval(found["tokens_per_parameter"], None, reason)}
         row |= {
             "loss": interval(found["loss"], _loss, reason),
-            "notes": [v for k, v in shares.items() if k != "extrapolation"],
+            "notes": [text for text in said if not text.startswith(OF_THE_FIT)],
+            "fit": [text for text in said if text.startswith(OF_THE_FIT)],
         }
         if entropy is not None and found["loss"]["value"] < entropy:
             row["notes"].append(f"below the exact entropy {entropy:.4f}: this law's floor is too low")
@@ -370,10 +368,13 @@ def _forecast(found: Evidence, dataset: str) -> dict[str, Any] | None:
     for e in entries:
         power = e["power"].get(dataset)
         if power:
-            shown = [t for t in power["refute"] if t.endswith("/nonembedding")] or list(power["refute"])
+            counts = [t.partition("/")[2] for t in power["refute"]]
+            n = evidence.FIRST if evidence.FIRST in counts else counts[0]
+            shown = [t for t, count in zip(power["refute"], counts) if count == n]
             table = [(t.split("/")[0], [power["refute"][t][w] for w in shown], power["choose"][t]) for t in shown]
             names_of = [w.split("/")[0] for w in shown]
-            powers.append({"sentence": power["sentence"], "names": names_of, "table": table})
+            words = N_WORDS.get(n, n)
+            powers.append({"sentence": power["sentence"], "names": names_of, "table": table, "n": words})
     return {
         "seals": [{"time": e["time"], "sha256": e["sha256"], "cells": len(e["cells"])} for e in entries],
         "power": powers,
@@ -430,7 +431,8 @@ def _approaches(n: str, result: Mapping[str, Any]) -> dict[str, Any]:
             }
         )
     at = next((e["at_reference"]["C"] for e in result["approaches"].values() if e["at_reference"]["C"]), None)
-    return {"n": N_WORDS.get(n, n), "rows": rows, "verdict": result["verdict"], "reference": at}
+    level = percent(next(iter(result["approaches"].values()))["interval"]["level"])
+    return {"n": N_WORDS.get(n, n), "rows": rows, "verdict": result["verdict"], "reference": at, "level": level}
 
 
 def _warnings(part: Part) -> list[dict[str, Any]]:
@@ -482,7 +484,8 @@ def _positions(cells: list[dict[str, Any]]) -> dict[str, Any] | None:
         first = 2 ** (math.ceil(math.log2(end)) - 1) + 1 if end > 1 else 1
         cells_of = [values.get(end) for _, _, values in columns]
         lines.append((f"{first}–{end}" if first < end else f"{end}", cells_of))
-    return {"columns": [(cell, what) for cell, what, _ in columns], "lines": lines}
+    above = any(what != "loss" for _, what, _ in columns)
+    return {"columns": [(cell, what) for cell, what, _ in columns], "lines": lines, "runs": len(able), "above": above}
 
 
 def _quantiles(values: Any) -> Any:

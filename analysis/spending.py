@@ -8,6 +8,7 @@ choose their cell, and intervals are the spread. The result has the shape of ``a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from analysis.allocate import (
     _predict,
     _theta,
     answer,
+    bisect,
     cost_table,
     displaced,
     flops_for,
     frontier,
+    size_for,
     tokens_for,
 )
 from scaling.errors import UserError
@@ -109,7 +112,7 @@ def spend(
         elif mode == "unique_tokens":
             log_d = np.minimum(best_d, np.log(asked[mode]))
             binds = bool(best_d[0] > log_d[0])
-            log_n = np.where(best_d > np.log(asked[mode]), _size_for(budget, asked[mode], rate), best_n)
+            log_n = np.where(best_d > np.log(asked[mode]), size_for(budget, asked[mode], rate), best_n)
             notes.append(
                 f"D stops at the unique tokens and the rest goes into N: {law.name} says nothing of repeats"
                 if binds
@@ -173,23 +176,18 @@ def _hours(hours: float, throughput: Mapping[str, Any] | None) -> tuple[float, C
 
 
 def _fixed_ratio(budget: float, ratio: float, cost: Cost | None) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.log(budget / 6 / ratio) / 2 - 40.0, np.log(budget / 6 / ratio) / 2 + 40.0
-    for _ in range(90):
-        middle = (low + high) / 2
-        above = float(flops_for(np.exp(middle), ratio * np.exp(middle), cost)) > budget
-        low, high = (low, middle) if above else (middle, high)
-    return np.array([(low + high) / 2]), np.array([(low + high) / 2 + np.log(ratio)])
+    """ln N and ln D = ln N + ln ``ratio`` that cost the budget, (1,) each."""
+
+    def above(log_n: np.ndarray) -> np.ndarray:
+        return flops_for(np.exp(log_n), ratio * np.exp(log_n), cost) > budget
+
+    log_n = bisect(above, np.log([budget / 6 / ratio]) / 2)
+    return log_n, log_n + np.log(ratio)
 
 
-def _size_for(budget: float, tokens: float, cost: Cost | None) -> float:
-    """ln N of which ``tokens`` cost the budget."""
-    centre = np.log(budget / 6 / tokens)
-    low, high = centre - 40.0, centre + 40.0
-    for _ in range(90):
-        middle = (low + high) / 2
-        above = float(flops_for(np.exp(middle), tokens, cost)) > budget
-        low, high = (low, middle) if above else (middle, high)
-    return (low + high) / 2
+def _reaches(law: Any, theta: np.ndarray, n: np.ndarray, goal: float, log_d: np.ndarray) -> np.ndarray:
+    """Whether sizes ``n`` come down to the log loss ``goal`` with exp(``log_d``) tokens, (sizes,)."""
+    return _predict(law, theta, n, np.exp(log_d))[0] <= goal
 
 
 def _lifetime(
@@ -207,13 +205,9 @@ def _lifetime(
         goal = _predict(fit.law, at, np.exp(best_n[i : i + 1]), np.exp(best_d[i : i + 1]))[0, 0]
         x = best_n[i] + np.linspace(-5.0, 0.5, 111)
         n = np.exp(x)
-        low, high = np.full(len(x), best_d[i] - 5.0), np.full(len(x), best_d[i] + 20.0)
-        for _ in range(50):
-            middle = (low + high) / 2
-            above = _predict(fit.law, at, n, np.exp(middle))[0] > goal  # too few tokens
-            low, high = np.where(above, middle, low), np.where(above, high, middle)
-        d = np.exp((low + high) / 2)
-        reached = high < best_d[i] + 19.9  # smaller models never come to this loss
+        log_tokens = bisect(partial(_reaches, fit.law, at, n, goal), np.full(len(x), best_d[i] + 7.5), 12.5)
+        d = np.exp(log_tokens)
+        reached = log_tokens < best_d[i] + 19.9  # smaller models never come to this loss
         # a token served costs a forward pass, a third of a token trained
         life = np.where(reached, flops_for(n, d, cost) + flops_for(n, served / 3, cost), np.inf)
         j = int(np.argmin(life))

@@ -15,16 +15,18 @@ Array = np.ndarray
 ROWS = 2000  # rows that starts look at
 _NUMBERS = 3_000_000  # in one grid of bases
 _MOST, _FEW = 6000, 300  # points of a grid; of a scatter for a law that is costly
+_POINTS = 12  # of a grid along each axis, where that is not too many
+_COUNT = 12  # starts; twice as many of a grid over three exponents or more
 
 
-def starts(surface: Any, y: Array, free: Array, fixed: Array, *, count: int = 12, points: int = 12) -> Array:
-    """Starts (count, P) for log losses y (n,): the grid's best points and its local minima, best first.
+def starts(surface: Any, y: Array, free: Array, fixed: Array) -> Array:
+    """Starts (S, P) for log losses y (n,): the grid's best points and its local minima, best first.
 
     ``fixed`` (P,) holds the coordinates that are not free. Beyond four free exponents the grid is a scatter of points.
     """
     law, n = surface.law, surface.n
     linear = [surface.position[name] for name in law.linear]
-    grid, shape = _grid(surface, y, free, fixed, linear, points)
+    grid, shape = _grid(surface, y, free, fixed, linear)
     rows = np.linspace(0, n - 1, min(n, ROWS, max(40, _NUMBERS // len(grid)))).astype(int)
     amplitude, best = np.empty((len(grid), len(linear))), np.empty(len(grid))
     wide = max(1, getattr(surface, "size", n) // max(n, 1))
@@ -39,16 +41,13 @@ def starts(surface: Any, y: Array, free: Array, fixed: Array, *, count: int = 12
             z[:, i] = amplitude[:, j] if i == surface.floor else np.log(np.maximum(amplitude[:, j], 1e-4))
     order = np.argsort(best, kind="stable")
     order = order[np.isfinite(best[order])]
-    if len(shape) > 2:
-        count *= 2
+    count = 2 * _COUNT if len(shape) > 2 else _COUNT
     minima = [] if shape == (-1,) else _local(best.reshape(shape), order)[: count // 2]
     chosen = z[list(dict.fromkeys(minima + order.tolist()))[:count]]
     return chosen if len(chosen) else z[:1]
 
 
-def _grid(
-    surface: Any, y: Array, free: Array, fixed: Array, linear: list[int], points: int
-) -> tuple[Array, tuple[int, ...]]:
+def _grid(surface: Any, y: Array, free: Array, fixed: Array, linear: list[int]) -> tuple[Array, tuple[int, ...]]:
     """Coordinates (G, P) of the grid and its shape; shape (-1,) is a scatter."""
     law = surface.law
     others = [i for i in range(surface.P) if i not in linear]
@@ -69,20 +68,17 @@ def _grid(
     if len(open_) > 4:
         costly = law.slow or law.curve
         unit = np.random.default_rng(0).random((_MOST if not costly else _FEW, len(open_)))
-        columns, shape = (
-            [_spread(surface, i, ends, unit[:, j]) for j, (i, ends) in enumerate(zip(open_, ranges))],
-            (-1,),
-        )
-        made = np.stack(columns, 1)
+        columns = [_spread(surface, i, ends, unit[:, j]) for j, (i, ends) in enumerate(zip(open_, ranges))]
+        made, shape = np.stack(columns, 1), (-1,)
     else:
-        each = min(points, int(_MOST ** (1 / max(len(open_), 1))))
+        each = min(_POINTS, int(_MOST ** (1 / max(len(open_), 1))))
         unit = np.linspace(0, 1, each)
         columns = [_spread(surface, i, ends, unit) for i, ends in zip(open_, ranges)]
         made = np.array(list(itertools.product(*columns))).reshape(each ** len(open_), len(open_))
         shape = tuple(len(c) for c in columns)
     loose = [i for i, ends in zip(others, axes) if ends is None and free[i]]
     if loose and not open_:
-        made, shape = np.empty((points, 0)), (-1,)
+        made, shape = np.empty((_POINTS, 0)), (-1,)
     out = np.tile(z, (len(made), 1))
     out[:, open_] = made
     if loose:  # a guess is one point: look around it too
@@ -155,10 +151,7 @@ def _local(cost: Array, order: Array) -> list[int]:
     for axis in range(cost.ndim):
         pad = [(1, 1) if a == axis else (0, 0) for a in range(cost.ndim)]
         wide = np.pad(cost, pad, constant_values=np.inf)
-        before, after = (
-            np.take(wide, range(cost.shape[axis]), axis),
-            np.take(wide, range(2, cost.shape[axis] + 2), axis),
-        )
+        before, after = (np.take(wide, range(k, cost.shape[axis] + k), axis) for k in (0, 2))
         local &= (cost <= before) & (cost <= after)
     flat = local.ravel()
     return [int(i) for i in order if flat[i]]

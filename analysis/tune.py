@@ -88,13 +88,13 @@ def fit(table: Any, *, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
             raise UserError("column", column, f"the table has {', '.join(map(str, table.columns))}")
     warnings: list[str] = []
     many = table["batch"].nunique() > 2
-    found = _fit(table, many, level, seed)
+    found = _fit(table, many, seed)
     if many and (reason := _no_batch(table, found)):
         warnings.append(f"batch: {reason}; the best one swept is kept, and the learning rate is tuned at it")
         cells = table.groupby(["N", "D", "batch"])["loss"].min().reset_index()
         best = cells.loc[cells.groupby(["N", "D"])["loss"].idxmin(), "batch"]
         table = table[table["batch"] == best.mode().max()].reset_index(drop=True)
-        found = _fit(table, False, level, seed)
+        found = _fit(table, False, seed)
     rows = optima(table, level)
     if found["minimum"] < IDENTIFIED:
         swept = sorted(set(table["learning_rate"]))
@@ -137,7 +137,7 @@ def fit(table: Any, *, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _fit(table: Any, many: bool, level: float, seed: int) -> dict[str, Any]:
+def _fit(table: Any, many: bool, seed: int) -> dict[str, Any]:
     """The pooled parabola, jackknifed over stems."""
     x, b, n, d = (np.log(table[c].to_numpy(np.float64)) for c in ("learning_rate", "batch", "N", "D"))
     y = np.log(table["loss"].to_numpy(np.float64))

@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,7 +171,7 @@ def infer(
         if chosen == "jackknife-t" and groups is not None:
             inference.df = float(len(groups.names) - 1)
         inference.z[:, free] += _t_draws(point, inference, y, G, draws, rng, clustered)
-        inference.z = np.clip(inference.z, point.lower, point.upper)
+        inference.z = np.clip(inference.z, surface.lower, surface.upper)
         inference.z[:, ~free] = z_hat[~free]
         note = f"more than {HUGE if clustered else SAMPLED_ROWS} runs"
         if surface.law.curve:
@@ -269,7 +270,7 @@ def profile(at: Inference, level: float) -> dict[str, tuple[float, float]]:
     cover = np.linalg.pinv(at.gram[np.ix_(at.free, at.free)], rcond=1e-13, hermitian=True) * at.sigma_hat**2
     spread = np.zeros(surface.P)
     spread[at.free] = np.sqrt(np.diag(cover))
-    base = _rss(at, surface, at.z_hat)
+    base = squares(at, surface, at.z_hat)
     for i, c in enumerate(law.coordinates):
         if not at.free[i] or c.name not in law.names or c.name not in (law.floor, *_exponents(law)):
             continue
@@ -280,8 +281,8 @@ def profile(at: Inference, level: float) -> dict[str, tuple[float, float]]:
             start[i] = value
             held = at.free.copy()
             held[i] = False
-            z = _best(at, surface, start, held)
-            return _rss(at, surface, z) - base, z
+            z = best(at, surface, start, held)
+            return squares(at, surface, z) - base, z
 
         ends = [_cross(rise, at.z_hat, at.z_hat[i], side, spread[i], t * at.sigma_hat, at, i) for side in (-1, 1)]
         out[c.name] = (ends[0] * unit, ends[1] * unit)
@@ -298,8 +299,8 @@ def profile(at: Inference, level: float) -> dict[str, tuple[float, float]]:
         fixed = surface.tied({_exponents(law)[0]: 1 - value, _exponents(law)[1]: value})
         held = at.free.copy()
         held[second] = False
-        z = _best(at, fixed, start, held)
-        return _rss(at, fixed, z) - base, z
+        z = best(at, fixed, start, held)
+        return squares(at, fixed, z) - base, z
 
     start = at.z_hat.copy()
     start[first] += start[second]
@@ -317,7 +318,8 @@ def _exponents(law: Law) -> list[str]:
     return [e for term in law.terms for _, e in term.exponents if isinstance(e, str)]
 
 
-def _rss(at: Inference, surface: Surface, z: Array) -> float:
+def squares(at: Inference, surface: Surface, z: Array) -> float:
+    """The (generalised) residual sum of squares at coordinates z (P,), with what the priors add."""
     r = at.pseudo - surface.evaluate(z[None])[0][0]
     return float((r * r).sum() if at.groups is None else at.groups.quadratic(r, at.rho)) + prior_cost(at, z)
 
@@ -328,10 +330,11 @@ def prior_cost(at: Inference, z: Array) -> float:
     return 0.0 if penalty is None else float(((z - penalty[0]) ** 2 * penalty[1]).sum()) / (1 + at.rho)
 
 
-def _best(at: Inference, surface: Surface, start: Array, held: Array) -> Array:
-    z = minimise(surface, start[None], at.pseudo, free=held)[0][0]
+def best(at: Inference, surface: Surface, start: Array, free: Array, **how: Any) -> Array:
+    """Where ``squares`` are least from a start (P,) on over the ``free`` coordinates; ``how`` is for ``minimise``."""
+    z = minimise(surface, start[None], at.pseudo, free=free, **how)[0][0]
     if at.groups is not None and at.rho > 0:
-        z = gls(surface, z, at.pseudo, at.groups, at.rho, held)
+        z = gls(surface, z, at.pseudo, at.groups, at.rho, free)
     return z
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from scipy import special
 
-from analysis.estimate import Estimate, minimise
-from analysis.uncertainty import Inference, gls
+from analysis.estimate import Estimate
+from analysis.uncertainty import Inference, best, squares
 
 STEP = 2.0  # factor from one value to the next
 FARTHEST = 8  # steps: what still fits at 256 times the estimate has no end that matters
@@ -49,25 +48,18 @@ def _follow(at: Inference, i: int, side: int, limit: float) -> float:
     """Where the profile of coordinate i, a logarithm, reaches ``limit`` on one side, in natural units."""
     surface, held = at.surface, at.free.copy()
     held[i] = False
-    base, z, before = _squares(at, at.z_hat), at.z_hat.copy(), 0.0
+    base, z, before = squares(at, surface, at.z_hat), at.z_hat.copy(), 0.0
     bound = float((surface.lower if side < 0 else surface.upper)[i])
     for _ in range(FARTHEST):
         z = z.copy()
         z[i] += side * math.log(STEP)
         if side * z[i] >= side * bound:
             break
-        z = minimise(surface, z[None], at.pseudo, free=held, iterations=30, tolerance=1e-9)[0][0]
-        if at.groups is not None and at.rho > 0:
-            z = gls(surface, z, at.pseudo, at.groups, at.rho, held)
-        rise = max(_squares(at, z) - base, 0.0) / at.sigma_hat**2
+        z = best(at, surface, z, held, iterations=30, tolerance=1e-9)
+        rise = max(squares(at, surface, z) - base, 0.0) / at.sigma_hat**2
         if rise > limit:
             back = (math.sqrt(rise) - math.sqrt(limit)) / max(math.sqrt(rise) - math.sqrt(before), 1e-12)
             z[i] -= side * math.log(STEP) * back
             return float(surface.to_theta(z[None])[0, surface.law.index(surface.law.coordinates[i].name)])
         before = rise
     return 0.0 if side < 0 else math.inf
-
-
-def _squares(at: Inference, z: np.ndarray) -> float:
-    r = at.pseudo - at.surface.evaluate(z[None])[0][0]
-    return float((r * r).sum() if at.groups is None else at.groups.quadratic(r, at.rho))

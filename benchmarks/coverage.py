@@ -3,13 +3,13 @@
     python benchmarks/coverage.py --studies=1000 --jobs=2 --out=benchmarks/coverage.json
 
 Finished blocks of 50 studies are kept in OUT.partial.json: started again, it goes on from there (and starts anew where
-the fitter gives other numbers). 1000 studies of all settings take about 1.4 CPU-hours.
+the fitter gives other numbers). 1000 studies of all settings take about 1.3 CPU-hours.
 
 The truth is Hoffmann's law (arXiv 2203.15556, approach 3). Noise is normal in log loss; with ``shared`` half of its
 variance is one draw per stem. Designs: grids of sizes x tokens over two (wide: four) decades of N and of D, an isoFLOP
 design, and the demo's kind of study (five stems of three branches, a second seed at two sizes). ``rows`` says what the
 table tells the fitter: ``stems`` (named), ``sizes`` (nothing: rows of one N are taken to share an effect) or
-``independent`` (every row its own stem). Uses the public ``fit`` alone; about 0.15 CPU-seconds a study.
+``independent`` (every row its own stem). Uses the public ``fit`` alone; about 0.14 CPU-seconds a study.
 """
 
 from __future__ import annotations

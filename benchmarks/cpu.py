@@ -195,10 +195,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(found))
         return 0
     found = compare(options)
-    text = json.dumps(found, indent=1)
     if options.out:
-        Path(options.out).write_text(text + "\n")
-    print(text)
+        from scaling.records import write_json  # not above: the peers' interpreter runs this file, too
+
+        write_json(options.out, found)
+    print(json.dumps(found, indent=1))
     return 0
 
 

@@ -39,6 +39,7 @@ from scaling import count, device, families, recipe
 from scaling.blocks import attention, head
 from scaling.blocks.execution import Execution, using
 from scaling.families import gpt
+from scaling.records import finite, write_json
 from scaling.step import Ensemble, Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +120,7 @@ class Bench:
             "tokens_a_second": batch * config.context * max(1, members) / seconds,
             "compile_seconds": trainer.compile_seconds,
             "attention": sorted(trainer.attention),
-            "loss": float(losses.ravel()[-1]),
+            "loss": finite(float(losses.ravel()[-1])),
         }
         return {**found, **self.mfu(config, found["tokens_a_second"])}
 
@@ -336,7 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
         result["seconds"] = bench.elapsed
         print("\n".join(table(name, rows)), flush=True)
         if options.out:
-            Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+            write_json(options.out, result)
     return 0
 
 

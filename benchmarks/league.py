@@ -4,7 +4,7 @@
 
 The protocol, sets and cuts are in league_protocol.md. ``--package=PYTHON`` names the interpreter of an environment
 that holds the PyPI package ``chinchilla``; its fits are kept in league_package.json. ``--only``: a part of the sets'
-names. The result holds scores only, no rows of the sets. About 5 CPU-minutes without the package's fits.
+names. The result holds scores only, no rows of the sets. About 100 CPU-seconds without the package's fits.
 """
 
 from __future__ import annotations

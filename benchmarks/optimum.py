@@ -15,7 +15,7 @@ Forms of the term, each a t scale of log N_opt at x e-folds beyond the fitted ra
     by h       k sqrt(2 (1 - shared)) x / h
     c k x / h, c k x / sqrt(h), c k x, c x    c by maximum likelihood over the other sources
 
-About 20 CPU-seconds.
+About 12 CPU-seconds.
 """
 
 from __future__ import annotations

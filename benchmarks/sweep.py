@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scaling.records import records, write_json
+
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = """
 import json, sys
@@ -72,8 +74,6 @@ def timed(commands: list[list[str]], environment: dict[str, str]) -> dict[str, f
 
 def losses(workdirs: list[Path]) -> dict[str, float]:
     """The final headline loss of every cell, by the name of its run."""
-    from scaling.records import records
-
     found = {}
     for workdir in workdirs:
         for record in records(workdir):
@@ -118,10 +118,9 @@ def main(arguments: list[str] | None = None) -> int:
         "ratio": sorted(row["ratio"] for row in rounds)[len(rounds) // 2],
         "rounds": rounds,
     }
-    text = json.dumps(result, indent=1)
     if options.out:
-        Path(options.out).write_text(text + "\n")
-    print(text)
+        write_json(options.out, result)
+    print(json.dumps(result, indent=1))
     return 0
 
 

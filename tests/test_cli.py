@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from scaling import cli, verbs
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
 from scaling.verbs import study as study_verbs
+from scaling.verbs.show import pairs
 
 EXPERIMENT = """
 from scaling import study
@@ -145,7 +148,7 @@ def test_help_is_complete_and_imports_nothing_heavy():
         ("compare nothing.json", "nothing.json"),
         ("compare folder file.json", "holds no study.json"),
         ("compare nothing.json other.json --margin=a", "margin = a: must be NAME=VALUE"),
-        ("report file", "does not exist"),
+        ("report file", "is no directory"),
         ("plot nowhere.json", "nowhere.json"),
     ],
 )
@@ -203,6 +206,8 @@ def test_fit_predict_and_plot_of_a_table(place):
     assert code == 2 and "times the largest fitted compute" in err and err.count("\n") == 1
     assert scaling("predict", "cards/fit.json", "--flops=1e26", "--force")[0] == 0
     code, out, _ = scaling("fit", "runs.csv", "--law=all", "--out=all")
+    assert "approaches 1, 2, 3 on runs.csv (N column N of the table): " in out
+    assert read_json(place / "all" / "runs-approaches-nonembedding.json")["n"] is None  # nothing says what N counts
     assert code == 0 and {path.name for path in (place / "all").glob("*.json")} == {
         *(f"runs-{law}-nonembedding.json" for law in verbs.STANDARD), "runs-approaches-nonembedding.json",
     }  # fmt: skip
@@ -222,7 +227,10 @@ def test_predict_under_a_condition_and_next_of_a_table(place):
         assert answer["mode"] == name and answer["N"]["value"] != plain["N"]["value"] and answer["notes"]
         assert answer["recipe"] is None  # a table has no recipe
         assert answer["notes"][0] in scaling("predict", "fit.json", "--flops=1e17", f"--{flag}")[1]
-    assert "2x off in N at this compute costs" in scaling("predict", "fit.json", "--flops=1e17")[1]
+    for options, signs in (((), "++"), (("--max_params=3e6",), "+-")):  # a cap that binds: twice N would be better
+        out = scaling("predict", "fit.json", "--flops=1e17", *options)[1]
+        found = re.search(r"at this compute half of N changes the loss by (.)[\d.]+%, twice N by (.)[\d.]+%", out)
+        assert found and "".join(found.groups()) == signs
     for wrong, words in (
         ("--flops=1e17 --max_params=3e6 --unique_tokens=1e9", "one condition at a time"),
         ("--params=1e6 --max_params=3e6", "params = 1000000.0: cannot be given with --max_params"),
@@ -426,3 +434,18 @@ def test_fields_at_their_default_are_overridden_too():
     assert config.recipe.batch == 64 and config.model.dtype == "bfloat16"
     config = cli.parse("plan", ["--config=demo", "--config.cells.known_grid.recipe.schedule=cosine"]).config
     assert config.cells.known_grid.recipe.schedule == "cosine"
+
+
+def test_the_commands_of_the_readme_are_commands():
+    """Every `scaling VERB` line of README.md has flags that the verb takes, with values of their kind."""
+    lines = [line.strip().partition(" #")[0] for line in (ROOT / "README.md").read_text().splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("scaling ")]
+    assert {command[1] for command in commands} == set(cli.VERBS)
+    kinds = {"string": str, "integer": int, "float": float, "boolean": str}
+    for _, verb, *given in (command[: command.index("&&")] if "&&" in command else command for command in commands):
+        flags = {flag.name: flag for flag in cli.VERBS[verb].flags}
+        for name, _, value in (item[2:].partition("=") for item in given if item.startswith("--")):
+            if not (cli.VERBS[verb].study and name.split(".")[0] == "config"):
+                kinds[flags[name].kind](value)
+                if name in ("margin", "columns", "fixed"):
+                    assert pairs(name, value, str), (verb, name)

@@ -105,6 +105,23 @@ def test_bits_per_byte_is_an_axis_where_both_are_of_bytes(fits):
     assert entry["status"] == "refused" and "not known to be a likelihood of bytes" in entry["reason"]
 
 
+def test_of_several_laws_only_what_means_the_same_is_compared(fits):
+    """The slope a of a power of C is not the exponent a of N_opt, nor alpha without a floor that above one."""
+    names = ("chinchilla", "kaplan", "power_floor:C", "product_floor")
+    members = [Member("one", fits["one"]), *(Member(law, make(20 + i, law=law)) for i, law in enumerate(names))]
+    got = compare.compare(members)["quantities"]
+    assert set(got) == {"a", "alpha of chinchilla", "beta of chinchilla", "c", "log2_compute_to_halve"}
+    assert set(got["a"]["members"]) == {"one", "chinchilla", "kaplan"}
+    assert set(got["alpha of chinchilla"]["members"]) == {"one", "chinchilla"}
+    slopes = compare.compare([Member(str(i), make(30 + i, law="power_floor:C")) for i in (0, 1)])["quantities"]
+    assert set(slopes) == {"a"}
+    n = np.geomspace(1e6, 1e9, 9)
+    bare = [pd.DataFrame({"N": n, "loss": 1.5 + 40 * n**-0.3 * k, "dataset": "c4"}) for k in (1.0, 1.1)]
+    alone = [Member(str(i), fit(from_frame(t, law="power_floor:N"), "power_floor:N")) for i, t in enumerate(bare)]
+    (entry,) = compare.compare(alone)["equal_loss"]
+    assert entry["status"] == "refused" and "do not say what they cost" in entry["reason"]
+
+
 def test_what_cannot_be_compared_at_all(fits):
     one = Member("one", fits["one"])
     for members, words in [
@@ -183,6 +200,13 @@ def test_power_from_the_shell(tmp_path, capsys):
         write_json(paths[-1], {"study": name, "hopes": hopes})
     assert main(["compare", "--expected", *paths]) == 0
     assert "one stdlib - two stdlib" in capsys.readouterr().out
-    assert main(["compare", "--expected", paths[0], str(tmp_path / "none.json")]) == 2
-    said = capsys.readouterr().err
-    assert "scaling plan" in said and said.count("\n") == 1
+    write_json(paths[1], {"study": "one", "hopes": hopes})  # another plan of the study, under the same name
+    assert main(["compare", "--expected", *paths]) == 0
+    assert f"one stdlib of {paths[0]} - one stdlib of {paths[1]}" in capsys.readouterr().out
+    write_json(tmp_path / "odd.json", {"study": "odd", "hopes": {"stdlib": {"level": 0.95}}})
+    wrong = {str(tmp_path / "none.json"): "scaling plan", str(tmp_path / "odd.json"): "scaling plan",
+             paths[0]: "one plan is given twice"}  # fmt: skip
+    for path, words in wrong.items():
+        assert main(["compare", "--expected", paths[0], path]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1

@@ -149,7 +149,7 @@ def test_bounds_hold_when_the_floor_is_not_there():
     columns = planted(30)[0]
     loss = 40 * columns["N"] ** -0.1 + 0.5 * columns["D"] ** -0.01  # falls faster than any floor allows
     found = estimate(LAW, columns, loss * np.exp(-0.02 * np.log(columns["N"])), objective("auto"))
-    assert (found.z >= found.lower).all() and (found.z <= found.upper).all()
+    assert (found.z >= found.surface.lower).all() and (found.z <= found.surface.upper).all()
     assert (found.theta >= 0).all()
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import laws
+from analysis import diagnose, laws
 from analysis.estimate import estimate, objective
 from analysis.fit import fit, load_fit, rank
 from analysis.replicates import pure_error
@@ -219,11 +219,11 @@ def test_nominal_95_percent_intervals_cover(sizes, tokens, noise, shared):
 
 
 def test_an_unidentified_floor_is_named_and_a_rich_design_is_not():
-    poor = study(grid(5, 3, wide=0.4), 0.01, 6)
-    assert "not_identified" in names(fit(poor))
-    message = next(w["message"] for w in fit(poor).warnings if w["name"] == "not_identified")
-    assert "fit equally" in message or "this design expects" in message
-    assert "Not identified at this scale" in fit(poor).verdict
+    poor = fit(study(grid(5, 3, wide=0.4), 0.01, 6))
+    told = {w["parameter"]: w["message"] for w in poor.warnings if w["name"] == "not_identified"}
+    assert set(told) == {"E", "a"} and "fit equally" in told["E"] and "this design expects" in told["a"]
+    lost = poor.verdict.partition("Not identified at this scale: ")[2]
+    assert "E = " in lost and "a = " in lost
     assert "not_identified" not in names(fit(study(grid(8, 5), 0.003, 6)))
 
 
@@ -324,6 +324,11 @@ def test_the_verdict_tells_what_is_known_roughly_and_what_the_form_gives():
         lo, hi = poor.intervals[name]["lo"], poor.intervals[name]["hi"]
         assert (f"{name} =" in rough) == (hi > 4 * lo), name
     assert rough
+    for f, wanted in ((law, {"eta": "yes", "a": "by the form", "b": "by the form"}), (poor, {"a": "no", "b": "no"})):
+        known = diagnose.standing(f.law, f.intervals, f.warnings)
+        assert known.items() >= wanted.items() and set(known.values()) <= set(diagnose.STANDINGS)
+    slope = fit(study(grid(8, 5), 0.003, 6), "power_floor:C")  # whose a is a parameter, and no exponent of an optimum
+    assert "b" not in diagnose.standing(slope.law, slope.intervals, slope.warnings) and "a = " in slope.verdict
 
 
 def test_few_sizes_runs_and_a_bound_are_flagged():
@@ -332,7 +337,8 @@ def test_few_sizes_runs_and_a_bound_are_flagged():
     table = grid(5, 4)
     table["loss"] = 40 * table["N"] ** -0.1 + 0.03 * np.log(table["D"].max() / table["D"]) + 1e-3
     bound = fit(runs_of(table))
-    assert "parameter_at_bound" in names(bound) or "not_identified" in names(bound)
+    (flag,) = (w for w in bound.warnings if w["name"] == "parameter_at_bound")
+    assert flag["parameter"] == "E" and flag["bound"] == "lower" and "not_identified" in names(bound)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

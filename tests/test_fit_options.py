@@ -18,6 +18,7 @@ from analysis.runs import Runs, from_frame, load
 from analysis.uncertainty import infer
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
+from scaling.verbs import fits
 
 LAW = laws.get("chinchilla")
 GROWTH = laws.get("growth:C")
@@ -63,6 +64,18 @@ def test_a_prior_reaches_the_profile_and_the_flag_of_the_floor():
     assert both["hi"] - both["lo"] > 0.01  # a is a ratio of alpha and a beta that no prior holds
 
 
+def test_a_prior_pins_a_scale_that_the_runs_do_not_show():
+    """Far beyond x0 the loss shows R x0^a alone; what is known of x0 from elsewhere counts in its profile, too."""
+    law, x = laws.get("saturating:C"), np.geomspace(1e9, 1e13, 30)
+    theta = {"E": 1.5, "R": 8.0, "x0": 3e5, "a": 0.4}
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(len(x)))
+    runs = from_frame(pd.DataFrame({"C": x, "loss": law.predict(theta, {"C": x}) * noise}), law=law)
+    for priors, known in (({}, False), ({"x0": (3e5, 6e4)}, True)):
+        found = fit(runs, law, priors=priors)
+        flagged = any(w["name"] == "not_identified" and w["parameter"] == "x0" for w in found.warnings)
+        assert flagged is not known, found.intervals["x0"]
+
+
 # --- schemes, seeds and the command line
 
 
@@ -106,6 +119,7 @@ def test_options_are_on_the_card_and_in_words(table):
         ("--prior=A=-1:1", "MEAN:SD within the bounds"),
         ("--prior=gamma=1:1", "law chinchilla has E"),
         ("--prior=E=1:1 --fixed=E=1", "a prior or a value, not both"),
+        ("--fixed=E=1.7,A=400,B=400,alpha=0.3,beta=0.3", "leaves nothing of law chinchilla to fit"),
         ("--scheme=best", "choose one of auto, likelihood-t"),
         ("--seed=-1", "seed = -1"),
         ("--weights=seed2", "is no column"),
@@ -203,6 +217,18 @@ def test_weights_from_seeds_favour_the_quiet_sizes_and_tighten_what_they_hold():
     assert column.params["beta"] == pytest.approx(weighted.params["beta"], abs=0.003)
 
 
+def test_weights_within_a_cell_leave_the_noise_between_seeds_what_it_is():
+    """Replicates of unlike weight: their difference is noise, and no difference of what they are multiplied by."""
+    table = grid(3, seeds=6)
+    table["weight"] = np.random.default_rng(4).choice([0.5, 2.0], len(table))
+    for stems in ("run", "seed and size"):
+        table["stem"] = np.arange(len(table)) if stems == "run" else table["seed"] * 1e12 + table["N"]
+        plain, weighted = (fit(from_frame(table), weights=name).noise for name in ("none", "weight"))
+        for found in (plain, weighted):
+            assert found["pure_error"]["sd"] == pytest.approx(0.005, rel=0.35) and found["pure_error"]["df"] == 150
+            assert found["lack_of_fit"]["p"] > 0.001
+
+
 def test_equal_weights_change_nothing():
     table = grid().assign(one=7.0)
     runs = from_frame(table)
@@ -230,6 +256,14 @@ def test_several_laws_of_a_table_are_compared(table):
     assert [row["law"] for row in ranks][-1] == "product" and ranks[0]["delta_aicc"] == 0 < ranks[-1]["delta_aicc"]
     assert all(row["rolling_crps"] > 0 and row["loo_rms"] > 0 for row in ranks) and len(again["fits"]) == 3
     assert scaling("fit", table, "--law=chinchilla,chinchila")[0] == 2
+
+
+def test_a_star_marks_the_number_that_is_not_identified_and_no_other():
+    cell = {"value": 0.5, "lo": 0.1, "hi": 0.9}
+    flag = {"name": "not_identified", "parameter": "E"}
+    card = {"params": {"E": cell}, "derived": {"a": cell}, "warnings": [flag, {"name": "several_optima"}]}
+    shown = {name: column(card) for name, column in fits.FIT_COLUMNS.items() if name[0] in "fa"}
+    assert shown == {"floor E": "0.5 [0.1, 0.9]*", "a (N_opt ~ C^a)": "0.5 [0.1, 0.9]"}
 
 
 # --- one variable, any column
@@ -441,5 +475,9 @@ def test_best_learning_rate_and_regret_of_a_law_that_holds_it(tmp_path):
     rate, regret = found["learning_rate"]["best"], found["learning_rate"]["regret"]
     assert rate["lo"] < best < rate["hi"] and rate["hi"] / rate["lo"] < 1.3
     assert regret["lo"] < np.expm1(0.02 * np.log(0.004 / best) ** 2) < regret["hi"] and regret["lo"] > 0
+    far = [*ask[:2], "--flops=1e22", "--json"]
+    held, off = json.loads(scaling(*far)[1]), json.loads(scaling(*far, "--discrepancy=off")[1])
+    assert held["discrepancy"]["e_folds_beyond"] > 0 and off["discrepancy"] is None
+    assert off["loss"]["hi"] - off["loss"]["lo"] < 0.9 * (held["loss"]["hi"] - held["loss"]["lo"])
     code, _, said = scaling(*ask, "--learning_rate=-1")
     assert code == 2 and "must be positive" in said and said.count("\n") == 1

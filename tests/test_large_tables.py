@@ -40,22 +40,24 @@ def test_the_sandwich_over_stems_agrees_with_the_bootstrap_over_stems(monkeypatc
         assert summed["params"][name]["value"] == resampled["params"][name]["value"]
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("stem_noise", [0.0, 0.01])
-def test_what_replicates_leave_is_that_of_a_matrix_of_cells(stem_noise):
-    """Two seeds of some sizes, branches of shared stems, by REML on dummies of cells."""
+def test_what_replicates_leave_is_that_of_a_matrix_of_cells(stem_noise, weighted):
+    """Two seeds of some sizes, branches of shared stems, by REML on dummies of cells, times the roots of weights."""
     frame: Any = table(8, 5, stem_noise=stem_noise, seeds=3).assign(stem=np.repeat(np.arange(24), 5))
     frame = frame[(frame["stem"] < 8) | (frame["N"].rank(method="dense") % 2 == 0)].reset_index(drop=True)
-    y, groups = np.log(frame["loss"].to_numpy()), groups_of(frame)
+    root = np.random.default_rng(1).uniform(0.5, 2.0, len(frame)) if weighted else np.ones(len(frame))
+    y, groups = root * np.log(frame["loss"].to_numpy()), groups_of(frame)
     assert groups is not None
     codes, count = replicates.cells(frame, LAW.columns)
-    design = np.eye(count)[codes]
+    design = root[:, None] * np.eye(count)[codes]
     rho = uncertainty.best_ratio(uncertainty.ratio_scores(design, y, groups))
     white, e = groups.whiten(design.T, rho).T, groups.whiten(y, rho)
     left = ((e - white @ np.linalg.lstsq(white, e, rcond=None)[0]) ** 2).sum()
     stems = np.linalg.matrix_rank(np.column_stack([design, np.eye(len(groups.names))[groups.codes]])) - count
     assert rho > 0 or not stem_noise
     df = stems if rho > 0 else len(y) - count
-    assert replicates._within(y, codes, groups) == (pytest.approx(rho), pytest.approx(left), df)
+    assert replicates._within(y, codes, groups, root) == (pytest.approx(rho), pytest.approx(left), df)
 
 
 def test_replicates_of_many_rows_need_no_matrix_of_rows():

@@ -83,7 +83,7 @@ class TestEveryLaw:
         loss = np.exp(np.random.default_rng(3).uniform(-1, 1, n))
         found = estimate(law, columns, loss, objective("squares"))
         assert np.isfinite(found.value)
-        assert (found.z >= found.lower - 1e-12).all() and (found.z <= found.upper + 1e-12).all()
+        assert (found.z >= found.surface.lower - 1e-12).all() and (found.z <= found.surface.upper + 1e-12).all()
         for p, value in zip(law.params, found.theta):
             assert np.isfinite(value) and p.lower * (1 - 1e-9) - 1e-12 <= value <= p.upper * (1 + 1e-9), p.name
 

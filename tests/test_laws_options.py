@@ -50,7 +50,20 @@ def test_a_tied_fit_is_saved_and_read_again(tmp_path):
     assert back.intervals["a"]["value"] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("text", ["beta=E", "beta", "gamma=alpha", "beta=alpha,alpha=beta", "A=B", "beta=beta"])
+def test_a_name_with_ties_and_a_column_is_read_back():
+    """The name on a card is the one that was asked for, and gives the same law again."""
+    law = laws.get("bnsl1[c1=2*c0]:C")
+    assert law.name == "bnsl1[c1=2*c0]:C" and law.columns == ("C",) and "c1" not in law.names
+    theta = {"a": 1.0, "b": 5.0, "c0": 0.1, "d1": 1e6, "f1": 0.5}
+    free = laws.get("bnsl1").predict({**theta, "c1": 0.2}, {"x": [1e5, 1e7]})
+    np.testing.assert_allclose(laws.get(law.name).predict(theta, {"C": [1e5, 1e7]}), free)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["beta=E", "beta", "gamma=alpha", "beta=alpha,alpha=beta", "A=B", "beta=beta", "beta=e*alpha", "beta=1.2.3*alpha",
+     "beta=alpha,beta=0.5*alpha"],
+)  # fmt: skip
 def test_what_cannot_be_tied_is_refused(text):
     with pytest.raises(UserError):
         laws.get(f"chinchilla[{text}]")

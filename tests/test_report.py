@@ -12,8 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from law_tables import runs_of
+from test_cli import scaling
 
-from analysis import axes, plots, report
+from analysis import axes, laws, plots, report
 from analysis.approaches import compare_approaches
 from analysis.evidence import collect, of_fit
 from analysis.fit import fit
@@ -68,7 +70,7 @@ def train(workdir, m, stem_noise, rng):
         for s in steps
     )  # fmt: skip
     value = law(m["dataset"], n, d) * math.exp(stem_noise + 0.003 * rng.standard_normal())
-    by = {"upto": [1, 2, 64], "count": [2048, 2048, 126976], "value": [value + 1, value + 0.5, value]}
+    by = {"upto": [1, 2, 64], "count": [2048, 2048, 65536], "value": [value + 1, value + 0.5, value]}  # to 64: from 33
     by["se"] = [0.003] * 3
     by |= {"excess": [0.9, 0.5, 0.1], "excess_se": [0.001] * 3} if m["data"]["entropy"] else {}
     term = {"value": value, "se": 0.002, "count": 131072, "bits_per_byte": None, "sample": value, "positions": by}
@@ -213,7 +215,8 @@ def test_every_fitted_number_stands_with_its_interval(page, workdir):
             assert report.interval(approach["a"], None, "") in text
     for words in ("non-embedding parameters", "total parameters", "AICc", "lack of fit p", "95 % intervals", "rms"):
         assert words in text
-    assert "holds it" in text and "0.6200" in text and "at or above the exact entropy" in text
+    assert ", which holds it" in text and "28 losses are at or above the exact entropy 0.6200" in text
+    assert "Intervals beyond 1× hold a term for the law being wrong there" in text
     assert "10× the largest" in text and "chi-squared, 8 degrees of freedom" in text and "jax 0.10.2" in text
 
 
@@ -227,6 +230,7 @@ def test_forecasts_are_shown_as_they_were_sealed_beside_their_outcomes(page, wor
     for f in entry["forecasts"]:
         low, high = f["interval95"]
         assert f"{f['value']:.4f} [{low:.4f}, {high:.4f}]" in text
+    assert "Forecasters on N = non-embedding parameters." in text
     assert text.count("naive, N non-embedding") >= 2 and report.greek(score(workdir)["verdict"]) in text
 
 
@@ -237,7 +241,19 @@ def test_loss_by_position_is_shown_of_the_cheapest_and_the_dearest_run(page, wor
             result = read_json(workdir / "runs" / run / "result.json")
             first, _, last = result["evaluation"]["loss"]["positions"]["value"]
             assert f"{first:.4f} ± 0.0030" in text and f"{last:.4f} ± 0.0030" in text, run
-    assert "tokens seen" in text and "3–64" in text and text.count("0.9000 ± 0.0010") == 2
+    assert text.count("tokens seen") == 2 and text.split().count("33–64") == 2 and text.count("0.9000 ± 0.0010") == 2
+    assert text.count("the cheapest and the dearest of 32 that have it") == 1  # 28 fitted and 4 opened
+    assert text.count("the cheapest and the dearest of 28 that have it") == 1 and text.count("“Above the source”") == 1
+
+
+def test_a_card_of_any_law_is_found_by_the_name_of_the_law(workdir, tmp_path):
+    """`fit` writes the card of a tied law in a study, `next` and `compare` find it by what was asked of `fit`."""
+    copy, law = shutil.copytree(workdir, tmp_path / "study"), "--law=chinchilla[beta=alpha]"
+    for dataset in TRUTH:
+        assert scaling("fit", copy, law, f"--dataset={dataset}")[0] == 0
+    code, out, err = scaling("compare", copy, law)
+    assert code == 0 and "alpha: stdlib - known = " in out, err
+    assert "has no ladder in" in scaling("next", copy, law, "--target=E", "--budget=1e13")[2]  # it read the card
 
 
 def test_held_out_runs_stay_hidden_until_they_are_sealed(workdir, tmp_path):
@@ -301,11 +317,13 @@ def test_reasons_stand_where_numbers_cannot(workdir, tmp_path):
     assert "The study is unfinished: 1 of 60 cells" in text and "approaches are not compared yet" in text
 
 
-def test_names_of_a_study_are_text_not_markup(tmp_path):
+def test_names_of_a_study_are_text_not_markup_and_its_unit_is_its_own(tmp_path):
     study = build(tmp_path, trained=False) / "study.json"
-    study.write_text(study.read_text().replace('"name": "demo"', '"name": "<script>alert(1)</script>"'))
+    text = study.read_text().replace('"name": "demo"', '"name": "<script>alert(1)</script>"')
+    study.write_text(text.replace('"loss_unit": "nats/token"', '"loss_unit": "nats/pair"'))
     page = report.write(tmp_path).read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
+    assert "Loss in nats/pair ± standard error" in page and "nats/token" not in page
 
 
 def test_the_summary_fits_a_terminal(workdir, page):
@@ -362,6 +380,9 @@ def test_numbers_for_people():
     values = {512: "512", 6224: "6.22k", 98624: "98.6k", 1048576: "1.05M", 7e10: "70B", 999_900: "1M", 2e12: "2T"}
     assert {v: axes.short(v) for v in values} == values
     assert [axes.power_text(v) for v in (1e12, 7.75e11, 9.99e9)] == ["10¹²", "7.8×10¹¹", "10¹⁰"]
+    records, table = "text on the evaluation set, nats/token, given the image", "column loss of the table, at the steps"
+    assert axes.loss_label({"loss": records}) == "loss (nats/token, given the image)"
+    assert axes.loss_label({"loss": table}, "floor E") == "floor E"
     assert report.interval({"value": 0.5, "lo": None, "hi": 1.2345}) == "0.5 [open, 1.23]"
     assert report.interval({"value": 0.5, "lo": None, "hi": None}, None, "flat") == "0.5 (no interval: flat)"
     assert report.interval(None) == "not identified"
@@ -392,6 +413,20 @@ def test_a_table_of_another_trainer_is_drawn_too(tmp_path):
                      for e in ("svg", "png")}  # fmt: skip
     one = plots.of_part(of_fit(fit(load(table), "power_floor:C")))
     assert one["loss"].axes[0].get_xlabel() == "C (training FLOPs, 6ND)"
+
+
+@pytest.mark.parametrize(
+    ("name", "figures"),
+    [("routing", ["loss"]), ("mixture2", ["loss", "floor"]), ("precision", ["loss", "residuals", "floor"])],
+)
+def test_a_law_of_several_columns_is_drawn_as_measured_against_fitted(name, figures):
+    found = fit(runs_of(laws.get(name), noise=0.003, n=40), name)
+    made = plots.of_part(of_fit(found))
+    assert list(made) == figures
+    (ax,) = made["loss"].axes
+    assert ax.get_xlabel() == "fitted loss" and "40 rows" in made["loss"].get_supxlabel()
+    points = np.asarray(ax.lines[1].get_xydata(), dtype=float)
+    np.testing.assert_allclose(points, [[row["fitted"], row["loss"]] for row in found.card()["runs"]])
 
 
 def test_neither_the_trainer_nor_pyplot_is_imported():

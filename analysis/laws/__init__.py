@@ -61,7 +61,5 @@ def get(law: str | Law) -> Law:
     wrong = bool(bracket) and not ties.endswith("]")
     if name not in REGISTRY or wrong or (column and REGISTRY[name].columns != ("x",)):
         raise UserError("law", law, f"choose one of {', '.join(sorted(REGISTRY))}")
-    found = REGISTRY[name]
-    if column:
-        found = single(found, column)
-    return tie(found, ties[:-1]) if bracket else found
+    found = tie(REGISTRY[name], ties[:-1]) if bracket else REGISTRY[name]
+    return single(found, column) if column else found  # last, so that the law's name reads as it was written

@@ -236,6 +236,11 @@ def exponent(name: str, meaning: str, upper: float = 3.0, grid: tuple[float, flo
     return Param(name, "exponent", 0.0, upper, meaning, grid)
 
 
+def slope(name: str, meaning: str) -> Param:
+    """An exponent of either sign."""
+    return Param(name, "exponent", -5.0, 5.0, meaning, (-1.5, 1.5))
+
+
 def amplitude(name: str, meaning: str, unit: str = "loss") -> Param:
     """A factor of a term, never negative."""
     return Param(name, unit, 0.0, float("inf"), meaning)

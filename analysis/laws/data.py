@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, Columns, Param, amplitude, exponent, scale
+from analysis.laws.base import Array, Columns, Param, amplitude, exponent, scale, slope
 from analysis.laws.smooth import Smooth
 
 transfer = Smooth(
@@ -15,8 +15,8 @@ transfer = Smooth(
     "D_T = k D^a N^b",
     (
         amplitude("k", "tokens of fine-tuning data that pre-training is worth at D = N = 1", "tokens"),
-        Param("a", "exponent", -5.0, 5.0, "slope in fine-tuning tokens", (-1.5, 1.5)),
-        Param("b", "exponent", -5.0, 5.0, "slope in parameters", (-1.5, 1.5)),
+        slope("a", "slope in fine-tuning tokens"),
+        slope("b", "slope in parameters"),
     ),
     (),
     "effective data transferred, Hernandez 2021, arXiv 2102.01293",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, Columns, E, Law, Param, Term, amplitude, exponent, scale
+from analysis.laws.base import Array, Columns, E, Law, Param, Term, amplitude, exponent, scale, slope
 from analysis.laws.smooth import Smooth
 
 best_lr = Smooth(
@@ -15,8 +15,8 @@ best_lr = Smooth(
     "lr = k N^p D^q",
     (
         amplitude("k", "best learning rate at N = D = 1", "learning rate"),
-        Param("p", "exponent", -5.0, 5.0, "slope in parameters", (-1.5, 1.5)),
-        Param("q", "exponent", -5.0, 5.0, "slope in tokens", (-1.5, 1.5)),
+        slope("p", "slope in parameters"),
+        slope("q", "slope in tokens"),
     ),
     (),
     "Step Law, Li 2025, arXiv 2503.04715; a best batch in tokens is growth:D",

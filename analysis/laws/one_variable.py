@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, E, Law, Param, Term, amplitude, exponent, scale
+from analysis.laws.base import Array, E, Law, Param, Term, amplitude, exponent, scale, slope
 from analysis.laws.smooth import Smooth
 
 _ALONE = "a law of one variable does not weigh N against D"
@@ -36,10 +36,7 @@ power_floor = Law(
 growth = Smooth(
     "growth",
     "y = k x^a",
-    (
-        amplitude("k", "value at x = 1", "of y"),
-        Param("a", "exponent", -5.0, 5.0, "slope", (-1.5, 1.5)),
-    ),
+    (amplitude("k", "value at x = 1", "of y"), slope("a", "slope")),
     (),
     "the optimum's power law: N_opt = k C^a, Kaplan 2020, arXiv 2001.08361; Hoffmann 2022, arXiv 2203.15556",
     inputs=("x",),

@@ -363,7 +363,7 @@ def _smooth(law: Law, logs: Formula, **more: Any) -> Smooth:
     )  # fmt: skip
 
 
-_TIE = re.compile(r"(\w+)\s*=\s*(?:([-+.\deE]+)\s*\*\s*)?(\w+)")
+_TIE = re.compile(r"(\w+)\s*=\s*(?:([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*\*\s*)?(\w+)")
 
 
 def tie(law: Law, text: str) -> Law:
@@ -379,6 +379,8 @@ def tie(law: Law, text: str) -> Law:
         match = _TIE.fullmatch(item.strip())
         if match is None or match[1] not in may or match[3] not in may or match[1] == match[3]:
             raise UserError("tie", item, f"write NAME=NAME or NAME=FACTOR*NAME with names of {', '.join(may)}")
+        if match[1] in ties:
+            raise UserError("tie", item, f"{match[1]} is tied twice")
         ties[match[1]] = (float(match[2] or 1.0), match[3])
     if set(ties) & {other for _, other in ties.values()}:
         raise UserError("tie", text, "a tied parameter cannot carry another one")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from scaling.errors import UserError
 from scaling.records import read_json, records
-from scaling.verbs.show import interval, pairs, print_json, study_of, table
+from scaling.verbs.show import card_name, interval, pairs, print_json, study_of, table
 
 
 def compare(options: SimpleNamespace) -> int:
@@ -34,17 +35,22 @@ def _power(options: SimpleNamespace, margins: dict[str, float]) -> int:
     """What the comparison of planned studies can tell, before their runs."""
     from analysis.compare import POWER, power
 
-    hopes: dict[str, Any] = {}
+    names: list[tuple[str, str]] = []
+    hopes: list[dict[str, Any]] = []
     for path in options.paths:
         remedy = "is no plan; write one with `scaling plan --config=FILE.py --json > PLAN.json`"
         try:
             plan = read_json(path)
             for dataset, hope in plan["hopes"].items():
                 if options.dataset in (None, dataset):
-                    hopes[f"{plan['study']} {dataset}"] = hope
-        except (OSError, KeyError, TypeError):
+                    hopes.append({key: hope[key] for key in ("half_widths", "level", "prior")})
+                    names.append((f"{plan['study']} {dataset}", str(path)))
+        except (OSError, KeyError, TypeError, AttributeError):
             raise UserError("compare", path, remedy) from None
-    found = power(hopes, level=options.level, margins=margins)
+    labels = _apart(names)
+    if len(set(labels)) < len(labels):
+        raise UserError("compare", ", ".join(labels), "one plan is given twice; give a copy of it under another name")
+    found = power(dict(zip(labels, hopes)), level=options.level, margins=margins)
     if options.json:
         print_json(found)
         return 0
@@ -86,14 +92,16 @@ def _paired(options: SimpleNamespace) -> int:
     return 0
 
 
+def _apart(names: list[tuple[str, str]]) -> list[str]:
+    """The shortest labels that tell things of these names and places apart."""
+    short = [name for name, _ in names]
+    return short if len(set(short)) == len(short) else [f"{name} of {place}" for name, place in names]
+
+
 def _labelled(members: list[tuple[str, str, Any]]) -> list[Any]:
     """Members under the shortest names that tell them apart."""
-    short = [name for name, _, _ in members]
-    long = [f"{name} of {place}" for name, place, _ in members]
-    from dataclasses import replace
-
-    names = short if len(set(short)) == len(short) else long
-    return [replace(member, label=name) for name, (_, _, member) in zip(names, members)]
+    labels = _apart([(name, place) for name, place, _ in members])
+    return [replace(member, label=label) for label, (_, _, member) in zip(labels, members)]
 
 
 def _members(path: Path, options: SimpleNamespace) -> list[tuple[str, str, Any]]:
@@ -108,7 +116,7 @@ def _members(path: Path, options: SimpleNamespace) -> list[tuple[str, str, Any]]
         if options.dataset not in datasets:
             raise UserError("dataset", options.dataset, f"is not in {path}; it has {', '.join(datasets)}")
         datasets = [options.dataset]
-    cards = [path / "fits" / f"{dataset}-{options.law}-{options.n}.json" for dataset in datasets]
+    cards = [path / "fits" / card_name(dataset, options.law, options.n) for dataset in datasets]
     there = [(d, c) for d, c in zip(datasets, cards) if c.exists()]
     if not there:
         raise UserError("fit", cards[0], f"there is no such card; make it with `scaling fit {path}`")
@@ -148,11 +156,12 @@ def _lines(found: dict[str, Any]) -> list[str]:
         for m in found["members"]
     ]  # fmt: skip
     pooled = {k: found["quantities"][k]["pooled"] for k in names}
-    rows.append({"member": "pooled", "law": "", "runs": "", **{k: interval(v, 3) for k, v in pooled.items()}})
+    if pooled:
+        rows.append({"member": "pooled", "law": "", "runs": "", **{k: interval(v, 3) for k, v in pooled.items()}})
     columns: dict[str, Callable[[dict[str, Any]], object]] = {
         key: (lambda row, key=key: row[key]) for key in ("member", "law", "runs", *names)
     }
-    lines = [*table(rows, columns), ""]
+    lines = [*table(rows, columns), "" if names else "no exponent means the same in these fits"]
     lines += [pair["sentence"] for k in names for pair in found["quantities"][k]["pairs"]]
     for k, cell in pooled.items():
         if cell["tau"] is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from scaling.errors import UserError
 from scaling.records import read_json, write_atomic, write_json
-from scaling.verbs.show import print_json, study_of, table
+from scaling.verbs.show import card_name, print_json, study_of, table
 
 BLOCK = ("dataset", "role", "seed", "model", "recipe")
 
@@ -81,7 +81,7 @@ def _card(options: SimpleNamespace) -> tuple[Path, Path | None]:
     dataset = options.dataset or datasets[0]
     if dataset not in datasets:
         raise UserError("dataset", dataset, f"is not in this study; it has {', '.join(datasets)}")
-    card = path / "fits" / f"{dataset}-{options.law}-nonembedding.json"
+    card = path / "fits" / card_name(dataset, options.law, "nonembedding")
     if not card.exists():
         raise UserError("fit", card, f"there is no such card; make it with `scaling fit {path}`")
     return card, path

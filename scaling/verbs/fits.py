@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from scaling.errors import UserError
-from scaling.verbs.show import interval, pairs, print_json, table
+from scaling.records import write_json
+from scaling.verbs.show import card_name, interval, pairs, print_json, safe, table
 
 STANDARD = ("product", "product_floor", "chinchilla", "kaplan")
 CONVENTIONS = ("nonembedding", "total")
@@ -55,7 +56,7 @@ def fit(options: SimpleNamespace) -> int:
     else:
         print("\n".join(_card_lines(cards[0])))
     for result in approaches:
-        what = f"N {result['n']}{_of(result['conventions'].get('term'))}"
+        what = f"N {_counted(result['conventions'])}{_of(result['conventions'].get('term'))}"
         print(f"approaches 1, 2, 3 on {result['data']['dataset'] or path} ({what}): {result['verdict']}")
     for error in skipped:
         print(f"not fitted: {error}")
@@ -67,11 +68,12 @@ def fit(options: SimpleNamespace) -> int:
 
 
 def _short(card: dict[str, Any], name: str) -> str:
+    from analysis.diagnose import missing
+
     cell = card["params"].get(name) or card["derived"].get(name)
     if not cell or cell.get("value") is None:
         return "-"
-    open_ended = any(w["name"] == "not_identified" and w.get("quantity", name) == name for w in card["warnings"])
-    return interval(cell, 3) + ("*" if open_ended else "")
+    return interval(cell, 3) + ("*" if name in missing(card["warnings"]) else "")
 
 
 def _refuted(card: dict[str, Any]) -> str:
@@ -146,7 +148,6 @@ class _Fits:
         from analysis.approaches import compare_approaches
         from analysis.fit import fit as fit_law
         from analysis.fit import rank
-        from scaling.records import write_json
 
         options, made, chinchilla, fresh = self.options, {}, None, 0
         try:
@@ -160,9 +161,9 @@ class _Fits:
             return self._skip(error)
         label, folder = found.dataset or options.path.stem, self._folder
         if folder and term is not None and term != tables.terms(options.path, found.dataset)[0]:
-            folder = folder / _safe(term)  # beside the headline's cards, of which forecasts and report are made
+            folder = folder / safe(term)  # beside the headline's cards, of which forecasts and report are made
         for law in names:
-            target = self._card or (folder and folder / _safe(f"{label}-{law}-{n}.json"))
+            target = self._card or (folder and folder / card_name(label, law, n))
             if self.many and target and (known := self._known(target, found, law)):
                 self.cards.append(known.card())
                 made[law], fresh = known, fresh + 1
@@ -170,7 +171,9 @@ class _Fits:
             try:
                 fitted = fit_law(found, law, **self._asked)
             except UserError as error:
-                self._skip(UserError(error.field, error.value, f"{error.remedy} ({label}, {law}, N {n}{_of(term)})"))
+                count = found.conventions.get("n")  # a table does not say
+                about = f"{label}, {law}{'' if count is None else f', N {count}'}{_of(term)}"
+                self._skip(UserError(error.field, error.value, f"{error.remedy} ({about})"))
                 continue
             made[law] = fitted
             chinchilla = fitted if law == "chinchilla" else chinchilla
@@ -182,10 +185,10 @@ class _Fits:
         if len(made) > 1 and not options.path.is_dir():  # of a study the report says it
             self.ranks += rank(list(made.values()))
         if self.many and chinchilla is not None:
-            result = {**compare_approaches(found, chinchilla, level=options.level), "n": n}
+            result = {**compare_approaches(found, chinchilla, level=options.level), "n": found.conventions.get("n")}
             self.approaches.append(result)
             if folder:
-                write_json(folder / _safe(f"{label}-approaches-{n}.json"), result)
+                write_json(folder / card_name(label, "approaches", n), result)
 
     def _known(self, target: Path, found: Any, law: str) -> Any:
         """The fit at ``target`` if it is of these runs and this request, and its draws are intact."""
@@ -222,6 +225,11 @@ class _Fits:
         self.skipped.append(error)
 
 
+def _counted(conventions: dict[str, str]) -> str:
+    """What N is: of records the name of its count, of a table the column."""
+    return conventions.get("n") or conventions.get("N", "not in it")
+
+
 def _of(term: str | None) -> str:
     return "" if term is None else f", {term}"
 
@@ -229,10 +237,6 @@ def _of(term: str | None) -> str:
 def _normal(text: str) -> tuple[float, float]:
     mean, sd = map(float, text.split(":"))
     return mean, sd
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name)
 
 
 def _options(card: dict[str, Any]) -> list[str]:
@@ -244,7 +248,7 @@ def _options(card: dict[str, Any]) -> list[str]:
     if weights := card.get("weights"):
         lines.append(f"  rows weighted by {weights['name']}: {weights['note']}")
     if error := card.get("evaluation"):
-        lines.append(f"  standard error {error['se']:.2g} nats {error['note']}")
+        lines.append(f"  standard error {error['se']:.2g} {error['note']}")
     if schemes := card.get("schemes"):
         names = list(next(iter(schemes.values()))["intervals"])
         columns: dict[str, Callable[[dict[str, Any]], object]] = {"scheme": lambda row: row["scheme"]}

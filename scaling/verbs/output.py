@@ -40,7 +40,7 @@ def plot(options: SimpleNamespace) -> int:
 
 def _study(path: Path) -> Path:
     if not path.is_dir():
-        raise UserError("workdir", path, "does not exist; give the directory of a study")
+        raise UserError("workdir", path, "is no directory; give that of a study")
     return path
 
 

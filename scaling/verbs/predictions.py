@@ -27,7 +27,7 @@ def predict(options: SimpleNamespace) -> int:
     if options.discrepancy != "auto":
         fitted.discrepancy = term(fitted.law.name, options.discrepancy)
     inside = fitted
-    if "learning_rate" in fitted.law.columns:  # every question of N and D is asked at the best rate
+    if fitted.law.name == "lr_loss":  # every question of N and D is asked at the best rate
         fitted = fitted.reduced("chinchilla")
     workdir = study_of(options.path)
     asked = {"flops": options.flops, "params": options.params, "tokens": options.tokens}
@@ -63,9 +63,8 @@ def predict(options: SimpleNamespace) -> int:
             if name in rule.get("best", {}):
                 print(f"    best {name.replace('_', ' ')} {interval(rule['best'][name], 3)}{unit}, as tuned")
     rise = answer["sensitivity"]
-    print(
-        f"  2x off in N at this compute costs {rise['half_N']:.2%} (half) or {rise['double_N']:.2%} (twice) of the loss"
-    )
+    # where a condition binds one of them may be below zero
+    print(f"  at this compute half of N changes the loss by {rise['half_N']:+.2%}, twice N by {rise['double_N']:+.2%}")
     for text in answer.get("notes", ()):
         print(f"  {text}")
     if answer.get("cost_of_condition") is not None:
@@ -81,7 +80,7 @@ def predict(options: SimpleNamespace) -> int:
 def _inside(fitted: Any, answer: dict[str, Any], options: SimpleNamespace) -> dict[str, Any] | None:
     """The best learning rate at the answer by a law that has it inside, and what a given one costs; else None."""
     rate = options.learning_rate
-    if "learning_rate" not in fitted.law.columns:
+    if fitted.law.name != "lr_loss":
         if rate is not None:
             raise UserError("learning_rate", rate, f"law {fitted.law.name} holds none; fit lr_loss")
         return None

@@ -17,6 +17,15 @@ def study_of(card: Path) -> Path | None:
     return next((folder.parent for folder in folders if (folder.parent / "study.json").exists()), None)
 
 
+def card_name(label: str, law: str, n: str) -> str:
+    """The file of a fit's card among others: by data set, law and count of N, in letters that every system takes."""
+    return safe(f"{label}-{law}-{n}.json")
+
+
+def safe(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
+
+
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False))
 
