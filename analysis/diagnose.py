@@ -14,10 +14,11 @@ import pandas as pd
 from scipy import special
 
 from analysis import valley
+from analysis.effects import gls
 from analysis.estimate import Estimate, minimise
 from analysis.influence import FAR, LARGE, outlying, together
 from analysis.laws import Law
-from analysis.uncertainty import Inference, gls, prior_cost
+from analysis.uncertainty import Inference, prior_cost
 
 Array = np.ndarray
 FLOOR_REACHED = 0.01  # a floor whose expected interval reaches this is not identified
@@ -113,6 +114,12 @@ def diagnose(
                     bound=side,
                 )
             )
+    if inference.astray is not None:
+        message = (
+            f"stem effects of {inference.astray:.1%} would fit better than the law's own levels, which would then miss "
+            "the runs; they are held to what its residuals show: the form is wrong along D, compare others (--law=all)"
+        )
+        out.append(warning("stem_effects", message, sd=inference.astray))
     out += _identification(inference, level, intervals)
     out += _scales(point, inference, level, intervals)
     for column in law.columns:

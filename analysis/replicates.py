@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
+from analysis.effects import ROOTS, best_ratio, gls
 from analysis.estimate import Estimate, minimise
 from analysis.groups import Groups, groups_of
 from analysis.laws.surface import Weighted
-from analysis.uncertainty import ROOTS, best_ratio, gls
 from scaling.errors import UserError
 
 Array = np.ndarray

@@ -35,6 +35,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from analysis.effects import ROOT, ROOTS, gls, ratio_scores, reml
 from analysis.estimate import Estimate, minimise, refit
 from analysis.groups import Groups, groups_of
 from analysis.laws import Law, Surface
@@ -46,7 +47,7 @@ SAMPLED_ROWS = 100
 MANY_CLUSTERS = 20
 HUGE = 50_000  # rows above which no row is resampled
 SCHEMES = ("auto", "likelihood-t", "profile-t", "delta-t", "bootstrap", "bootstrap-runs", "jackknife-t")
-_ROOT = 30.0  # largest standard deviation of a stem effect, in those of a run, that is looked at
+ASTRAY = 2.0  # an estimate under stem effects that misses its runs so many times as much as without is none
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Inference:
     free: Array
     profiled: dict[str, tuple[float, float]] = field(default_factory=dict)
     left_out: Array | None = None  # (groups, P): the refits without each group, of the jackknife
+    astray: float | None = None  # sd of stem effects that would have taken the law off its runs, where they would have
 
     @property
     def theta_hat(self) -> Array:
@@ -151,14 +153,12 @@ def infer(
     )
     inference.sigma_stem = inference.sigma * math.sqrt(rho)
     if chosen in ("likelihood-t", "profile-t"):
-        inference.z, ratio = sample(inference, draws, rng)
-        res = pseudo - surface.evaluate(inference.z)[0]
-        quad = (res**2).sum(1) if groups is None else groups.quadratic(res, ratio)
-        freedom = n if groups is None else n - 1
-        inference.sigma = np.sqrt(np.maximum(quad, n * 1e-24) / rng.chisquare(freedom, draws))
-        inference.sigma_stem = inference.sigma * np.sqrt(ratio)
+        _draw(inference, draws, rng)
         if groups is not None:
-            _recentre(inference, float(np.median(ratio)))
+            before, missed = _missed(inference, point.z), _missed(inference, inference.z_hat)
+            if missed > ASTRAY * before:
+                inference.astray, inference.z_hat = float(np.median(inference.sigma_stem)), point.z
+                _draw(inference, draws, rng, root=_seen(inference, point.z))
         if chosen == "profile-t":
             inference.profiled = profile(inference, level)
         note = f"{SAMPLED_ROWS} runs or fewer"
@@ -180,6 +180,37 @@ def infer(
             )
     inference.reason = ("asked for" if scheme != "auto" else note) + f"; {reason}"
     return inference
+
+
+def _draw(at: Inference, draws: int, rng: np.random.Generator, root: float = ROOT) -> None:
+    """Fills in the draws of coordinates and noise, and puts the estimate amid them. ``root``: see ``sample``."""
+    groups, n = at.groups, at.surface.n
+    at.z, ratio = sample(at, draws, rng, root=root)
+    res = at.pseudo - at.surface.evaluate(at.z)[0]
+    quad = (res**2).sum(1) if groups is None else groups.quadratic(res, ratio)
+    at.sigma = np.sqrt(np.maximum(quad, n * 1e-24) / rng.chisquare(n if groups is None else n - 1, draws))
+    at.sigma_stem = at.sigma * np.sqrt(ratio)
+    if groups is not None:
+        _recentre(at, float(np.median(ratio)))
+
+
+def _missed(at: Inference, z: Array) -> float:
+    """Root mean square of what the law at z (P,) misses."""
+    return float(np.sqrt(np.mean((at.pseudo - at.surface.evaluate(z[None])[0][0]) ** 2)))
+
+
+def _seen(at: Inference, z: Array) -> float:
+    """Twice the standard deviation of stem effects over that of runs, as the residuals at z (P,) show them; 1 at least.
+
+    A form that is wrong along D may be freed by stem effects of any size: within stems the rest then fits, and the
+    law's levels mean nothing. So where that happens the effects are held to what the law itself leaves.
+    """
+    assert at.groups is not None
+    codes = at.groups.codes
+    r = at.pseudo - at.surface.evaluate(z[None])[0][0]
+    mean = np.bincount(codes, r) / np.bincount(codes)
+    within = math.sqrt(float(((r - mean[codes]) ** 2).sum()) / max(len(r) - len(mean), 1))
+    return float(np.clip(2 * math.sqrt(float((mean**2).mean())) / max(within, 1e-12), 1.0, ROOT))
 
 
 def _recentre(at: Inference, rho: float) -> None:
@@ -380,83 +411,20 @@ def _cross(
     return inside + (outside - inside) * (limit - low) / max(high - low, 1e-300)
 
 
-def reml(surface: Surface, z: Array, y: Array, groups: Groups, free: Array) -> float:
-    """Ratio of the stem to the run variance, the law linearised at z: restricted likelihood times the half-Cauchy."""
-    f, state = surface.evaluate(z[None])
-    return best_ratio(ratio_scores(surface.jacobian(state)[0][:, free], y - f[0], groups))
-
-
-ROOTS = np.concatenate([np.linspace(0, 4, 81), np.geomspace(4.1, _ROOT, 20)])
-
-
-def ratio_scores(G: Array, r: Array, groups: Groups) -> Array:
-    """Log density of sqrt(rho) at ``ROOTS`` for a linear model with design G (n, P) and response r (n,)."""
-    n, P = G.shape
-    scores = np.full(len(ROOTS), -np.inf)
-    for k, rho in enumerate(ROOTS**2):
-        white, e = groups.whiten(G.T, rho).T, groups.whiten(r, rho)
-        rss = float(((e - white @ np.linalg.lstsq(white, e, rcond=1e-10)[0]) ** 2).sum())
-        sign, log_det = np.linalg.slogdet(white.T @ white)
-        rss = max(rss, n * 1e-24)
-        if sign > 0:
-            scores[k] = -0.5 * (float(groups.log_det(rho)) + log_det + (n - P) * math.log(rss)) - math.log1p(rho)
-    return scores
-
-
-def best_ratio(scores: Array) -> float:
-    """The rho of the highest of the scores at ``ROOTS``; 0 where nothing beats it.
-
-    A score that still rises at the largest ratio looked at means that the law is broken within the stems, for which no
-    size of a stem effect is the answer: then a maximum inside the range is taken, where there is one.
-    """
-    best = int(np.argmax(scores))
-    if best == len(scores) - 1:
-        inner = np.flatnonzero((scores[1:-1] > scores[:-2]) & (scores[1:-1] >= scores[2:])) + 1
-        best = int(inner[np.argmax(scores[inner])]) if len(inner) else best
-    return float(ROOTS[best] ** 2) if scores[best] > scores[0] + 1e-9 else 0.0
-
-
-def gls(surface: Surface, z: Array, y: Array, groups: Groups, rho: float, free: Array) -> Array:
-    """Generalised least squares from z (P,): damped Gauss-Newton with V fixed, kept inside the bounds."""
-    z = z.copy()
-
-    def quadratic(at: Array) -> float:
-        own = float(((at - mean) ** 2 * weight).sum())
-        return own + float(groups.quadratic(y - surface.evaluate(at[None])[0][0], rho))
-
-    mean, weight = surface.penalty or (np.zeros(surface.P), np.zeros(surface.P))
-    weight = weight / (1 + rho)  # the penalty is in units of a row's variance, this sum in those of the run's part
-    value, damping = quadratic(z), 0.0
-    for _ in range(60):
-        f, state = surface.evaluate(z[None])
-        white = groups.whiten(surface.jacobian(state)[0].T, rho).T
-        g = white.T @ groups.whiten(y - f[0], rho) - (z - mean) * weight
-        use = free & ~((z <= surface.lower) & (g < 0)) & ~((z >= surface.upper) & (g > 0))
-        h = (white.T @ white + np.diag(weight))[np.ix_(use, use)]
-        move = np.linalg.lstsq(h + damping * np.diag(np.diag(h)), g[use], rcond=1e-12)[0]
-        trial = z.copy()
-        trial[use] += np.clip(move, -2, 2)
-        trial = np.where(free, np.clip(trial, surface.lower, surface.upper), z)
-        new = quadratic(trial)
-        if new <= value:
-            small = np.abs(trial - z).max() < 1e-10
-            z, value, damping = trial, new, damping * 0.1
-            if small:
-                break
-        else:
-            damping = max(damping * 10, 1e-3)
-            if damping > 1e8:
-                break
-    return z
-
-
 def sample(
-    at: Inference, draws: int, rng: np.random.Generator, *, walkers: int = 128, rounds: tuple[int, int] | None = None
+    at: Inference,
+    draws: int,
+    rng: np.random.Generator,
+    *,
+    walkers: int = 128,
+    rounds: tuple[int, int] | None = None,
+    root: float = ROOT,
 ) -> tuple[Array, Array]:
     """Draws (S, P) of the coordinates and (S,) of the variance ratio from the density in the module's text.
 
     ``rounds``: to burn, and between two that are kept. By default what takes the ends of intervals to within 0.1 of
-    their half-width of those of 2500 rounds on designs that identify nothing.
+    their half-width of those of 2500 rounds on designs that identify nothing. ``root``: the largest standard deviation
+    of a stem effect, in those of a run.
     """
     surface, y, groups = at.surface, at.pseudo, at.groups
     which = np.flatnonzero(at.free)
@@ -488,13 +456,13 @@ def sample(
         if groups is None:
             value = value - 0.5 * n * np.log((r * r).sum(1) + tiny)
         else:
-            out &= (x[:, P] >= 0) & (x[:, P] <= _ROOT)
-            ratio = np.clip(x[:, P], 0, _ROOT) ** 2
+            out &= (x[:, P] >= 0) & (x[:, P] <= root)
+            ratio = np.clip(x[:, P], 0, root) ** 2
             value = value - 0.5 * (n - 1) * np.log(groups.quadratic(r, ratio) + tiny) - 0.5 * groups.log_det(ratio)
             value = value - np.log1p(ratio)
         return np.where(out & (sign > 0) & np.isfinite(value), value, -np.inf)
 
-    x = _walkers(at, straight, u_hat, density, 2 * walkers, dim, rng)
+    x = _walkers(at, straight, u_hat, density, 2 * walkers, dim, rng, root)
     value = density(x)
     halves = [np.arange(walkers), np.arange(walkers, 2 * walkers)]
     kept: list[Array] = []
@@ -536,6 +504,7 @@ def _walkers(
     count: int,
     dim: int,
     rng: np.random.Generator,
+    largest: float,
 ) -> Array:
     """Starts (count, dim): draws from the density with the law linearised, closer in where that leaves the bounds."""
     surface, free = at.surface, at.free
@@ -569,7 +538,7 @@ def _walkers(
         root[these] = vectors * np.minimum(sd / np.sqrt(np.maximum(values, 1e-300)), 0.4)
     x, value, shrink = np.zeros((count, dim)), np.full(count, -np.inf), 1.0
     if dim > P:
-        x[:, P] = np.minimum(roots + rng.uniform(0, 0.05, count), _ROOT)
+        x[:, P] = np.minimum(roots + rng.uniform(0, 0.05, count), largest)
     for _ in range(60):
         need = ~np.isfinite(value)
         if not need.any():

@@ -6,9 +6,10 @@ import pytest
 
 from analysis import crossval, discrepancy, laws
 from analysis.allocate import optimal
+from analysis.effects import best_ratio, ratio_scores
 from analysis.fit import Fit, fit, load_fit
+from analysis.groups import groups_of
 from analysis.runs import Runs
-from analysis.uncertainty import best_ratio, groups_of, ratio_scores
 from scaling.errors import UserError
 
 LAW = laws.get("chinchilla")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import influence, laws, replicates, uncertainty
+from analysis import effects, influence, laws, replicates, uncertainty
 from analysis.estimate import estimate, objective
 from analysis.fit import fit
 from analysis.groups import groups_of
@@ -51,7 +51,7 @@ def test_what_replicates_leave_is_that_of_a_matrix_of_cells(stem_noise, weighted
     assert groups is not None
     codes, count = replicates.cells(frame, LAW.columns)
     design = root[:, None] * np.eye(count)[codes]
-    rho = uncertainty.best_ratio(uncertainty.ratio_scores(design, y, groups))
+    rho = effects.best_ratio(effects.ratio_scores(design, y, groups))
     white, e = groups.whiten(design.T, rho).T, groups.whiten(y, rho)
     left = ((e - white @ np.linalg.lstsq(white, e, rcond=None)[0]) ** 2).sum()
     stems = np.linalg.matrix_rank(np.column_stack([design, np.eye(len(groups.names))[groups.codes]])) - count
