@@ -279,6 +279,41 @@ def test_text_in_tables_is_split_and_tokenized_as_prepare_does(tmp_path, write):
     )
 
 
+def test_an_end_token_beyond_16_bits_is_not_cut(tmp_path):
+    """The words of every document fit into 16 bits; the token that ends it does not."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {f"w{number}": number for number in range(70_000)} | {"</s>": 70_000}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.save(str(tmp_path / "tokenizer.json"))
+    path = write_parquet(tmp_path / "a.parquet", [f"w{number} w{number + 1} w3" for number in range(300)])
+    source = load("parquet", path, tokenizer=str(tmp_path / "tokenizer.json"))
+    rows = source.train.reshape(-1, 4)
+    assert source.vocab == 70_001 and (rows[:, 3] == 70_000).all() and (rows[:, 1] == rows[:, 0] + 1).all()
+    assert all(each.tokens[3] == 70_000 and each.name == f"a.parquet:{each.tokens[0]}" for each in source.documents)
+
+
+def test_a_column_of_tokens_has_no_bytes(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [[number % 250, number // 250, 250] for number in range(400)]
+    parquet.write_table(pa.table({"ids": rows}), tmp_path / "a.parquet")
+    source = load("parquet", tmp_path / "a.parquet", text="ids")
+    assert source.bytes_per_token is None and source.describe()["bytes"] is None
+    assert sorted([*source.train.reshape(-1, 3).tolist(), *(e.tokens.tolist() for e in source.documents)]) == sorted(
+        rows
+    )
+    parquet.write_table(pa.table({"ids": [*rows, [3, 256]]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"tokenizer = bytes: does not have the token 256 of a\.parquet"):
+        load("parquet", tmp_path / "a.parquet", text="ids")
+
+
+def test_an_empty_table_among_others_is_named(tmp_path):
+    write_parquet(tmp_path / "a.parquet", texts(40))
+    (tmp_path / "b.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match=r"b\.parquet: cannot be read"):
+        load("parquet", tmp_path)
+
+
 def _broken_row_group(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[8:400] = bytes(392)

@@ -360,8 +360,9 @@ def test_what_changed_or_belongs_to_another_is_left_alone(tmp_path, capsys, toke
     before = contents(out)
     assert "was begun with another tokenizer" in refused(capsys, path, f"--out={out}", f"--tokenizer={tokenizer}")
     assert "was begun with another share" in refused(capsys, path, f"--out={out}", "--share=0.1")
-    assert "are not the 12 of" in refused(capsys, path / "000.txt", f"--out={out}", f"--cut={_documents.SMALLEST}")
-    (path / "003.txt").write_text("another text")
+    assert "was begun with another cut" in refused(capsys, path, f"--out={out}", "--cut=100")
+    assert "are not the 12 of" in refused(capsys, path / "000.txt", f"--out={out}")
+    (path / "003.txt").write_text("another text " * 40_000)  # with which another cut would be chosen
     assert "path = 003.txt: changed since" in refused(capsys, path, f"--out={out}")
     assert "holds 000.txt, which is not of here" in refused(capsys, path, f"--out={path}")
     handle = os.open(out, os.O_RDONLY)

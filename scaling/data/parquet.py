@@ -12,18 +12,15 @@ a larger table nearly every example unpacks its group again, so save such a tabl
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from scaling.data import _documents, _tokenizer
+from scaling.data import _documents, _prepare, _tokenizer
 from scaling.data._documents import Input
 from scaling.data._extras import need
 from scaling.data._pairs import Pairs, Sample, sample_digest
-from scaling.data._prepare import encode
 from scaling.data._tokens import CheckedTokens, Document, below, content_hash, digest, split
 from scaling.errors import UserError
 
@@ -76,7 +73,7 @@ def make(config: Config) -> CheckedTokens | Pairs:
       UserError: there is no such file or column, a file is damaged, or there is too little or too much text.
     """
     tables = _inputs(config)
-    sha256, extent = digest([np.memmap(each.path, np.uint8, mode="r") for each in tables])
+    sha256, extent = digest([_mapped(each) for each in tables])
     columns = [config.text, config.image, config.label if config.classes else ""]
     about = {
         "source": "parquet",
@@ -86,52 +83,45 @@ def make(config: Config) -> CheckedTokens | Pairs:
     return _pairs(config, tables, about) if config.image else _text(config, tables, about)
 
 
+def _mapped(each: Input) -> np.ndarray:
+    with _damage(each):
+        return np.memmap(each.path, np.uint8, mode="r")
+
+
 def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> CheckedTokens:
     tokenizer = _tokenizer.load(config.tokenizer, config.end)
-    end = [] if tokenizer.end is None else [np.array([tokenizer.end])]
-    found, size, names = [], 0, 0
+    found, sizes, texts, total = [], [], [], 0
     for each in tables:
-        for batch in _batches(_documents.documents(each, config.text, 0)):
-            texts = iter(encode(tokenizer, [text for text in batch if isinstance(text, bytes)], each.name))
-            for document in batch:
-                tokens, names = next(texts) if isinstance(document, bytes) else document, names + 1
-                if tokens is None or not len(tokens):
+        for batch in _prepare.batches(_documents.documents(each, config.text, 0)):
+            for document, tokens, after in _prepare.encoded(tokenizer, each.name, batch):
+                if tokens is None:
                     continue
-                size += len(document)
-                if size > LARGEST:
+                total += len(document)
+                if total > LARGEST:
                     remedy = "holds more than 1 GiB of text; tokenize it once, with scaling data prepare"
                     raise UserError("data.path", config.path, remedy)
-                raw = document if isinstance(document, bytes) else document.astype("<i8").tobytes()
-                kept = np.concatenate([tokens, *end]).astype(np.int64 if tokens.max() >= 2**16 else np.uint16)
-                found.append((f"row {names - 1}", kept, hashlib.sha256(raw).digest(), len(document)))
-    threshold = split([row[2] for row in found], [row[3] for row in found], max(1, size)) if found else 0
-    held = [below(digest, threshold) for _, _, digest, _ in found]
-    if not found or all(held) or not any(held):
+                sizes.append(len(document))
+                texts.append(_prepare.text_bytes(document))
+                kept = tokens.astype(tokenizer.dtype)
+                found.append(Document(f"{each.name}:{after - 1}", kept, _prepare.document_digest(document)))
+    threshold = split([document.digest for document in found], sizes, max(1, total))
+    held = np.array([below(document.digest, threshold) for document in found], bool)
+    if held.all() or not held.any():
         raise UserError("data.path", config.path, f"holds {len(found)} documents, too few or all the same; give more")
-    train = np.concatenate([row[1] for row, out in zip(found, held) if not out])
-    documents = [Document(name, tokens, mark) for (name, tokens, mark, _), out in zip(found, held) if out]
-    text = [sum(row[3] for row, out in zip(found, held) if out == side) for side in (False, True)]
-    held_tokens = sum(len(each.tokens) for each in documents)
+    train = np.concatenate([document.tokens for document, out in zip(found, held) if not out])
+    documents = [document for document, out in zip(found, held) if out]
+    evaluated = int(np.array(texts)[held].sum())
     about |= {
-        "bytes": sum(text),
-        "evaluation_bytes": text[1],
+        "bytes": sum(texts) or None,
+        "evaluation_bytes": evaluated or None,
         "documents": len(found),
         "vocab": tokenizer.vocab,
         "tokenizer": tokenizer.name,
         "tokenizer_sha256": tokenizer.sha256,
     }
-    made = CheckedTokens(train, documents, tokenizer.vocab, text[1] / held_tokens, about, path=config.path)
-    return made
-
-
-def _batches(rows: Iterator[tuple[Any, int]]) -> Iterator[list[Any]]:
-    batch = []
-    for document, _ in rows:
-        batch.append(document)
-        if len(batch) == _documents.ROWS:
-            yield batch
-            batch = []
-    yield batch
+    # A column of tokens has no bytes of text.
+    known = evaluated / sum(len(each.tokens) for each in documents) if evaluated else None
+    return CheckedTokens(train, documents, tokenizer.vocab, known, about, path=config.path)
 
 
 @dataclass
