@@ -166,8 +166,14 @@ def test_captions_by_a_tokenizer_and_pictures_without_captions(tmp_path):
     source = pairs(path, tokenizer=str(write_tokenizer(tmp_path / "tokenizer.json")))
     coder = __import__("tokenizers").Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     tokens = source.batch(np.arange(3), seed=0, context=40)["tokens"]
-    assert source.vocab == 300 and (tokens[:, 0] == 0).all()
-    assert all(coder.decode(row).startswith("picture ") for row in tokens)
+    assert source.vocab == 300 and (tokens[:, 0] == 299).all() and not (tokens == 0).any()
+    own = np.where(tokens == 299, 0, np.where(tokens == 0, 299, tokens))  # the file's end is its token 0
+    ends = tokens[:, 1:].argmax(axis=1) + 1  # where a tower of text pools
+    for row, end in zip(own, ends):
+        assert coder.decode(row[1:end]).startswith("picture ") and coder.decode(row[1:end]).endswith(" of größe")
+    assert (np.take_along_axis(tokens, ends[:, None], 1) == 299).all()
+    with pytest.raises(UserError, match="end = none: captions need an end; give the name of a token"):
+        pairs(path, tokenizer=str(tmp_path / "tokenizer.json"), end="none")
     bare = pairs(path, text="")
     assert (
         bare.supplies == {"image": SIDE, "classes": 7} and not bare.batch(np.arange(3), seed=0, context=9)["mask"].any()
@@ -213,8 +219,14 @@ def test_damaged_tars_and_wrong_fields(tmp_path, damage, fields, words):
 def test_captions_that_are_no_text_are_named(tmp_path):
     found = [{**sample, "txt": b"\xff\xfe"} for sample in samples(40)]
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
-    with pytest.raises(UserError, match=r"data.text = a.tar:000\d\d: is not UTF-8"):
-        pairs(write_tar(tmp_path / "a.tar", found), tokenizer=str(tokenizer)).batch(np.arange(9), seed=0, context=40)
+    source = pairs(write_tar(tmp_path / "a.tar", found), tokenizer=str(tokenizer))
+    for use in (
+        lambda: source.batch(np.arange(9), seed=0, context=40),
+        lambda: source.loss_tokens(40),  # which a plan asks for
+        lambda: source.evaluation(40, 100),
+    ):
+        with pytest.raises(UserError, match=r"data.text = a.tar:000\d\d: is not UTF-8"):
+            use()
 
 
 def test_a_large_picture_is_refused_not_unpacked(tmp_path, monkeypatch):
