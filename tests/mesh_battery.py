@@ -79,7 +79,8 @@ def train(module: Any, config: Any, shape: tuple[int, ...]) -> tuple[Trainer, An
     state = jax.tree.map(lambda leaf, as_: jax.device_put(leaf, as_.sharding), start(module, exact), trainer.abstract)
     state, metrics = trainer.chunk(state, hyper, batches)
     found = {"losses": np.asarray(metrics["loss"]).tolist()}
-    return trainer, state, {**found, "collectives": collectives(trainer._compiled["chunk"].as_text())}
+    (compiled,) = (each for (name, _), each in trainer._compiled.items() if name == "chunk")
+    return trainer, state, {**found, "collectives": collectives(compiled.as_text())}
 
 
 def by_axis() -> bool:

@@ -107,7 +107,7 @@ def test_members_end_as_alone_through_stops_free_places_and_a_divergence(alone, 
     rows = [row for record in records(tmp_path) for row in record.steps()]
     assert {row.get("members") for row in rows} >= {2, 3}
     trainer = train.trainer_of(programs[0]["runs"][0]["manifest"], programs[0]["options"])
-    assert sorted(name for name in trainer._compiled if name.startswith("chunk")) == ["chunk", "chunk 3 1"]
+    assert sorted(name for name, _ in trainer._compiled if name.startswith("chunk")) == ["chunk", "chunk 3 1"]
 
 
 def test_the_error_of_a_member_is_its_own(alone, tmp_path):

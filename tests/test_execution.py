@@ -192,6 +192,14 @@ def test_an_impossible_execution_is_named(tiny, field: str, value: object, messa
         study.resolve(config)
 
 
+def test_one_trainer_serves_data_with_a_mask_and_data_without():
+    made, params, batch = trainer(Execution()), initial(gpt, CONFIG, 0.1), batch_of(gpt, CONFIG)
+    nats, count = made.evaluate(params, batch, 0)["loss"]
+    masked, counted = made.evaluate(params, {**batch, "mask": MASK.astype(np.float32)}, 0)["loss"]
+    np.testing.assert_allclose(masked, np.where(MASK, nats, 0), rtol=1e-5)
+    assert count.sum() == 4 * 12 and counted.sum() == MASK.sum()
+
+
 def test_microbatches_must_divide_the_batch():
     with pytest.raises(UserError, match=r"execution\.microbatches = 3: must divide recipe\.batch = 4"):
         trainer(Execution(microbatches=3))
