@@ -344,6 +344,8 @@ def parse(name: str, arguments: Sequence[str]) -> SimpleNamespace:
         wanted = f"takes {' '.join(verb.positional) or 'no argument'}; see scaling {name} --help"
         raise UserError(name, " ".join(positional) or "nothing", wanted)
     options = {flag.name: getattr(values, flag.name) for flag in verb.flags}
+    if not 0.5 <= options.get("level", 0.5) < 1:  # before a sweep is trained for an interval that cannot be
+        raise UserError("level", options["level"], "give a probability from 0.5 to 1, such as 0.95")
     path = Path(positional[0]) if positional else None
     paths = [Path(each) for each in positional]
     return SimpleNamespace(**options, path=path, paths=paths, config=config, argument=argument)

@@ -8,6 +8,7 @@ overrides it field by field, and workers need no Python file.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -303,6 +304,6 @@ def _numbers(field: str, values: Any) -> list[float]:
     if isinstance(values, Mapping) or not isinstance(values, Iterable):
         raise UserError(field, values, "must be a tuple of numbers")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise UserError(field, value, "must be a positive number")
     return list(values)
