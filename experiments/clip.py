@@ -26,7 +26,6 @@ a not identified, residual 23 %.
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
 
 K = 2**10
 POSITIONS = 22
@@ -34,9 +33,7 @@ POSITIONS = 22
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``noise`` for captions of which 30 % tell of another scene, ``sound`` for a third tower."""
-    if argument not in ("", "noise", "sound"):
-        raise UserError("config argument", argument, "this experiment knows noise, sound or none")
-    config = study.base("-".join(filter(None, ("clip", argument))))
+    config = study.base("clip", argument, ("noise", "sound"))
     config.family = "clip"
     config.model.patch = 8
     variants = {"noise": {"swap": 0.3}, "sound": {"sound": True}}

@@ -26,7 +26,6 @@ floor, residual 20 %; a 0.49 [0.30, 0.73], not identified. The largest size is n
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
 
 K = 2**10
 POSITIONS = 22
@@ -41,9 +40,8 @@ VARIANTS = {
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study of one of VARIANTS; early is the default."""
-    if (variant := argument or "early") not in VARIANTS:
-        raise UserError("config argument", argument, f"this experiment knows {', '.join(VARIANTS)}")
-    config = study.base(f"fusion-{variant}")
+    variant = argument or "early"
+    config = study.base("fusion", variant, VARIANTS)
     config.family = "fusion"
     config.model = {"patch": 8, **VARIANTS[variant]}
     config.data.scenes = {"source": "scenes"}

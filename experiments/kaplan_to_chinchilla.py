@@ -74,10 +74,7 @@ STEPS = (
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``smoke`` for the smallest one."""
-    if argument not in ("", "smoke"):
-        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
-    smoke = argument == "smoke"
-    config = study.base("kaplan_to_chinchilla-smoke" if smoke else "kaplan_to_chinchilla")
+    config, smoke = study.base("kaplan_to_chinchilla", argument, ("smoke",)), argument == "smoke"
     config.data.stdlib = {"source": "stdlib"}
     config.evaluation.tokens = (16 if smoke else 256) * K
     sizes, tokens = (

@@ -69,10 +69,7 @@ TABULAR, SAMPLES = tuple(2**power for power in range(14, 20)), 24
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``smoke`` for the smallest one."""
-    if argument not in ("", "smoke"):
-        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
-    smoke = argument == "smoke"
-    config = study.base("known_answers-smoke" if smoke else "known_answers")
+    config, smoke = study.base("known_answers", argument, ("smoke",)), argument == "smoke"
     config.recipe.learning_rate = 0.02
     config.evaluation.tokens = (16 if smoke else 256) * K
     sizes = (0, 1) if smoke else (1, 2, 3, 4)
