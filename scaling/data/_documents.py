@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from scaling.data import _files
 from scaling.data._extras import need
 from scaling.errors import UserError
 
@@ -74,10 +75,7 @@ def inputs(paths: Sequence[str], pattern: str = "") -> list[Input]:
             continue
         if not root.is_dir():
             raise UserError("path", given, "is not there; give files or folders of text, jsonl, parquet or arrow")
-        try:
-            below = sorted(path for path in root.glob(pattern or "**/*") if path.is_file())
-        except (ValueError, NotImplementedError) as error:
-            raise UserError("glob", pattern, f"is no pattern ({error}); for example **/*.txt") from error
+        below = _files.matching(root, pattern or "**/*", "glob")
         # Beside its arrow files a saved data set has json files, and caches that begin with this word.
         known = [path for path in below if pattern or _known(path)]
         if not known:

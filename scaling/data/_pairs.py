@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from scaling.data._extras import need
-from scaling.data._random import key, permute
+from scaling.data._random import shuffled
 from scaling.data._tokenizer import Tokenizer
 from scaling.data._tokens import below, split
 from scaling.errors import UserError
@@ -30,6 +30,24 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded. Not everything that Pillow knows: some formats run other programs."""
 HEAD = 4096
 SAMPLED = 4096
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Fields of every source of pictures, for its ``Config`` to inherit."""
+
+    side: int = 32
+    """Pictures are scaled to this."""
+    classes: int = 0
+    """Labels are below this; 0: no labels."""
+    tokenizer: str = "bytes"
+    """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
+
+    def __post_init__(self):
+        if not 1 <= self.side <= 4096:
+            raise UserError("data.side", self.side, "must be from 1 to 4096")
+        if self.classes < 0:
+            raise UserError("data.classes", self.classes, "must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -182,12 +200,7 @@ class Pairs:
 
     def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
         train = self._sides[0]
-        epochs, positions = np.divmod(np.asarray(indices, np.int64), len(train))
-        chosen = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            chosen[here] = permute(positions[here], len(train), key(seed, int(epoch)))
-        return self._examples(train[chosen], context)
+        return self._examples(train[shuffled(indices, len(train), seed)], context)
 
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
         held = self._sides[1]

@@ -20,7 +20,7 @@ import numpy as np
 from scaling.data import _documents, _prepare, _tokenizer
 from scaling.data._documents import Input
 from scaling.data._extras import need
-from scaling.data._pairs import Pairs, Sample, sample_digest
+from scaling.data._pairs import Pairs, Pictures, Sample, sample_digest
 from scaling.data._tokens import CheckedTokens, Document, below, content_hash, digest, split
 from scaling.errors import UserError
 
@@ -29,7 +29,7 @@ HELD = 2**29  # bytes of unpacked row groups
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Pictures):
     path: str = ""
     """A Parquet or Arrow file, or a folder of them."""
     glob: str = ""
@@ -40,20 +40,11 @@ class Config:
     """Column of the picture; empty: text alone."""
     label: str = "label"
     """Column of the label, read where there are ``classes``."""
-    side: int = 32
-    """Pictures are scaled to this."""
-    classes: int = 0
-    """Labels are below this; 0: no labels."""
-    tokenizer: str = "bytes"
-    """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
     end: str = "auto"
     """Token after each document: none, auto (the tokenizer's own) or its name."""
 
     def __post_init__(self):
-        if not 1 <= self.side <= 4096:
-            raise UserError("data.side", self.side, "must be from 1 to 4096")
-        if self.classes < 0:
-            raise UserError("data.classes", self.classes, "must be at least 0")
+        super().__post_init__()
         if not self.text and not self.image:
             raise UserError("data.text", "''", "name the column of the text, or of an image")
 
