@@ -79,14 +79,14 @@ def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
     if found is not None and found not in table:
         raise UserError("end", found, f"is no token of {path.name}; give one of its tokens, or none")
     number, highest = None if found is None else table[found], max(table.values())
-    traded = closed and number != highest
+    traded = number if closed and number != highest else None
 
     def encode(texts: Sequence[bytes]) -> list[np.ndarray]:
         encoded = made.encode_batch_fast([text.decode() for text in texts], add_special_tokens=False)
         tokens = [np.array(each.ids, np.int64) for each in encoded]
-        if not traded:
+        if traded is None:
             return tokens
-        return [np.where(each == highest, number, np.where(each == number, highest, each)) for each in tokens]
+        return [np.where(each == highest, traded, np.where(each == traded, highest, each)) for each in tokens]
 
-    sha256 = hashlib.sha256(content + b"\nend highest" * traded).hexdigest()
-    return Tokenizer(path.name, sha256, highest + 1, highest if traded else number, encode)
+    sha256 = hashlib.sha256(content if traded is None else content + b"\nend highest").hexdigest()
+    return Tokenizer(path.name, sha256, highest + 1, number if traded is None else highest, encode)
