@@ -86,7 +86,9 @@ def together(programs: list[dict], workdir: Path, size: int, stops: dict[str, in
             def ended(problem: Exception | None, name=name) -> None:
                 ends[name] = problem
 
-            progress = lambda *_, ticks=ticks: ticks.append(0)  # noqa: E731
+            def progress(*_, ticks=ticks) -> None:
+                ticks.append(0)
+
             yield train.work(program, workdir, progress=progress, should_stop=should_stop), ended
 
     drive.drive(works(), size)
