@@ -123,6 +123,7 @@ def test_help_is_complete_and_imports_nothing_heavy():
         ("tune --config=exp.py --level=95", "level = 95.0: give a probability from 0.5 to 1"),
         ("plan --config=exp.py --config.cells.grid.tokens=(1e999,)", "tokens = inf: must be a positive number"),
         ("plan --config=exp.py --noise=-1", "noise = -1.0: give the sd of log loss between runs"),
+        ("plan --config=exp.py --simulate=-1", "simulate = -1: give how many studies to draw and fit, or 0"),
         ("plan --config=exp.py --noise=nan", "noise = nan: give the sd of log loss between runs"),
         ("run --config=exp.py --workdir=file", "cannot be written"),
         ("run --config=exp.py --config.data.known.source=dream", "dream"),

@@ -288,7 +288,10 @@ MISTAKES = {
     "folder": (lambda root: (root / "in").mkdir(), "holds no .txt"),
     "one document": (lambda root: (root / "in").write_text("short"), "1 different documents"),
     "column": (lambda root: write_jsonl(root / "in.jsonl", ["a"] * 3), "column = body: is not in in.jsonl, line 1"),
-    "parquet column": (lambda root: write_parquet(root / "in.parquet", ["a"]), "which has id, text; give --column"),
+    "parquet column": (
+        lambda root: write_parquet(root / "in.parquet", ["a"]),
+        "column = body: is not in in.parquet, which has id, text; name one",
+    ),
     "json": (lambda root: (root / "in.jsonl").write_text('{"body": "a"}\n{"bo'), "in.jsonl, line 2: is not JSON"),
     "number": (lambda root: (root / "in.jsonl").write_text('{"body": 3}\n'), "line 1: holds int, neither text nor"),
     "parquet": (lambda root: (root / "in.parquet").write_bytes(b"PAR1" * 9), "in.parquet: cannot be read"),

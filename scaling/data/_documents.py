@@ -167,7 +167,7 @@ def _jsonl(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
                 raise UserError("path", where(), f"is not JSON ({error}); mend or delete it") from error
             if not isinstance(row, dict) or column not in row:
                 has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
-                raise UserError("column", column, f"is not in {where()}, which has {has}; give --column")
+                raise UserError("column", column, f"is not in {where()}, which has {has}; name one that it has")
             yield _value(row[column], where, column), start
 
 
@@ -201,7 +201,7 @@ def _arrow(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
 
 def _has(column: str, names: Sequence[str], each: Input) -> None:
     if column not in names:
-        raise UserError("column", column, f"is not in {each.name}, which has {', '.join(names)}; give --column")
+        raise UserError("column", column, f"is not in {each.name}, which has {', '.join(names)}; name one of these")
 
 
 def _rows(batch: Any, column: str, row: int, start: int, each: Input) -> Iterator[tuple[Any, int]]:

@@ -12,6 +12,8 @@ a larger table nearly every example unpacks its group again, so save such a tabl
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +65,12 @@ def make(config: Config) -> CheckedTokens | Pairs:
     Raises:
       UserError: there is no such file or column, a file is damaged, or there is too little or too much text.
     """
-    tables = _inputs(config)
+    tables, reads = _inputs(config), _columns(config)
+    for each in tables:
+        names = _names(each)
+        for name, column in reads.items():
+            if column not in names:
+                raise UserError(f"data.{name}", column, f"is not in {each.name}, which has {', '.join(names)}")
     sha256, extent = digest([_mapped(each) for each in tables])
     columns = [config.text, config.image, config.label if config.classes else ""]
     about = {
@@ -72,6 +79,33 @@ def make(config: Config) -> CheckedTokens | Pairs:
         "sha256_of": extent,
     }
     return _pairs(config, tables, about) if config.image else _text(config, tables, about)
+
+
+@contextlib.contextmanager
+def _damage(each: Input) -> Iterator[None]:
+    """Turns what pyarrow raises on a damaged file into a UserError that names it."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0][:150]
+        # Without a number it is about the data, not about the machine, as a worker would take an OSError to be.
+        cause = error if getattr(error, "errno", None) else None
+        raise UserError("data.path", each.name, f"cannot be read ({reason}); copy it again") from cause
+
+
+def _columns(config: Config) -> dict[str, str]:
+    """The columns that are read, by the fields of the configuration that name them."""
+    found = {"image": config.image, "text": config.text, "label": config.label if config.classes else ""}
+    return {name: column for name, column in found.items() if column}
+
+
+def _names(each: Input) -> list[str]:
+    arrow, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
+    with _damage(each):
+        if each.kind == "parquet":
+            return parquet.read_schema(each.path).names
+        with arrow.memory_map(str(each.path)) as mapped, arrow.ipc.open_stream(mapped) as stream:
+            return stream.schema.names
 
 
 def _mapped(each: Input) -> np.ndarray:
@@ -134,7 +168,7 @@ class _Table:
         batch = opened if each.kind == "arrow" else self.held.get(group)
         if batch is None:
             with _damage(each):
-                batch = opened.read_row_group(index, columns=_columns(self.config))
+                batch = opened.read_row_group(index, columns=list(_columns(self.config).values()))
             while self.held and sum(other.nbytes for other in self.held.values()) + batch.nbytes > HELD:
                 del self.held[next(iter(self.held))]
             self.held[group] = batch
@@ -155,7 +189,7 @@ class _Table:
         return self._caption(self._row(number, [self.config.text])[0], number) if self.config.text else b""
 
     def read(self, number: int) -> Sample:
-        columns = _columns(self.config)
+        columns = list(_columns(self.config).values())
         row = dict(zip(columns, self._row(number, columns)))
         picture, label = row[self.config.image], row.get(self.config.label, -1)
         picture = picture.get("bytes") if isinstance(picture, dict) else picture
@@ -167,27 +201,6 @@ class _Table:
         return Sample(picture, caption, label if isinstance(label, int) else -1)
 
 
-class _damage:
-    """Turns what pyarrow raises on a damaged file into a UserError that names it."""
-
-    def __init__(self, each: Input):
-        self.each = each
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | ValueError):
-            reason = str(error).split("\n")[0][:150]
-            # Without a number it is about the data, not about the machine, as a worker would take an OSError to be.
-            cause = error if getattr(error, "errno", None) else None
-            raise UserError("data.path", self.each.name, f"cannot be read ({reason}); copy it again") from cause
-
-
-def _columns(config: Config) -> list[str]:
-    return [name for name in (config.image, config.text, config.label if config.classes else "") if name]
-
-
 def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
     tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
     arrow, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
@@ -196,16 +209,11 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
         with _damage(each):
             if each.kind == "parquet":
                 opened = parquet.ParquetFile(each.path)
-                names = opened.schema_arrow.names
                 found = [(each, group, opened) for group in range(opened.num_row_groups)]
                 rows = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
             else:
-                stream = arrow.ipc.open_stream(arrow.memory_map(str(each.path)))
-                names, batches = stream.schema.names, list(stream)
+                batches = list(arrow.ipc.open_stream(arrow.memory_map(str(each.path))))
                 found, rows = [(each, 0, batch) for batch in batches], [batch.num_rows for batch in batches]
-        for column in _columns(config):
-            if column not in names:
-                raise UserError("data.column", column, f"is not in {each.name}, which has {', '.join(names)}")
         groups += [each for each, count in zip(found, rows) if count]
         counts += [count for count in rows if count]
     store = _Table(config, groups, np.cumsum([0, *counts])[:-1], sum(counts))
