@@ -14,7 +14,7 @@ import pytest
 from test_cli import scaling
 from test_prepare import texts, training, write_parquet, write_records, write_saved, write_tokenizer
 
-from scaling import data
+from scaling import data, plan, study
 from scaling.data import _documents, _pairs, _prepare, _random, _tokenizer, _tokens
 from scaling.data.arrayrecord import Joined
 from scaling.errors import UserError
@@ -470,7 +470,19 @@ def test_a_missing_extra_names_what_to_install(tmp_path, monkeypatch, name, modu
     assert ("pillow" if module == "PIL" else module.replace("_", "-")) in str(caught.value)
 
 
-# Training
+# Planning and training
+
+
+def test_the_loss_tokens_of_captions_are_their_mean_times_the_examples(tmp_path):
+    path = write_tar(tmp_path / "a.tar", samples())
+    config = study.base("captions")
+    config.family, config.model, config.recipe.batch = "fusion", {"patch": 3, "text": 24}, 8
+    config.data.mine = {"source": "webdataset", "path": str(path), "side": SIDE}
+    config.cells.grid = study.block("grid", "mine", (0,), tokens=(28 * 8 * 10,))
+    manifest = plan.make(study.resolve(config)).programs[0]["runs"][-1]["manifest"]
+    mean = load("webdataset", path, side=SIDE).loss_tokens(24)
+    assert mean != round(mean) and manifest["steps"] == 10 and manifest["tokens"]["loss"] == round(80 * mean)
+
 
 STUDY = """
 from scaling import study
