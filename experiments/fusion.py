@@ -9,7 +9,7 @@ Four sizes x three D, a second seed at two sizes: 18 cells. D counts positions o
 of 8 x 8 pixels and 6 of text; 16,384 to 65,536 pictures in batches of 32. Known, in nats per token of a caption and its
 end: ln 19 = 2.944 at the start, 1.386 (five choices, six tokens) for what never looks at the picture, 0 at best.
 
-``early`` took 737 s on two cores of an AMD EPYC with AVX-512 under a load of 19 (2026-11-22; `plan` says 120 s of one
+``early`` took 737 s on two cores of an AMD EPYC with AVX-512 under a load of 19 (2026-11-22; `plan` says 108 s of one
 idle core, pictures not counted):
 
     N         16,384 pictures   32,768   65,536   (seed 1)

@@ -22,7 +22,7 @@ others, by the fitted Chinchilla form (approach 3, 95 % intervals from its draws
 beside it. A recipe of `scaling tune` takes the place of the width rule with
 ``--config.cells.tuned.recipe.name=recipe.json --config.cells.tuned_seeds.recipe.name=recipe.json``.
 
-154 runs, 3.2e13 FLOPs, 18 minutes of one CPU core by `scaling plan` (AMD EPYC with AVX-512, jax 0.10.2). 2026-11-22:
+154 runs, 3.2e13 FLOPs, 10 minutes of one CPU core by `scaling plan` (AMD EPYC with AVX-512, jax 0.10.2). 2026-11-22:
 
 | step | a, by the law | a, by isoFLOP | loss at the largest |
 |---|---|---|---|
