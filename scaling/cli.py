@@ -7,7 +7,6 @@ Every verb has flags of its own (absl), and those that take a study have ``--con
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import sys
@@ -17,11 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from scaling.errors import UserError
+from scaling.errors import STORAGE, UserError
 
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
-# What a full, read-only or forbidden place says: the user's to mend, and no bug of ours.
-STORAGE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)

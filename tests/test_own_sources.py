@@ -433,6 +433,7 @@ def _flip(offset: int) -> Callable[[Path], None]:
         (None, {"vocab": 100}, r"data.vocab = 100: a.array_record:\d+ has the token"),
         (None, {"dtype": "int8"}, "data.dtype = int8"),
         (None, {"vocab": 1}, "data.vocab = 1"),
+        (None, {"bytes_per_token": -4.0}, r"data.bytes_per_token = -4\.0: must be positive"),
     ],
 )
 def test_damaged_records_and_wrong_fields(tmp_path, damage, fields, words):

@@ -15,6 +15,7 @@ documents give the same batches from ``prepared`` shards.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,8 @@ class Config:
             raise UserError("data.dtype", self.dtype, "must be uint8, uint16 or uint32")
         if self.vocab < 2:
             raise UserError("data.vocab", self.vocab, "must be at least 2")
+        if not 0 <= self.bytes_per_token < math.inf:
+            raise UserError("data.bytes_per_token", self.bytes_per_token, "must be positive, or 0 where not known")
 
 
 @dataclass(frozen=True)
