@@ -114,7 +114,7 @@ def main(folder: str, *, write: bool) -> None:
         if case == first[name]:
             shapes["bfloat16"] = SHAPES
         for dtype, meshes in shapes.items():
-            further = {} if case == first[name] else {"temperature": 0.07}  # clip's own, in float32
+            further: dict[str, Any] = {} if case == first[name] else {"temperature": 0.07}  # clip's own, in float32
             module, config = small(name, case, layers=1, dtype=dtype, **further)
             runs = {name_of(shape): train(module, config, shape)[2] for shape in meshes}
             out["cases"][" ".join(filter(None, (name, case, dtype)))] = runs
