@@ -58,8 +58,8 @@ class Law:
     not show it. ``explicit`` is the same law in its natural parameters, for holding one that is no coordinate.
     ``example`` are plausible parameters, which the tests plant and find again.
 
-    ``signed`` columns may be zero or negative (mixture weights); others must be positive. ``steady`` ones may be the same
-    in every row, where a ratio to another column is what counts. ``guess`` gives natural
+    ``signed`` columns may be zero or negative (mixture weights); others must be positive. ``steady`` ones may be the
+    same in every row, where a ratio to another column is what counts. ``guess`` gives natural
     values to start from for parameters without a ``grid``, from the columns and the losses. ``curve`` makes the columns
     of a law of learning curves: of the learning rate of every step of a run, the steps asked for (n,), and the step at
     which the warm-up ends. ``slow`` laws take their derivatives from JAX.
