@@ -268,11 +268,14 @@ def hope(
     """What a plan can hope for before its first run: half-widths of a, E (relative), alpha, beta under the prior. JSON.
 
     ``sentence`` says it in words; ``prior`` states what was assumed: ``noise`` is the sd of log loss between runs, half
-    of its variance a stem's. ``studies`` asks for a simulation besides. UserError for a noise that is none.
+    of its variance a stem's. ``studies`` asks for a simulation besides. UserError for a noise that is none, or
+    a number of studies below 0.
     """
     law, theta = prior_law(columns)
     if not 0 < noise < 1:
         raise UserError("noise", noise, "give the sd of log loss between runs, such as 0.005")
+    if studies < 0:
+        raise UserError("simulate", studies, "give how many studies to draw and fit, or 0")
     each = Noise(noise * math.sqrt(0.5), noise * math.sqrt(0.5))
     wanted = [target(name, law) for name in PLAN_TARGETS]
     found = expected(law, theta, columns, wanted, each, level=level)

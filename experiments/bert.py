@@ -18,7 +18,6 @@ are exponents. Published at 1e19 FLOPs and more: N_opt ~ C^0.556 causal, C^0.760
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
 
 K = 2**10
 ARMS = ("mlm", "diffusion", "causal", "large", "large-causal")
@@ -28,9 +27,7 @@ RATES = {"mlm": 0.01, "diffusion": 0.005, "causal": 0.028}  # LOG.md, 2026-11-22
 def get_config(argument: str = "") -> ConfigDict:
     """The study of one arm."""
     arm = argument or "mlm"
-    if arm not in ARMS:
-        raise UserError("config argument", argument, f"this experiment knows {', '.join(ARMS)}")
-    config = study.base(f"bert-{arm}")
+    config = study.base("bert", arm, ARMS)
     objective = arm.removeprefix("large-").replace("large", "mlm")
     if objective != "causal":
         config.family, config.model.objective = "bert", objective

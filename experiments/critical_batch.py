@@ -42,10 +42,7 @@ K, M = 2**10, 2**20
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``smoke`` for the smallest one."""
-    if argument not in ("", "smoke"):
-        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
-    smoke = argument == "smoke"
-    config = study.base("critical_batch-smoke" if smoke else "critical_batch")
+    config, smoke = study.base("critical_batch", argument, ("smoke",)), argument == "smoke"
     config.data.stdlib = {"source": "stdlib"}
     config.evaluation.tokens = (16 if smoke else 128) * K
     config.chunk, config.noise_scale = 10, True

@@ -22,16 +22,13 @@ missed by 1.3 % on average, 3 of 3 inside 95 %. The text differs between Python 
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
 
 K, M = 2**10, 2**20
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``smoke`` for the smallest one."""
-    if argument not in ("", "smoke"):
-        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
-    config = study.base("demo-smoke" if argument else "demo")
+    config = study.base("demo", argument, ("smoke",))
     config.data.stdlib = {"source": "stdlib"}
     config.data.known = {"source": "zipf"}
     config.recipe.learning_rate = 0.02

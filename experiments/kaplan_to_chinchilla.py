@@ -22,7 +22,7 @@ others, by the fitted Chinchilla form (approach 3, 95 % intervals from its draws
 beside it. A recipe of `scaling tune` takes the place of the width rule with
 ``--config.cells.tuned.recipe.name=recipe.json --config.cells.tuned_seeds.recipe.name=recipe.json``.
 
-154 runs, 3.2e13 FLOPs, 18 minutes of one CPU core by `scaling plan` (AMD EPYC with AVX-512, jax 0.10.2). 2026-11-22:
+154 runs, 3.2e13 FLOPs, 10 minutes of one CPU core by `scaling plan` (AMD EPYC with AVX-512, jax 0.10.2). 2026-11-22:
 
 | step | a, by the law | a, by isoFLOP | loss at the largest |
 |---|---|---|---|
@@ -74,10 +74,7 @@ STEPS = (
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``smoke`` for the smallest one."""
-    if argument not in ("", "smoke"):
-        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
-    smoke = argument == "smoke"
-    config = study.base("kaplan_to_chinchilla-smoke" if smoke else "kaplan_to_chinchilla")
+    config, smoke = study.base("kaplan_to_chinchilla", argument, ("smoke",)), argument == "smoke"
     config.data.stdlib = {"source": "stdlib"}
     config.evaluation.tokens = (16 if smoke else 256) * K
     sizes, tokens = (

@@ -49,10 +49,7 @@ AXES = {"width": ("standard", "mup"), "layers": ("mup", "completep")}
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``smoke`` for the smallest one."""
-    if argument not in ("", "smoke"):
-        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
-    smoke = argument == "smoke"
-    config = study.base("lr_transfer-smoke" if smoke else "lr_transfer")
+    config, smoke = study.base("lr_transfer", argument, ("smoke",)), argument == "smoke"
     config.data.stdlib = {"source": "stdlib"}
     config.recipe = {"name": "width", "warmup_steps": 20, "base_width": BASE_WIDTH, "base_depth": BASE_DEPTH}
     widths, depths = ((16, 32), (2, 4)) if smoke else ((16, 32, 64, 128), (2, 4, 8, 16))

@@ -22,7 +22,6 @@ The load balance ends at 1.04 to 1.06, where 1 is even. ``scaling fit --law=chin
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
 
 K = 2**10
 RATES = {"moe": 0.014, "dense": 0.028, "gqa": 0.028}  # LOG.md, 2026-11-22, rates
@@ -30,9 +29,8 @@ RATES = {"moe": 0.014, "dense": 0.028, "gqa": 0.028}  # LOG.md, 2026-11-22, rate
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``dense`` for the same without experts, ``gqa`` for shared keys and values."""
-    if (arm := argument or "moe") not in RATES:
-        raise UserError("config argument", argument, "this experiment knows moe (the default), dense and gqa")
-    config = study.base(f"moe-{arm}")
+    arm = argument or "moe"
+    config = study.base("moe", arm, RATES)
     config.data.stdlib = {"source": "stdlib"}
     config.model = {"moe": {"experts": 4}, "dense": {}, "gqa": {"kv_heads": 1}}[arm]
     config.recipe.learning_rate = RATES[arm]

@@ -17,7 +17,6 @@ where the causal model has begun to overfit?
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
 
 K = 2**10
 ARMS = ("causal", "diffusion", "large", "large-diffusion")
@@ -27,9 +26,7 @@ RATES = {"causal": 0.028, "diffusion": 0.005}  # as in bert.py
 def get_config(argument: str = "") -> ConfigDict:
     """The study of one arm."""
     arm = argument or "causal"
-    if arm not in ARMS:
-        raise UserError("config argument", argument, f"this experiment knows {', '.join(ARMS)}")
-    config = study.base(f"repeats-{arm}")
+    config = study.base("repeats", arm, ARMS)
     config.repeats = True
     config.recipe.learning_rate = RATES["diffusion" if arm.endswith("diffusion") else "causal"]
     if arm.endswith("diffusion"):

@@ -20,16 +20,13 @@ identified; three optima fit alike. Seeds differ by 0.3 nats, sizes by less: thi
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
 
 K = 2**10
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study."""
-    if argument not in ("",):
-        raise UserError("config argument", argument, "this experiment knows none")
-    config = study.base("t5")
+    config = study.base("t5", argument)
     config.family = "t5"
     config.data.stdlib = {"source": "stdlib"}
     config.recipe.learning_rate = 0.007  # LOG.md, 2026-11-22, rates

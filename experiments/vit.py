@@ -27,7 +27,6 @@ run.
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
 
 K = 2**10
 # Learning rate (LOG.md, 2026-11-22, rates) and thousands of patches.
@@ -40,9 +39,8 @@ VARIANTS = {
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``mim`` or ``rotation`` for another objective than classification."""
-    if (objective := argument or "class") not in VARIANTS:
-        raise UserError("config argument", argument, "this experiment knows class (the default), mim and rotation")
-    config = study.base(f"vit-{objective}")
+    objective = argument or "class"
+    config = study.base("vit", objective, VARIANTS)
     config.family = "vit"
     config.model.objective = objective
     config.recipe.learning_rate, thousands = VARIANTS[objective]

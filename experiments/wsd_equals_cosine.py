@@ -50,10 +50,7 @@ ARMS: tuple[str, ...] = ("branch", "whole", "cosine", "cosine to 0")
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``smoke`` for the smallest one."""
-    if argument not in ("", "smoke"):
-        raise UserError("config argument", argument, "this experiment knows no argument, or smoke")
-    smoke = argument == "smoke"
-    config = study.base("wsd_equals_cosine-smoke" if smoke else "wsd_equals_cosine")
+    config, smoke = study.base("wsd_equals_cosine", argument, ("smoke",)), argument == "smoke"
     config.data.stdlib = {"source": "stdlib"}
     sizes, tokens = ((0,), (64 * K, 128 * K)) if smoke else ((2, 4), (M // 2, M, 2 * M))
     seeds = (0, 1) if smoke else (0, 1, 2)

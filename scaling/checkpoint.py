@@ -169,7 +169,7 @@ class Checkpoints:
         self._clean()
         if not isinstance(error, OSError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise error
-        reason = str(error).splitlines()[0][:200]
+        reason = _first_line(error)
         raise UserError(
             "checkpoint", self.root / str(step), f"cannot be written ({reason}); free space, then run again"
         ) from error
@@ -241,7 +241,7 @@ class Checkpoints:
         """Deletes every complete checkpoint but the named steps and the ``newest`` few, sidecar first so that none is
         half there. One that is being written is not complete yet."""
         found = self.steps()
-        wanted = {*steps, *found[len(found) - newest :]}
+        wanted = {*steps, *found[max(0, len(found) - newest) :]}
         if self._saving is None:
             self._clean()
         if distributed.primary():
@@ -260,9 +260,14 @@ def _remote(url: str) -> Any:
         if distributed.primary():
             root.mkdir(parents=True, exist_ok=True)
     except Exception as error:  # ImportError, or whatever the client of the store raises
-        remedy = f"cannot be used ({str(error).splitlines()[0][:200]}); install gcsfs or s3fs, and check the access"
+        remedy = f"cannot be used ({_first_line(error)}); install gcsfs or s3fs, and check the access"
         raise UserError("checkpoints", url, remedy) from error
     return root
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, or its type where it says nothing, as a timeout may."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _remove(path: Any) -> None:

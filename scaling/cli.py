@@ -7,7 +7,6 @@ Every verb has flags of its own (absl), and those that take a study have ``--con
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import sys
@@ -17,11 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from scaling.errors import UserError
+from scaling.errors import STORAGE, UserError
 
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
-# What a full, read-only or forbidden place says: the user's to mend, and no bug of ours.
-STORAGE = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -344,6 +341,8 @@ def parse(name: str, arguments: Sequence[str]) -> SimpleNamespace:
         wanted = f"takes {' '.join(verb.positional) or 'no argument'}; see scaling {name} --help"
         raise UserError(name, " ".join(positional) or "nothing", wanted)
     options = {flag.name: getattr(values, flag.name) for flag in verb.flags}
+    if not 0.5 <= options.get("level", 0.5) < 1:  # before a sweep is trained for an interval that cannot be
+        raise UserError("level", options["level"], "give a probability from 0.5 to 1, such as 0.95")
     path = Path(positional[0]) if positional else None
     paths = [Path(each) for each in positional]
     return SimpleNamespace(**options, path=path, paths=paths, config=config, argument=argument)

@@ -1,5 +1,10 @@
 """The one error that a user may see. Standard library only."""
 
+import errno
+
+# What a full, read-only or forbidden place says: the user's to mend, and no fault of ours or of a run.
+STORAGE = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM})
+
 
 class UserError(Exception):
     """A wrong input: which field, the value it had, and what to do about it.

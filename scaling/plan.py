@@ -302,7 +302,7 @@ def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: i
         "tokens": {
             "D": tokens,
             "per_step": batch * context,
-            "loss": examples * (fitted.count or round(fitted.share * _loss_tokens(source, text))),
+            "loss": round(examples * (fitted.count or _loss_tokens(source, text, fitted.share))),
             "counted": families.counted(cell.module, cell.config),
             "unique": unique,
             "epochs": tokens / unique,
@@ -320,12 +320,12 @@ def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: i
     }
 
 
-def _loss_tokens(source: Any, text: int) -> float:
-    """Predictions that count in one example: the mean, where a source says that examples differ."""
+def _loss_tokens(source: Any, text: int, share: float) -> float:
+    """Predictions in one example, the share of its loss tokens: exact, or the mean where a source's examples differ."""
     if hasattr(source, "loss_tokens"):
-        return source.loss_tokens(text)
+        return share * source.loss_tokens(text)
     mask = source.batch(np.zeros(1, np.int64), seed=0, context=text).get("mask")
-    return text if mask is None else int(mask.sum())
+    return round(share * (text if mask is None else int(mask.sum())))
 
 
 def _measured_speed(workdir: Path | None) -> float:

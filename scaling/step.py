@@ -37,9 +37,10 @@ class Trainer:
         rules: recipe.Recipe,
         mesh_shape: dict[str, int],
         chunk: int,
-        how: Execution = Execution(),  # noqa: B008 (frozen)
+        how: Execution | None = None,
     ):
-        self.family, self.config, self.rules, self.steps_per_chunk, self.how = family, config, rules, chunk, how
+        self.family, self.config, self.rules, self.steps_per_chunk = family, config, rules, chunk
+        self.how = how = how or Execution()
         self.attention: set[str] = set()
         self.mesh = meshes.make(mesh_shape)
         meshes.check_batch(mesh_shape, rules.batch, microbatches=how.microbatches)
@@ -69,7 +70,7 @@ class Trainer:
             shapes,
             self._shardings,
         )
-        self._compiled: dict[str, Any] = {}
+        self._compiled: dict[tuple[str, Any], Any] = {}  # by name, and what the arguments hold
         self._compiling = threading.Lock()
 
     def clock(self) -> float:
@@ -102,11 +103,10 @@ class Trainer:
 
     def prepare(self, example: dict[str, np.ndarray]) -> None:
         """Compiles the chunk before it is called, as another thread may do; ``example`` as for ``memory``."""
-        with self._compiling:
-            if "chunk" not in self._compiled:
-                self._compiled["chunk"] = self._lowered_chunk(example).compile()
+        shapes = self._chunk_shapes(example)
+        self._compile(("chunk", jax.tree.structure(shapes)), self._jitted_chunk, shapes)
 
-    def _lowered_chunk(self, example: dict[str, np.ndarray]) -> Any:
+    def _chunk_shapes(self, example: dict[str, np.ndarray]) -> tuple[Any, ...]:
         chunk, batch = self.steps_per_chunk, self.rules.batch
         sharding = jax.sharding.NamedSharding(self.mesh, meshes.BATCH)
         batches = {
@@ -117,7 +117,7 @@ class Trainer:
         rate = jax.ShapeDtypeStruct((chunk,), np.float32, sharding=self._whole)
         steps = jax.ShapeDtypeStruct((), np.int32, sharding=self._whole)
         hyper = {"learning_rate": rate, "weight_decay": rate, "steps": steps}
-        return self._jitted_chunk().lower(self.abstract, hyper, batches)
+        return self.abstract, hyper, batches
 
     def memory(self, example: dict[str, np.ndarray]) -> dict[str, int]:
         """Bytes that a chunk of steps takes on each device: ``state``, ``batches``, ``temporary`` and their ``total``.
@@ -125,7 +125,7 @@ class Trainer:
         By the compiler's own account, of the program compiled ahead of time for the present kind of device; nothing is
         allocated. ``example``: a batch of the data, of any number of examples.
         """
-        seen = self._lowered_chunk(example).compile().memory_analysis()
+        seen = self._jitted_chunk().lower(*self._chunk_shapes(example)).compile().memory_analysis()
         state = seen.alias_size_in_bytes  # donated: the new state takes the place of the old one
         given, made = seen.argument_size_in_bytes - state, seen.output_size_in_bytes - state
         found = {"state": state, "batches": given, "temporary": seen.temp_size_in_bytes + made}
@@ -166,7 +166,7 @@ class Trainer:
         """
         size = self.rules.batch
         self._refuse_parts("config.noise_scale", True)
-        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.how.microbatches
         parts = next((n for n in (8, 4, 2) if size % (n * ways) == 0), 0)
         if not parts:
             raise UserError("config.noise_scale", size, f"a batch is split in two, each a multiple of {ways}")
@@ -200,16 +200,21 @@ class Trainer:
 
     def _call(self, name: str, jitted: Callable[[], Any], *arguments: Any) -> Any:
         # Compiled ahead of time, so that compilation is timed apart and a changed shape is an error, not a recompile.
-        if name not in self._compiled:
+        # What a batch holds may change: one shape serves data with a mask and data without.
+        key = name, jax.tree.structure(arguments)
+        if key not in self._compiled:
             start = time.perf_counter()
-            # Initialisation runs once: unoptimised, it compiles in a third of the time.
-            options = {"xla_backend_optimization_level": 0} if name.startswith("init") else None
-            with self._compiling:
-                if name not in self._compiled:
-                    self._compiled[name] = jitted().lower(*arguments).compile(options)
+            self._compile(key, jitted, arguments)
             self.compile_seconds += time.perf_counter() - start
             distributed.barrier()  # the first collective must not wait for a process that is still compiling
-        return self._compiled[name](*arguments)
+        return self._compiled[key](*arguments)
+
+    def _compile(self, key: tuple[str, Any], jitted: Callable[[], Any], arguments: tuple[Any, ...]) -> None:
+        # Initialisation runs once: unoptimised, it compiles in a sixth of the time (experiments/LOG.md).
+        options = {"xla_backend_optimization_level": 0} if key[0].startswith("init") else None
+        with self._compiling:
+            if key not in self._compiled:
+                self._compiled[key] = jitted().lower(*arguments).compile(options)
 
     def _init(self, seed: jax.Array) -> State:
         key = jax.random.key(seed)

@@ -8,8 +8,9 @@ overrides it field by field, and workers need no Python file.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -26,11 +27,21 @@ BLOCK_KINDS = ("grid", "pairs", "isoflop")
 EXACT = {"image": "images of side", "sound": "sounds of samples", "prompts": "prompts of each class"}
 
 
-def base(name: str) -> Any:
-    """The configuration that every experiment file starts from: a ConfigDict, whose fields no type checker knows."""
+def base(name: str, argument: str = "", known: Collection[str] = ()) -> Any:
+    """The configuration that every experiment file starts from: a ConfigDict, whose fields no type checker knows.
+
+    Args:
+      argument: what ``get_config`` was given. The study is then called NAME-ARGUMENT.
+      known: the arguments that the experiment knows, besides none.
+
+    Raises:
+      UserError: it does not know this one.
+    """
+    if argument and argument not in known:
+        raise UserError("config argument", argument, f"this experiment knows {', '.join(known) or 'none'}")
     return ConfigDict(
         {
-            "name": name,
+            "name": f"{name}-{argument}" if argument else name,
             "family": "gpt",
             "model": _dict(),  # fields of the family's Config, over its ladder
             "recipe": _dict(name="width"),
@@ -303,6 +314,6 @@ def _numbers(field: str, values: Any) -> list[float]:
     if isinstance(values, Mapping) or not isinstance(values, Iterable):
         raise UserError(field, values, "must be a tuple of numbers")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise UserError(field, value, "must be a positive number")
     return list(values)

@@ -38,7 +38,11 @@ class Interrupted(Exception):
 
 
 class Diverged(Exception):
-    """The loss is not finite, or far above where it began."""
+    """The loss is not finite, or far above where it began; ``steps`` were taken when that was seen."""
+
+    def __init__(self, text: str, steps: int):
+        super().__init__(text)
+        self.steps = steps
 
 
 @functools.cache
@@ -92,7 +96,7 @@ class _Run:
         place = f"{url.rstrip('/')}/{spec['run']}" if url else self.record.path / "checkpoints"
         self.checkpoints = Checkpoints(place, stage=self.record.path / "staging")
         # Where branches leave: these checkpoints are not pruned.
-        self.points = {each["branch_step"] for each in program["runs"]} if spec["kind"] == "stem" else set()
+        self.points = {each["branch_step"] for each in program["runs"][1:]} if spec["kind"] == "stem" else set()
         self.trainer = trainer_of(manifest, self.options)
         fields = recipe.Recipe.__dataclass_fields__
         self.rules = recipe.Recipe(**{k: v for k, v in manifest["recipe"].items() if k in fields})
@@ -162,7 +166,8 @@ class _Run:
           Diverged: the loss of a chunk is not finite or far above the first.
         """
         size, saved = self.trainer.steps_per_chunk, time.monotonic()
-        first_losses = (row["first_loss"] for row in self.record.steps() if "first_loss" in row)
+        # Of every row that was written: a run that began anew has rows of the same steps without it.
+        first_losses = (row["first_loss"] for row in self.record.rows() if "first_loss" in row)
         reference = distributed.agree(next(first_losses, None))
         count = min(size - start % size, stop - start)
         batches = self.batches(start, count) if start < stop else {}
@@ -184,7 +189,7 @@ class _Run:
                     if not math.isfinite(mean)
                     else start + count
                 )
-                raise Diverged(f"loss {mean:.4g} by step {bad} (first step: {first:.4g})")
+                raise Diverged(f"loss {mean:.4g} by step {bad} (first step: {first:.4g})", start + count)
             start += count
             row = {
                 "step": start,
@@ -319,6 +324,7 @@ def speedup(program: dict[str, Any], size: int, workdir: Path) -> float:
     run = _Run(program["runs"][0], program, workdir)
     count = min(10, run.trainer.steps_per_chunk)
     hyper, batches = run.hyper(0, count), run.batches(0, count)
+    run.hear_of_damage()
     return drive.speedup(lambda: drive.Ask(run.trainer, run.trainer.init(run.seed), hyper, batches), size)
 
 
@@ -376,7 +382,7 @@ def work(
     ends = {run.spec["branch_step"] for run in waiting} | ({trunk.steps} if not final[trunk] else set())
     failure = distributed.agree(trunk.record.result if trunk.record.status == "diverged" else None)
     for end in sorted(ends):
-        if failure is None:
+        if failure is None or end < failure["steps"]:  # a branch that is new may leave before its stem diverged
             try:
                 if any(at < step <= end for step in trunk.checkpoints.steps()):
                     at, state = trunk.checkpoints.load(trainer.abstract, at_most=end) or (at, state)
@@ -386,14 +392,14 @@ def work(
                 if branches and resumed < end:
                     trunk.checkpoints.save(end, state)
             except Diverged as problem:
-                failure = {"steps": end, "reason": str(problem)}
-                trunk.finish("diverged", steps=end, reason=str(problem))
+                failure = {"steps": problem.steps, "reason": str(problem)}
+                trunk.finish("diverged", **failure)
         for run in waiting:
             if run.spec["branch_step"] == end:
                 run.begin()
-                if failure is not None or state is None:
-                    run.finish("diverged", steps=end, reason=f"its stem diverged: {failure and failure['reason']}")
-                else:
+                if failure is not None and failure["steps"] <= end:
+                    run.finish("diverged", steps=failure["steps"], reason=f"its stem diverged: {failure['reason']}")
+                elif state is not None:
                     yield from _finish_run(run, jax.tree.map(jnp.copy, state), end, ticker(run))
     if failure is None and not final[trunk]:
         if branches:
@@ -412,7 +418,7 @@ def _finish_run(run: _Run, state: State, start: int, tick: Callable[[int], bool]
     try:
         state = yield from run.advance(state, start, run.steps, tick)
     except Diverged as problem:
-        run.finish("diverged", steps=start, reason=str(problem))
+        run.finish("diverged", steps=problem.steps, reason=str(problem))
         return
     _complete(run, state)
 

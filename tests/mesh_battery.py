@@ -79,7 +79,8 @@ def train(module: Any, config: Any, shape: tuple[int, ...]) -> tuple[Trainer, An
     state = jax.tree.map(lambda leaf, as_: jax.device_put(leaf, as_.sharding), start(module, exact), trainer.abstract)
     state, metrics = trainer.chunk(state, hyper, batches)
     found = {"losses": np.asarray(metrics["loss"]).tolist()}
-    return trainer, state, {**found, "collectives": collectives(trainer._compiled["chunk"].as_text())}
+    (compiled,) = (each for (name, _), each in trainer._compiled.items() if name == "chunk")
+    return trainer, state, {**found, "collectives": collectives(compiled.as_text())}
 
 
 def by_axis() -> bool:
@@ -113,7 +114,7 @@ def main(folder: str, *, write: bool) -> None:
         if case == first[name]:
             shapes["bfloat16"] = SHAPES
         for dtype, meshes in shapes.items():
-            further = {} if case == first[name] else {"temperature": 0.07}  # clip's own, in float32
+            further: dict[str, Any] = {} if case == first[name] else {"temperature": 0.07}  # clip's own, in float32
             module, config = small(name, case, layers=1, dtype=dtype, **further)
             runs = {name_of(shape): train(module, config, shape)[2] for shape in meshes}
             out["cases"][" ".join(filter(None, (name, case, dtype)))] = runs

@@ -7,6 +7,7 @@ import pytest
 
 from analysis import batch
 from scaling import families, recipe, study, train
+from scaling.blocks.execution import Execution
 from scaling.errors import UserError
 from scaling.plan import make
 from scaling.records import records
@@ -34,6 +35,15 @@ def test_noise_and_signal_are_those_of_the_examples_gradients():
     assert found["signal"] + found["noise"] / 8 == pytest.approx(np.sum(flat.mean(0) ** 2), rel=1e-4)
     with pytest.raises(UserError, match=r"config\.noise_scale = 3: a batch is split in two"):
         Trainer(family, config, recipe.named("width", batch=3), {"data": 1}, 1).noise(params, {}, 0)
+    # Microbatches split each part again, so parts are larger; the same gradients, in parts of two examples.
+    split = Trainer(family, config, recipe.named("width", batch=8), {"data": 1}, 1, Execution(microbatches=2))
+    pairs = flat.reshape(2, 4, -1).mean(0)
+    square, whole = np.square(pairs).sum(axis=1).mean(), np.sum(flat.mean(0) ** 2)
+    assert split.noise(params, {"tokens": tokens}, 0)["noise"] == pytest.approx(
+        (square - whole) / (1 / 2 - 1 / 8), rel=1e-4
+    )
+    with pytest.raises(UserError, match=r"config\.noise_scale = 8: a batch is split in two, each a multiple of 8"):
+        Trainer(family, config, recipe.named("width", batch=8), {}, 1, Execution(microbatches=8)).noise(params, {}, 0)
 
 
 def test_training_measures_noise_when_asked_and_is_not_changed_by_it(tiny, tmp_path):

@@ -57,6 +57,14 @@ def test_the_newest_few_and_the_branch_points_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "2.json", "5", "5.json"]
 
 
+def test_as_many_as_were_asked_for_are_kept_while_there_are_fewer(tmp_path):
+    store = Checkpoints(tmp_path)
+    for step in (1, 2, 3, 4):
+        store.save(step, state(step))
+        store.keep((), newest=3)
+        assert store.steps() == list(range(max(1, step - 2), step + 1))
+
+
 def test_a_save_that_failed_behind_the_training_is_told_by_the_next_call(tmp_path, monkeypatch):
     store = Checkpoints(tmp_path)
     store.save(1, state(1))
@@ -123,3 +131,12 @@ def test_checkpoints_at_a_url(bucket, tmp_path):
 def test_a_store_without_its_client_is_named():
     with pytest.raises(UserError, match=r"checkpoints = gs://bucket/x: cannot be used .*gcsfs.*check the access"):
         Checkpoints("gs://bucket/x")
+
+
+def test_a_store_that_fails_without_a_word_is_named(monkeypatch):
+    def silent(url: str) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("etils.epath.Path", silent)
+    with pytest.raises(UserError, match=r"checkpoints = s3://bucket/x: cannot be used \(TimeoutError\)"):
+        Checkpoints("s3://bucket/x")

@@ -375,6 +375,9 @@ def test_uint32_and_llmc_hold_the_same_tokens(tmp_path):
 def test_bytes_per_token_is_what_was_given(tmp_path):
     TOKENS.astype("<u2").tofile(tmp_path / "a.bin")
     assert binary(tmp_path / "a.bin", bytes_per_token=4).bytes_per_token == 4.0
+    for wrong in (-4.0, float("inf"), float("nan")):
+        with pytest.raises(UserError, match=r"data\.bytes_per_token = "):
+            binary(tmp_path / "a.bin", bytes_per_token=wrong)
 
 
 def test_a_hash_by_sample_sees_sizes_and_says_so(tmp_path, monkeypatch):

@@ -86,7 +86,9 @@ def together(programs: list[dict], workdir: Path, size: int, stops: dict[str, in
             def ended(problem: Exception | None, name=name) -> None:
                 ends[name] = problem
 
-            progress = lambda *_, ticks=ticks: ticks.append(0)  # noqa: E731
+            def progress(*_, ticks=ticks) -> None:
+                ticks.append(0)
+
             yield train.work(program, workdir, progress=progress, should_stop=should_stop), ended
 
     drive.drive(works(), size)
@@ -107,7 +109,7 @@ def test_members_end_as_alone_through_stops_free_places_and_a_divergence(alone, 
     rows = [row for record in records(tmp_path) for row in record.steps()]
     assert {row.get("members") for row in rows} >= {2, 3}
     trainer = train.trainer_of(programs[0]["runs"][0]["manifest"], programs[0]["options"])
-    assert sorted(name for name in trainer._compiled if name.startswith("chunk")) == ["chunk", "chunk 3 1"]
+    assert sorted(name for name, _ in trainer._compiled if name.startswith("chunk")) == ["chunk", "chunk 3 1"]
 
 
 def test_the_error_of_a_member_is_its_own(alone, tmp_path):

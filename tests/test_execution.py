@@ -114,8 +114,10 @@ def test_the_weight_of_a_bfloat16_head_is_summed_in_float32():
     targets = jax.random.randint(jax.random.key(2), (2, 64), 0, 16)
 
     def slope(chunk: int, x_BTD: jax.Array) -> np.ndarray:
+        def loss(weight: jax.Array) -> jax.Array:
+            return head.vocabulary(x_BTD, weight.astype(x_BTD.dtype), targets, tied=False).sum()
+
         with using(Execution(loss_chunk=chunk)):
-            loss = lambda w: head.vocabulary(x_BTD, w.astype(x_BTD.dtype), targets, tied=False).sum()  # noqa: E731
             return np.asarray(jax.grad(loss)(weight))
 
     exact = slope(0, x_BTD.astype(jnp.float32))
@@ -130,6 +132,8 @@ class TestAttention:
         for name, reason in (("cudnn", "needs a GPU, and this is a cpu"), ("splash", "needs a TPU")):
             with using(Execution(attention=name)), pytest.raises(UserError, match=reason):
                 attention.attend(self.q, self.k, self.v)
+        with pytest.raises(ValueError, match="mask casual: choose one of causal, bidirectional, prefix"):
+            attention.attend(self.q, self.k, self.v, "casual")
 
     @pytest.mark.parametrize("causal", [True, False])
     def test_splash_computes_what_ours_does(self, causal: bool):
@@ -190,6 +194,14 @@ def test_an_impossible_execution_is_named(tiny, field: str, value: object, messa
         config.execution[field] = value
     with pytest.raises(UserError, match=rf"execution\.{field} = {value}: .*{message}"):
         study.resolve(config)
+
+
+def test_one_trainer_serves_data_with_a_mask_and_data_without():
+    made, params, batch = trainer(Execution()), initial(gpt, CONFIG, 0.1), batch_of(gpt, CONFIG)
+    nats, count = made.evaluate(params, batch, 0)["loss"]
+    masked, counted = made.evaluate(params, {**batch, "mask": MASK.astype(np.float32)}, 0)["loss"]
+    np.testing.assert_allclose(masked, np.where(MASK, nats, 0), rtol=1e-5)
+    assert count.sum() == 4 * 12 and counted.sum() == MASK.sum()
 
 
 def test_microbatches_must_divide_the_batch():

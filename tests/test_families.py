@@ -129,8 +129,12 @@ def test_analytic_counts_equal_the_traced_program(name: str, case: str, size: in
 def test_axes_name_every_dimension_of_every_parameter(name: str, case: str):
     module, config = small(name, case)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), config))
-    leaf = lambda value: isinstance(value, tuple)  # noqa: E731
-    ranks = jax.tree.map(lambda names, shape: len(names) == len(shape.shape), module.axes(config), shapes, is_leaf=leaf)
+    ranks = jax.tree.map(
+        lambda names, shape: len(names) == len(shape.shape),
+        module.axes(config),
+        shapes,
+        is_leaf=lambda value: isinstance(value, tuple),
+    )
     assert all(jax.tree.leaves(ranks))
 
 
@@ -302,10 +306,9 @@ def test_a_wrong_switch_is_named(name: str, fields: dict[str, Any], message: str
 
 
 def test_a_while_loop_has_no_count():
-    spin = lambda x: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ c, x)  # noqa: E731
+    square = jnp.ones((2, 2))
     with pytest.raises(ValueError, match="no static trip count"):
-        count.jaxpr_flops(spin, jnp.ones((2, 2)))
-    scan = lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, length=5)[0]  # noqa: E731
-    assert count.jaxpr_flops(scan, jnp.ones((2, 2))) == 5 * 2 * 8
-    convolve = lambda x, w: jax.lax.conv(x, w, (1, 1), "SAME")  # noqa: E731
-    assert count.jaxpr_flops(convolve, jnp.ones((1, 3, 8, 8)), jnp.ones((5, 3, 3, 3))) == 2 * 5 * 64 * 27
+        count.jaxpr_flops(lambda x: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ c, x), square)
+    assert count.jaxpr_flops(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, length=5)[0], square) == 5 * 2 * 8
+    images, kernels = jnp.ones((1, 3, 8, 8)), jnp.ones((5, 3, 3, 3))
+    assert count.jaxpr_flops(lambda x, w: jax.lax.conv(x, w, (1, 1), "SAME"), images, kernels) == 2 * 5 * 64 * 27

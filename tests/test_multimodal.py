@@ -98,7 +98,10 @@ def test_early_and_late_are_one_flag_apart_and_frozen_parts_cost_no_backward():
     # Against the traced program, as the battery does.
     batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch_of(fusion, frozen, 3).items()}
     shapes = jax.eval_shape(lambda: fusion.init(jax.random.key(0), frozen))
-    nats = lambda p, b: fusion.loss(p, b, jax.random.key(0), frozen)["text"][0].sum()  # noqa: E731
+
+    def nats(p, b):
+        return fusion.loss(p, b, jax.random.key(0), frozen)["text"][0].sum()
+
     assert count.jaxpr_flops(nats, shapes, batch) == 3 * sum(forward.values())
     executed = count.executed_flops(parts.values())
     assert count.jaxpr_flops(jax.grad(nats), shapes, batch) == 3 * sum(executed.values())

@@ -14,7 +14,7 @@ import pytest
 from test_cli import scaling
 from test_prepare import texts, training, write_parquet, write_records, write_saved, write_tokenizer
 
-from scaling import data
+from scaling import data, plan, study
 from scaling.data import _documents, _pairs, _prepare, _random, _tokenizer, _tokens
 from scaling.data.arrayrecord import Joined
 from scaling.errors import UserError
@@ -166,8 +166,14 @@ def test_captions_by_a_tokenizer_and_pictures_without_captions(tmp_path):
     source = pairs(path, tokenizer=str(write_tokenizer(tmp_path / "tokenizer.json")))
     coder = __import__("tokenizers").Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     tokens = source.batch(np.arange(3), seed=0, context=40)["tokens"]
-    assert source.vocab == 300 and (tokens[:, 0] == 0).all()
-    assert all(coder.decode(row).startswith("picture ") for row in tokens)
+    assert source.vocab == 300 and (tokens[:, 0] == 299).all() and not (tokens == 0).any()
+    own = np.where(tokens == 299, 0, np.where(tokens == 0, 299, tokens))  # the file's end is its token 0
+    ends = tokens[:, 1:].argmax(axis=1) + 1  # where a tower of text pools
+    for row, end in zip(own, ends):
+        assert coder.decode(row[1:end]).startswith("picture ") and coder.decode(row[1:end]).endswith(" of größe")
+    assert (np.take_along_axis(tokens, ends[:, None], 1) == 299).all()
+    with pytest.raises(UserError, match="end = none: captions need an end; give the name of a token"):
+        pairs(path, tokenizer=str(tmp_path / "tokenizer.json"), end="none")
     bare = pairs(path, text="")
     assert (
         bare.supplies == {"image": SIDE, "classes": 7} and not bare.batch(np.arange(3), seed=0, context=9)["mask"].any()
@@ -213,8 +219,14 @@ def test_damaged_tars_and_wrong_fields(tmp_path, damage, fields, words):
 def test_captions_that_are_no_text_are_named(tmp_path):
     found = [{**sample, "txt": b"\xff\xfe"} for sample in samples(40)]
     tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
-    with pytest.raises(UserError, match=r"data.text = a.tar:000\d\d: is not UTF-8"):
-        pairs(write_tar(tmp_path / "a.tar", found), tokenizer=str(tokenizer)).batch(np.arange(9), seed=0, context=40)
+    source = pairs(write_tar(tmp_path / "a.tar", found), tokenizer=str(tokenizer))
+    for use in (
+        lambda: source.batch(np.arange(9), seed=0, context=40),
+        lambda: source.loss_tokens(40),  # which a plan asks for
+        lambda: source.evaluation(40, 100),
+    ):
+        with pytest.raises(UserError, match=r"data.text = a.tar:000\d\d: is not UTF-8"):
+            use()
 
 
 def test_a_large_picture_is_refused_not_unpacked(tmp_path, monkeypatch):
@@ -279,6 +291,41 @@ def test_text_in_tables_is_split_and_tokenized_as_prepare_does(tmp_path, write):
     )
 
 
+def test_an_end_token_beyond_16_bits_is_not_cut(tmp_path):
+    """The words of every document fit into 16 bits; the token that ends it does not."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {f"w{number}": number for number in range(70_000)} | {"</s>": 70_000}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    made.save(str(tmp_path / "tokenizer.json"))
+    path = write_parquet(tmp_path / "a.parquet", [f"w{number} w{number + 1} w3" for number in range(300)])
+    source = load("parquet", path, tokenizer=str(tmp_path / "tokenizer.json"))
+    rows = source.train.reshape(-1, 4)
+    assert source.vocab == 70_001 and (rows[:, 3] == 70_000).all() and (rows[:, 1] == rows[:, 0] + 1).all()
+    assert all(each.tokens[3] == 70_000 and each.name == f"a.parquet:{each.tokens[0]}" for each in source.documents)
+
+
+def test_a_column_of_tokens_has_no_bytes(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [[number % 250, number // 250, 250] for number in range(400)]
+    parquet.write_table(pa.table({"ids": rows}), tmp_path / "a.parquet")
+    source = load("parquet", tmp_path / "a.parquet", text="ids")
+    assert source.bytes_per_token is None and source.describe()["bytes"] is None
+    assert sorted([*source.train.reshape(-1, 3).tolist(), *(e.tokens.tolist() for e in source.documents)]) == sorted(
+        rows
+    )
+    parquet.write_table(pa.table({"ids": [*rows, [3, 256]]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"tokenizer = bytes: does not have the token 256 of a\.parquet"):
+        load("parquet", tmp_path / "a.parquet", text="ids")
+
+
+def test_an_empty_table_among_others_is_named(tmp_path):
+    write_parquet(tmp_path / "a.parquet", texts(40))
+    (tmp_path / "b.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match=r"b\.parquet: cannot be read"):
+        load("parquet", tmp_path)
+
+
 def _broken_row_group(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[8:400] = bytes(392)
@@ -292,10 +339,10 @@ def _broken_row_group(path: Path) -> None:
         (lambda path: path.rename(path.with_suffix(".csv")), {}, "is not there"),
         (lambda path: path.write_bytes(b"PAR1"), {}, "a.parquet: cannot be read"),
         (_broken_row_group, {}, "a.parquet: cannot be read"),
-        (None, {"text": "body"}, "column = body: is not in a.parquet, which has id, text"),
+        (None, {"text": "body"}, "data.text = body: is not in a.parquet, which has id, text"),
         (None, {"text": ""}, "name the column of the text"),
         (None, {"text": "id"}, "a.parquet, row 0: holds int"),
-        (None, {"image": "img"}, "data.column = img: is not in a.parquet"),
+        (None, {"image": "img"}, "data.image = img: is not in a.parquet"),
         (None, {"image": "text"}, r"data.image = a.parquet:0: holds no encoded picture"),
         (None, {"end": "</s>"}, "bytes have no such token"),
     ],
@@ -386,6 +433,7 @@ def _flip(offset: int) -> Callable[[Path], None]:
         (None, {"vocab": 100}, r"data.vocab = 100: a.array_record:\d+ has the token"),
         (None, {"dtype": "int8"}, "data.dtype = int8"),
         (None, {"vocab": 1}, "data.vocab = 1"),
+        (None, {"bytes_per_token": -4.0}, r"data.bytes_per_token = -4\.0: must be positive"),
     ],
 )
 def test_damaged_records_and_wrong_fields(tmp_path, damage, fields, words):
@@ -423,7 +471,19 @@ def test_a_missing_extra_names_what_to_install(tmp_path, monkeypatch, name, modu
     assert ("pillow" if module == "PIL" else module.replace("_", "-")) in str(caught.value)
 
 
-# Training
+# Planning and training
+
+
+def test_the_loss_tokens_of_captions_are_their_mean_times_the_examples(tmp_path):
+    path = write_tar(tmp_path / "a.tar", samples())
+    config = study.base("captions")
+    config.family, config.model, config.recipe.batch = "fusion", {"patch": 3, "text": 24}, 8
+    config.data.mine = {"source": "webdataset", "path": str(path), "side": SIDE}
+    config.cells.grid = study.block("grid", "mine", (0,), tokens=(28 * 8 * 10,))
+    manifest = plan.make(study.resolve(config)).programs[0]["runs"][-1]["manifest"]
+    mean = load("webdataset", path, side=SIDE).loss_tokens(24)
+    assert mean != round(mean) and manifest["steps"] == 10 and manifest["tokens"]["loss"] == round(80 * mean)
+
 
 STUDY = """
 from scaling import study

@@ -1,5 +1,6 @@
 """A family that asks for what a source does not supply: one clear line and exit 2, before anything is trained."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from test_cli import scaling
+from test_own_sources import samples, write_tar
+from test_prepare import texts, write_parquet, write_records
 
 from scaling import data, families, plan, study
-from scaling.errors import UserError
+from scaling.data import _documents, _prepare, _tokenizer
 
 SOURCES = data.names()
 CASES = [(name, objective) for name in families.names()
@@ -32,15 +35,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     np.random.default_rng(0).integers(0, 50, 200_000).astype("<u2").tofile(folder / "train.bin")
     for i in range(4):
         (folder / f"{i}.txt").write_text(f"the words of file {i} " * 1000)
-    fields = {"text": {"path": str(folder)}, "bin": {"path": str(folder), "vocab": 50}}
-    found = {}
-    for name in SOURCES:
-        config = {"source": name, **fields.get(name, {})}
-        try:
-            found[name] = (config, data.load(config))
-        except UserError:
-            assert name not in ("stdlib", "text", "bin", "zipf", "markov", "rhm", "scenes")  # wants files of its own
-    return found
+    _prepare.prepare(_prepare.Job(_documents.inputs([str(folder)]), folder / "prepared", _tokenizer.load("bytes")))
+    fields: dict[str, Any] = {"text": {"path": str(folder)}, "bin": {"path": str(folder), "vocab": 50}}
+    fields["prepared"] = {"path": str(folder / "prepared")}
+    pictures = {"path": str(folder / "a.tar"), "side": 32, "classes": 7}
+    own = {
+        "webdataset": (lambda: write_tar(folder / "a.tar", samples()), pictures),
+        "parquet": (lambda: write_parquet(folder / "a.parquet", texts(400)), {"path": str(folder / "a.parquet")}),
+        "arrayrecord": (lambda: write_records(folder / "a.array_record", texts(400)),
+                        {"path": str(folder / "a.array_record")}),
+    }  # fmt: skip
+    for name, (write, config) in own.items():
+        with contextlib.suppress(pytest.skip.Exception):  # the library is not installed
+            write()
+            fields[name] = config
+    made = (name for name in SOURCES if name in fields or name not in own)
+    configs = {name: {"source": name, **fields.get(name, {})} for name in made}
+    return {name: (config, data.load(config)) for name, config in configs.items()}
 
 
 def planned(folder: Path, family: str, source: dict[str, Any], **model: Any) -> tuple[int, str]:
@@ -55,7 +66,7 @@ def planned(folder: Path, family: str, source: dict[str, Any], **model: Any) -> 
 @pytest.mark.parametrize(("family", "objective"), CASES)
 def test_every_family_on_every_source(family: str, objective: str, source: str, made: dict, tmp_path: Path):
     """It is planned where the source has all that it reads; else the line says what it lacks, or what does not fit."""
-    if source not in made:
+    if source not in made:  # without the extra that reads it
         code, err = planned(tmp_path, family, {"source": source})
         assert code == 2 and " = " in err
         return
@@ -82,6 +93,13 @@ def test_every_family_on_every_source(family: str, objective: str, source: str, 
         assert code == 2 and "model.context = 100000000: dataset mine is too short" in err
         code, err = planned(tmp_path, family, config, **model, context=has["context"] + 1)
         assert code == 2 and f"that evaluate dataset mine end after {has['context']:,} tokens" in err
+
+
+@pytest.mark.parametrize("source", ["arrayrecord", "bin", "parquet", "prepared", "text", "webdataset"])
+def test_a_source_of_files_without_any(source: str, tmp_path: Path):
+    for path in ("", "nowhere"):
+        code, err = planned(tmp_path, "gpt", {"source": source, "path": path})
+        assert code == 2 and f"path = {path}: " in err
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jsonschema
@@ -225,6 +226,41 @@ def test_divergence_ends_a_run_with_a_status(tiny, tmp_path):
     assert go(program, tmp_path) == 0
 
 
+def test_a_branch_that_leaves_before_its_stem_diverged_is_trained(tiny, tmp_path, monkeypatch):
+    def ends() -> dict[int, tuple[str, int, str]]:
+        found = {}
+        for record in records(tmp_path):
+            result = record.result
+            assert result is not None
+            found[record.manifest["steps"]] = (result["status"], result["steps"], str(result["reason"]))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "DIVERGENCE_MARGIN", -100.0)  # as if the first chunk of ten steps were far too high
+        (program,) = prepare(tiny(), tmp_path)
+        go(program, tmp_path)
+    assert {(status, steps) for status, steps, _ in ends().values()} == {("diverged", 10)}
+    (program,) = prepare(tiny(grid=study.block("grid", "known", (0,), tokens=(48 * 8, 1440, 2880))), tmp_path)
+    go(program, tmp_path)
+    found = ends()
+    assert found.pop(8)[:2] == ("done", 8)
+    assert {(status, steps) for status, steps, _ in found.values()} == {("diverged", 10)}
+    assert sum("its stem diverged" in reason for *_, reason in found.values()) == 2
+
+
+def test_where_a_run_began_is_known_after_any_number_of_starts(tiny, tmp_path):
+    """Divergence is told by the first loss of all: also where a kill left rows and no checkpoint."""
+    (program,) = prepare(tiny(), tmp_path)
+    stem = Record(tmp_path / "runs" / program["program"])
+    for start in range(3):
+        with pytest.raises(train.Interrupted):
+            go(program, tmp_path, stop_after=1)
+        if start == 0:
+            shutil.rmtree(stem.path / "checkpoints")
+    assert [row["step"] for row in stem.rows() if "step" in row] == [10, 10, 20]
+    assert [row["step"] for row in stem.rows() if "first_loss" in row] == [10]
+
+
 def test_other_data_than_planned_is_refused(tiny, tmp_path):
     (program,) = prepare(tiny(), tmp_path)
     with pytest.raises(UserError, match="is not what was planned"):
@@ -250,7 +286,7 @@ def test_the_final_state_is_kept_on_request(tiny, tmp_path):
 
 
 class TestCheckpoints:
-    STATE = {"params": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "step": np.int32(4)}  # noqa: RUF012
+    STATE: ClassVar = {"params": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "step": np.int32(4)}
 
     def abstract(self):
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])

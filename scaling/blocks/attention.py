@@ -7,6 +7,7 @@ then shared by H / (their number) queries (arXiv 2305.13245).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,10 @@ def attend(
 
     Raises:
       UserError: the backend that was asked for cannot run on this device, or not in this dtype or shape.
+      ValueError: there is no such mask; nothing must then be seen by mistake.
     """
+    if mask not in MASKS:
+        raise ValueError(f"mask {mask}: choose one of {', '.join(MASKS)}")
     allowed = None
     if mask == "prefix" or keep_BS is not None:
         shape = (q_BHTK.shape[2], k_BHSK.shape[2])
@@ -95,7 +99,7 @@ def _own(q_BHTK, k_BHSK, v_BHSK, causal: bool, allowed: jax.Array | None) -> jax
     return (mixed / total).astype(q_BHTK.dtype)
 
 
-def _library(implementation: str) -> Callable[..., jax.Array]:
+def _library(implementation: Literal["xla", "cudnn"]) -> Callable[..., jax.Array]:
     def run(q_BHTK, k_BHSK, v_BHSK, causal: bool, allowed: jax.Array | None) -> jax.Array:
         q_BTHK, k_BSHK, v_BSHK = (y.swapaxes(1, 2) for y in (q_BHTK, k_BHSK, v_BHSK))
         mixed = jax.nn.dot_product_attention(
@@ -104,7 +108,7 @@ def _library(implementation: str) -> Callable[..., jax.Array]:
             v_BSHK,
             mask=allowed,
             is_causal=causal and allowed is None,
-            implementation=implementation,  # type: ignore[arg-type]
+            implementation=implementation,
         )
         return mixed.swapaxes(1, 2)
 
@@ -119,7 +123,8 @@ def _splash(q_BHTK, k_BHSK, v_BHSK, causal: bool, allowed: jax.Array | None, *, 
     heads, shape = q_BHTK.shape[1], (q_BHTK.shape[2], k_BHSK.shape[2])
     mask = splash.MultiHeadMask([splash.CausalMask(shape) if causal else splash.FullMask(shape)] * heads)
     kernel = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, interpret=interpret)
-    return jax.vmap(kernel)(q_BHTK * q_BHTK.shape[-1] ** -0.5, k_BHSK, v_BHSK)  # type: ignore[return-value]
+    mixed: Any = jax.vmap(kernel)(q_BHTK * q_BHTK.shape[-1] ** -0.5, k_BHSK, v_BHSK)
+    return mixed
 
 
 BACKENDS: dict[str, Callable[..., jax.Array]] = {

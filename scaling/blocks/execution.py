@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -57,13 +58,13 @@ class Execution:
                 raise UserError(f"execution.{field}", value, f"must be a whole number of at least {least}")
 
 
-def of(fields: dict[str, object]) -> Execution:
+def of(fields: dict[str, Any]) -> Execution:
     """The Execution of a configuration's fields. UserError where one is unknown or cannot be."""
     known = [field.name for field in dataclasses.fields(Execution)]
     for name, value in fields.items():
         if name not in known:
             raise UserError(f"execution.{name}", value, f"unknown field; choose from {', '.join(known)}")
-    return Execution(**fields)  # type: ignore[arg-type]
+    return Execution(**fields)
 
 
 _ACTIVE: ContextVar[tuple[Execution, set[str]]] = ContextVar("execution", default=(Execution(), set()))

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from scaling.data import _files
 from scaling.data._extras import need
 from scaling.errors import UserError
 
@@ -74,10 +75,7 @@ def inputs(paths: Sequence[str], pattern: str = "") -> list[Input]:
             continue
         if not root.is_dir():
             raise UserError("path", given, "is not there; give files or folders of text, jsonl, parquet or arrow")
-        try:
-            below = sorted(path for path in root.glob(pattern or "**/*") if path.is_file())
-        except (ValueError, NotImplementedError) as error:
-            raise UserError("glob", pattern, f"is no pattern ({error}); for example **/*.txt") from error
+        below = _files.matching(root, pattern or "**/*", "glob")
         # Beside its arrow files a saved data set has json files, and caches that begin with this word.
         known = [path for path in below if pattern or _known(path)]
         if not known:
@@ -169,7 +167,7 @@ def _jsonl(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
                 raise UserError("path", where(), f"is not JSON ({error}); mend or delete it") from error
             if not isinstance(row, dict) or column not in row:
                 has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
-                raise UserError("column", column, f"is not in {where()}, which has {has}; give --column")
+                raise UserError("column", column, f"is not in {where()}, which has {has}; name one that it has")
             yield _value(row[column], where, column), start
 
 
@@ -203,7 +201,7 @@ def _arrow(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
 
 def _has(column: str, names: Sequence[str], each: Input) -> None:
     if column not in names:
-        raise UserError("column", column, f"is not in {each.name}, which has {', '.join(names)}; give --column")
+        raise UserError("column", column, f"is not in {each.name}, which has {', '.join(names)}; name one of these")
 
 
 def _rows(batch: Any, column: str, row: int, start: int, each: Input) -> Iterator[tuple[Any, int]]:

@@ -1,8 +1,8 @@
 """Pictures with captions and labels that lie in files: the body of ``webdataset`` and of ``parquet`` with pictures.
 
-A picture is cut to its middle square and scaled to ``side``. As tokens an example is the tokenizer's end token (256 for
-bytes), the caption, the end token again, and more of them as padding. A caption that does not fit is cut and still
-ends with the end token, by which a tower of text may pool; the loss of that false end does not count.
+A picture is cut to its middle square and scaled to ``side``. As tokens an example is the tokenizer's end token (the
+highest; 256 for bytes), the caption, the end token again, and more of them as padding. A caption that does not fit is
+cut and still ends with the end token, by which a tower of text may pool; the loss of that false end does not count.
 
 What is evaluation is told by the hash of a caption and of the first 4 KiB of a picture, so copies stay on one side.
 An example is read when it is needed: a process that trains with others reads its own rows only.
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from scaling.data._extras import need
-from scaling.data._random import key, permute
+from scaling.data._random import shuffled
 from scaling.data._tokenizer import Tokenizer
 from scaling.data._tokens import below, split
 from scaling.errors import UserError
@@ -30,6 +30,24 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded. Not everything that Pillow knows: some formats run other programs."""
 HEAD = 4096
 SAMPLED = 4096
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Fields of every source of pictures, for its ``Config`` to inherit."""
+
+    side: int = 32
+    """Pictures are scaled to this."""
+    classes: int = 0
+    """Labels are below this; 0: no labels."""
+    tokenizer: str = "bytes"
+    """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
+
+    def __post_init__(self):
+        if not 1 <= self.side <= 4096:
+            raise UserError("data.side", self.side, "must be from 1 to 4096")
+        if self.classes < 0:
+            raise UserError("data.classes", self.classes, "must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -142,14 +160,23 @@ class Pairs:
         """Mean of the targets that count in an example: of 4,096 training samples where there are more."""
         train = self._sides[0]
         some = train[np.linspace(0, len(train) - 1, min(len(train), SAMPLED)).astype(np.int64)]
-        return float(self._text([self.store.caption(number) for number in some.tolist()], context)[1].sum(1).mean())
+        return float(self._loss_tokens(some, context).mean())
 
-    def _text(self, captions: Sequence[bytes], context: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens (n, T + 1) and mask (n, T) of captions."""
+    def _loss_tokens(self, numbers: np.ndarray, context: int) -> np.ndarray:
+        captions = [self.store.caption(number) for number in numbers.tolist()]
+        return self._text(numbers, captions, context)[1].sum(axis=1)
+
+    def _text(self, numbers: np.ndarray, captions: Sequence[bytes], context: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (n, T + 1) and mask (n, T) of the samples' captions."""
         assert self.tokenizer.end is not None
+        try:
+            encoded = self.tokenizer.encode(captions)
+        except UnicodeDecodeError as error:
+            wrong = next(number for number, caption in zip(numbers.tolist(), captions) if not _is_text(caption))
+            raise UserError("data.text", self.store.name(wrong), "is not UTF-8 text; mend or remove it") from error
         tokens = np.full((len(captions), context + 1), self.tokenizer.end, np.int32)
         mask = np.zeros((len(captions), context), np.float32)
-        for row, found in enumerate(self.tokenizer.encode(captions)):
+        for row, found in enumerate(encoded):
             kept = found[: context - 1]
             tokens[row, 1 : 1 + len(kept)] = kept
             mask[row, : len(kept) + (len(kept) == len(found))] = float(self.captions)
@@ -165,11 +192,7 @@ class Pairs:
                 remedy = f"the label of {self.store.name(number)} is not from 0 to {self.classes - 1}; give classes"
                 raise UserError("data.label", sample.label, remedy)
             samples.append(sample)
-        try:
-            tokens, mask = self._text([sample.caption for sample in samples], context)
-        except UnicodeDecodeError as error:
-            wrong = next(number for number, sample in zip(numbers, samples) if not _is_text(sample.caption))
-            raise UserError("data.text", self.store.name(int(wrong)), "is not UTF-8 text; mend or remove it") from error
+        tokens, mask = self._text(numbers, [sample.caption for sample in samples], context)
         found = {"tokens": tokens, "mask": mask, "image": images}
         if self.classes:
             found["label"] = np.array([sample.label for sample in samples], np.int32)
@@ -177,12 +200,7 @@ class Pairs:
 
     def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
         train = self._sides[0]
-        epochs, positions = np.divmod(np.asarray(indices, np.int64), len(train))
-        chosen = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            chosen[here] = permute(positions[here], len(train), key(seed, int(epoch)))
-        return self._examples(train[chosen], context)
+        return self._examples(train[shuffled(indices, len(train), seed)], context)
 
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
         held = self._sides[1]
@@ -190,7 +208,7 @@ class Pairs:
             # Without captions every sample stands for its context.
             counts = np.full(len(held), context, np.float64)
             if self.captions:
-                counts = self._text([self.store.caption(number) for number in held.tolist()], context)[1].sum(1)
+                counts = self._loss_tokens(held, context)
             held = held[: int(np.searchsorted(np.cumsum(counts), limit_tokens)) + 1]
         return {
             **self._examples(held, context),

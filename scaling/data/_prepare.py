@@ -187,7 +187,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _prepare(job: Job, say: Say) -> tuple[dict[str, Any], bool]:
     every = [*job.evaluation, *job.inputs]
-    cut = job.cut or _documents.piece(every)
+    state = _found(job.out)
+    # Chosen by the inputs once: should these have changed since, it is they that are named, not a cut nobody gave.
+    cut = job.cut or (_documents.piece(every) if state is None else state["asked"]["cut"])
     asked = {
         "tokenizer": job.tokenizer.about(),
         "column": job.column,
@@ -196,7 +198,6 @@ def _prepare(job: Job, say: Say) -> tuple[dict[str, Any], bool]:
         "shard_tokens": job.shard_tokens,
         "evaluation_inputs": len(job.evaluation),
     }
-    state = _found(job.out)
     if state is None:
         stray = [path.name for path in job.out.iterdir() if path.suffix != ".part"]
         if stray:
@@ -211,7 +212,7 @@ def _prepare(job: Job, say: Say) -> tuple[dict[str, Any], bool]:
         return state, False
     state["inputs"] = identified
     if "threshold" not in state:
-        state["threshold"] = 0 if job.evaluation else _threshold(job, cut, say)
+        state["threshold"] = 0 if job.evaluation else _threshold(job, cut)
         state |= {"input": 0, "position": 0, "empty": 0, "copies": 0, "segment": 0, "shards": []}
         write_json(job.out / PROGRESS, state)
     for entry in state["shards"]:
@@ -268,11 +269,17 @@ def _identify(every: Sequence[Input], known: list[dict[str, Any]], out: Path, sa
     return found
 
 
-def _digest(document: Any) -> bytes:
+def document_digest(document: Any) -> bytes:
+    """sha256 of a document's text, or of its tokens: it tells to which side the document goes."""
     return hashlib.sha256(document if isinstance(document, bytes) else document.astype("<i8").tobytes()).digest()
 
 
-def _threshold(job: Job, cut: int, say: Say) -> int:
+def text_bytes(document: Any) -> int:
+    """Bytes of a document's text; a column of tokens has none."""
+    return len(document) if isinstance(document, bytes) else 0
+
+
+def _threshold(job: Job, cut: int) -> int:
     """The hash below which documents are for evaluation. Large inputs are not looked through: see ``split``."""
     total = sum(each.size for each in job.inputs)
     if total > SCAN:
@@ -281,7 +288,7 @@ def _threshold(job: Job, cut: int, say: Say) -> int:
     for each in job.inputs:
         for document, _ in _documents.documents(each, job.column, cut):
             if document is not None and len(document):
-                digests.append(_digest(document))
+                digests.append(document_digest(document))
                 sizes.append(len(document))
     if len(set(digests)) < 2:
         raise UserError("path", job.out, f"the inputs hold {len(set(digests))} different documents; give more text")
@@ -296,12 +303,12 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: dict[str, Any], sa
         for number in range(state["input"], len(every)):
             each, own, stamp = every[number], number < len(job.evaluation), state["inputs"][number]["stamp"]
             begin, length = state["position"] if number == state["input"] else 0, _length(each)
-            for batch in _batches(_documents.documents(each, job.column, cut, begin)):
-                for document, encoded, after in _encode(job, each, batch):
-                    if encoded is None:
+            for batch in batches(_documents.documents(each, job.column, cut, begin)):
+                for document, made, after in encoded(job.tokenizer, each.name, batch):
+                    if made is None:
                         state["empty"] += 1
                     else:
-                        digest = _digest(document)
+                        digest = document_digest(document)
                         mark = int.from_bytes(digest[:8], "big")
                         if own:
                             known.add(mark)
@@ -309,9 +316,8 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: dict[str, Any], sa
                             state["copies"] += 1
                         else:
                             held = own or below(digest, state["threshold"])
-                            text = len(document) if isinstance(document, bytes) else 0
-                            shards.open[EVALUATION if held else TRAIN].add(encoded, mark, text)
-                            tokens += len(encoded)
+                            shards.open[EVALUATION if held else TRAIN].add(made, mark, text_bytes(document))
+                            tokens += len(made)
                     state |= {"input": number, "position": after}
                     if shards.tokens >= job.shard_tokens:
                         shards.commit()
@@ -329,7 +335,8 @@ def _length(each: Input) -> int | None:
     return each.size if each.kind in ("text", "jsonl") and each.path.suffix.lower() != ".gz" else None
 
 
-def _batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]]]:
+def batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]]]:
+    """What ``_documents.documents`` gives, as much at a time as a tokenizer does well on."""
     batch, size = [], 0
     for document, after in stream:
         batch.append((document, after))
@@ -341,29 +348,31 @@ def _batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]
         yield batch
 
 
-def _encode(job: Job, each: Input, batch: list[tuple[Any, int]]) -> Iterator[tuple[Any, np.ndarray | None, int]]:
-    """(document, its tokens or None where it has none, where the next one begins)."""
+def encoded(
+    tokenizer: Tokenizer, where: str, batch: list[tuple[Any, int]]
+) -> Iterator[tuple[Any, np.ndarray | None, int]]:
+    """(document, its tokens with the end or None where it has none, where the next one begins).
+
+    Raises:
+      UserError: text of the file ``where`` is not UTF-8 and the tokenizer needs characters, or a column of tokens has
+        one that the tokenizer has not.
+    """
     texts = [document for document, _ in batch if isinstance(document, bytes)]
-    made = iter(encode(job.tokenizer, texts, each.name))
-    end = [np.array([job.tokenizer.end])] if job.tokenizer.end is not None else []
+    try:
+        made = iter(tokenizer.encode(texts))
+    except UnicodeDecodeError as error:
+        raise UserError("path", where, f"is not UTF-8 text ({error.reason}); convert it, or use bytes") from error
+    end = [np.array([tokenizer.end])] if tokenizer.end is not None else []
     for document, after in batch:
         tokens = next(made) if isinstance(document, bytes) else document
         if tokens is None or not len(tokens):
             yield document, None, after
             continue
-        wrong = tokens[(tokens < 0) | (tokens >= job.tokenizer.vocab)]
+        wrong = tokens[(tokens < 0) | (tokens >= tokenizer.vocab)]
         if len(wrong):
-            remedy = f"does not have the token {wrong[0]} of {each.name}; give the tokenizer that wrote it"
-            raise UserError("tokenizer", job.tokenizer.name, remedy)
+            remedy = f"does not have the token {wrong[0]} of {where}; give the tokenizer that wrote it"
+            raise UserError("tokenizer", tokenizer.name, remedy)
         yield document, np.concatenate([tokens, *end]) if end else tokens, after
-
-
-def encode(tokenizer: Tokenizer, texts: Sequence[bytes], where: str) -> list[np.ndarray]:
-    """Tokens of each text; UserError where one is not UTF-8 and the tokenizer needs characters."""
-    try:
-        return tokenizer.encode(texts)
-    except UnicodeDecodeError as error:
-        raise UserError("path", where, f"is not UTF-8 text ({error.reason}); convert it, or use bytes") from error
 
 
 def _known(folder: Path, shards: Sequence[dict[str, Any]]) -> set[int]:

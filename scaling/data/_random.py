@@ -64,3 +64,13 @@ def permute(positions: np.ndarray, size: int, secret: np.ndarray) -> np.ndarray:
         out[outside] = once(out[outside])
         outside = outside[out[outside] >= size]
     return out.astype(np.int64)
+
+
+def shuffled(indices: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """Which of ``size`` things the examples ``indices`` (n,) are: each epoch takes all, in an order of its own."""
+    epochs, positions = np.divmod(np.asarray(indices, np.int64), size)
+    chosen = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        chosen[here] = permute(positions[here], size, key(seed, int(epoch)))
+    return chosen

@@ -45,7 +45,8 @@ def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
 
     Args:
       end: the token after every text: ``none``, its name, or ``auto``, the first of ``ENDS`` that the tokenizer has.
-      closed: a text must have an end; bytes then get one of their own, 256.
+      closed: a text must have an end, and it must be the highest token, by which a tower of text finds it. Bytes then
+        get one of their own, 256; a tokenizer's trades places with its highest.
 
     Raises:
       UserError: there is no such file or token, it is no tokenizer, or ``tokenizers`` is not installed.
@@ -72,14 +73,20 @@ def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
     found = next((token for token in ENDS if token in table), None) if end == "auto" else end
     if end == "none":
         found = None
-    elif found is None and closed:
-        raise UserError("end", end, f"{path.name} has no end-of-text token that is known; give its name")
-    elif found is not None and found not in table:
+    if found is None and closed:
+        reason = "captions need an end" if end == "none" else f"{path.name} has no end-of-text token that is known"
+        raise UserError("end", end, f"{reason}; give the name of a token")
+    if found is not None and found not in table:
         raise UserError("end", found, f"is no token of {path.name}; give one of its tokens, or none")
+    number, highest = None if found is None else table[found], max(table.values())
+    traded = number if closed and number != highest else None
 
     def encode(texts: Sequence[bytes]) -> list[np.ndarray]:
         encoded = made.encode_batch_fast([text.decode() for text in texts], add_special_tokens=False)
-        return [np.array(each.ids, np.int64) for each in encoded]
+        tokens = [np.array(each.ids, np.int64) for each in encoded]
+        if traded is None:
+            return tokens
+        return [np.where(each == highest, traded, np.where(each == traded, highest, each)) for each in tokens]
 
-    number = None if found is None else table[found]
-    return Tokenizer(path.name, hashlib.sha256(content).hexdigest(), max(table.values()) + 1, number, encode)
+    sha256 = hashlib.sha256(content if traded is None else content + b"\nend highest").hexdigest()
+    return Tokenizer(path.name, sha256, highest + 1, number if traded is None else highest, encode)

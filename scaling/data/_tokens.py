@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from scaling.data._random import key, mix, permute
+from scaling.data._random import mix, shuffled
 from scaling.errors import UserError
 
 EVALUATION = 0.05
@@ -112,11 +112,7 @@ class TokenSource:
         windows = self.windows(context)
         if windows == 0:
             raise ValueError(f"no window of {context} tokens in {len(self.train)}")
-        epochs, positions = np.divmod(np.asarray(indices, np.int64), windows)
-        chosen = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            chosen[here] = permute(positions[here], windows, key(seed, int(epoch)))
+        chosen = shuffled(indices, windows, seed)
         return {"tokens": gather(self.train, chosen * context, context + 1).astype(np.int32)}
 
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:

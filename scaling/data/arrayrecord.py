@@ -15,13 +15,14 @@ documents give the same batches from ``prepared`` shards.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from scaling.data import _files
 from scaling.data._extras import need
 from scaling.data._tokens import CheckedTokens, Document, below, check_vocab, split
 from scaling.errors import UserError
@@ -47,6 +48,8 @@ class Config:
             raise UserError("data.dtype", self.dtype, "must be uint8, uint16 or uint32")
         if self.vocab < 2:
             raise UserError("data.vocab", self.vocab, "must be at least 2")
+        if not 0 <= self.bytes_per_token < math.inf:
+            raise UserError("data.bytes_per_token", self.bytes_per_token, "must be positive, or 0 where not known")
 
 
 @dataclass(frozen=True)
@@ -125,26 +128,18 @@ class _Lazy:
 
 
 def _open(config: Config) -> Records:
-    root = Path(config.path).expanduser()
-    if not config.path or not root.exists():
-        raise UserError("data.path", config.path, "is not there; give an ArrayRecord file or a folder of them")
-    try:
-        files = [root] if root.is_file() else sorted(path for path in root.glob(config.glob) if path.is_file())
-    except (ValueError, NotImplementedError) as error:
-        raise UserError("data.glob", config.glob, f"is no pattern ({error})") from error
-    if not files:
-        raise UserError("data.glob", config.glob, f"matches no file in {config.path}")
+    files = _files.below(config.path, config.glob, "an ArrayRecord file or a folder of them")
     module = need("array_record.python.array_record_data_source", "arrayrecord")
     counts = []
-    for path in files:
+    for path, name in files:
         try:
             with module.ArrayRecordDataSource([str(path)]) as each:
                 counts.append(len(each))
         except RuntimeError as error:
             reason = str(error).split(";")[0][:120]
-            raise UserError("data.path", path.name, f"is damaged or no ArrayRecord ({reason}); copy again") from error
-    names = [path.name if root.is_file() else path.relative_to(root).as_posix() for path in files]
-    return Records(module.ArrayRecordDataSource([str(path) for path in files]), names, counts)
+            raise UserError("data.path", name, f"is damaged or no ArrayRecord ({reason}); copy again") from error
+    names = [name for _, name in files]
+    return Records(module.ArrayRecordDataSource([str(path) for path, _ in files]), names, counts)
 
 
 def _scan(records: Records, dtype: np.dtype, config: Config) -> Iterator[tuple[int, bytes]]:

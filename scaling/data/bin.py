@@ -16,6 +16,7 @@ pieces of 4 KiB, which ``sha256_of`` says ("all" or "sample").
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,8 @@ def make(config: Config) -> TokenSource:
         raise UserError("data.block", config.block, "must be at least 2")
     if not 0 < config.fraction < 1:
         raise UserError("data.fraction", config.fraction, "must lie between 0 and 1")
+    if not 0 <= config.bytes_per_token < math.inf:
+        raise UserError("data.bytes_per_token", config.bytes_per_token, "must be positive, or 0 where not known")
     train = open_tokens(root / "train.bin" if root.is_dir() else root, config.dtype)
     beside = Path(config.val).expanduser() if config.val else root / "val.bin"
     parts = [train]
@@ -129,8 +132,7 @@ def make(config: Config) -> TokenSource:
         "fraction": 0.0 if len(parts) == 2 else config.fraction,
         "block": config.block,
     }
-    known = config.bytes_per_token if config.bytes_per_token > 0 else None
-    return CheckedTokens(train, documents, config.vocab, known, about, path=config.path)
+    return CheckedTokens(train, documents, config.vocab, config.bytes_per_token or None, about, path=config.path)
 
 
 def _block_digest(content: str, start: int) -> bytes:

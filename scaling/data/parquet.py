@@ -12,18 +12,17 @@ a larger table nearly every example unpacks its group again, so save such a tabl
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from scaling.data import _documents, _tokenizer
+from scaling.data import _documents, _prepare, _tokenizer
 from scaling.data._documents import Input
 from scaling.data._extras import need
-from scaling.data._pairs import Pairs, Sample, sample_digest
-from scaling.data._prepare import encode
+from scaling.data._pairs import Pairs, Pictures, Sample, sample_digest
 from scaling.data._tokens import CheckedTokens, Document, below, content_hash, digest, split
 from scaling.errors import UserError
 
@@ -32,7 +31,7 @@ HELD = 2**29  # bytes of unpacked row groups
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Pictures):
     path: str = ""
     """A Parquet or Arrow file, or a folder of them."""
     glob: str = ""
@@ -43,20 +42,11 @@ class Config:
     """Column of the picture; empty: text alone."""
     label: str = "label"
     """Column of the label, read where there are ``classes``."""
-    side: int = 32
-    """Pictures are scaled to this."""
-    classes: int = 0
-    """Labels are below this; 0: no labels."""
-    tokenizer: str = "bytes"
-    """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
     end: str = "auto"
     """Token after each document: none, auto (the tokenizer's own) or its name."""
 
     def __post_init__(self):
-        if not 1 <= self.side <= 4096:
-            raise UserError("data.side", self.side, "must be from 1 to 4096")
-        if self.classes < 0:
-            raise UserError("data.classes", self.classes, "must be at least 0")
+        super().__post_init__()
         if not self.text and not self.image:
             raise UserError("data.text", "''", "name the column of the text, or of an image")
 
@@ -75,8 +65,13 @@ def make(config: Config) -> CheckedTokens | Pairs:
     Raises:
       UserError: there is no such file or column, a file is damaged, or there is too little or too much text.
     """
-    tables = _inputs(config)
-    sha256, extent = digest([np.memmap(each.path, np.uint8, mode="r") for each in tables])
+    tables, reads = _inputs(config), _columns(config)
+    for each in tables:
+        names = _names(each)
+        for name, column in reads.items():
+            if column not in names:
+                raise UserError(f"data.{name}", column, f"is not in {each.name}, which has {', '.join(names)}")
+    sha256, extent = digest([_mapped(each) for each in tables])
     columns = [config.text, config.image, config.label if config.classes else ""]
     about = {
         "source": "parquet",
@@ -86,52 +81,72 @@ def make(config: Config) -> CheckedTokens | Pairs:
     return _pairs(config, tables, about) if config.image else _text(config, tables, about)
 
 
+@contextlib.contextmanager
+def _damage(each: Input) -> Iterator[None]:
+    """Turns what pyarrow raises on a damaged file into a UserError that names it."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0][:150]
+        # Without a number it is about the data, not about the machine, as a worker would take an OSError to be.
+        cause = error if getattr(error, "errno", None) else None
+        raise UserError("data.path", each.name, f"cannot be read ({reason}); copy it again") from cause
+
+
+def _columns(config: Config) -> dict[str, str]:
+    """The columns that are read, by the fields of the configuration that name them."""
+    found = {"image": config.image, "text": config.text, "label": config.label if config.classes else ""}
+    return {name: column for name, column in found.items() if column}
+
+
+def _names(each: Input) -> list[str]:
+    arrow, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
+    with _damage(each):
+        if each.kind == "parquet":
+            return parquet.read_schema(each.path).names
+        with arrow.memory_map(str(each.path)) as mapped, arrow.ipc.open_stream(mapped) as stream:
+            return stream.schema.names
+
+
+def _mapped(each: Input) -> np.ndarray:
+    with _damage(each):
+        return np.memmap(each.path, np.uint8, mode="r")
+
+
 def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> CheckedTokens:
     tokenizer = _tokenizer.load(config.tokenizer, config.end)
-    end = [] if tokenizer.end is None else [np.array([tokenizer.end])]
-    found, size, names = [], 0, 0
+    found, sizes, texts, total = [], [], [], 0
     for each in tables:
-        for batch in _batches(_documents.documents(each, config.text, 0)):
-            texts = iter(encode(tokenizer, [text for text in batch if isinstance(text, bytes)], each.name))
-            for document in batch:
-                tokens, names = next(texts) if isinstance(document, bytes) else document, names + 1
-                if tokens is None or not len(tokens):
+        for batch in _prepare.batches(_documents.documents(each, config.text, 0)):
+            for document, tokens, after in _prepare.encoded(tokenizer, each.name, batch):
+                if tokens is None:
                     continue
-                size += len(document)
-                if size > LARGEST:
+                total += len(document)
+                if total > LARGEST:
                     remedy = "holds more than 1 GiB of text; tokenize it once, with scaling data prepare"
                     raise UserError("data.path", config.path, remedy)
-                raw = document if isinstance(document, bytes) else document.astype("<i8").tobytes()
-                kept = np.concatenate([tokens, *end]).astype(np.int64 if tokens.max() >= 2**16 else np.uint16)
-                found.append((f"row {names - 1}", kept, hashlib.sha256(raw).digest(), len(document)))
-    threshold = split([row[2] for row in found], [row[3] for row in found], max(1, size)) if found else 0
-    held = [below(digest, threshold) for _, _, digest, _ in found]
-    if not found or all(held) or not any(held):
+                sizes.append(len(document))
+                texts.append(_prepare.text_bytes(document))
+                kept = tokens.astype(tokenizer.dtype)
+                found.append(Document(f"{each.name}:{after - 1}", kept, _prepare.document_digest(document)))
+    threshold = split([document.digest for document in found], sizes, max(1, total))
+    held = np.array([below(document.digest, threshold) for document in found], bool)
+    if held.all() or not held.any():
         raise UserError("data.path", config.path, f"holds {len(found)} documents, too few or all the same; give more")
-    train = np.concatenate([row[1] for row, out in zip(found, held) if not out])
-    documents = [Document(name, tokens, mark) for (name, tokens, mark, _), out in zip(found, held) if out]
-    text = [sum(row[3] for row, out in zip(found, held) if out == side) for side in (False, True)]
-    held_tokens = sum(len(each.tokens) for each in documents)
+    train = np.concatenate([document.tokens for document, out in zip(found, held) if not out])
+    documents = [document for document, out in zip(found, held) if out]
+    evaluated = int(np.array(texts)[held].sum())
     about |= {
-        "bytes": sum(text),
-        "evaluation_bytes": text[1],
+        "bytes": sum(texts) or None,
+        "evaluation_bytes": evaluated or None,
         "documents": len(found),
         "vocab": tokenizer.vocab,
         "tokenizer": tokenizer.name,
         "tokenizer_sha256": tokenizer.sha256,
     }
-    made = CheckedTokens(train, documents, tokenizer.vocab, text[1] / held_tokens, about, path=config.path)
-    return made
-
-
-def _batches(rows: Iterator[tuple[Any, int]]) -> Iterator[list[Any]]:
-    batch = []
-    for document, _ in rows:
-        batch.append(document)
-        if len(batch) == _documents.ROWS:
-            yield batch
-            batch = []
-    yield batch
+    # A column of tokens has no bytes of text.
+    known = evaluated / sum(len(each.tokens) for each in documents) if evaluated else None
+    return CheckedTokens(train, documents, tokenizer.vocab, known, about, path=config.path)
 
 
 @dataclass
@@ -153,7 +168,7 @@ class _Table:
         batch = opened if each.kind == "arrow" else self.held.get(group)
         if batch is None:
             with _damage(each):
-                batch = opened.read_row_group(index, columns=_columns(self.config))
+                batch = opened.read_row_group(index, columns=list(_columns(self.config).values()))
             while self.held and sum(other.nbytes for other in self.held.values()) + batch.nbytes > HELD:
                 del self.held[next(iter(self.held))]
             self.held[group] = batch
@@ -174,7 +189,7 @@ class _Table:
         return self._caption(self._row(number, [self.config.text])[0], number) if self.config.text else b""
 
     def read(self, number: int) -> Sample:
-        columns = _columns(self.config)
+        columns = list(_columns(self.config).values())
         row = dict(zip(columns, self._row(number, columns)))
         picture, label = row[self.config.image], row.get(self.config.label, -1)
         picture = picture.get("bytes") if isinstance(picture, dict) else picture
@@ -186,27 +201,6 @@ class _Table:
         return Sample(picture, caption, label if isinstance(label, int) else -1)
 
 
-class _damage:
-    """Turns what pyarrow raises on a damaged file into a UserError that names it."""
-
-    def __init__(self, each: Input):
-        self.each = each
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | ValueError):
-            reason = str(error).split("\n")[0][:150]
-            # Without a number it is about the data, not about the machine, as a worker would take an OSError to be.
-            cause = error if getattr(error, "errno", None) else None
-            raise UserError("data.path", self.each.name, f"cannot be read ({reason}); copy it again") from cause
-
-
-def _columns(config: Config) -> list[str]:
-    return [name for name in (config.image, config.text, config.label if config.classes else "") if name]
-
-
 def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
     tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
     arrow, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
@@ -215,16 +209,11 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
         with _damage(each):
             if each.kind == "parquet":
                 opened = parquet.ParquetFile(each.path)
-                names = opened.schema_arrow.names
                 found = [(each, group, opened) for group in range(opened.num_row_groups)]
                 rows = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
             else:
-                stream = arrow.ipc.open_stream(arrow.memory_map(str(each.path)))
-                names, batches = stream.schema.names, list(stream)
+                batches = list(arrow.ipc.open_stream(arrow.memory_map(str(each.path))))
                 found, rows = [(each, 0, batch) for batch in batches], [batch.num_rows for batch in batches]
-        for column in _columns(config):
-            if column not in names:
-                raise UserError("data.column", column, f"is not in {each.name}, which has {', '.join(names)}")
         groups += [each for each, count in zip(found, rows) if count]
         counts += [count for count in rows if count]
     store = _Table(config, groups, np.cumsum([0, *counts])[:-1], sum(counts))

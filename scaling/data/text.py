@@ -14,6 +14,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from scaling.data import _files
 from scaling.data._tokens import Document, TokenSource, below, content_hash, join, split
 from scaling.errors import UserError
 
@@ -36,25 +37,16 @@ def read(config: Config) -> list[tuple[str, bytes]]:
     Raises:
       UserError: the path is missing, holds no such file, cannot be read, or has less than 32 kB of text.
     """
-    root = Path(config.path).expanduser()
-    if not config.path or not root.exists():
-        raise UserError("data.path", config.path, "is not there; give the folder (or file) of your text")
+    files = _files.below(config.path, config.glob, "the folder (or file) of your text")
     try:
-        paths = [root] if root.is_file() else sorted(path for path in root.glob(config.glob) if path.is_file())
-    except (ValueError, NotImplementedError) as error:
-        raise UserError("data.glob", config.glob, f"is no pattern ({error}); for example **/*.txt") from error
-    if not paths:
-        raise UserError("data.glob", config.glob, f"matches no file in {root}; for example **/*.md or *")
-    base = root.parent if root.is_file() else root
-    try:
-        found = [(path.relative_to(base).as_posix(), path.read_bytes()) for path in paths]
+        found = [(name, path.read_bytes()) for path, name in files]
     except OSError as error:
         raise UserError("data.path", error.filename, f"cannot be read ({error.strerror})") from error
     found = sorted((name, content) for name, content in found if content)
     total = sum(len(content) for _, content in found)
     if total < SMALLEST:
         raise UserError("data.path", config.path, f"holds {total} bytes; a study needs at least {SMALLEST}")
-    return [("text", content) for _, content in found] if root.is_file() else found
+    return [("text", content) for _, content in found] if Path(config.path).expanduser().is_file() else found
 
 
 def _blocks(found: list[tuple[str, bytes]]) -> tuple[list[tuple[str, bytes]], int]:

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling.data import _tokenizer
-from scaling.data._pairs import HEAD, Pairs, Sample, sample_digest
+from scaling.data import _files, _tokenizer
+from scaling.data._pairs import HEAD, Pairs, Pictures, Sample, sample_digest
 from scaling.data._tokens import content_hash, digest
 from scaling.errors import UserError
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Pictures):
     path: str = ""
     """A tar, or a folder of them."""
     glob: str = "**/*.tar"
@@ -36,20 +36,8 @@ class Config:
     """Endings of the caption; empty: no captions."""
     label: str = "cls"
     """Ending of the label, read where there are ``classes``."""
-    side: int = 32
-    """Pictures are scaled to this."""
-    classes: int = 0
-    """Labels are below this; 0: no labels."""
-    tokenizer: str = "bytes"
-    """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
     end: str = "auto"
     """The tokenizer's end-of-text token: auto, or its name."""
-
-    def __post_init__(self):
-        if not 1 <= self.side <= 4096:
-            raise UserError("data.side", self.side, "must be from 1 to 4096")
-        if self.classes < 0:
-            raise UserError("data.classes", self.classes, "must be at least 0")
 
 
 OPEN = 256  # tars that are open at once
@@ -137,20 +125,11 @@ def _members(path: Path, name: str) -> Iterator[tuple[str, str, Place]]:
 
 
 def _tars(config: Config) -> Tars:
-    root = Path(config.path).expanduser()
-    if not config.path or not root.exists():
-        raise UserError("data.path", config.path, "is not there; give a tar file or a folder of them")
-    try:
-        files = [root] if root.is_file() else sorted(path for path in root.glob(config.glob) if path.is_file())
-    except (ValueError, NotImplementedError) as error:
-        raise UserError("data.glob", config.glob, f"is no pattern ({error}); for example **/*.tar") from error
-    if not files:
-        raise UserError("data.glob", config.glob, f"matches no file in {config.path}")
-    names = [path.name if root.is_file() else path.relative_to(root).as_posix() for path in files]
+    files = _files.below(config.path, config.glob, "a tar file or a folder of them")
     wanted = [[each for each in text.split(";") if each] for text in (config.image, config.text, config.label)]
     kinds = ["image"] + ["text"] * bool(config.text) + ["label"] * bool(config.classes)
     samples = []
-    for number, (path, name) in enumerate(zip(files, names)):
+    for number, (path, name) in enumerate(files):
         found: dict[str, dict[str, Place]] = {}
         for key, ending, place in _members(path, name):
             found.setdefault(key, {})[ending] = place
@@ -165,7 +144,8 @@ def _tars(config: Config) -> Tars:
             picture, caption, label = places
             assert picture is not None
             samples.append((number, key, picture, caption if config.text else None, label if config.classes else None))
-    return Tars(files, names, samples)
+    paths, names = zip(*files)
+    return Tars(list(paths), list(names), samples)
 
 
 def make(config: Config) -> Pairs:

@@ -99,7 +99,11 @@ def init(key: jax.Array, config: Config) -> dict[str, Any]:
 
 def logits(parameters: dict[str, Any], input_BS, given_BU, config: Config) -> jax.Array:
     """Logits over tokens and sentinels, (B, U, outputs)."""
-    return Model(config).apply({"params": parameters}, input_BS, given_BU)  # type: ignore[return-value]
+    return _apply(parameters, config, input_BS, given_BU)
+
+
+def _apply(parameters: dict[str, Any], config: Config, *arguments: jax.Array | None) -> Any:
+    return Model(config).apply({"params": parameters}, *arguments)
 
 
 def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
@@ -114,7 +118,7 @@ def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
     if "mask" in batch:
         keep_BS = jnp.take_along_axis(objectives.before_padding(weight_BT), kept_BS, axis=1)
     given_BU = jnp.pad(target_BU[:, :-1], ((0, 0), (1, 0)), constant_values=config.outputs)
-    nats_BU: Any = Model(config).apply({"params": parameters}, input_BS, given_BU, keep_BS, target_BU)
+    nats_BU = _apply(parameters, config, input_BS, given_BU, keep_BS, target_BU)
     return {"span": objectives.clm(nats_BU, weight_BU)}
 
 

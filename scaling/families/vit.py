@@ -111,7 +111,8 @@ def init(key: jax.Array, config: Config) -> dict[str, Any]:
 
 def outputs(parameters: dict[str, Any], patches_BPX: jax.Array, config: Config, order_BP=None) -> jax.Array:
     """Logits (B, classes), or for mim the pixels of the patches that ``order_BP`` puts last."""
-    return Model(config).apply({"params": parameters}, patches_BPX, order_BP)  # type: ignore[return-value]
+    found: Any = Model(config).apply({"params": parameters}, patches_BPX, order_BP)
+    return found
 
 
 def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):

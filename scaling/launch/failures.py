@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-
-from scaling.errors import UserError
+from scaling.errors import STORAGE, UserError
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -22,9 +20,8 @@ def outside(error: BaseException) -> bool:
     machine = ("mesh", "execution.attention", "checkpoints", "coordinator", "ensemble")
     if isinstance(error, UserError) and error.field in machine:
         return True
-    storage = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM}
     for each in _chain(error):
-        if isinstance(each, OSError) and (isinstance(error, UserError) or each.errno in storage):
+        if isinstance(each, OSError) and (isinstance(error, UserError) or each.errno in STORAGE):
             return True
         if isinstance(error, UserError) and isinstance(each, ValueError) and "RESOURCE_EXHAUSTED" in str(each):
             return True  # how orbax reports a full disk

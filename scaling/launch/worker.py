@@ -197,8 +197,8 @@ def load_execute(name: str) -> tuple[Callable[..., None], type[Exception], Modul
     the module.
 
     Args:
-      name: ``module:function``; the module may define ``Interrupted``, and ``work``, ``alike`` and ``speedup`` as
-        ``scaling.train`` does.
+      name: ``module:function``; the module may define ``Interrupted``, and ``work``, ``alike``, ``speedup`` and
+        ``prepare`` as ``scaling.train`` does.
     """
     from absl import flags
 

@@ -11,7 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from scaling import launch
 from scaling.errors import UserError
+from scaling.launch import worker
+from scaling.launch.progress import follow
 from scaling.status import SETTLED, StatusReader, activity, duration, headline, study_status
 from scaling.verbs.show import print_json, table
 
@@ -127,28 +130,25 @@ def _hopes(made: Any, options: SimpleNamespace) -> dict[str, Any]:
 
 def run(options: SimpleNamespace) -> int:
     """Trains what is not final. 0 all done; 1 some failed; 2 some were rejected; 130 after a Ctrl-C."""
-    from scaling import launch
-    from scaling.launch import worker
-    from scaling.launch.progress import follow
-
-    if options.ensemble is not None:
-        worker.most_together(options.ensemble)  # a wrong one is heard of before anything is written
+    planned = None
     if options.config is not None:
-        from scaling import plan as plans
-
-        made, workdir = _planned(options)
-        plans.write(made, workdir)
+        planned, workdir = _planned(options)
     elif options.workdir:
         workdir = Path(options.workdir)
     else:
         raise UserError("config", "nothing", "give --config=FILE.py, or --workdir of a study to continue")
+    given = {"workers": options.workers, "cache": options.cache, "execute": options.execute,
+             "ensemble": options.ensemble}  # fmt: skip
+    # What is wrong with its options is heard of before anything is written.
+    engine = launch.engine(options.engine)(workdir, max_attempts=options.max_attempts, **given)
+    if planned is not None:
+        from scaling import plan as plans
+
+        plans.write(planned, workdir)
     reader = StatusReader(workdir)
     if options.retry_failed:
         worker.reset(workdir, reader.programs)
     pending = [p for p in reader.programs if not all(worker.settled(workdir, spec) for spec in p["runs"])]
-    given = {"workers": options.workers, "cache": options.cache, "execute": options.execute,
-             "ensemble": options.ensemble}  # fmt: skip
-    engine = launch.engine(options.engine)(workdir, max_attempts=options.max_attempts, **given)
     signalled = problem = None
     if pending:
         engine.submit(pending)

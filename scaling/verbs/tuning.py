@@ -13,7 +13,7 @@ from typing import Any
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
 from scaling.verbs.show import interval, print_json, table
-from scaling.verbs.study import default_workdir, run
+from scaling.verbs.study import default_workdir, plan, run
 
 RUN = ("engine", "workers", "retry_failed", "max_attempts", "ensemble", "cache", "execute")
 
@@ -25,8 +25,6 @@ def tune(options: SimpleNamespace) -> int:
     config, base = sweep(options.config, options)
     workdir = Path(options.workdir) if options.workdir else default_workdir(config.name, options.argument)
     if options.dry_run:
-        from scaling.verbs.study import plan
-
         return plan(SimpleNamespace(config=config, workdir=str(workdir), argument=None, simulate=0, noise=0.005,
                                     json=options.json, check_memory=False, device=None))  # fmt: skip
     asked = SimpleNamespace(**{name: getattr(options, name) for name in RUN}, config=config, workdir=str(workdir),
@@ -135,6 +133,12 @@ def summary(found: dict[str, Any]) -> list[str]:
 
 def _list(field: str, text: str | None, kind: type) -> list[Any]:
     try:
-        return [kind(float(item)) for item in (text or "").split(",") if item.strip()]
+        given = [float(item) for item in (text or "").split(",") if item.strip()]
     except ValueError:
-        raise UserError(field, text, "must be numbers with commas between them") from None
+        given = [math.nan]
+    if not all(map(math.isfinite, given)):
+        raise UserError(field, text, "must be numbers with commas between them")
+    found = [kind(value) for value in given]
+    if found != given:
+        raise UserError(field, text, "must be whole numbers")
+    return found
