@@ -12,16 +12,17 @@ four D on the bytes of Python's standard library, a second seed at two sizes: 24
 2026-11-22, 3 CPU-minutes an arm (AMD EPYC with AVX-512, jax 0.10.2). Expected before, at half these D: a difference in
 a to +-0.30 at 95 %. What came, in nats/byte (seed 1 in brackets):
 
-             active N         N   0.5M           1.0M           2.1M
-    dense       6,256     6,256   2.088 (2.085)  1.970 (1.966)  1.894 (1.893)
-    experts     6,384    18,672   2.162 (2.145)  1.986 (1.970)  1.861 (1.850)
-    dense      55,568    55,568   1.837          1.660          1.545
-    experts    55,952   166,544   1.899          1.698          1.564
+             active N         N   0.5M           1.0M           2.1M           4.2M
+    dense       6,256     6,256   2.088 (2.085)  1.970 (1.966)  1.894 (1.893)  1.846 (1.847)
+    experts     6,384    18,672   2.162 (2.145)  1.986 (1.970)  1.861 (1.850)  1.776 (1.757)
+    dense      55,568    55,568   1.837          1.660          1.545          1.473
+    experts    55,952   166,544   1.899          1.698          1.564          1.470
 
-``compare`` on active N: a differs by 0.02 [-0.23, 0.27], cannot tell; for an equal loss dense needs 0.82 [0.72, 0.96]
-times the training FLOPs of experts in the middle of the range (at 2e11), 0.86 [0.69, 0.98] at its low end and 0.88
-[0.67, 1.3] at its high one. Four experts pay at no size here: each sees a quarter of few tokens. The law's form is
-wrong along D for dense by 1 % (the card's warning ``stem_effects``). ``gqa`` was not run.
+Experts are behind where a token is scarce, ahead where it is not: the two lines cross between 1M and 2M tokens at the
+smallest size, between 2M and 4M at the largest. ``compare`` on active N: a differs by 0.02 [-0.23, 0.27], cannot
+tell; on the compute-optimal way dense needs 0.82 [0.72, 0.96] times the training FLOPs of experts for an equal loss
+at 2e11, 0.88 [0.67, 1.3] at 1.4e12. The law's form is wrong along D for dense by 1 % (the card's warning
+``stem_effects``). ``gqa`` was not run.
 """
 
 from ml_collections import ConfigDict
