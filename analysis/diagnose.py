@@ -116,8 +116,8 @@ def diagnose(
             )
     if inference.astray is not None:
         message = (
-            f"stem effects of {inference.astray:.1%} would fit better than the law's own levels, which would then miss "
-            "the runs; they are held to what its residuals show: the form is wrong along D, compare others (--law=all)"
+            f"stem effects of {inference.astray:.1%} would free the law of its levels, far from the runs; they are "
+            "held to what its residuals show: the form is wrong along D, compare others (--law=all)"
         )
         out.append(warning("stem_effects", message, sd=inference.astray))
     out += _identification(inference, level, intervals)

@@ -47,7 +47,7 @@ SAMPLED_ROWS = 100
 MANY_CLUSTERS = 20
 HUGE = 50_000  # rows above which no row is resampled
 SCHEMES = ("auto", "likelihood-t", "profile-t", "delta-t", "bootstrap", "bootstrap-runs", "jackknife-t")
-ASTRAY = 2.0  # an estimate under stem effects that misses its runs so many times as much as without is none
+ASTRAY = 5.0  # draws under stem effects that miss the runs so many times as much as the estimate without are none of it
 
 
 @dataclass
@@ -155,9 +155,9 @@ def infer(
     if chosen in ("likelihood-t", "profile-t"):
         _draw(inference, draws, rng)
         if groups is not None:
-            before, missed = _missed(inference, point.z), _missed(inference, inference.z_hat)
-            if missed > ASTRAY * before:
-                inference.astray, inference.z_hat = float(np.median(inference.sigma_stem)), point.z
+            astray = _missed(inference, inference.z) > ASTRAY * _missed(inference, point.z[None])
+            if astray.mean() > 0.025:  # of planted studies (benchmarks/coverage.py) this share misses 3.4 times as much
+                inference.astray, inference.z_hat = float(np.median(inference.sigma_stem[astray])), point.z
                 _draw(inference, draws, rng, root=_seen(inference, point.z))
         if chosen == "profile-t":
             inference.profiled = profile(inference, level)
@@ -194,9 +194,9 @@ def _draw(at: Inference, draws: int, rng: np.random.Generator, root: float = ROO
         _recentre(at, float(np.median(ratio)))
 
 
-def _missed(at: Inference, z: Array) -> float:
-    """Root mean square of what the law at z (P,) misses."""
-    return float(np.sqrt(np.mean((at.pseudo - at.surface.evaluate(z[None])[0][0]) ** 2)))
+def _missed(at: Inference, z: Array) -> Array:
+    """Root mean squares (S,) of what the law at z (S, P) misses."""
+    return np.sqrt(np.mean((at.pseudo - at.surface.evaluate(z)[0]) ** 2, axis=1))
 
 
 def _seen(at: Inference, z: Array) -> float:

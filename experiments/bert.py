@@ -20,10 +20,11 @@ are exponents. Published at 1e19 FLOPs and more: N_opt ~ C^0.556 causal, C^0.760
 | | N 6,256 | N 98,688 | alpha | beta | a | residual |
 |---|---|---|---|---|---|---|
 | mlm, nats/hidden byte | 2.27, 1.71 | 1.77, 1.17 | 0.21 [0.18, 0.63] | 0.32 [0.23, 0.48] | 0.60 [0.31, 0.71] | 3.0 % |
-| causal, nats/byte | 2.09, 1.85 | 1.79, 1.45 | 0.52 [0.33, 1.6] | 0.63 [0.43, 0.84] | 0.55 [0.28, 0.68] | 1.1 % |
+| causal, nats/byte | 2.09, 1.85 | 1.79, 1.45 | 0.51 [0.31, 0.73] | 0.63 [0.41, 0.86] | 0.55 [0.41, 0.69] | 1.1 % |
 
-``compare``: a differs by 0.06 [-0.27, 0.31], cannot tell; beta by -0.31 [-0.54, -0.04], different: masked losses fall
-more slowly with D here. No floor of mlm is identified. Seed noise refutes the form for causal (p 0.03).
+``compare``: a differs by 0.05 [-0.28, 0.22], cannot tell; beta by -0.31 [-0.54, -0.03], different: masked losses fall
+more slowly with D here. No floor of mlm is identified. The form is wrong for causal by 1 % along
+D (the card's warning ``stem_effects``).
 """
 
 from ml_collections import ConfigDict
