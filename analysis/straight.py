@@ -43,6 +43,9 @@ class Straight:
         self.bent = bool(self.terms)
         self.exponents = np.zeros(surface.P, dtype=bool)  # where u has no value at zero
         self.exponents[[e for _, e in self.terms if not isinstance(e, float)]] = True
+        self.moved = np.zeros(surface.P, dtype=bool)  # where u is not z
+        if self.floor is not None and self.bent:
+            self.moved[[self.floor, *(place for place, _ in self.terms)]] = True
 
     def to_u(self, z: Array) -> Array:
         """Coordinates (S, P) with positive exponents -> straight coordinates (S, P)."""

@@ -534,6 +534,10 @@ def _walkers(
         step = inverse @ (vectors.T @ right)
         sd = math.sqrt(max(float(((e - white.T @ step) ** 2).sum()) / max(n - P, 1), n * 1e-24))
         these = roots == value
+        # from a bound no start leads outwards: all of them could lie beyond it
+        out = ((z[0] <= surface.lower) & ~straight.moved)[free] & (step < 0)
+        out |= ((z[0] >= surface.upper) & ~straight.moved)[free] & (step > 0)
+        step = np.where(out, 0.0, step)
         centre[these] = u_hat[free] + np.clip(step, -0.3, 0.3)
         root[these] = vectors * np.minimum(sd / np.sqrt(np.maximum(values, 1e-300)), 0.4)
     x, value, shrink = np.zeros((count, dim)), np.full(count, -np.inf), 1.0

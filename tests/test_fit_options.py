@@ -48,6 +48,18 @@ def test_stem_effects_take_no_law_off_its_runs():
     assert found["params"]["alpha"]["lo"] < best < found["params"]["alpha"]["hi"]
 
 
+def test_draws_leave_a_bound_at_which_the_estimate_lies():
+    """Kaplan's form on losses of a product with a floor, as of the demo's known source: its outer exponent stands at
+    its bound, and every start that led beyond it was taken back to the estimate: intervals had no width."""
+    rng, names = np.random.default_rng(0), ["N", "D", "loss", "stem"]
+    rows = [(n, d, (0.51 + 9e5 * n**-0.25 * d**-1.04) * np.exp(0.02 * rng.standard_normal()), f"{n} {seed}")
+            for seed in range(2) for n in (6e3, 1.4e4, 2.5e4, 5.5e4, 9.9e4) for d in (3e5, 6e5, 1.2e6)]  # fmt: skip
+    found = fit(from_frame(pd.DataFrame(rows, columns=pd.Index(names))), "kaplan").card()
+    assert any(entry["name"] == "parameter_at_bound" for entry in found["warnings"])
+    for name, cell in found["params"].items():
+        assert cell["hi"] > 1.01 * cell["lo"], name
+
+
 # --- priors
 
 

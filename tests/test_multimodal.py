@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_families import batch_of, small
+from test_families import batch_of, quick, small
 from test_objectives import differs, noisy
 
 from scaling import count, families, objectives, plan, recipe, study, train
@@ -21,6 +21,8 @@ from scaling.step import Trainer
 
 TEXT = jnp.asarray([[3, 5, 17, 18, 2, 9], [1, 18, 4, 4, 4, 4]])  # 18 is the end
 
+unit_vectors = quick(clip.vectors, static_argnums=2)
+
 
 def test_a_caption_ends_at_its_end_of_text_and_towers_meet_only_in_the_loss():
     config = families.configure(clip, 0, image=8, sound=24, slice=8)
@@ -28,17 +30,17 @@ def test_a_caption_ends_at_its_end_of_text_and_towers_meet_only_in_the_loss():
     rng = np.random.default_rng(0)
     image, sound = (jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32) for shape in ((2, 4, 48), (2, 3, 8)))
     inputs = {"image": image, "text": TEXT, "sound": sound}
-    before, scale = clip.vectors(parameters, inputs, config)
+    before, scale = unit_vectors(parameters, inputs, config)
     assert 0 < float(scale) <= clip.LARGEST_SCALE
     for name, vectors in before.items():
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5, err_msg=name)
     for place, seen in ((0, [True, True]), (2, [True, False]), (5, [False, False])):
         moved = {**inputs, "text": TEXT.at[:, place].add(-1)}
-        after, _ = clip.vectors(parameters, moved, config)
+        after, _ = unit_vectors(parameters, moved, config)
         assert differs(before["text"], after["text"]).tolist() == seen
         assert not differs(before["image"], after["image"]).any() and not differs(before["sound"], after["sound"]).any()
     moved = {**inputs, "image": image.at[0, 3].add(1), "sound": sound.at[1, 0].add(1)}
-    after, _ = clip.vectors(parameters, moved, config)
+    after, _ = unit_vectors(parameters, moved, config)
     assert differs(before["image"], after["image"]).tolist() == [True, False]
     assert differs(before["sound"], after["sound"]).tolist() == [False, True]
 
@@ -65,7 +67,7 @@ def test_fusion_sees_what_its_mask_allows(wiring: tuple[str, str]):
     config = families.configure(fusion, 0, image=8, **fields)
     parameters = noisy(fusion, config)
     image = jax.random.normal(jax.random.key(0), (2, 4, 48))
-    read = jax.jit(lambda *arguments: fusion.outputs(parameters, config, *arguments))
+    read = quick(lambda *arguments: fusion.outputs(parameters, config, *arguments))
     logits, pixels = read(image, TEXT)
     moved, same = read(image, TEXT.at[:, 3].add(-1))
     seen = differs(logits, moved)

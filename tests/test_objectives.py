@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_families import quick
 
 from scaling import families, objectives
 from scaling.blocks import attention, experts, stack
@@ -20,7 +21,11 @@ def noisy(module, config, scale: float = 1.0):
         parameters = module.init(jax.random.key(0), config)
         return jax.tree.map(lambda w: w + scale * jax.random.normal(jax.random.key(3), w.shape), parameters)
 
-    return jax.jit(draw)()  # one compilation in place of one for every shape
+    return quick(draw)()  # one compilation in place of one for every shape
+
+
+gpt_logits, bert_logits = (quick(family.logits, static_argnums=2) for family in (gpt, bert))
+t5_logits, vit_outputs = quick(t5.logits, static_argnums=3), quick(vit.outputs, static_argnums=2)
 
 
 def differs(before, after) -> np.ndarray:
@@ -49,7 +54,7 @@ def test_gpt_sees_no_future(fields):
     config = families.configure(gpt, 0, vocab=32, context=16, **fields)
     parameters = noisy(gpt, config)
     changed = TOKENS.at[:, 9].set((TOKENS[:, 9] + 1) % 32)
-    seen = differs(gpt.logits(parameters, TOKENS, config), gpt.logits(parameters, changed, config))
+    seen = differs(gpt_logits(parameters, TOKENS, config), gpt_logits(parameters, changed, config))
     assert not seen[:, :9].any() and seen[:, 9].all() and seen[:, 10:].any()
 
 
@@ -60,11 +65,11 @@ def test_bert_sees_no_hidden_token_and_no_padding():
     other = jnp.where(hidden, (TOKENS + 5) % 32, TOKENS)
     again, still, others, _ = bert.hide(other, everything, jax.random.key(1), config)
     assert (hidden == still).all() and (targets != others).any()
-    assert not differs(bert.logits(parameters, inputs, config), bert.logits(parameters, again, config)).any()
+    assert not differs(bert_logits(parameters, inputs, config), bert_logits(parameters, again, config)).any()
     # What is not hidden reaches every position, in both directions.
     place = int(np.flatnonzero(~np.asarray(hidden[0]))[0])
     moved = inputs.at[0, place].set((inputs[0, place] + 1) % 32)
-    assert differs(bert.logits(parameters, inputs, config), bert.logits(parameters, moved, config))[0].all()
+    assert differs(bert_logits(parameters, inputs, config), bert_logits(parameters, moved, config))[0].all()
     # Padding (after the last position that counts) changes no loss; an uncounted token before it does.
     mask = jnp.ones(TOKENS.shape).at[:, 4].set(0).at[:, 12:].set(0)
     for place, unseen in ((13, True), (4, False)):
@@ -88,10 +93,10 @@ def test_t5_decoder_sees_the_holes_only_through_what_it_wrote():
     assert (first[0] == second[0]).all() and (first[2] != second[2]).any()  # the encoder's input is the same
     given = jnp.pad(first[2][:, :-1], ((0, 0), (1, 0)), constant_values=config.outputs)
     changed = given.at[:, 4].set((given[:, 4] + 1) % 32)
-    seen = differs(t5.logits(parameters, first[0], given, config), t5.logits(parameters, first[0], changed, config))
+    seen = differs(t5_logits(parameters, first[0], given, config), t5_logits(parameters, first[0], changed, config))
     assert not seen[:, :4].any() and seen[:, 4].all()
     moved = first[0].at[:, 0].set((first[0][:, 0] + 1) % 32)
-    assert differs(t5.logits(parameters, first[0], given, config), t5.logits(parameters, moved, given, config)).all()
+    assert differs(t5_logits(parameters, first[0], given, config), t5_logits(parameters, moved, given, config)).all()
 
 
 def test_mim_encoder_sees_visible_patches_only():
@@ -99,11 +104,11 @@ def test_mim_encoder_sees_visible_patches_only():
     parameters = noisy(vit, config)
     patches = jax.random.normal(jax.random.key(0), (2, config.patches, config.pixels))
     order = jnp.argsort(jax.random.uniform(jax.random.key(1), (2, config.patches)), axis=1)
-    before = vit.outputs(parameters, patches, config, order)
+    before = vit_outputs(parameters, patches, config, order)
     assert before.shape == (2, config.hidden, config.pixels)
     for rank in (0, config.patches - config.hidden - 1, config.patches - config.hidden, config.patches - 1):
         changed = patches.at[jnp.arange(2), order[:, rank]].add(1.0)
-        seen = differs(before, vit.outputs(parameters, changed, config, order))
+        seen = differs(before, vit_outputs(parameters, changed, config, order))
         assert seen.all() if rank < config.patches - config.hidden else not seen.any()
 
 
