@@ -67,6 +67,19 @@ def check_batch(shape: Mapping[str, int], batch: int, field: str = "recipe.batch
         raise UserError("execution.microbatches", microbatches, remedy)
 
 
+def parts(shape: Mapping[str, int], batch: int, microbatches: int = 1) -> int:
+    """Into how many equal parts a batch is split to measure the noise of its gradient: 8, or as many as can be.
+
+    Raises:
+      UserError: it cannot be split in two.
+    """
+    ways = shape.get("data", 1) * shape.get("fsdp", 1) * microbatches
+    found = next((n for n in (8, 4, 2) if batch % (n * ways) == 0), 0)
+    if not found:
+        raise UserError("config.noise_scale", batch, f"a batch is split in two, each a multiple of {ways}")
+    return found
+
+
 def rows(mesh: Mesh, batch: int) -> np.ndarray:
     """Which rows of a batch the devices of this process hold, ascending: all of them where it is the only process."""
     if jax.process_count() == 1:

@@ -54,7 +54,7 @@ class Trainer:
         self.reads |= {name for name, field in read if field in spec}
         self.terms = families.terms(family, config)
         if how.microbatches > 1:
-            self._refuse_parts("execution.microbatches", how.microbatches)
+            families.check_parts(family, config, "execution.microbatches", how.microbatches)
         self.compile_seconds = self._charged = 0.0
         axes, tied = family.axes(config), getattr(config, "tied", False)
         params = jax.eval_shape(lambda: family.init(jax.random.key(0), config))
@@ -165,11 +165,8 @@ class Trainer:
           UserError: the batch cannot be split.
         """
         size = self.rules.batch
-        self._refuse_parts("config.noise_scale", True)
-        ways = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.how.microbatches
-        parts = next((n for n in (8, 4, 2) if size % (n * ways) == 0), 0)
-        if not parts:
-            raise UserError("config.noise_scale", size, f"a batch is split in two, each a multiple of {ways}")
+        families.check_parts(self.family, self.config, "config.noise_scale", True)
+        parts = meshes.parts(self.mesh.shape, size, self.how.microbatches)
         place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
         on_mesh = {name: place(value) for name, value in batch.items() if name in self.reads}
 
@@ -272,11 +269,6 @@ class Trainer:
         params = self._cast(params)
         with using(self.how, self.attention), placing(meshes.place(self.mesh)):
             return self.family.metrics(params, batch, self.config)
-
-    def _refuse_parts(self, field: str, value: Any) -> None:
-        """UserError where a part of a batch has another loss than the batch."""
-        if any(term.batchwise for term in self.terms.values()):
-            raise UserError(field, value, "splits the batch, and this family's examples are each other's negatives")
 
     def _gradient(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
         """The loss of a batch, the weighted sum of its terms' means, and its gradient, summed over microbatches."""

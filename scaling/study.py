@@ -166,7 +166,13 @@ def resolve(config: ConfigDict) -> Study:
                 raise UserError(f"cells.{name}.role", cell.role, "the same cell is a holdout in another block")
     _check_holdouts(cells.values())
     for cell in cells.values():
-        mesh.check_batch(plain["mesh"], cell.recipe.batch, microbatches=plain["execution"]["microbatches"])
+        ways = plain["execution"]["microbatches"]
+        mesh.check_batch(plain["mesh"], cell.recipe.batch, microbatches=ways)
+        if ways > 1:
+            families.check_parts(cell.module, cell.config, "execution.microbatches", ways)
+        if plain["noise_scale"]:
+            families.check_parts(cell.module, cell.config, "config.noise_scale", True)
+            mesh.parts(plain["mesh"], cell.recipe.batch, ways)
     kept = ("chunk", "mesh", "execution", "evaluation", "checkpoint_seconds", "keep_last")
     kept += ("keep_final", "checkpoints")
     options = {key: plain[key] for key in kept}

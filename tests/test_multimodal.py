@@ -11,6 +11,7 @@ import pytest
 from test_families import batch_of, quick, small
 from test_objectives import differs, noisy
 
+from experiments import clip as experiment
 from scaling import count, families, objectives, plan, recipe, study, train
 from scaling.blocks import patches
 from scaling.blocks.execution import Execution
@@ -186,6 +187,11 @@ def test_what_would_split_the_negatives_is_refused(tmp_path):
         Trainer(clip, config, recipe.named("width", batch=8), {}, 1, Execution(microbatches=2))
     with pytest.raises(UserError, match=r"config\.noise_scale = True: splits the batch"):
         Trainer(clip, config, recipe.named("width", batch=8), {}, 1).noise({}, {}, 0)
+    for field, value in (("execution", {"microbatches": 2}), ("noise_scale", True)):
+        made = experiment.get_config()
+        made[field] = value
+        with pytest.raises(UserError, match=rf"{field}.* = {2 if field == 'execution' else True}: splits the batch"):
+            study.resolve(made)  # before anything trains
     with pytest.raises(UserError, match=r"evaluation\.tokens = 480: must fill two batches of 64"):
         program = towers(evaluation=64)
         train.execute(program, tmp_path, progress=lambda *_: None, should_stop=lambda: False)

@@ -140,6 +140,10 @@ def test_manifests_obey_the_schema(tiny):
         (lambda c: c.cells.grid.update({"seeds": (-1,)}), r"cells\.grid\.seeds = -1"),
         (lambda c: c.cells.update({"grid": {"dataset": "known", "d": 3}}), r"cells\.grid\.d = 3: unknown field"),
         (lambda c: setattr(c, "cells", {}), r"config\.cells = \{\}"),
+        (
+            lambda c: (c.recipe.update({"batch": 3}), c.update({"noise_scale": True})),
+            r"config\.noise_scale = 3: a batch",
+        ),
     ],
 )
 def test_a_wrong_study_is_named(tiny, change, message):

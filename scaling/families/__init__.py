@@ -72,6 +72,12 @@ def terms(family: ModuleType, config: Any) -> dict[str, Term]:
     )
 
 
+def check_parts(family: ModuleType, config: Any, field: str, value: Any) -> None:
+    """UserError where a part of a batch has another loss than the batch."""
+    if any(term.batchwise for term in terms(family, config).values()):
+        raise UserError(field, value, "splits the batch, and this family's examples are each other's negatives")
+
+
 def counted(family: ModuleType, config: Any) -> str:
     """What D counts, in words."""
     return family.counted(config) if hasattr(family, "counted") else "tokens"

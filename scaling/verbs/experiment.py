@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from scaling.errors import UserError
 from scaling.launch import EXIT_USER
@@ -30,16 +30,23 @@ def finished(workdir: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         raise UserError("workdir", workdir, "holds no finished run; run the study first")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in the one line of the verbs, not below three of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError("arguments", " ".join(sys.argv[1:]) or "none", f"{message}; --help lists what there is")
+
+
 def command(doc: str | None, file: str, analyse: Callable[[Path], Any], lines: Callable[[Any], list[str]]) -> None:
     """``python experiments/NAME.py --workdir=W [--json]``: the answer as a table or as JSON, and in ``W/file``.
 
     Exits with 2 and one line on a UserError.
     """
-    parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
+    parser = _Parser(description=(doc or "").split("\n")[0])
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
     try:
+        options = parser.parse_args()
         answer = analyse(options.workdir)
         write_json(options.workdir / file, answer)
     except UserError as error:
