@@ -9,8 +9,7 @@ and 6 of text; 16,384 to 65,536 pairs in batches of 64. Evaluation has batches o
 the unit of the loss says so: ln 64 = 4.159 at the start, as for any guess that ignores the picture. At best 0.0106:
 two of 64 captions may be the same one of 4,096.
 
-It took 11 minutes on two cores of an AMD EPYC with AVX-512 under a load of 16 (2026-11-22; `plan` says 91 s of one
-idle core, pictures not counted).
+2026-11-22, 131 CPU-seconds (AMD EPYC with AVX-512, jax 0.10.2), 162 s on two cores beside other work.
 Nats per pair, and the share of pictures whose label is not that of the nearest prompts (chance: 0.969):
 
     N         16,384 pairs   32,768        65,536        (seed 1)
