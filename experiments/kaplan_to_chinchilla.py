@@ -31,11 +31,11 @@ beside it. A recipe of `scaling tune` takes the place of the width rule with
 | + head in N | 0.76 [0.55, 0.89] | not identified | 1.603 |
 | + short warmup | 0.59 [0.46, 0.73] | 0.81, no bounds | 1.594 |
 | + decay | 0.59 [0.38, 0.71] | 0.71, no bounds | 1.526 |
-| + learning rate by size | 0.39 [0.23, 0.66] | 0.58, no bounds | 1.525 |
+| + learning rate by size | 0.48 [0.35, 0.71] | 0.58, no bounds | 1.525 |
 
 From Kaplan's 0.80 the exponent comes down, as Porian's does; the long warmup, which hurts short runs, moves it most.
 No step is clear of the one before it by its intervals. The whole way is by its estimates (0.80 is above the last
-interval), though not by its intervals, which share 0.60 to 0.66. Seed noise refutes the law's form where the rate never
+interval), though not by its intervals, which share 0.60 to 0.71. Seed noise refutes the law's form where the rate never
 decays, not where it does.
 
 ``:smoke`` is three small sizes at three D: a look at the path, no answer.
