@@ -4,6 +4,7 @@
     scaling run --config=experiments/fusion.py:late --workdir=runs/fusion-late
     scaling run --config=experiments/fusion.py:frozen --workdir=runs/fusion-frozen    # late, its ViT as it was drawn
     scaling run --config=experiments/fusion.py:joint --workdir=runs/fusion-joint      # patches are predicted, too
+    scaling run --config=experiments/fusion.py:large                                  # and :large-late, for a GPU
 
 Four sizes x three D, a second seed at two sizes: 18 cells. D counts positions of the stack, 22 an example: 16 patches
 of 8 x 8 pixels and 6 of text; 16,384 to 65,536 pictures in batches of 32. Known, in nats per token of a caption and its
@@ -35,7 +36,6 @@ from ml_collections import ConfigDict
 from scaling import study
 
 K = 2**10
-POSITIONS = 22
 RATES = {"early": 0.01, "late": 0.0035, "frozen": 0.0035, "joint": 0.01}  # LOG.md, 2026-11-22, rates
 VARIANTS = {
     "early": {},
@@ -43,18 +43,25 @@ VARIANTS = {
     "frozen": {"fusion": "late", "frozen": True},
     "joint": {"objective": "joint"},
 }
+ARMS = (*VARIANTS, "large", "large-late")
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The study of one of VARIANTS; early is the default."""
-    variant = argument or "early"
-    config = study.base("fusion", variant, VARIANTS)
+    """The study of one of ARMS; early is the default."""
+    arm = argument or "early"
+    config = study.base("fusion", arm, ARMS)
+    variant = arm.removeprefix("large-").replace("large", "early")
     config.family = "fusion"
     config.model = {"patch": 8, **VARIANTS[variant]}
     config.data.scenes = {"source": "scenes"}
     config.recipe.batch, config.recipe.learning_rate = 32, RATES[variant]
     config.evaluation = {"tokens": 12 * K, "batch": 64}  # tokens of captions, six each: 2,048 pictures
-    tokens = tuple(pictures * K * POSITIONS for pictures in (16, 32, 64))
-    config.cells.grid = study.block("grid", "scenes", (0, 2, 4, 5), tokens=tokens)
-    config.cells.seeds = study.block("grid", "scenes", (0, 4), tokens=tokens, seeds=(1,), role="seed")
+    positions, sizes, twice, thousands = 22, (0, 2, 4, 5), (0, 4), (16, 32, 64)
+    if arm.startswith("large"):
+        config.model = {**config.model, "patch": 4, "dtype": "bfloat16"}
+        config.recipe.batch, config.evaluation.tokens = 256, 96 * K
+        positions, sizes, twice, thousands = 70, (12, 13, 14, 15), (12, 14), (512, 1024, 2048, 4096)
+    tokens = tuple(pictures * K * positions for pictures in thousands)
+    config.cells.grid = study.block("grid", "scenes", sizes, tokens=tokens)
+    config.cells.seeds = study.block("grid", "scenes", twice, tokens=tokens, seeds=(1,), role="seed")
     return config

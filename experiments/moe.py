@@ -7,7 +7,8 @@
     scaling compare runs/moe runs/moe-dense --n=nonembedding_active
 
 gpt with 4 experts, one used by each token, against gpt: the same active parameters but for the router. Four sizes x
-four D on the bytes of Python's standard library, a second seed at two sizes: 24 cells each.
+four D on the bytes of Python's standard library, a second seed at two sizes: 24 cells each. ``:large`` and
+``:large-dense`` are the comparison for a GPU: 6M to 34M active parameters, 50M to 400M tokens.
 
 2026-11-22, 3 CPU-minutes an arm (AMD EPYC with AVX-512, jax 0.10.2). Expected before, at half these D: a difference in
 a to +-0.30 at 95 %. What came, in nats/byte (seed 1 in brackets):
@@ -32,16 +33,23 @@ from scaling import study
 
 K = 2**10
 RATES = {"moe": 0.014, "dense": 0.028, "gqa": 0.028}  # LOG.md, 2026-11-22, rates
+MODELS = {"moe": {"experts": 4}, "dense": {}, "gqa": {"kv_heads": 1}}
+ARMS = (*MODELS, "large", "large-dense")
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``dense`` for the same without experts, ``gqa`` for shared keys and values."""
     arm = argument or "moe"
-    config = study.base("moe", arm, RATES)
+    config = study.base("moe", arm, ARMS)
+    plain = arm.removeprefix("large-").replace("large", "moe")
     config.data.stdlib = {"source": "stdlib"}
-    config.model = {"moe": {"experts": 4}, "dense": {}, "gqa": {"kv_heads": 1}}[arm]
-    config.recipe.learning_rate = RATES[arm]
-    tokens = (512 * K, 1024 * K, 2048 * K, 4096 * K)
-    config.cells.grid = study.block("grid", "stdlib", (0, 1, 2, 3), tokens=tokens)
-    config.cells.seeds = study.block("grid", "stdlib", (0, 2), tokens=tokens, seeds=(1,), role="seed")
+    config.model = MODELS[plain]
+    config.recipe.learning_rate = RATES[plain]
+    sizes, twice, tokens = (0, 1, 2, 3), (0, 2), (512 * K, 1024 * K, 2048 * K, 4096 * K)
+    if arm.startswith("large"):
+        config.model = {**MODELS[plain], "context": 512, "dtype": "bfloat16"}
+        config.recipe.batch, config.repeats = 64, True
+        sizes, twice, tokens = (12, 13, 14, 15), (12, 14), (5 * 10**7, 10**8, 2 * 10**8, 4 * 10**8)
+    config.cells.grid = study.block("grid", "stdlib", sizes, tokens=tokens)
+    config.cells.seeds = study.block("grid", "stdlib", twice, tokens=tokens, seeds=(1,), role="seed")
     return config

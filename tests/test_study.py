@@ -1,6 +1,7 @@
 """Study and plan: cells, stems, identities, prices and every way to ask for the impossible."""
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,24 @@ def test_a_cell_is_data(tiny):
     cell = study.resolve(tiny()).cells[0]
     with pytest.raises(dataclasses.FrozenInstanceError):
         cell.__setattr__("seed", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "arms"),
+    [
+        ("bert", [("mlm", "diffusion", "causal"), ("large", "large-causal")]),
+        ("moe", [("moe", "dense", "gqa"), ("large", "large-dense")]),
+        ("fusion", [("early", "late", "frozen", "joint"), ("large", "large-late")]),
+        ("repeats", [("causal", "diffusion"), ("large", "large-diffusion")]),
+    ],
+)
+def test_arms_of_a_comparison_share_sizes_tokens_seeds_and_data(name, arms):
+    module = importlib.import_module(f"experiments.{name}")
+    assert set(module.ARMS) == {arm for group in arms for arm in group}
+    for group in arms:
+        made = [study.resolve(module.get_config(arm)) for arm in group]
+        cells = [[(c.dataset, c.size, c.tokens, c.seed, c.role) for c in each.cells] for each in made]
+        assert all(each == cells[0] for each in cells) and len(cells[0]) >= 18
+        assert len({str(each.datasets) for each in made}) == 1 and len({each.name for each in made}) == len(group)
+        seeds = {(size, seed) for _, size, _, seed, _ in cells[0]}
+        assert len({size for size, _ in seeds}) >= 4 and sum(seed == 1 for _, seed in seeds) == 2
