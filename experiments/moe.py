@@ -10,7 +10,7 @@ gpt with 4 experts, one used by each token, against gpt: the same active paramet
 four D on the bytes of Python's standard library, a second seed at two sizes: 24 cells each. ``:large`` and
 ``:large-dense`` are the comparison for a GPU: 6M to 34M active parameters, 50M to 400M tokens.
 
-2026-11-22, 3 CPU-minutes an arm (AMD EPYC with AVX-512, jax 0.10.2). Expected before, at half these D: a difference in
+2026-11-22, 3 CPU-minutes an arm (AMD EPYC with AVX-512, jax 0.10.2). Expected before: a difference in
 a to +-0.30 at 95 %. What came, in nats/byte (seed 1 in brackets):
 
              active N         N   0.5M           1.0M           2.1M           4.2M
