@@ -181,9 +181,13 @@ def of(law: str) -> list[Published]:
     return [p for p in REGISTRY.values() if p.law.partition(":")[0] == law.partition(":")[0]]
 
 
+# Units of parameters whose values do not depend on what a token is: Kaplan's N_c is of parameters, and does.
+OF_NO_LOSS = ("exponent", "epochs", "ratio")
+
+
 def beside(law: str, intervals: Mapping[str, Mapping[str, Any]], *, same_loss: bool = True) -> list[dict[str, Any]]:
     """Every published fit of the form ``law`` beside a fit made here, of ``intervals`` {name: {"value", "lo", "hi",
-    "unit"}}. Without ``same_loss``, those on another tokenizer or of another objective, only what has no unit of loss.
+    "unit"}}. Without ``same_loss``, for another tokenizer or objective, only exponents, epochs and ratios.
 
     Each {"name", "source", "runs", "note", "params": {name: {"published", "interval", "here", "says"}}, "verdict"}.
     ``says`` is agrees, or which interval excludes the other's value. What was held fixed is left out. That two fits
@@ -197,7 +201,7 @@ def beside(law: str, intervals: Mapping[str, Mapping[str, Any]], *, same_loss: b
             lo, hi = here.get("lo"), here.get("hi")
             if here.get("value") is None or (lo is not None and lo == hi):
                 continue
-            if not same_loss and here["unit"] == "loss":
+            if not same_loss and here["unit"] not in OF_NO_LOSS:
                 continue
             ends = entry.intervals.get(name)
             ours = (lo is not None and value < lo) or (hi is not None and value > hi)
