@@ -20,22 +20,22 @@ Any recipe can be put through, each in its own work directory, and any family th
 
     scaling run --config=experiments/known_answers.py --config.recipe.name=recipe.json --workdir=runs/known_mine
 
-It took 6 CPU-minutes (2026-11-22; two cores of an AMD EPYC with AVX-512 under a load of ten to sixteen, 34 minutes by
-the clock; `scaling plan` says 4 minutes of one core) and said of gpt with the recipe ``width`` at 0.02:
+It took 4 minutes on two cores beside other work (2026-11-22; AMD EPYC with AVX-512; `scaling plan` says 4 minutes of
+one core) and said of gpt with the recipe ``width`` at 0.02:
 
     world   learner  law            quantity        exact  fitted                     bias  verdict
     markov  gpt      chinchilla     floor E        3.0555  3.055 [3.046, 3.058]      -0.0%  within
-    markov  gpt      chinchilla     exponent of D  1.0000  0.9351 [0.7421, 1.141]    -6.5%  cannot tell
+    markov  gpt      chinchilla     exponent of D  1.0000  0.9351 [0.745, 1.141]     -6.5%  cannot tell
     markov  gpt      product_floor  floor E        3.0555  3.058 [3.056, 3.059]      +0.1%  within
-    markov  gpt      product_floor  exponent of D  1.0000  1.043 [0.916, 1.163]      +4.3%  cannot tell
+    markov  gpt      product_floor  exponent of D  1.0000  1.043 [0.9132, 1.169]     +4.3%  cannot tell
     markov  table    power_floor:D  floor E        3.0555  3.055 [3.055, 3.056]      -0.0%  within
-    markov  table    power_floor:D  exponent of D  1.0000  0.9683 [0.9417, 1.002]    -3.2%  within
+    markov  table    power_floor:D  exponent of D  1.0000  0.9683 [0.9389, 1.005]    -3.2%  within
     rhm     gpt      chinchilla     floor E        1.5596  1.713 [0.7883, 1.837]*    +9.9%  cannot tell
     rhm     gpt      product_floor  floor E        1.5596  1.781 [1.571, 1.867]     +14.2%  outside
-    zipf    gpt      chinchilla     floor E        0.1512  0.1655 [0.114, 0.1725]*   +9.4%  cannot tell
+    zipf    gpt      chinchilla     floor E        0.1512  0.1655 [0.09294, 0.1715]* +9.4%  cannot tell
     zipf    gpt      product_floor  floor E        0.1512  0.1682 [0.1553, 0.177]   +11.2%  outside
     zipf    table    power_floor:D  floor E        0.1512  0.1508 [0.1505, 0.1511]   -0.3%  within
-    zipf    table    power_floor:D  exponent of D  0.5000  0.4979 [0.4916, 0.5041]   -0.4%  within
+    zipf    table    power_floor:D  exponent of D  0.5000  0.4979 [0.489, 0.5047]    -0.4%  within
 
 What it means, and what a column of 64 steps did to it, is in experiments/LOG.md.
 
