@@ -20,7 +20,7 @@ Any recipe can be put through, each in its own work directory, and any family th
 
     scaling run --config=experiments/known_answers.py --config.recipe.name=recipe.json --workdir=runs/known_mine
 
-It took 4 minutes on two cores beside other work (2026-11-22; AMD EPYC with AVX-512; `scaling plan` says 4 minutes of
+It took 200 s on two cores beside other work (2026-11-22; AMD EPYC with AVX-512; `scaling plan` says 4 minutes of
 one core) and said of gpt with the recipe ``width`` at 0.02:
 
     world   learner  law            quantity        exact  fitted                     bias  verdict
