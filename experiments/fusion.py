@@ -59,7 +59,7 @@ def get_config(argument: str = "") -> ConfigDict:
     positions, sizes, twice, thousands = 22, (0, 2, 4, 5), (0, 4), (16, 32, 64)
     if arm.startswith("large"):
         config.model = {**config.model, "patch": 4, "dtype": "bfloat16"}
-        config.recipe.batch, config.evaluation.tokens = 256, 96 * K
+        config.recipe.batch, config.evaluation = 256, {"tokens": 96 * K, "batch": 64}
         positions, sizes, twice, thousands = 70, (12, 13, 14, 15), (12, 14), (512, 1024, 2048, 4096)
     tokens = tuple(pictures * K * positions for pictures in thousands)
     config.cells.grid = study.block("grid", "scenes", sizes, tokens=tokens)
