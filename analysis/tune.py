@@ -158,22 +158,23 @@ def _fit(table: Any, many: bool, seed: int) -> dict[str, Any]:
     beside = table.assign(y=mean, best=best).groupby(["N", "D", "batch"])[["learning_rate", "y", "best"]].apply(_beside)
     beside = beside.droplevel([0, 1, 2]).sort_index().to_numpy(bool)
 
-    def chosen_by(window: float) -> tuple[Array, Array, Array]:
+    def within(window: float) -> tuple[Array, Array, Array]:
+        """Which rows count, their cells (rows, cells), and beside these the free columns of the design."""
         keep = (mean <= best + window) | (beside & (mean <= best + WINDOWS[-1]))
         levels = cell[keep][:, None] == np.unique(cell[keep])
         return keep, levels, np.column_stack([levels, design[keep][:, free]])
 
-    for window in WINDOWS:
-        keep, levels, both = chosen_by(window)
+    def enough(window: float) -> bool:
+        keep, _, both = within(window)
         spare = int(keep.sum()) - both.shape[1]
-        if spare >= 4:
-            left = y[keep] - both @ np.linalg.lstsq(both, y[keep], rcond=None)[0]
-            seeds = keep.sum() / len(set(zip(cell[keep], b[keep], x[keep])))
-            if NOISES * math.sqrt(left @ left / spare / seeds) <= window:
-                break
-    else:
-        window = WINDOWS[-1]
-    keep, levels, both = chosen_by(window)
+        if spare < 4:
+            return False
+        left = y[keep] - both @ np.linalg.lstsq(both, y[keep], rcond=None)[0]
+        seeds = keep.sum() / len(set(zip(cell[keep], b[keep], x[keep])))
+        return NOISES * math.sqrt(left @ left / spare / seeds) <= window
+
+    window = next(filter(enough, WINDOWS), WINDOWS[-1])
+    keep, levels, both = within(window)
     stems = pd.factorize(table["stem"].to_numpy()[keep])[0] % JACKKNIFE
 
     def solve(chosen: Array) -> Array:

@@ -16,6 +16,7 @@ from analysis.laws import curves
 from analysis.losses import student, t_scale
 from analysis.runs import Runs, from_frame, load
 from analysis.uncertainty import infer
+from benchmarks import coverage
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
 from scaling.verbs import fits
@@ -46,6 +47,16 @@ def test_stem_effects_take_no_law_off_its_runs():
     assert told["sd"] > 0.04 and found["noise"]["sigma_stem"] < 0.02
     best = found["optima"][0]["params"]["alpha"]
     assert found["params"]["alpha"]["lo"] < best < found["params"]["alpha"]["hi"]
+
+
+@pytest.mark.parametrize(
+    "setting", [("demo", 0.01, 0.5, 0.0), ("wide 5x3", 0.003, 0.5, 0.02), ("narrow 5x4", 0.02, 0.5, 0.0)]
+)
+def test_stem_effects_of_a_law_that_holds_are_left_alone(setting):
+    for seed in range(3):
+        design, *noise = setting
+        found = fit(coverage.rows_of(coverage.simulate(coverage.design(design), *noise, seed), "stems"))
+        assert "stem_effects" not in {entry["name"] for entry in found.warnings}
 
 
 def test_draws_leave_a_bound_at_which_the_estimate_lies():
