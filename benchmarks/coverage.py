@@ -33,11 +33,11 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws
-from analysis.diagnose import expected
-from analysis.estimate import estimate, objective
-from analysis.fit import fit
-from analysis.runs import Runs
-from analysis.uncertainty import infer
+from analysis.check.diagnose import expected
+from analysis.engine.estimate import estimate, objective
+from analysis.engine.inference import infer
+from analysis.fitting import fit
+from analysis.table.runs import Runs
 from scaling.records import write_json
 
 LAW = laws.get("chinchilla")

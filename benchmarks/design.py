@@ -33,10 +33,11 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from analysis import design, laws
-from analysis.allocate import frontier
-from analysis.fit import fit
-from analysis.runs import Runs
+from analysis import laws
+from analysis.decide import design
+from analysis.engine.frontier import frontier
+from analysis.fitting import fit
+from analysis.table.runs import Runs
 from scaling.errors import UserError
 from scaling.records import write_json
 

@@ -16,9 +16,9 @@ import coverage
 import numpy as np
 import pandas as pd
 
-from analysis import forecast
-from analysis.fit import fit
-from analysis.runs import Runs
+from analysis.decide import forecast
+from analysis.fitting import fit
+from analysis.table.runs import Runs
 from scaling.records import write_json
 
 SETTINGS = [("demo", 0.003, 0.5), ("demo", 0.01, 0.5), ("5x3", 0.01, 0.0), ("5x3", 0.01, 0.5), ("8x5", 0.01, 0.5)]

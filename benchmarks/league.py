@@ -26,9 +26,11 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from analysis import crossval, discrepancy, forecast
-from analysis.fit import Fit, fit
-from analysis.runs import Runs
+from analysis.check import discrepancy
+from analysis.check import rolling as crossval
+from analysis.decide import forecast
+from analysis.fitting import Fit, fit
+from analysis.table.runs import Runs
 from scaling.errors import UserError
 from scaling.records import write_json
 

@@ -33,9 +33,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis import approaches, crossval, discrepancy
-from analysis.allocate import BEND, optimum_along
-from analysis.fit import fit
+from analysis.check import approaches, discrepancy
+from analysis.check import rolling as crossval
+from analysis.decide.allocate import BEND
+from analysis.engine.frontier import optimum_along
+from analysis.fitting import fit
 from scaling.records import write_json
 
 Array = np.ndarray

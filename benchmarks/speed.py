@@ -46,7 +46,7 @@ GOALS = {
     "scaling fit from the shell": 4.0,
     "any law with analytic derivatives, fit + 1000 bootstraps": 2.0,
     "any law by JAX, fit + 1000 bootstraps, compilation included": 15.0,
-    "import analysis.fit": 1.0,
+    "import analysis.fitting": 1.0,
     "default fit of a million rows": 60.0,
 }
 
@@ -58,8 +58,8 @@ def ours(table: dict[str, list[float]]) -> dict[str, Any]:
     """The fit and its bootstraps in Hoffmann mode, card and diagnosis included."""
     import pandas as pd
 
-    from analysis import fit as room
-    from analysis.runs import from_frame
+    from analysis import fitting as room
+    from analysis.table.runs import from_frame
 
     runs = from_frame(pd.DataFrame(table))
     room.DRAWS = BOOTSTRAPS
@@ -154,9 +154,9 @@ def law_by_jax(name: str) -> dict[str, Any]:
 
 def _one_law(law: Any) -> dict[str, Any]:
     """CPU seconds of a fit with 1000 bootstraps; of the estimate and them where the law takes whole schedules."""
-    from analysis.estimate import estimate, objective
-    from analysis.fit import fit
-    from analysis.uncertainty import bootstrap
+    from analysis.engine.estimate import estimate, objective
+    from analysis.engine.inference import bootstrap
+    from analysis.fitting import fit
 
     tables = _law_tables()
     columns = tables.columns_of(law)
@@ -179,8 +179,8 @@ def million(table: dict[str, list[float]]) -> dict[str, Any]:
     import pandas as pd
 
     from analysis import laws
-    from analysis.fit import fit
-    from analysis.runs import from_frame, load
+    from analysis.fitting import fit
+    from analysis.table.runs import from_frame, load
 
     law, rng, n = laws.get("chinchilla"), np.random.default_rng(0), 10**6
     truth = {"E": 1.82, "A": 482.0, "B": 2085.0, "alpha": 0.348, "beta": 0.366}
@@ -308,10 +308,10 @@ def shell(table: dict[str, list[float]]) -> dict[str, Any]:
         pd.DataFrame(table).to_csv(path, index=False)
         command = [sys.executable, "-m", "scaling.cli", "fit", str(path), f"--out={path.with_suffix('.json')}"]
         fits = [timed(command)[1:] for _ in range(REPEATS)]
-    imports = [timed([sys.executable, "-c", "import analysis.fit"])[1:] for _ in range(REPEATS)]
+    imports = [timed([sys.executable, "-c", "import analysis.fitting"])[1:] for _ in range(REPEATS)]
     bare = [timed([sys.executable, "-c", "import analysis"])[1:] for _ in range(REPEATS)]
     out = {}
-    for name, rows in (("scaling fit", fits), ("import analysis.fit", imports), ("import analysis", bare)):
+    for name, rows in (("scaling fit", fits), ("import analysis.fitting", imports), ("import analysis", bare)):
         out[name] = {"cpu": statistics.median(r[0] for r in rows), "wall": statistics.median(r[1] for r in rows)}
     return out
 
@@ -325,7 +325,7 @@ def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
         found[of["ours"]] = result["peers"]["rows"][0]["cpu"]
     if "shell" in result:
         found[of["shell"]] = result["shell"]["scaling fit"]["cpu"]
-        found[of["import"]] = result["shell"]["import analysis.fit"]["cpu"]
+        found[of["import"]] = result["shell"]["import analysis.fitting"]["cpu"]
     if "laws" in result:
         found[of["laws"]] = max(row["cpu"] for row in result["laws"]["rows"] if not row["curves"])
     if "jax" in result:

@@ -59,7 +59,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 def analyse(workdir: Path) -> list[dict[str, Any]]:
     """At target losses that every batch passes: the critical batch by the sweep and by the gradients."""
-    from analysis import batch
+    from analysis.decide import critical_batch as batch
 
     runs, context = {}, 0
     for manifest, _ in experiment.finished(workdir):

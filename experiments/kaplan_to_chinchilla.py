@@ -110,8 +110,9 @@ def rows(workdir: Path) -> Any:
 
 def analyse(workdir: Path) -> list[dict[str, Any]]:
     """The exponent at each step, by approaches 3 and 2, with intervals or the reason why there is none."""
-    from analysis import approaches, runs
-    from analysis.fit import fit
+    from analysis.check import approaches
+    from analysis.fitting import fit
+    from analysis.table import runs
 
     table, answers = rows(workdir), []
     for step, arm, with_head, exact in STEPS:

@@ -100,8 +100,8 @@ def verdict(cell: dict[str, Any], exact: float, margin: float) -> str:
 def analyse(workdir: Path) -> dict[str, Any]:
     """{"family", "recipe", "below": losses more than four standard errors below the entropy, "rows": one for each
     world, learner, law and quantity (see ``judge``)}."""
-    from analysis import runs
-    from analysis.fit import fit
+    from analysis.fitting import fit
+    from analysis.table import runs
 
     kinds = {(m["family"], m["recipe"]["name"]) for m, _ in experiment.finished(workdir)}
     if len(kinds) > 1:
@@ -129,7 +129,7 @@ def _counted(source: _tabular.Known) -> Any:
     import numpy as np
     import pandas as pd
 
-    from analysis import runs
+    from analysis.table import runs
 
     loss = np.mean([_tabular.losses(source, TABULAR, seed=seed) for seed in range(SAMPLES)], axis=0)
     return runs.from_frame(pd.DataFrame({"N": 1.0, "D": np.array(TABULAR, float), "loss": loss}))

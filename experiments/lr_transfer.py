@@ -86,7 +86,7 @@ def _row(manifest: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
 
 def analyse(workdir: Path) -> list[dict[str, Any]]:
     """For each axis and parametrisation: the exponent of the best learning rate, and the best one at each shape."""
-    from analysis import tune
+    from analysis.decide import tune
 
     table, answers = rows(workdir), []
     for axis, names in AXES.items():

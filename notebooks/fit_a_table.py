@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import allocate, approaches, runs
-from analysis.fit import fit
+from analysis.check import approaches
+from analysis.decide import allocate
+from analysis.fitting import fit
+from analysis.table import runs
 
 TRUTH = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 

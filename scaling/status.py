@@ -119,7 +119,7 @@ class StatusReader:
         path = self.workdir / "prediction.json"
 
         def load() -> set[str]:
-            from analysis.sealed import sealed_runs
+            from analysis.table.seal import sealed_runs
 
             return sealed_runs(self.workdir)
 

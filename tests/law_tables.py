@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.laws import curves
-from analysis.runs import Runs, from_frame
+from analysis.table.runs import Runs, from_frame
 
 RANGES: dict[str, Any] = {
     "N": (1e6, 1e9), "D": (1e8, 1e11), "U": (3e7, 3e10), "x": (1e4, 1e8), "experts": (1, 512), "granularity": (1, 32),

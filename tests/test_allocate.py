@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.allocate import cost_table, flops_for, frontier, optimal, tokens_for
-from analysis.fit import fit
-from analysis.runs import from_frame
+from analysis.decide.allocate import optimal
+from analysis.engine.frontier import cost_table, flops_for, frontier, tokens_for
+from analysis.fitting import fit
+from analysis.table.runs import from_frame
 from scaling.errors import UserError
 
 E, A, B, ALPHA, BETA = 1.8, 480.0, 2000.0, 0.35, 0.37

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.approaches import approach1, approach2, approach3, compare_approaches
-from analysis.fit import fit
-from analysis.runs import Runs, from_frame, load
+from analysis.check.approaches import approach1, approach2, approach3, compare_approaches
+from analysis.fitting import fit
+from analysis.table.runs import Runs, from_frame, load
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "reference_runs"
 shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared reference runs are not here")

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from analysis.fit import fit
-from analysis.runs import load
-from analysis.suspect import GAP
+from analysis.fitting import fit
+from analysis.table.quality import GAP
+from analysis.table.runs import load
 from scaling import cli
 from scaling.errors import UserError
 

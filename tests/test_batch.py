@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from analysis import batch
+from analysis.decide import critical_batch as batch
 from scaling import families, recipe, study, train
 from scaling.blocks.execution import Execution
 from scaling.errors import UserError

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from chain_study import ROOT, Study, chain_study, ending, program, wait_for  # noqa: F401
 
-from analysis.spending import measured
+from analysis.decide.spending import measured
 from scaling import cli, verbs
 from scaling.errors import UserError
 from scaling.records import read_json, write_json

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import compare, design, laws
-from analysis.compare import Member
-from analysis.fit import fit
-from analysis.runs import from_frame
+from analysis import laws
+from analysis.decide import compare, design
+from analysis.decide.compare import Member
+from analysis.fitting import fit
+from analysis.table.runs import from_frame
 from scaling.cli import main
 from scaling.errors import UserError
 from scaling.records import write_json

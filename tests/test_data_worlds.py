@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import runs
-from analysis.fit import fit
+from analysis.fitting import fit
+from analysis.table import runs
 from scaling import data
 from scaling.data._tabular import losses
 from scaling.data.markov import Markov

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import design, laws
-from analysis.allocate import frontier, optimum_along
-from analysis.fit import fit
-from analysis.proposal import next_cells
-from analysis.runs import from_frame
+from analysis import laws
+from analysis.decide import design
+from analysis.decide.next_cells import next_cells
+from analysis.engine.frontier import frontier, optimum_along
+from analysis.fitting import fit
+from analysis.table.runs import from_frame
 from scaling.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -4,12 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import crossval, discrepancy, laws
-from analysis.allocate import optimal
-from analysis.effects import best_ratio, ratio_scores
-from analysis.fit import Fit, fit, load_fit
-from analysis.groups import groups_of
-from analysis.runs import Runs
+from analysis import laws
+from analysis.check import discrepancy
+from analysis.check import rolling as crossval
+from analysis.decide.allocate import optimal
+from analysis.engine.groups import groups_of
+from analysis.engine.random_effects import best_ratio, ratio_scores
+from analysis.fitting import Fit, fit, load_fit
+from analysis.table.runs import Runs
 from scaling.errors import UserError
 
 LAW = laws.get("chinchilla")

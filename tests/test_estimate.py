@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize
 
 from analysis import laws
-from analysis.estimate import estimate, huber, minimise, objective, proposal2, refit
+from analysis.engine.estimate import estimate, huber, minimise, objective, proposal2, refit
 from scaling.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "reference_runs"

@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import diagnose, laws
-from analysis.estimate import estimate, objective
-from analysis.fit import fit, load_fit, rank
-from analysis.replicates import pure_error
-from analysis.runs import Runs, from_frame
-from analysis.uncertainty import groups_of, infer
+from analysis import laws
+from analysis.check import diagnose
+from analysis.check.replicates import pure_error
+from analysis.engine.estimate import estimate, objective
+from analysis.engine.inference import groups_of, infer
+from analysis.fitting import fit, load_fit, rank
+from analysis.table.runs import Runs, from_frame
 from scaling.errors import UserError
 
 LAW = laws.get("chinchilla")

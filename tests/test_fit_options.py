@@ -9,13 +9,15 @@ import pytest
 from scipy import optimize, stats
 from test_cli import scaling
 
-from analysis import laws, paired, replicates
-from analysis.estimate import estimate, objective
-from analysis.fit import fit
+from analysis import laws
+from analysis.check import replicates
+from analysis.decide import paired
+from analysis.engine.estimate import estimate, objective
+from analysis.engine.inference import infer
+from analysis.engine.losses import student, t_scale
+from analysis.fitting import fit
 from analysis.laws import curves
-from analysis.losses import student, t_scale
-from analysis.runs import Runs, from_frame, load
-from analysis.uncertainty import infer
+from analysis.table.runs import Runs, from_frame, load
 from benchmarks import coverage
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
@@ -54,8 +56,10 @@ def test_stem_effects_take_no_law_off_its_runs():
 )
 def test_stem_effects_of_a_law_that_holds_are_left_alone(setting):
     for seed in range(3):
-        design, *noise = setting
-        found = fit(coverage.rows_of(coverage.simulate(coverage.design(design), *noise, seed), "stems"))
+        design, noise, shared, outliers = setting
+        found = fit(
+            coverage.rows_of(coverage.simulate(coverage.design(design), noise, shared, outliers, seed), "stems")
+        )
         assert "stem_effects" not in {entry["name"] for entry in found.warnings}
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import sealed
-from analysis.crossval import crps
-from analysis.fit import fit
-from analysis.forecast import REGION, _power, check_entropy, power, score, seal
-from analysis.runs import load, load_holdouts
+from analysis.check.rolling import crps
+from analysis.decide.forecast import REGION, _power, check_entropy, power, score, seal
+from analysis.fitting import fit
+from analysis.table import seal as sealed
+from analysis.table.runs import load, load_holdouts
 from scaling.errors import UserError
 from scaling.records import Record, write_json
 

@@ -6,11 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import effects, influence, laws, replicates, uncertainty
-from analysis.estimate import estimate, objective
-from analysis.fit import fit
-from analysis.groups import groups_of
-from analysis.runs import from_frame
+from analysis import laws
+from analysis.check import influence, replicates
+from analysis.engine import inference as uncertainty
+from analysis.engine import random_effects as effects
+from analysis.engine.estimate import estimate, objective
+from analysis.engine.groups import groups_of
+from analysis.fitting import fit
+from analysis.table.runs import from_frame
 
 LAW = laws.get("chinchilla")
 

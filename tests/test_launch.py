@@ -369,7 +369,7 @@ def test_status_while_a_program_runs(study):
 
 
 def test_losses_of_holdouts_are_hidden_until_they_are_sealed(study):
-    from analysis.sealed import stamp
+    from analysis.table.seal import stamp
 
     study.plan(program("held", role="holdout"), program("fitted"))
     study.programs[0]["runs"].append({**program("held-stem")["runs"][0], "role": "stem"})

@@ -8,10 +8,11 @@ import pytest
 from law_tables import columns_of, runs_of
 
 from analysis import laws
-from analysis.estimate import estimate, objective
-from analysis.fit import fit, load_fit
+from analysis.engine.estimate import estimate, objective
+from analysis.engine.surface import surface_of
+from analysis.fitting import fit, load_fit
 from analysis.laws.smooth import of_power
-from analysis.runs import from_frame
+from analysis.table.runs import from_frame
 from scaling.errors import UserError
 
 ALL = sorted(laws.REGISTRY)
@@ -25,7 +26,7 @@ def rows(n: int = 30, seed: int = 1) -> dict[str, np.ndarray]:
 
 def near(law, columns, scale=3.0, centred=True):
     """A surface and a point of it away from the example."""
-    surface = law.surface(columns, scale=scale, centred=centred)
+    surface = surface_of(law, columns, scale=scale, centred=centred)
     rng = np.random.default_rng(0)
     return surface, surface.to_z(law.vector(law.example)[None]) + 0.03 * rng.standard_normal(surface.P)
 
@@ -63,7 +64,7 @@ class TestEveryLaw:
         law = laws.get(name)
         columns, theta = columns_of(law), law.vector(law.example)
         for centred in (True, False):
-            surface = law.surface(columns, scale=2.5, centred=centred)
+            surface = surface_of(law, columns, scale=2.5, centred=centred)
             z = surface.to_z(theta[None])
             np.testing.assert_allclose(surface.to_theta(z)[0], theta, rtol=1e-10)
             np.testing.assert_allclose(np.exp(surface.evaluate(z)[0][0]), law.predict(theta, columns), rtol=1e-12)
@@ -129,7 +130,7 @@ def test_jax_is_the_oracle_of_exact_derivatives(name):
     law = laws.get(name)
     columns = columns_of(law, 12)
     surface, z = near(law, columns)
-    other = dataclasses.replace(law, slow=True).surface(columns, scale=3.0)
+    other = surface_of(dataclasses.replace(law, slow=True), columns, scale=3.0)
     state, same = surface.evaluate(z)[1], other.evaluate(z)[1]
     np.testing.assert_allclose(state["log"], same["log"], rtol=1e-12)
     c1, c2 = np.random.default_rng(4).standard_normal((2, 1, 12))
@@ -233,6 +234,6 @@ def test_importing_the_fitter_brings_no_jax_and_the_package_brings_nothing():
     code = (
         "import sys, analysis; assert not {'numpy', 'pandas', 'scipy', 'matplotlib', 'jax'} & set(sys.modules);"
         "import analysis.laws; assert not {'pandas', 'scipy', 'jax'} & set(sys.modules);"
-        "import analysis.fit; assert not {'matplotlib', 'jax', 'flax'} & set(sys.modules)"
+        "import analysis.fitting; assert not {'matplotlib', 'jax', 'flax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -5,8 +5,8 @@ import pytest
 from law_tables import columns_of, runs_of
 
 from analysis import laws
-from analysis.estimate import estimate, objective
-from analysis.fit import fit, load_fit
+from analysis.engine.estimate import estimate, objective
+from analysis.fitting import fit, load_fit
 from analysis.laws import curves, hyper
 from scaling.errors import UserError
 
@@ -256,7 +256,7 @@ def test_a_law_without_a_loss_at_the_rows_says_so():
 def test_fit_and_a_thousand_bootstraps_stay_within_seconds(name):
     import time
 
-    from analysis.estimate import refit
+    from analysis.engine.estimate import refit
 
     law = laws.get(name)
     columns, loss = noisy(law, 0.005, 120)

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from test_league import ROOT, room
 
-from analysis import discrepancy, laws
-from analysis.allocate import optimal
-from analysis.fit import fit
+from analysis import laws
+from analysis.check import discrepancy
+from analysis.decide.allocate import optimal
+from analysis.fitting import fit
 
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(ROOT / "benchmarks"))

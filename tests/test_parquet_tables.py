@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.fit import fit
-from analysis.runs import load
+from analysis.fitting import fit
+from analysis.table.runs import load
 from scaling import cli
 
 pa = pytest.importorskip("pyarrow")

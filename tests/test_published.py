@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from analysis import laws, published
+from analysis import laws
+from analysis.laws import published
 from scaling.errors import UserError
 
 

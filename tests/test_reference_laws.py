@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import laws, published
-from analysis.estimate import Estimate, estimate, objective
-from analysis.fit import fit
-from analysis.laws import curves
-from analysis.runs import from_frame
+from analysis import laws
+from analysis.engine.estimate import Estimate, estimate, objective
+from analysis.fitting import fit
+from analysis.laws import curves, published
+from analysis.table.runs import from_frame
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "reference_runs"
 SQUARES = objective("squares")

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import published
-from analysis.approaches import approach2
-from analysis.fit import Fit, fit
-from analysis.runs import Runs, from_frame, load
+from analysis.check.approaches import approach2
+from analysis.fitting import Fit, fit
+from analysis.laws import published
+from analysis.table.runs import Runs, from_frame, load
 from scaling import cli
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "reference_runs"

@@ -15,12 +15,14 @@ import pytest
 from law_tables import runs_of
 from test_cli import scaling
 
-from analysis import axes, laws, plots, report
-from analysis.approaches import compare_approaches
-from analysis.evidence import collect, of_fit
-from analysis.fit import fit
-from analysis.forecast import score, seal
-from analysis.runs import load, open_holdouts
+from analysis import laws
+from analysis.check.approaches import compare_approaches
+from analysis.decide.forecast import score, seal
+from analysis.fitting import fit
+from analysis.show import plots, report
+from analysis.show import style as axes
+from analysis.show.evidence import collect, of_fit
+from analysis.table.runs import load, open_holdouts
 from scaling.errors import UserError
 from scaling.records import Record, read_json, records, write_json
 
@@ -431,6 +433,6 @@ def test_a_law_of_several_columns_is_drawn_as_measured_against_fitted(name, figu
 
 def test_neither_the_trainer_nor_pyplot_is_imported():
     names = "['jax', 'scaling.train', 'scaling.plan', 'scaling.study', 'matplotlib.pyplot']"
-    code = f"import sys, analysis.report; print([n for n in {names} if n in sys.modules])"
+    code = f"import sys, analysis.show.report; print([n for n in {names} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

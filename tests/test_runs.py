@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis import sealed
-from analysis.runs import datasets, from_frame, load, load_holdouts, open_holdouts
-from analysis.select import select
+from analysis.table import seal as sealed
+from analysis.table.runs import datasets, from_frame, load, load_holdouts, open_holdouts
+from analysis.table.select import select
 from scaling.errors import UserError
 from scaling.records import Record, write_json
 

@@ -46,7 +46,7 @@ def test_ours_beside_the_peers(result):
 
 def test_the_peers_objective_is_ours():
     """Hoffmann's objective as it is given to scipy: value against the estimate's, gradient against differences."""
-    from analysis.estimate import estimate, objective
+    from analysis.engine.estimate import estimate, objective
 
     table, words = speed.points(None)
     assert words == "240 planted points" and {len(v) for v in table.values()} == {240}
@@ -63,5 +63,5 @@ def test_the_peers_objective_is_ours():
 
 
 def test_goals_say_what_is_missed():
-    measured = {"shell": {"scaling fit": {"cpu": 5.0, "wall": 6.0}, "import analysis.fit": {"cpu": 0.5}}}
+    measured = {"shell": {"scaling fit": {"cpu": 5.0, "wall": 6.0}, "import analysis.fitting": {"cpu": 0.5}}}
     assert [(row["seconds"], row["holds"]) for row in speed.goals(measured)] == [(5.0, False), (0.5, True)]

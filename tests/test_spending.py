@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from analysis import laws
-from analysis.allocate import optimal
-from analysis.fit import fit
-from analysis.runs import from_frame
-from analysis.spending import measured, spend
+from analysis.decide.allocate import optimal
+from analysis.decide.spending import measured, spend
+from analysis.fitting import fit
+from analysis.table.runs import from_frame
 from scaling.errors import UserError
 from scaling.records import Record
 

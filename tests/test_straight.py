@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 from analysis import laws
-from analysis.estimate import estimate, objective
-from analysis.straight import Straight
-from analysis.uncertainty import infer, sample
+from analysis.engine.estimate import estimate, objective
+from analysis.engine.inference import infer, sample
+from analysis.engine.reparametrise import Straight
+from analysis.engine.surface import surface_of
 
 
 def table(sizes: int, reach: float, noise: float, seed: int) -> pd.DataFrame:
@@ -26,7 +27,7 @@ def test_there_and_back_with_the_right_jacobian(name):
     law = laws.get(name)
     rng = np.random.default_rng(0)
     columns = {c: np.exp(rng.uniform(np.log(1e2), np.log(1e5), 20)) for c in law.columns}
-    surface = law.surface(columns, scale=2.0)
+    surface = surface_of(law, columns, scale=2.0)
     z = surface.to_z(np.array([[law.example[p] for p in law.names]]))
     for held in (None, "B") if "B" in law.names else (None,):
         free = np.array([c.name != held for c in law.coordinates])
@@ -41,7 +42,7 @@ def test_there_and_back_with_the_right_jacobian(name):
 
 
 def test_no_floor_is_nothing_to_straighten():
-    surface = laws.get("product").surface({"N": np.array([1.0, 2.0]), "D": np.array([3.0, 5.0])})
+    surface = surface_of(laws.get("product"), {"N": np.array([1.0, 2.0]), "D": np.array([3.0, 5.0])})
     assert not Straight(surface, np.ones(surface.P, dtype=bool)).bent
 
 

@@ -31,8 +31,10 @@ def get_config(argument=""):
 
 @pytest.fixture(scope="module")
 def supplied(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[dict[str, Any], Any]]:
-    """``supplied(name)``: the configuration of a source and what it loads, of files from small ones; the test is skipped
-    where the library that writes them is not installed."""
+    """``supplied(name)``: the configuration of a source and what it loads, of files from small ones.
+
+    The test is skipped where the library that writes them is not installed.
+    """
     folder = tmp_path_factory.mktemp("sources")
     np.random.default_rng(0).integers(0, 50, 200_000).astype("<u2").tofile(folder / "train.bin")
     for i in range(4):

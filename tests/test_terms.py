@@ -8,8 +8,8 @@ import pytest
 from test_cli import scaling
 from test_runs import GOOD, manifest
 
-from analysis import forecast
-from analysis.runs import entropy, load, terms
+from analysis.decide import forecast
+from analysis.table.runs import entropy, load, terms
 from scaling.errors import UserError
 from scaling.records import Record, write_json
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import runs, tune
+from analysis.decide import tune
+from analysis.table import runs
 from scaling import cli, plan, recipe, study, verbs
 from scaling.errors import UserError
 from scaling.records import read_json

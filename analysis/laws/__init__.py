@@ -1,6 +1,7 @@
 """Functional forms. A law is one entry in a file of this folder; the registry finds it by looking, nothing lists it.
 
-``base`` says what a law is, ``surface`` and ``smooth`` how one is fitted; every other module holds laws of one kind.
+``base`` says what a law is, ``smooth`` one given by a formula; every other module holds laws of one kind, and
+``published`` the coefficients that were read in their sources.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import pkgutil
 
 from analysis.laws.base import Columns, E, Law, Param, Term, amplitude, exponent, log_columns, scale, single
 from analysis.laws.smooth import Smooth, tie
-from analysis.laws.surface import Surface
 from scaling.errors import UserError
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "Law",
     "Param",
     "Smooth",
-    "Surface",
     "Term",
     "amplitude",
     "exponent",

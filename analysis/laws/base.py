@@ -1,7 +1,7 @@
 """What a law is: ``Param``, ``Term`` and ``Law``, the entry of a sum of power terms.
 
 log L = q log(E + sum_k exp(affine in the coordinates)), so that first and second derivatives are closed form
-(``surface.Surface``). Laws that are no such sum are entries of ``smooth.Smooth``.
+(``engine.surface``). Laws that are no such sum are entries of ``smooth.Smooth``.
 Numpy only. Logarithms are natural, losses in the unit of the table (nats/token unless it says otherwise).
 """
 
@@ -60,7 +60,8 @@ class Law:
 
     ``signed`` columns may be zero or negative (mixture weights); others must be positive. ``steady`` ones may be the
     same in every row: a ratio to another column is what counts. ``guess`` gives natural
-    values to start from for parameters without a ``grid``, from the columns and the losses. ``curve`` makes the columns
+    values to start from for parameters without a ``grid``, from the columns and the losses; ``starts_from`` names a law
+    whose least-squares parameters on the same rows are such values. ``curve`` makes the columns
     of a law of learning curves: of the learning rate of every step of a run, the steps asked for (n,), and the step at
     which the warm-up ends. ``slow`` laws take their derivatives from JAX.
     """
@@ -85,6 +86,7 @@ class Law:
     signed: tuple[str, ...] = ()
     steady: tuple[str, ...] = ()
     guess: Callable[[Columns, Array], dict[str, float]] | None = None
+    starts_from: str | None = None
     curve: Callable[[Array, Array, int], dict[str, Array]] | None = None
     slow: bool = False
     columns: tuple[str, ...] = field(init=False)
@@ -112,12 +114,6 @@ class Law:
     def renamed(self, column: str) -> dict[str, Any]:
         """What else changes in a one-variable law when its column is called otherwise."""
         return {}
-
-    def surface(self, columns: Columns, *, centred: bool = True, scale: float = 1.0) -> Any:
-        """The law on these rows in fitting coordinates; see ``surface.Surface``."""
-        from analysis.laws.surface import Surface
-
-        return Surface(self, columns, centred=centred, scale=scale)
 
     def index(self, name: str) -> int:
         """Position of a natural parameter. Raises UserError for a name that the law lacks."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.laws.base import Array, E, Law, Param, Term, amplitude, exponent
-from analysis.laws.smooth import Smooth, free_fit
+from analysis.laws.smooth import Smooth
 
 _DRIFT = "N^-alpha D^-beta at fixed N D is monotone in N: the budget goes to one side unless alpha = beta"
 product = Law(
@@ -114,7 +114,7 @@ _kaplan_explicit = Smooth(
     "Kaplan 2020, arXiv 2001.08361, eq. 1.5",
     inputs=("N", "D"),
     logs=_kaplan_logs,
-    guess=free_fit("kaplan"),
+    starts_from="kaplan",
     balance=_kaplan_balance,
 )
 kaplan = Law(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.laws.base import Array, E, Param, exponent, scale
-from analysis.laws.smooth import Smooth, free_fit
+from analysis.laws.smooth import Smooth
 
 
 def _worth(m: Any, log_unique: Any, repeats: Any, half: Any) -> Any:
@@ -50,7 +50,7 @@ repeats = Smooth(
     inputs=("N", "D", "U"),
     steady=("U",),  # one corpus, read for less than an epoch and for many
     logs=_repeats,
-    guess=free_fit("chinchilla"),
+    starts_from="chinchilla",
     balance=_balance,  # of data without limit; with U tokens `allocate` searches
     example={"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4, "R_N": 5.3},
 )

@@ -15,7 +15,7 @@ from scaling.verbs.show import card_name, interval, pairs, print_json, study_of,
 
 def compare(options: SimpleNamespace) -> int:
     """Exponents, their differences and verdicts, the pooled values, and compute for equal loss where that means one."""
-    from analysis import compare as comparing
+    from analysis.decide import compare as comparing
 
     if any((path / "manifest.json").is_file() for path in options.paths):
         return _paired(options)
@@ -33,7 +33,7 @@ def compare(options: SimpleNamespace) -> int:
 
 def _power(options: SimpleNamespace, margins: dict[str, float]) -> int:
     """What the comparison of planned studies can tell, before their runs."""
-    from analysis.compare import POWER, power
+    from analysis.decide.compare import POWER, power
 
     names: list[tuple[str, str]] = []
     hopes: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ def _number(value: float | None, style: str) -> str:
 
 def _paired(options: SimpleNamespace) -> int:
     """Two runs of a study on the documents that both were evaluated on."""
-    from analysis.paired import difference
+    from analysis.decide.paired import difference
 
     if len(options.paths) != 2:
         raise UserError("compare", len(options.paths), "takes two run directories, or cards and work directories")
@@ -124,8 +124,8 @@ def _members(path: Path, options: SimpleNamespace) -> list[tuple[str, str, Any]]
 
 
 def _member(card: Path, workdir: Path | None) -> Any:
-    from analysis.compare import Member
-    from analysis.fit import load_fit
+    from analysis.decide.compare import Member
+    from analysis.fitting import load_fit
 
     fitted = load_fit(card)
     ratio, data = _measured(workdir, fitted) if workdir is not None else (None, None)

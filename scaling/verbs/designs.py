@@ -18,8 +18,8 @@ BLOCK = ("dataset", "role", "seed", "model", "recipe")
 
 def next_cells(options: SimpleNamespace) -> int:
     """The next cells of a study or of a table's fit."""
-    from analysis.fit import load_fit
-    from analysis.proposal import next_cells as propose
+    from analysis.decide.next_cells import next_cells as propose
+    from analysis.fitting import load_fit
 
     card, workdir = _card(options)
     if options.target is None or options.budget is None:

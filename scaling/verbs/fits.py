@@ -18,8 +18,8 @@ CONVENTIONS = ("nonembedding", "total")
 
 def fit(options: SimpleNamespace) -> int:
     """Fits laws and writes their cards."""
-    from analysis import runs as tables
     from analysis.laws import get
+    from analysis.table import runs as tables
 
     path, study = options.path, options.path.is_dir()
     wanted = options.law or ("all" if study else "chinchilla")
@@ -68,7 +68,7 @@ def fit(options: SimpleNamespace) -> int:
 
 
 def _short(card: dict[str, Any], name: str) -> str:
-    from analysis.diagnose import missing
+    from analysis.check.diagnose import missing
 
     cell = card["params"].get(name) or card["derived"].get(name)
     if not cell or cell.get("value") is None:
@@ -114,7 +114,7 @@ class _Fits:
 
     Attributes:
       cards, written, approaches, skipped: what came of it so far.
-      ranks: laws on one table compared (``analysis.fit.rank``).
+      ranks: laws on one table compared (``analysis.fitting.rank``).
       fresh: cards that were there already, of the same runs and request.
     """
 
@@ -144,10 +144,10 @@ class _Fits:
 
     def fit(self, dataset: str | None, n: str, names: Sequence[str], term: str | None = None) -> None:
         """Fits the laws to one loss term on one data set under one convention, and compares the three approaches."""
-        from analysis import runs as tables
-        from analysis.approaches import compare_approaches
-        from analysis.fit import fit as fit_law
-        from analysis.fit import rank
+        from analysis.check.approaches import compare_approaches
+        from analysis.fitting import fit as fit_law
+        from analysis.fitting import rank
+        from analysis.table import runs as tables
 
         options, made, chinchilla, fresh = self.options, {}, None, 0
         try:
@@ -192,9 +192,9 @@ class _Fits:
 
     def _known(self, target: Path, found: Any, law: str) -> Any:
         """The fit at ``target`` if it is of these runs and this request, and its draws are intact."""
-        from analysis.discrepancy import term
-        from analysis.estimate import objective
-        from analysis.fit import load_fit
+        from analysis.check.discrepancy import term
+        from analysis.engine.estimate import objective
+        from analysis.fitting import load_fit
 
         if not target.exists():
             return None

@@ -12,8 +12,9 @@ from scaling.verbs.show import print_json
 def report(options: SimpleNamespace) -> int:
     """Writes the report and prints its short form: the law, what it predicts, how the sealed forecasts came out."""
     workdir = _study(options.path)
-    from analysis import forecast, sealed
-    from analysis.report import summary, write
+    from analysis.decide import forecast
+    from analysis.show.report import summary, write
+    from analysis.table import seal as sealed
 
     path = write(workdir, Path(options.out) if options.out else None)
     if options.json:
@@ -26,7 +27,7 @@ def report(options: SimpleNamespace) -> int:
 
 def plot(options: SimpleNamespace) -> int:
     """Writes the figures of a study or of one fit card."""
-    from analysis.plots import save_all, save_fit
+    from analysis.show.plots import save_all, save_fit
 
     path = options.path
     out = Path(options.out) if options.out else (path if path.is_dir() else path.parent) / "figures"
@@ -46,8 +47,7 @@ def _study(path: Path) -> Path:
 
 def laws(options: SimpleNamespace) -> int:
     """The functional forms and the published coefficients, with their sources."""
-    from analysis import published
-    from analysis.laws import REGISTRY
+    from analysis.laws import REGISTRY, published
 
     if options.json:
         print_json([

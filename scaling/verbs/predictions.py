@@ -19,9 +19,9 @@ def predict(options: SimpleNamespace) -> int:
     """What a card says of a budget; or the seal of a study's forecasts."""
     if options.path.is_dir():
         return _seal(options)
-    from analysis.allocate import optimal
-    from analysis.discrepancy import term
-    from analysis.fit import load_fit
+    from analysis.check.discrepancy import term
+    from analysis.decide.allocate import optimal
+    from analysis.fitting import load_fit
 
     fitted = load_fit(options.path)
     if options.discrepancy != "auto":
@@ -99,7 +99,7 @@ def _inside(fitted: Any, answer: dict[str, Any], options: SimpleNamespace) -> di
 def _conditional(
     fitted: Any, workdir: Path | None, asked: dict[str, Any], conditions: dict[str, Any], options: SimpleNamespace
 ) -> dict[str, Any]:
-    from analysis.spending import measured, spend
+    from analysis.decide.spending import measured, spend
 
     for name in ("params", "tokens"):
         if asked[name] is not None:
@@ -151,7 +151,7 @@ def _rule(workdir: Path | None, fitted: Any, answer: dict[str, Any]) -> dict[str
 
 
 def _seal(options: SimpleNamespace) -> int:
-    from analysis import forecast
+    from analysis.decide import forecast
 
     for name in ("flops", "params", "tokens", *CONDITIONS):
         if getattr(options, name) is not None:

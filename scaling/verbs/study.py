@@ -112,7 +112,7 @@ def _fits(made: Any, options: SimpleNamespace) -> dict[str, Any] | None:
 
 def _hopes(made: Any, options: SimpleNamespace) -> dict[str, Any]:
     """By dataset, what its cells can hope for; holdouts are not fitted and do not count."""
-    from analysis import design
+    from analysis.decide import design
 
     found = {}
     for dataset in made.study.datasets:

@@ -86,7 +86,8 @@ def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Any]:
 
 def fitted(workdir: Path, level: float) -> dict[str, Any]:
     """What ``analysis.tune`` says of a sweep's finished runs."""
-    from analysis import runs, tune
+    from analysis.decide import tune
+    from analysis.table import runs
 
     table: Any = runs.load(workdir).table
     per_step = {r["run"]: r["manifest"]["tokens"]["per_step"] for p in read_json(workdir / "study.json")["programs"]

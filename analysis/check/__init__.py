@@ -1,0 +1,1 @@
+"""What is wrong or unknowable: diagnosis, influence, replicates, rolling forecasts, approaches, discrepancy."""

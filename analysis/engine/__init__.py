@@ -1,0 +1,1 @@
+"""How a law is fitted and how sure that is: surfaces, starts, estimation, random effects, inference, profiles."""

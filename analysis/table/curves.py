@@ -1,0 +1,200 @@
+"""Tables of learning curves: many logged steps a run, with the learning rate that the run had until then.
+
+Two shapes: a long table (columns run, step, learning_rate, loss, one line a logged step), or one row a run whose cells
+hold arrays (JSONL, Parquet). An array of learning rates has one entry a logged step, or one for every step from 0 on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.laws import Law
+from analysis.table import read as tables
+from analysis.table.select import select
+from scaling.errors import UserError
+
+Array = np.ndarray
+NAMES = ("run", "step", "learning_rate", "loss")
+ALIASES = {"learning_rate": ("learning_rate", "lr"), "step": ("step",), "run": ("run",), "loss": tables.ALIASES["loss"]}
+LEAST = 1e-4  # of a run's highest learning rate: what a rate of zero is taken as
+
+
+def read(
+    frame: Any,
+    law: Law,
+    rows: list[str],
+    columns: Mapping[str, str],
+    where: str | None,
+    warmup: int | None,
+    source: str,
+) -> tuple[Any, list[dict[str, str]], list[dict[str, Any]], str]:
+    """The table that ``law`` is fitted to, one row a logged step; dropped rows; warnings; the hash of the numbers.
+
+    ``rows`` name the rows in messages. ``warmup`` steps rise linearly from 0 to the first rate that a run logged.
+    UserError for a missing column, a bad cell or steps that repeat.
+    """
+    names = _columns(frame, columns)
+    long = _long(frame, names, rows)
+    if where is not None:
+        long = long[select(long, where)].reset_index(drop=True)
+        if len(long) == 0:
+            raise UserError("where", where, f"leaves none of the {len(frame)} rows of {source}")
+    parts, dropped, late = [], [], []
+    for run, curve in long.groupby("run", sort=False):
+        curve = curve.sort_values("step", kind="stable")
+        rate = _schedule(str(run), curve, warmup)
+        if curve["step"].iloc[0] > 0 and warmup is None and not isinstance(curve["whole"].iloc[0], np.ndarray):
+            late.append((str(run), int(curve["step"].iloc[0])))
+        rising = np.flatnonzero(np.diff(rate) <= 0)
+        first = int(rising[0]) if len(rising) else len(rate) - 1
+        early = (curve["step"] < first).to_numpy()
+        if early.any():
+            dropped.append({"row": str(run), "reason": f"{early.sum()} logged steps of its warm-up"})
+        curve = curve[~early]
+        assert law.curve is not None
+        made = law.curve(rate, curve["step"].to_numpy(dtype=int), first)
+        parts.append((curve, made))
+    table = pd.concat([curve for curve, _ in parts], ignore_index=True).drop(columns="whole")
+    table["stem"] = table["run"]
+    for name in law.columns:
+        table[name] = _joined(name, [made[name] for _, made in parts])
+    numbers = np.stack([table[c].to_numpy(dtype="<f8") for c in ("step", "learning_rate", "loss")], 1)
+    sha256 = hashlib.sha256(np.ascontiguousarray(numbers[np.lexsort(numbers.T[::-1])]).tobytes()).hexdigest()
+    return table, dropped, _late(late), sha256
+
+
+def _columns(frame: Any, columns: Mapping[str, str]) -> dict[str, str]:
+    present, found = [str(c) for c in frame.columns], dict(columns)
+    for name, column in found.items():
+        if name not in NAMES or column not in present:
+            raise UserError(
+                "columns", f"{name}={column}", f"{', '.join(NAMES)} may each be one of {', '.join(present)}"
+            )
+    for name, aliases in ALIASES.items():
+        matches = [c for c in present if c == name] or [c for c in present if c.lower() in aliases]
+        if name not in found and len(matches) == 1:
+            found[name] = matches[0]
+    missing = [name for name in NAMES if name not in found and name != "run"]
+    if missing:
+        what = f"a learning curve needs run, step, learning_rate and loss; its columns are {', '.join(present)}"
+        raise UserError("table", f"no column {missing[0]}", f"{what}; name it with --columns={missing[0]}=...")
+    return found
+
+
+def _long(frame: Any, names: Mapping[str, str], rows: list[str]) -> Any:
+    """One row a logged step: run, step, learning_rate, loss, ``whole`` (a rate for every step, where one is given) and
+    the other columns of the table."""
+    cells = frame.reset_index(drop=True)
+    others = [c for c in cells.columns if c not in (names["step"], names["learning_rate"], names["loss"])]
+    arrays = any(isinstance(v, list | tuple | np.ndarray) for v in cells[names["loss"]])
+    kept = {c: tables.typed(cells[c]) for c in others if not _holds_arrays(cells[c])}
+    out = pd.DataFrame(kept, index=cells.index)
+    out["run"] = cells[names["run"]].astype(str) if "run" in names else (rows if arrays else "run")
+    if not arrays:
+        for name in ("step", "learning_rate", "loss"):
+            out[name] = tables.number(cells[names[name]])
+        out["whole"] = None
+        _check(out, cells, names, rows)
+        return out
+    twice = [str(name) for name in out.loc[out["run"].duplicated(), "run"]]
+    if twice:
+        raise UserError("run", twice[0], "has two rows; an array row is a whole run")
+    parts = []
+    for i in range(len(cells)):
+        step, loss = (_array(cells[names[c]][i], rows[i], c) for c in ("step", "loss"))
+        rate = _array(cells[names["learning_rate"]][i], rows[i], "learning_rate")
+        if len(step) != len(loss):
+            raise UserError(rows[i], f"{len(step)} steps and {len(loss)} losses", "give one step for each loss")
+        rate = np.full(len(step), rate[0]) if len(rate) == 1 else rate
+        whole = len(rate) != len(step)
+        if whole and not (len(step) and np.isfinite(step).all() and len(rate) > step.max()):
+            what = f"{len(rate)} learning rates"
+            raise UserError(rows[i], what, f"give one a logged step ({len(step)}) or one for each step from 0 on")
+        part = out.loc[[i] * len(step)].reset_index(drop=True)
+        at = rate[step.astype(int)] if whole and (step >= 0).all() else rate[: len(step)]
+        part = part.assign(step=step, learning_rate=at, loss=loss, whole=None)
+        part["whole"] = pd.Series([rate if whole else None] * len(step), dtype=object)
+        _check(part, None, names, [f"{rows[i]}, entry {k + 1}" for k in range(len(step))])
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _holds_arrays(cells: Any) -> bool:
+    return bool(cells.map(lambda v: isinstance(v, list | tuple | dict | np.ndarray)).any())
+
+
+def _array(cell: Any, row: str, name: str) -> Array:
+    try:
+        values = np.atleast_1d(np.asarray(cell, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise UserError(f"{row}, column {name}", str(cell)[:60], "must be an array of numbers") from None
+    if values.ndim != 1:
+        raise UserError(f"{row}, column {name}", f"of shape {values.shape}", "must be an array of numbers")
+    return values
+
+
+def _check(long: Any, cells: Any, names: Mapping[str, str], rows: list[str]) -> None:
+    """UserError by row and column for a cell that is not what its column holds."""
+    rules = (
+        ("step", lambda v: (v >= 0) & (v == np.round(v)), "a whole number, zero or more"),
+        ("learning_rate", lambda v: v >= 0, "a number, zero or more"),
+        ("loss", lambda v: v > 0, "a positive number"),
+    )
+    for name, good, words in rules:
+        values = long[name].to_numpy(dtype=np.float64)
+        bad = ~(np.isfinite(values) & good(values))
+        if bad.any():
+            i = int(np.flatnonzero(bad)[0])
+            shown = values[i] if cells is None else cells[names[name]][i]
+            raise UserError(f"{rows[i]}, column {names[name]}", shown, f"must be {words}")
+
+
+def _schedule(run: str, curve: Any, warmup: int | None) -> Array:
+    """The learning rate of every step of a run up to its last logged one."""
+    step = curve["step"].to_numpy(dtype=int)
+    again = step[1:][np.diff(step) == 0]
+    if len(again):
+        raise UserError(
+            "step", f"{again[0]} of run {run}", "is logged twice; is a column that tells runs apart missing?"
+        )
+    logged, whole = curve["learning_rate"].to_numpy(dtype=np.float64), curve["whole"].iloc[0]
+    if isinstance(whole, np.ndarray):
+        rate = whole[: step[-1] + 1].astype(np.float64)
+    else:
+        at, values = step, logged
+        if warmup:
+            if step[0] < warmup:
+                raise UserError(
+                    "warmup", warmup, f"run {run} was logged from step {step[0]} on: its table has the rates"
+                )
+            at, values = np.r_[0, warmup, step], np.r_[0.0, logged[0], logged]
+        rate = np.interp(np.arange(step[-1] + 1), at, values)
+    if not rate.max() > 0:
+        raise UserError("learning_rate", f"0 in all of run {run}", "there is nothing to learn from")
+    return np.maximum(rate, LEAST * rate.max())
+
+
+def _joined(name: str, parts: list[Array]) -> Any:
+    """Columns of several runs as one: rows of arrays are padded to one width with what does nothing."""
+    if parts[0].ndim == 1:
+        return np.concatenate(parts)
+    wide = max(p.shape[1] for p in parts)
+    fill = 1.0 if name == "eta" else 0.0
+    return pd.Series(
+        [row for p in parts for row in np.pad(p, ((0, 0), (0, wide - p.shape[1])), constant_values=fill)], dtype=object
+    )
+
+
+def _late(late: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    if not late:
+        return []
+    message = (
+        f"{len(late)} runs were logged from step {late[0][1]} on ({late[0][0]}): the learning rate before is taken as "
+        "that of their first row; give --warmup=STEPS for a linear rise from 0, or the rate of every step"
+    )
+    return [{"name": "curve_starts_late", "message": message, "runs": [run for run, _ in late]}]
