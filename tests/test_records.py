@@ -67,5 +67,5 @@ def test_an_unwritable_place_is_one_clear_line(tmp_path: Path):
 def test_the_schema_is_a_schema():
     import jsonschema
 
-    schema = json.loads((Path(__file__).parents[1] / "scaling" / "record.schema.json").read_text())
+    schema = json.loads((Path(__file__).parents[1] / "scaling" / "records" / "record.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)

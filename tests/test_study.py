@@ -114,7 +114,7 @@ def test_manifests_obey_the_schema(tiny):
 
     import jsonschema
 
-    schema = json.loads((Path(__file__).parents[1] / "scaling" / "record.schema.json").read_text())
+    schema = json.loads((Path(__file__).parents[1] / "scaling" / "records" / "record.schema.json").read_text())
     made = plan.make(study.resolve(tiny()))
     for run in made.programs[0]["runs"]:
         jsonschema.validate(run["manifest"], {**schema, "$ref": "#/$defs/manifest"})

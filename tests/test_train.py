@@ -69,7 +69,7 @@ def finished(tmp_path_factory):
 
 def test_records_obey_the_schema(finished):
     workdir, program = finished
-    schema = json.loads((ROOT / "scaling" / "record.schema.json").read_text())
+    schema = json.loads((ROOT / "scaling" / "records" / "record.schema.json").read_text())
     for record in records(workdir):
         jsonschema.validate(record.manifest, {**schema, "$ref": "#/$defs/manifest"})
         jsonschema.validate(record.result, {**schema, "$ref": "#/$defs/result"})
