@@ -1,8 +1,9 @@
 """Launching: the same long-lived worker under every engine.
 
-An engine is one file here that ends with ``ENGINE``, a class with the methods of ``Engine``; nothing lists them. It
-starts and replaces workers and asks its scheduler how they are. What is trained, by whom and how far lives in the run
-directories alone, so two engines, two machines or two shells may serve one work directory at once.
+An engine is one file here with its own ``FLAGS`` that ends with ``ENGINE``, a class with the methods of ``Engine``,
+made of the work directory and its flags; nothing lists them. It starts and replaces workers and asks its scheduler how
+they are. What is trained, by whom and how far lives in the run directories alone, so two engines, two machines or two
+shells may serve one work directory at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.flags import Flag
 
 # How a worker ends. 75 (EX_TEMPFAIL) is what schedulers are told to start again.
 EXIT_DONE = 0
@@ -70,8 +72,14 @@ def engine(name: str) -> Callable[..., Engine]:
     """
     found = _engine(name) if any(module.name == name for module in pkgutil.iter_modules(__path__)) else None
     if found is None:
-        raise UserError("engine", name, f"choose one of {', '.join(engines())}")
+        raise UserError("engine", name, f"choose one of {', '.join(engines())}", Code.UNKNOWN)
     return found
+
+
+def flags(name: str | None = None) -> tuple[Flag, ...]:
+    """The flags of one engine, or of all of them; one that several have counts once."""
+    declared = [importlib.import_module(f"scaling.launch.{each}").FLAGS for each in ([name] if name else engines())]
+    return tuple({flag.name: flag for own in declared for flag in own}.values())
 
 
 def _engine(name: str) -> Callable[..., Engine] | None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import scaling
 from scaling.errors import UserError
+from scaling.flags import Flag
 from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, Pool
 from scaling.launch.worker import (
     MAX_ATTEMPTS,
@@ -35,6 +36,20 @@ from scaling.records import write_atomic
 ACCELERATORS = {"xla_cuda": ("/dev/nvidiactl", "/dev/dxg"), "xla_rocm": ("/dev/kfd",)}
 TPU = ("/dev/accel0", "/dev/vfio/0")
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # 1.5 to 1.9x on small models on CPU, see benchmarks
+
+FLAGS = (
+    Flag("workers", int, "processes (default: one a core, or one with an accelerator)"),
+    Flag("max_attempts", int, "attempts of a program that make no progress, before it counts as failed", MAX_ATTEMPTS),
+    Flag(
+        "ensemble",
+        str,
+        "programs of one shape (seeds, learning rates, D) that a worker trains at a time by vmap; auto: 1 on CPU, "
+        "where more are slower; on an accelerator up to 8 where some steps of them are measured to be faster",
+        "auto",
+    ),
+    Flag("cache", str, "directory of compiled programs (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
+    Flag("execute", str, "module:function that trains a program, in place of scaling.train:execute"),
+)
 
 
 def accelerated() -> bool:

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.flags import Flag
 from scaling.records import read_json
+from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb
 from scaling.verbs.show import interval, print_json, study_of, table
 
 CONDITIONS = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens", "device_hours")
@@ -175,3 +177,26 @@ def _seal(options: SimpleNamespace) -> int:
         }
         print("\n".join("  " + line for line in table(rows, columns)))
     return 0
+
+
+VERB = Verb(
+    summary="what to train for a budget by a fit card; or seal the forecasts of a study's held-out cells",
+    positional=("FIT.json|WORKDIR",),
+    flags=(
+        Flag("flops", float, "training compute"),
+        Flag("params", float, "parameters N"),
+        Flag("tokens", float, "training tokens D"),
+        Flag("learning_rate", float, "with a card of lr_loss: the regret of this one"),
+        Flag("max_params", float, "with --flops: no more parameters than this"),
+        Flag("tokens_per_parameter", float, "with --flops: this D/N, over-trained or under-trained"),
+        Flag("unique_tokens", float, "with --flops: the data there is; more is repeats"),
+        Flag("inference_tokens", float, "with --flops: tokens served in its life; least lifetime compute"),
+        Flag("device_hours", float, "in place of --flops: hours of a device, as fast as the runs were"),
+        LEVEL,
+        DISCREPANCY,
+        Flag("force", bool, "answer even where the fit does not support it, with the reason", False),
+        JSON,
+    ),
+    example="scaling predict fit.json --flops=1e18",
+    call=predict,
+)

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 from typing import TextIO
 
 from scaling.errors import UserError
-from scaling.status import duration
+from scaling.flags import Flag
+from scaling.verbs._declare import JSON, OUT, Verb
 from scaling.verbs.show import count, print_json
 
 
@@ -22,6 +23,8 @@ class _Progress:
         self._what, self._begun, self._from = "", 0.0, (0, 0)
 
     def __call__(self, what: str, done: int, total: int, tokens: int) -> None:
+        from scaling.status import duration
+
         now = time.monotonic()
         if what != self._what:
             self._what, self._begun, self._from = what, now, (done, tokens)
@@ -81,3 +84,23 @@ def data(options: SimpleNamespace) -> int:
         print(f"{manifest['copies']:,} training documents that are in evaluation were left out")
     print(f'config.data.mine = {{"source": "prepared", "path": "{options.out}"}}')
     return 0
+
+
+VERB = Verb(
+    summary="prepare text for training: tokens in memory-mapped shards with a manifest, for the source `prepared`",
+    positional=("prepare", "PATH..."),
+    flags=(
+        OUT,
+        Flag("tokenizer", str, "bytes, or a tokenizer.json of Hugging Face's tokenizers", "bytes"),
+        Flag("end", str, "token after every document: its name, none, or auto (the tokenizer's own)", "auto"),
+        Flag("column", str, "of jsonl, parquet and arrow: text, or lists of tokens", "text"),
+        Flag("glob", str, "which files of a folder, as plain text if the name says no other (default: known)"),
+        Flag("evaluation", str, "files for evaluation, by commas (default: a share of the documents)"),
+        Flag("share", float, "of the documents that go to evaluation, by the hash of their content", 0.05),
+        Flag("cut", int, "bytes above which plain text is several documents (default: by the files)"),
+        Flag("shard_tokens", int, "tokens of a shard; what a crash can cost", 2**26),
+        JSON,
+    ),
+    example="scaling data prepare texts --out=tokens",
+    call=data,
+)

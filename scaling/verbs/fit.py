@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.flags import Flag
 from scaling.records import write_json
+from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb
 from scaling.verbs.show import card_name, interval, pairs, print_json, safe, table
 
 STANDARD = ("product", "product_floor", "chinchilla", "kaplan")
@@ -294,3 +296,47 @@ def _card_lines(card: dict[str, Any]) -> list[str]:
     else:
         lines += [f"  published {entry['name']} ({entry['source']}): {entry['verdict']}" for entry in known]
     return [*lines, f"  {card['verdict']}"]
+
+
+VERB = Verb(
+    summary="fit laws to the runs of a study, or to a table of any other trainer (csv, tsv, jsonl, parquet)",
+    positional=("PATH",),
+    flags=(
+        Flag("law", str, "of `scaling laws`, several with commas, or all; default chinchilla (of a study: all)"),
+        Flag("n", str, "what N counts: nonembedding, total, a parameter group or a column (study: both)"),
+        Flag("dataset", str, "which data set; default every one of a study"),
+        Flag("term", str, "of a study: which loss term or metric; default every one, with --law the headline"),
+        Flag("where", str, "rows to fit, such as 'outlier == 0 and N > 1e6'"),
+        Flag("columns", str, "names of columns, such as 'N=params,loss=val_loss', 'x=C', 'learning_rate=lr'"),
+        Flag("fixed", str, "parameters held fixed, such as 'E=1.69,alpha=0.34'"),
+        Flag("prior", str, "normal priors NAME=MEAN:SD, such as 'E=1.7:0.1,A=400:50'"),
+        Flag(
+            "objective",
+            str,
+            "of log residuals: auto (Huber adapted to the noise), squares, huber:DELTA, student or student:NU "
+            "(Student's t, scale from the residuals); raw:OBJECTIVE for residuals of the loss itself",
+            "auto",
+        ),
+        Flag(
+            "weights",
+            str,
+            "of the rows: none, seeds (inverse variance between seeds by size) or a column of precisions",
+            "none",
+        ),
+        Flag(
+            "scheme",
+            str,
+            "of the intervals: auto (chosen by the design), likelihood-t, profile-t, delta-t, bootstrap, "
+            "bootstrap-runs, jackknife-t, or all to see them side by side",
+            "auto",
+        ),
+        Flag("seed", int, "of the draws and resamples", 0),
+        Flag("warmup", int, "learning curves: steps of the linear warm-up before the first row of a run"),
+        LEVEL,
+        DISCREPANCY,
+        Flag("out", str, "the card (one law) or a directory; default DIR/fits for a study"),
+        JSON,
+    ),
+    example="scaling fit runs.csv --law=chinchilla",
+    call=fit,
+)

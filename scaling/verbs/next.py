@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.flags import Flag
 from scaling.records import read_json, write_atomic, write_json
+from scaling.verbs._declare import JSON, LEVEL, Verb
 from scaling.verbs.show import card_name, print_json, study_of, table
 
 BLOCK = ("dataset", "role", "seed", "model", "recipe")
@@ -192,3 +194,24 @@ def _blocks(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _literal(value: Any) -> str:
     """Python text, indented as the body of a function is."""
     return pprint.pformat(value, width=100, sort_dicts=False).replace("\n", "\n    ")
+
+
+VERB = Verb(
+    summary="the cells that shrink the variance of a target most per FLOP, as a configuration that run takes",
+    positional=("FIT.json|WORKDIR",),
+    flags=(
+        Flag("target", str, "what to know better: a, E, alpha, ..., log_N_opt@FLOPS, loss@FLOPS"),
+        Flag("budget", float, "FLOPs that may be spent"),
+        Flag("out", str, "NAME.py (a configuration for run: the study and the new cells) or NAME.json"),
+        Flag("seeds", str, "further seeds that may be trained, such as '1,2' (new stems)"),
+        Flag("ratios", str, "smallest and largest tokens per parameter, such as '2,400' (default: as fitted)"),
+        Flag("share", float, "least share of the spend in the top decade of compute", 0.3),
+        Flag("drift", float, "how wrong the law may be: sd of log loss per e-fold (default: by the card)"),
+        Flag("dataset", str, "of a study with several; default its first"),
+        Flag("law", str, "the study's card to use", "chinchilla"),
+        LEVEL,
+        JSON,
+    ),
+    example="scaling next fit.json --target=log_N_opt@1e18 --budget=1e17",
+    call=next_cells,
+)

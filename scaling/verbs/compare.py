@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.flags import Flag
 from scaling.records import read_json, records
+from scaling.verbs._declare import JSON, LEVEL, Verb
 from scaling.verbs.show import card_name, interval, pairs, print_json, study_of, table
 
 
@@ -179,3 +181,21 @@ def _lines(found: dict[str, Any]) -> list[str]:
         }
         lines += ["  " + line for line in table(entry["rows"], shown)]
     return lines
+
+
+VERB = Verb(
+    summary="what differs between laws of several data sets, families or recipes, or between two runs, with intervals",
+    positional=("FIT.json|WORKDIR|RUN...",),
+    flags=(
+        Flag("law", str, "the card to take from a work directory", "chinchilla"),
+        Flag("n", str, "the count of N of that card", "nonembedding"),
+        Flag("dataset", str, "of work directories; default every one that has a card"),
+        Flag("margin", str, "differences below which two are equal, such as 'a=0.05,alpha=0.1'"),
+        Flag("axis", str, "of equal loss: auto (only where it is one quantity) or bits_per_byte", "auto"),
+        Flag("expected", bool, "of `plan --json` files, before any run: what differences can be told", False),
+        LEVEL,
+        JSON,
+    ),
+    example="scaling compare one.json two.json",
+    call=compare,
+)

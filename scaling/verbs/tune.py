@@ -11,11 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from scaling.errors import UserError
+from scaling.flags import Flag
 from scaling.records import read_json, write_json
+from scaling.verbs._declare import JSON, LEVEL, WORKDIR, Verb
+from scaling.verbs._study import default_workdir
+from scaling.verbs._training import TRAINING
+from scaling.verbs.plan import VERB as PLAN
+from scaling.verbs.plan import plan
+from scaling.verbs.run import run
 from scaling.verbs.show import interval, print_json, table
-from scaling.verbs.study import default_workdir, plan, run
-
-RUN = ("engine", "workers", "retry_failed", "max_attempts", "ensemble", "cache", "execute")
 
 
 def tune(options: SimpleNamespace) -> int:
@@ -25,10 +29,10 @@ def tune(options: SimpleNamespace) -> int:
     config, base = sweep(options.config, options)
     workdir = Path(options.workdir) if options.workdir else default_workdir(config.name, options.argument)
     if options.dry_run:
-        return plan(SimpleNamespace(config=config, workdir=str(workdir), argument=None, simulate=0, noise=0.005,
-                                    json=options.json, check_memory=False, device=None))  # fmt: skip
-    asked = SimpleNamespace(**{name: getattr(options, name) for name in RUN}, config=config, workdir=str(workdir),
-                            argument=None, json=False)  # fmt: skip
+        asked = {flag.name: flag.default for flag in PLAN.flags} | {"workdir": str(workdir), "json": options.json}
+        return plan(SimpleNamespace(**asked, config=config, argument=None))
+    training = {flag.name: getattr(options, flag.name) for flag in TRAINING}
+    asked = SimpleNamespace(**training, config=config, workdir=str(workdir), argument=None, json=False)
     with contextlib.redirect_stdout(sys.stderr):  # what it prints is progress here
         code = run(asked)
     if code != 0:
@@ -143,3 +147,24 @@ def _list(field: str, text: str | None, kind: type) -> list[Any]:
     if found != given:
         raise UserError(field, text, "must be whole numbers")
     return found
+
+
+VERB = Verb(
+    summary="a small sweep of learning rate and batch, and the recipe that it supports, for a study to name",
+    flags=(
+        WORKDIR,
+        Flag("sizes", str, "of the ladder, such as '0,1,2' (default: the three smallest of the study)"),
+        Flag("tokens", str, "D of the sweep (default: the study's smallest and four times that)"),
+        Flag("rates", str, "learning rates (default: five, factors of 2 around the recipe's)"),
+        Flag("batches", str, "sequences a step (default: half, once and twice the recipe's)"),
+        Flag("seeds", str, "such as '0,1'", "0"),
+        Flag("dry_run", bool, "print the plan of the sweep and train nothing", False),
+        *TRAINING,
+        LEVEL,
+        Flag("out", str, "the recipe (default recipe.json in the workdir of the sweep)"),
+        JSON,
+    ),
+    study=True,
+    example="scaling tune --config=demo --dry_run",
+    call=tune,
+)

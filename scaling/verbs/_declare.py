@@ -1,0 +1,42 @@
+"""How a verb is declared, and the flags that several share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from scaling.flags import Flag
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line.
+
+    Attributes:
+      summary: what it does, in one line.
+      call: from its options to an exit status.
+      example: one command that works.
+      positional: its arguments; a last one that ends with dots stands for one or more.
+      flags: its flags.
+      study: whether it takes ``--config`` and overrides of its fields.
+    """
+
+    summary: str
+    call: Callable[[SimpleNamespace], int]
+    example: str
+    positional: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    study: bool = False
+
+
+JSON = Flag("json", bool, "print JSON for programs", False)
+WORKDIR = Flag("workdir", str, "directory of the study (default runs/NAME, or runs/NAME-ARGUMENT)")
+OUT = Flag("out", str, "where to write")
+LEVEL = Flag("level", float, "confidence level of the intervals", 0.95)
+DISCREPANCY = Flag(
+    "discrepancy",
+    str,
+    "how wrong the law may be beyond its runs: auto, off or a scale of log loss per e-fold",
+    "auto",
+)

@@ -1,0 +1,41 @@
+"""report: one self-contained HTML file of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from scaling.errors import UserError
+from scaling.verbs._declare import JSON, OUT, Verb
+from scaling.verbs.show import print_json
+
+
+def report(options: SimpleNamespace) -> int:
+    """Writes the report and prints its short form: the law, what it predicts, how the sealed forecasts came out."""
+    workdir = _study(options.path)
+    from analysis.decide import forecast
+    from analysis.show.report import summary, write
+    from analysis.table import seal as sealed
+
+    path = write(workdir, Path(options.out) if options.out else None)
+    if options.json:
+        verdict = forecast.score(workdir)["verdict"] if sealed.read(workdir) else None
+        print_json({"schema": 1, "kind": "report", "path": str(path), "forecasts": verdict})
+        return 0
+    print(summary(workdir))
+    return 0
+
+
+def _study(path: Path) -> Path:
+    if not path.is_dir():
+        raise UserError("workdir", path, "is no directory; give that of a study")
+    return path
+
+
+VERB = Verb(
+    summary="one self-contained HTML file",
+    positional=("WORKDIR",),
+    flags=(OUT, JSON),
+    example="scaling report runs/demo-smoke",
+    call=report,
+)

@@ -1,0 +1,57 @@
+"""status: what is done, what is left, and what failed and why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from scaling.verbs._declare import JSON, Verb
+from scaling.verbs._study import print_failures
+from scaling.verbs.show import print_json, table
+
+
+def status(options: SimpleNamespace) -> int:
+    """What is done and what is left."""
+    from scaling.status import SETTLED, activity, duration, headline, study_status
+
+    found = study_status(options.path)
+    if options.json:
+        print_json(found)
+        return 0
+    columns: dict[str, Callable[[dict[str, Any]], object]] = {
+        "run": lambda row: row["run"],
+        "role": lambda row: row["role"],
+        "N": lambda row: f"{row['N']:,}",
+        "D": lambda row: f"{row['D']:,}",
+        "state": lambda row: row["state"],
+        "step": lambda row: f"{row['step']}/{row['steps']}",
+        "loss": lambda row: "sealed" if row["hidden"] else "" if row["loss"] is None else f"{row['loss']:.4f}",
+        "se": lambda row: "" if row["se"] is None else f"{row['se']:.4f}",
+        "seconds": lambda row: f"{row['seconds']:.1f}",
+        "attempts": lambda row: row["attempts"],
+    }
+    print("\n".join(table(found["runs"], columns)))
+    print()
+    print(headline(found))
+    for line in activity(found):
+        print(f"  {line}")
+    flops, seconds = found["flops"], found["seconds"]
+    print(f"spent {flops['done']:.3e} of {flops['total']:.3e} FLOPs, {duration(seconds['spent'])} of device time; "
+          f"left {duration(seconds['left'])}")  # fmt: skip
+    if any(row["hidden"] and row["state"] in SETTLED for row in found["runs"]):
+        print(f"held-out losses stay sealed until `scaling predict {options.path}`")
+    print_failures(found, sys.stdout)
+    for text in found["warnings"]:
+        print(f"warning: {text}")
+    return 0
+
+
+VERB = Verb(
+    summary="what is done, what is left, and what failed and why",
+    positional=("WORKDIR",),
+    flags=(JSON,),
+    example="scaling status runs/demo-smoke",
+    call=status,
+)
