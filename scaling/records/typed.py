@@ -44,34 +44,37 @@ def read_json(path: str | os.PathLike[str], remedy: str = RESTORE) -> Any:
         raise damaged(path, f"is not JSON ({_why(error)})", remedy) from error
 
 
-def read_typed(path: str | os.PathLike[str], kind: type[T], *, remedy: str = RESTORE) -> T:
+def read_typed(path: str | os.PathLike[str], kind: type[T], *, field: str = "file", remedy: str = RESTORE) -> T:
     """A JSON file as a value of a msgspec type. Missing, additional and mistyped fields are errors.
 
     Args:
       path: of the file.
       kind: what it holds: a ``msgspec.Struct``, or anything else that msgspec decodes.
+      field: what the file is to the user: the name of the flag or the kind of file.
       remedy: the end of the line that says what is wrong: what to do about it.
 
     Raises:
       FileNotFoundError: there is no file.
       UserError: DAMAGED: a directory, no JSON, or not of this type; the line names the file and the field.
     """
-    return decode(read_bytes(path), kind, path, remedy=remedy)
+    return decode(read_bytes(path), kind, path, field=field, remedy=remedy)
 
 
-def decode(content: bytes, kind: type[T], path: str | os.PathLike[str], *, remedy: str = RESTORE) -> T:
+def decode(
+    content: bytes, kind: type[T], path: str | os.PathLike[str], *, field: str = "file", remedy: str = RESTORE
+) -> T:
     """``content`` as a value of a type; ``path`` says where it is from. Raises as ``read_typed``."""
     try:
         return _decoder(kind).decode(content)
     except msgspec.ValidationError as error:
-        raise damaged(path, _why(error), remedy) from error
+        raise damaged(path, _why(error), remedy, field) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise damaged(path, f"is not JSON ({_why(error)})", remedy) from error
+        raise damaged(path, f"is not JSON ({_why(error)})", remedy, field) from error
 
 
-def damaged(path: str | os.PathLike[str], problem: str, remedy: str = RESTORE) -> UserError:
+def damaged(path: str | os.PathLike[str], problem: str, remedy: str = RESTORE, field: str = "file") -> UserError:
     """The error to raise for a file that cannot be what it should be."""
-    return UserError("file", path, f"{problem}; {remedy}", Code.DAMAGED)
+    return UserError(field, path, f"{problem}; {remedy}", Code.DAMAGED)
 
 
 def _why(error: Exception) -> str:

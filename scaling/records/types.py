@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from scaling.records.unit import Unit
+from scaling.records.value import Value
 
 SCHEMA = 2
 
@@ -28,10 +29,6 @@ Amount = Annotated[float, Meta(ge=0)]
 # A run is a folder of that name, so it cannot be a path that leads elsewhere.
 RunName = Annotated[str, Meta(pattern=r"^(?!\.\.?$)[\w.-]+$")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}$")]
-
-
-class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of every value of a record: immutable, and nothing unknown when it is read."""
 
 
 # --- manifest.json
