@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+from scaling.errors import UserError
 from scaling.flags import Flag
 
 
@@ -30,10 +31,15 @@ class Verb:
     study: bool = False
 
 
+def _probability(level: float) -> None:
+    if not 0.5 <= level < 1:
+        raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
+
+
 JSON = Flag("json", bool, "print JSON for programs", False)
 WORKDIR = Flag("workdir", str, "directory of the study (default runs/NAME, or runs/NAME-ARGUMENT)")
 OUT = Flag("out", str, "where to write")
-LEVEL = Flag("level", float, "confidence level of the intervals", 0.95)
+LEVEL = Flag("level", float, "confidence level of the intervals", 0.95, _probability)
 DISCREPANCY = Flag(
     "discrepancy",
     str,
