@@ -41,12 +41,11 @@ def sentence(said: object) -> str:
 @sentence.register
 def _(w: card.StrayValue) -> str:
     cells = ", ".join(f"{row} ({value:.4g})" for row, value in list(zip(w.rows, w.values))[:5])
-    few = len(w.rows) == 1
+    lies, it = ("lies", "it") if len(w.rows) == 1 else ("lie", "them")
     return (
-        f"{'column' if len(w.column) == 1 else 'columns'} {w.column}: {len(w.rows)} of {w.of} rows ({cells}) "
-        f"{'lies' if few else 'lie'} {w.factor:.2g} times {w.side} all others, which leave no gap of that size: a typing "
-        f"error or another unit? Correct {'it' if few else 'them'} or leave {'it' if few else 'them'} out (--where); a value "
-        "that is right dominates the fit"
+        f"{'column' if len(w.column) == 1 else 'columns'} {w.column}: {len(w.rows)} of {w.of} rows ({cells}) {lies} "
+        f"{w.factor:.2g} times {w.side} all others, which leave no gap of that size: a typing error or another unit? "
+        f"Correct {it} or leave {it} out (--where); a value that is right dominates the fit"
     )
 
 
@@ -136,9 +135,10 @@ def _(w: card.Collinear) -> str:
 
 @sentence.register
 def _(w: card.ParameterAtBound) -> str:
+    bound = "limit" if w.bound is None else f"bound {w.bound:g}"
     return (
-        f"{w.parameter} lies at its {w.side} bound {w.bound:g}: these runs do not determine it; use a law without it, "
-        "fix it (--fixed) or add runs"
+        f"{w.parameter} lies at its {w.side} {bound}: these runs do not determine it; use a law without it, fix it "
+        "(--fixed) or add runs"
     )
 
 
@@ -318,6 +318,8 @@ def _(row: card.Dropped) -> str:
             return f"its role is {row.detail}"
         case "no_loss":
             return f"its {row.detail}"
+        case "warmup":
+            return f"{row.detail} logged steps of its warm-up"
         case "copy":
             return f"the same in every cell as {row.detail}"
 
@@ -439,9 +441,9 @@ def meaning(conventions: card.Conventions) -> dict[str, str]:
     return words
 
 
-def rows_word(conventions: card.Conventions, count: int) -> str:
+def rows_word(conventions: card.Conventions, count: int, noun: str = "run") -> str:
     """``28 runs``, or ``28 logged steps`` of learning curves."""
-    return plural(count, "logged step" if conventions.origin == "curves" else "run")
+    return plural(count, "logged step" if conventions.origin == "curves" else noun)
 
 
 # --- verdict

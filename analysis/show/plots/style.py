@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -22,9 +22,12 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from analysis import laws
+from analysis.card import Conventions
 from analysis.check.diagnose import levels
-from analysis.fitting import Fit
+from analysis.laws import Law
+from analysis.show.numbers import plural, short
+from analysis.show.sentences import COUNTS
+from scaling.errors import UserError
 
 Array = np.ndarray
 INK, MUTED, GRID = "#1b1b1f", "#5c5c66", "#d9d9e0"
@@ -61,35 +64,10 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "axes.unicode_minus": True,
 }
-_SUPER = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 styled = matplotlib.rc_context(STYLE)
 
 
 # --- text and axes
-
-
-def short(value: float) -> str:
-    """3 significant digits with k, M, B, T: how people write parameters and tokens."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit * 0.9995:
-            return f"{value / limit:.3g}{unit}" if value < 999.5e12 else power_text(value)
-    return f"{value:.3g}"
-
-
-def power_text(value: float, digits: int = 2) -> str:
-    """3×10¹²: how people write FLOPs."""
-    if value <= 0 or not math.isfinite(value):
-        return f"{value:g}"
-    exponent = math.floor(math.log10(value) + 1e-9)
-    head = f"{value / 10.0**exponent:.{digits}g}"
-    if head == "10":  # 9.99 rounds up
-        head, exponent = "1", exponent + 1
-    tail = f"10{str(exponent).translate(_SUPER)}"
-    return tail if head == "1" else f"{head}×{tail}"
-
-
-def percent(level: float) -> str:
-    return f"{100 * level:g} %"
 
 
 def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -132,42 +110,77 @@ def plain(value: float) -> str:
     return f"{value:.4g}"
 
 
-@styled
-def new_figure(
-    title: str, caption: str, size: tuple[float, float], rows: int = 1, columns: int = 1, **share: Any
-) -> Any:
-    """A figure, its title above and its caption below, and its axes (rows, columns)."""
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-    width = int(size[0] * 15)
-    figure.suptitle(title, x=0.012, ha="left", fontweight="bold", fontsize=11.5)
-    figure.supxlabel(textwrap.fill(caption, width), x=0.012, ha="left", fontsize=8.5, color=MUTED)
-    return figure, figure.subplots(rows, columns, squeeze=False, **share)
+class Canvas:
+    """The panels of one figure: a figure of its own with a title above and a caption below, or axes that were given.
+
+    Attributes:
+      figure: that the panels belong to.
+      axes: the panels (rows, columns).
+    """
+
+    @styled
+    def __init__(
+        self,
+        title: str,
+        caption: str,
+        size: tuple[float, float],
+        shape: tuple[int, int] = (1, 1),
+        *,
+        ax: Axes | Sequence[Axes] | None = None,
+        sharex: bool = False,
+        sharey: bool = False,
+    ):
+        self._own = ax is None
+        if ax is not None:
+            self.axes = np.array([ax], dtype=object) if isinstance(ax, Axes) else np.array(list(ax), dtype=object)
+            if len(self.axes) != shape[0] * shape[1]:
+                remedy = f"this figure has {plural(shape[0] * shape[1], 'panel')}; give one axes for each"
+                raise UserError("ax", len(self.axes), remedy)
+            self.axes = self.axes.reshape(shape)
+            self.figure = self.only.get_figure(root=True)
+            if self.axes.size == 1:
+                self.only.set_title(title)
+            return
+        self.figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+        self.figure.suptitle(title, x=0.012, ha="left", fontweight="bold", fontsize=11.5)
+        wrapped = textwrap.fill(caption, int(size[0] * 15))
+        self.figure.supxlabel(wrapped, x=0.012, ha="left", fontsize=8.5, color=MUTED)
+        self.axes = self.figure.subplots(*shape, squeeze=False, sharex=sharex, sharey=sharey)
+
+    @property
+    def only(self) -> Axes:
+        """The panel of a figure that has one."""
+        return self.axes[0, 0]
+
+    def first(self, count: int) -> list[Axes]:
+        """The first ``count`` panels in reading order; the others are taken out of a figure of its own."""
+        for spare in self.axes.ravel()[count:] if self._own else ():
+            spare.remove()
+        return list(self.axes.ravel()[:count])
+
+    def legend(self, ax: Axes, **options: Any) -> None:
+        """A legend right of the panel; within it where the axes were given, whose surroundings are not known."""
+        place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if self._own else {"loc": "best"}
+        ax.legend(**place, **options)
 
 
-def n_kind(conventions: Mapping[str, Any]) -> str:
+def n_kind(conventions: Conventions) -> str:
     """Which parameters N counts, in words."""
-    kinds = {"nonembedding": "non-embedding parameters", "total": "total parameters"}
-    return kinds.get(str(conventions.get("n", "")), "parameters")
+    return f"{COUNTS[conventions.n]} parameters" if conventions.n in COUNTS else "parameters"
 
 
-def n_label(conventions: Mapping[str, Any]) -> str:
+def n_label(conventions: Conventions) -> str:
     return f"N ({n_kind(conventions)})"
 
 
-def c_label(conventions: Mapping[str, Any]) -> str:
-    words = str(conventions.get("C", ""))
-    return f"C (training FLOPs{', exact' if 'exact' in words else ', 6ND' if '6ND' in words else ''})"
+def c_label(conventions: Conventions) -> str:
+    how = {"exact": ", exact", "6ND": ", 6ND"}.get(conventions.flops or "", "")
+    return f"C (training FLOPs{how})"
 
 
-def loss_label(conventions: Mapping[str, Any], prefix: str = "loss") -> str:
-    """Loss with its unit, which runs of records have; a table says none."""
-    unit = str(conventions.get("loss", "")).partition(" on the evaluation set, ")[2]
-    return f"{prefix} ({unit})" if unit else prefix
-
-
-def columns_of(fit: Fit) -> dict[str, Array]:
-    rows = fit.card()["runs"]
-    return {k: np.array([row[k] for row in rows], dtype=float) for k in rows[0] if k != "run"}
+def loss_label(conventions: Conventions, prefix: str = "loss") -> str:
+    """Loss with its unit where the runs have one; a table may say none."""
+    return prefix if conventions.unit is None else f"{prefix} ({conventions.unit})"
 
 
 class Sizes:
@@ -203,35 +216,36 @@ class Sizes:
             small = 14 if len(n) < 300 else 6
             ax.scatter(x, y, c=colours, s=small, linewidths=0, zorder=3, rasterized=len(n) > MANY_POINTS)
 
-    def explain(self, figure: Any, ax: Axes, *, markers: bool = True) -> None:
+    def explain(self, canvas: Canvas, ax: Axes, *, markers: bool = True) -> None:
+        """Adds the legend or colour bar of the sizes to a panel."""
         if self.few:
+            marker = MARKERS if markers else ("",)
             handles = [
-                Line2D(
-                    [],
-                    [],
-                    color=self.colour(n),
-                    marker=MARKERS[i % len(MARKERS)] if markers else "",
-                    label=f"N = {short(n)}",
-                )
+                Line2D([], [], color=self.colour(n), marker=marker[i % len(marker)], label=f"N = {short(n)}")
                 for i, n in enumerate(self.levels)
             ]
-            ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+            canvas.legend(ax, handles=handles)
             return
         norm = Normalize(self.low, self.low + (self.high - self.low) / 0.8)
         ticks = round_ticks(math.exp(self.low), math.exp(self.high), 5)
-        bar = figure.colorbar(ScalarMappable(norm, self.map), ax=ax, pad=0.02, aspect=30)
+        bar = canvas.figure.colorbar(ScalarMappable(norm, self.map), ax=ax, pad=0.02, aspect=30)
         bar.ax.set_ylim(self.low, self.high)
         bar.set_ticks(np.log(ticks), labels=[short(t) for t in ticks])
         bar.set_label("N (parameters)")
         bar.outline.set_visible(False)
 
 
-def law_style(name: str) -> tuple[str, str]:
-    """Colour and marker of a law, the same in every figure."""
-    known = list(laws.REGISTRY)
-    place = known.index(name) if name in known else 0
-    return KINDS[(place - 2) % len(KINDS)], MARKERS[(place - 2) % len(MARKERS)]
+def law_styles(laws: Iterable[Law]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each law by its name: its own in every figure, by the law's ``style``.
 
-
-def count_runs(count: int) -> str:
-    return f"{count} run{'' if count == 1 else 's'}"
+    Where two laws of one figure would look the same, the later one takes the next free marker.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for law in laws:
+        if law.name in found:
+            continue
+        colour, own = KINDS[law.style % len(KINDS)], law.style % len(MARKERS)
+        order = [MARKERS[(own + i) % len(MARKERS)] for i in range(len(MARKERS))]
+        free = [marker for marker in order if (colour, marker) not in found.values()]
+        found[law.name] = colour, (free or order)[0]
+    return found
