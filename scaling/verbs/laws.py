@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import msgspec
+
 from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import print_json
 
@@ -16,7 +18,7 @@ def laws(options: SimpleNamespace) -> int:
         print_json([
             {"name": law.name, "formula": law.formula, "columns": list(law.columns), "source": law.source,
              "no_optimum": law.no_optimum, "response": law.response,
-             "published": [entry.as_json() for entry in published.of(law.name)],
+             "published": [msgspec.to_builtins(entry) for entry in published.of(law.name)],
              "params": [{"name": p.name, "unit": p.unit, "meaning": p.meaning} for p in law.params]}
             for law in REGISTRY.values()
         ])  # fmt: skip
