@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Protocol
 
 Text = Callable[[float], str]
+_NUMBER = re.compile(r"[-+]?[\d.][\d.,e+%-]*|-?")  # of a table's cell, or a dash or nothing for none
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -97,3 +99,15 @@ def plural(count: int, noun: str) -> str:
 def some(names: tuple[str, ...] | list[str], most: int = 5) -> str:
     """The first few of many names."""
     return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Lines of a table whose first row are its titles. Columns of numbers are aligned on the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    numbers = [all(map(_NUMBER.fullmatch, column)) and len(column) > 0 for column in zip(*rows[1:])]
+    numbers = numbers or [False] * len(widths)
+    lines = []
+    for row in rows:
+        cells = (text.rjust(width) if right else text.ljust(width) for text, width, right in zip(row, widths, numbers))
+        lines.append("  ".join(cells).rstrip())
+    return lines
