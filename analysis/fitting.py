@@ -2,68 +2,140 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
-import json
 import math
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pandas as pd
 
+from analysis import card as cards
 from analysis import laws
+from analysis.card import AnyWarning, Derived, FitCard, Interval, finite
 from analysis.check import approaches, diagnose, replicates
 from analysis.check import discrepancy as beyond_range
-from analysis.check import rolling as crossval
 from analysis.check.influence import influence, of_curves
-from analysis.engine.estimate import HUBER_K, estimate, refit
+from analysis.engine.estimate import Estimate, Objective, estimate
 from analysis.engine.estimate import objective as parse_objective
-from analysis.engine.inference import SCHEMES, Inference, infer
+from analysis.engine.inference import BY_GROUP, SCHEMES, Inference, infer
 from analysis.laws import Law, published
-from scaling.errors import UserError
-from scaling.records import finite, read_json, write_atomic, write_json
+from scaling.errors import Code, UserError
+from scaling.records.typed import read_bytes, read_typed, write_atomic
 
 if TYPE_CHECKING:
     from analysis.table.runs import Runs
 
 Array = np.ndarray
 DRAWS = 1000
+AGAIN = "write one with `scaling fit`"
 
 
+class Prediction(NamedTuple):
+    """Losses of n cells, each (n,): the median of the draws' laws, and the ends of a central interval."""
+
+    value: Array
+    lo: Array
+    hi: Array
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Fit:
-    """A fitted law. Every number is on its card; the draws (S, P) in natural parameters are in a sidecar.
+    """A fitted law: its card, and draws of what the card has intervals of. Immutable.
 
-    ``sigma_run`` and ``sigma_stem`` (S,) are the noise of log loss that goes with each draw.
+    Attributes:
+      card: every number, with what was done and what is wrong.
+      law: the formula.
+      draws: (S, P), parameters in the order of ``law.names``.
+      sigma_run, sigma_stem: (S,), the noise of log loss that goes with each draw.
     """
 
-    def __init__(self, card: dict[str, Any], draws: Array, sigma_run: Array, sigma_stem: Array):
-        self._card = card
-        self.law: Law = laws.get(card["law"])
-        self.draws, self.sigma_run, self.sigma_stem = draws, sigma_run, sigma_stem
-        self.params: dict[str, float] = {k: float(v["value"]) for k, v in card["params"].items()}
-        self.intervals: dict[str, dict[str, Any]] = {
-            **card["params"],
-            **{k: v for k, v in card["derived"].items() if "value" in v},
-        }
-        self.derived: dict[str, Any] = card["derived"]
-        self.level: float = card["interval"]["level"]
-        self.warnings: list[dict[str, Any]] = card["warnings"]
-        self.noise: dict[str, Any] = card["noise"]
-        self.conventions: dict[str, Any] = card["conventions"]
-        self.data: dict[str, Any] = card["data"]
-        self.scope: dict[str, Any] = card["scope"]
-        self.seed = int(card["seed"])
-        self.verdict: str = card["verdict"]
-        # a card of before the term existed knows none
-        self.discrepancy: dict[str, Any] = card.get("discrepancy") or beyond_range.term(card["law"], "off")
+    card: FitCard
+    law: Law
+    draws: Array
+    sigma_run: Array
+    sigma_stem: Array
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "sigma_run", "sigma_stem"):
+            values = np.array(getattr(self, name), dtype=np.float64)
+            values.flags.writeable = False
+            object.__setattr__(self, name, values)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value:.4g}" for name, value in self.params.items())
+        return f"Fit({self.law.name}: {values}; {len(self.card.runs)} rows)"
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The estimate."""
+        return {name: cell.value for name, cell in self.card.params.items()}
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Parameters and, where there is an optimum, a and b."""
+        return self.card.intervals
+
+    @property
+    def derived(self) -> Derived:
+        return self.card.derived
+
+    @property
+    def level(self) -> float:
+        return self.card.level
+
+    @property
+    def warnings(self) -> tuple[AnyWarning, ...]:
+        return self.card.warnings
+
+    @property
+    def noise(self) -> cards.Noise:
+        return self.card.noise
+
+    @property
+    def conventions(self) -> cards.Conventions:
+        return self.card.conventions
+
+    @property
+    def data(self) -> cards.Data:
+        return self.card.data
+
+    @property
+    def scope(self) -> cards.Scope:
+        return self.card.scope
+
+    @property
+    def discrepancy(self) -> cards.Discrepancy:
+        return self.card.discrepancy
+
+    @property
+    def seed(self) -> int:
+        return self.card.seed
 
     @property
     def theta(self) -> Array:
         """The estimate as an array (P,)."""
         return self.law.vector(self.params)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Names of the fitted rows."""
+        return self.card.runs.run
+
+    @cached_property
+    def columns(self) -> dict[str, Array]:
+        """Columns of the fitted rows, each (n,); not-a-number where a row has none."""
+        found = {c: np.array(v, dtype=np.float64) for c, v in self.card.runs.columns.items()}
+        for values in found.values():
+            values.flags.writeable = False
+        return found
 
     def samples(self, columns: Mapping[str, Any], *, new_run: bool = True, discrepancy: bool = True) -> Array:
         """Losses (S, n) at columns of n rows: each draw's law, and with ``new_run`` the noise of an untried run.
@@ -73,13 +145,13 @@ class Fit:
         The draws carry heavy tails where runs are few. Deterministic in the fit's seed.
         """
         losses = self.law.predict(self.draws, columns)
-        if discrepancy and self.discrepancy["k"] > 0:
+        if discrepancy and self.discrepancy.k > 0:
             x = np.broadcast_to(beyond_range.beyond(self.scope, columns), losses.shape[1:])
-            rng = np.random.default_rng([int(self._card["seed"]), 2])
+            rng = np.random.default_rng([self.seed, 2])
             losses = losses * np.exp(beyond_range.deviations(self.discrepancy, x, len(losses), rng))
         if not new_run:
             return losses
-        rng = np.random.default_rng([int(self._card["seed"]), 1])
+        rng = np.random.default_rng([self.seed, 1])
         noise = rng.standard_normal(losses.shape) * self.sigma_run[:, None]
         stems = columns.get("stem")
         codes = np.arange(losses.shape[1]) if stems is None else pd.factorize(np.asarray(stems))[0]
@@ -87,37 +159,59 @@ class Fit:
         return losses * np.exp(noise + shared * self.sigma_stem[:, None])
 
     def predict(
-        self, columns: Mapping[str, Any], *, level: float = 0.95, new_run: bool = True, discrepancy: bool = True
-    ) -> dict[str, Array]:
-        """{"value", "lo", "hi"}, each (n,): the median of the draws' laws and the central interval of ``samples``.
+        self,
+        columns: Mapping[str, Any] | None = None,
+        *,
+        level: float = 0.95,
+        new_run: bool = True,
+        discrepancy: bool = True,
+        **named: Any,
+    ) -> Prediction:
+        """Losses with central intervals of ``samples``; one distribution gives all three numbers.
 
-        One distribution gives all three. The law at the estimate may lie elsewhere in it where draws are skewed.
+        The law at the estimate may lie elsewhere in it where draws are skewed.
+
+        Args:
+          columns: of n rows; or by keyword, numbers or arrays: ``fit.predict(N=1e9, D=2e10)``.
+          level: of the interval.
+
+        Raises:
+          UserError: a column that the law needs and lacks, or a value that it cannot take.
         """
-        drawn = self.samples(columns, new_run=new_run, discrepancy=discrepancy)
+        cells: dict[str, Any] = {**(columns or {}), **{name: np.atleast_1d(value) for name, value in named.items()}}
+        drawn = self.samples(cells, new_run=new_run, discrepancy=discrepancy)
         lo, hi = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        value = np.median(self.law.predict(self.draws, columns), axis=0)
-        return {"value": value, "lo": np.minimum(lo, value), "hi": np.maximum(hi, value)}
+        value = np.median(self.law.predict(self.draws, cells), axis=0)
+        return Prediction(value, np.minimum(lo, value), np.maximum(hi, value))
 
-    def spread(self, quantity: Callable[[Array], Array], level: float) -> dict[str, float]:
-        """{"value", "lo", "hi"} of a function of parameters, (S, P) -> (S,): the draws' median and central interval."""
+    def spread(self, quantity: Callable[[Array], Array], level: float) -> Interval:
+        """Median and central interval of a function of parameters, (S, P) -> (S,), over the draws."""
         drawn = quantity(self.draws)
         value, lo, hi = (float(np.quantile(drawn, q)) for q in (0.5, (1 - level) / 2, (1 + level) / 2))
-        return {"value": value, "lo": lo, "hi": hi}
+        return Interval(value=value, lo=lo, hi=hi)
 
-    def reduced(self, law: str) -> Fit:
+    def reduced(self, law: str | Law) -> Fit:
         """This fit as one of a law whose parameters are among its own: ``lr_loss`` at its best rate is chinchilla."""
-        names = laws.get(law).names
-        params = {name: self._card["params"][name] for name in names}
-        card = {**self._card, "law": law, "params": params, "discrepancy": self.discrepancy}
-        draws = self.draws[:, [self.law.index(name) for name in names]]
-        return Fit(card, draws, self.sigma_run, self.sigma_stem)
+        form = laws.get(law)
+        params = {name: self.card.params[name] for name in form.names}
+        card = msgspec.structs.replace(self.card, law=form.name, params=params)
+        draws = self.draws[:, [self.law.index(name) for name in form.names]]
+        return type(self)(card, form, draws, self.sigma_run, self.sigma_stem)
 
-    def card(self) -> dict[str, Any]:
-        """The card as plain JSON values (a copy)."""
-        return json.loads(json.dumps(self._card, allow_nan=False))
+    def with_discrepancy(self, term: cards.Discrepancy) -> Fit:
+        """This fit with another term for how wrong the law may be beyond its runs (``check.discrepancy.term``)."""
+        card = msgspec.structs.replace(self.card, discrepancy=term)
+        return type(self)(card, self.law, self.draws, self.sigma_run, self.sigma_stem)
 
-    def save(self, path: str | Path) -> Path:
-        """Writes the draws beside ``path`` (named by their hash), then the card. Returns the sidecar's path."""
+    def save(self, path: str | Path) -> Fit:
+        """Writes the draws beside ``path`` (named by their hash), then the card.
+
+        Returns:
+          This fit with a card that names the draws.
+
+        Raises:
+          UserError: the directory cannot be written or the disk is full.
+        """
         path = Path(path)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, draws=self.draws, sigma_run=self.sigma_run, sigma_stem=self.sigma_stem)
@@ -125,34 +219,76 @@ class Fit:
         digest = hashlib.sha256(data).hexdigest()
         sidecar = path.with_name(f"{path.stem}.{digest[:12]}.npz")
         write_atomic(sidecar, data)
-        self._card["draws"] = {"file": sidecar.name, "sha256": digest}
-        write_json(path, self._card)
-        return sidecar
+        card = msgspec.structs.replace(self.card, draws=cards.Draws(file=sidecar.name, sha256=digest))
+        write_atomic(path, cards.encode(card))
+        return type(self)(card, self.law, self.draws, self.sigma_run, self.sigma_stem)
 
 
-def load_fit(path: str | Path) -> Fit:
-    """The fit of a saved card. UserError when the card or its sidecar is missing, damaged or of another kind."""
-    path = Path(path)
+def read_card(path: str | Path) -> FitCard:
+    """A saved card.
+
+    Raises:
+      UserError: MISSING, or DAMAGED where the file is no fit card of this version.
+    """
     try:
-        card = read_json(path)
+        return read_typed(path, FitCard, field="fit", remedy=AGAIN)
     except FileNotFoundError:
-        raise UserError("fit", path, "there is no such card; write one with `scaling fit`") from None
-    if not isinstance(card, dict) or card.get("kind") != "fit" or card.get("schema") != 1:
-        raise UserError("fit", path, "this is not a fit card of schema 1; write one with `scaling fit`")
-    sidecar = path.with_name(str(card["draws"]["file"]))
-    if sidecar.parent != path.parent or not sidecar.is_file():
-        raise UserError("draws", sidecar, "the sidecar must lie beside the card; fit again")
-    data = sidecar.read_bytes()
-    if hashlib.sha256(data).hexdigest() != card["draws"]["sha256"]:
-        raise UserError("draws", sidecar, "the file is not the one that the card names; fit again")
+        raise UserError("fit", path, f"there is no such card; {AGAIN}", Code.MISSING) from None
+
+
+def load_fit(path: str | Path, law: str | Law | None = None) -> Fit:
+    """The fit of a saved card.
+
+    Args:
+      law: where the card's own cannot be found by its name.
+
+    Raises:
+      UserError: the card or its sidecar is missing, damaged or not the one that was saved, or its law is not found or
+        another one.
+    """
+    path = Path(path)
+    card = read_card(path)
+    form = _law_of(card, path, law)
+    if card.draws is None:
+        raise UserError("fit", path, f"names no draws; {AGAIN}", Code.DAMAGED)
+    sidecar = path.with_name(card.draws.file) if Path(card.draws.file).name == card.draws.file else None
+    if sidecar is None:
+        raise UserError("draws", card.draws.file, "the sidecar must lie beside the card; fit again", Code.DAMAGED)
+    try:
+        data = read_bytes(sidecar)
+    except FileNotFoundError:
+        raise UserError("draws", sidecar, "the sidecar must lie beside the card; fit again", Code.MISSING) from None
+    if hashlib.sha256(data).hexdigest() != card.draws.sha256:
+        raise UserError("draws", sidecar, "the file is not the one that the card names; fit again", Code.CHANGED)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return Fit(card, arrays["draws"], arrays["sigma_run"], arrays["sigma_stem"])
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError("draws", sidecar, f"it cannot be read ({error}); fit again") from None
+            draws, run, stem = (arrays[name] for name in ("draws", "sigma_run", "sigma_stem"))
+            made = Fit(card, form, draws, run, stem)
+    except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError("draws", sidecar, f"it cannot be read ({error}); fit again", Code.DAMAGED) from None
+    S = len(made.sigma_run)
+    if made.draws.shape != (S, len(form.names)) or made.sigma_stem.shape != (S,):
+        raise UserError("draws", sidecar, "its arrays have other shapes; fit again", Code.DAMAGED)
+    return made
 
 
-def fit(
+def _law_of(card: FitCard, path: Path, law: str | Law | None) -> Law:
+    try:
+        form = laws.get(card.law) if law is None else laws.get(law)
+    except UserError as error:
+        if law is not None or error.code is not Code.UNKNOWN:
+            raise
+        raise UserError("law", card.law, "give the Law: load_fit(path, law=...)", Code.MISSING) from error
+    if form.names != tuple(card.params):
+        remedy = f"has parameters {', '.join(form.names)}; the card has {', '.join(card.params)}"
+        raise UserError("law", form.name, remedy, Code.CONFLICT)
+    return form
+
+
+# --- fitting
+
+
+def fit(  # ten keywords: each is one choice of the user, and a flag of the shell
     runs: Runs,
     law: str | Law = "chinchilla",
     *,
@@ -167,166 +303,136 @@ def fit(
 ) -> Fit:
     """Fits ``law`` to the rows of ``runs.table`` (columns of the law, ``loss``, optional stem, seed, epochs ...).
 
-    ``objective``: auto (Huber adapted to the noise), squares, huber:<delta>, student or student:<nu>, each with raw:
-    before it for residuals of the loss itself. ``fixed`` holds parameters at values, ``priors`` are normal ones,
-    {name: (mean, standard deviation)}, on exponents, scales and the floor. ``scheme``: auto, or likelihood-t,
-    profile-t, delta-t, bootstrap, bootstrap-runs, jackknife-t on request; ``all`` is auto with the intervals of the
-    others on the card beside it. ``discrepancy``: auto (learned over real studies), off, or a scale of log loss per
-    e-fold beyond the runs.
-    ``weights``: none, seeds (``replicates.weights``) or a column of precisions. Deterministic in ``seed``.
-    Raises UserError for too few rows or values, bad numbers, or rows that may not be fitted.
+    Deterministic in ``seed``.
+
+    Args:
+      law: a name or a ``Law``. One of x is fitted in the only column that x can be.
+      objective: auto (Huber adapted to the noise), squares, huber:<delta>, student or student:<nu>; raw: before it for
+        residuals of the loss itself.
+      level: of the intervals, from 0.5 to 1.
+      fixed: parameters that are held, and at which values.
+      priors: normal ones, {name: (mean, standard deviation)}, on exponents, scales and the floor.
+      scheme: auto, or likelihood-t, profile-t, delta-t, bootstrap, bootstrap-runs, jackknife-t; ``all`` is auto with
+        the intervals of the others on the card beside it.
+      discrepancy: auto (learned over real studies), off, or a scale of log loss per e-fold beyond the runs.
+      weights: none, seeds (``replicates.weights``) or a column of precisions.
+
+    Raises:
+      UserError: too few rows or values, bad numbers, rows that may not be fitted, or a wrong option.
     """
-    form, kind = _in_column(laws.get(law), runs.table), parse_objective(objective)
-    fixed, priors = dict(fixed or {}), dict(priors or {})
-    wrong = beyond_range.term(form.name, discrepancy)
-    if not 0.5 <= level < 1:
-        raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
-    if seed < 0:
-        raise UserError("seed", seed, "must be zero or more")
-    if scheme not in (*SCHEMES, "all"):
-        raise UserError("scheme", scheme, f"choose one of {', '.join(SCHEMES)}, all")
-    table = _checked(runs, form, fixed)
+    plan = _Plan(
+        form=_in_column(laws.get(law), runs.table),
+        kind=parse_objective(objective),
+        fixed={name: float(value) for name, value in (fixed or {}).items()},
+        priors={name: (float(mean), float(sd)) for name, (mean, sd) in (priors or {}).items()},
+        level=level,
+        seed=seed,
+        scheme=scheme,
+    )
+    form = plan.form
+    term = beyond_range.term(form.name, discrepancy)
+    table = _checked(runs, form, plan.fixed)
     loss = table["loss"].to_numpy(dtype=np.float64)
-    w, weighing = replicates.weights(weights, loss / loss.mean() if kind.raw else np.log(loss), table, form.columns)
-    point = estimate(form, table, loss, kind, fixed=fixed, priors=priors, w=w)
-    y = point.y
-    how: dict[str, Any] = {"draws": DRAWS, "seed": seed, "level": level}
-    inference = infer(point, y, table, scheme="auto" if scheme == "all" else scheme, **how)
-    value, draws = inference.theta_hat, inference.theta
-    params, derived = _numbers(form, inference, table, level)
-    noise = _noise(point, inference, y, table)
-    intervals = {**params, **{k: v for k, v in derived.items() if "value" in v}}
-    ids = diagnose.names_of(table)
-    influential = of_curves(point, y, inference) if form.curve else influence(point, y, ids)
-    warnings = diagnose.diagnose(
-        point, inference, y, table, level=level, noise=noise, influential=influential, intervals=intervals
+    response = loss / loss.mean() if plan.kind.raw else np.log(loss)
+    w, weighing = replicates.weights(weights, response, table, form.columns)
+    point = estimate(form, table, loss, plan.kind, fixed=plan.fixed, priors=plan.priors, w=w)
+    at = plan.infer(point, table, "auto" if scheme == "all" else scheme)
+    numbers = _numbers(form, at, table, level)
+    subject = diagnose.Subject(
+        point=point,
+        inference=at,
+        y=point.y,
+        table=table,
+        level=level,
+        noise=_noise(point, at, table),
+        influence=_influence(point, at, table),
+        intervals=numbers.intervals,
     )
-    warnings = [*runs.warnings, *diagnose.left_out(runs.dropped, table, form), *warnings]
-    fitted = np.atleast_1d(form.predict(value, table))
-    residual = np.log(table["loss"].to_numpy(dtype=np.float64)) - np.log(fitted)
-    named = [c for c in dict.fromkeys(("N", "D", "C", "step", *form.columns)) if c in table and c not in _arrays(table)]
-    card = {
-        "schema": 1,
-        "kind": "fit",
-        "law": form.name,
-        "formula": form.formula,
-        "source": form.source,
-        "params": params,
-        "fixed": {k: float(v) for k, v in fixed.items()},
-        "priors": {k: [float(v) for v in pair] for k, pair in priors.items()},
-        "derived": derived,
-        "derived_note": form.no_optimum or "C = 6 N D on the card's N",
-        "interval": {
-            "level": level,
-            "scheme": inference.scheme,
-            "df": inference.df,
-            "reason": inference.reason,
-            "asked": scheme,
-        },
-        "objective": {
-            "name": kind.name,
-            "delta": finite(point.delta),
-            "value": point.value,
-            "rms_log_residual": float(np.sqrt(np.mean(residual**2))),
-        },
-        "weights": weighing,
-        "evaluation": _evaluation(table),
-        "optima": point.optima,
-        "warnings": _plain(warnings),
-        "verdict": diagnose.verdict(form, intervals, warnings, noise, level),
-        "conventions": dict(runs.conventions),
-        "data": {
-            "rows": len(table),
-            "dropped": list(runs.dropped),
-            "sha256": runs.sha256,
-            "source": str(runs.source),
-            "dataset": runs.dataset,
-        },
-        "scope": _scope(table),
-        "noise": noise,
-        "discrepancy": wrong,
-        "throughput": _throughput(table),
-        "runs": _rows(table, table.loc[:, named], loss=loss, fitted=fitted, residual_log=residual),
-        "influence": _plain(influential),
-        # Records of this house have tokens of their own; a table of someone's runs may have the published ones.
-        "published": published.beside(form.name, intervals, same_loss="term" not in runs.conventions),
-        "draws": {"file": None, "sha256": None},
-        "seed": seed,
-    }
-    if w is not None:
-        for row, weight in zip(card["runs"], w):
-            row["weight"] = float(weight)
-    if scheme == "all":
-        card["schemes"] = {inference.scheme: _scheme(inference, params, derived)}
-        for other in SCHEMES[1:]:
-            grouped = inference.groups is not None and len(inference.groups.names) > 2
-            if other not in card["schemes"] and (grouped or other not in ("bootstrap-runs", "jackknife-t")):
-                at = infer(point, y, table, scheme=other, **how)
-                card["schemes"][other] = _scheme(at, *_numbers(form, at, table, level))
-    made = Fit(card, draws, inference.sigma, inference.sigma_stem)
-    if (differs := approaches.disagreement(runs, made)) is not None:
-        made.warnings.append(_plain(differs))
-    return made
+    warnings = (*runs.warnings, *diagnose.left_out(runs.dropped, table, form), *diagnose.diagnose(subject))
+    card = FitCard(
+        law=form.name,
+        formula=form.formula,
+        source=form.source,
+        params=numbers.params,
+        fixed=plan.fixed,
+        priors=plan.priors,
+        derived=numbers.derived,
+        scheme=at.described(scheme, level),
+        objective=_objective(point, at, table),
+        weights=weighing,
+        evaluation=_evaluation(table),
+        optima=point.optima,
+        warnings=warnings,
+        conventions=runs.conventions,
+        data=_data(runs),
+        scope=_scope(table),
+        noise=subject.noise,
+        discrepancy=term,
+        throughput=_throughput(table),
+        runs=_rows(form, at, table, w),
+        influence=subject.influence,
+        # The tokenizer of records of this house is their own; a table may hold the published runs themselves.
+        published=published.beside(form, numbers.intervals, same_loss=runs.conventions.origin != "records"),
+        draws=None,
+        seed=seed,
+        schemes=plan.schemes(point, at, table, numbers) if scheme == "all" else {},
+    )
+    made = Fit(card, form, at.theta, at.sigma, at.sigma_stem)
+    differs = approaches.disagreement(runs, made)
+    if differs is None:
+        return made
+    return dataclasses.replace(made, card=msgspec.structs.replace(card, warnings=(*warnings, differs)))
 
 
-def _arrays(table: pd.DataFrame) -> set[str]:
-    """Columns whose cells hold an array, as a law of whole schedules has them."""
-    return {str(c) for c in table if len(table) and isinstance(table[c].iloc[0], np.ndarray)}
-
-
-def _rows(table: pd.DataFrame, named: pd.DataFrame, **more: Array) -> list[dict[str, Any]]:
-    runs = [str(v) for v in (table["run"].tolist() if "run" in table else table.index)]
-    columns = {**{str(c): named[c].to_numpy(dtype=np.float64) for c in named}, **more}
-    names = ("run", *columns)
-    return [dict(zip(names, row)) for row in zip(runs, *(v.tolist() for v in columns.values()))]
-
-
-def _throughput(table: pd.DataFrame) -> dict[str, list[float]] | None:
-    """Tokens per second of one device by size, of a table that has them: what a budget of device hours needs."""
-    if not {"N", "tokens_per_second"} <= set(table):
-        return None
-    speed: Any = pd.to_numeric(table["tokens_per_second"], errors="coerce")
-    median = speed[np.isfinite(speed) & (speed > 0)].groupby(table["N"]).median()
-    return {"N": [float(n) for n in median.index], "tokens_per_second": median.tolist()} if len(median) else None
-
-
-def _numbers(law: Law, at: Inference, table: pd.DataFrame, level: float) -> tuple[dict[str, Any], dict[str, Any]]:
+@dataclass(frozen=True)
+class _Numbers:
     """Parameters and derived numbers with the intervals of one scheme."""
-    value, draws, tail = at.theta_hat, at.theta, [(1 - level) / 2, (1 + level) / 2]
-    params = {}
-    for i, p in enumerate(law.params):
-        lo, hi = at.profiled.get(p.name) or np.quantile(draws[:, i], tail)
-        params[p.name] = _cell(value[i], lo, hi, p.unit)
-    return params, _derived(law, value, draws, table, tail, at.profiled)
+
+    params: dict[str, Interval]
+    derived: Derived
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        pair = (("a", self.derived.a), ("b", self.derived.b))
+        return {**self.params, **{name: cell for name, cell in pair if cell is not None}}
 
 
-def _scheme(at: Inference, params: dict[str, Any], derived: dict[str, Any]) -> dict[str, Any]:
-    """A scheme's intervals, for the card's comparison of schemes."""
-    shown = {**params, **{k: v for k, v in derived.items() if "value" in v}}
-    return {"df": at.df, "reason": at.reason, "intervals": shown}
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked of a fit, checked."""
 
+    form: Law
+    kind: Objective
+    fixed: dict[str, float]
+    priors: dict[str, tuple[float, float]]
+    level: float
+    seed: int
+    scheme: str
 
-def _evaluation(table: pd.DataFrame) -> dict[str, Any] | None:
-    """The evaluation set's own error: common to all runs, so it moves the floor once and weighs no run."""
-    if "loss_se" not in table:
-        return None
-    se = np.asarray(table["loss_se"], dtype=np.float64)
-    se = se[np.isfinite(se)]
-    note = (
-        "of the loss on one evaluation set that all runs share: other text would have shifted every loss, and so the "
-        "floor, by this much, once; it weighs no run and is in no interval"
-    )
-    return {"se": float(np.median(se)), "note": note} if len(se) else None
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.level < 1:
+            raise UserError("level", self.level, "give a probability from 0.5 to 1, such as 0.95")
+        if self.seed < 0:
+            raise UserError("seed", self.seed, "must be zero or more")
+        if self.scheme not in (*SCHEMES, "all"):
+            raise UserError("scheme", self.scheme, f"choose one of {', '.join(SCHEMES)}, all", Code.UNKNOWN)
 
+    def infer(self, point: Estimate, table: pd.DataFrame, scheme: str) -> Inference:
+        return infer(point, point.y, table, draws=DRAWS, seed=self.seed, scheme=scheme, level=self.level)
 
-def _cell(value: float, lo: float, hi: float, unit: str) -> dict[str, Any]:
-    """One number with its interval; null where an end is infinite."""
-    ends = (min(lo, value), max(hi, value))
-    return {
-        "value": float(value),
-        **{k: finite(v) if abs(v) < 1e290 else None for k, v in zip(("lo", "hi"), ends)},
-        "unit": unit,
-    }
+    def schemes(
+        self, point: Estimate, at: Inference, table: pd.DataFrame, numbers: _Numbers
+    ) -> dict[str, cards.SchemeIntervals]:
+        """The intervals of every scheme that the design allows, the one that was chosen first."""
+        own = cards.SchemeIntervals(scheme=at.described("all", self.level), intervals=numbers.intervals)
+        found = {at.scheme: own}
+        grouped = at.groups is not None and len(at.groups.names) > 2
+        for name in SCHEMES[1:]:
+            if name not in found and (grouped or name not in BY_GROUP):
+                other = self.infer(point, table, name)
+                made = _numbers(self.form, other, table, self.level).intervals
+                found[name] = cards.SchemeIntervals(scheme=other.described(name, self.level), intervals=made)
+        return found
 
 
 def _in_column(law: Law, table: pd.DataFrame) -> Law:
@@ -346,45 +452,75 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
     for column in (*law.columns, "loss"):
         if column not in table:
             hint = "" if column != "x" else f"; say which of them is x, such as {law.name}:C"
-            raise UserError("column", column, f"the table has {', '.join(map(str, table.columns))}{hint}")
-        if column in _arrays(table):
-            continue
-        values = np.asarray(pd.to_numeric(pd.Series(table[column]), errors="coerce"), dtype=np.float64)
-        bad = ~(np.isfinite(values) & ((values > 0) | (column in law.signed)))
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            name = table["run"].iloc[row] if "run" in table else row
-            raise UserError(f"{column} of row {name}", table[column].iloc[row], "a positive finite number is needed")
+            remedy = f"the table has {', '.join(map(str, table.columns))}{hint}"
+            raise UserError("column", column, remedy, Code.MISSING)
+        if column not in _arrays(table):
+            _check_column(table, column, law)
     if "role" in table:
         for role in ("holdout", "stem"):
             if bool((table["role"] == role).any()):
-                raise UserError("role", role, "held-out and undecayed rows are never fitted; select other rows")
+                remedy = "held-out and undecayed rows are never fitted; select other rows"
+                raise UserError("role", role, remedy, Code.CONFLICT)
     if len(diagnose.levels(table["loss"], 1e-12)) < 2:
-        raise UserError("loss", f"{table['loss'].iloc[0]} in every row", "there is nothing to fit")
+        raise UserError("loss", f"{table['loss'].iloc[0]} in every row", "there is nothing to fit", Code.TOO_FEW)
     P = len(law.coordinates) - len(fixed)
     if P < 1:
-        raise UserError("fixed", ", ".join(fixed), f"leaves nothing of law {law.name} to fit; leave a parameter free")
+        remedy = f"leaves nothing of law {law.name} to fit; leave a parameter free"
+        raise UserError("fixed", ", ".join(fixed), remedy, Code.CONFLICT)
     if len(table) < P + 1:
-        raise UserError("rows", len(table), f"law {law.name} has {P} free parameters and needs {P + 1} runs or more")
+        remedy = f"law {law.name} has {P} free parameters and needs {P + 1} runs or more"
+        raise UserError("rows", len(table), remedy, Code.TOO_FEW)
     for column in law.columns:
         if column not in (*_arrays(table), *law.steady) and len(diagnose.levels(table[column], 1e-6)) < 2:
-            raise UserError(column, f"{table[column].iloc[0]} in every row", "vary it, or fit another law")
+            what = f"{table[column].iloc[0]} in every row"
+            raise UserError(column, what, "vary it, or fit another law", Code.TOO_FEW)
     return table
 
 
-def _derived(
-    law: Law, value: Array, draws: Array, table: pd.DataFrame, tail: list[float], profiled: Mapping[str, Any]
-) -> dict[str, Any]:
+def _check_column(table: pd.DataFrame, column: str, law: Law) -> None:
+    values = np.asarray(pd.to_numeric(pd.Series(table[column]), errors="coerce"), dtype=np.float64)
+    bad = ~(np.isfinite(values) & ((values > 0) | (column in law.signed)))
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        name = table["run"].iloc[row] if "run" in table else row
+        raise UserError(f"{column} of row {name}", table[column].iloc[row], "a positive finite number is needed")
+
+
+def _arrays(table: pd.DataFrame) -> set[str]:
+    """Columns whose cells hold an array, as a law of whole schedules has them."""
+    return {str(c) for c in table if len(table) and isinstance(table[c].iloc[0], np.ndarray)}
+
+
+# --- parts of a card
+
+
+def _numbers(law: Law, at: Inference, table: pd.DataFrame, level: float) -> _Numbers:
+    value, draws, tail = at.theta_hat, at.theta, [(1 - level) / 2, (1 + level) / 2]
+    params = {}
+    for i, p in enumerate(law.params):
+        lo, hi = at.profiled.get(p.name) or np.quantile(draws[:, i], tail)
+        params[p.name] = _interval(value[i], lo, hi, p.unit)
+    return _Numbers(params, _derived(at, table, tail))
+
+
+def _interval(value: float, lo: float, hi: float, unit: str) -> Interval:
+    """One number with its interval, which holds it; None where an end is infinite."""
+    low, high = (finite(end) if abs(end) < 1e290 else None for end in (min(lo, value), max(hi, value)))
+    return Interval(value=float(value), lo=low, hi=high, unit=unit)
+
+
+def _derived(at: Inference, table: pd.DataFrame, tail: list[float]) -> Derived:
     """a, b and tokens per parameter at three budgets from the largest compute on, C = 6 N D."""
+    law, value, draws = at.surface.law, at.theta_hat, at.theta
     centre, spread = law.exponents(value), law.exponents(draws)
     if centre is None or spread is None:
-        return {}
-    out: dict[str, Any] = {}
+        return Derived()
+    pair: dict[str, Interval] = {}
     for name in ("a", "b"):
         seen = spread[name][np.isfinite(spread[name])]
-        lo, hi = profiled.get(name) or (np.quantile(seen, tail) if len(seen) else (-math.inf, math.inf))
-        out[name] = _cell(centre[name][0], lo, hi, "exponent") if np.isfinite(centre[name][0]) else None
-    out = {k: v for k, v in out.items() if v}
+        lo, hi = at.profiled.get(name) or (np.quantile(seen, tail) if len(seen) else (-math.inf, math.inf))
+        if np.isfinite(centre[name][0]):
+            pair[name] = _interval(centre[name][0], lo, hi, "exponent")
     top = math.floor(math.log10(float(np.max(6 * np.asarray(table["N"] * table["D"])))) + 1e-9)
     budgets = np.array([10.0 ** (top + k) for k in range(3)])
     n, d = law.optimum(value, budgets)
@@ -396,115 +532,87 @@ def _derived(
     for j, c in enumerate(budgets):
         lo, hi = np.quantile(ratios[:, j], tail, method="nearest")
         if np.isfinite(ratio[j]):
-            cells[f"{c:.0e}"] = _cell(ratio[j], lo, hi, "tokens/parameter")
-    out["tokens_per_parameter"] = cells
-    return out
+            cells[f"{c:.0e}"] = _interval(ratio[j], lo, hi, "tokens/parameter")
+    return Derived(a=pair.get("a"), b=pair.get("b"), tokens_per_parameter=cells)
 
 
-def _noise(point: Any, inference: Any, y: Array, table: pd.DataFrame) -> dict[str, Any]:
-    lack = replicates.pure_error(y, table, point)
-    groups = inference.groups
-    return {
-        "sigma_run": inference.sigma_hat,
-        "sigma_stem": inference.sigma_hat * math.sqrt(inference.rho),
-        "sigma_stem_hi": float(np.quantile(inference.sigma_stem, 0.95)),
-        "groups": None if groups is None else {"kind": groups.kind, "count": len(groups.names)},
-        "pure_error": {"sd": lack["sd"], "df": lack["df"]},
-        "lack_of_fit": {k: lack[k] for k in ("F", "df1", "df2", "p")},
-    }
+def _objective(point: Estimate, at: Inference, table: pd.DataFrame) -> cards.Objective:
+    fitted = np.atleast_1d(at.surface.law.predict(at.theta_hat, table))
+    residual = np.log(table["loss"].to_numpy(dtype=np.float64)) - np.log(fitted)
+    rms = float(np.sqrt(np.mean(residual**2)))
+    name = point.objective.name
+    return cards.Objective(name=name, delta=finite(point.delta), value=point.value, rms_log_residual=rms)
 
 
-def _scope(table: pd.DataFrame) -> dict[str, Any]:
-    out: dict[str, Any] = {"rows": len(table)}
+def _noise(point: Estimate, at: Inference, table: pd.DataFrame) -> cards.Noise:
+    error, lack = replicates.pure_error(point.y, table, point)
+    return cards.Noise(
+        sigma_run=at.sigma_hat,
+        sigma_stem=at.sigma_hat * math.sqrt(at.rho),
+        sigma_stem_hi=float(np.quantile(at.sigma_stem, 0.95)),
+        groups=None if at.groups is None else cards.Groups(kind=at.groups.kind, count=len(at.groups.names)),
+        pure_error=error,
+        lack_of_fit=lack,
+    )
+
+
+def _influence(point: Estimate, at: Inference, table: pd.DataFrame) -> tuple[cards.Influence, ...]:
+    if point.surface.law.curve:
+        return of_curves(point, point.y, at)
+    return influence(point, point.y, diagnose.names_of(table))
+
+
+def _evaluation(table: pd.DataFrame) -> cards.EvaluationError | None:
+    """The evaluation set's own error: common to all runs, so it moves the floor once and weighs no run."""
+    if "loss_se" not in table:
+        return None
+    se = np.asarray(table["loss_se"], dtype=np.float64)
+    se = se[np.isfinite(se)]
+    return cards.EvaluationError(se=float(np.median(se))) if len(se) else None
+
+
+def _data(runs: Runs) -> cards.Data:
+    about = {"sha256": runs.sha256, "source": str(runs.source), "dataset": runs.dataset}
+    return cards.Data(rows=len(runs), dropped=tuple(runs.dropped), **about)
+
+
+def _scope(table: pd.DataFrame) -> cards.Scope:
+    ends: dict[str, float] = {}
     for c in ("C", "N", "D"):
         if c in table:
             values = np.asarray(table[c], dtype=np.float64)
-            out[f"{c}_min"], out[f"{c}_max"] = float(values.min()), float(values.max())
+            ends[f"{c}_min"], ends[f"{c}_max"] = float(values.min()), float(values.max())
     if "N" in table and "D" in table:
-        out["ND_max"] = float(np.max(np.asarray(table["N"], np.float64) * np.asarray(table["D"], np.float64)))
-    out["sizes"] = len(diagnose.levels(table["N"])) if "N" in table else None
-    return out
+        ends["ND_max"] = float(np.max(np.asarray(table["N"], np.float64) * np.asarray(table["D"], np.float64)))
+    sizes = len(diagnose.levels(table["N"])) if "N" in table else None
+    return cards.Scope(rows=len(table), sizes=sizes, **ends)
 
 
-def _plain(value: Any) -> Any:
-    """JSON values: numpy scalars to Python's, not-finite numbers to null."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    return finite(float(value)) if isinstance(value, (float, np.floating)) else value
+def _throughput(table: pd.DataFrame) -> cards.Throughput | None:
+    """Tokens per second of one device by size, of a table that has them: what a budget of device hours needs."""
+    if not {"N", "tokens_per_second"} <= set(table):
+        return None
+    speed: Any = pd.to_numeric(table["tokens_per_second"], errors="coerce")
+    median = speed[np.isfinite(speed) & (speed > 0)].groupby(table["N"]).median()
+    if not len(median):
+        return None
+    return cards.Throughput(N=tuple(float(n) for n in median.index), tokens_per_second=tuple(median.tolist()))
 
 
-def rank(fits: list[Fit]) -> list[dict[str, Any]]:
-    """Laws fitted to the same losses, best first by AICc.
-
-    Each {"law", "N", "parameters", "aicc", "delta_aicc", "rms_log_residual", "loo_rms", "rolling_rms",
-    "rolling_crps", "lack_of_fit_p", "refuted"}. AICc uses the Huber loss with one threshold for all, that of the best
-    fit. ``loo_rms`` leaves out each run in turn; ``rolling_rms`` fits the cheaper two thirds and scores the rest;
-    ``rolling_crps`` scores whole forecasts of log loss over several cuts (``check.rolling``). None where too few
-    runs remain. Raises UserError when the fits are not of the same losses.
-    """
-    if not fits:
-        return []
-    cards = [f.card() for f in fits]
-    losses = [sorted((r["run"], r["loss"]) for r in c["runs"]) for c in cards]
-    if any(other != losses[0] for other in losses):
-        raise UserError("fits", len(fits), "laws are ranked on the same runs only; fit them to one table")
-    scored = [_held_out(f, card) for f, card in zip(fits, cards)]
-    n = len(losses[0])
-    delta = max(HUBER_K * min(1.4826 * float(np.median(np.abs(r))) for r, _ in scored), 1e-12)
-    out = []
-    for f, card, (r, scores) in zip(fits, cards, scored):
-        psi = np.clip(r, -delta, delta)
-        q = max(float((psi * (r - 0.5 * psi)).sum()), 1e-300)
-        k = len(f.law.params) - len(card["fixed"]) + 1
-        aicc = n * math.log(2 * q / n) + 2 * k + (2 * k * (k + 1) / (n - k - 1) if n > k + 1 else math.inf)
-        p = f.noise["lack_of_fit"]["p"]
-        row = {
-            "law": f.law.name,
-            "N": f.conventions.get("N"),
-            "parameters": k - 1,
-            "aicc": finite(aicc),
-            "rms_log_residual": float(np.sqrt(np.mean(r**2))),
-            "lack_of_fit_p": p,
-            "refuted": None if p is None else p < diagnose.REFUTED,
-            **scores,
-        }
-        out.append(row)
-    out.sort(key=lambda row: math.inf if row["aicc"] is None else row["aicc"])
-    best = out[0]["aicc"]
-    for row in out:
-        row["delta_aicc"] = None if row["aicc"] is None or best is None else row["aicc"] - best
-    return out
+def _rows(law: Law, at: Inference, table: pd.DataFrame, w: Array | None) -> cards.Rows:
+    """The fitted rows: columns of the law, the loss, and what the law gives."""
+    loss, fitted = table["loss"].to_numpy(dtype=np.float64), np.atleast_1d(law.predict(at.theta_hat, table))
+    arrays = _arrays(table)
+    named = [c for c in dict.fromkeys(("N", "D", "C", "step", *law.columns)) if c in table and c not in arrays]
+    columns = {c: table[c].to_numpy(dtype=np.float64) for c in named}
+    columns |= {"loss": loss, "fitted": fitted, "residual_log": np.log(loss) - np.log(fitted)}
+    if w is not None:
+        columns["weight"] = w
+    names = table["run"].tolist() if "run" in table else table.index
+    return cards.Rows(run=tuple(str(v) for v in names), columns={c: _cells(v) for c, v in columns.items()})
 
 
-def _held_out(f: Fit, card: dict[str, Any]) -> tuple[Array, dict[str, float | None]]:
-    """Residuals of the plain robust fit (a stem effect would absorb what a wrong law misses), and its two scores."""
-    table = pd.DataFrame(card["runs"])
-    kind = parse_objective(card["objective"]["name"].replace("huber:auto", "auto"))
-    priors = card.get("priors") or {}
-    w = table["weight"].to_numpy(dtype=np.float64) if card.get("weights") else None
-    point = estimate(f.law, table, table["loss"], kind, fixed=card["fixed"], priors=priors, w=w)
-    y = point.y
-    out: dict[str, float | None] = {"loo_rms": None, "rolling_rms": None, "rolling_crps": None}
-    out["rolling_crps"] = crossval.rolling(
-        table, f.law, objective=kind, fixed=card["fixed"], priors=priors, setting=f.discrepancy["k"], seed=card["seed"]
-    )["crps"]
-    n = len(y)
-    if n <= 400:
-        z, _ = refit(point, y, w=1.0 - np.eye(n))
-        miss = y - np.diagonal(point.surface.evaluate(z)[0])
-        out["loo_rms"] = float(np.sqrt(np.mean(miss**2)))
-    cost = table["C"] if "C" in table else table[f.law.columns[0]]
-    order = np.argsort(cost.to_numpy(), kind="stable")
-    below, above = table.iloc[order[: (2 * n) // 3]], table.iloc[order[(2 * n) // 3 :]]
-    enough = len(below) > len(f.law.coordinates) - len(card["fixed"])
-    if enough and len(above) and all(len(diagnose.levels(below[c], 1e-6)) > 1 for c in f.law.columns):
-        part = estimate(f.law, below, below["loss"], kind, fixed=card["fixed"], priors=priors)
-        miss = np.log(above["loss"].to_numpy()) - np.log(f.law.predict(part.theta, above))
-        out["rolling_rms"] = float(np.sqrt(np.mean(miss**2)))
-    return y - point.surface.evaluate(point.z[None])[0][0], out
+def _cells(values: Array) -> tuple[float | None, ...]:
+    if np.isfinite(values).all():
+        return tuple(values.tolist())
+    return tuple(finite(v) for v in values.tolist())

@@ -105,7 +105,7 @@ def _flags(verb: Verb) -> Iterator[tuple[str, str]]:
         yield "--config=FILE.py[:ARGUMENT]", "experiment file, or the name of one that is installed (demo)"
         yield "--config.PATH.TO.FIELD=VALUE", "another value for a field of it"
     for flag in verb.flags:
-        default = "" if flag.default in (None, False, "") else f" (default {flag.default})"
+        default = "" if flag.default is None or flag.kind is bool else f" (default {flag.default})"
         yield f"--{flag.name}" + ("" if flag.kind is bool else f"={KINDS[flag.kind]}"), f"{flag.help}{default}"
 
 

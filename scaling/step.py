@@ -54,7 +54,7 @@ class Trainer:
         self.reads |= {name for name, field in read if field in spec}
         self.terms = families.terms(family, config)
         if how.microbatches > 1:
-            families.check_parts(family, config, "execution.microbatches", how.microbatches)
+            families.require_separable_loss(family, config, "execution.microbatches", how.microbatches)
         self.compile_seconds = self._charged = 0.0
         axes, tied = family.axes(config), getattr(config, "tied", False)
         params = jax.eval_shape(lambda: family.init(jax.random.key(0), config))
@@ -165,7 +165,7 @@ class Trainer:
           UserError: the batch cannot be split.
         """
         size = self.rules.batch
-        families.check_parts(self.family, self.config, "config.noise_scale", True)
+        families.require_separable_loss(self.family, self.config, "config.noise_scale", True)
         parts = meshes.parts(self.mesh.shape, size, self.how.microbatches)
         place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
         on_mesh = {name: place(value) for name, value in batch.items() if name in self.reads}

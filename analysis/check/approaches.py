@@ -19,6 +19,7 @@ import numpy as np
 from scipy import special
 from scipy.interpolate import PchipInterpolator
 
+from analysis.card import ApproachesDifference, ApproachesDisagree, Interval
 from analysis.engine.frontier import Cost, cost_table, frontier
 from analysis.table.runs import Runs
 from scaling.errors import UserError
@@ -81,7 +82,7 @@ def compare_approaches(
     }
 
 
-def disagreement(runs: Runs, fit: Any) -> dict[str, Any] | None:
+def disagreement(runs: Runs, fit: Any) -> ApproachesDisagree | None:
     """The warning of a card whose law and the parabolas of the same isoFLOP runs disagree; None where they do not.
 
     Only of tables that are groups of equal compute, for which approach 2 was made: of a grid it sees interpolated
@@ -94,12 +95,18 @@ def disagreement(runs: Runs, fit: Any) -> dict[str, Any] | None:
     if not _isoflop(n, log_c):
         return None
     two, three = approach2(runs, level=fit.level), approach3(runs, fit, level=fit.level)
-    pair, sentence = _compare("2", two, "3", three)
+    pair, _ = _compare("2", two, "3", three)
     if not pair["disagree"]:
         return None
-    wide = next((f"; {w['message']}" for w in two["warnings"] if w["name"] == "parabola_window"), "")
-    message = f"{sentence[:-1]}{wide}. Look at both before an allocation is made (scaling report, or scaling plot)"
-    return {"name": "approaches_disagree", "message": message, "a": pair["a"], "N": pair["N"]}
+    sizes = two["at_reference"]["N"], three["at_reference"]["N"]
+    return ApproachesDisagree(
+        a=ApproachesDifference(**pair["a"]),
+        N=ApproachesDifference(**pair["N"]),
+        a_values=(Interval(**two["a"]), Interval(**three["a"])),
+        N_values=(Interval(**sizes[0]), Interval(**sizes[1])),
+        C=_reference(runs),
+        parabola_window=two["sensitivity"] if any(w["name"] == "parabola_window" for w in two["warnings"]) else None,
+    )
 
 
 def approach1(runs: Runs, *, level: float = 0.95) -> dict[str, Any]:
@@ -150,12 +157,12 @@ def approach3(runs: Runs, fit: Any, *, level: float = 0.95, cost: Cost | None = 
         lo, hi = np.nanquantile(draws, [tail, 1 - tail], axis=0)
     if cost is None:  # the card's own interval of a and b, which may be a profile
         for i, name in ((0, "a"), (2, "b")):
-            entry = fit.derived.get(name) or {}
-            if entry.get("lo") is not None and entry.get("hi") is not None:
-                lo[i], hi[i] = entry["lo"], entry["hi"]
+            entry = getattr(fit.derived, name)
+            if entry is not None and entry.lo is not None and entry.hi is not None:
+                lo[i], hi[i] = entry.lo, entry.hi
     result["budgets"] = None
-    result["interval"]["scheme"] = fit.card()["interval"]["scheme"]
-    result["interval"]["df"] = fit.card()["interval"]["df"]
+    result["interval"]["scheme"] = fit.card.scheme.name
+    result["interval"]["df"] = fit.card.scheme.df
     result["cost"] = "C = 6ND" if cost is None else "exact cost by size"
     _fill(result, v[0], lo, hi, reference)
     if bad[1:].mean() > tail:

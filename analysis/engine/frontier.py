@@ -25,10 +25,9 @@ def cost_table(fit: Any) -> dict[str, list[float]] | None:
 
     None too where C / D varies within a size, so that no table by size can say what a token costs.
     """
-    runs = fit.card()["runs"]
-    if not runs or not all({"N", "D", "C"} <= set(row) for row in runs):
+    if not {"N", "D", "C"} <= set(fit.columns):
         return None
-    n, d, c = (np.array([row[k] for row in runs]) for k in ("N", "D", "C"))
+    n, d, c = (fit.columns[k] for k in ("N", "D", "C"))
     surplus = np.log(c / (6.0 * n * d))
     sizes = [surplus[n == size] for size in np.unique(n)]
     if np.abs(surplus).max() < 0.01 or max(np.ptp(s) for s in sizes) > 0.02:

@@ -29,12 +29,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
+from analysis.card import Scheme
 from analysis.engine.estimate import Estimate, minimise, refit
 from analysis.engine.groups import Groups, groups_of
 from analysis.engine.random_effects import ROOT, ROOTS, gls, ratio_scores, reml
@@ -48,7 +49,9 @@ SAMPLED_ROWS = 100
 MANY_CLUSTERS = 20
 HUGE = 50_000  # rows above which no row is resampled
 SCHEMES = ("auto", "likelihood-t", "profile-t", "delta-t", "bootstrap", "bootstrap-runs", "jackknife-t")
-ASTRAY = 5.0  # draws under stem effects that miss the runs so many times as much as the estimate without are none of it
+RESAMPLING = ("bootstrap", "bootstrap-runs")
+BY_GROUP = ("bootstrap-runs", "jackknife-t")  # worth comparing only where rows share stems or sizes
+MAX_RMS_RATIO = 5.0  # reject draws whose residual RMS exceeds 5x that of the fit without stem effects
 
 
 @dataclass
@@ -62,7 +65,7 @@ class Inference:
     sigma_stem: Array
     scheme: str
     df: float
-    reason: str
+    why: Literal["asked", "few_rows", "many_rows", "many_clusters", "curves", "huge"]
     groups: Groups | None
     rho: float
     sigma_hat: float
@@ -71,7 +74,25 @@ class Inference:
     free: Array
     profiled: dict[str, tuple[float, float]] = field(default_factory=dict)
     left_out: Array | None = None  # (groups, P): the refits without each group, of the jackknife
-    astray: float | None = None  # sd of stem effects that would have taken the law off its runs, where they would have
+    capped: float | None = None  # sd of the stem effects that were capped, as they let the draws leave the runs
+    converged: float | None = None  # share of the refits of a bootstrap
+    random_effect: bool = False
+
+    def described(self, asked: str, level: float) -> Scheme:
+        """What a card says of it, where ``asked`` was the scheme asked for."""
+        return Scheme(
+            level=level,
+            name=self.scheme,
+            asked=asked,
+            df=self.df,
+            runs=self.surface.n,
+            why=self.why,
+            grouped=None if self.groups is None else self.groups.kind,
+            groups=None if self.groups is None else len(self.groups.names),
+            random_effect=self.random_effect,
+            draws=len(self.z),
+            converged=self.converged,
+        )
 
     @property
     def theta_hat(self) -> Array:
@@ -106,9 +127,6 @@ def infer(
     pseudo = f + psi / max(slope.mean(), 0.5 if point.objective.nu is None else 0.1)
     groups = groups_of(table)
     z_hat, rho = point.z, 0.0
-    reason = f"{n} runs, none sharing a stem or a size"
-    if groups is not None:
-        reason = f"{n} runs on {len(groups.names)} {groups.kind}s"
     chosen, clustered = scheme, False
     if scheme == "auto":
         many = groups is not None and len(groups.names) > MANY_CLUSTERS
@@ -118,10 +136,8 @@ def infer(
             chosen, clustered = "jackknife-t" if groups is not None and len(groups.names) > 2 else "delta-t", False
     if chosen == "jackknife-t" and (groups is None or len(groups.names) < 3):
         raise UserError("scheme", scheme, "needs rows that share stems or sizes, three of them or more")
-    if groups is not None and clustered:
-        reason += f", scores summed by {groups.kind}"
-    elif groups is not None and not chosen.startswith(("bootstrap", "jackknife")):
-        reason += f", each {groups.kind} with a random effect"
+    effect = groups is not None and not clustered and chosen not in (*RESAMPLING, "jackknife-t")
+    if effect and groups is not None:
         rho = reml(surface, z_hat, pseudo, groups, free)
         if rho > 0:
             z_hat = gls(surface, z_hat, pseudo, groups, rho, free)
@@ -144,42 +160,39 @@ def infer(
         sigma_stem=np.zeros(draws),
         scheme=chosen,
         df=df,
-        reason="",
+        why="asked",
         groups=groups,
         rho=rho,
         sigma_hat=sigma_hat,
         pseudo=pseudo,
         gram=white @ white.T + _ridge(surface, rho),
         free=free,
+        random_effect=effect,
     )
     inference.sigma_stem = inference.sigma * math.sqrt(rho)
     if chosen in ("likelihood-t", "profile-t"):
         _draw(inference, draws, rng)
         if groups is not None:
-            astray = _missed(inference, inference.z) > ASTRAY * _missed(inference, point.z[None])
-            if astray.mean() > 0.025:  # in none of 256 planted studies of benchmarks/coverage.py
-                inference.astray, inference.z_hat = float(np.median(inference.sigma_stem[astray])), point.z
+            off = _missed(inference, inference.z) > MAX_RMS_RATIO * _missed(inference, point.z[None])
+            if off.mean() > 0.025:  # in none of 256 planted studies of benchmarks/coverage.py
+                inference.capped, inference.z_hat = float(np.median(inference.sigma_stem[off])), point.z
                 _draw(inference, draws, rng, root=_seen(inference, point.z))
         if chosen == "profile-t":
             inference.profiled = profile(inference, level)
-        note = f"{SAMPLED_ROWS} runs or fewer"
-    elif chosen.startswith("bootstrap"):
+        inference.why = "few_rows"
+    elif chosen in RESAMPLING:
         clusters = groups if chosen == "bootstrap" else None
-        inference.z, kept = bootstrap(point, y, clusters, draws, rng)
-        kind = "runs" if clusters is None else f"{clusters.kind}s"
-        note = f"percentiles of {draws} refits that resample {kind}, {100 * kept:.0f} % converged"
+        inference.z, inference.converged = bootstrap(point, y, clusters, draws, rng)
+        inference.why = "many_clusters"
     else:
         if chosen == "jackknife-t" and groups is not None:
             inference.df = float(len(groups.names) - 1)
         inference.z[:, free] += _t_draws(point, inference, y, G, draws, rng, clustered)
         inference.z = np.clip(inference.z, surface.lower, surface.upper)
         inference.z[:, ~free] = z_hat[~free]
-        note = f"more than {HUGE if clustered else SAMPLED_ROWS} runs"
-        if surface.law.curve:
-            note = "learning curves" + (
-                "" if chosen == "jackknife-t" else ", too few to leave one out: steps count as independent"
-            )
-    inference.reason = ("asked for" if scheme != "auto" else note) + f"; {reason}"
+        inference.why = "curves" if surface.law.curve else "huge" if clustered else "many_rows"
+    if scheme != "auto":
+        inference.why = "asked"
     return inference
 
 

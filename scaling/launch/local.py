@@ -38,17 +38,17 @@ TPU = ("/dev/accel0", "/dev/vfio/0")
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # 1.5 to 1.9x on small models on CPU, see benchmarks
 
 FLAGS = (
-    Flag("workers", int, "processes (default: one a core, or one with an accelerator)"),
-    Flag("max_attempts", int, "attempts of a program that make no progress, before it counts as failed", MAX_ATTEMPTS),
+    Flag("workers", int, "worker processes (default: one a core, or one where there is an accelerator)"),
+    Flag("max_attempts", int, "attempts without progress before a program counts as failed", MAX_ATTEMPTS),
     Flag(
         "ensemble",
         str,
-        "programs of one shape (seeds, learning rates, D) that a worker trains at a time by vmap; auto: 1 on CPU, "
-        "where more are slower; on an accelerator up to 8 where some steps of them are measured to be faster",
+        "programs of one shape (other seeds, learning rates or D) that a worker trains together; auto: 1 on CPU, on an "
+        "accelerator up to 8 where a measurement of a few steps says that it is faster",
         "auto",
     ),
     Flag("cache", str, "directory of compiled programs (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
-    Flag("execute", str, "module:function that trains a program, in place of scaling.train:execute"),
+    Flag("execute", str, "module:function that trains in place of scaling.train:execute"),
 )
 
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from scaling.errors import Code, UserError
-from scaling.records.typed import damaged, plain, read_bytes, read_json, read_typed, write_atomic, write_json
+from scaling.records.typed import damaged, finite, plain, read_bytes, read_json, read_typed, write_atomic, write_json
 from scaling.records.types import SCHEMA, AnyRow, Manifest, Result, Role, Row, StepRow, StudyRecord
 
 ROLES: tuple[str, ...] = get_args(Role)
@@ -36,6 +36,7 @@ __all__ = [
     "Record",
     "Result",
     "canonical",
+    "finite",
     "identity",
     "read_json",
     "read_study",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -123,3 +124,8 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Atomic JSON of a value or a Struct, for people and programs: indented, and refusing NaN, which is no JSON."""
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False, default=plain) + "\n")
+
+
+def finite(value: float) -> float | None:
+    """The number as JSON can hold it: None where it is not finite."""
+    return float(value) if math.isfinite(value) else None

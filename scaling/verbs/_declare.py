@@ -36,13 +36,7 @@ def _probability(level: float) -> None:
         raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
 
 
-JSON = Flag("json", bool, "print JSON for programs", False)
-WORKDIR = Flag("workdir", str, "directory of the study (default runs/NAME, or runs/NAME-ARGUMENT)")
-OUT = Flag("out", str, "where to write")
+JSON = Flag("json", bool, "print JSON, for programs", False)
+WORKDIR = Flag("workdir", str, "directory of the study (default: runs/NAME, or runs/NAME-ARGUMENT)")
 LEVEL = Flag("level", float, "confidence level of the intervals", 0.95, _probability)
-DISCREPANCY = Flag(
-    "discrepancy",
-    str,
-    "how wrong the law may be beyond its runs: auto, off or a scale of log loss per e-fold",
-    "auto",
-)
+DISCREPANCY = Flag("discrepancy", str, "model error beyond the fitted runs: auto, off, or log loss per e-fold", "auto")

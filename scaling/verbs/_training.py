@@ -6,7 +6,7 @@ from scaling import launch
 from scaling.flags import Flag
 
 TRAINING = (
-    Flag("engine", str, "where to train", "local"),
-    Flag("retry_failed", bool, "train failed and rejected runs again", False),
+    Flag("engine", str, f"where to train: {', '.join(launch.engines())}", "local"),
+    Flag("retry_failed", bool, "train failed and rejected runs once more", False),
     *launch.flags(),
 )

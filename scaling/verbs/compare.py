@@ -184,15 +184,20 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
 
 VERB = Verb(
-    summary="what differs between laws of several data sets, families or recipes, or between two runs, with intervals",
+    summary="compare fitted laws of several data sets, families or recipes, or the losses of two runs",
     positional=("FIT.json|WORKDIR|RUN...",),
     flags=(
-        Flag("law", str, "the card to take from a work directory", "chinchilla"),
-        Flag("n", str, "the count of N of that card", "nonembedding"),
-        Flag("dataset", str, "of work directories; default every one that has a card"),
-        Flag("margin", str, "differences below which two are equal, such as 'a=0.05,alpha=0.1'"),
-        Flag("axis", str, "of equal loss: auto (only where it is one quantity) or bits_per_byte", "auto"),
-        Flag("expected", bool, "of `plan --json` files, before any run: what differences can be told", False),
+        Flag("law", str, "which cards of a work directory", "chinchilla"),
+        Flag("n", str, "what N counts in those cards", "nonembedding"),
+        Flag("dataset", str, "data set of a work directory (default: every one with a card)"),
+        Flag("margin", str, "differences that count as equal, such as 'a=0.05,alpha=0.1'"),
+        Flag(
+            "axis",
+            str,
+            "loss axis of equal-loss compute: auto (where losses are one quantity) or bits_per_byte",
+            "auto",
+        ),
+        Flag("expected", bool, "compare plans (files of `plan --json`): which differences their runs can show", False),
         LEVEL,
         JSON,
     ),

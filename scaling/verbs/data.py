@@ -10,7 +10,7 @@ from typing import TextIO
 
 from scaling.errors import UserError
 from scaling.flags import Flag
-from scaling.verbs._declare import JSON, OUT, Verb
+from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import count, print_json
 
 
@@ -87,18 +87,18 @@ def data(options: SimpleNamespace) -> int:
 
 
 VERB = Verb(
-    summary="prepare text for training: tokens in memory-mapped shards with a manifest, for the source `prepared`",
+    summary="prepare your own text for training: tokens in shards on disk, for the data source `prepared`",
     positional=("prepare", "PATH..."),
     flags=(
-        OUT,
+        Flag("out", str, "directory of the tokens"),
         Flag("tokenizer", str, "bytes, or a tokenizer.json of Hugging Face's tokenizers", "bytes"),
-        Flag("end", str, "token after every document: its name, none, or auto (the tokenizer's own)", "auto"),
-        Flag("column", str, "of jsonl, parquet and arrow: text, or lists of tokens", "text"),
-        Flag("glob", str, "which files of a folder, as plain text if the name says no other (default: known)"),
-        Flag("evaluation", str, "files for evaluation, by commas (default: a share of the documents)"),
-        Flag("share", float, "of the documents that go to evaluation, by the hash of their content", 0.05),
-        Flag("cut", int, "bytes above which plain text is several documents (default: by the files)"),
-        Flag("shard_tokens", int, "tokens of a shard; what a crash can cost", 2**26),
+        Flag("end", str, "token after every document: its name, none, or auto for the tokenizer's own", "auto"),
+        Flag("column", str, "column of jsonl, parquet and arrow files that holds text, or lists of tokens", "text"),
+        Flag("glob", str, "which files of a folder, such as '*.log', read as text (default: all kinds it knows)"),
+        Flag("evaluation", str, "files for evaluation, with commas between (default: a share of the documents)"),
+        Flag("share", float, "share of the documents for evaluation, chosen by the hash of their content", 0.05),
+        Flag("cut", int, "cut plain text above this many bytes into documents (default: by the size of the files)"),
+        Flag("shard_tokens", int, "tokens in a shard; after a crash at most one is made again", 2**26),
         JSON,
     ),
     example="scaling data prepare texts --out=tokens",

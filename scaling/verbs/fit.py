@@ -299,42 +299,44 @@ def _card_lines(card: dict[str, Any]) -> list[str]:
 
 
 VERB = Verb(
-    summary="fit laws to the runs of a study, or to a table of any other trainer (csv, tsv, jsonl, parquet)",
+    summary="fit scaling laws to the runs of a study, or to a table of runs (csv, tsv, jsonl, parquet)",
     positional=("PATH",),
     flags=(
-        Flag("law", str, "of `scaling laws`, several with commas, or all; default chinchilla (of a study: all)"),
-        Flag("n", str, "what N counts: nonembedding, total, a parameter group or a column (study: both)"),
-        Flag("dataset", str, "which data set; default every one of a study"),
-        Flag("term", str, "of a study: which loss term or metric; default every one, with --law the headline"),
-        Flag("where", str, "rows to fit, such as 'outlier == 0 and N > 1e6'"),
-        Flag("columns", str, "names of columns, such as 'N=params,loss=val_loss', 'x=C', 'learning_rate=lr'"),
-        Flag("fixed", str, "parameters held fixed, such as 'E=1.69,alpha=0.34'"),
+        Flag(
+            "law", str, "laws (`scaling laws` lists them) with commas between, or all (default: chinchilla; study: all)"
+        ),
+        Flag("n", str, "what N counts: nonembedding, total, a parameter group, a column (default of a study: both)"),
+        Flag("dataset", str, "data set of a study (default: every one)"),
+        Flag("term", str, "loss or metric of a study (default: every one; with --law the headline loss)"),
+        Flag("where", str, "fit these rows only, such as 'N > 1e6 and outlier == 0'"),
+        Flag("columns", str, "names in the table, such as 'N=params,loss=val_loss' (x=NAME: a law of one variable)"),
+        Flag("fixed", str, "parameters held at a value, such as 'E=1.69,alpha=0.34'"),
         Flag("prior", str, "normal priors NAME=MEAN:SD, such as 'E=1.7:0.1,A=400:50'"),
         Flag(
             "objective",
             str,
-            "of log residuals: auto (Huber adapted to the noise), squares, huber:DELTA, student or student:NU "
-            "(Student's t, scale from the residuals); raw:OBJECTIVE for residuals of the loss itself",
+            "loss of the log residuals: auto (Huber, scaled to the noise), squares, huber:DELTA, student or "
+            "student:NU; raw:NAME takes residuals of the loss itself",
             "auto",
         ),
         Flag(
             "weights",
             str,
-            "of the rows: none, seeds (inverse variance between seeds by size) or a column of precisions",
+            "weights of the rows: none, seeds (inverse variance between seeds) or a column",
             "none",
         ),
         Flag(
             "scheme",
             str,
-            "of the intervals: auto (chosen by the design), likelihood-t, profile-t, delta-t, bootstrap, "
-            "bootstrap-runs, jackknife-t, or all to see them side by side",
+            "how intervals are computed: auto, likelihood-t, profile-t, delta-t, bootstrap, bootstrap-runs or "
+            "jackknife-t; all compares them",
             "auto",
         ),
-        Flag("seed", int, "of the draws and resamples", 0),
-        Flag("warmup", int, "learning curves: steps of the linear warm-up before the first row of a run"),
+        Flag("seed", int, "random seed of posterior draws and bootstrap", 0),
+        Flag("warmup", int, "learning curves only: warm-up steps before the first row of a run"),
         LEVEL,
         DISCREPANCY,
-        Flag("out", str, "the card (one law) or a directory; default DIR/fits for a study"),
+        Flag("out", str, "file of the card, or directory for several (default of a study: WORKDIR/fits)"),
         JSON,
     ),
     example="scaling fit runs.csv --law=chinchilla",

@@ -37,7 +37,7 @@ def laws(options: SimpleNamespace) -> int:
 
 
 VERB = Verb(
-    summary="the functional forms, with their sources",
+    summary="list the laws that can be fitted, with their sources and published coefficients",
     flags=(JSON,),
     example="scaling laws",
     call=laws,

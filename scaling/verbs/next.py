@@ -197,18 +197,18 @@ def _literal(value: Any) -> str:
 
 
 VERB = Verb(
-    summary="the cells that shrink the variance of a target most per FLOP, as a configuration that run takes",
+    summary="choose the next cells to train: those that narrow the interval of a target most per FLOP",
     positional=("FIT.json|WORKDIR",),
     flags=(
-        Flag("target", str, "what to know better: a, E, alpha, ..., log_N_opt@FLOPS, loss@FLOPS"),
+        Flag("target", str, "what to know better: log_N_opt@FLOPS, loss@FLOPS, a, E, alpha or another parameter"),
         Flag("budget", float, "FLOPs that may be spent"),
-        Flag("out", str, "NAME.py (a configuration for run: the study and the new cells) or NAME.json"),
-        Flag("seeds", str, "further seeds that may be trained, such as '1,2' (new stems)"),
-        Flag("ratios", str, "smallest and largest tokens per parameter, such as '2,400' (default: as fitted)"),
-        Flag("share", float, "least share of the spend in the top decade of compute", 0.3),
-        Flag("drift", float, "how wrong the law may be: sd of log loss per e-fold (default: by the card)"),
-        Flag("dataset", str, "of a study with several; default its first"),
-        Flag("law", str, "the study's card to use", "chinchilla"),
+        Flag("out", str, "write NAME.py, an experiment file with the study and the new cells, or NAME.json"),
+        Flag("seeds", str, "seeds that may be trained besides those of the study, such as '1,2'"),
+        Flag("ratios", str, "smallest and largest D/N, such as '2,400' (default: those of the fitted runs)"),
+        Flag("share", float, "spend at least this share in the top decade of compute", 0.3),
+        Flag("drift", float, "assumed model error, sd of log loss per e-fold of compute (default: the card's)"),
+        Flag("dataset", str, "data set of a study (default: its first)"),
+        Flag("law", str, "which card of a study", "chinchilla"),
         LEVEL,
         JSON,
     ),

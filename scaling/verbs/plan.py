@@ -111,13 +111,13 @@ def _hopes(made: Any, options: SimpleNamespace) -> dict[str, Any]:
 
 
 VERB = Verb(
-    summary="the cells of a study: N, D, steps, learning rate, FLOPs, memory, time, what it can hope for",
+    summary="show a study before it is trained: every cell's N, D and steps, FLOPs, time, expected precision",
     flags=(
         WORKDIR,
-        Flag("simulate", int, "studies to draw and fit for the expected intervals", 0),
-        Flag("noise", float, "sd of log loss between runs in the expected intervals", 0.005),
-        Flag("check_memory", bool, "compile every shape and reject a cell that does not fit", False),
-        Flag("device", str, "to check for, such as h100-80gb (default: the present one)"),
+        Flag("simulate", int, "draw and fit this many studies too, as a check of the expected precision (slow)", 0),
+        Flag("noise", float, "assumed sd of log loss between runs that differ in their seed", 0.005),
+        Flag("check_memory", bool, "compile every shape and refuse cells that do not fit into memory", False),
+        Flag("device", str, "check the memory of this device, such as h100-80gb (default: the one here)"),
         JSON,
     ),
     study=True,

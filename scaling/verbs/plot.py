@@ -25,9 +25,9 @@ def plot(options: SimpleNamespace) -> int:
 
 
 VERB = Verb(
-    summary="the figures of a study or of a fit card, as files",
+    summary="write the figures of a study or of a fit card as files",
     positional=("WORKDIR|FIT.json",),
-    flags=(Flag("out", str, "directory for the figures (default figures beside them)"), JSON),
+    flags=(Flag("out", str, "directory of the figures (default: figures, beside the card or in the study)"), JSON),
     example="scaling plot fit.json",
     call=plot,
 )

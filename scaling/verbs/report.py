@@ -6,7 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from scaling.errors import UserError
-from scaling.verbs._declare import JSON, OUT, Verb
+from scaling.flags import Flag
+from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import print_json
 
 
@@ -33,9 +34,9 @@ def _study(path: Path) -> Path:
 
 
 VERB = Verb(
-    summary="one self-contained HTML file",
+    summary="write the report of a study, one HTML file with its figures, and print a summary",
     positional=("WORKDIR",),
-    flags=(OUT, JSON),
+    flags=(Flag("out", str, "the file (default: WORKDIR/report.html)"), JSON),
     example="scaling report runs/demo-smoke",
     call=report,
 )

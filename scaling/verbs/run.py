@@ -65,7 +65,7 @@ def run(options: SimpleNamespace) -> int:
 
 
 VERB = Verb(
-    summary="train every cell that has no final record; run it again to continue",
+    summary="train every run of a study that is not finished; after an interruption, the same command continues",
     flags=(WORKDIR, *TRAINING, JSON),
     study=True,
     example="scaling run --config=demo:smoke",

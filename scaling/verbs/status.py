@@ -49,7 +49,7 @@ def status(options: SimpleNamespace) -> int:
 
 
 VERB = Verb(
-    summary="what is done, what is left, and what failed and why",
+    summary="show the runs of a study: which are done, what is left, what failed and why",
     positional=("WORKDIR",),
     flags=(JSON,),
     example="scaling status runs/demo-smoke",

@@ -150,18 +150,18 @@ def _list(field: str, text: str | None, kind: type) -> list[Any]:
 
 
 VERB = Verb(
-    summary="a small sweep of learning rate and batch, and the recipe that it supports, for a study to name",
+    summary="sweep learning rate and batch at small sizes, and write the recipe that the sweep supports",
     flags=(
         WORKDIR,
-        Flag("sizes", str, "of the ladder, such as '0,1,2' (default: the three smallest of the study)"),
-        Flag("tokens", str, "D of the sweep (default: the study's smallest and four times that)"),
-        Flag("rates", str, "learning rates (default: five, factors of 2 around the recipe's)"),
-        Flag("batches", str, "sequences a step (default: half, once and twice the recipe's)"),
-        Flag("seeds", str, "such as '0,1'", "0"),
-        Flag("dry_run", bool, "print the plan of the sweep and train nothing", False),
+        Flag("sizes", str, "sizes of the ladder to sweep, such as '0,1,2' (default: the study's three smallest)"),
+        Flag("tokens", str, "values of D (default: the study's smallest, and four times that)"),
+        Flag("rates", str, "learning rates (default: five, a factor of 2 apart around the recipe's)"),
+        Flag("batches", str, "batches, in sequences (default: half the recipe's, the recipe's, twice that)"),
+        Flag("seeds", str, "seeds of the sweep, such as '0,1'", "0"),
+        Flag("dry_run", bool, "show the plan of the sweep and train nothing", False),
         *TRAINING,
         LEVEL,
-        Flag("out", str, "the recipe (default recipe.json in the workdir of the sweep)"),
+        Flag("out", str, "file of the recipe (default: recipe.json in the work directory of the sweep)"),
         JSON,
     ),
     study=True,
