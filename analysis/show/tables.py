@@ -175,7 +175,7 @@ def _html_row(cells: Iterable[str]) -> str:
 
 
 def to_latex(fit: Fit) -> str:
-    """The numbers of a fit as a LaTeX table of the booktabs package, with intervals and a caption that explains them."""
+    """The numbers of a fit as a LaTeX table of the booktabs package, with intervals and a caption."""
     rows = [
         f"{_latex_name(name)} & {_latex_number(cell.value)} & {_latex_interval(cell)} & {_latex_text(what)} \\\\"
         for name, cell, _, what in parameters(fit)

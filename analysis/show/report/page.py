@@ -7,12 +7,15 @@ from pathlib import Path
 
 import jinja2
 import markupsafe
+import msgspec
 
 from analysis.show import plots, workdir_summary
 from analysis.show.numbers import interval, power_text, short
 from analysis.show.numbers import loss as loss_text
 from analysis.show.report.sections import contents
+from analysis.show.sentences import count_word
 from scaling.records import write_atomic
+from scaling.records.types import DataDescription
 
 FILE = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -40,7 +43,8 @@ def write(workdir: str | Path, out: str | Path | None = None) -> Path:
         for name, own in drawn.items()
     }
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters.update(n=_count, flops=_flops, loss=_loss, greek=greek, math=formula, interval=interval)
+    environment.filters.update(n=_count, flops=_flops, loss=_loss, rate=_rate, interval=interval)
+    environment.filters.update(greek=greek, math=formula, counted=count_word, known=_known)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     path = Path(out) if out is not None else Path(workdir) / FILE
     write_atomic(path, page.render(report=contents(found), figures=figures))
@@ -57,6 +61,16 @@ def _flops(value: float | None) -> str:
 
 def _loss(value: float | None) -> str:
     return "–" if value is None else loss_text(value)
+
+
+def _rate(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _known(data: DataDescription) -> list[tuple[str, str | float]]:
+    """What a source tells of itself in one word or number each."""
+    told = {**msgspec.structs.asdict(data), **data.about}
+    return [(name, value) for name, value in told.items() if isinstance(value, str | int | float)]
 
 
 def greek(text: str) -> str:
