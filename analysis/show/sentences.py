@@ -277,15 +277,7 @@ def _(w: card.Refuted) -> str:
 
 @sentence.register
 def _(w: card.ApproachesDisagree) -> str:
-    a, b = w.a_values
-    exponents = f"a = {_value_to(a, '.3f')} and {_value_to(b, '.3f')}"
-    if w.a.disagree:
-        exclude = " and the intervals exclude each other" if w.a.exclude else ""
-        apart = f"{abs(w.a.difference):.3f} apart where noise allows {w.a.allowed:.3f}{exclude}"
-        text = f"approaches 2 and 3 disagree: {exponents}, {apart}"
-    else:
-        sizes = " and ".join(_value_to(n, ".3g") for n in w.N_values)
-        text = f"approaches 2 and 3 agree on the exponent ({exponents}) but disagree on N at {w.C:.2g} FLOPs: {sizes}"
+    text = f"approaches 2 and 3 {disagreement(w.a, w.a_values, w.N_values, w.C)}"
     if w.parabola_window:
         text += f"; {parabola_window(w.parabola_window)}"
     return f"{text}. Look at both before choosing an allocation (scaling report, or scaling plot)"
@@ -295,6 +287,26 @@ def parabola_window(a: dict[str, float | None]) -> str:
     """That approach 2 depends on which sizes its parabolas see: ``a`` by window."""
     text = ", ".join(f"{value:.3f} {name}" for name, value in a.items() if value is not None)
     return f"a depends on which sizes the parabola sees ({text}): its known bias, which the interval leaves out"
+
+
+def exponents(a: card.Interval, b: card.Interval) -> str:
+    """a of two approaches, each with its interval."""
+    return f"a = {_value_to(a, '.3f')} and {_value_to(b, '.3f')}"
+
+
+def disagreement(
+    difference: card.ApproachesDifference,
+    a: tuple[card.Interval, card.Interval],
+    N: tuple[card.Interval, card.Interval],
+    C: float | None,
+) -> str:
+    """How two approaches disagree: on the exponent, or else on N at a compute."""
+    if difference.disagree:
+        exclude = " and the intervals exclude each other" if difference.exclude else ""
+        apart = f"{abs(difference.difference):.3f} apart where noise allows {difference.allowed:.3f}{exclude}"
+        return f"disagree: {exponents(*a)}, {apart}"
+    sizes = " and ".join(_value_to(n, ".3g") for n in N)
+    return f"agree on the exponent ({exponents(*a)}) but disagree on N at {C or 0.0:.2g} FLOPs: {sizes}"
 
 
 def _value_to(cell: card.Interval, form: str) -> str:
@@ -464,7 +476,7 @@ def verdict(fit: Fit) -> str:
     parts = []
     if good := having.get("yes"):
         parts.append(f"Identified at this scale, {percent(fit.level)} intervals: {shown(good)}.")
-    if having.get("by the form"):
+    if having.get("by_form"):
         parts.append(f"The form itself gives a = {intervals['a'].value:.3g}.")
     if rough := having.get("roughly"):
         parts.append(f"Known roughly, if at all: {shown(rough)}.")

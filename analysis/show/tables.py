@@ -111,9 +111,10 @@ def _published(card: FitCard) -> list[str]:
 
 
 def parameters(fit: Fit) -> list[tuple[str, Interval, str, str]]:
-    """Parameters and derived numbers: (name, interval, ``standing`` or an empty text, meaning)."""
+    """Parameters and derived numbers: (name, interval, how well it is known or an empty text, meaning)."""
     meanings = {p.name: p.meaning for p in fit.law.params} | {"a": "N_opt grows as C^a", "b": "D_opt grows as C^b"}
-    known = standing(fit.law, fit.intervals, fit.warnings)
+    standings = standing(fit.law, fit.intervals, fit.warnings)
+    known = {name: how.replace("_", " the ") for name, how in standings.items()}  # by_form is "by the form"
     rows = [(name, cell, known.get(name, ""), meanings.get(name, "")) for name, cell in fit.intervals.items()]
     for budget, cell in fit.derived.tokens_per_parameter.items():
         what = f"compute-optimal tokens per parameter at {budget} FLOPs, C = 6 N D on the card's N"

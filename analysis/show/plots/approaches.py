@@ -18,7 +18,7 @@ from analysis.card import Interval
 from analysis.check.approaches import WINDOW, Approach, Approaches, Budget, Point, budgets
 from analysis.engine.frontier import cost_table, frontier
 from analysis.fitting import Fit
-from analysis.show.answers import approach_name, why_not
+from analysis.show.approach_sentences import approach_name, why_not
 from analysis.show.numbers import percent, plural, power_text, short
 from analysis.show.plots.style import (
     KINDS,

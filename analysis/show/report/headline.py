@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from analysis.check.diagnose import REFUTED
 from analysis.decide.forecast import EntropyCheck
 from analysis.show.answers import outcome
+from analysis.show.approach_sentences import compared
 from analysis.show.numbers import interval, loss, plural
-from analysis.show.sentences import compared, count_word, verdict
+from analysis.show.sentences import count_word, verdict
 from analysis.show.workdir_summary import DatasetSummary, WorkdirSummary
 
 NO_FIT = "No law is fitted yet: run `scaling fit` on this work directory."

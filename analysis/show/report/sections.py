@@ -15,19 +15,18 @@ from analysis.decide.forecast import Ranked as RankedForecaster
 from analysis.fitting import Fit
 from analysis.show import tables
 from analysis.show.answers import cost_words, outcome
-from analysis.show.numbers import interval, percent, short
-from analysis.show.numbers import loss as loss_text
-from analysis.show.report.headline import NO_FIT, NO_SEAL, behind, headline
-from analysis.show.sentences import (
+from analysis.show.approach_sentences import (
     approach_method,
     approach_name,
     approach_notes,
     approach_scheme,
     compared,
-    count_word,
-    sentence,
     why_not,
 )
+from analysis.show.numbers import interval, percent, short
+from analysis.show.numbers import loss as loss_text
+from analysis.show.report.headline import NO_FIT, NO_SEAL, behind, headline
+from analysis.show.sentences import count_word, sentence
 from analysis.show.workdir_summary import FIRST, DatasetSummary, Provenance, RunSummary, WorkdirSummary
 from analysis.table.seal import Entry, Forecast, Forecaster, Power, SealedCell
 from scaling.errors import UserError
