@@ -323,13 +323,13 @@ def _(row: card.Dropped) -> str:
         case "unfinished":
             return "unfinished"
         case "status":
-            return row.detail if ":" in row.detail else f"its status is {row.detail}"
+            return f"{row.detail}: {row.reason}" if row.reason else f"its status is {row.detail}"
         case "undecayed":
             return "its learning rate was not decayed"
         case "role":
             return f"its role is {row.detail}"
         case "no_loss":
-            return f"its {row.detail}"
+            return f"it has no positive {row.detail}"
         case "warmup":
             return f"{row.detail} logged steps of its warm-up"
         case "copy":

@@ -63,7 +63,7 @@ def _how(card: FitCard) -> list[str]:
     """How the intervals were made, and what was asked for beyond the default."""
     scheme, objective = card.scheme, card.objective
     lines = [
-        f"  {scheme.level:.0%} intervals by {scheme.name}, objective {objective.name}, residual "
+        f"  {percent(scheme.level)} intervals by {scheme.name}, objective {objective.name}, residual "
         f"{objective.rms_log_residual:.2%}"
     ]
     if card.priors:
@@ -209,7 +209,9 @@ _SPECIAL = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciiti
 
 
 def _latex_text(text: str) -> str:
-    return text.replace("\\", "").translate(_SPECIAL)
+    """Words, in which names with powers and subscripts are mathematics."""
+    parts = re.split(r"(\b[A-Za-z]\w*(?:_\w+|\^-?\w+)+)", text.replace("\\", ""))
+    return "".join(_latex_formula(part) if i % 2 else part.translate(_SPECIAL) for i, part in enumerate(parts))
 
 
 def _latex_symbol(name: str) -> str:

@@ -17,7 +17,8 @@ import pandas as pd
 from analysis import laws
 from analysis.check.approaches import Approaches, compare_approaches
 from analysis.decide.forecast import DatasetScore, EntropyCheck, EntropyChecks, Score, check_entropy, score
-from analysis.fitting import Fit, Ranked, load_fit, rank
+from analysis.decide.ranking import Ranked, rank
+from analysis.fitting import Fit, load_fit
 from analysis.table import seal as sealed
 from analysis.table.runs import Runs, datasets, entropy, load
 from scaling.errors import Code, UserError

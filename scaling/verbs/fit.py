@@ -6,94 +6,144 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from scaling.flags import Flag
-from scaling.records import write_json
+from scaling.records import SCHEMA, write_json
 from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb
 from scaling.verbs.show import card_name, interval, pairs, print_json, safe, table
 
-STANDARD = ("product", "product_floor", "chinchilla", "kaplan")
+if TYPE_CHECKING:
+    from analysis.card import Conventions
+    from analysis.check.approaches import Approaches
+    from analysis.decide.ranking import Ranked
+    from analysis.fitting import Fit
+    from analysis.laws import Law
+    from analysis.table.runs import Runs
+
 CONVENTIONS = ("nonembedding", "total")
 
 
 def fit(options: SimpleNamespace) -> int:
     """Fits laws and writes their cards."""
-    from analysis.laws import get
-    from analysis.table import runs as tables
-
-    path, study = options.path, options.path.is_dir()
-    wanted = options.law or ("all" if study else "chinchilla")
-    named = pairs("columns", options.columns, str)
-    several = STANDARD if wanted == "all" else tuple(re.split(r",(?![^\[]*\])", wanted))  # ties may have commas
-    if len(several) == 1 and "x" in named and get(wanted).columns == ("x",):
-        several = (f"{wanted}:{named.pop('x')}",)  # a law of x in a column of the table goes by that column's name
-    laws = tuple(dict.fromkeys(get(name).name for name in several))
-    conventions = (options.n,) if options.n else CONVENTIONS if study and wanted == "all" else ("nonembedding",)
-    datasets: Iterable[str | None] = (options.dataset,)
-    if study and options.dataset is None and wanted == "all":
-        datasets = tables.datasets(path)
-    batch = _Fits(options, named, many=len(laws) > 1 or len(conventions) > 1)
-    for dataset in datasets:
-        every = study and wanted == "all" and options.term is None
-        for term in (tables.terms(path, dataset) if every else ()) or (options.term,):
-            for n in conventions:
-                batch.fit(dataset, n, laws, term)
-    cards, written, approaches, skipped = batch.cards, batch.written, batch.approaches, batch.skipped
-    many = batch.many
-    if not cards:
-        raise skipped[0]
+    batch = _batch(options)
+    if not batch.fits:
+        raise batch.skipped[0]
     if options.json:
-        whole = {"schema": 1, "kind": "fits", "fits": cards, "approaches": approaches, "files": written,
-                 "ranks": batch.ranks, "skipped": [str(error) for error in skipped]}  # fmt: skip
-        print_json(whole if many else cards[0])
+        _print_json(batch)
         return 0
-    if many:
-        print("\n".join(table(cards, FIT_COLUMNS)))
-        print("* not identified at this scale; the cards hold every number, warning and verdict")
+    from analysis.show.tables import summary
+
+    if batch.many:
+        print("\n".join(table(batch.fits, FIT_COLUMNS)))
+        print("* not identified at this scale; the cards hold every number and warning")
         if batch.ranks:
             print("\n".join(["", *table(batch.ranks, RANK_COLUMNS)]))
             print("rolling: fitted to the cheaper runs and scored on the dearer, of log loss; left out: each in turn")
     else:
-        print("\n".join(_card_lines(cards[0])))
-    for result in approaches:
-        what = f"N {_counted(result['conventions'])}{_of(result['conventions'].get('term'))}"
-        print(f"approaches 1, 2, 3 on {result['data']['dataset'] or path} ({what}): {result['verdict']}")
-    for error in skipped:
+        print(summary(batch.fits[0]))
+    _print_approaches(batch)
+    for error in batch.skipped:
         print(f"not fitted: {error}")
-    if written:
+    if written := batch.written:
         print(f"written: {written[0]}" + (f" and {len(written) - 1} more" if len(written) > 1 else ""))
     if batch.fresh:
-        print(f"up to date: {batch.fresh} of {len(cards)} cards are of these runs already")
+        print(f"up to date: {batch.fresh} of {len(batch.fits)} cards are of these runs already")
     return 0
 
 
-def _short(card: dict[str, Any], name: str) -> str:
+def _batch(options: SimpleNamespace) -> _Batch:
+    """Every fit that was asked for: laws x counts of N x loss terms x data sets."""
+    from analysis.table import runs as tables
+
+    path, study = options.path, options.path.is_dir()
+    every, named = options.law == "all" or (study and options.law is None), pairs("columns", options.columns, str)
+    laws = _standard() if every else _laws(options.law, named)
+    several = study and every
+    conventions = (options.n,) if options.n else CONVENTIONS if several else ("nonembedding",)
+    datasets: Iterable[str | None] = (options.dataset,)
+    if several and options.dataset is None:
+        datasets = tables.datasets(path)
+    batch = _Batch(options, named, many=len(laws) > 1 or len(conventions) > 1)
+    for dataset in datasets:
+        terms = tables.terms(path, dataset) if several and options.term is None else (options.term,)
+        for term in terms:
+            for n in conventions:
+                batch.fit(dataset, n, laws, term)
+    return batch
+
+
+def _standard() -> tuple[Law, ...]:
+    from analysis import laws
+
+    return laws.standard()
+
+
+def _laws(wanted: str | None, named: dict[str, str]) -> tuple[Law, ...]:
+    """The laws of ``--law``. One of x goes by the column that ``--columns`` gives for x."""
+    from analysis import laws
+
+    if wanted is None:
+        return (laws.default(),)
+    found = [laws.get(name) for name in re.split(r",(?![^\[]*\])", wanted)]  # ties may have commas
+    if len(found) == 1 and "x" in named and found[0].columns == ("x",):
+        found = [found[0].in_column(named.pop("x"))]
+    return tuple({law.name: law for law in found}.values())
+
+
+def _print_json(batch: _Batch) -> None:
+    cards = [fit.card for fit in batch.fits]
+    if not batch.many:
+        print_json(cards[0])
+        return
+    skipped = [str(error) for error in batch.skipped]
+    print_json(
+        {
+            "schema": SCHEMA,
+            "kind": "fits",
+            "fits": cards,
+            "approaches": batch.approaches,
+            "files": batch.written,
+            "ranks": batch.ranks,
+            "skipped": skipped,
+        }
+    )
+
+
+def _print_approaches(batch: _Batch) -> None:
+    for result in batch.approaches:
+        from analysis.show.approach_sentences import compared
+
+        about = f"N {_counted(result.conventions)}{_of(result.conventions.term)}"
+        print(f"approaches 1, 2, 3 on {result.data.dataset or result.data.source} ({about}): {compared(result)}")
+
+
+def _short(fit: Fit, name: str | None) -> str:
+    """An interval of a table of fits, marked where it is not identified."""
     from analysis.check.diagnose import missing
 
-    cell = card["params"].get(name) or card["derived"].get(name)
-    if not cell or cell.get("value") is None:
-        return "-"
-    return interval(cell, 3) + ("*" if name in missing(card["warnings"]) else "")
+    cell = fit.intervals.get(name or "")
+    return "-" if cell is None else interval(cell, 3) + ("*" if name in missing(fit.warnings) else "")
 
 
-def _refuted(card: dict[str, Any]) -> str:
-    p = ((card["noise"].get("lack_of_fit") or {}).get("p")) if card["noise"] else None
-    named = any(w["name"] == "refuted" for w in card["warnings"])
-    return "-" if p is None else f"{'yes' if named else 'no'} (p {p:.2g})"
+def _refuted(fit: Fit) -> str:
+    from analysis.show.sentences import refuted
+
+    p = fit.noise.lack_of_fit.p
+    return "-" if p is None else f"{'yes' if refuted(fit.warnings) else 'no'} (p {p:.2g})"
 
 
-FIT_COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "data": lambda card: card["data"]["dataset"] or card["data"]["source"],
-    "loss": lambda card: card["conventions"].get("term", "-"),
-    "law": lambda card: card["law"],
-    "N": lambda card: card["conventions"].get("n", "-"),
-    "runs": lambda card: card["data"]["rows"],
-    "residual": lambda card: f"{card['objective']['rms_log_residual']:.2%}",
+FIT_COLUMNS: dict[str, Callable[[Fit], object]] = {
+    "data": lambda fit: fit.data.dataset or fit.data.source,
+    "loss": lambda fit: fit.conventions.term or "-",
+    "law": lambda fit: fit.law.name,
+    "N": lambda fit: fit.conventions.n or "-",
+    "runs": lambda fit: fit.data.rows,
+    "residual": lambda fit: f"{fit.card.objective.rms_log_residual:.2%}",
     "refuted by seed noise": _refuted,
-    "floor E": lambda card: _short(card, "E"),
-    "a (N_opt ~ C^a)": lambda card: _short(card, "a"),
+    "floor": lambda fit: _short(fit, fit.law.floor),
+    "a (N_opt ~ C^a)": lambda fit: _short(fit, "a"),
 }
 
 
@@ -101,31 +151,31 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2%}"
 
 
-RANK_COLUMNS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "law": lambda row: row["law"],
-    "parameters": lambda row: row["parameters"],
-    "AICc above the best": lambda row: "-" if row["delta_aicc"] is None else f"{row['delta_aicc']:.1f}",
-    "rolling error": lambda row: _share(row["rolling_rms"]),
-    "rolling CRPS": lambda row: _share(row["rolling_crps"]),
-    "left out": lambda row: _share(row["loo_rms"]),
+RANK_COLUMNS: dict[str, Callable[[Ranked], object]] = {
+    "law": lambda row: row.law,
+    "parameters": lambda row: row.parameters,
+    "AICc above the best": lambda row: "-" if row.delta_aicc is None else f"{row.delta_aicc:.1f}",
+    "rolling error": lambda row: _share(row.rolling_rms),
+    "rolling CRPS": lambda row: _share(row.rolling_crps),
+    "left out": lambda row: _share(row.loo_rms),
 }
 
 
-class _Fits:
+class _Batch:
     """Fits, cards and files of one call. Where several fits were asked for, one that cannot be made is skipped.
 
     Attributes:
-      cards, written, approaches, skipped: what came of it so far.
-      ranks: laws on one table compared (``analysis.fitting.rank``).
-      fresh: cards that were there already, of the same runs and request.
+      fits, written, approaches, skipped: what came of it so far.
+      ranks: laws on one table compared.
+      fresh: how many cards were there already, of the same runs and request.
     """
 
     def __init__(self, options: SimpleNamespace, columns: dict[str, str], *, many: bool):
         self.options, self.many = options, many
-        self.cards: list[dict[str, Any]] = []
+        self.fits: list[Fit] = []
         self.written: list[str] = []
-        self.approaches: list[dict[str, Any]] = []
-        self.ranks: list[dict[str, Any]] = []
+        self.approaches: list[Approaches] = []
+        self.ranks: list[Ranked] = []
         self.skipped: list[UserError] = []
         self.fresh = 0
         self._card = Path(options.out) if options.out and not many else None
@@ -144,55 +194,76 @@ class _Fits:
         if self._columns and options.path.is_dir():
             raise UserError("columns", options.columns, "is for tables; the columns of a study have their names")
 
-    def fit(self, dataset: str | None, n: str, names: Sequence[str], term: str | None = None) -> None:
-        """Fits the laws to one loss term on one data set under one convention, and compares the three approaches."""
-        from analysis.check.approaches import compare_approaches
-        from analysis.fitting import fit as fit_law
-        from analysis.fitting import rank
-        from analysis.table import runs as tables
-
-        options, made, chinchilla, fresh = self.options, {}, None, 0
+    def fit(self, dataset: str | None, n: str, wanted: Sequence[Law], term: str | None = None) -> None:
+        """Fits the laws to one loss term on one data set under one count of N, and compares the three approaches."""
         try:
-            more: dict[str, Any] = {"columns": self._columns} if self._columns else {}
-            if len(names) == 1:
-                more["law"] = names[0]
-            if options.warmup is not None:
-                more["warmup"] = options.warmup
-            found = tables.load(options.path, where=options.where, dataset=dataset, n=n, term=term, **more)
+            found = self._load(dataset, n, wanted, term)
         except UserError as error:
             return self._skip(error)
-        label, folder = found.dataset or options.path.stem, self._folder
-        if folder and term is not None and term != tables.terms(options.path, found.dataset)[0]:
-            folder = folder / safe(term)  # beside the headline's cards, of which forecasts and report are made
-        for law in names:
-            target = self._card or (folder and folder / card_name(label, law, n))
-            if self.many and target and (known := self._known(target, found, law)):
-                self.cards.append(known.card())
-                made[law], fresh = known, fresh + 1
-                continue
-            try:
-                fitted = fit_law(found, law, **self._asked)
-            except UserError as error:
-                count = found.conventions.get("n")  # a table does not say
-                about = f"{label}, {law}{'' if count is None else f', N {count}'}{_of(term)}"
-                self._skip(UserError(error.field, error.value, f"{error.remedy} ({about})"))
-                continue
-            made[law] = fitted
-            chinchilla = fitted if law == "chinchilla" else chinchilla
-            if target:
-                fitted.save(target)
-                self.written.append(str(target))
-            self.cards.append(fitted.card())
-        self.fresh += fresh
-        if len(made) > 1 and not options.path.is_dir():  # of a study the report says it
-            self.ranks += rank(list(made.values()))
-        if self.many and chinchilla is not None:
-            result = {**compare_approaches(found, chinchilla, level=options.level), "n": found.conventions.get("n")}
-            self.approaches.append(result)
-            if folder:
-                write_json(folder / card_name(label, "approaches", n), result)
+        label, folder = found.dataset or self.options.path.stem, self._place(found, term)
+        made: dict[str, Fit] = {}
+        for law in wanted:
+            target = self._card or (folder and folder / card_name(label, law.name, n))
+            about = f"{label}, {law.name}{_count(found.conventions)}{_of(term)}"
+            if (fitted := self._fit(found, law, target, about)) is not None:
+                made[law.name] = fitted
+        self.fits += made.values()
+        if len(made) > 1 and not self.options.path.is_dir():  # of a study the report says it
+            from analysis.decide.ranking import rank
 
-    def _known(self, target: Path, found: Any, law: str) -> Any:
+            self.ranks += rank(list(made.values()))
+        if self.many:
+            self._compare(found, made, folder and folder / card_name(label, "approaches", n))
+
+    def _load(self, dataset: str | None, n: str, wanted: Sequence[Law], term: str | None) -> Runs:
+        from analysis.table import runs as tables
+
+        options = self.options
+        more: dict[str, Any] = {"columns": self._columns} if self._columns else {}
+        if len(wanted) == 1:
+            more["law"] = wanted[0]
+        if options.warmup is not None:
+            more["warmup"] = options.warmup
+        return tables.load(options.path, where=options.where, dataset=dataset, n=n, term=term, **more)
+
+    def _place(self, found: Runs, term: str | None) -> Path | None:
+        """The folder of the cards; other terms lie beside the headline's, of which forecasts and report are made."""
+        from analysis.table import runs as tables
+
+        folder = self._folder
+        if folder and term is not None and term != tables.terms(self.options.path, found.dataset)[0]:
+            return folder / safe(term)
+        return folder
+
+    def _fit(self, found: Runs, law: Law, target: Path | None, about: str) -> Fit | None:
+        """The fit of one law, from its card where that is of the same runs; None where it cannot be made."""
+        from analysis.fitting import fit as fit_law
+
+        if self.many and target and (known := self._known(target, found, law)):
+            self.fresh += 1
+            return known
+        try:
+            fitted = fit_law(found, law, **self._asked)
+        except UserError as error:
+            self._skip(UserError(error.field, error.value, f"{error.remedy} ({about})", error.code))
+            return None
+        if target is None:
+            return fitted
+        self.written.append(str(target))
+        return fitted.save(target)
+
+    def _compare(self, found: Runs, made: dict[str, Fit], target: Path | None) -> None:
+        from analysis import laws
+        from analysis.check.approaches import compare_approaches
+
+        if (fitted := made.get(laws.default().name)) is None:
+            return
+        result = compare_approaches(found, fitted, level=self.options.level)
+        self.approaches.append(result)
+        if target:
+            write_json(target, result)
+
+    def _known(self, target: Path, found: Runs, law: Law) -> Fit | None:
         """The fit at ``target`` if it is of these runs and this request, and its draws are intact."""
         from analysis.check.discrepancy import term
         from analysis.engine.estimate import objective
@@ -201,23 +272,22 @@ class _Fits:
         if not target.exists():
             return None
         try:
-            known = load_fit(target)
+            known = load_fit(target, law)
         except UserError:
-            return None  # damaged: fit again
-        card = known.card()
-        ask, made = self._asked, card["interval"]
+            return None  # damaged, or of another law: fit again
+        card, ask = known.card, self._asked
         same = (
-            card["law"] == law,
-            card["data"]["sha256"] == found.sha256,
-            card["conventions"] == found.conventions,
-            card["objective"]["name"] == objective(ask["objective"]).name,
-            made["level"] == ask["level"],
-            made.get("asked", "auto") == ask["scheme"],
-            card["fixed"] == ask["fixed"],
-            {k: tuple(v) for k, v in (card.get("priors") or {}).items()} == ask["priors"],
-            (card.get("weights") or {"name": "none"})["name"] == ask["weights"],
-            card["seed"] == ask["seed"],
-            card.get("discrepancy") == term(law, ask["discrepancy"]),
+            card.law == law.name and card.formula == law.formula,
+            card.data.sha256 == found.sha256,
+            card.conventions == found.conventions,
+            card.objective.name == objective(ask["objective"]).name,
+            card.level == ask["level"],
+            card.scheme.asked == ask["scheme"],
+            card.fixed == ask["fixed"],
+            card.priors == ask["priors"],
+            ("none" if card.weights is None else card.weights.name) == ask["weights"],
+            card.seed == ask["seed"],
+            card.discrepancy == term(law.name, ask["discrepancy"]),
         )
         return known if all(same) else None
 
@@ -227,9 +297,16 @@ class _Fits:
         self.skipped.append(error)
 
 
-def _counted(conventions: dict[str, str]) -> str:
+def _counted(conventions: Conventions) -> str:
     """What N is: of records the name of its count, of a table the column."""
-    return conventions.get("n") or conventions.get("N", "not in it")
+    if conventions.n is not None:
+        return conventions.n
+    return f"column {conventions.columns['N']} of the table" if "N" in conventions.columns else "not in it"
+
+
+def _count(conventions: Conventions) -> str:
+    """``, N total``; nothing of a table, which does not say."""
+    return "" if conventions.n is None else f", N {conventions.n}"
 
 
 def _of(term: str | None) -> str:
@@ -239,63 +316,6 @@ def _of(term: str | None) -> str:
 def _normal(text: str) -> tuple[float, float]:
     mean, sd = map(float, text.split(":"))
     return mean, sd
-
-
-def _options(card: dict[str, Any]) -> list[str]:
-    """What was asked for beyond the default, and the intervals of the other schemes."""
-    lines = []
-    if card["priors"]:
-        each = ", ".join(f"{name} = {mean:g} +- {sd:g}" for name, (mean, sd) in card["priors"].items())
-        lines.append(f"  normal priors (mean +- sd): {each}")
-    if weights := card.get("weights"):
-        lines.append(f"  rows weighted by {weights['name']}: {weights['note']}")
-    if error := card.get("evaluation"):
-        lines.append(f"  standard error {error['se']:.2g} {error['note']}")
-    if schemes := card.get("schemes"):
-        names = list(next(iter(schemes.values()))["intervals"])
-        columns: dict[str, Callable[[dict[str, Any]], object]] = {"scheme": lambda row: row["scheme"]}
-        columns |= {name: (lambda row, name=name: interval(row["intervals"].get(name), 3)) for name in names}
-        chosen = card["interval"]["scheme"]
-        rows = [{"scheme": f"{k}{' (chosen)' if k == chosen else ''}", **v} for k, v in schemes.items()]
-        lines += ["  every scheme on this fit; its point is the estimate that goes with it"]
-        lines += [f"    {line}" for line in table(rows, columns)]
-        lines += [f"    {k}: {v['reason']}" for k, v in schemes.items()]
-    return lines
-
-
-def _card_lines(card: dict[str, Any]) -> list[str]:
-    """A fit card for people."""
-    data, scheme = card["data"], card["interval"]
-    title = f"{data['dataset'] or data['source']}: {card['law']}  {card['formula']}"
-    counted = f"; N is {card['conventions']['N']}" if "N" in card["conventions"] else ""
-    kind = "logged steps" if "learning_rate" in card["conventions"] else "runs"
-    lines = [title, f"  {data['rows']} {kind}{counted}"]
-    for name, cell in card["params"].items():
-        lines.append(f"  {name:8} {interval(cell)}  {cell.get('unit') or ''}".rstrip())
-    for name, what in (("a", "N"), ("b", "D")):
-        if card["derived"].get(name):
-            lines.append(f"  {name:8} {interval(card['derived'][name])}  exponent of C in the optimal {what}")
-    for budget, cell in (card["derived"].get("tokens_per_parameter") or {}).items():
-        lines.append(f"  D/N at {budget} FLOPs, if the law holds: {interval(cell, 3)}")
-    residual = card["objective"].get("rms_log_residual")
-    quality = "" if residual is None else f", residual {residual:.2%}"
-    how = f"{scheme['level']:.0%} intervals by {scheme['scheme']}, objective {card['objective']['name']}"
-    lines.append(f"  {how}{quality}")
-    lines += _options(card)
-    wrong = card.get("discrepancy")
-    if wrong and wrong["k"] > 0:
-        lines.append(f"  discrepancy: {wrong['k']:.2%} of the loss per e-fold beyond these runs, {wrong['source']}")
-    optima, share = card["optima"], card["optima"][0]["share_of_starts"]
-    found = f"{len(optima)} {'optimum' if len(optima) == 1 else 'optima'} within 1 % of the best objective"
-    lines.append(f"  {found}, the best reached by {share:.0%} of the starts; {len(data['dropped'])} rows dropped")
-    lines += [f"    dropped {row['row']}: {row['reason']}" for row in data["dropped"][:5]]
-    lines += [f"  warning {entry['name']}: {entry['message']}" for entry in card["warnings"]]
-    known = card.get("published") or []
-    if len(known) > 3:
-        lines.append(f"  published fits of this form: {', '.join(entry['name'] for entry in known)} (see the card)")
-    else:
-        lines += [f"  published {entry['name']} ({entry['source']}): {entry['verdict']}" for entry in known]
-    return [*lines, f"  {card['verdict']}"]
 
 
 VERB = Verb(
