@@ -4,156 +4,235 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.flags import Flag
-from scaling.records import read_json
+from scaling.records import read_study
+from scaling.records.typed import plain
 from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb
 from scaling.verbs.show import interval, print_json, study_of, table
 
+if TYPE_CHECKING:
+    from analysis.card import Interval
+    from analysis.decide.allocate import Allocation
+    from analysis.fitting import Fit
+    from analysis.table.seal import Forecast
+    from scaling.records.types import LadderRow, StudyRecord
+
 CONDITIONS = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens", "device_hours")
+QUANTITIES = {"N": "N", "D": "D", "tokens_per_parameter": "D/N", "flops": "FLOPs", "loss": "loss"}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The best learning rate by a law that holds one, and what a ``given`` one costs: a share of the loss."""
+
+    best: Interval
+    given: float | None = None
+    regret: Interval | None = None
+
+
+@dataclass(frozen=True)
+class RecipeAt:
+    """Learning rate, batch (sequences) and steps at an answer by the recipe of the study.
+
+    Attributes:
+      size: the nearest of the study's ladder.
+      fitted: whether they are of a rule that ``scaling tune`` fitted.
+      note: where they are from.
+      best: of a tuned recipe, its best learning rate and batch (tokens).
+      regret: of a tuned recipe, the share of the loss that these cost.
+    """
+
+    learning_rate: float
+    batch: int
+    size: int
+    steps: int
+    fitted: bool
+    note: str
+    best: dict[str, Interval] = field(default_factory=dict)
+    regret: Interval | None = None
 
 
 def predict(options: SimpleNamespace) -> int:
     """What a card says of a budget; or the seal of a study's forecasts."""
     if options.path.is_dir():
         return _seal(options)
+    from analysis import laws
     from analysis.check.discrepancy import term
-    from analysis.decide.allocate import optimal
     from analysis.fitting import load_fit
 
-    fitted = load_fit(options.path)
+    whole = load_fit(options.path)
     if options.discrepancy != "auto":
-        fitted.discrepancy = term(fitted.law.name, options.discrepancy)
-    inside = fitted
-    if fitted.law.name == "lr_loss":  # every question of N and D is asked at the best rate
-        fitted = fitted.reduced("chinchilla")
+        whole = whole.with_discrepancy(term(whole.law.name, options.discrepancy))
+    at_best = laws.reduced(whole.law)  # every question of N and D is asked at the best hyperparameter
+    fitted = whole if at_best is None else whole.reduced(at_best)
     workdir = study_of(options.path)
-    asked = {"flops": options.flops, "params": options.params, "tokens": options.tokens}
-    conditions = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
-    if conditions:
-        answer = _conditional(fitted, workdir, asked, conditions, options)
-    else:
-        answer = optimal(fitted, **asked, level=options.level, force=options.force)
-    answer["recipe"] = _rule(workdir, fitted, answer)
-    answer |= {"law": inside.law.name, "learning_rate": _inside(inside, answer, options)}
+    answer = _answer(fitted, workdir, options)
+    recipe, rate = _recipe(workdir, fitted, answer), _rate(whole, answer, options)
     if options.json:
-        print_json(answer)
+        print_json({**plain(answer), "law": whole.law.name, "recipe": recipe, "learning_rate": rate})
         return 0
-    print(f"{answer['law']}, {answer['level']:.0%} intervals, {answer['extrapolation_ratio']:.3g} times the largest "
-          "fitted compute")  # fmt: skip
-    for name, label in (("N", "N"), ("D", "D"), ("tokens_per_parameter", "D/N"), ("flops", "FLOPs"), ("loss", "loss")):
-        print(f"  {label:6} {interval(answer[name])}")
-    if (wrong := answer["discrepancy"]) and wrong["e_folds_beyond"] > 0:
-        far = f"{wrong['e_folds_beyond']:.2g} e-folds beyond these runs"
-        text = f"  discrepancy, {far}: {wrong['log_loss']:.2%} of the loss"
-        print(text + (f", a factor of {math.exp(wrong['optimum']):.2g} of the optimum" if wrong["optimum"] else "")
-              + " (t scales, in the intervals)")  # fmt: skip
-    if found := answer["learning_rate"]:
-        print(f"  best learning rate {interval(found['best'], 3)}, by the law")
-        if "regret" in found:
-            low, high = (f"{found['regret'][end]:.2%}" for end in ("lo", "hi"))
-            print(f"  at {found['given']:.3g} the loss is {found['regret']['value']:.2%} ({low} to {high}) above that")
-    if answer["recipe"]:
-        rule = answer["recipe"]
-        steps = f"batch {rule['batch']}, {rule['steps']:,} steps"
-        print(f"  learning rate {rule['learning_rate']:.3g}, {steps}: {rule['note']}")
-        for name, unit in (("learning_rate", ""), ("batch", " tokens")):
-            if name in rule.get("best", {}):
-                print(f"    best {name.replace('_', ' ')} {interval(rule['best'][name], 3)}{unit}, as tuned")
-    rise = answer["sensitivity"]
-    # where a condition binds one of them may be below zero
-    print(f"  at this compute half of N changes the loss by {rise['half_N']:+.2%}, twice N by {rise['double_N']:+.2%}")
-    for text in answer.get("notes", ()):
-        print(f"  {text}")
-    if answer.get("cost_of_condition") is not None:
-        plain = answer["unconstrained"]
-        print(f"  without the condition N {plain['N']:.4g}, D {plain['D']:.4g}; "
-              f"it costs {answer['cost_of_condition']:.2%} of the loss")  # fmt: skip
-    print(f"  N is {answer['conventions'].get('N', '?')}; cost: {answer['conventions']['cost']}")
-    for entry in answer["warnings"]:
-        print(f"  warning {entry['name']}: {entry['message']}")
+    print("\n".join(_lines(answer, whole.law.name, recipe, rate)))
     return 0
 
 
-def _inside(fitted: Any, answer: dict[str, Any], options: SimpleNamespace) -> dict[str, Any] | None:
-    """The best learning rate at the answer by a law that has it inside, and what a given one costs; else None."""
-    rate = options.learning_rate
-    if fitted.law.name != "lr_loss":
-        if rate is not None:
-            raise UserError("learning_rate", rate, f"law {fitted.law.name} holds none; fit lr_loss")
-        return None
-    if rate is not None and not (rate > 0 and math.isfinite(rate)):
-        raise UserError("learning_rate", rate, "must be positive")
-    from analysis.laws import hyper
+def _answer(fitted: Fit, workdir: Path | None, options: SimpleNamespace) -> Allocation:
+    from analysis.decide.allocate import optimal
+    from analysis.decide.spending import Budget, measured, spend
 
-    n, d = answer["N"]["value"], answer["D"]["value"]
-    found = {"best": fitted.spread(lambda theta: hyper.best_learning_rate(theta, n, d)[..., 0], options.level)}
-    if rate is not None:
-        cell = {"N": n, "D": d, "learning_rate": rate}
-        found |= {"given": rate, "regret": fitted.spread(lambda t: hyper.regret(t, cell)[..., 0], options.level)}
-    return found
-
-
-def _conditional(
-    fitted: Any, workdir: Path | None, asked: dict[str, Any], conditions: dict[str, Any], options: SimpleNamespace
-) -> dict[str, Any]:
-    from analysis.decide.spending import measured, spend
-
+    given = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
+    more = {"level": options.level, "force": options.force}
+    if not given:
+        return optimal(fitted, flops=options.flops, params=options.params, tokens=options.tokens, **more)
     for name in ("params", "tokens"):
-        if asked[name] is not None:
-            raise UserError(name, asked[name], f"cannot be given with --{next(iter(conditions))}; give --flops")
-    throughput = fitted.card().get("throughput")  # of a table that has it
-    if "device_hours" in conditions and workdir is not None:
-        throughput = measured(workdir, fitted.data.get("dataset"), fitted.conventions.get("n", "nonembedding"))
-    return spend(
-        fitted, flops=asked["flops"], throughput=throughput, level=options.level, force=options.force, **conditions
-    )
+        if (value := getattr(options, name)) is not None:
+            raise UserError(name, value, f"cannot be given with --{next(iter(given))}; give --flops", Code.CONFLICT)
+    throughput = fitted.card.throughput  # of a table that has it
+    if "device_hours" in given and workdir is not None:
+        throughput = measured(workdir, fitted.data.dataset, fitted.conventions.n or "nonembedding")
+    return spend(fitted, Budget(flops=options.flops, throughput=throughput, **given), **more)
 
 
-def _rule(workdir: Path | None, fitted: Any, answer: dict[str, Any]) -> dict[str, Any] | None:
+def _lines(answer: Allocation, law: str, recipe: RecipeAt | None, rate: Rate | None) -> list[str]:
+    from analysis.show.answers import cost_words
+    from analysis.show.sentences import meaning, sentence
+
+    lines = [
+        f"{law}, {answer.level:.0%} intervals, {answer.extrapolation_ratio:.3g} times the largest fitted compute",
+        *(f"  {label:6} {interval(getattr(answer, name))}" for name, label in QUANTITIES.items()),
+    ]
+    if (wrong := answer.discrepancy) is not None and wrong.e_folds_beyond > 0:
+        optimum = f", a factor of {math.exp(wrong.optimum):.2g} of the optimum" if wrong.optimum else ""
+        lines.append(
+            f"  discrepancy, {wrong.e_folds_beyond:.2g} e-folds beyond these runs: {wrong.log_loss:.2%} of the "
+            f"loss{optimum} (t scales, in the intervals)"
+        )
+    lines += [*_rate_lines(rate), *_recipe_lines(recipe)]
+    half, twice = answer.sensitivity.half_N, answer.sensitivity.double_N  # below zero where a condition binds
+    lines.append(f"  at this compute half of N changes the loss by {half:+.2%}, twice N by {twice:+.2%}")
+    lines += _condition_lines(answer)
+    counted = meaning(answer.conventions).get("N", "not said")
+    lines.append(f"  N is {counted}; cost: {cost_words(answer.cost)}")
+    lines += [f"  warning {w.code}: {sentence(w)}" for w in answer.warnings]
+    return lines + [f"  warning {w.code}: of the fit: {sentence(w)}" for w in answer.of_fit]
+
+
+def _condition_lines(answer: Allocation) -> list[str]:
+    from analysis.decide.spending import Spending
+    from analysis.show.sentences import sentence
+
+    if not isinstance(answer, Spending):
+        return []
+    lines, plain = [f"  {sentence(answer.condition)}"], answer.unconstrained
+    if answer.cost_of_condition is not None and plain is not None:
+        lines.append(
+            f"  without the condition N {plain.N:.4g}, D {plain.D:.4g}; it costs {answer.cost_of_condition:.2%} of the "
+            "loss"
+        )
+    return lines
+
+
+# --- hyperparameters at the answer
+
+
+def _rate(fitted: Fit, answer: Allocation, options: SimpleNamespace) -> Rate | None:
+    """The best learning rate at the answer by a law that holds one, and what a given one costs; else None."""
+    given, tuning = options.learning_rate, fitted.law.tuning
+    if tuning is None:
+        if given is not None:
+            remedy = f"law {fitted.law.name} holds none; fit one that does (scaling laws)"
+            raise UserError("learning_rate", given, remedy, Code.UNSUPPORTED)
+        return None
+    if given is not None and not (given > 0 and math.isfinite(given)):
+        raise UserError("learning_rate", given, "must be positive")
+    cell = {"N": answer.N.value, "D": answer.D.value}
+    best = fitted.spread(lambda theta: tuning.best(theta, cell)[..., 0], options.level)
+    if given is None:
+        return Rate(best)
+    there = {**cell, tuning.column: given}
+    return Rate(best, given, fitted.spread(lambda theta: tuning.regret(theta, there)[..., 0], options.level))
+
+
+def _rate_lines(rate: Rate | None) -> list[str]:
+    if rate is None:
+        return []
+    lines = [f"  best learning rate {interval(rate.best, 3)}, by the law"]
+    if rate.regret is not None:
+        ends = f"{rate.regret.lo:.2%} to {rate.regret.hi:.2%}"
+        lines.append(f"  at {rate.given:.3g} the loss is {rate.regret.value:.2%} ({ends}) above that")
+    return lines
+
+
+def _recipe(workdir: Path | None, fitted: Fit, answer: Allocation) -> RecipeAt | None:
     """Learning rate, batch and steps by the recipe of the study, with intervals where `scaling tune` fitted it.
 
     Under a rule of N and D they are the rule's at the answer; else the recipe's at the nearest size of the ladder.
     """
-    if workdir is None:
+    if workdir is None or fitted.conventions.n not in ("nonembedding", "total"):
         return None
-    from scaling import recipe
-
-    study = read_json(workdir / "study.json")
-    dataset = fitted.data.get("dataset")
-    ladder = study.get("ladder", {}).get(dataset) or []
-    count = f"N_{fitted.conventions.get('n', 'nonembedding')}"
-    rows = [row for row in ladder if row.get(count)]
+    study, dataset = read_study(workdir), fitted.data.dataset or ""
+    rows = {_size(row, fitted.conventions.n): row for row in study.ladder.get(dataset, ())}
     if not rows:
         return None
-    row = min(rows, key=lambda row: abs(math.log(row[count] / answer["N"]["value"])))
-    rate, batch, tokens = row["learning_rate"], row["batch"], answer["D"]["value"]
-    manifests = (spec["manifest"] for program in study["programs"] for spec in program["runs"])
-    held = next((m["recipe"] for m in manifests if m["dataset"] == dataset and m["role"] == "fit"), {})
+    n, tokens = answer.N.value, answer.D.value
+    size = min(rows, key=lambda size: abs(math.log(size / n)))
+    row = rows[size]
+    # a rule counts non-embedding parameters, the card perhaps others
+    return _at(study, dataset, row, n * row.N_nonembedding / size, tokens)
+
+
+def _size(row: LadderRow, n: str) -> int:
+    return row.N_total if n == "total" else row.N_nonembedding
+
+
+def _at(study: StudyRecord, dataset: str, row: LadderRow, parameters: float, tokens: float) -> RecipeAt:
+    from analysis.card import Interval
+    from scaling import recipe
+
+    manifests = (spec.manifest for program in study.programs for spec in program.runs)
+    held = next((m.recipe for m in manifests if m.dataset == dataset and m.role == "fit"), {})
     rules = recipe.Recipe(**{k: v for k, v in held.items() if k in recipe.Recipe.__dataclass_fields__})
-    # A rule counts non-embedding parameters, the card perhaps others.
-    parameters = answer["N"]["value"] * row["N_nonembedding"] / row[count]
-    note = f"a rule, not fitted (the study's recipe at size {row['size']}, the nearest of its ladder)"
+    rate, batch = row.learning_rate, row.batch
+    note = f"a rule, not fitted (the study's recipe at size {row.size}, the nearest of its ladder)"
     if rules.rule != "fixed":
-        rules = recipe.resolve(rules, parameters, tokens, row["context"])
+        rules = recipe.resolve(rules, parameters, tokens, row.context)
         rate, batch = rules.learning_rate, rules.batch
         note = f"rule {rules.name} at this N and D, not fitted"
-    found: dict[str, Any] = {"learning_rate": rate, "batch": batch, "size": row["size"], "fitted": False, "note": note}
-    found["steps"] = max(1, round(tokens / (batch * row["context"])))
-    if (fit := study.get("tuned", {}).get(rules.tuned)) is not None:
-        note = "tuned here" if rules.rule == "law" else "set by hand beside a tuned recipe"
-        found |= {"fitted": rules.rule == "law", "note": note, "best": recipe.best(fit, parameters, tokens),
-                  "regret": recipe.regret(fit, parameters, tokens, rate, batch * row["context"])}  # fmt: skip
-        found["note"] += f"; regret {found['regret']['value']:.2%} of the loss, at most {found['regret']['hi']:.2%}"
-    return found
+    steps = max(1, round(tokens / (batch * row.context)))
+    if rules.tuned is None or (fit := study.tuned.get(rules.tuned)) is None:
+        return RecipeAt(rate, batch, row.size, steps, False, note)
+    regret = Interval(**recipe.regret(fit, parameters, tokens, rate, batch * row.context))
+    note = "tuned here" if rules.rule == "law" else "set by hand beside a tuned recipe"
+    note += f"; regret {regret.value:.2%} of the loss, at most {regret.hi:.2%}"
+    best = {name: Interval(**cell) for name, cell in recipe.best(fit, parameters, tokens).items()}
+    return RecipeAt(rate, batch, row.size, steps, rules.rule == "law", note, best, regret)
+
+
+def _recipe_lines(found: RecipeAt | None) -> list[str]:
+    if found is None:
+        return []
+    units = {"learning_rate": "", "batch": " tokens"}
+    return [
+        f"  learning rate {found.learning_rate:.3g}, batch {found.batch}, {found.steps:,} steps: {found.note}",
+        *(
+            f"    best {name.replace('_', ' ')} {interval(cell, 3)}{units[name]}, as tuned"
+            for name, cell in found.best.items()
+        ),
+    ]
+
+
+# --- the seal
 
 
 def _seal(options: SimpleNamespace) -> int:
     from analysis.decide import forecast
+    from analysis.show.answers import forecaster
+    from analysis.show.sentences import sentence
 
     for name in ("flops", "params", "tokens", *CONDITIONS):
         if getattr(options, name) is not None:
@@ -162,19 +241,19 @@ def _seal(options: SimpleNamespace) -> int:
     if options.json:
         print_json(result)
         return 0
-    entry = result["entry"]
-    print(result["message"])
-    for dataset, power in entry["power"].items():
-        print(f"expected power, {dataset}: {power['sentence']}")
-    for cell in entry["cells"]:
-        beyond = " and ".join(cell["beyond"]) or "nothing"
-        print(f"\n{cell['run']}: {cell['compute_ratio']:.2g} times the largest fitted compute, beyond it in {beyond}")
-        rows = [row for row in entry["forecasts"] if row["run"] == cell["run"]]
-        columns: dict[str, Callable[[dict[str, Any]], object]] = {
-            "forecaster": lambda row: row["forecaster"],
-            "loss": lambda row: f"{row['value']:.4f}",
-            "95 % interval": lambda row: "{:.4f} to {:.4f}".format(*row["interval95"]),
-        }
+    entry = result.entry
+    print(sentence(result))
+    for dataset, power in entry.power.items():
+        print(f"expected power, {dataset}: {sentence(power)}")
+    columns: dict[str, Callable[[Forecast], object]] = {
+        "forecaster": lambda row: forecaster(row.forecaster),
+        "loss": lambda row: f"{row.value:.4f}",
+        "95 % interval": lambda row: "{:.4f} to {:.4f}".format(*row.interval95),
+    }
+    for cell in entry.cells:
+        beyond = " and ".join(cell.beyond) or "nothing"
+        print(f"\n{cell.run}: {cell.compute_ratio:.2g} times the largest fitted compute, beyond it in {beyond}")
+        rows = [row for row in entry.forecasts if row.run == cell.run]
         print("\n".join("  " + line for line in table(rows, columns)))
     return 0
 
