@@ -2,77 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.flags import Flag
-from scaling.records import read_json, records
+from scaling.records import read_study, records
 from scaling.verbs._declare import JSON, LEVEL, Verb
-from scaling.verbs.show import card_name, interval, pairs, print_json, study_of, table
+from scaling.verbs.show import card_name, interval, law_name, pairs, print_json, study_of, table
+
+if TYPE_CHECKING:
+    from analysis.decide.compare import (
+        Comparison,
+        ComparisonPower,
+        EqualLoss,
+        LossRow,
+        Member,
+        NotComparable,
+        PairPower,
+    )
+    from analysis.decide.design import ExpectedPrecision
+    from analysis.decide.paired import PairedDifference
+    from analysis.fitting import Fit
+
+Place = tuple[str, str]  # a short name, and the place that tells it from others of that name
 
 
 def compare(options: SimpleNamespace) -> int:
-    """Exponents, their differences and verdicts, the pooled values, and compute for equal loss where that means one."""
+    """Exponents, their differences, the pooled values, and compute for equal loss where that means one thing."""
     from analysis.decide import compare as comparing
 
     if any((path / "manifest.json").is_file() for path in options.paths):
-        return _paired(options)
+        paired = _paired(options)
+        return _print(options, paired, _paired_lines(paired))
     margins = pairs("margin", options.margin, float)
     if options.expected:
-        return _power(options, margins)
-    members = [member for path in options.paths for member in _members(path, options)]
-    found = comparing.compare(_labelled(members), level=options.level, margins=margins, axis=options.axis)
+        power = comparing.power(_plans(options), level=options.level, margins=margins)
+        return _print(options, power, _power_lines(power))
+    members = _labelled([member for path in options.paths for member in _members(path, options)])
+    found = comparing.compare(members, level=options.level, margins=margins, axis=options.axis)
+    return _print(options, found, _lines(found))
+
+
+def _print(options: SimpleNamespace, found: object, lines: Sequence[str]) -> int:
     if options.json:
         print_json(found)
-        return 0
-    print("\n".join(_lines(found)))
+    else:
+        print("\n".join(lines))
     return 0
 
 
-def _power(options: SimpleNamespace, margins: dict[str, float]) -> int:
-    """What the comparison of planned studies can tell, before their runs."""
-    from analysis.decide.compare import POWER, power
+def _apart(places: Sequence[Place]) -> list[str]:
+    """The shortest labels that tell things of these names and places apart."""
+    short = [name for name, _ in places]
+    return short if len(set(short)) == len(short) else [f"{name} of {place}" for name, place in places]
 
-    names: list[tuple[str, str]] = []
-    hopes: list[dict[str, Any]] = []
+
+# --- planned studies
+
+
+def _plans(options: SimpleNamespace) -> dict[str, ExpectedPrecision]:
+    """What each plan can expect, by a label of the study and data set."""
+    import msgspec
+
+    from scaling.records.typed import read_typed
+
+    class Plan(msgspec.Struct):
+        """The part of a plan's JSON that says what its cells can show."""
+
+        study: str
+        expected_precision: dict[str, ExpectedPrecision]
+
+    places: list[Place] = []
+    found: list[ExpectedPrecision] = []
+    remedy = "write a plan with `scaling plan --config=FILE.py --json > PLAN.json`"
     for path in options.paths:
-        remedy = "is no plan; write one with `scaling plan --config=FILE.py --json > PLAN.json`"
         try:
-            plan = read_json(path)
-            for dataset, hope in plan["hopes"].items():
-                if options.dataset in (None, dataset):
-                    hopes.append({key: hope[key] for key in ("half_widths", "level", "prior")})
-                    names.append((f"{plan['study']} {dataset}", str(path)))
-        except (OSError, KeyError, TypeError, AttributeError):
-            raise UserError("compare", path, remedy) from None
-    labels = _apart(names)
+            plan = read_typed(path, Plan, remedy=remedy)
+        except FileNotFoundError:
+            raise UserError("compare", path, f"does not exist; {remedy}", Code.MISSING) from None
+        for dataset, expected in plan.expected_precision.items():
+            if options.dataset in (None, dataset):
+                found.append(expected)
+                places.append((f"{plan.study} {dataset}", str(path)))
+    labels = _apart(places)
     if len(set(labels)) < len(labels):
-        raise UserError("compare", ", ".join(labels), "one plan is given twice; give a copy of it under another name")
-    found = power(dict(zip(labels, hopes)), level=options.level, margins=margins)
-    if options.json:
-        print_json(found)
-        return 0
-    shown: dict[str, Callable[[dict[str, Any]], object]] = {
-        "exponent": lambda row: row["quantity"],
-        "of": lambda row: f"{row['one']} - {row['two']}",
-        f"± at {found['level']:.0%}": lambda row: _number(row["half_width"], ".2g"),
-        f"seen by {POWER:.0%} from": lambda row: _number(row.get("seen"), ".2g"),
-        "margin": lambda row: row["margin"],
-        "equal ones shown equal": lambda row: _number(row.get("equal"), ".0%"),
+        remedy = "one plan is given twice; give a copy of it under another name"
+        raise UserError("compare", ", ".join(labels), remedy, Code.CONFLICT)
+    return dict(zip(labels, found))
+
+
+def _power_lines(found: ComparisonPower) -> list[str]:
+    from analysis.decide.compare import POWER
+    from analysis.show.answers import sentence
+
+    shown: dict[str, Callable[[PairPower], object]] = {
+        "exponent": lambda row: row.quantity,
+        "of": lambda row: f"{row.one} - {row.two}",
+        f"± at {found.level:.0%}": lambda row: _number(row.half_width, ".2g"),
+        f"seen by {POWER:.0%} from": lambda row: _number(row.seen, ".2g"),
+        "margin": lambda row: row.margin,
+        "equal ones shown equal": lambda row: _number(row.equal, ".0%"),
     }
-    print("\n".join([*table(found["pairs"], shown), *dict.fromkeys(found["priors"].values())]))
-    return 0
+    return [*table(found.pairs, shown), *dict.fromkeys(map(sentence, found.priors.values()))]
 
 
 def _number(value: float | None, style: str) -> str:
     return "too few runs" if value is None else format(value, style)
 
 
-def _paired(options: SimpleNamespace) -> int:
+# --- two runs
+
+
+def _paired(options: SimpleNamespace) -> PairedDifference:
     """Two runs of a study on the documents that both were evaluated on."""
     from analysis.decide.paired import difference
 
@@ -81,51 +126,47 @@ def _paired(options: SimpleNamespace) -> int:
     for path in options.paths:
         if not (path / "manifest.json").is_file():
             raise UserError("compare", path, "is no run directory; give two of them, or cards and work directories")
-    found = difference(*options.paths, level=options.level)
-    if options.json:
-        print_json(found)
-        return 0
-    for side in ("one", "two"):
-        row = found[side]
-        print(f"{row['run']}: {row['loss']:.5g}, standard error {row['se']:.2g}")
-    print(f"difference of {found['unit']}: {interval(found['difference'])}, {found['level']:.0%}")
-    print(f"  standard error {found['se']:.2g} paired over {found['documents']} documents, "
-          f"{found['se_unpaired']:.2g} if they were not; of the evaluation alone, no seed's")  # fmt: skip
-    return 0
+    return difference(*options.paths, level=options.level)
 
 
-def _apart(names: list[tuple[str, str]]) -> list[str]:
-    """The shortest labels that tell things of these names and places apart."""
-    short = [name for name, _ in names]
-    return short if len(set(short)) == len(short) else [f"{name} of {place}" for name, place in names]
+def _paired_lines(found: PairedDifference) -> list[str]:
+    return [
+        *(f"{row.run}: {row.loss:.5g}, standard error {row.se:.2g}" for row in (found.one, found.two)),
+        f"difference of {found.term} in {found.unit}: {interval(found.difference)}, {found.level:.0%}",
+        f"  standard error {found.se:.2g} paired over {found.documents} documents, {found.se_unpaired:.2g} if they "
+        "were not; of the evaluation alone, no seed's",
+    ]
 
 
-def _labelled(members: list[tuple[str, str, Any]]) -> list[Any]:
+# --- fits
+
+
+def _labelled(members: Sequence[tuple[Place, Member]]) -> list[Member]:
     """Members under the shortest names that tell them apart."""
-    labels = _apart([(name, place) for name, place, _ in members])
-    return [replace(member, label=label) for label, (_, _, member) in zip(labels, members)]
+    labels = _apart([place for place, _ in members])
+    return [replace(member, label=label) for label, (_, member) in zip(labels, members)]
 
 
-def _members(path: Path, options: SimpleNamespace) -> list[tuple[str, str, Any]]:
-    """(short name, place, member) of a card, or of every data set of a work directory that has the card."""
+def _members(path: Path, options: SimpleNamespace) -> list[tuple[Place, Member]]:
+    """The member of a card, or of every data set of a work directory that has the card."""
     if not path.is_dir():
-        return [(path.stem, str(path), _member(path, study_of(path)))]
-    try:
-        datasets = list(read_json(path / "study.json")["datasets"])
-    except (FileNotFoundError, KeyError):
-        raise UserError("workdir", path, "holds no study.json; give the directory of a study, or fit cards") from None
+        return [((path.stem, str(path)), _member(path, study_of(path)))]
+    datasets = list(read_study(path).datasets)
     if options.dataset is not None:
         if options.dataset not in datasets:
-            raise UserError("dataset", options.dataset, f"is not in {path}; it has {', '.join(datasets)}")
+            remedy = f"is not in {path}; it has {', '.join(datasets)}"
+            raise UserError("dataset", options.dataset, remedy, Code.UNKNOWN)
         datasets = [options.dataset]
-    cards = [path / "fits" / card_name(dataset, options.law, options.n) for dataset in datasets]
-    there = [(d, c) for d, c in zip(datasets, cards) if c.exists()]
+    law = law_name(options.law)
+    cards = {dataset: path / "fits" / card_name(dataset, law, options.n) for dataset in datasets}
+    there = {dataset: card for dataset, card in cards.items() if card.exists()}
     if not there:
-        raise UserError("fit", cards[0], f"there is no such card; make it with `scaling fit {path}`")
-    return [(dataset, str(path), _member(card, path)) for dataset, card in there]
+        first = next(iter(cards.values()))
+        raise UserError("fit", first, f"there is no such card; make it with `scaling fit {path}`", Code.MISSING)
+    return [((dataset, str(path)), _member(card, path)) for dataset, card in there.items()]
 
 
-def _member(card: Path, workdir: Path | None) -> Any:
+def _member(card: Path, workdir: Path | None) -> Member:
     from analysis.decide.compare import Member
     from analysis.fitting import load_fit
 
@@ -134,60 +175,64 @@ def _member(card: Path, workdir: Path | None) -> Any:
     return Member(card.stem, fitted, ratio, data)
 
 
-def _measured(workdir: Path, fitted: Any) -> tuple[float | None, str | None]:
+def _measured(workdir: Path, fitted: Fit) -> tuple[float | None, str | None]:
     """Bits per byte of one nat of the fitted loss, and the hash of its data; None where the runs do not agree."""
-    runs = {row["run"] for row in fitted.card()["runs"]}
+    runs = set(fitted.runs)
     ratios, hashes = set(), set()
     for record in records(workdir):
         if record.path.name not in runs or (result := record.result) is None:
             continue
-        name = fitted.conventions.get("term") or record.manifest.get("headline", "loss")
-        term = (result.get("evaluation") or {}).get(str(name)) or {}
-        bits, value = term.get("bits_per_byte"), term.get("value")
-        ratios.add(round(bits / value, 6) if bits and value else None)
-        hashes.add((record.manifest.get("data") or {}).get("sha256"))
+        manifest = record.manifest
+        term = result.evaluation.get(fitted.conventions.term or manifest.headline)
+        known = term is not None and term.bits_per_byte and term.value
+        ratios.add(round(term.bits_per_byte / term.value, 6) if known else None)
+        hashes.add(manifest.data.sha256)
     ratio = ratios.pop() if len(ratios) == 1 else None
     return ratio, (hashes.pop() if len(hashes) == 1 else None)
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    names = list(found["quantities"])
-    rows = [
-        {"member": m["label"], "law": m["law"], "runs": m["rows"],
-         **{k: interval(found["quantities"][k]["members"].get(m["label"]), 3) for k in names}}
-        for m in found["members"]
-    ]  # fmt: skip
-    pooled = {k: found["quantities"][k]["pooled"] for k in names}
+def _lines(found: Comparison) -> list[str]:
+    from analysis.show.answers import pair
+
+    names = list(found.quantities)
+    rows = [[member.label, member.law, str(member.rows)] for member in found.members]
+    for row in rows:
+        row += [interval(found.quantities[name].members.get(row[0]), 3) for name in names]
+    pooled = {name: found.quantities[name].pooled for name in names}
     if pooled:
-        rows.append({"member": "pooled", "law": "", "runs": "", **{k: interval(v, 3) for k, v in pooled.items()}})
-    columns: dict[str, Callable[[dict[str, Any]], object]] = {
-        key: (lambda row, key=key: row[key]) for key in ("member", "law", "runs", *names)
+        rows.append(["pooled", "", "", *(interval(each.mean, 3) for each in pooled.values())])
+    columns: dict[str, Callable[[list[str]], object]] = {
+        title: (lambda row, i=i: row[i]) for i, title in enumerate(("member", "law", "runs", *names))
     }
     lines = [*table(rows, columns), "" if names else "no exponent means the same in these fits"]
-    lines += [pair["sentence"] for k in names for pair in found["quantities"][k]["pairs"]]
-    for k, cell in pooled.items():
-        if cell["tau"] is not None:
-            lines.append(f"pooled {k}: {interval(cell, 3)}, sd between members {cell['tau']:.2g}")
-    for entry in found["equal_loss"]:
-        head = f"compute for equal loss, {entry['two']} over {entry['one']}"
-        if entry["status"] == "refused":
-            lines.append(f"{head}: refused: {entry['reason']}; compare instead {'; '.join(entry['offers'])}")
-            continue
-        lines.append(f"{head} ({entry['axis']})")
-        shown: dict[str, Callable[[dict[str, Any]], object]] = {
-            "C": lambda row: f"{row['C']:.3g}",
-            "loss": lambda row: f"{row['loss']:.4f}",
-            "times the compute": lambda row: interval(row["compute_ratio"], 3),
-        }
-        lines += ["  " + line for line in table(entry["rows"], shown)]
-    return lines
+    lines += [pair(name, each) for name in names for each in found.quantities[name].pairs]
+    for name, each in pooled.items():
+        if each.tau is not None:
+            lines.append(f"pooled {name}: {interval(each.mean, 3)}, sd between members {each.tau:.2g}")
+    return lines + [line for entry in found.equal_loss for line in _equal_loss(entry)]
+
+
+def _equal_loss(entry: EqualLoss | NotComparable) -> list[str]:
+    from analysis.decide.compare import NotComparable
+    from analysis.show.answers import loss_words, sentence
+
+    head = f"compute for equal loss, {entry.two} over {entry.one}"
+    if isinstance(entry, NotComparable):
+        return [f"{head}: {sentence(entry)}"]
+    axis = "bits per byte" if entry.axis is None else loss_words(entry.axis)
+    shown: dict[str, Callable[[LossRow], object]] = {
+        "C": lambda row: f"{row.C:.3g}",
+        "loss": lambda row: f"{row.loss:.4f}",
+        "times the compute": lambda row: interval(row.compute_ratio, 3),
+    }
+    return [f"{head} ({axis})", *("  " + line for line in table(entry.rows, shown))]
 
 
 VERB = Verb(
     summary="compare fitted laws of several data sets, families or recipes, or the losses of two runs",
     positional=("FIT.json|WORKDIR|RUN...",),
     flags=(
-        Flag("law", str, "which cards of a work directory", "chinchilla"),
+        Flag("law", str, "which cards of a work directory (default: those of the default law)"),
         Flag("n", str, "what N counts in those cards", "nonembedding"),
         Flag("dataset", str, "data set of a work directory (default: every one with a card)"),
         Flag("margin", str, "differences that count as equal, such as 'a=0.05,alpha=0.1'"),

@@ -4,40 +4,40 @@ from __future__ import annotations
 
 import pprint
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.flags import Flag
-from scaling.records import read_json, write_atomic, write_json
+from scaling.records import Manifest, read_study, write_atomic, write_json
+from scaling.records.typed import plain
 from scaling.verbs._declare import JSON, LEVEL, Verb
-from scaling.verbs.show import card_name, print_json, study_of, table
+from scaling.verbs.show import card_name, law_name, print_json, study_of, table
 
-BLOCK = ("dataset", "role", "seed", "model", "recipe")
+if TYPE_CHECKING:
+    from analysis.decide.next_cells import NextCell, Proposal
 
 
 def next_cells(options: SimpleNamespace) -> int:
     """The next cells of a study or of a table's fit."""
+    from analysis.decide.next_cells import Safeguards
     from analysis.decide.next_cells import next_cells as propose
     from analysis.fitting import load_fit
 
     card, workdir = _card(options)
-    if options.target is None or options.budget is None:
-        name = "target" if options.target is None else "budget"
-        raise UserError(name, "nothing", "give --target=log_N_opt@FLOPS (or a, E, loss@FLOPS) and --budget=FLOPS")
-    if options.out and Path(options.out).suffix not in (".py", ".json"):
-        raise UserError("out", options.out, "give NAME.py for a configuration that `run` takes, or NAME.json")
-    if options.out and Path(options.out).suffix == ".py" and workdir is None:
-        raise UserError("out", options.out, "a table has no study to go on with; give NAME.json")
-    fitted = load_fit(card)
-    more = {} if options.drift is None else {"drift": options.drift}
+    _check(options, workdir)
     found = propose(
-        fitted, target=options.target, budget=options.budget, workdir=workdir, level=options.level,
-        seeds=numbers("seeds", options.seeds, int), ratios=_ratios(options.ratios), share=options.share, **more,
-    )  # fmt: skip
-    found["workdir"] = str(workdir) if workdir else None
+        load_fit(card),
+        target=options.target,
+        budget=options.budget,
+        workdir=workdir,
+        seeds=numbers("seeds", options.seeds, int),
+        safeguards=Safeguards(ratios=_ratios(options.ratios), share=options.share, drift=options.drift),
+        level=options.level,
+    )
     if options.out:
         path = Path(options.out)
         if path.suffix == ".json":
@@ -54,6 +54,19 @@ def next_cells(options: SimpleNamespace) -> int:
         if Path(options.out).suffix == ".py":
             print(f"train them: scaling run --config={shlex.quote(options.out)} --workdir={shlex.quote(str(workdir))}")
     return 0
+
+
+def _check(options: SimpleNamespace, workdir: Path | None) -> None:
+    """UserError where something is not said, or ``--out`` is no file that can be written of it."""
+    for name in ("target", "budget"):
+        if getattr(options, name) is None:
+            remedy = "give --target=log_N_opt@FLOPS (or a, E, loss@FLOPS) and --budget=FLOPS"
+            raise UserError(name, "nothing", remedy, Code.MISSING)
+    suffix = Path(options.out).suffix if options.out else ".json"
+    if suffix not in (".py", ".json"):
+        raise UserError("out", options.out, "give NAME.py for a configuration that `run` takes, or NAME.json")
+    if suffix == ".py" and workdir is None:
+        raise UserError("out", options.out, "a table has no study to go on with; give NAME.json", Code.UNSUPPORTED)
 
 
 def numbers(field: str, text: str | None, kind: type) -> tuple[Any, ...]:
@@ -76,86 +89,101 @@ def _card(options: SimpleNamespace) -> tuple[Path, Path | None]:
     path = options.path
     if not path.is_dir():
         return path, study_of(path)
-    try:
-        datasets = list(read_json(path / "study.json")["datasets"])
-    except (FileNotFoundError, KeyError):
-        raise UserError("workdir", path, "holds no study.json; plan and run a study there first") from None
+    datasets = list(read_study(path).datasets)
     dataset = options.dataset or datasets[0]
     if dataset not in datasets:
-        raise UserError("dataset", dataset, f"is not in this study; it has {', '.join(datasets)}")
-    card = path / "fits" / card_name(dataset, options.law, "nonembedding")
+        raise UserError("dataset", dataset, f"is not in this study; it has {', '.join(datasets)}", Code.UNKNOWN)
+    card = path / "fits" / card_name(dataset, law_name(options.law), "nonembedding")
     if not card.exists():
-        raise UserError("fit", card, f"there is no such card; make it with `scaling fit {path}`")
+        raise UserError("fit", card, f"there is no such card; make it with `scaling fit {path}`", Code.MISSING)
     return card, path
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    width, level = found["half_width"], found["level"]
-    columns: dict[str, Callable[[dict[str, Any]], object]] = {
-        "N": lambda row: f"{row['N']:,.0f}",
-        "D": lambda row: f"{row['D']:,.0f}",
-        "D/N": lambda row: f"{row['tokens_per_parameter']:.3g}",
-        "FLOPs": lambda row: f"{row['C']:.3e}",
-        "price": lambda row: f"{row['price']:.3e}",
-        "± after": lambda row: f"{row['half_width_after']:.3g}",
-    }
-    if found["cells"] and "size" in found["cells"][0]:
-        own: dict[str, Callable[[dict[str, Any]], object]] = {
-            "size": lambda row: row["size"],
-            "seed": lambda row: row["seed"],
-            "stem": lambda row: "new" if row["new_stem"] else "existing",
-        }
-        columns = {**own, **columns}
-    least, bounds = found["top_decade"], found["tokens_per_parameter"]
+# --- the table
+
+COLUMNS: dict[str, Callable[[NextCell], object]] = {
+    "N": lambda row: f"{row.N:,.0f}",
+    "D": lambda row: f"{row.D:,.0f}",
+    "D/N": lambda row: f"{row.tokens_per_parameter:.3g}",
+    "FLOPs": lambda row: f"{row.C:.3e}",
+    "price": lambda row: f"{row.price:.3e}",
+    "± after": lambda row: f"{row.half_width_after:.3g}",
+}
+STUDY_COLUMNS: dict[str, Callable[[NextCell], object]] = {
+    "size": lambda row: row.size,
+    "seed": lambda row: row.seed,
+    "stem": lambda row: "new" if row.new_stem else "existing",
+}
+PRICES = {"stems": "stems once, a branch of an existing stem only its own steps", "whole_runs": "whole runs"}
+
+
+def _lines(found: Proposal) -> list[str]:
+    from analysis.show.answers import sentence
+
+    width, top, bounds, noise = found.half_width, found.top_decade, found.tokens_per_parameter, found.noise
+    of_study = bool(found.cells) and found.cells[0].size is not None
+    columns = {**STUDY_COLUMNS, **COLUMNS} if of_study else COLUMNS
     return [
-        f"{found['target']} under {found['law']}: {level:.0%} half-width {width['before']:.3g} now, "
-        f"{width['after']:.3g} expected after {len(found['cells'])} cells for {found['spent']:.3g} of "
-        f"{found['budget']:.3g} FLOPs",
-        *table(found["cells"], columns),
-        f"{least['share']:.0%} of the spend in the top decade (from {least['from']:.2g} FLOPs; "
-        f"at least {least['least']:.0%}); D/N within {bounds[0]:.3g} to {bounds[1]:.3g}",
-        f"{found['method']}; price: {found['price']}; noise {found['noise']['run']:.2%} a run, "
-        f"{found['noise']['stem']:.2%} a stem, {found['noise']['drift_per_e_fold']:.2%} per e-fold from the target",
-        *(f"warning {w['name']}: {w['message']}" for w in found["warnings"]),
-    ]  # fmt: skip
+        f"{found.target} under {found.law}: {found.level:.0%} half-width {width.before:.3g} now, {width.after:.3g} "
+        f"expected after {len(found.cells)} cells for {found.spent:.3g} of {found.budget:.3g} FLOPs",
+        *table(found.cells, columns),
+        f"{top.share:.0%} of the spend in the top decade (from {top.start:.2g} FLOPs; at least {top.least:.0%}); D/N "
+        f"within {bounds[0]:.3g} to {bounds[1]:.3g}",
+        f"linearised, mean over {found.parameter_sets} parameter sets of the fit; of {found.candidates} cells; price: "
+        f"{PRICES[found.price]}; noise {noise.run:.2%} a run, {noise.stem:.2%} a stem, {noise.drift:.2%} per e-fold "
+        "from the target",
+        *(f"warning {w.code}: {sentence(w)}" for w in found.warnings),
+    ]
 
 
-def configuration(workdir: Path, found: dict[str, Any]) -> str:
+# --- the configuration
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What an experiment file says of a cell: its recipe and model where they are not the defaults."""
+
+    dataset: str
+    role: str
+    seed: int
+    size: int
+    tokens: int
+    model: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+def configuration(workdir: Path, found: Proposal) -> str:
     """Python text of an experiment file: every cell of the study as it was planned, and the new ones.
 
     Old cells keep their identity, so that `run` trains the new ones only, and the study's file still lists all.
+
+    Raises:
+      UserError: the cells have several models or recipes, so that new ones cannot be like them.
     """
-    study = read_json(workdir / "study.json")
-    cells = [_cell(s["manifest"]) for p in study["programs"] for s in p["runs"] if s["kind"] != "stem"]
-    fitted = [c for c in cells if c["dataset"] == found["dataset"] and c["role"] in ("fit", "seed")]
-    usual, main = fitted[0], min(c["seed"] for c in fitted)
-    if any((c["model"], c["recipe"]) != (usual["model"], usual["recipe"]) for c in fitted):
-        raise UserError(
-            "workdir", workdir,
-            "its cells have several models or recipes, or the family's ladder has changed since; take --out=NAME.json",
-        )  # fmt: skip
-    new = [
-        {**usual, "size": cell["size"], "tokens": int(cell["D"]), "seed": cell["seed"],
-         "role": "fit" if cell["seed"] == main else "seed"}
-        for cell in found["cells"]
-    ]  # fmt: skip
-    manifest = study["programs"][0]["runs"][0]["manifest"]
-    repeats = any(s["manifest"]["tokens"]["epochs"] > 1 for p in study["programs"] for s in p["runs"])
-    fields = {"family": manifest["family"], "repeats": repeats, **study["options"]}
+    study = read_study(workdir)
+    specs = [spec for program in study.programs for spec in program.runs]
+    cells = [_cell(spec.manifest) for spec in specs if spec.kind != "stem"]
+    new = _new(workdir, cells, found)
+    fields = {
+        "family": specs[0].manifest.family,
+        "repeats": any(spec.manifest.tokens.epochs > 1 for spec in specs),
+        **plain(study.options),
+    }
+    width = found.half_width
     lines = [
-        f'"""The study {study["name"]} with {len(new)} cells more, for {found["target"]}.',
+        f'"""The study {study.name} with {len(new)} cells more, for {found.target}.',
         "",
-        f"Made by `scaling next`; expected half-width {found['half_width']['before']:.3g} -> "
-        f"{found['half_width']['after']:.3g} for {found['spent']:.3g} FLOPs. Old cells are not trained again.",
+        f"Made by `scaling next`; expected half-width {width.before:.3g} -> {width.after:.3g} for {found.spent:.3g} "
+        "FLOPs. Old cells are not trained again.",
         '"""',
         "",
         "from scaling import study",
         "",
         "",
         'def get_config(argument=""):',
-        f"    config = study.base({study['name']!r})",
+        f"    config = study.base({study.name!r})",
         f"    config.update({_literal(fields)})",
-        *(f"    config.data[{name!r}] = {_literal(source)}" for name, source in study["datasets"].items()),
+        *(f"    config.data[{name!r}] = {_literal(source)}" for name, source in study.datasets.items()),
     ]
     for name, group in (("planned", cells), ("next", new)):
         for index, block in enumerate(_blocks(group)):
@@ -163,32 +191,56 @@ def configuration(workdir: Path, found: dict[str, Any]) -> str:
     return "\n".join([*lines, "    return config", ""])
 
 
-def _cell(manifest: dict[str, Any]) -> dict[str, Any]:
+def _new(workdir: Path, cells: Iterable[_Cell], found: Proposal) -> list[_Cell]:
+    fitted = [cell for cell in cells if cell.dataset == found.dataset and cell.role in ("fit", "seed")]
+    usual, main = fitted[0], min(cell.seed for cell in fitted)
+    if any((cell.model, cell.recipe) != (usual.model, usual.recipe) for cell in fitted):
+        remedy = (
+            "its cells have several models or recipes, or the family's ladder has changed since; take --out=NAME.json"
+        )
+        raise UserError("workdir", workdir, remedy, Code.UNSUPPORTED)
+    return [
+        replace(
+            usual,
+            size=cell.size,
+            tokens=int(cell.D),
+            seed=cell.seed,
+            role="fit" if cell.seed == main else "seed",
+        )
+        for cell in found.cells
+    ]
+
+
+def _cell(manifest: Manifest) -> _Cell:
     from scaling import families
     from scaling import recipe as recipes
 
-    grown = families.load(manifest["family"]).ladder(manifest["size"])
-    model = {k: v for k, v in manifest["config"].items() if k not in grown or grown[k] != v}
-    recipe = {k: v for k, v in manifest["recipe"].items() if k != "decay_steps"}
+    grown = families.load(manifest.family).ladder(manifest.size)
+    model = {k: v for k, v in manifest.config.items() if k not in grown or grown[k] != v}
+    recipe = {k: v for k, v in manifest.recipe.items() if k != "decay_steps"}
     recipe = {k: v for k, v in recipe.items() if k not in recipes.decided(recipes.Recipe(**recipe))}
-    tokens = manifest["tokens"]["D"]
-    seen = {k: manifest[k] for k in ("dataset", "role", "seed", "size")}
-    return {**seen, "tokens": tokens, "model": model, "recipe": recipe}
+    m = manifest
+    return _Cell(m.dataset, m.role, m.seed, m.size, m.tokens.D, model, recipe)
 
 
-def _blocks(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Cells that share all but size and D, as blocks of pairs."""
-    groups: dict[str, dict[str, Any]] = {}
+def _blocks(cells: Iterable[_Cell]) -> list[dict[str, Any]]:
+    """Cells that share all but size and D, as keywords of blocks of pairs."""
+    groups: dict[str, list[_Cell]] = {}
     for cell in cells:
-        key = repr([cell[k] for k in BLOCK])
-        block = groups.setdefault(
-            key,
-            {"kind": "pairs", "dataset": cell["dataset"], "sizes": (), "tokens": (), "seeds": (cell["seed"],),
-             "role": cell["role"], "model": cell["model"], "recipe": cell["recipe"]},
-        )  # fmt: skip
-        block["sizes"] += (cell["size"],)
-        block["tokens"] += (cell["tokens"],)
-    return list(groups.values())
+        groups.setdefault(repr((cell.dataset, cell.role, cell.seed, cell.model, cell.recipe)), []).append(cell)
+    return [
+        {
+            "kind": "pairs",
+            "dataset": own[0].dataset,
+            "sizes": tuple(cell.size for cell in own),
+            "tokens": tuple(cell.tokens for cell in own),
+            "seeds": (own[0].seed,),
+            "role": own[0].role,
+            "model": own[0].model,
+            "recipe": own[0].recipe,
+        }
+        for own in groups.values()
+    ]
 
 
 def _literal(value: Any) -> str:
@@ -208,7 +260,7 @@ VERB = Verb(
         Flag("share", float, "spend at least this share in the top decade of compute", 0.3),
         Flag("drift", float, "assumed model error, sd of log loss per e-fold of compute (default: the card's)"),
         Flag("dataset", str, "data set of a study (default: its first)"),
-        Flag("law", str, "which card of a study", "chinchilla"),
+        Flag("law", str, "which card of a study (default: that of the default law)"),
         LEVEL,
         JSON,
     ),

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from scaling.flags import Flag
+from scaling.records import SCHEMA
 from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import print_json
 
@@ -18,7 +19,7 @@ def plot(options: SimpleNamespace) -> int:
     out = Path(options.out) if options.out else (path if path.is_dir() else path.parent) / "figures"
     paths = save_all(path, out) if path.is_dir() else save_fit(path, out)
     if options.json:
-        print_json({"schema": 1, "kind": "plots", "paths": [str(each) for each in paths]})
+        print_json({"schema": SCHEMA, "kind": "plots", "paths": [str(each) for each in paths]})
         return 0
     print("\n".join(map(str, paths)))
     return 0

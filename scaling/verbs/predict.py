@@ -99,8 +99,8 @@ def _answer(fitted: Fit, workdir: Path | None, options: SimpleNamespace) -> Allo
 
 
 def _lines(answer: Allocation, law: str, recipe: RecipeAt | None, rate: Rate | None) -> list[str]:
-    from analysis.show.answers import cost_words
-    from analysis.show.sentences import meaning, sentence
+    from analysis.show.answers import cost_words, sentence
+    from analysis.show.sentences import meaning
 
     lines = [
         f"{law}, {answer.level:.0%} intervals, {answer.extrapolation_ratio:.3g} times the largest fitted compute",
@@ -124,7 +124,7 @@ def _lines(answer: Allocation, law: str, recipe: RecipeAt | None, rate: Rate | N
 
 def _condition_lines(answer: Allocation) -> list[str]:
     from analysis.decide.spending import Spending
-    from analysis.show.sentences import sentence
+    from analysis.show.answers import sentence
 
     if not isinstance(answer, Spending):
         return []
@@ -204,7 +204,7 @@ def _at(study: StudyRecord, dataset: str, row: LadderRow, parameters: float, tok
         rate, batch = rules.learning_rate, rules.batch
         note = f"rule {rules.name} at this N and D, not fitted"
     steps = max(1, round(tokens / (batch * row.context)))
-    if rules.tuned is None or (fit := study.tuned.get(rules.tuned)) is None:
+    if (fit := study.tuned.get(rules.tuned)) is None:
         return RecipeAt(rate, batch, row.size, steps, False, note)
     regret = Interval(**recipe.regret(fit, parameters, tokens, rate, batch * row.context))
     note = "tuned here" if rules.rule == "law" else "set by hand beside a tuned recipe"
@@ -231,8 +231,7 @@ def _recipe_lines(found: RecipeAt | None) -> list[str]:
 
 def _seal(options: SimpleNamespace) -> int:
     from analysis.decide import forecast
-    from analysis.show.answers import forecaster
-    from analysis.show.sentences import sentence
+    from analysis.show.answers import forecaster, sentence
 
     for name in ("flops", "params", "tokens", *CONDITIONS):
         if getattr(options, name) is not None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from scaling.errors import UserError
 from scaling.flags import Flag
+from scaling.records import SCHEMA
 from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import print_json
 
@@ -20,8 +21,8 @@ def report(options: SimpleNamespace) -> int:
 
     path = write(workdir, Path(options.out) if options.out else None)
     if options.json:
-        verdict = forecast.score(workdir)["verdict"] if sealed.read(workdir) else None
-        print_json({"schema": 1, "kind": "report", "path": str(path), "forecasts": verdict})
+        scored = forecast.score(workdir) if sealed.read(workdir) else None
+        print_json({"schema": SCHEMA, "kind": "report", "path": str(path), "forecasts": scored})
         return 0
     print(summary(workdir))
     return 0

@@ -28,6 +28,13 @@ def card_name(label: str, law: str, n: str) -> str:
     return safe(f"{label}-{law}-{n}.json")
 
 
+def law_name(law: str | None) -> str:
+    """The name of the law that ``--law`` asks for, the default one where it is not given."""
+    from analysis import laws
+
+    return (laws.default() if law is None else laws.get(law)).name
+
+
 def safe(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
 
