@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaling.errors import UserError
 from scaling.flags import Flag
-from scaling.records import read_json, write_json
+from scaling.records import SCHEMA, Manifest, read_study, write_json
+from scaling.records.typed import plain
 from scaling.verbs._declare import JSON, LEVEL, WORKDIR, Verb
 from scaling.verbs._study import default_workdir
 from scaling.verbs._training import TRAINING
@@ -20,6 +21,11 @@ from scaling.verbs.plan import VERB as PLAN
 from scaling.verbs.plan import plan
 from scaling.verbs.run import run
 from scaling.verbs.show import interval, print_json, table
+
+if TYPE_CHECKING:
+    from analysis.card import Interval
+    from analysis.decide.tune import PowerLaw, SweptCell, Tuned
+    from scaling.recipe import Recipe
 
 
 def tune(options: SimpleNamespace) -> int:
@@ -39,17 +45,17 @@ def tune(options: SimpleNamespace) -> int:
         return code
     found = fitted(workdir, options.level)
     out = Path(options.out) if options.out else workdir / "recipe.json"
-    write_json(out, {"schema": 1, "kind": "recipe", "recipe": fields(base, found, workdir), "fit": found})
+    write_json(out, {"schema": SCHEMA, "kind": "recipe", "recipe": fields(base, found, workdir), "fit": found})
     if options.json:
-        print_json({"schema": 1, "kind": "tune", "path": str(out), "workdir": str(workdir),
-                    **{k: v for k, v in found.items() if k != "draws"}})  # fmt: skip
+        shown = {name: value for name, value in plain(found).items() if name != "draws"}
+        print_json({"schema": SCHEMA, "kind": "tune", "path": str(out), "workdir": str(workdir), **shown})
         return 0
     print("\n".join(summary(found)))
     print(f"written: {out}; name it in a study: config.recipe.name = {str(out)!r}")
     return 0
 
 
-def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Any]:
+def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Recipe]:
     """The configuration of the sweep and the recipe that it starts from: learning rates x batches x sizes x D.
 
     Defaults, of the study's first block that is fitted: its three smallest sizes, its smallest D and four times that,
@@ -66,8 +72,7 @@ def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Any]:
     sizes = _list("sizes", options.sizes, int) or sorted({cell.size for cell in cells})[:3]
     least = min(cell.tokens for cell in cells)
     tokens = _list("tokens", options.tokens, float) or [least, 4 * least]
-    held = {**config.recipe.to_dict(), **dict(first["recipe"])}
-    rules = recipe.named(**held)
+    rules = recipe.read(config.recipe.to_dict(), dict(first["recipe"]))
     middle = sorted(cells, key=lambda cell: cell.tokens)[len(cells) // 2].recipe
     rates = _list("rates", options.rates, float) or [middle.learning_rate * 2.0**i for i in range(-2, 3)]
     batches = _list("batches", options.batches, int)
@@ -82,58 +87,83 @@ def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Any]:
     for number, rate in enumerate(rates):
         for batch in batches:
             made.cells[f"rate{number}_batch{batch}"] = studies.block(
-                "grid", first["dataset"], sizes, tokens=tuple(tokens), seeds=tuple(seeds), model=dict(first["model"]),
+                "grid",
+                first["dataset"],
+                sizes,
+                tokens=tuple(tokens),
+                seeds=tuple(seeds),
+                model=dict(first["model"]),
                 recipe={**start, "rule": "fixed", "learning_rate": rate, "batch": batch},
-            )  # fmt: skip
+            )
     return made, rules
 
 
-def fitted(workdir: Path, level: float) -> dict[str, Any]:
-    """What ``analysis.tune`` says of a sweep's finished runs."""
+def fitted(workdir: Path, level: float) -> Tuned:
+    """What a sweep's finished runs say of the best learning rate and batch."""
     from analysis.decide import tune
     from analysis.table import runs
 
-    table: Any = runs.load(workdir).table
-    per_step = {r["run"]: r["manifest"]["tokens"]["per_step"] for p in read_json(workdir / "study.json")["programs"]
-                for r in p["runs"]}  # fmt: skip
+    table = runs.load(workdir).table
+    per_step = {manifest.run: manifest.tokens.per_step for manifest in _manifests(workdir)}
     table["batch"] = [float(per_step[name]) for name in table["run"]]
     return tune.fit(table, level=level)
 
 
-def fields(base: Any, found: dict[str, Any], workdir: Path) -> dict[str, Any]:
+def _manifests(workdir: Path) -> list[Manifest]:
+    return [spec.manifest for program in read_study(workdir).programs for spec in program.runs]
+
+
+def fields(base: Recipe, found: Tuned, workdir: Path) -> dict[str, Any]:
     """The recipe of the file: the one that was tuned, with the fitted laws for learning rate and batch."""
     from scaling import recipe
 
     kept = {k: v for k, v in recipe.record(base).items() if k not in ("learning_rate", "batch", "tuned", "batch_law")}
-    laws = {"rule": "law", "rate_law": [found["rate_law"][name]["value"] for name in ("k", "p", "q")]}
-    if found["batch_law"]:
-        return {**kept, **laws, "batch_law": [found["batch_law"][name]["value"] for name in ("k", "p", "q")]}
-    runs = [r["manifest"] for p in read_json(workdir / "study.json")["programs"] for r in p["runs"]]
-    batch = next(m["recipe"]["batch"] for m in runs if m["tokens"]["per_step"] == found["batch"])
+    laws: dict[str, Any] = {"rule": "law", "rate_law": _coefficients(found.rate_law)}
+    if found.batch_law is not None:
+        return {**kept, **laws, "batch_law": _coefficients(found.batch_law)}
+    batch = next(m.recipe["batch"] for m in _manifests(workdir) if m.tokens.per_step == found.batch)
     return {**kept, **laws, "batch": batch}
 
 
-def summary(found: dict[str, Any]) -> list[str]:
+def _coefficients(law: PowerLaw) -> list[float]:
+    return [law.k.value, law.p.value, law.q.value]
+
+
+def _rate(cell: Interval | None) -> str:
+    return "edge of the sweep" if cell is None else interval(cell, 3)
+
+
+COLUMNS: dict[str, Callable[[SweptCell], object]] = {
+    "N": lambda row: f"{row.N:,.0f}",
+    "D": lambda row: f"{row.D:,.0f}",
+    "batch tokens": lambda row: f"{row.batch:,.0f}",
+    "best loss": lambda row: f"{row.loss:.4f}",
+    "best run": lambda row: f"{row.best_run:.3g}",
+    "learning rate": lambda row: _rate(row.learning_rate),
+}
+
+
+def summary(found: Tuned) -> list[str]:
     """The fit for people."""
-    columns: dict[str, Callable[[dict[str, Any]], object]] = {
-        "N": lambda row: f"{row['N']:,.0f}",
-        "D": lambda row: f"{row['D']:,.0f}",
-        "batch tokens": lambda row: f"{row['batch']:,.0f}",
-        "best loss": lambda row: f"{row['loss']:.4f}",
-        "best run": lambda row: f"{row['best_run']:.3g}",
-        "learning rate": lambda row: interval(row["learning_rate"], 3) if row["learning_rate"] else "edge of the sweep",
-    }
-    lines = table(found["optima"], columns)
-    for name, key in (("learning rate", "rate_law"), ("batch in tokens", "batch_law")):
-        if found[key]:
-            k, p, q = (interval(found[key][part], 3) for part in ("k", "p", "q"))
+    from analysis.show.answers import sentence
+
+    lines = table(found.optima, COLUMNS)
+    for name, law in (("learning rate", found.rate_law), ("batch in tokens", found.batch_law)):
+        if law is not None:
+            k, p, q = (interval(cell, 3) for cell in (law.k, law.p, law.q))
             lines.append(f"{name} = k N^p D^q: k {k}, p {p}, q {q}")
-    h = found["curvature"]
-    cost = {name: math.expm1(h[name] * math.log(2) ** 2) for name in ("value", "lo", "hi")}
-    lines.append(f"a learning rate 2x off costs {cost['value']:.2%} [{cost['lo']:.2%}, {cost['hi']:.2%}] of the loss; "
-                 f"{found['runs']} runs of {found['stems']} stems within {found['window']:.0%} of their cell's best, "
-                 f"noise {found['noise']:.2%}")  # fmt: skip
-    return [*lines, *(f"warning: {text}" for text in found["warnings"])]
+    curvature = found.curvature
+    value, lo, hi = (_twice(h) for h in (curvature.value, curvature.lo, curvature.hi))
+    lines.append(
+        f"a learning rate 2x off costs {value} [{lo}, {hi}] of the loss; {found.runs} runs of {found.stems} stems "
+        f"within {found.window:.0%} of their cell's best, noise {found.noise:.2%}"
+    )
+    return [*lines, *(f"warning {w.code}: {sentence(w)}" for w in found.warnings)]
+
+
+def _twice(curvature: float | None) -> str:
+    """The share of the loss that a learning rate costs at twice or half the best one."""
+    return "open" if curvature is None else f"{math.expm1(curvature * math.log(2) ** 2):.2%}"
 
 
 def _list(field: str, text: str | None, kind: type) -> list[Any]:
