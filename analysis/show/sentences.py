@@ -365,7 +365,7 @@ def _why(scheme: card.Scheme) -> str:
             return f"learning curves{few}"
         case "many_clusters":
             share = "" if scheme.converged is None else f", {scheme.converged:.0%} converged"
-            return f"percentiles of {scheme.draws} refits that resample {scheme.grouped}s{share}"
+            return f"percentiles of {scheme.draws} refits that resample {scheme.grouped or 'run'}s{share}"
 
 
 @sentence.register
