@@ -202,7 +202,7 @@ def collect(workdir: str | Path) -> WorkdirSummary:
     study = _try(lambda: _study(workdir), problems, "study")
     names = datasets(workdir)
     prediction = _try(lambda: sealed.read(workdir), problems, "prediction")
-    opened = sealed.sealed_runs(workdir) if prediction else set()
+    opened = sealed.sealed_runs(workdir) if prediction else frozenset()
     runs, shown = _runs(workdir, study, opened)
     return WorkdirSummary(
         workdir=workdir,
@@ -307,7 +307,7 @@ def _cards(
 
 
 def _runs(
-    workdir: Path, study: StudyRecord | None, opened: set[str]
+    workdir: Path, study: StudyRecord | None, opened: frozenset[str]
 ) -> tuple[tuple[RunSummary, ...], list[tuple[Manifest, Record]]]:
     """Every run but stems, and every record that may be shown.
 

@@ -184,8 +184,8 @@ def _measured(workdir: Path, fitted: Fit) -> tuple[float | None, str | None]:
             continue
         manifest = record.manifest
         term = result.evaluation.get(fitted.conventions.term or manifest.headline)
-        known = term is not None and term.bits_per_byte and term.value
-        ratios.add(round(term.bits_per_byte / term.value, 6) if known else None)
+        bits, value = (None, None) if term is None else (term.bits_per_byte, term.value)
+        ratios.add(round(bits / value, 6) if bits and value else None)
         hashes.add(manifest.data.sha256)
     ratio = ratios.pop() if len(ratios) == 1 else None
     return ratio, (hashes.pop() if len(hashes) == 1 else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -191,7 +191,6 @@ def _size(row: LadderRow, n: str) -> int:
 
 
 def _at(study: StudyRecord, dataset: str, row: LadderRow, parameters: float, tokens: float) -> RecipeAt:
-    from analysis.card import Interval
     from scaling import recipe
 
     manifests = (spec.manifest for program in study.programs for spec in program.runs)
@@ -206,11 +205,17 @@ def _at(study: StudyRecord, dataset: str, row: LadderRow, parameters: float, tok
     steps = max(1, round(tokens / (batch * row.context)))
     if (fit := study.tuned.get(rules.tuned)) is None:
         return RecipeAt(rate, batch, row.size, steps, False, note)
-    regret = Interval(**recipe.regret(fit, parameters, tokens, rate, batch * row.context))
+    regret = _interval(recipe.regret(fit, parameters, tokens, rate, batch * row.context))
     note = "tuned here" if rules.rule == "law" else "set by hand beside a tuned recipe"
     note += f"; regret {regret.value:.2%} of the loss, at most {regret.hi:.2%}"
-    best = {name: Interval(**cell) for name, cell in recipe.best(fit, parameters, tokens).items()}
+    best = {name: _interval(cell) for name, cell in recipe.best(fit, parameters, tokens).items()}
     return RecipeAt(rate, batch, row.size, steps, rules.rule == "law", note, best, regret)
+
+
+def _interval(cell: Mapping[str, float]) -> Interval:
+    from analysis.card import Interval
+
+    return Interval(value=cell["value"], lo=cell["lo"], hi=cell["hi"])
 
 
 def _recipe_lines(found: RecipeAt | None) -> list[str]:

@@ -137,7 +137,9 @@ class Canvas:
                 remedy = f"this figure has {plural(shape[0] * shape[1], 'panel')}; give one axes for each"
                 raise UserError("ax", len(self.axes), remedy)
             self.axes = self.axes.reshape(shape)
-            self.figure = self.only.get_figure(root=True)
+            figure = self.only.get_figure(root=True)
+            assert figure is not None, "axes without a figure"
+            self.figure: Figure = figure
             if self.axes.size == 1:
                 self.only.set_title(title)
             return
@@ -230,7 +232,7 @@ class Sizes:
         ticks = round_ticks(math.exp(self.low), math.exp(self.high), 5)
         bar = canvas.figure.colorbar(ScalarMappable(norm, self.map), ax=ax, pad=0.02, aspect=30)
         bar.ax.set_ylim(self.low, self.high)
-        bar.set_ticks(np.log(ticks), labels=[short(t) for t in ticks])
+        bar.set_ticks([math.log(t) for t in ticks], labels=[short(t) for t in ticks])
         bar.set_label("N (parameters)")
         bar.outline.set_visible(False)
 
@@ -244,7 +246,8 @@ def law_styles(laws: Iterable[Law]) -> dict[str, tuple[str, str]]:
     for law in laws:
         if law.name in found:
             continue
-        colour, own = KINDS[law.style % len(KINDS)], law.style % len(MARKERS)
+        key = law.style or 0
+        colour, own = KINDS[key % len(KINDS)], key % len(MARKERS)
         order = [MARKERS[(own + i) % len(MARKERS)] for i in range(len(MARKERS))]
         free = [marker for marker in order if (colour, marker) not in found.values()]
         found[law.name] = colour, (free or order)[0]
