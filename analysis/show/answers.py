@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from analysis import laws
-from analysis.decide import allocate, compare, critical_batch, forecast, next_cells, spending, tune
+from analysis.decide import allocate, compare, critical_batch, entropy, forecast, next_cells, spending, tune
 from analysis.decide.design import ExpectedPrecision, Prior
 from analysis.show.numbers import interval, loss, plural, span
 from analysis.show.sentences import count_word, sentence
@@ -157,12 +157,12 @@ def _(score: forecast.Score) -> str:
 
 
 @sentence.register
-def _(check: forecast.EntropyCheck) -> str:
+def _(check: entropy.EntropyCheck) -> str:
     """Losses, and each fitted floor, against the exact entropy of the source."""
     exact = loss(check.entropy)
     if check.below:
         text = (
-            f"{len(check.below)} of {check.runs} losses lie more than {forecast.BELOW:g} standard errors BELOW the "
+            f"{len(check.below)} of {check.runs} losses lie more than {entropy.BELOW:g} standard errors BELOW the "
             f"entropy {exact}: an error in the source, the split or the evaluation."
         )
     else:

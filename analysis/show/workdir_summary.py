@@ -16,7 +16,8 @@ import pandas as pd
 
 from analysis import laws
 from analysis.check.approaches import Approaches, compare_approaches
-from analysis.decide.forecast import DatasetScore, EntropyCheck, EntropyChecks, Score, check_entropy, score
+from analysis.decide.entropy import EntropyCheck, EntropyChecks, check_entropy
+from analysis.decide.forecast import DatasetScore, Score, score
 from analysis.decide.ranking import Ranked, rank
 from analysis.fitting import Fit, load_fit
 from analysis.table import seal as sealed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from analysis.check.diagnose import REFUTED
-from analysis.decide.forecast import EntropyCheck
+from analysis.decide.entropy import EntropyCheck
 from analysis.show.answers import outcome
 from analysis.show.approach_sentences import compared
 from analysis.show.numbers import interval, loss, plural

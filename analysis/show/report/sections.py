@@ -10,8 +10,9 @@ from scipy import stats
 
 from analysis.check.approaches import Approach, Approaches
 from analysis.decide.allocate import Extrapolation, OpenDraws, Sensitivity, optimal
-from analysis.decide.forecast import EntropyCheck, ScoredForecast
+from analysis.decide.entropy import EntropyCheck
 from analysis.decide.forecast import Ranked as RankedForecaster
+from analysis.decide.forecast import ScoredForecast
 from analysis.fitting import Fit
 from analysis.show import tables
 from analysis.show.answers import cost_words, outcome
