@@ -17,8 +17,10 @@ LEVELS = [
     {"families"},
     {"data", "mesh", "checkpoint"},
     {"study", "step"},
-    {"plan", "train", "drive"},
-    {"status", "launch"},
+    {"plan", "run", "train", "drive"},
+    {"worker"},
+    {"status", "engines"},
+    {"progress"},
     {"cli", "verbs"},
 ]
 LEVEL = {name: index for index, names in enumerate(LEVELS) for name in names}

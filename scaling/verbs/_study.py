@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from scaling.plan import Plan
+    from scaling.status import StudyStatus
 
 
 def default_workdir(name: str, argument: str | None) -> Path:
@@ -14,7 +18,7 @@ def default_workdir(name: str, argument: str | None) -> Path:
     return Path("runs") / (name if not slug or name.endswith(f"-{slug}") else f"{name}-{slug}")
 
 
-def planned(options: SimpleNamespace) -> tuple[Any, Path]:
+def planned(options: SimpleNamespace) -> tuple[Plan, Path]:
     from scaling import plan as plans
     from scaling import study as studies
 
@@ -23,12 +27,12 @@ def planned(options: SimpleNamespace) -> tuple[Any, Path]:
     return plans.make(study, workdir if workdir.is_dir() else None), workdir
 
 
-def print_failures(status: dict[str, Any], stream: Any) -> None:
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for failure in status["failures"]:
-        reasons.setdefault((failure["status"], failure["reason"]), []).append(failure["run"])
+def print_failures(status: StudyStatus, stream: TextIO) -> None:
+    reasons: dict[tuple[str, str | None], list[str]] = {}
+    for failure in status.failures:
+        reasons.setdefault((failure.status, failure.reason), []).append(failure.run)
     for (state, reason), runs in reasons.items():
         more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
         print(f"{state}: {runs[0]}{more}: {reason}", file=stream)
-    if status["retry"]:
-        print(f"to train them again: {status['retry']}", file=stream)
+    if status.retry:
+        print(f"to train them again: {status.retry}", file=stream)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from scaling import launch
+from scaling import engines
 from scaling.flags import Flag
 
 TRAINING = (
-    Flag("engine", str, f"where to train: {', '.join(launch.engines())}", "local"),
+    Flag("engine", str, f"where to train: {', '.join(engines.engines())}", "local"),
     Flag("retry_failed", bool, "train failed and rejected runs once more", False),
-    *launch.flags(),
+    *engines.flags(),
 )

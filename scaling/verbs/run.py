@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from scaling import launch
-from scaling.errors import UserError
+from scaling import engines
+from scaling.errors import Code, UserError
 from scaling.verbs._declare import JSON, WORKDIR, Verb
 from scaling.verbs._study import planned, print_failures
 from scaling.verbs._training import TRAINING
@@ -17,9 +17,9 @@ from scaling.verbs.show import print_json
 
 def run(options: SimpleNamespace) -> int:
     """Trains what is not final. 0 all done; 1 some failed; 2 some were rejected; 130 after a Ctrl-C."""
-    from scaling.launch import worker
-    from scaling.launch.progress import follow
+    from scaling.progress import follow
     from scaling.status import StatusReader, duration, headline
+    from scaling.worker.programs import reset, settled
 
     made = None
     if options.config is not None:
@@ -27,24 +27,24 @@ def run(options: SimpleNamespace) -> int:
     elif options.workdir:
         workdir = Path(options.workdir)
     else:
-        raise UserError("config", "nothing", "give --config=FILE.py, or --workdir of a study to continue")
+        raise UserError("config", "nothing", "give --config=FILE.py, or --workdir of a study to continue", Code.MISSING)
     # What is wrong with its options is heard of before anything is written.
-    start = launch.engine(options.engine)
-    engine = start(workdir, **{flag.name: getattr(options, flag.name) for flag in launch.flags(options.engine)})
+    start = engines.engine(options.engine)
+    engine = start(workdir, **{flag.name: getattr(options, flag.name) for flag in engines.flags(options.engine)})
     if made is not None:
         from scaling import plan as plans
 
         plans.write(made, workdir)
     reader = StatusReader(workdir)
     if options.retry_failed:
-        worker.reset(workdir, reader.programs)
-    pending = [p for p in reader.programs if not all(worker.settled(workdir, spec) for spec in p["runs"])]
+        reset(workdir, reader.programs)
+    pending = [p for p in reader.programs if not all(settled(workdir, spec) for spec in p.runs)]
     signalled = problem = None
     if pending:
         engine.submit(pending)
-        left = duration(reader.read(engine.size)["seconds"]["eta"])
-        print(f"{reader.name}: {len(pending)} of {len(reader.programs)} programs to train on {engine.size} workers, "
-              f"about {left}; {workdir}", file=sys.stderr, flush=True)  # fmt: skip
+        left = duration(reader.read(engine.size).seconds.eta)
+        amount = f"{len(pending)} of {len(reader.programs)} programs to train on {engine.size} workers"
+        print(f"{reader.name}: {amount}, about {left}; {workdir}", file=sys.stderr, flush=True)
         signalled, problem = follow(engine, reader, sys.stderr)
     status = reader.read()
     if problem is not None and signalled is None:
@@ -54,14 +54,14 @@ def run(options: SimpleNamespace) -> int:
     elif pending:
         print(headline(status))
     else:
-        print(f"nothing to do: all {status['counts']['total']} runs of {workdir} are final")
+        print(f"nothing to do: all {status.counts['total']} runs of {workdir} are final")
     if signalled is not None:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130 if signalled == signal.SIGINT else 128 + signalled
     print_failures(status, sys.stderr)
-    for text in status["warnings"]:
+    for text in status.warnings:
         print(f"warning: {text}", file=sys.stderr)
-    return 2 if status["counts"]["rejected"] else 1 if status["counts"]["failed"] else 0
+    return 2 if status.counts["rejected"] else 1 if status.counts["failed"] else 0
 
 
 VERB = Verb(

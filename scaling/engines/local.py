@@ -15,22 +15,21 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 import scaling
-from scaling.errors import UserError
+from scaling.engines import Pool
+from scaling.errors import Code, UserError
 from scaling.flags import Flag
-from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, Pool
-from scaling.launch.worker import (
-    MAX_ATTEMPTS,
-    environment,
-    load_programs,
-    most_together,
-    progress_marks,
-    settled,
-    usable_cache,
-)
 from scaling.records import write_atomic
+from scaling.records.types import Marks, ProgramSpec
+from scaling.worker import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
+from scaling.worker.ensembles import parse_ensemble_size
+from scaling.worker.environment import usable_cache, variables
+from scaling.worker.failures import Problem
+from scaling.worker.loop import MAX_ATTEMPTS
+from scaling.worker.programs import load_programs, progress_marks, settled
 
 # How the plugins of jax begin (jax_plugins.xla_cuda13 ...), with what exists on a machine that has such a device.
 ACCELERATORS = {"xla_cuda": ("/dev/nvidiactl", "/dev/dxg"), "xla_rocm": ("/dev/kfd",)}
@@ -61,8 +60,8 @@ def accelerated() -> bool:
         return False
     plugins = importlib.util.find_spec("jax_plugins")
     places = [] if plugins is None else list(plugins.submodule_search_locations or [])
-    found = [module.name for module in pkgutil.iter_modules(places)]
-    devices = [ACCELERATORS[kind] for kind in ACCELERATORS if any(name.startswith(kind) for name in found)]
+    names = [module.name for module in pkgutil.iter_modules(places)]
+    devices = [ACCELERATORS[kind] for kind in ACCELERATORS if any(name.startswith(kind) for name in names)]
     devices += [TPU] if importlib.util.find_spec("libtpu") is not None else []
     return any(Path(path).exists() for paths in devices for path in paths)
 
@@ -76,14 +75,13 @@ def cores() -> list[int]:
 
 def _worker_environment(cache: str | None, *, cpu: bool) -> dict[str, str]:
     """The environment of a worker: ours, and what has to be there before a process starts."""
-    found = {**os.environ, **environment(cache, single=cpu)}
-    # Where the package is not installed, it is imported from where it was here.
-    found["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [os.environ.get("PYTHONPATH"), str(Path(scaling.__file__).parents[1])])
-    )
-    if cpu and sys.platform == "linux" and "hugetlb" not in found.get("GLIBC_TUNABLES", ""):
-        found["GLIBC_TUNABLES"] = ":".join(filter(None, [found.get("GLIBC_TUNABLES"), HUGE_PAGES]))
-    return found
+    made = {**os.environ, **variables(cache, single=cpu)}
+    # Where the package is not installed, it is imported from where it was here. An empty entry is the current directory.
+    places = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(Path(scaling.__file__).parents[1])]
+    made["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+    if cpu and sys.platform == "linux" and "hugetlb" not in made.get("GLIBC_TUNABLES", ""):
+        made["GLIBC_TUNABLES"] = ":".join(filter(None, [made.get("GLIBC_TUNABLES"), HUGE_PAGES]))
+    return made
 
 
 class Local:
@@ -111,33 +109,34 @@ class Local:
         ensemble: str | None = None,
         ttl: float | None = None,
         beat: float | None = None,
-    ):
+    ):  # one argument a flag, and the two of leases, which tests shorten
         if workers is not None and workers < 1:
             raise UserError("workers", workers, "must be at least 1")
         if max_attempts < 1:
             raise UserError("max_attempts", max_attempts, "must be at least 1")
         if ensemble is not None:
-            most_together(ensemble)
+            parse_ensemble_size(ensemble)
         self.workdir = Path(workdir)
         accelerator = accelerated()
         bound = not accelerator and hasattr(os, "sched_setaffinity")
         self._places = [str(core) for core in cores()] if bound else ["all"]
         self._size = workers or (1 if accelerator else len(cores()))
         if accelerator and self._size > 1:
-            raise UserError("workers", workers, "a GPU or TPU takes one worker; set JAX_PLATFORMS=cpu to use cores")
+            remedy = "a GPU or TPU takes one worker; set JAX_PLATFORMS=cpu to use cores"
+            raise UserError("workers", workers, remedy, Code.CONFLICT)
         self._environment = _worker_environment(usable_cache(cache), cpu=not accelerator)
         options = {"max_attempts": max_attempts, "execute": execute, "ttl": ttl, "beat": beat, "cache": cache}
         options["ensemble"] = ensemble
         self._options = [f"--{name}={value}" for name, value in options.items() if value is not None]
         self._max_attempts = max_attempts
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
-        self._programs: list[dict[str, Any]] = []
+        self._programs: list[ProgramSpec] = []
         self._only: list[str] = []
         self._cancelled, self._problem = False, None
         self._deaths = 0
-        self._last_marks: list[dict[str, int]] | None = None
+        self._last_marks: list[Marks] | None = None
 
-    def submit(self, programs: Sequence[dict[str, Any]]) -> None:
+    def submit(self, programs: Sequence[ProgramSpec]) -> None:
         """Starts the workers for these programs of study.json: no more of them than programs.
 
         Raises:
@@ -147,9 +146,9 @@ class Local:
         write_atomic(self.workdir / "logs" / ".probe", "")
         (self.workdir / "logs" / ".probe").unlink(missing_ok=True)
         self._programs = list(programs)
-        asked = {program["program"] for program in programs}
-        rest = [program for program in load_programs(self.workdir) if program["program"] not in asked]
-        others = any(not settled(self.workdir, spec) for program in rest for spec in program["runs"])
+        asked = {program.program for program in programs}
+        rest = [program for program in load_programs(self.workdir) if program.program not in asked]
+        others = any(not settled(self.workdir, spec) for program in rest for spec in program.runs)
         self._only = [f"--only={','.join(sorted(asked))}"] if others else []
         for index in range(min(self.size, len(self._programs))):
             self._start(index)
@@ -160,18 +159,18 @@ class Local:
             code = process.poll()
             if code is None:
                 continue
-            said = process.communicate()[0].decode(errors="replace").strip()
+            said = process.communicate()[0]
             del self._workers[index]
             if code == EXIT_DONE or self._cancelled:
                 continue
             if code == EXIT_USER:
-                self._problem = _problem(said)
+                self._problem = self._said(index, said)
                 self.cancel()
             elif self._may_replace():
                 self._start(index)
             elif self._problem is None:
-                self._problem = UserError("workers", f"{self._deaths} died without progress, last {_ending(code)}",
-                                          f"see {self._log(index)}")  # fmt: skip
+                died = f"{self._deaths} died without progress, last {_ending(code)}"
+                self._problem = UserError("workers", died, f"see {self._log(index)}", Code.ENVIRONMENT)
                 self.cancel()
         return Pool(len(self._workers), not self._workers, self._problem)
 
@@ -191,15 +190,23 @@ class Local:
 
     def _start(self, index: int) -> None:
         core = self._places[index % len(self._places)]
-        command = [sys.executable, "-m", "scaling.launch.worker", f"--workdir={self.workdir}", f"--core={core}"]
+        # -P: a folder of the current directory that is called scaling or analysis must not be taken for the package.
+        command = [sys.executable, "-P", "-m", "scaling.worker", f"--workdir={self.workdir}", f"--core={core}"]
         self._workers[index] = subprocess.Popen(
-            [*command, f"--parent={os.getpid()}", *self._only, *self._options],
+            [*command, "--json", f"--parent={os.getpid()}", *self._only, *self._options],
             env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+
+    def _said(self, index: int, said: bytes) -> UserError:
+        """The error that a worker ended with."""
+        try:
+            return msgspec.json.decode(said, type=Problem).error
+        except (msgspec.DecodeError, UnicodeDecodeError):  # it was killed while it said so
+            return UserError("workers", "one ended", f"see {self._log(index)}", Code.ENVIRONMENT)
 
     def _may_replace(self) -> bool:
         """Counts deaths since anything went forward. Programs that kill their worker must be able to use up their
@@ -208,13 +215,6 @@ class Local:
         self._deaths = self._deaths + 1 if marks == self._last_marks else 1
         self._last_marks = marks
         return self._deaths < max(5, self._max_attempts * self._size + 2)
-
-
-def _problem(said: str) -> UserError:
-    """The worker's one line as the error it was."""
-    field, _, rest = said.partition(" = ")
-    value, _, remedy = rest.rpartition(": ")
-    return UserError(field, value, remedy) if value else UserError("worker", said or "ended", "see its log")
 
 
 def _ending(code: int) -> str:

@@ -7,11 +7,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
 
+from scaling.engines import Engine
 from scaling.errors import UserError
-from scaling.launch import Engine
-from scaling.status import StatusReader, activity, headline
+from scaling.status import StatusReader, StudyStatus, activity, headline
 
 PLAIN = 10.0  # seconds between two lines where nobody looks at a terminal
 LOOK = 0.2  # seconds between two looks at the workers
@@ -24,7 +24,7 @@ class _Plain:
         self._stream, self._said, self._last = stream, -PLAIN, ""
         self.every = PLAIN
 
-    def show(self, status: dict[str, Any], note: str) -> None:
+    def show(self, status: StudyStatus, note: str) -> None:
         line = "; ".join([headline(status), *activity(status), *([note] if note else [])])
         if line != self._last:
             self._last = line
@@ -45,12 +45,12 @@ class _Live:
         self._live.start()
         self.every = 1.0
 
-    def show(self, status: dict[str, Any], note: str) -> None:
+    def show(self, status: StudyStatus, note: str) -> None:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.text import Text
 
-        lines = [Text(headline(status), style="bold"), ProgressBar(total=1.0, completed=status["share"], width=60)]
+        lines = [Text(headline(status), style="bold"), ProgressBar(total=1.0, completed=status.share, width=60)]
         lines += [Text("  " + line, style="dim", overflow="ellipsis", no_wrap=True) for line in activity(status)]
         self._live.update(Group(*lines, *([Text(note, style="yellow")] if note else [])))
 
