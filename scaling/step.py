@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from scaling import distributed, families, recipe
+from scaling import distributed, families, inputs, recipe
 from scaling import mesh as meshes
 from scaling.blocks.execution import Execution, using
 from scaling.blocks.logical import placing
@@ -49,9 +49,8 @@ class Trainer:
         spec = family.batch_spec(config)
         self.context, self.text = spec["context"], families.text(spec)
         # What the family reads of a batch; a source may hold more, which then never reaches the device.
-        self.reads = {"tokens", "mask"} if "vocab" in spec else set()
-        read = (("image", "image"), ("sound", "sound"), ("label", "classes"))
-        self.reads |= {name for name, field in read if field in spec}
+        self.reads = inputs.arrays(family, spec)
+        self.reads_whole = inputs.arrays(family, spec, by_example=False)
         self.terms = families.terms(family, config)
         if how.microbatches > 1:
             families.require_separable_loss(family, config, "execution.microbatches", how.microbatches)
@@ -132,18 +131,19 @@ class Trainer:
         return {**found, "total": sum(found.values())}
 
     def evaluate(
-        self, params: Any, batch: dict[str, np.ndarray], number: int, prompts: np.ndarray | None = None
+        self, params: Any, batch: dict[str, np.ndarray], number: int, whole: dict[str, np.ndarray] | None = None
     ) -> dict[str, Any]:
         """{term: (sum, count)} of the ``number``-th evaluation batch, under a key fixed by the number.
 
-        ``batch`` is whole in every process, which places its own rows. ``prompts``: texts of each class, as a source's
-        evaluation may have them, for the family's ``metrics``.
+        Args:
+          batch: whole in every process, which places its own rows.
+          whole: arrays of the evaluation set that are not by example, for the family's ``metrics`` (``reads_whole``).
         """
         size = len(next(iter(batch.values())))
         own = meshes.rows(self.mesh, size)
         place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
         on_mesh = {name: place(value[own]) for name, value in batch.items() if name in self.reads}
-        fixed = {} if prompts is None else {"prompts": self._everywhere(prompts)}
+        fixed = {name: self._everywhere(value) for name, value in (whole or {}).items()}
 
         def loss(params: Any, batch: dict[str, jax.Array], fixed: dict[str, jax.Array], number: jax.Array) -> Any:
             found = self._terms(params, batch, jax.random.fold_in(jax.random.key(0), number))

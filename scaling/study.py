@@ -217,12 +217,12 @@ def resolve(config: ConfigDict) -> Study:
 
 def _options(chosen: Settings, plain: dict[str, Any]) -> Options:
     evaluation = settings.read(Evaluation, "config.evaluation", plain["evaluation"])
-    shape = mesh.check(plain["mesh"])
+    shape = dataclasses.asdict(mesh.check(plain["mesh"]))
     execution = Execution.from_dict(plain["execution"])
     mesh.check_batch(shape, evaluation.batch, "evaluation.batch")
     return Options(
         chunk=chosen.chunk,
-        mesh=dataclasses.asdict(shape),
+        mesh=shape,
         execution=dataclasses.asdict(execution),
         evaluation=EvaluationOptions(tokens=evaluation.tokens, batch=evaluation.batch),
         checkpoint_seconds=chosen.checkpoint_seconds,
@@ -272,12 +272,12 @@ def _check_holdouts(cells: Iterable[Cell]) -> None:
 def _check_split(cell: Cell, options: Options) -> None:
     """UserError where the mesh, or what splits a batch into parts, does not divide the cell's batch."""
     ways = options.execution["microbatches"]
-    mesh.check_batch(mesh.check(options.mesh), cell.recipe.batch, microbatches=ways)
+    mesh.check_batch(options.mesh, cell.recipe.batch, microbatches=ways)
     if ways > 1:
         families.require_separable_loss(cell.module, cell.config, "execution.microbatches", ways)
     if options.noise_scale:
         families.require_separable_loss(cell.module, cell.config, "config.noise_scale", True)
-        mesh.parts(mesh.check(options.mesh), cell.recipe.batch, ways)
+        mesh.parts(options.mesh, cell.recipe.batch, ways)
 
 
 class _Block:

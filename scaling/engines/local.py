@@ -76,7 +76,8 @@ def cores() -> list[int]:
 def _worker_environment(cache: str | None, *, cpu: bool) -> dict[str, str]:
     """The environment of a worker: ours, and what has to be there before a process starts."""
     made = {**os.environ, **variables(cache, single=cpu)}
-    # Where the package is not installed, it is imported from where it was here. An empty entry is the current directory.
+    # Where the package is not installed, it is imported from where it was here. An empty entry would be the current
+    # directory.
     places = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(Path(scaling.__file__).parents[1])]
     made["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     if cpu and sys.platform == "linux" and "hugetlb" not in made.get("GLIBC_TUNABLES", ""):
