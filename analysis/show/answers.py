@@ -1,4 +1,4 @@
-"""What the decisions say, in sentences: allocations, forecasts and their outcomes, comparisons, next cells, tuning.
+"""What the decisions say, in sentences: allocations, forecasts and their outcomes, comparisons, next cells.
 
 Extends ``sentences.sentence`` by the types of ``analysis.decide``, of which a fit needs none.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from analysis import laws
-from analysis.decide import allocate, compare, critical_batch, entropy, forecast, next_cells, spending, tune
+from analysis.decide import allocate, compare, entropy, forecast, next_cells, spending
 from analysis.decide.design import ExpectedPrecision, Prior
 from analysis.show.numbers import interval, loss, plural, span
 from analysis.show.sentences import count_word, sentence
@@ -245,7 +245,7 @@ def _(_: compare.NoCommonLoss) -> str:
     return "no loss is reached by both within the compute that was fitted"
 
 
-# --- next cells, plans, tuning
+# --- next cells and plans
 
 
 @sentence.register
@@ -281,30 +281,3 @@ def _(prior: Prior) -> str:
         f"prior: {prior.law} with {each}, each term {prior.share:.0%} of the floor at the centre of the cells; noise "
         f"{prior.noise:.2%} a run, half of its variance shared by a stem"
     )
-
-
-@sentence.register
-def _(w: tune.NoBestBatch) -> str:
-    why = "the sweep shows no best one"
-    if w.why == "outside" and w.best is not None:
-        swept = f"{w.swept[0]:.4g} to {w.swept[1]:.4g}"
-        why = f"the best is {w.best[0]:.3g} to {w.best[1]:.3g} tokens, outside the sweep's {swept}"
-    return f"batch: {why}; the best one swept is kept, and the learning rate is tuned at it"
-
-
-@sentence.register
-def _(w: tune.EdgeOfSweep) -> str:
-    return (
-        f"N {w.N:.4g}, D {w.D:.4g}, batch {w.batch:.4g}: the best run, learning rate {w.learning_rate:.3g}, is at the "
-        "edge of the sweep"
-    )
-
-
-def no_critical_batch(found: critical_batch.CriticalBatch) -> str:
-    """Why a target loss has no critical batch."""
-    return {
-        None: "",
-        "few_batches": "fewer than three batches reach it",
-        "no_fit": "the runs are too few for the law",
-        "no_knee": "steps fall with the batch without end",
-    }[found.why]

@@ -243,15 +243,15 @@ def _study(workdir: Path) -> StudyRecord | None:
 # --- fits
 
 
-class _Data(msgspec.Struct):
+class _Data(msgspec.Struct, frozen=True):
     dataset: str | None = None
 
 
-class _Conventions(msgspec.Struct):
+class _Conventions(msgspec.Struct, frozen=True):
     n: str | None = None
 
 
-class _Card(msgspec.Struct):
+class _Card(msgspec.Struct, frozen=True):
     """What tells of a file in ``fits/`` whether it is of a data set, without reading all of it."""
 
     kind: str

@@ -145,7 +145,7 @@ COLUMNS: dict[str, Callable[[SweptCell], object]] = {
 
 def summary(found: Tuned) -> list[str]:
     """The fit for people."""
-    from analysis.show.answers import sentence
+    from analysis.show.tuning_sentences import sentence
 
     lines = table(found.optima, COLUMNS)
     for name, law in (("learning rate", found.rate_law), ("batch in tokens", found.batch_law)):
