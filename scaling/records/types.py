@@ -85,7 +85,7 @@ class DataDescription(Value, kw_only=True):
     bytes: Count | None = None
     unique_tokens: Count | None = None
     entropy: float | None = None
-    about: dict[str, JSON] = {}
+    about: dict[str, JSON] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(cls, described: dict[str, JSON]) -> DataDescription:
@@ -315,7 +315,7 @@ class Result(Value, kw_only=True):
     tokens: Count
     decayed: bool
     train_loss: float | None = None
-    evaluation: dict[str, Evaluation] = {}
+    evaluation: dict[str, Evaluation] = msgspec.field(default_factory=dict)
     seconds: Seconds = Seconds()
     tokens_per_second: Amount | None = None
     mfu: Utilisation | None = None
@@ -340,7 +340,7 @@ class Options(Value, kw_only=True):
 
     chunk: Annotated[int, Meta(ge=1)]
     mesh: dict[str, Annotated[int, Meta(ge=1)]]
-    execution: dict[str, JSON] = {}
+    execution: dict[str, JSON] = msgspec.field(default_factory=dict)
     evaluation: EvaluationOptions
     checkpoint_seconds: Amount
     keep_last: Annotated[int, Meta(ge=1)] = 2
@@ -408,5 +408,5 @@ class StudyRecord(Value, kw_only=True):
     datasets: dict[str, dict[str, JSON]]
     options: Options
     ladder: dict[str, tuple[LadderRow, ...]]
-    tuned: dict[str, dict[str, JSON]] = {}
+    tuned: dict[str, dict[str, JSON]] = msgspec.field(default_factory=dict)
     programs: tuple[ProgramSpec, ...]
