@@ -489,11 +489,11 @@ def test_laws_keep_their_look_and_differ_within_a_figure():
 def test_figures_are_drawn_into_axes_that_are_given():
     found = fit(runs_of(laws.get("chinchilla"), noise=0.003, n=40), "chinchilla")
     figure = Figure()
-    one, two, three = figure.subplots(1, 3)
+    one, two, three, four, five = figure.subplots(1, 5)
     assert plots.loss(found, ax=one) is figure and one.get_title(loc="left") == "Loss against training tokens"
     assert plots.compute(found, ax=(two, three)) is figure and two.lines and three.lines
-    assert plots.residuals({"chinchilla": found}, ax=one) is figure
-    assert plots.floor({"chinchilla": found}, ax=two) is figure and two.get_xlabel() == "floor E"
+    assert plots.residuals({"chinchilla": found}, ax=four) is figure and four.get_ylabel()
+    assert plots.floor({"chinchilla": found}, ax=five) is figure and five.get_xlabel() == "floor E"
     with refuses(Code.INVALID, "ax"):
         plots.compute(found, ax=(one,))
 
