@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from msgspec import field
@@ -26,9 +26,6 @@ from analysis.card import SCHEMA, ApproachesDifference, ApproachesDisagree, Conv
 from analysis.engine.frontier import Cost, cost_table, frontier
 from analysis.table.runs import Runs
 from scaling.errors import UserError
-
-if TYPE_CHECKING:
-    from analysis.fitting import Fit
 
 SAME = 0.05  # budgets closer than 5 % are one budget; sizes and tokens closer than a fifth of that are one
 WINDOW = 10.0  # a parabola sees the sizes within this factor of the best one; the sensitivity to it is reported
@@ -199,7 +196,7 @@ class _Curve:
 
 
 def compare_approaches(
-    runs: Runs, fit: Fit | None = None, *, level: float = 0.95, cost: Cost | None = None
+    runs: Runs, fit: Any | None = None, *, level: float = 0.95, cost: Cost | None = None
 ) -> Approaches:
     """Approaches 1, 2 and, with a ``Fit``, 3 on the same runs, and whether they disagree.
 
@@ -220,7 +217,7 @@ def compare_approaches(
     )
 
 
-def disagreement(runs: Runs, fit: Fit) -> ApproachesDisagree | None:
+def disagreement(runs: Runs, fit: Any) -> ApproachesDisagree | None:
     """The warning of a card whose law and the parabolas of the same isoFLOP runs disagree; None where they do not.
 
     Only of tables that are groups of equal compute, for which approach 2 was made: of a grid it sees interpolated
@@ -265,7 +262,7 @@ def approach2(runs: Runs, *, level: float = 0.95, window: float = WINDOW) -> App
     return replace(result, sensitivity=found, depends_on_window=leaves)
 
 
-def approach3(runs: Runs, fit: Fit, *, level: float = 0.95, cost: Cost | None = None) -> Approach:
+def approach3(runs: Runs, fit: Any, *, level: float = 0.95, cost: Cost | None = None) -> Approach:
     """The optimum of a fitted law; a and b are slopes of log N_opt and log D_opt over a decade of compute."""
     cost = cost_table(fit) if cost is None else cost
     reference = _reference(runs)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from analysis.check.diagnose import standing
-from analysis.show.numbers import aligned, digits, interval, number, percent
+from analysis.show.numbers import aligned, digits, interval, number, percent, power_text
 from analysis.show.python_code import to_python
 from analysis.show.sentences import count_word, meaning, rows_word, sentence, verdict
 
@@ -117,7 +117,9 @@ def parameters(fit: Fit) -> list[tuple[str, Interval, str, str]]:
     known = {name: how.replace("_", " the ") for name, how in standings.items()}  # by_form is "by the form"
     rows = [(name, cell, known.get(name, ""), meanings.get(name, "")) for name, cell in fit.intervals.items()]
     for budget, cell in fit.derived.tokens_per_parameter.items():
-        what = f"compute-optimal tokens per parameter at {budget} FLOPs, C = 6 N D on the card's N"
+        what = (
+            f"compute-optimal tokens per parameter at {power_text(float(budget), 3)} FLOPs, C = 6 N D on the card's N"
+        )
         rows.append(("D/N", cell, known.get("a", ""), what))
     return rows
 
@@ -204,13 +206,17 @@ def to_latex(fit: Fit) -> str:
     )
 
 
+_PLAIN = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _GREEK = ("alpha", "beta", "gamma", "kappa", "eta", "eps")
-_SPECIAL = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"})
+_SPECIAL = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"} | {"×": r"$\times$"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def _latex_text(text: str) -> str:
     """Words, in which names with powers and subscripts are mathematics."""
-    parts = re.split(r"(\b[A-Za-z]\w*(?:_\w+|\^-?\w+)+)", text.replace("\\", ""))
+    text = re.sub("10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", lambda m: f"10^{m[1].translate(_PLAIN)}", text)
+    parts = re.split(r"(\b\w+(?:_\w+|\^-?\w+)+)", text.replace("\\", ""))
     return "".join(_latex_formula(part) if i % 2 else part.translate(_SPECIAL) for i, part in enumerate(parts))
 
 
