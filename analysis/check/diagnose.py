@@ -21,7 +21,7 @@ from analysis.check.expected import expected
 from analysis.check.influence import FAR, LARGE, Together, outlying, together
 from analysis.engine import profile
 from analysis.engine.estimate import Estimate
-from analysis.engine.inference import Inference
+from analysis.engine.uncertainty import Inference
 from analysis.laws import Law
 
 Array = np.ndarray
@@ -114,7 +114,11 @@ def _identification(fit: Subject) -> list[AnyWarning]:
         df = fit.inference.df
         worst = reach * float(2 * special.gammaincinv(df / 2, 0.05)) / df  # at the upper 95 % bound of the noise
         about: dict[str, Any] = {
-            "parameter": floor, "why": "floor", "lo": cell.lo, "hi": cell.hi, "expected_statistic": reach,
+            "parameter": floor,
+            "why": "floor",
+            "lo": cell.lo,
+            "hi": cell.hi,
+            "expected_statistic": reach,
         }
         if reach < 1 or cell.lo is None or cell.lo < FLOOR_REACHED:
             found.append(card.NotIdentified(**about))
@@ -127,7 +131,11 @@ def _identification(fit: Subject) -> list[AnyWarning]:
         cell = fit.intervals["a"]
         seen = cell.half_width
         about = {
-            "parameter": "a", "why": "wide", "lo": cell.lo, "hi": cell.hi, "half_width": finite(seen),
+            "parameter": "a",
+            "why": "wide",
+            "lo": cell.lo,
+            "hi": cell.hi,
+            "half_width": finite(seen),
             "expected_half_width": min(width, 1e9),
         }
         if max(width, seen) > WIDE_A:
@@ -193,9 +201,7 @@ def _monotone(table: pd.DataFrame, noise: Noise) -> list[AnyWarning]:
         return []
     rise, i, j = worst
     return [
-        card.NotMonotone(
-            rows=count, rise_log=rise, D=float(math.exp(D[i])), N_small=float(N[i]), N_large=float(N[j])
-        )
+        card.NotMonotone(rows=count, rise_log=rise, D=float(math.exp(D[i])), N_small=float(N[i]), N_large=float(N[j]))
     ]
 
 

@@ -9,8 +9,8 @@ from scipy import special
 
 from analysis.card import Value
 from analysis.engine.estimate import minimise
-from analysis.engine.inference import Inference, prior_cost
 from analysis.engine.random_effects import gls
+from analysis.engine.uncertainty import Inference, prior_cost
 
 Array = np.ndarray
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from analysis.card import Influence, Value
 from analysis.engine.estimate import Estimate, minimise, refit
-from analysis.engine.inference import Inference
 from analysis.engine.losses import HUBER_K, proposal2
+from analysis.engine.uncertainty import Inference
 
 Array = np.ndarray
 FAR = 4.5  # standard deviations of the noise

@@ -37,9 +37,7 @@ def cells(table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, int]:
     return codes, int(codes.max()) + 1
 
 
-def weights(
-    name: str, y: Array, table: pd.DataFrame, columns: tuple[str, ...]
-) -> tuple[Array | None, Weights | None]:
+def weights(name: str, y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array | None, Weights | None]:
     """Precisions (n,) of the rows, geometric mean one, and the card's account of them; None where all are equal.
 
     ``none``; ``seeds``: the inverse of the variance between replicates of log losses ``y`` (n,), pooled over the cells
@@ -50,7 +48,9 @@ def weights(
     if name == "seeds":
         return _by_seeds(y, table, columns)
     if name not in table:
-        raise UserError("weights", name, "is no column of the table; write none, seeds or a column's name", Code.MISSING)
+        raise UserError(
+            "weights", name, "is no column of the table; write none, seeds or a column's name", Code.MISSING
+        )
     w = np.asarray(pd.to_numeric(table[name], errors="coerce"), dtype=np.float64)
     if not np.all(np.isfinite(w) & (w > 0)):
         row = int(np.flatnonzero(~(np.isfinite(w) & (w > 0)))[0])

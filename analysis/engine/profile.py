@@ -12,7 +12,7 @@ from scipy import special
 
 from analysis.card import Optimum
 from analysis.engine.estimate import Estimate
-from analysis.engine.inference import Inference, best, squares
+from analysis.engine.uncertainty import Inference, refit_from, squares
 
 STEP = 2.0  # factor from one value to the next
 FARTHEST = 8  # steps: what still fits at 256 times the estimate has no end that matters
@@ -56,7 +56,7 @@ def _follow(at: Inference, i: int, side: int, limit: float) -> float:
         z[i] += side * math.log(STEP)
         if side * z[i] >= side * bound:
             break
-        z = best(at, surface, z, held, iterations=30, tolerance=1e-9)
+        z = refit_from(at, surface, z, held, iterations=30, tolerance=1e-9)
         rise = max(squares(at, surface, z) - base, 0.0) / at.sigma_hat**2
         if rise > limit:
             back = (math.sqrt(rise) - math.sqrt(limit)) / max(math.sqrt(rise) - math.sqrt(before), 1e-12)

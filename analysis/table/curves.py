@@ -104,7 +104,9 @@ def _columns(frame: Any, columns: Mapping[str, str]) -> dict[str, str]:
     missing = [name for name in NAMES if name not in found and name != "run"]
     if missing:
         what = f"a learning curve needs run, step, learning_rate and loss; its columns are {', '.join(present)}"
-        raise UserError("table", f"no column {missing[0]}", f"{what}; name it with --columns={missing[0]}=...", Code.MISSING)
+        raise UserError(
+            "table", f"no column {missing[0]}", f"{what}; name it with --columns={missing[0]}=...", Code.MISSING
+        )
     return found
 
 

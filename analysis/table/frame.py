@@ -50,9 +50,7 @@ class Runs:
         return len(self.table)
 
 
-def runs_of(
-    table: Any, dropped: list[Dropped], conventions: Conventions, source: str, dataset: str | None
-) -> Runs:
+def runs_of(table: Any, dropped: list[Dropped], conventions: Conventions, source: str, dataset: str | None) -> Runs:
     """Checked rows as ``Runs``: columns in order, numbers hashed, the table looked over for slips."""
     first = [c for c in ("run", "N", "D", "C", "loss") if c in table]
     table = table[first + [c for c in table.columns if c not in first]].reset_index(drop=True)

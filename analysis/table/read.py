@@ -33,7 +33,9 @@ def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Cells as text (csv, tsv) or as they are, and the name of each row: its line in the file."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise UserError("path", path, f"is neither a work directory nor a table; known are {', '.join(FORMATS)}", Code.UNSUPPORTED)
+        raise UserError(
+            "path", path, f"is neither a work directory nor a table; known are {', '.join(FORMATS)}", Code.UNSUPPORTED
+        )
     try:
         if suffix == ".parquet":
             return _read_parquet(path)
@@ -42,7 +44,9 @@ def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
         remedy = "needs pyarrow, which is not there: pip install 'scaling-lab[data]', or give a CSV"
         raise UserError("path", path, remedy, Code.ENVIRONMENT) from error
     except UnicodeDecodeError as error:
-        raise UserError("path", path, f"is not UTF-8 text ({error.reason}); save it again as UTF-8", Code.DAMAGED) from error
+        raise UserError(
+            "path", path, f"is not UTF-8 text ({error.reason}); save it again as UTF-8", Code.DAMAGED
+        ) from error
     except OSError as error:
         code = Code.ENVIRONMENT if error.errno in STORAGE else Code.DAMAGED
         raise UserError("path", path, f"cannot be read ({error.strerror or error})", code) from error
@@ -53,7 +57,9 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, list[str]]:
         frame = pd.read_parquet(path, engine="pyarrow")
     except ValueError as error:  # what pyarrow raises is one, or an OSError
         reason = str(error).split("\n")[0].replace(f" '{path}'", "")[:200]
-        raise UserError("table", path, f"is no Parquet that can be read ({reason}); write it again", Code.DAMAGED) from error
+        raise UserError(
+            "table", path, f"is no Parquet that can be read ({reason}); write it again", Code.DAMAGED
+        ) from error
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()  # pandas keeps a column that was its index apart
     return frame, [f"row {i + 1}" for i in range(len(frame))]
@@ -81,7 +87,9 @@ def _read_delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]
         raise UserError("table", path, "is empty; the first line names the columns N, D and loss", Code.MISSING)
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise UserError("column", ", ".join(repeated), "appears twice in the first line; rename one of them", Code.CONFLICT)
+        raise UserError(
+            "column", ", ".join(repeated), "appears twice in the first line; rename one of them", Code.CONFLICT
+        )
     return pd.DataFrame(cells, columns=header, dtype=object), lines
 
 
@@ -118,7 +126,9 @@ def name_columns(
         if name not in known:
             raise UserError("columns", f"{name}={column}", f"is for {', '.join(known)}", Code.UNKNOWN)
         if column not in present:
-            raise UserError("columns", f"{name}={column}", f"the table's columns are {', '.join(present)}", Code.MISSING)
+            raise UserError(
+                "columns", f"{name}={column}", f"the table's columns are {', '.join(present)}", Code.MISSING
+            )
     count = next((c for c in (n, f"N_{n}") if c in present), None)
     if count is not None:
         given.setdefault("N", count)

@@ -38,7 +38,9 @@ def load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str, 
             shown = ", ".join(f"{t} in {u}" for t, u in (*units.items(), (wanted, unit)))
             raise UserError("loss", shown, "runs of one fit need one loss", Code.MIXED)
         units = {wanted: unit}
-        rows.append({**_row(record.path.name, manifest, n, wanted), **_loss(outcome), "status": "done", "decayed": True})
+        rows.append(
+            {**_row(record.path.name, manifest, n, wanted), **_loss(outcome), "status": "done", "decayed": True}
+        )
     if not rows:
         reasons = "; ".join(sorted({_why(row) for row in dropped})) or "none has the role fit or seed"
         remedy = f"holds no finished run of {dataset} to fit ({reasons}); run the study"

@@ -6,8 +6,9 @@ import pytest
 
 from analysis import laws
 from analysis.engine.estimate import estimate, objective
-from analysis.engine.inference import infer, sample
-from analysis.engine.reparametrise import Straight
+from analysis.engine.inference import infer
+from analysis.engine.reparametrise import Reparametrisation
+from analysis.engine.sampler import sample
 from analysis.engine.surface import surface_of
 
 
@@ -17,8 +18,8 @@ def table(sizes: int, reach: float, noise: float, seed: int) -> pd.DataFrame:
     frame = pd.DataFrame({"N": n.ravel(), "D": d.ravel()})
     rng = np.random.default_rng(seed)
     theta = np.array([1.69, 406.4, 410.7, 0.34, 0.28])  # arXiv 2203.15556, approach 3
-    return frame.assign(loss=law.predict(theta, frame) * np.exp(noise * rng.standard_normal(len(frame))),
-                        stem=[f"{i}" for i in range(len(frame))])  # fmt: skip
+    loss = law.predict(theta, frame) * np.exp(noise * rng.standard_normal(len(frame)))
+    return frame.assign(loss=loss, stem=[f"{i}" for i in range(len(frame))])
 
 
 @pytest.mark.parametrize("name", ["chinchilla", "product_floor", "chinchilla_outer", "shape"])
@@ -31,8 +32,8 @@ def test_there_and_back_with_the_right_jacobian(name):
     z = surface.to_z(np.array([[law.example[p] for p in law.names]]))
     for held in (None, "B") if "B" in law.names else (None,):
         free = np.array([c.name != held for c in law.coordinates])
-        straight = Straight(surface, free)
-        assert straight.bent
+        straight = Reparametrisation(surface, free)
+        assert straight.active
         u = straight.to_u(z)
         back, jacobian = straight.to_z(u)
         np.testing.assert_allclose(back, z, rtol=1e-9, atol=1e-9)
@@ -43,7 +44,7 @@ def test_there_and_back_with_the_right_jacobian(name):
 
 def test_no_floor_is_nothing_to_straighten():
     surface = surface_of(laws.get("product"), {"N": np.array([1.0, 2.0]), "D": np.array([3.0, 5.0])})
-    assert not Straight(surface, np.ones(surface.P, dtype=bool)).bent
+    assert not Reparametrisation(surface, np.ones(surface.P, dtype=bool)).active
 
 
 @pytest.mark.parametrize("seed", [0, 1])
