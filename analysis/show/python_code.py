@@ -138,8 +138,8 @@ def _loss(law: Law, columns: Mapping[str, _Symbol]) -> _Symbol:
 
 def _power(law: Law, symbols: Mapping[str, _Symbol], columns: Mapping[str, _Symbol]) -> _Symbol:
     """A sum of power terms."""
-    logs: dict[str, Any] = {name: _call("log", column) for name, column in columns.items()}
-    derived: dict[str, Any] | None = law.derive(logs) if law.derive else None
+    logs: Any = {name: _call("log", column) for name, column in columns.items()}
+    derived: Any = law.derive(logs) if law.derive else None
     total: Any = symbols[law.floor] if law.floor else 0
     for term in law.terms:
         part = symbols[term.amplitude]

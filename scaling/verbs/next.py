@@ -148,8 +148,8 @@ class _Cell:
     seed: int
     size: int
     tokens: int
-    model: dict[str, Any]
-    recipe: dict[str, Any]
+    model: dict[str, object]
+    recipe: dict[str, object]
 
 
 def configuration(workdir: Path, found: Proposal) -> str:
