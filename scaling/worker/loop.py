@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scaling import distributed
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.records import canonical
 from scaling.records.types import ProgramSpec
 from scaling.worker import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED
@@ -125,7 +125,8 @@ class Worker:
         # Before any lease: a broken installation is no program's fault.
         self._training = training = Training(settings.execute)
         if settings.ensemble not in (None, 1) and not training.batches:
-            raise UserError("ensemble", settings.ensemble, f"{settings.execute} trains one program at a time")
+            remedy = f"{settings.execute} trains one program at a time"
+            raise UserError("ensemble", settings.ensemble, remedy, Code.UNSUPPORTED)
         self._size = EnsembleSize(training, self.workdir, settings.ensemble)
         # Workers of a pool, each bound to its core, compile for each other; a group has no thread to spare.
         if settings.core == "all" and distributed.count() == 1 and training.compiles_ahead:
