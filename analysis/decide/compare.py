@@ -69,6 +69,8 @@ class LossName(Value):
 
 
 class ComparedMember(Value):
+    """A fit that was compared; ``n`` is its count of N, ``rows`` how many runs it has."""
+
     label: str
     law: str
     dataset: str | None
@@ -135,6 +137,8 @@ class DifferentData(Reason, tag="different_data"):
 
 
 class DifferentLosses(Reason, tag="different_losses"):
+    """The losses are different quantities."""
+
     losses: tuple[LossName, LossName]
 
 
@@ -488,20 +492,23 @@ def _equal_loss(
         why = NotBytes(member=one.label if one.bits_per_byte is None else two.label)
     else:
         why, scale = None, (one.bits_per_byte, two.bits_per_byte)
-    why = why or _no_frontier(one.fit) or _no_frontier(two.fit)
-    rows = () if why else _compute_for_loss(one.fit, two.fit, scale, level, rng)
+    why = why or _no_cost(one.fit) or _no_cost(two.fit)
+    rows: tuple[LossRow, ...] = ()
+    if why is None:
+        try:
+            rows = _compute_for_loss(one.fit, two.fit, scale, level, rng)
+        except UserError as error:
+            if error.code is not Code.UNSUPPORTED:
+                raise
+            why = NoOptimum(law=str(error.value))
     if not rows:
         return NotComparable(one=one.label, two=two.label, why=why or NoCommonLoss(), offers=tuple(offers))
     named = LossName.of(one.fit) if axis == "auto" else None
     return EqualLoss(one=one.label, two=two.label, axis=named, rows=rows)
 
 
-def _no_frontier(fit: Fit) -> NoCost | NoOptimum | None:
-    """Why a fit gives no best loss at a compute; None where it does."""
-    if fit.scope.C_min is None or fit.scope.C_max is None:
-        return NoCost(law=fit.law.name)
-    able = set(fit.law.columns) == {"N", "D"} and not fit.law.no_optimum
-    return None if able else NoOptimum(law=fit.law.name)
+def _no_cost(fit: Fit) -> NoCost | None:
+    return NoCost(law=fit.law.name) if fit.scope.C_min is None or fit.scope.C_max is None else None
 
 
 def _frontier(fit: Fit, flops: Array, most: int, rng: np.random.Generator, scale: float) -> Array:
@@ -520,10 +527,10 @@ def _compute_for_loss(
     one: Fit, two: Fit, scale: tuple[float, float], level: float, rng: np.random.Generator
 ) -> tuple[LossRow, ...]:
     """At each compute C of one: the loss, and C' / C where two's best loss is the same, with its interval."""
-    (first_low, first_high), (second_low, second_high) = ((f.scope.C_min or 0.0, f.scope.C_max or 0.0) for f in (one, two))
-    low, high = max(first_low, second_low), min(first_high, second_high)
-    budgets = np.geomspace(first_low, first_high, POINTS)
-    wide = np.geomspace(second_low / 10, second_high * 10, 61)
+    ranges = [(fit.scope.C_min or 0.0, fit.scope.C_max or 0.0) for fit in (one, two)]
+    low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
+    budgets = np.geomspace(*ranges[0], POINTS)
+    wide = np.geomspace(ranges[1][0] / 10, ranges[1][1] * 10, 61)
     most = min(MAX_CURVES, len(one.draws), len(two.draws))
     first, second = _frontier(one, budgets, most, rng, scale[0]), _frontier(two, wide, most, rng, scale[1])
     rows = []
