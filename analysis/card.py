@@ -409,7 +409,7 @@ class Derived(Value):
 
     a: Interval | None = None
     b: Interval | None = None
-    tokens_per_parameter: dict[str, Interval] = {}  # by FLOPs, as 1e+21
+    tokens_per_parameter: dict[str, Interval] = msgspec.field(default_factory=dict)  # by FLOPs, as 1e+21
 
 
 class SchemeIntervals(Value):
@@ -486,7 +486,7 @@ class Conventions(Value):
     origin: Literal["records", "table", "curves"]
     n: str | None = None
     flops: Literal["exact", "column", "6ND"] | None = None
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = msgspec.field(default_factory=dict)
     term: str | None = None
     unit: Unit | None = None
     warmup: int | None = None
@@ -557,7 +557,7 @@ class FitCard(Value):
     published: tuple[PublishedFit, ...]
     draws: Draws | None
     seed: int
-    schemes: dict[str, SchemeIntervals] = {}
+    schemes: dict[str, SchemeIntervals] = msgspec.field(default_factory=dict)
     kind: Literal["fit"] = "fit"
     schema: Literal[2] = SCHEMA
 

@@ -245,7 +245,7 @@ def _outliers(fit: Subject, off: Array, apart: Array) -> list[AnyWarning]:
     listed = tuple(card.OutlyingRow(run=names[i], residual=float(apart[i])) for i in off[:50])
     full = math.isinf(fit.point.delta)
     found: list[AnyWarning] = [card.Outliers(count=len(off), limit=FAR, rows=listed, full_weight=full)]
-    if fit.law.response != "loss" or fit.law.curve:
+    if fit.law.quantity != "loss" or fit.law.curve:
         return found
     fitted = fit.law.predict(fit.inference.theta_hat, fit.table)
     gap = np.log(np.asarray(fit.table["loss"], dtype=np.float64)) - np.log(fitted)
@@ -350,8 +350,9 @@ def standing(law: Law, intervals: Intervals, warnings: Iterable[Warning]) -> dic
     ``yes``; ``roughly``: an exponent or scale not known within a factor ``KNOWN``; ``no``: not identified; ``by_form``:
     the formula gives it, whatever the runs are.
     """
-    lost, derived = missing(warnings), [name for name in ("a", "b") if name in intervals and name not in law.names]
-    own = [p.name for p in law.params if p.unit == "exponent" or p.name == law.floor]
+    lost = missing(warnings)
+    derived = [name for name in ("a", "b") if name in intervals and name not in law.names]
+    own = [name for name in law.names if name in law.exponent_names or name == law.floor]
     out: dict[str, Standing] = {}
     for name in dict.fromkeys([*own, *derived[:1], *sorted(lost & set(intervals))]):
         cell, vague = intervals[name], name not in (law.floor, *derived)

@@ -34,7 +34,9 @@ import msgspec
 import numpy as np
 from scipy import optimize, special
 
+from analysis import laws
 from analysis.card import Discrepancy, Scope
+from analysis.laws import Law
 from scaling.errors import UserError
 from scaling.records.typed import read_typed
 
@@ -62,11 +64,11 @@ def _league() -> dict[str, _Learned]:
     return read_typed(FILE, _League).laws
 
 
-def term(law: str, setting: str | float = "auto") -> Discrepancy:
+def term(law: str | Law, setting: str | float = "auto") -> Discrepancy:
     """The term of a law.
 
     Args:
-      law: its name; ``power:C`` takes the k of ``power``, a law that was not in the league that of ``OTHER``.
+      law: in any column; one that was not in the league takes the k of ``OTHER``.
       setting: "auto" (the learned k), "off" (k = 0), or a k of the user's own.
 
     Raises:
@@ -76,7 +78,7 @@ def term(law: str, setting: str | float = "auto") -> Discrepancy:
         return Discrepancy(k=0.0, df=DF, shared=0.0, setting="off")
     learned = _league()
     if setting == "auto":
-        row = learned.get(law.partition(":")[0], learned[OTHER])
+        row = learned.get(laws.get(law).form, learned[OTHER])
         return Discrepancy(k=row.k, df=DF, shared=row.shared, setting="auto", sets=row.sets, sources=row.sources)
     try:
         k = float(setting)

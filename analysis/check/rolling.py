@@ -45,7 +45,7 @@ def log_score(values: Array, outcome: Array) -> Array:
 
 
 class Scores(Value):
-    """Scores of forecasts of log loss: less is better, but for ``inside90``, the share within central 90 % intervals."""
+    """Scores of forecasts of log loss, where less is better, and ``inside90``, the share in central 90 % intervals."""
 
     rms: float
     error: float  # mean absolute
@@ -98,7 +98,7 @@ class Refit(msgspec.Struct, frozen=True):
         return distinct and len(table) > len(self.law.coordinates) - len(self.fixed) + 1
 
     def forecast(self, below: Any, above: Any) -> Array:
-        """Log losses (n, S) of new runs at the rows ``above``, by t draws around the robust fit of ``below`` (quick)."""
+        """Log losses (n, S) of new runs at the rows ``above``, by t draws around the robust fit of ``below``."""
         law = self.law
         point = estimate(law, below, below["loss"], self.kind, fixed=self.fixed, priors=self.priors)
         at = infer(point, point.y, below, draws=DRAWS, seed=self.seed, scheme="delta-t")
@@ -106,10 +106,10 @@ class Refit(msgspec.Struct, frozen=True):
             logs = np.log(np.maximum(law.predict(at.theta, above), 1e-300))
         rng = np.random.default_rng([self.seed, 3])
         noise = np.hypot(at.sigma, at.sigma_stem)[:, None] * rng.standard_normal(logs.shape)
-        ends = {f"{c}_max": float(below[c].max()) for c in ("C", "N", "D") if c in below}
+        ends: dict[str, Any] = {f"{c}_max": float(below[c].max()) for c in ("C", "N", "D") if c in below}
         cells = {c: above[c].to_numpy() for c in ("C", "N", "D") if c in above}
         x = discrepancy.beyond(Scope(rows=len(below), **ends), cells)
-        term = discrepancy.term(law.name, self.setting)
+        term = discrepancy.term(law, self.setting)
         return (logs + noise + discrepancy.deviations(term, x, DRAWS, rng)).T
 
 
