@@ -35,7 +35,7 @@ def manifest(
     """A whole run of gpt, trained for ``loss``; ``fields`` replace what a Manifest has."""
     unset = {"study": "handmade", "kind": "whole", "role": "fit", "dataset": "text", "identity": identity(run)}
     unset |= {"family": "gpt", "size": 0, "config": {"context": CONTEXT}, "headline": "loss"}
-    recipe = {"name": "width", "learning_rate": 0.01, "batch": BATCH, "schedule": "wsd", "decay_steps": 0}
+    recipe = {"name": "width", "learning_rate": 0.01, "batch": BATCH, "schedule": "wsd", "decay_fraction": 0.2}
     made = {
         "recipe": recipe,
         "parameters": Parameters(

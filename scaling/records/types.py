@@ -26,6 +26,9 @@ Status = Literal["done", "diverged", "rejected", "failed"]
 
 Count = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
+# What every recipe sets, as readers of a record find it in ``Manifest.recipe``.
+RECIPE = {"name": str, "learning_rate": int | float, "batch": int, "schedule": str, "decay_fraction": int | float}
+
 # A run is a folder of that name, so it cannot be a path that leads elsewhere.
 RunName = Annotated[str, Meta(pattern=r"^(?!\.\.?$)[\w.-]+$")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}$")]
@@ -159,6 +162,9 @@ class Manifest(Value, kw_only=True):
     environment: Environment | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in RECIPE.items():
+            if not isinstance(self.recipe.get(name), kind) or isinstance(self.recipe[name], bool):
+                raise ValueError(f"recipe.{name} is missing or of another type")
         if self.headline not in self.terms:
             raise ValueError(f"headline {self.headline} is not one of the terms")
         if (self.kind == "branch") != (self.stem is not None) or (self.stem is None) != (self.branch_step is None):
