@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 from scipy import optimize, stats
 
@@ -109,7 +110,7 @@ class Pooled(Value):
     mean: Interval | None = None
     tau: float | None = None
     prediction: tuple[float, float] | None = None
-    shrunk: dict[str, float] = {}
+    shrunk: dict[str, float] = msgspec.field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
 
