@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from chain_study import ROOT, Study, chain_study, ending, program, wait_for  # noqa: F401
 
+from analysis import laws
 from analysis.decide.spending import measured
 from scaling import cli, verbs
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
 from scaling.verbs._study import default_workdir
-from scaling.verbs.fit import STANDARD
 from scaling.verbs.show import pairs, table
 
 EXPERIMENT = """
@@ -208,10 +208,11 @@ def test_fit_predict_and_plot_of_a_table(place):
     assert scaling("predict", "cards/fit.json", "--flops=1e26", "--force")[0] == 0
     code, out, _ = scaling("fit", "runs.csv", "--law=all", "--out=all")
     assert "approaches 1, 2, 3 on runs.csv (N column N of the table): " in out
-    assert read_json(place / "all" / "runs-approaches-nonembedding.json")["n"] is None  # nothing says what N counts
-    assert code == 0 and {path.name for path in (place / "all").glob("*.json")} == {
-        *(f"runs-{law}-nonembedding.json" for law in STANDARD), "runs-approaches-nonembedding.json",
-    }  # fmt: skip
+    compared = read_json(place / "all" / "runs-approaches-nonembedding.json")
+    assert compared["conventions"]["n"] is None  # nothing says what N counts
+    names = [*(law.name for law in laws.standard()), "approaches"]
+    assert code == 0
+    assert {path.name for path in (place / "all").glob("*.json")} == {f"runs-{n}-nonembedding.json" for n in names}
     (place / "named.csv").write_text((place / "runs.csv").read_text().replace("loss", "val_loss"))
     renamed = json.loads(scaling("fit", "named.csv", "--columns=loss=val_loss", "--json")[1])
     assert renamed["params"] == json.loads(out := scaling("fit", "runs.csv", "--json")[1])["params"], out
@@ -220,14 +221,16 @@ def test_fit_predict_and_plot_of_a_table(place):
 def test_predict_under_a_condition_and_next_of_a_table(place):
     assert scaling("fit", "runs.csv", "--out=fit.json")[0] == 0
     plain = json.loads(scaling("predict", "fit.json", "--flops=1e17", "--json")[1])
-    for flag, name in (
-        ("max_params=3e6", "max_params"), ("tokens_per_parameter=200", "tokens_per_parameter"),
-        ("unique_tokens=1e8", "unique_tokens"), ("inference_tokens=1e11", "inference_tokens"),
-    ):  # fmt: skip
+    for flag, words in (
+        ("max_params=3e6", "the cap binds"),
+        ("tokens_per_parameter=200", "follow from the budget and D/N"),
+        ("unique_tokens=1e8", "this law says nothing of repeats"),
+        ("inference_tokens=1e11", "of the lifetime compute"),
+    ):
         answer = json.loads(scaling("predict", "fit.json", "--flops=1e17", f"--{flag}", "--json")[1])
-        assert answer["mode"] == name and answer["N"]["value"] != plain["N"]["value"] and answer["notes"]
+        assert answer["condition"]["mode"] == flag.partition("=")[0] and answer["N"]["value"] != plain["N"]["value"]
         assert answer["recipe"] is None  # a table has no recipe
-        assert answer["notes"][0] in scaling("predict", "fit.json", "--flops=1e17", f"--{flag}")[1]
+        assert words in scaling("predict", "fit.json", "--flops=1e17", f"--{flag}")[1]
     for options, signs in (((), "++"), (("--max_params=3e6",), "+-")):  # a cap that binds: twice N would be better
         out = scaling("predict", "fit.json", "--flops=1e17", *options)[1]
         found = re.search(r"at this compute half of N changes the loss by (.)[\d.]+%, twice N by (.)[\d.]+%", out)
@@ -265,7 +268,7 @@ def test_compare_two_tables(place):
 def test_laws_lists_every_law():
     names = [law["name"] for law in json.loads(scaling("laws", "--json")[1])]
     out = scaling("laws")[1]
-    assert set(STANDARD) <= set(names) and all(name in out for name in names)
+    assert {law.name for law in laws.standard()} <= set(names) and all(name in out for name in names)
 
 
 def test_a_tables_numbers_are_aligned():
@@ -407,7 +410,7 @@ def test_next_of_a_study_is_a_configuration_that_run_takes(place, monkeypatch):
     assert planned == set(after)
     code, out, _ = scaling("predict", "w/fits/known-chinchilla-nonembedding.json", "--params=6e3", "--tokens=4e3")
     assert code == 0 and "a rule, not fitted" in out
-    assert len(measured(place / "w", "known")["N"]) == len({m["size"] for m in trained} | {0, 1})
+    assert len(measured(place / "w", "known").N) == len({m["size"] for m in trained} | {0, 1})
 
 
 def test_an_unexpected_error_keeps_its_traceback(place, monkeypatch):
