@@ -13,8 +13,10 @@ from analysis.card import Value, finite
 from analysis.check import diagnose, rolling
 from analysis.engine.estimate import HUBER_K, estimate, refit
 from analysis.engine.estimate import objective as parse_objective
-from analysis.fitting import Array, Fit
+from analysis.fitting import Fit
 from scaling.errors import Code, UserError
+
+Array = np.ndarray
 
 
 class Ranked(Value):
