@@ -24,7 +24,12 @@ from scaling.settings import read, setting
 # The batch is split over data and fsdp; a weight over fsdp on its residual axis and over tensor on its other wide axis.
 RULES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor", "layers": None, "head": None}
 RULES |= {"experts": None, "pixels": None}
-ACTIVATIONS: dict[str, str | tuple[str, ...] | None] = {"batch": ("data", "fsdp"), "time": None, "embed": None, "vocab": "tensor"}
+ACTIVATIONS: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "time": None,
+    "embed": None,
+    "vocab": "tensor",
+}
 ACTIVATIONS |= {"candidates": None}  # of a contrast: those of all examples, on every device
 BATCH = PartitionSpec(None, ("data", "fsdp"))  # (steps of a chunk, batch, ...)
 EVALUATION_BATCH = PartitionSpec(("data", "fsdp"))

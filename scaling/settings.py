@@ -19,14 +19,13 @@ that the field cannot hold.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, choose
 
 T = TypeVar("T")
 RULE = "rule"  # key of a field's metadata
@@ -68,7 +67,7 @@ class Rule:
     def remedy(self, value: Any) -> str:
         """What to give instead of a value that is not admitted."""
         if self.choices:
-            return _choose(value, self.choices)
+            return choose(value, self.choices)
         bounds = (
             ("at least", self.least),
             ("above", self.above),
@@ -147,7 +146,7 @@ def typed(kind: Any, section: str, values: object) -> dict[str, Any]:
     found = {}
     for name, value in mapping(section, values).items():
         if name not in known:
-            remedy = f"unknown field; {_choose(name, known)}" if known else "unknown field: there are none"
+            remedy = f"unknown field; {choose(name, known)}" if known else "unknown field: there are none"
             raise UserError(f"{section}.{name}", value, remedy, Code.UNKNOWN)
         found[name] = _converted(f"{section}.{name}", value, known[name])
     return found
@@ -167,20 +166,13 @@ def mapping(field: str, value: object) -> dict[str, Any]:
 def require_choice(field: str, value: object, choices: Collection[str]) -> None:
     """Raises UserError (INVALID) unless ``value`` is one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
-        raise UserError(field, value, _choose(value, choices))
+        raise UserError(field, value, choose(value, choices))
 
 
 def require_known(field: str, value: object, known: Collection[str], also: str = "") -> None:
     """Raises UserError (UNKNOWN) unless ``value`` is one of the names ``known``; ``also``: what else could be given."""
     if not isinstance(value, str) or value not in known:
-        raise UserError(field, value, f"unknown; {_choose(value, known)}{also}", Code.UNKNOWN)
-
-
-def _choose(value: object, choices: Collection[str]) -> str:
-    """The nearest of the choices, where one is near, and all of them."""
-    near = difflib.get_close_matches(str(value)[:80], choices, 1)
-    nearest = f"did you mean {near[0]}? " if near else ""
-    return f"{nearest}choose one of {', '.join(choices) or 'none'}"
+        raise UserError(field, value, f"unknown; {choose(value, known)}{also}", Code.UNKNOWN)
 
 
 def _converted(path: str, value: Any, default: Any) -> Any:

@@ -134,7 +134,7 @@ class Stack(nn.Module):
         fan_in = nn.initializers.normal(width**-0.5)
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         # Output projections start at zero: the network starts as the identity and the loss at ln V (Fixup, muP).
-        weights: dict[str, Any] = {
+        weights = {
             "attention_norm": self.param("attention_norm", ones, (count, width)),
             "q": self.param("q", fan_in, (count, width, heads, head)),
             "k": self.param("k", fan_in, (count, width, self.kv_heads or heads, head)),

@@ -10,7 +10,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from scaling.errors import Code, UserError
+from scaling.recipe import tuned
 from scaling.records import identity, read_json
 from scaling.settings import check, mapping, names, require_known, setting
 from scaling.settings import read as read_settings
@@ -20,7 +23,6 @@ DECAY_SHAPES = ("linear", "sqrt")
 PARAMETRISATIONS = ("standard", "width", "mup", "completep")
 RULES = ("fixed", "sqrt", "law")
 OPTIMIZERS = ("adamw", "adam", "muon")
-FITTED = {"point", "draws", "level", "batch_law"}  # what a recipe file must have of its fit
 
 
 @dataclass(frozen=True)
@@ -217,10 +219,12 @@ def load(path: str | Path) -> dict[str, Any]:
     if not isinstance(held, dict) or held.get("kind") != "recipe" or held.get("schema") != 1:
         remedy = "is no recipe file of schema 1; write one with `scaling tune`"
         raise UserError("recipe.name", path, remedy, Code.DAMAGED)
-    fit = held.get("fit")
-    if not isinstance(held.get("recipe"), dict) or not isinstance(fit, dict) or not FITTED <= set(fit):
+    try:
+        mapping("recipe", held.get("recipe"))
+        tuned.read(held.get("fit"))
+    except (UserError, msgspec.ValidationError) as error:
         remedy = "lacks the recipe or what was fitted; write it again with `scaling tune`"
-        raise UserError("recipe.name", path, remedy, Code.DAMAGED)
+        raise UserError("recipe.name", path, remedy, Code.DAMAGED) from error
     return {**held, "tuned": identity({"recipe": held["recipe"], "fit": held["fit"]})}
 
 
