@@ -23,7 +23,7 @@ from scipy import special
 from scipy.interpolate import PchipInterpolator
 
 from analysis.card import SCHEMA, ApproachesDifference, ApproachesDisagree, Conventions, Interval, Value
-from analysis.engine.frontier import Cost, cost_table, frontier
+from analysis.engine.frontier import Cost, Fitted, cost_table, frontier
 from analysis.table.runs import Runs
 from scaling.errors import UserError
 
@@ -177,7 +177,7 @@ class Approaches(Value):
 
 @dataclass(frozen=True)
 class Budget:
-    """Losses of several sizes at one compute: arrays (sizes,) sorted by N; ``source`` the row or size of each."""
+    """Losses of several sizes at one compute: arrays (sizes,) sorted by N."""
 
     C: float
     N: np.ndarray
@@ -196,7 +196,7 @@ class _Curve:
 
 
 def compare_approaches(
-    runs: Runs, fit: Any | None = None, *, level: float = 0.95, cost: Cost | None = None
+    runs: Runs, fit: Fitted | None = None, *, level: float = 0.95, cost: Cost | None = None
 ) -> Approaches:
     """Approaches 1, 2 and, with a ``Fit``, 3 on the same runs, and whether they disagree.
 
@@ -217,7 +217,7 @@ def compare_approaches(
     )
 
 
-def disagreement(runs: Runs, fit: Any) -> ApproachesDisagree | None:
+def disagreement(runs: Runs, fit: Fitted) -> ApproachesDisagree | None:
     """The warning of a card whose law and the parabolas of the same isoFLOP runs disagree; None where they do not.
 
     Only of tables that are groups of equal compute, for which approach 2 was made: of a grid it sees interpolated
@@ -262,7 +262,7 @@ def approach2(runs: Runs, *, level: float = 0.95, window: float = WINDOW) -> App
     return replace(result, sensitivity=found, depends_on_window=leaves)
 
 
-def approach3(runs: Runs, fit: Any, *, level: float = 0.95, cost: Cost | None = None) -> Approach:
+def approach3(runs: Runs, fit: Fitted, *, level: float = 0.95, cost: Cost | None = None) -> Approach:
     """The optimum of a fitted law; a and b are slopes of log N_opt and log D_opt over a decade of compute."""
     cost = cost_table(fit) if cost is None else cost
     reference = _reference(runs)

@@ -18,9 +18,9 @@ import numpy as np
 from analysis.card import Optimum
 from analysis.engine.losses import HUBER_K, Objective, huber, objective, proposal2, student
 from analysis.engine.starts import ROWS, starts
-from analysis.engine.surface import Raw, Surface, Weighted, surface_of
+from analysis.engine.surface import Raw, State, Surface, Weighted, surface_of
 from analysis.laws import Columns, Law, get
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 __all__ = ["HUBER_K", "Estimate", "Objective", "estimate", "huber", "minimise", "objective", "proposal2", "refit"]
 Array = np.ndarray
@@ -55,19 +55,33 @@ class Estimate:
         return (huber if self.objective.nu is None else student)(r, self.delta)
 
 
-def _value(
-    surface: Surface, z: Array, y: Array, w: Array, delta: Array, heavy: bool, mean: Array | None
-) -> tuple[Array, dict, Array, Array]:
+@dataclass(frozen=True)
+class _Data:
+    """What S problems are fitted to: values y (S, n), weights w (S, n), thresholds (S, 1), prior means (S, P)."""
+
+    y: Array
+    w: Array
+    delta: Array
+    mean: Array | None
+
+    def part(self, index: Any) -> _Data:
+        """Some of the problems."""
+        mean = None if self.mean is None else self.mean[index]
+        return _Data(self.y[index], self.w[index], self.delta[index], mean)
+
+
+def _value(surface: Surface, z: Array, data: _Data, heavy: bool) -> tuple[Array, State, Array, Array]:
+    """Objective (S,), state, residuals and their influence psi (S, n) at coordinates z (S, P)."""
     f, state = surface.evaluate(z)
-    r = y - f
+    r = data.y - f
     if heavy:
-        cost, psi, _ = student(r, delta)
-        value = (cost * w).sum(1)
+        cost, psi, _ = student(r, data.delta)
+        value = (cost * data.w).sum(1)
     else:
-        psi = np.clip(r, -delta, delta)
-        value = ((r - 0.5 * psi) * psi * w).sum(1)
+        psi = np.clip(r, -data.delta, data.delta)
+        value = ((r - 0.5 * psi) * psi * data.w).sum(1)
     if surface.penalty is not None:
-        value = value + 0.5 * ((z - mean) ** 2 * surface.penalty[1]).sum(1)
+        value = value + 0.5 * ((z - data.mean) ** 2 * surface.penalty[1]).sum(1)
     return np.where(np.isnan(value), np.inf, value), state, r, psi
 
 
@@ -98,6 +112,7 @@ def _direction(h: Array, g: Array) -> Array:
     return x
 
 
+# wide: the keywords are one optimisation problem, most of them left at their defaults
 def minimise(
     surface: Surface,
     z0: Array,
@@ -111,11 +126,18 @@ def minimise(
     iterations: int = 100,
     tolerance: float = 1e-13,
 ) -> tuple[Array, Array, Array]:
-    """Local minima from z0 (S, P) for y (n,) or (S, n), weights w (n,) or (S, n), delta scalar or (S,).
+    """Local minima of S problems. Bounds are kept by an active set.
 
-    ``heavy``: Student's t in place of Huber, delta finite. ``means`` (S, P) replace those of the surface's priors.
-    ``free`` (P,) switches coordinates off. Bounds are kept by an active set. Returns z (S, P), objective (S,) and
-    whether each converged (S,).
+    Args:
+      z0: starts (S, P).
+      y, w: values and weights, (n,) or (S, n).
+      delta: threshold, a number or (S,).
+      free: (P,), coordinates that are not held.
+      heavy: Student's t in place of Huber, delta finite.
+      means: (S, P), in place of those of the surface's priors.
+
+    Returns:
+      Coordinates (S, P), objective (S,) and whether each converged (S,).
     """
     z0 = np.atleast_2d(z0)
     S, n = len(z0), surface.n
@@ -126,41 +148,33 @@ def minimise(
     z, value, done = np.array(z0, dtype=np.float64), np.empty(S), np.zeros(S, dtype=bool)
     if surface.penalty is not None:
         means = np.broadcast_to(surface.penalty[0] if means is None else means, (S, surface.P))
+    data = _Data(y, w, delta[:, None], None if surface.penalty is None else means)
     step = max(1, _CHUNK // max(getattr(surface, "size", n), 1))
     for s in range(0, S, step):
         part = slice(s, min(s + step, S))
-        mean = None if surface.penalty is None or means is None else means[part]
-        z[part], value[part], done[part] = _minimise(
-            surface, z[part], y[part], w[part], delta[part], free, heavy, mean, iterations, tolerance
+        z[part], value[part], done[part] = _newton(
+            surface, z[part], data.part(part), free, heavy, iterations, tolerance
         )
     return z, value, done
 
 
-def _minimise(
-    surface: Surface,
-    z: Array,
-    y: Array,
-    w: Array,
-    delta: Array,
-    free: Array,
-    heavy: bool,
-    mean: Array | None,
-    iterations: int,
-    tolerance: float,
+def _newton(
+    surface: Surface, z: Array, data: _Data, free: Array, heavy: bool, iterations: int, tolerance: float
 ) -> tuple[Array, Array, Array]:
+    """Damped Newton steps of all problems at once; those that have ended are taken out of the batch."""
     lower, upper = surface.lower, surface.upper
     out = z.copy()
     out[:, free] = np.clip(z, lower, upper)[:, free]
     z = out.copy()
-    d = delta[:, None]
-    value, state, r, psi = _value(surface, z, y, w, d, heavy, mean)
+    value, state, r, psi = _value(surface, z, data, heavy)
     final, done, live = value.copy(), np.zeros(len(z), dtype=bool), np.arange(len(z))
     damping = np.zeros(len(z))
     diagonal = np.arange(surface.P)
     for _ in range(iterations):
-        g, h = surface.normal(state, -w * psi, w * (student(r, d)[2] if heavy else psi == r))
+        bend = student(r, data.delta)[2] if heavy else psi == r
+        g, h = surface.normal(state, -data.w * psi, data.w * bend)
         if surface.penalty is not None:
-            g += (z - mean) * surface.penalty[1]
+            g += (z - data.mean) * surface.penalty[1]
             h[:, diagonal, diagonal] += surface.penalty[1]
         lost = ~(np.isfinite(h).all((1, 2)) & np.isfinite(g).all(1))
         g[lost], h[lost] = 0.0, 0.0  # a formula without a value or a slope here: this start ends
@@ -176,7 +190,7 @@ def _minimise(
         move *= np.minimum(1.0, 2.0 / np.maximum(np.abs(move).max(1, keepdims=True), 1e-300))
         promise = -(g * move).sum(1)
         trial = np.where(free, np.clip(z + move, lower, upper), z)
-        new, new_state, new_r, new_psi = _value(surface, trial, y, w, d, heavy, mean)
+        new, new_state, new_r, new_psi = _value(surface, trial, data, heavy)
         better = new <= value
         finished = (promise <= tolerance * value + 1e-300) | (better & np.all(trial == z, 1))
         stuck = ~better & (damping > 1e8)
@@ -192,12 +206,11 @@ def _minimise(
         state = _pick(state, new_state, take, keep)
         r, psi = np.where(mixed, new_r, r)[keep], np.where(mixed, new_psi, psi)[keep]
         value = np.where(take, new, value)[keep]
-        z, y, w, d, damping, live = z[keep], y[keep], w[keep], d[keep], damping[keep], live[keep]
-        mean = None if mean is None else mean[keep]
+        z, data, damping, live = z[keep], data.part(keep), damping[keep], live[keep]
     return out, final, done
 
 
-def _pick(old: dict, new: dict, take: Array, keep: Array) -> dict:
+def _pick(old: State, new: State, take: Array, keep: Array) -> State:
     """State rows of the accepted points, of the problems that go on."""
     if take.all() and keep.all():
         return new
@@ -215,9 +228,14 @@ def _pick(old: dict, new: dict, take: Array, keep: Array) -> dict:
 def prepare(
     law: Law, columns: Columns, y: Array, fixed: Mapping[str, float], priors: Iterable[str] = ()
 ) -> tuple[Surface, Array, Array]:
-    """Surface, mask of free coordinates, values of the fixed ones. UserError for a value outside the bounds.
+    """Surface, mask of free coordinates, values of the fixed ones.
 
-    ``priors`` names parameters that a prior will be put on.
+    Args:
+      fixed: parameters that are held, and at which values.
+      priors: names of parameters that a prior will be put on.
+
+    Raises:
+      UserError: no such parameter, or a value outside its bounds.
     """
     for name in fixed:
         law.index(name)
@@ -245,11 +263,17 @@ def estimate(
     priors: Mapping[str, tuple[float, float]] | None = None,
     w: Array | None = None,
 ) -> Estimate:
-    """Global fit of ``loss`` (n,) at ``columns``. Returns Estimate; see the module's text for the method.
+    """Global fit of ``loss`` (n,) at ``columns``; see the module's text for the method.
 
-    ``fixed`` holds parameters at values; ``priors`` are normal, {name: (mean, standard deviation)}, and for parameters
-    whose coordinate is a logarithm, such as amplitudes, normal in that with the same relative width; ``w`` (n,) are the
-    rows' precisions: residuals count in units of 1 / sqrt(w).
+    Args:
+      kind: how residuals count.
+      fixed: parameters that are held, and at which values.
+      priors: normal ones, {name: (mean, standard deviation)}; for parameters whose coordinate is a logarithm, such as
+        amplitudes, normal in that with the same relative width.
+      w: (n,), the rows' precisions: residuals count in units of 1 / sqrt(w).
+
+    Raises:
+      UserError: a wrong value or prior, or a law without a finite loss near these rows.
     """
     y = np.log(np.asarray(loss, dtype=np.float64))
     fixed, priors = dict(fixed or {}), dict(priors or {})
@@ -289,7 +313,8 @@ def _possible(surface: Surface, z: Array, free: Array) -> Array:
             z[lost, surface.position[name]] = -10.0
     good = np.isfinite(surface.evaluate(z)[0]).all(1)
     if not good.any():
-        raise UserError("law", surface.law.name, f"gives no finite loss near these rows: {surface.law.formula}")
+        remedy = f"gives no finite loss near these rows: {surface.law.formula}"
+        raise UserError("law", surface.law.name, remedy, Code.UNSUPPORTED)
     return z[good]
 
 
@@ -301,7 +326,7 @@ def _prior(
     for name, (centre, sd) in priors.items():
         law.index(name)
         if name in fixed:
-            raise UserError("prior", name, "is held fixed; give it a prior or a value, not both")
+            raise UserError("prior", name, "is held fixed; give it a prior or a value, not both", Code.CONFLICT)
         p = next(c for c in law.coordinates if c.name == name)
         relative = p.log or name in set(law.linear) - {law.floor}
         inside = math.isfinite(centre) and p.lower <= centre <= p.upper and (centre > 0 or not relative)

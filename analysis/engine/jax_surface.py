@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from analysis.engine.smooth_surface import SmoothSurface
+from analysis.engine.surface import State
 from analysis.laws.base import Array, Columns
 from analysis.laws.smooth import Smooth
 
@@ -56,15 +57,15 @@ class SlowSurface(SmoothSurface):
                 out.append([np.array(x)[:count] for x in found])
         return [np.concatenate(x) for x in zip(*out)]
 
-    def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
+    def evaluate(self, z: Array) -> tuple[Array, State]:
         f = self._run(self._value, z)[0] + np.log(self.scale)
         return f, {"z": z, "log": f}
 
-    def normal(self, state: dict[str, Any], c1: Array, c2: Array) -> tuple[Array, Array]:
+    def normal(self, state: State, c1: Array, c2: Array) -> tuple[Array, Array]:
         g, h = self._run(self._both, state["z"], np.array(c1), np.array(c2))
         return g, h
 
-    def jacobian(self, state: dict[str, Any]) -> Array:
+    def jacobian(self, state: State) -> Array:
         return self._run(self._slope, state["z"])[0]
 
     # starts see one parameter set at a time, as the formula does

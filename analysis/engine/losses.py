@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 Array = np.ndarray
 HUBER_K = 1.345  # 95 % efficiency at the normal (Huber 1981)
@@ -45,10 +45,11 @@ class Objective:
 
 
 def objective(text: str) -> Objective:
-    """``auto``, ``squares``, ``huber:<delta>``, ``student`` (4 degrees of freedom) or ``student:<nu>``, with ``raw:``
-    before it for residuals of the loss itself.
+    """The objective of a text: ``auto``, ``squares``, ``huber:<delta>``, ``student`` (4 degrees of freedom) or
+    ``student:<nu>``, with ``raw:`` before it for residuals of the loss itself; or of its own ``name``.
 
-    UserError for anything else.
+    Raises:
+      UserError: UNKNOWN, or INVALID for a wrong number.
     """
     if text.startswith("raw:"):
         return replace(objective(text[4:]), name=text, raw=True)
@@ -62,7 +63,9 @@ def objective(text: str) -> Objective:
     except ValueError:
         number = math.nan
     if head not in ("huber", "student") or not number > 0 or (head == "student" and not 1 <= number <= 1e3):
-        raise UserError("objective", text, _WRITE + (" (nu from 1 to 1000)" if head == "student" else ""))
+        known = head in ("huber", "student")
+        remedy = _WRITE + (" (nu from 1 to 1000)" if head == "student" else "")
+        raise UserError("objective", text, remedy, Code.INVALID if known else Code.UNKNOWN)
     if head == "student":
         return Objective(f"student:{number:g}", None, nu=number)
     return Objective(text, number)

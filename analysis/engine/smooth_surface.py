@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.engine.surface import State
 from analysis.laws import jets
 from analysis.laws.base import Array, Columns
 from analysis.laws.smooth import QUIET, Smooth
@@ -164,7 +165,7 @@ class SmoothSurface:
             return False
         return set(found) == {"+", *self.law.amplitudes} and not self.law.negative and bool((known > 0).all())
 
-    def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
+    def evaluate(self, z: Array) -> tuple[Array, State]:
         """Log loss (S, n) at coordinates (S, P); not-a-number where the formula has none."""
         with np.errstate(**QUIET):
             f = self._log(np, [z[:, [i]] for i in range(self.P)], self.c, self.centre)
@@ -175,7 +176,7 @@ class SmoothSurface:
         leaves = [jets.variable(z[:, [i]], i) for i in range(self.P)]
         return self._log(jets, leaves, self.c, self.centre)
 
-    def normal(self, state: dict[str, Any], c1: Array, c2: Array) -> tuple[Array, Array]:
+    def normal(self, state: State, c1: Array, c2: Array) -> tuple[Array, Array]:
         """Gradient (S, P) and Hessian (S, P, P) of an objective with dO/df = c1 and d2O/df2 = c2, both (S, n)."""
         z = state["z"]
         S = len(z)
@@ -188,7 +189,7 @@ class SmoothSurface:
                 g[part], h[part] = _contract(f, a, b, self.P)
         return g, h
 
-    def jacobian(self, state: dict[str, Any]) -> Array:
+    def jacobian(self, state: State) -> Array:
         """d log L / dz, (S, n, P)."""
         z = state["z"]
         out = np.zeros((len(z), self.n, self.P))

@@ -13,6 +13,8 @@ import numpy as np
 
 from analysis.laws.base import Array, Columns, Law, log_columns
 
+State = dict[str, Any]  # what a surface's derivatives reuse of its evaluation
+
 
 class Surface:
     """A law on n rows in fitting coordinates z (S, P): log loss, its derivatives, and the map to parameters.
@@ -143,7 +145,7 @@ class Surface:
             z[:, i] = np.maximum(log_a, self.lower[i])
         return z
 
-    def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
+    def evaluate(self, z: Array) -> tuple[Array, State]:
         """Log loss (S, n) at coordinates (S, P), and what the derivatives reuse."""
         terms = [np.exp(z[:, i] @ x.T + o) for i, x, o in zip(self.indices, self.X, self.offset)]
         total = terms[0].copy() if len(terms) > 1 or self.floor is not None else terms[0]
@@ -161,7 +163,7 @@ class Surface:
             f = f * state["q"]
         return f + np.log(self.scale), state
 
-    def normal(self, state: dict[str, Any], c1: Array, c2: Array) -> tuple[Array, Array]:
+    def normal(self, state: State, c1: Array, c2: Array) -> tuple[Array, Array]:
         """Gradient (S, P) and Hessian (S, P, P) of an objective with dO/df = c1 and d2O/df2 = c2, both (S, n).
 
         The sum over rows of c2 g g' + c1 H, without ever forming g (S, n, P): every term's design is shared by the
@@ -204,7 +206,7 @@ class Surface:
             h[:, self.outer, self.outer] = (c2 * state["log"] ** 2).sum(1)
         return g, h
 
-    def jacobian(self, state: dict[str, Any]) -> Array:
+    def jacobian(self, state: State) -> Array:
         """d log L / dz, (S, n, P)."""
         S = len(state["log"])
         g = np.zeros((S, self.n, self.P))
@@ -262,17 +264,17 @@ class Raw(Wrapped):
         super().__init__(inner)
         self.shift = float(np.log(inner.scale))
 
-    def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
+    def evaluate(self, z: Array) -> tuple[Array, State]:
         """Loss over scale, less one, plus log(scale): (S, n)."""
         f, state = self.inner.evaluate(z)
         ratio = np.exp(np.minimum(f - self.shift, 700.0))
         return ratio - 1 + self.shift, {**state, "raw": ratio}
 
-    def normal(self, state: dict[str, Any], c1: Array, c2: Array) -> tuple[Array, Array]:
+    def normal(self, state: State, c1: Array, c2: Array) -> tuple[Array, Array]:
         ratio = state["raw"]
         return self.inner.normal(state, c1 * ratio, c2 * ratio * ratio + c1 * ratio)
 
-    def jacobian(self, state: dict[str, Any]) -> Array:
+    def jacobian(self, state: State) -> Array:
         return self.inner.jacobian(state) * state["raw"][:, :, None]
 
 
@@ -286,14 +288,14 @@ class Weighted(Wrapped):
     def _more(self, rows: Any) -> tuple[Any, ...]:
         return (self.root[rows],)
 
-    def evaluate(self, z: Array) -> tuple[Array, dict[str, Any]]:
+    def evaluate(self, z: Array) -> tuple[Array, State]:
         f, state = self.inner.evaluate(z)
         return f * self.root, state
 
-    def normal(self, state: dict[str, Any], c1: Array, c2: Array) -> tuple[Array, Array]:
+    def normal(self, state: State, c1: Array, c2: Array) -> tuple[Array, Array]:
         return self.inner.normal(state, c1 * self.root, c2 * self.root**2)
 
-    def jacobian(self, state: dict[str, Any]) -> Array:
+    def jacobian(self, state: State) -> Array:
         return self.inner.jacobian(state) * self.root[:, None]
 
 

@@ -6,8 +6,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,12 +50,13 @@ class Fit:
     draws: Array
     sigma_run: Array
     sigma_stem: Array
+    _columns: dict[str, Array] = field(init=False)
 
     def __post_init__(self) -> None:
         for name in ("draws", "sigma_run", "sigma_stem"):
-            values = np.array(getattr(self, name), dtype=np.float64)
-            values.flags.writeable = False
-            object.__setattr__(self, name, values)
+            object.__setattr__(self, name, _read_only(getattr(self, name)))
+        columns = {name: _read_only(values) for name, values in self.card.runs.columns.items()}
+        object.__setattr__(self, "_columns", columns)
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value:.4g}" for name, value in self.params.items())
@@ -118,13 +118,10 @@ class Fit:
         """Names of the fitted rows."""
         return self.card.runs.run
 
-    @cached_property
+    @property
     def columns(self) -> dict[str, Array]:
-        """Columns of the fitted rows, each (n,); not-a-number where a row has none."""
-        found = {c: np.array(v, dtype=np.float64) for c, v in self.card.runs.columns.items()}
-        for values in found.values():
-            values.flags.writeable = False
-        return found
+        """Columns of the fitted rows, each (n,) and read-only; not-a-number where a row has none."""
+        return dict(self._columns)
 
     def samples(self, columns: Mapping[str, Any], *, new_run: bool = True, discrepancy: bool = True) -> Array:
         """Losses (S, n) at columns of n rows: each draw's law, and with ``new_run`` the noise of an untried run.
@@ -211,6 +208,12 @@ class Fit:
         card = msgspec.structs.replace(self.card, draws=cards.Draws(file=sidecar.name, sha256=digest))
         write_atomic(path, cards.encode(card))
         return type(self)(card, self.law, self.draws, self.sigma_run, self.sigma_stem)
+
+
+def _read_only(values: Any) -> Array:
+    made = np.array(values, dtype=np.float64)
+    made.flags.writeable = False
+    return made
 
 
 def read_card(path: str | Path) -> FitCard:

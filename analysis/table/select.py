@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -101,7 +101,7 @@ class _Walker:
         names = [str(c) for c in self.table.columns]
         matches = [c for c in names if c == name] or [c for c in names if c.lower() == name.lower()]
         if len(matches) != 1:
-            raise UserError("where", name, f"is no column of this table; it has {', '.join(names)}")
+            raise UserError("where", name, f"is no column of this table; it has {', '.join(names)}", Code.UNKNOWN)
         return self.table[matches[0]]
 
     def truth(self, node: ast.expr) -> pd.Series:
