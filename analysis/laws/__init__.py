@@ -30,8 +30,7 @@ from analysis.laws.base import (
     variant,
 )
 from analysis.laws.smooth import Smooth, tie
-from scaling.errors import Code, UserError
-from scaling.settings import require_known
+from scaling.errors import Code, UserError, choose
 
 __all__ = [
     "REGISTRY",
@@ -125,7 +124,7 @@ def _registered(asked: str, name: str) -> Law:
     plain = name.replace("-", "").replace("_", "")  # multi_power is multipower
     name = next((n for n in REGISTRY if n.replace("_", "") == plain), name) if plain else name
     if name not in REGISTRY:
-        require_known("law", asked, sorted(REGISTRY), ", or FILE.py:NAME")
+        raise UserError("law", asked, f"unknown; {choose(asked, sorted(REGISTRY))}, or FILE.py:NAME", Code.UNKNOWN)
     return REGISTRY[name]
 
 
@@ -145,5 +144,6 @@ def _in_file(asked: str, file: Path, name: str, folder: str | Path | None) -> La
     except (Exception, SystemExit) as error:  # whatever a user's file raises is one line to its author
         raise UserError("law", asked, f"{file} fails: {type(error).__name__}: {error}", Code.DAMAGED) from None
     held = [key for key, value in vars(module).items() if isinstance(value, Law)]
-    require_known("law", name, held, f" (the laws that {file} makes)")
+    if name not in held:
+        raise UserError("law", asked, f"{file} makes no law of that name; {choose(name, held)}", Code.UNKNOWN)
     return variant(getattr(module, name), f"{file}:{name}")

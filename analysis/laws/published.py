@@ -17,8 +17,7 @@ import numpy as np
 from analysis import laws
 from analysis.card import Interval, PublishedFit, PublishedParameter, Value
 from analysis.laws.base import Columns
-from scaling.errors import Code, UserError
-from scaling.settings import require_known
+from scaling.errors import Code, UserError, choose
 
 
 class Published(Value):
@@ -247,7 +246,8 @@ REGISTRY: dict[str, Published] = {entry.name: entry for entry in _ENTRIES}
 
 def get(name: str) -> Published:
     """The published law of that name. UserError lists the names when there is none."""
-    require_known("published", name, REGISTRY)
+    if name not in REGISTRY:
+        raise UserError("published", name, f"unknown; {choose(name, REGISTRY)}", Code.UNKNOWN)
     return REGISTRY[name]
 
 
