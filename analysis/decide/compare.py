@@ -156,7 +156,7 @@ class NoCost(Reason, tag="no_cost"):
 
 
 class NoOptimum(Reason, tag="no_optimum"):
-    """A compute budget does not choose N under this law."""
+    """A compute budget alone does not choose N under this law."""
 
     law: str
 
@@ -499,7 +499,7 @@ def _equal_loss(
         try:
             rows = _compute_for_loss(one.fit, two.fit, scale, level, rng)
         except UserError as error:
-            if error.code is not Code.UNSUPPORTED:
+            if error.code not in (Code.UNSUPPORTED, Code.MISSING):
                 raise
             why = NoOptimum(law=str(error.value))
     if not rows:

@@ -513,9 +513,7 @@ class _Search:
     w: Array
     top: Array
 
-    def run(
-        self, start: _Information, request: Request, power: float
-    ) -> tuple[list[int], list[float], list[float]]:
+    def run(self, start: _Information, request: Request, power: float) -> tuple[list[int], list[float], list[float]]:
         """Chosen cells, their prices, and the mean log variance before and after each; gains over price^``power``."""
         info, trained, pool = start.copy(), dict(self.pool.trained), self.pool
         left, low = request.budget, 0.0

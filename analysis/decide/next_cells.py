@@ -308,9 +308,7 @@ def _doublings(first: float, most: float) -> list[float]:
     return [first * FINER**k for k in range(int(math.log(most / first, FINER)) + 1)] if most >= first else []
 
 
-def _table_pool(
-    fit: Fit, cost: Cost | None, seeds: Sequence[int], budget: float
-) -> tuple[design.Pool, list[_Row]]:
+def _table_pool(fit: Fit, cost: Cost | None, seeds: Sequence[int], budget: float) -> tuple[design.Pool, list[_Row]]:
     """The sizes of a table and larger ones at doublings of its smallest D, as whole runs."""
     sizes = sorted(set(fit.columns["N"].tolist()))
     ratio = max(1.2, float(np.exp(np.median(np.diff(np.log(sizes)))))) if len(sizes) > 1 else FINER
@@ -329,9 +327,7 @@ def _table_pool(
     return design.Pool(n, d, per_token, stems), [_Row(seed=cell[3]) for cell in cells]
 
 
-def _study_pool(
-    fit: Fit, workdir: Path, seeds: Sequence[int], budget: float
-) -> tuple[design.Pool, list[_Row]]:
+def _study_pool(fit: Fit, workdir: Path, seeds: Sequence[int], budget: float) -> tuple[design.Pool, list[_Row]]:
     """Every size of the study's ladder at doublings of its smallest D, on the stems of the fitted seeds or new ones."""
     study = read_study(workdir)
     dataset = fit.data.dataset or ""
@@ -428,7 +424,7 @@ class _Study:
         return cells, overhead
 
     def _compilation(self) -> float:
-        """What compiling a new size costs, in FLOPs that the device would have trained meanwhile; 0 where no run says."""
+        """What compiling a new size costs, in FLOPs that are not trained meanwhile; 0 where no run says."""
         seconds, rates = [], []
         for run in self.runs:
             if run.manifest.role == "holdout" or (result := Record(self.workdir / "runs" / run.run).result) is None:

@@ -147,9 +147,7 @@ class _Choice(NamedTuple):
     plain: Cells | None
 
 
-def spend(
-    fit: Fit, budget: Budget, *, level: float = 0.95, cost: Cost | None = None, force: bool = False
-) -> Spending:
+def spend(fit: Fit, budget: Budget, *, level: float = 0.95, cost: Cost | None = None, force: bool = False) -> Spending:
     """What to train for a budget of FLOPs or device hours under at most one condition.
 
     Args:
@@ -251,9 +249,7 @@ def _hours(hours: float, throughput: Throughput | None) -> tuple[float, Cost]:
     return hours * 3600 * unit, {"N": n[order].tolist(), "flops_per_token": (seconds[order] * unit).tolist()}
 
 
-def _repeated(
-    fit: Fit, theta: Array, flops: float, cost: Cost | None, column: str, unique: float | None
-) -> _Choice:
+def _repeated(fit: Fit, theta: Array, flops: float, cost: Cost | None, column: str, unique: float | None) -> _Choice:
     """The optimum under a law whose ``column`` is the number of unique tokens."""
     if unique is None:
         remedy = "is a law of repeated data: give --unique_tokens, the data there are"
@@ -307,7 +303,7 @@ class _Lifetime(NamedTuple):
         it has none. The discrepancy's move is not derived for this condition."""
         count = min(len(theta), 1 + DRAWS)
         chosen = np.concatenate([[0], np.linspace(1, len(theta) - 1, count - 1).round().astype(int)]).astype(int)
-        pairs = [self._of(theta[i : i + 1], best_n[i], best_d[i]) for i in chosen]
+        pairs = [self._of(theta[i : i + 1], float(best_n[i]), float(best_d[i])) for i in chosen]
         log_n, log_d = np.array(pairs).T
         goal = self._goal(theta[:1], best_n[0], best_d[0])
         before = float(self.flops(np.exp(best_n[0]), np.exp(best_d[0])))

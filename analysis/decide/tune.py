@@ -24,6 +24,7 @@ from analysis.card import Interval, Value, Warning
 from scaling.errors import Code, UserError
 
 Array = np.ndarray
+Table = Any  # a DataFrame, whose stubs take every cell and column to be anything
 COLUMNS = ("N", "D", "loss", "learning_rate", "batch", "stem")
 # Log loss above a cell's best within which a parabola is trusted: the first that leaves enough runs, and that noise
 # does not fill. Seeds of a rate are in or out by their mean: chosen one by one, the lucky ones would flatten it.
@@ -112,7 +113,7 @@ class Tuned(Value):
     warnings: tuple[TuneWarning, ...]
 
 
-def optima(table: pd.DataFrame, level: float = 0.95) -> tuple[SweptCell, ...]:
+def optima(table: Table, level: float = 0.95) -> tuple[SweptCell, ...]:
     """By (N, D, batch): the best learning rate of a parabola through the best run and its neighbours.
 
     The noise of the intervals is pooled over all parabolas, and they are open where no run is left over to measure it.
@@ -179,7 +180,7 @@ def _parabola(group: Any, n: float, d: float, batch: float) -> tuple[SweptCell, 
     return cell, _Parabola(beta, np.linalg.inv(design.T @ design), squares, len(x) - 3)
 
 
-def fit(table: pd.DataFrame, *, level: float = 0.95, seed: int = 0) -> Tuned:
+def fit(table: Table, *, level: float = 0.95, seed: int = 0) -> Tuned:
     """The laws of the best learning rate and batch over the runs of a sweep.
 
     Args:
@@ -231,7 +232,7 @@ def fit(table: pd.DataFrame, *, level: float = 0.95, seed: int = 0) -> Tuned:
     )
 
 
-def _no_minimum(table: pd.DataFrame, rows: tuple[SweptCell, ...], noise: float) -> UserError:
+def _no_minimum(table: Table, rows: tuple[SweptCell, ...], noise: float) -> UserError:
     swept = sorted(set(table["learning_rate"]))
     at = [sum(row.best_run == end for row in rows) for end in (swept[0], swept[-1])]
     ends = f"{at[0]} of {len(rows)} cells are best at {swept[0]:.3g}, {at[1]} of {len(rows)} at {swept[-1]:.3g}"
@@ -268,7 +269,7 @@ class _Pooled:
 class _Sweep:
     """The rows of a sweep as a linear design: levels of the cells (N, D), and the coefficients of the parabola."""
 
-    def __init__(self, table: pd.DataFrame, many: bool):
+    def __init__(self, table: Table, many: bool):
         x, b, n, d = (np.log(table[c].to_numpy(np.float64)) for c in ("learning_rate", "batch", "N", "D"))
         self.y = np.log(table["loss"].to_numpy(np.float64))
         self.centre = {name: float(v.mean()) for name, v in (("x", x), ("b", b), ("n", n), ("d", d))}
@@ -325,7 +326,7 @@ class _Window(NamedTuple):
     both: Array
 
 
-def _fit(table: pd.DataFrame, many: bool, seed: int) -> _Pooled:
+def _fit(table: Table, many: bool, seed: int) -> _Pooled:
     """The pooled parabola, jackknifed over stems."""
     sweep = _Sweep(table, many)
     window = next(filter(sweep.enough, WINDOWS), WINDOWS[-1])
@@ -392,7 +393,7 @@ def _best_points(beta: Array, centre: dict[str, float], many: bool) -> Array:
     return np.array(out)
 
 
-def _no_batch(table: pd.DataFrame, pooled: _Pooled) -> NoBestBatch | None:
+def _no_batch(table: Table, pooled: _Pooled) -> NoBestBatch | None:
     """Why a sweep over batches has no best one; None where it has."""
     swept = (float(table["batch"].min()), float(table["batch"].max()))
     if pooled.minimum < IDENTIFIED:
