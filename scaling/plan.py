@@ -202,7 +202,7 @@ def check_memory(plan: Plan, name: str | None = None) -> MemoryCheck:
         kind, with its attention: a CPU's account of a program for another device is an estimate.
 
     Raises:
-      UserError: a cell does not fit, or nobody knows the device.
+      UserError: a cell does not fit (ENVIRONMENT), or nobody knows the device.
     """
     import jax
 
@@ -221,13 +221,12 @@ def check_memory(plan: Plan, name: str | None = None) -> MemoryCheck:
         rows[key] = ShapeMemory(shape=shape, N_total=manifest.parameters.total, **taken)
         if taken["total"] > limit:
             parts = ", ".join(f"{part} {taken[part] / 1e9:.3g}" for part in ("state", "batches", "temporary"))
-            raise UserError(
-                "memory",
-                shape,
+            remedy = (
                 f"needs {taken['total'] / 1e9:.3g} GB on each device ({parts}; compiled for {jax.default_backend()}), "
                 f"{device_name} gives {limit / 1e9:.3g}; raise mesh.fsdp or execution.microbatches, or set "
-                "execution.remat=full or loss_chunk",
+                "execution.remat=full or loss_chunk"
             )
+            raise UserError("memory", shape, remedy, Code.ENVIRONMENT)
     return MemoryCheck(device=device_name, bytes=limit, compiled_for=jax.default_backend(), shapes=tuple(rows.values()))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_cli import EXPERIMENT, ROOT, scaling
 
-from scaling.records import read_json, write_json
+from scaling.records import read_json, read_study, write_json
 
 TEXT = """
 from scaling import study
@@ -20,7 +20,7 @@ def get_config(argument=""):
 # The study's own source, of which the third example has a mask that is no number.
 NAN = """
 import numpy as np
-from scaling import train
+from scaling import run
 from scaling.train import Interrupted, execute
 
 class Damaged:
@@ -34,8 +34,8 @@ class Damaged:
         mask = np.where((indices == 2)[:, None], np.nan, np.ones((1, context))).astype(np.float32)
         return {**self.source.batch(indices, seed=seed, context=context), "mask": mask}
 
-load = train._source
-train._source = lambda config: Damaged(load(config))
+load = run._source
+run._source = lambda config: Damaged(load(config))
 """
 
 
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_another_configuration_and_one_that_was_cut_short(place)
     """The first is refused and left as it is; after the second the run falls back, and says so."""
     assert scaling("run", "--config=exp.py", "--workdir=w", "--workers=1", "--config.cells.grid.seeds=(0, 1)",
                    "--execute=nothing:at_all")[0] != 0  # writes the plan, and trains nothing  # fmt: skip
-    stems = [program["program"] for program in read_json(place / "w/study.json")["programs"]]
+    stems = [program.program for program in read_study(place / "w").programs]
     foreign, torn = (place / "w" / "runs" / stem / "checkpoints" for stem in stems)
     write_json(foreign / "10.json", {"step": 10, "leaves": {"['params']['other']": "0"}})
     (foreign / "10").mkdir()

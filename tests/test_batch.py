@@ -54,10 +54,10 @@ def test_training_measures_noise_when_asked_and_is_not_changed_by_it(tiny, tmp_p
         program = make(study.resolve(config)).programs[0]
         train.execute(program, tmp_path / str(asked), progress=lambda *_: None, should_stop=lambda: False)
         rows = records(tmp_path / str(asked))[0].steps()
-        losses[asked] = [row["loss"] for row in rows]
+        losses[asked] = [row.loss for row in rows]
         # Three chunks of ten steps; after the last there is no next batch.
-        assert [("gradient_noise" in row) for row in rows] == [asked, asked, False]
-        assert all(row["gradient_noise"] > 0 for row in rows[:2] if asked)
+        assert [row.gradient_noise is not None for row in rows] == [asked, asked, False]
+        assert all(row.gradient_noise > 0 for row in rows[:2] if asked)
     assert losses[True] == losses[False]
 
 

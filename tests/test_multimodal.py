@@ -1,6 +1,5 @@
 """Towers and fusion: what each part sees and costs, and that evaluation of a contrast has a batch of its own."""
 
-import json
 import math
 from typing import Any
 
@@ -8,16 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refuses
 from test_families import batch_of, quick, small
 from test_objectives import differs, noisy
 
 from experiments import clip as experiment
-from scaling import count, families, objectives, plan, recipe, study, train
+from scaling import count, data, families, inputs, objectives, plan, recipe, study, train
 from scaling.blocks import patches
 from scaling.blocks.execution import Execution
-from scaling.errors import UserError
+from scaling.errors import Code
 from scaling.families import clip, fusion
 from scaling.records import records
+from scaling.records.unit import Unit
 from scaling.step import Trainer
 
 TEXT = jnp.asarray([[3, 5, 17, 18, 2, 9], [1, 18, 4, 4, 4, 4]])  # 18 is the end
@@ -85,8 +86,8 @@ def test_fusion_sees_what_its_mask_allows(wiring: tuple[str, str]):
 
 
 def test_early_and_late_are_one_flag_apart_and_frozen_parts_cost_no_backward():
-    early, late, frozen = (families.configure(fusion, 8, **fields) for fields in
-                           ({}, {"fusion": "late"}, {"fusion": "late", "frozen": True}))  # fmt: skip
+    early, late = families.configure(fusion, 8), families.configure(fusion, 8, fusion="late")
+    frozen = families.configure(fusion, 8, fusion="late", frozen=True)
     counts = [count.parameters(fusion.components(config)) for config in (early, late, frozen)]
     width = early.width
     assert late.vision == 2 and late.layers == early.layers == 4
@@ -135,27 +136,28 @@ def towers(batch: int = 16, evaluation: int = 32, **data: Any):
 
 def test_a_contrast_is_evaluated_in_its_own_batch_with_an_error_by_batch(tmp_path):
     program = towers()
-    (spec,) = program["runs"]
-    manifest = spec["manifest"]
-    assert manifest["tokens"]["loss"] == 20 * 16 and manifest["tokens"]["D"] == 20 * 16 * 10
-    assert manifest["loss_unit"] == "nats/pair of 32" and manifest["terms"]["zero_shot"] == "share of images"
+    (spec,) = program.runs
+    manifest = spec.manifest
+    assert manifest.tokens.loss == 20 * 16 and manifest.tokens.D == 20 * 16 * 10
+    assert manifest.unit == Unit(per="pair", among=32)
+    assert manifest.terms["zero_shot"] == Unit(quantity="share", per="image")
     train.execute(program, tmp_path, progress=lambda *_: None, should_stop=lambda: False)
     (record,) = records(tmp_path)
-    found = (record.result or {})["evaluation"]
+    found = record.result.evaluation
     assert list(found) == ["contrast", "retrieval", "zero_shot"]
     # 80 pictures make two whole batches of 32; a batch of 16 was trained on.
-    assert {term["count"] for term in found.values()} == {64}
-    assert found["contrast"]["documents"]["id"] == ["batch 0 of 32", "batch 1 of 32"]
-    assert found["zero_shot"]["documents"]["id"] == [f"block {number}" for number in range(4)]
-    assert math.log(16) < found["contrast"]["value"] < math.log(32) + 0.3
-    assert 0.5 < found["retrieval"]["value"] <= 1 and 0.5 < found["zero_shot"]["value"] <= 1
+    assert {term.count for term in found.values()} == {64}
+    assert found["contrast"].documents.id == ["batch 0 of 32", "batch 1 of 32"]
+    assert found["zero_shot"].documents.id == [f"block {number}" for number in range(4)]
+    assert math.log(16) < found["contrast"].value < math.log(32) + 0.3
+    assert 0.5 < found["retrieval"].value <= 1 and 0.5 < found["zero_shot"].value <= 1
     # The zero-shot term by hand: the nearest mean of a label's prompts.
-    trainer = train.trainer_of(manifest, program["options"])
+    trainer = train.trainer_of(manifest, program.options)
     parameters = trainer.init(0)["params"]
-    source = train._source(json.dumps({"source": "scenes"}))
+    source = data.load({"source": "scenes"})
     held = source.evaluation(6, 6 * 32)
     noisy_ones = jax.tree.map(lambda w: w + 0.3 * jax.random.normal(jax.random.key(1), w.shape), parameters)
-    terms = trainer.evaluate(noisy_ones, {name: held[name] for name in trainer.reads}, 0, held["prompts"])
+    terms = trainer.evaluate(noisy_ones, {name: held[name] for name in trainer.reads}, 0, {"prompts": held["prompts"]})
     texts = jnp.asarray(held["prompts"][:, :, 1:].reshape(-1, 6))
     inputs = {"image": patches.patchify(jnp.asarray(held["image"]), 16), "text": texts}
     vectors, _ = clip.vectors(noisy_ones, inputs, trainer.config)
@@ -166,40 +168,43 @@ def test_a_contrast_is_evaluated_in_its_own_batch_with_an_error_by_batch(tmp_pat
 
 
 def test_the_evaluation_batch_is_part_of_a_contrast_and_of_no_other_run(tiny):
-    assert towers(evaluation=16)["runs"][0]["run"] != towers()["runs"][0]["run"] == towers()["runs"][0]["run"]
+    assert towers(evaluation=16).runs[0].run != towers().runs[0].run == towers().runs[0].run
     names = []
     for batch in (16, 32):
         config = tiny()
         config.evaluation.batch = batch
-        names.append([run["run"] for run in plan.make(study.resolve(config)).programs[0]["runs"]])
+        names.append([run.run for run in plan.make(study.resolve(config)).programs[0].runs])
     assert names[0] == names[1]
 
 
 def test_similarities_are_counted_by_the_batch():
-    flops = [towers(batch)["runs"][0]["manifest"]["flops"] for batch in (16, 32)]
-    per_pair = [each["parts"]["similarity"] / (20 * 16) for each in flops]
+    flops = [towers(batch).runs[0].manifest.flops for batch in (16, 32)]
+    per_pair = [each.parts["similarity"] / (20 * 16) for each in flops]
     assert per_pair == [3 * 2 * 8 * 16, 3 * 2 * 8 * 32]
 
 
 def test_what_would_split_the_negatives_is_refused(tmp_path):
     config = families.configure(clip, 0, image=8)
-    with pytest.raises(UserError, match=r"execution\.microbatches = 2: splits the batch"):
+    with refuses(Code.UNSUPPORTED, "execution.microbatches", 2):
         Trainer(clip, config, recipe.named("width", batch=8), {}, 1, Execution(microbatches=2))
-    with pytest.raises(UserError, match=r"config\.noise_scale = True: splits the batch"):
+    with refuses(Code.UNSUPPORTED, "config.noise_scale", True):
         Trainer(clip, config, recipe.named("width", batch=8), {}, 1).noise({}, {}, 0)
-    for field, value in (("execution", {"microbatches": 2}), ("noise_scale", True)):
+    for change, field, value in (
+        ({"execution": {"microbatches": 2}}, "execution.microbatches", 2),
+        ({"noise_scale": True}, "config.noise_scale", True),
+    ):
         made = experiment.get_config()
-        made[field] = value
-        with pytest.raises(UserError, match=rf"{field}.* = {2 if field == 'execution' else True}: splits the batch"):
+        made.update(change)
+        with refuses(Code.UNSUPPORTED, field, value):
             study.resolve(made)  # before anything trains
-    with pytest.raises(UserError, match=r"evaluation\.tokens = 480: must fill two batches of 64"):
+    with refuses(Code.INVALID, "evaluation.tokens", 480):
         program = towers(evaluation=64)
         train.execute(program, tmp_path, progress=lambda *_: None, should_stop=lambda: False)
 
 
 def test_a_third_tower_comes_with_the_data_that_feeds_it():
-    manifest = towers(sound=True)["runs"][0]["manifest"]
-    assert manifest["config"]["sound"] == 320 and list(manifest["terms"])[2:4] == ["contrast_sound", "retrieval_sound"]
-    assert manifest["tokens"]["counted"] == "positions of examples, each 4 of image, 6 of text, 10 of sound"
-    with pytest.raises(UserError, match=r"model\.sound = 640: dataset scenes has sounds of samples 320"):
-        study._check_supply({"context": 4, "sound": 640}, {"sound": 320}, "scenes", "clip")
+    manifest = towers(sound=True).runs[0].manifest
+    assert manifest.config["sound"] == 320 and list(manifest.terms)[2:4] == ["contrast_sound", "retrieval_sound"]
+    assert manifest.tokens.counted == "positions of examples, each 4 of image, 6 of text, 10 of sound"
+    with refuses(Code.CONFLICT, "model.sound", 640):
+        inputs.require_supply(clip, {"context": 4, "sound": 640}, {"sound": 320}, "scenes", "clip")

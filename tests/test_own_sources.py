@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import sys
 import tarfile
 from collections.abc import Callable
@@ -11,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refuses
 from test_cli import scaling
 from test_prepare import texts, training, write_parquet, write_records, write_saved, write_tokenizer
 
 from scaling import data, plan, study
 from scaling.data import _documents, _pairs, _prepare, _random, _tokenizer, _tokens
 from scaling.data.arrayrecord import Joined
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.records import records
 
 SIDE = 6
@@ -116,8 +118,9 @@ def test_no_pickle_is_loaded(tmp_path):
     trap = {name: pickle.dumps(Trap()) for name in ("pkl", "pyd", "pth", "npy", "ten", "mp")}
     write_tar(tmp_path / "a.tar", [{**sample, **trap} for sample in samples(60)])
     assert len(seen(pairs(tmp_path / "a.tar"), 50)) >= 50 - 1
-    with pytest.raises(UserError, match=r"data.image = a.tar:000\d\d: is no picture"):
+    with refuses(Code.DAMAGED, "data.image") as caught:
         pairs(tmp_path / "a.tar", image="pkl").batch(np.arange(4), seed=0, context=40)
+    assert re.fullmatch(r"a\.tar:000\d\d", caught.value.value)
 
 
 def test_a_process_reads_its_own_rows_only(tmp_path):
@@ -131,7 +134,7 @@ def test_a_process_reads_its_own_rows_only(tmp_path):
             source.batch(np.array([index]), seed=0, context=40)
         except UserError as error:
             bad.append(index)
-            assert str(error).startswith("data.image = a.tar:00034: is no picture that can be read (")
+            assert (error.code, error.field, error.value) == (Code.DAMAGED, "data.image", "a.tar:00034")
     assert len(bad) == 1
     mine = np.array([index for index in order if index % 2 != bad[0] % 2])  # the share of one of two processes
     assert len(source.batch(mine, seed=0, context=40)["image"]) == len(mine)
@@ -172,7 +175,7 @@ def test_captions_by_a_tokenizer_and_pictures_without_captions(tmp_path):
     for row, end in zip(own, ends):
         assert coder.decode(row[1:end]).startswith("picture ") and coder.decode(row[1:end]).endswith(" of größe")
     assert (np.take_along_axis(tokens, ends[:, None], 1) == 299).all()
-    with pytest.raises(UserError, match="end = none: captions need an end; give the name of a token"):
+    with refuses(Code.MISSING, "end", "none"):
         pairs(path, tokenizer=str(tmp_path / "tokenizer.json"), end="none")
     bare = pairs(path, text="")
     assert (
@@ -193,27 +196,29 @@ def _header(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "fields", "words"),
+    ("damage", "fields", "code", "field", "value"),
     [
-        (_cut, {}, r"a.tar:00006: is damaged, cut short or packed at 00006 \(unexpected end"),
-        (_header, {}, r"a.tar:00007: is damaged, cut short or packed at 00007 \(bad header after it"),
-        (lambda path: path.write_bytes(b""), {}, "is damaged"),
-        (lambda path: path.write_bytes(b"no tar at all" * 99), {}, "at its beginning"),
-        (Path.unlink, {}, "is not there"),
-        (None, {"text": "caption"}, "data.text = a.tar:00000: has no caption, but png, txt, cls"),
-        (None, {"image": "jpg"}, "data.image = a.tar:00000: has no jpg"),
-        (None, {"classes": 5}, r"the label of a.tar:000\d\d is not from 0 to 4"),
-        (None, {"tokenizer": "nowhere.json"}, "tokenizer = nowhere.json: is no file"),
-        (None, {"side": 0}, "data.side = 0"),
-        (None, {"classes": -1}, "data.classes = -1"),
+        (_cut, {}, Code.DAMAGED, "data.path", "a.tar:00006"),
+        (_header, {}, Code.DAMAGED, "data.path", "a.tar:00007"),
+        (lambda path: path.write_bytes(b""), {}, Code.DAMAGED, "data.path", "a.tar:its beginning"),
+        (lambda path: path.write_bytes(b"no tar at all" * 99), {}, Code.DAMAGED, "data.path", "a.tar:its beginning"),
+        (Path.unlink, {}, Code.MISSING, "data.path", None),
+        (None, {"text": "caption"}, Code.MISSING, "data.text", "a.tar:00000"),
+        (None, {"image": "jpg"}, Code.MISSING, "data.image", "a.tar:00000"),
+        (None, {"classes": 5}, Code.CONFLICT, "data.label", None),
+        (None, {"tokenizer": "nowhere.json"}, Code.MISSING, "tokenizer", "nowhere.json"),
+        (None, {"side": 0}, Code.INVALID, "data.side", 0),
+        (None, {"classes": -1}, Code.INVALID, "data.classes", -1),
     ],
 )
-def test_damaged_tars_and_wrong_fields(tmp_path, damage, fields, words):
+def test_damaged_tars_and_wrong_fields(tmp_path, damage, fields, code, field, value):
     path = write_tar(tmp_path / "a.tar", samples(40))
     if damage is not None:
         damage(path)
-    with pytest.raises(UserError, match=words):
+    with refuses(code, field, value) as caught:
         pairs(path, **fields).batch(np.arange(30), seed=0, context=40)
+    if code is Code.CONFLICT:  # a label of 5 or more, and the sample that has it
+        assert caught.value.value >= 5 and re.search(r"a\.tar:000\d\d", caught.value.remedy)
 
 
 def test_captions_that_are_no_text_are_named(tmp_path):
@@ -225,15 +230,18 @@ def test_captions_that_are_no_text_are_named(tmp_path):
         lambda: source.loss_tokens(40),  # which a plan asks for
         lambda: source.evaluation(40, 100),
     ):
-        with pytest.raises(UserError, match=r"data.text = a.tar:000\d\d: is not UTF-8"):
+        with refuses(Code.DAMAGED, "data.text") as caught:
             use()
+        assert re.fullmatch(r"a\.tar:000\d\d", caught.value.value)
 
 
 def test_a_large_picture_is_refused_not_unpacked(tmp_path, monkeypatch):
     image = pytest.importorskip("PIL.Image")
     monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 20)
-    with pytest.raises(UserError, match=r"a.tar:000\d\d: is no picture that can be read \(.*decompression bomb"):
+    with refuses(Code.DAMAGED, "data.image") as caught:
         pairs(write_tar(tmp_path / "a.tar", samples(40))).batch(np.arange(2), seed=0, context=40)
+    assert re.fullmatch(r"a\.tar:000\d\d", caught.value.value)
+    assert "decompression bomb" in caught.value.remedy  # Pillow's own reason
 
 
 # Parquet and what `datasets` saves
@@ -315,14 +323,15 @@ def test_a_column_of_tokens_has_no_bytes(tmp_path):
         rows
     )
     parquet.write_table(pa.table({"ids": [*rows, [3, 256]]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"tokenizer = bytes: does not have the token 256 of a\.parquet"):
+    with refuses(Code.CONFLICT, "tokenizer", "bytes") as caught:
         load("parquet", tmp_path / "a.parquet", text="ids")
+    assert "256" in caught.value.remedy and "a.parquet" in caught.value.remedy
 
 
 def test_an_empty_table_among_others_is_named(tmp_path):
     write_parquet(tmp_path / "a.parquet", texts(40))
     (tmp_path / "b.parquet").write_bytes(b"")
-    with pytest.raises(UserError, match=r"b\.parquet: cannot be read"):
+    with refuses(Code.DAMAGED, "data.path", "b.parquet"):
         load("parquet", tmp_path)
 
 
@@ -333,31 +342,33 @@ def _broken_row_group(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "fields", "words"),
+    ("damage", "fields", "code", "field", "value"),
     [
-        (Path.unlink, {}, "is not there"),
-        (lambda path: path.rename(path.with_suffix(".csv")), {}, "is not there"),
-        (lambda path: path.write_bytes(b"PAR1"), {}, "a.parquet: cannot be read"),
-        (_broken_row_group, {}, "a.parquet: cannot be read"),
-        (None, {"text": "body"}, "data.text = body: is not in a.parquet, which has id, text"),
-        (None, {"text": ""}, "name the column of the text"),
-        (None, {"text": "id"}, "a.parquet, row 0: holds int"),
-        (None, {"image": "img"}, "data.image = img: is not in a.parquet"),
-        (None, {"image": "text"}, r"data.image = a.parquet:0: holds no encoded picture"),
-        (None, {"end": "</s>"}, "bytes have no such token"),
+        (Path.unlink, {}, Code.MISSING, "path", None),
+        (lambda path: path.rename(path.with_suffix(".csv")), {}, Code.MISSING, "path", None),
+        (lambda path: path.write_bytes(b"PAR1"), {}, Code.DAMAGED, "data.path", "a.parquet"),
+        (_broken_row_group, {}, Code.DAMAGED, "path", "a.parquet"),
+        (None, {"text": "body"}, Code.MISSING, "data.text", "body"),
+        (None, {"text": ""}, Code.MISSING, "data.text", "''"),
+        (None, {"text": "id"}, Code.DAMAGED, "column id", "a.parquet, row 0"),
+        (None, {"image": "img"}, Code.MISSING, "data.image", "img"),
+        (None, {"image": "text"}, Code.DAMAGED, "data.image", "a.parquet:0"),
+        (None, {"end": "</s>"}, Code.UNKNOWN, "end", "</s>"),
     ],
 )
-def test_damaged_tables_and_wrong_fields(tmp_path, damage, fields, words):
+def test_damaged_tables_and_wrong_fields(tmp_path, damage, fields, code, field, value):
     path = write_parquet(tmp_path / "a.parquet", texts(40))
     if damage is not None:
         damage(path)
-    with pytest.raises(UserError, match=words):
+    with refuses(code, field, value) as caught:
         load("parquet", path, **fields)
+    if fields.get("text") == "body":
+        assert "id, text" in caught.value.remedy
 
 
 def test_too_much_text_for_memory_is_for_prepare(tmp_path, monkeypatch):
     monkeypatch.setattr("scaling.data.parquet.LARGEST", 1000)
-    with pytest.raises(UserError, match="scaling data prepare"):
+    with refuses(Code.UNSUPPORTED, "data.path"):
         load("parquet", write_parquet(tmp_path / "a.parquet", texts(40)))
 
 
@@ -423,25 +434,34 @@ def _flip(offset: int) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "fields", "words"),
+    ("damage", "fields", "code", "field", "value"),
     [
-        (_flip(3000), {}, r"a.array_record:\d+: is damaged"),
-        (lambda path: path.write_bytes(b""), {}, "a.array_record: is damaged or no ArrayRecord"),
-        (lambda path: path.write_bytes(path.read_bytes()[:70_000]), {}, "a.array_record: is damaged or no ArrayRecord"),
-        (Path.unlink, {}, "is not there"),
-        (None, {"dtype": "uint32", "vocab": 2**31}, r"a.array_record:\d+: has \d+ bytes, no multiple of 4"),
-        (None, {"vocab": 100}, r"data.vocab = 100: a.array_record:\d+ has the token"),
-        (None, {"dtype": "int8"}, "data.dtype = int8"),
-        (None, {"vocab": 1}, "data.vocab = 1"),
-        (None, {"bytes_per_token": -4.0}, r"data.bytes_per_token = -4\.0: must be positive"),
+        (_flip(3000), {}, Code.DAMAGED, "data.path", r"a\.array_record:\d+"),
+        (lambda path: path.write_bytes(b""), {}, Code.DAMAGED, "data.path", r"a\.array_record"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:70_000]),
+            {},
+            Code.DAMAGED,
+            "data.path",
+            r"a\.array_record",
+        ),
+        (Path.unlink, {}, Code.MISSING, "data.path", r".*a\.array_record"),
+        (None, {"dtype": "uint32", "vocab": 2**31}, Code.DAMAGED, "data.path", r"a\.array_record:\d+"),
+        (None, {"vocab": 100}, Code.CONFLICT, "data.vocab", "100"),
+        (None, {"dtype": "int8"}, Code.INVALID, "data.dtype", "int8"),
+        (None, {"vocab": 1}, Code.INVALID, "data.vocab", "1"),
+        (None, {"bytes_per_token": -4.0}, Code.INVALID, "data.bytes_per_token", r"-4\.0"),
     ],
 )
-def test_damaged_records_and_wrong_fields(tmp_path, damage, fields, words):
+def test_damaged_records_and_wrong_fields(tmp_path, damage, fields, code, field, value):
     path = write_records(tmp_path / "a.array_record", texts(150))
     if damage is not None:
         damage(path)
-    with pytest.raises(UserError, match=words):
+    with refuses(code, field) as caught:
         load("arrayrecord", path, **fields)
+    assert re.fullmatch(value, str(caught.value.value))
+    if code is Code.CONFLICT:
+        assert re.search(r"a\.array_record:\d+", caught.value.remedy)
 
 
 # What is missing
@@ -466,8 +486,9 @@ def test_a_missing_extra_names_what_to_install(tmp_path, monkeypatch, name, modu
     (tmp_path / "tokenizer.json").write_text(json.dumps({}))
     for each in [each for each in sys.modules if each.split(".")[0] == module] + [module]:
         monkeypatch.setitem(sys.modules, each, None)
-    with pytest.raises(UserError, match=r"which is not there: pip install 'scaling-lab\[data\]'") as caught:
+    with refuses(Code.ENVIRONMENT, "source") as caught:
         load(name, path, **fields).batch(np.arange(2), seed=0, context=40)
+    assert "pip install 'scaling-lab[data]'" in caught.value.remedy
     assert ("pillow" if module == "PIL" else module.replace("_", "-")) in str(caught.value)
 
 
@@ -480,9 +501,9 @@ def test_the_loss_tokens_of_captions_are_their_mean_times_the_examples(tmp_path)
     config.family, config.model, config.recipe.batch = "fusion", {"patch": 3, "text": 24}, 8
     config.data.mine = {"source": "webdataset", "path": str(path), "side": SIDE}
     config.cells.grid = study.block("grid", "mine", (0,), tokens=(28 * 8 * 10,))
-    manifest = plan.make(study.resolve(config)).programs[0]["runs"][-1]["manifest"]
+    manifest = plan.make(study.resolve(config)).programs[0].runs[-1].manifest
     mean = load("webdataset", path, side=SIDE).loss_tokens(24)
-    assert mean != round(mean) and manifest["steps"] == 10 and manifest["tokens"]["loss"] == round(80 * mean)
+    assert mean != round(mean) and manifest.steps == 10 and manifest.tokens.loss == round(80 * mean)
 
 
 STUDY = """
@@ -518,6 +539,6 @@ def test_tars_train_and_a_corrupt_sample_rejects_its_run_by_file_and_key(tmp_pat
     code, _, err = scaling("run", "--config=exp.py", "--workdir=w", "--workers=1")
     line = next((line for line in err.splitlines() if line.startswith("rejected: ")), "")
     assert code == 2 and f"data.image = a.tar:{broken:05}: is no picture that can be read" in line, err
-    ended = [record.result for record in records(tmp_path / "w") if record.manifest["dataset"] == "good"]
-    assert ended and all(result is not None and result["status"] == "done" for result in ended)
-    assert any(result and "class" in result["evaluation"] for result in ended)
+    ended = [record.result for record in records(tmp_path / "w") if record.manifest.dataset == "good"]
+    assert ended and all(result is not None and result.status == "done" for result in ended)
+    assert any(result and "class" in result.evaluation for result in ended)
