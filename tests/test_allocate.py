@@ -1,18 +1,20 @@
 """Allocation: closed forms, exact costs, what is refused and why."""
 
-import copy
-import json
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refuses
 
-from analysis.decide.allocate import optimal
+from analysis.card import NotIdentified
+from analysis.decide.allocate import Allocation, Extrapolation, OpenDraws, WideInterval, optimal
 from analysis.engine.frontier import cost_table, flops_for, frontier, tokens_for
 from analysis.fitting import fit
 from analysis.table.runs import from_frame
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 E, A, B, ALPHA, BETA = 1.8, 480.0, 2000.0, 0.35, 0.37
 
@@ -36,17 +38,17 @@ def chinchilla():
 def test_optimum_against_the_closed_form(chinchilla):
     c = 3e21
     got = optimal(chinchilla, flops=c)
-    assert json.loads(json.dumps(got, allow_nan=False)) == got
-    assert got["N"]["lo"] <= best(c) <= got["N"]["hi"]
-    assert got["N"]["value"] == pytest.approx(best(c), rel=0.1)
-    assert 6 * got["N"]["value"] * got["D"]["value"] == pytest.approx(c)
-    assert got["flops"] == {"value": pytest.approx(c), "lo": pytest.approx(c), "hi": pytest.approx(c)}
+    assert msgspec.json.decode(msgspec.json.encode(got), type=Allocation) == got
+    assert got.N.lo <= best(c) <= got.N.hi
+    assert got.N.value == pytest.approx(best(c), rel=0.1)
+    assert 6 * got.N.value * got.D.value == pytest.approx(c)
+    assert [got.flops.value, got.flops.lo, got.flops.hi] == [pytest.approx(c)] * 3
     truth = E + A / best(c) ** ALPHA + B / (c / 6 / best(c)) ** BETA
-    assert got["loss"]["lo"] <= truth <= got["loss"]["hi"]
-    assert got["extrapolation_ratio"] == pytest.approx(c / chinchilla.scope["C_max"])
-    assert got["warnings"][0]["name"] == "extrapolation"
-    assert 0 < got["sensitivity"]["half_N"] < 0.03 and 0 < got["sensitivity"]["double_N"] < 0.03
-    assert got["tokens_per_parameter"]["value"] == pytest.approx(got["D"]["value"] / got["N"]["value"])
+    assert got.loss.lo <= truth <= got.loss.hi
+    assert got.extrapolation_ratio == pytest.approx(c / chinchilla.scope.C_max)
+    assert isinstance(got.warnings[0], Extrapolation)
+    assert 0 < got.sensitivity.half_N < 0.03 and 0 < got.sensitivity.double_N < 0.03
+    assert got.tokens_per_parameter.value == pytest.approx(got.D.value / got.N.value)
 
 
 def test_numeric_search_equals_the_closed_form(chinchilla):
@@ -58,33 +60,33 @@ def test_numeric_search_equals_the_closed_form(chinchilla):
 
 def test_partners_are_inverse(chinchilla):
     there = optimal(chinchilla, flops=1e21)
-    by_size = optimal(chinchilla, params=there["N"]["value"])
-    by_data = optimal(chinchilla, tokens=there["D"]["value"])
-    assert by_size["D"]["value"] == pytest.approx(there["D"]["value"], rel=1e-3)
-    assert by_data["N"]["value"] == pytest.approx(there["N"]["value"], rel=1e-3)
-    assert by_size["N"]["lo"] == by_size["N"]["hi"] and by_size["D"]["lo"] < by_size["D"]["hi"]
-    assert by_size["flops"]["lo"] < 1e21 < by_size["flops"]["hi"]
+    by_size = optimal(chinchilla, params=there.N.value)
+    by_data = optimal(chinchilla, tokens=there.D.value)
+    assert by_size.D.value == pytest.approx(there.D.value, rel=1e-3)
+    assert by_data.N.value == pytest.approx(there.N.value, rel=1e-3)
+    assert by_size.N.lo == by_size.N.hi and by_size.D.lo < by_size.D.hi
+    assert by_size.flops.lo < 1e21 < by_size.flops.hi
 
 
 def test_a_cell(chinchilla):
     got = optimal(chinchilla, params=1e9, tokens=2e10)
-    assert got["flops"]["value"] == pytest.approx(1.2e20) and got["N"]["lo"] == pytest.approx(1e9)
-    assert optimal(chinchilla, flops=1.2e20, params=1e9)["D"]["value"] == pytest.approx(2e10)
-    assert optimal(chinchilla, flops=1.2e20, tokens=2e10)["N"]["value"] == pytest.approx(1e9)
-    assert got["loss"]["value"] == pytest.approx(E + A / 1e9**ALPHA + B / 2e10**BETA, rel=0.01)
+    assert got.flops.value == pytest.approx(1.2e20) and got.N.lo == pytest.approx(1e9)
+    assert optimal(chinchilla, flops=1.2e20, params=1e9).D.value == pytest.approx(2e10)
+    assert optimal(chinchilla, flops=1.2e20, tokens=2e10).N.value == pytest.approx(1e9)
+    assert got.loss.value == pytest.approx(E + A / 1e9**ALPHA + B / 2e10**BETA, rel=0.01)
 
 
 def test_exact_cost_moves_the_optimum(chinchilla):
     """A head and attention that cost 2.4 to 1.25 times 6N: D at one budget shrinks by about that much."""
     table = {"N": [1e8, 1e9], "flops_per_token": [6e8 * 2.4, 6e9 * 1.25]}
     plain, dear = optimal(chinchilla, flops=1e20), optimal(chinchilla, flops=1e20, cost=table)
-    spent = float(flops_for(dear["N"]["value"], dear["D"]["value"], table))
+    spent = float(flops_for(dear.N.value, dear.D.value, table))
     assert spent == pytest.approx(1e20, rel=1e-3)
-    assert plain["D"]["value"] / dear["D"]["value"] > 1.1
-    n = np.exp(np.linspace(np.log(dear["N"]["value"]) - 2, np.log(dear["N"]["value"]) + 2, 4001))
+    assert plain.D.value / dear.D.value > 1.1
+    n = np.exp(np.linspace(np.log(dear.N.value) - 2, np.log(dear.N.value) + 2, 4001))
     loss = chinchilla.law.predict(chinchilla.law.vector(chinchilla.params), {"N": n, "D": tokens_for(1e20, n, table)})
-    assert dear["N"]["value"] == pytest.approx(n[np.argmin(loss)], rel=0.01)
-    assert "surplus" in dear["conventions"]["cost"]
+    assert dear.N.value == pytest.approx(n[np.argmin(loss)], rel=0.01)
+    assert (dear.cost, plain.cost) == ("by_size", "6ND")
 
 
 def test_cost_table_of_the_fitted_runs(chinchilla):
@@ -94,8 +96,8 @@ def test_cost_table_of_the_fitted_runs(chinchilla):
     assert table is not None and len(table["N"]) == 6
     assert np.array(table["flops_per_token"]) == pytest.approx(9.0 * np.array(table["N"]))
     got = optimal(fitted, flops=1e20)
-    assert 9 * got["N"]["value"] * got["D"]["value"] == pytest.approx(1e20, rel=1e-3)
-    assert got["N"]["value"] == pytest.approx(best(1e20 * 6 / 9), rel=0.1)
+    assert 9 * got.N.value * got.D.value == pytest.approx(1e20, rel=1e-3)
+    assert got.N.value == pytest.approx(best(1e20 * 6 / 9), rel=0.1)
 
 
 def test_a_cost_that_is_not_linear_in_tokens():
@@ -105,54 +107,56 @@ def test_a_cost_that_is_not_linear_in_tokens():
         return 6 * n * d + 1e15 * np.sqrt(d)
 
     np.testing.assert_allclose(tokens_for(cost(n, d), n, cost), d, rtol=1e-9)
-    with pytest.raises(UserError, match="cost = "):
+    with refuses(Code.INVALID, "cost"):
         tokens_for(1e20, n, {"N": [1.0]})
 
 
 def test_refuses_far_extrapolation(chinchilla):
-    far = 101 * chinchilla.scope["C_max"]
-    with pytest.raises(UserError, match=r"is 101 times the largest fitted compute.*--force"):
+    far = 101 * chinchilla.scope.C_max
+    with refuses(Code.BEYOND, "extrapolation", f"{far:.4g} FLOPs"):
         optimal(chinchilla, flops=far)
     forced = optimal(chinchilla, flops=far, force=True)
-    assert forced["warnings"][0]["message"].endswith("forced") and forced["loss"]["lo"] < forced["loss"]["hi"]
-    assert optimal(chinchilla, flops=99 * chinchilla.scope["C_max"])["extrapolation_ratio"] == pytest.approx(99)
+    (warning,) = (w for w in forced.warnings if isinstance(w, Extrapolation))
+    assert warning.forced and warning.ratio == pytest.approx(101) and forced.loss.lo < forced.loss.hi
+    assert optimal(chinchilla, flops=99 * chinchilla.scope.C_max).extrapolation_ratio == pytest.approx(99)
 
 
 def test_refuses_a_law_without_an_optimum():
     fitted = fit(runs(), "product")
     questions: list[dict[str, Any]] = [{"flops": 1e20}, {"params": 1e8}, {"tokens": 1e10}]
     for asked in questions:
-        with pytest.raises(UserError, match="has no optimal N at a budget"):
+        with refuses(Code.UNSUPPORTED, "law", "product"):
             optimal(fitted, **asked)
-    assert optimal(fitted, params=1e9, tokens=2e10)["loss"]["value"] > 0
+    assert optimal(fitted, params=1e9, tokens=2e10).loss.value > 0
 
 
 def test_refuses_an_allocation_that_is_not_identified(chinchilla):
     def vague(share):
         """The fit with a share of its draws putting the whole budget on one side."""
-        other = copy.copy(chinchilla)
-        other.draws = np.array(chinchilla.draws)
-        other.draws[: int(share * len(other.draws)), other.law.index("beta")] = 0.0
-        return other
+        draws = np.array(chinchilla.draws)
+        draws[: int(share * len(draws)), chinchilla.law.index("beta")] = 0.0
+        return replace(chinchilla, draws=draws)
 
-    with pytest.raises(UserError, match=r"not identified: 30% of the draws"):
+    with refuses(Code.NOT_IDENTIFIED, "allocation", "chinchilla"):
         optimal(vague(0.3), flops=1e20)
     forced = optimal(vague(0.3), flops=1e20, force=True)
-    assert forced["N"]["lo"] is None and forced["N"]["hi"] is None and forced["N"]["value"] > 0
+    assert forced.N.lo is None and forced.N.hi is None and forced.N.value > 0
+    assert forced.warnings[-1] == OpenDraws(share=0.3, forced=True)
     some = optimal(vague(0.05), flops=1e20)
-    assert some["N"]["hi"] is None and some["warnings"][0]["name"] == "allocation"
+    assert some.N.hi is None and some.warnings == (OpenDraws(share=0.05),)
 
 
 def test_refuses_where_an_answer_says_nothing_and_repeats_what_the_fit_warned_of():
     vague = fit(runs(noise=0.04, tokens=3))
-    near, far = vague.scope["C_max"], 60 * vague.scope["C_max"]
-    with pytest.raises(UserError, match=r"says nothing of [ND]: .* by these runs; train nearer"):
+    near, far = vague.scope.C_max, 60 * vague.scope.C_max
+    with refuses(Code.NOT_IDENTIFIED, "allocation", "chinchilla"):
         optimal(vague, flops=far)
     forced = optimal(vague, flops=far, force=True)
-    assert {"allocation", "not_identified"} <= {w["name"] for w in forced["warnings"]}
+    assert any(isinstance(w, WideInterval) for w in forced.warnings)
+    assert any(isinstance(w, NotIdentified) for w in forced.of_fit)
     told = optimal(vague, flops=near)  # here the interval says something, and the warning of the fit goes with it
-    assert any(w["message"].startswith("of the fit: ") for w in told["warnings"])
-    assert optimal(vague, params=1e9, tokens=1e12)["loss"]["lo"] > 0  # a loss is told at any cell
+    assert told.of_fit == forced.of_fit and not any(isinstance(w, WideInterval) for w in told.warnings)
+    assert optimal(vague, params=1e9, tokens=1e12).loss.lo > 0  # a loss is told at any cell
 
 
 @pytest.mark.parametrize(
