@@ -74,6 +74,10 @@ def test_a_law(house: Path, tmp_path: Path):
     for name, true in (("x0", 1e8), ("a", 0.3)):
         cell = card["params"][name]
         assert cell["lo"] < true < cell["hi"] and cell["value"] == pytest.approx(true, rel=0.05)
+
+
+@pytest.mark.system  # a minute on a busy machine
+def test_a_law_passes_the_battery(house: Path):
     run(house, "-m", "pytest", "-p", "no:cacheprovider", "-q", str(house / "tests" / "test_laws.py"), "-k", "shifted")
 
 
@@ -112,6 +116,31 @@ def test_a_source(house: Path, tmp_path: Path):
     (tmp_path / "mine.py").write_text(STUDY)
     made = json.loads(scaling(house, "plan", "--config=mine.py", "--json", cwd=tmp_path))
     assert len(made["cells"]) == 1
+
+
+TINY = """
+from scaling import study
+
+def get_config(argument=""):
+    config = study.base("tiny")
+    config.data.known = {"source": "zipf", "base": 4, "targets": 8}
+    config.model = {"width": 8, "layers": 1, "heads": 1, "context": 12}
+    config.recipe = {"batch": 4, "warmup_steps": 4}
+    config.evaluation = {"tokens": 1024, "batch": 32}
+    config.cells.grid = study.block("grid", "known", (0,), tokens=(48 * 30,))
+    return config
+"""
+
+
+@pytest.mark.system  # it trains a run
+def test_an_engine(house: Path, tmp_path: Path):
+    assert "--niceness=INTEGER" in scaling(house, "run", "--help")
+    (tmp_path / "tiny.py").write_text(TINY)
+    study = ("--config=tiny.py", "--workdir=w")
+    status = json.loads(scaling(house, "run", *study, "--engine=background", "--json", cwd=tmp_path))
+    assert status["counts"]["done"] == status["counts"]["total"] >= 1
+    again = scaling(house, "run", *study, "--engine=background", cwd=tmp_path)
+    assert again.startswith("nothing to do")
 
 
 def test_a_verb(house: Path):

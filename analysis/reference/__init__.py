@@ -126,12 +126,13 @@ def load(
       UserError: no such set (``UNKNOWN``), a set that no law here describes and no ``law`` is given (``UNSUPPORTED``),
         or what ``analysis.table.runs.load`` refuses.
     """
+    from analysis import laws
     from analysis.table import runs as tables
 
     name = str(name).removeprefix(PREFIX)
     meant = source(name)
-    law = meant.law if law is None else law
-    if law is None:
+    wanted = meant.law if law is None else laws.get(law)
+    if wanted is None:
         raise UserError("reference", name, "no law here describes it; frame(NAME) has its table", Code.UNSUPPORTED)
     found = tables.load(
         FOLDER / meant.table,
@@ -139,7 +140,7 @@ def load(
         dataset=dataset or meant.dataset,
         n=n,
         columns={**meant.columns, **(columns or {})},
-        law=law,
-        warmup=meant.warmup if warmup is None and law == meant.law else warmup,
+        law=wanted,
+        warmup=meant.warmup if warmup is None and laws.get(wanted).name == meant.law else warmup,
     )
     return dataclasses.replace(found, source=PREFIX + name)

@@ -18,13 +18,11 @@ CONVENTIONS = ("nonembedding", "total")
 
 def fit(options: SimpleNamespace) -> int:
     """Fits laws and writes their cards."""
-    from analysis import reference
     from analysis.laws import get
     from analysis.table import runs as tables
 
     path, study = options.path, options.path.is_dir()
-    published = reference.find(path)
-    wanted = options.law or (published and published.law) or ("all" if study else "chinchilla")
+    wanted = options.law or ("all" if study else "chinchilla")
     named = pairs("columns", options.columns, str)
     several = STANDARD if wanted == "all" else tuple(re.split(r",(?![^\[]*\])", wanted))  # ties may have commas
     if len(several) == 1 and "x" in named and get(wanted).columns == ("x",):
@@ -146,7 +144,6 @@ class _Fits:
 
     def fit(self, dataset: str | None, n: str, names: Sequence[str], term: str | None = None) -> None:
         """Fits the laws to one loss term on one data set under one convention, and compares the three approaches."""
-        from analysis import reference
         from analysis.check.approaches import compare_approaches
         from analysis.fitting import fit as fit_law
         from analysis.fitting import rank
@@ -159,10 +156,7 @@ class _Fits:
                 more["law"] = names[0]
             if options.warmup is not None:
                 more["warmup"] = options.warmup
-            if term is not None or reference.find(options.path) is None:
-                found = tables.load(options.path, where=options.where, dataset=dataset, n=n, term=term, **more)
-            else:
-                found = reference.load(options.path, where=options.where, dataset=dataset, n=n, **more)
+            found = tables.load(options.path, where=options.where, dataset=dataset, n=n, term=term, **more)
         except UserError as error:
             return self._skip(error)
         label, folder = found.dataset or options.path.stem, self._folder
