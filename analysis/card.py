@@ -6,17 +6,15 @@ written as JSON and checked when it is read: a missing, extra or mistyped field 
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
 
 from scaling.records.unit import Unit
+from scaling.records.value import Value
 
 SCHEMA = 2
-
-
-class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every value of a card: immutable, by keyword, and nothing unknown when it is read."""
 
 
 class Interval(Value):
@@ -85,7 +83,7 @@ class CurveStartsLate(Warning, tag="curve_starts_late"):
 class ParameterAtBound(Warning, tag="parameter_at_bound"):
     parameter: str
     side: Literal["lower", "upper"]
-    bound: float
+    bound: float | None  # None where the limit is the engine's own, not the law's
 
 
 class StemEffects(Warning, tag="stem_effects"):
@@ -291,13 +289,16 @@ AnyWarning = (
 class Dropped(Value):
     """A row of a table that was left out, and why.
 
-    ``why``: ``unfinished``, ``status`` (diverged, rejected, failed, or a word of the table), ``undecayed``, ``role``
-    (held out), ``no_loss``, ``copy`` (of the row ``detail``).
+    ``why``: ``unfinished``; ``status`` (``detail``: diverged, rejected, failed, or a word of the table); ``undecayed``;
+    ``role`` (``detail``: of a held-out row); ``no_loss`` (``detail``: the loss term without a positive value); ``copy``
+    (of the row ``detail``); ``warmup`` (``detail``: how many logged steps of a curve). ``reason`` is what the run's own
+    result says.
     """
 
     row: str
-    why: Literal["unfinished", "status", "undecayed", "role", "no_loss", "copy"]
+    why: Literal["unfinished", "status", "undecayed", "role", "no_loss", "copy", "warmup"]
     detail: str = ""
+    reason: str = ""
 
 
 class Scheme(Value):
@@ -317,7 +318,7 @@ class Scheme(Value):
     df: float
     runs: int
     why: Literal["asked", "few_rows", "many_rows", "many_clusters", "curves", "huge"]
-    grouped: str | None = None
+    grouped: Literal["stem", "size"] | None = None
     groups: int | None = None
     random_effect: bool = False
     draws: int | None = None
@@ -408,7 +409,7 @@ class Derived(Value):
 
     a: Interval | None = None
     b: Interval | None = None
-    tokens_per_parameter: dict[str, Interval] = {}  # by FLOPs, as 1e+21
+    tokens_per_parameter: dict[str, Interval] = msgspec.field(default_factory=dict)  # by FLOPs, as 1e+21
 
 
 class SchemeIntervals(Value):
@@ -452,12 +453,12 @@ class Throughput(Value):
 
 
 class Influence(Value):
-    """What leaving a row (of curves: a run) out changes."""
+    """What leaving a row (of curves: a run) out changes; ``residual`` in noise units, of a run the mean one."""
 
     run: str
     quantity: str
     change: float
-    residual: float | None = None
+    residual: float
 
 
 class Regret(Value):
@@ -485,7 +486,7 @@ class Conventions(Value):
     origin: Literal["records", "table", "curves"]
     n: str | None = None
     flops: Literal["exact", "column", "6ND"] | None = None
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = msgspec.field(default_factory=dict)
     term: str | None = None
     unit: Unit | None = None
     warmup: int | None = None
@@ -507,7 +508,7 @@ class PublishedFit(Value):
 
     name: str
     source: str
-    runs: str
+    runs: str | None  # the set of reference runs that it belongs to
     note: str
     params: dict[str, PublishedParameter]
 
@@ -556,7 +557,7 @@ class FitCard(Value):
     published: tuple[PublishedFit, ...]
     draws: Draws | None
     seed: int
-    schemes: dict[str, SchemeIntervals] = {}
+    schemes: dict[str, SchemeIntervals] = msgspec.field(default_factory=dict)
     kind: Literal["fit"] = "fit"
     schema: Literal[2] = SCHEMA
 
@@ -570,6 +571,11 @@ class FitCard(Value):
     def level(self) -> float:
         """Of the intervals."""
         return self.scheme.level
+
+
+def finite(value: float) -> float | None:
+    """The number as JSON can hold it: None where it is not finite."""
+    return float(value) if math.isfinite(value) else None
 
 
 def encode(value: Any, *, indent: int = 1) -> bytes:

@@ -1,8 +1,8 @@
-"""Checkpoints: orbax writes the arrays, this file adds what orbax does not do.
+"""Checkpoints: orbax writes the arrays, this file verifies them and keeps their order.
 
-None is skipped: a save waits for the one before it (orbax's Checkpointer drops a save that comes while one runs).
-Beside each checkpoint stands a sidecar with the sha256 of every leaf, written last: a checkpoint without one was cut
-short. A load checks every leaf (orbax returns flipped bits without a word) and falls back to the newest older one that
+No save is skipped: each waits for the one before it (orbax's Checkpointer drops a save that comes while one runs).
+Beside each checkpoint a sidecar has the sha256 of every leaf, written last: a checkpoint without one was cut short. A
+load checks every leaf (orbax returns flipped bits without an error) and falls back to the newest older checkpoint that
 verifies. The hashes are those of whole leaves, whatever mesh or number of processes wrote or reads them.
 
 A checkpoint may lie at a URL. orbax writes to ``gs://`` itself; to what else ``etils.epath`` reaches (``s3://`` ...),
@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from scaling import distributed
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.records import write_json
 
 # Above this many bytes a leaf that is spread over several processes is gathered for its hash in slices of its first
@@ -33,14 +33,14 @@ GATHER_BYTES = 2**28
 
 
 def leaf_hashes(state: Any) -> dict[str, str]:
-    """sha256 of dtype, shape and bytes of every leaf, by path. In a group process 0 has them, the others take part."""
+    """sha256 of dtype, shape and bytes of every leaf, by path. A collective: in a group only process 0 gets them."""
     return _hashing(state)()
 
 
 def _hashing(state: Any) -> Callable[[], dict[str, str]]:
-    """``leaf_hashes`` for later: what must be done before the state is donated is done, the rest is left to the call.
+    """Snapshots the leaves before the state is donated; returns a function that hashes them.
 
-    A NumPy view of an array on the CPU keeps it from being overwritten: JAX then copies what it would have donated.
+    A NumPy view keeps an array on the CPU from being overwritten: JAX then copies instead of donating.
     """
     flat = jax.tree_util.tree_flatten_with_path(state)[0]
     if distributed.count() > 1:
@@ -58,7 +58,7 @@ def _digest(leaf: Any, pieces: Iterable[np.ndarray]) -> str:
 
 
 def _pieces(leaf: Any) -> Iterator[np.ndarray]:
-    """A leaf of a group's state from its start to its end. Every process must take every piece."""
+    """A leaf of a group's state in pieces, in order. A collective: every process must take every piece."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         yield np.asarray(leaf)
         return
@@ -79,7 +79,7 @@ class Checkpoints:
       stage: a directory that all processes share, for a root that orbax cannot write to.
 
     Raises:
-      UserError: the URL cannot be reached.
+      UserError: the URL cannot be reached (ENVIRONMENT).
     """
 
     def __init__(self, root: str | Path, stage: Path | None = None):
@@ -104,11 +104,11 @@ class Checkpoints:
         """Writes the state of ``step``, after any save before it.
 
         Args:
-          wait: return when it is on disk and described. Else the writing goes on behind the training, and what fails
-            is raised by the next call; the caller may donate the state at once.
+          wait: return when it is on disk with its sidecar. Else it is written in the background, and a failure is
+            raised by the next call; the caller may donate the state at once.
 
         Raises:
-          UserError: the disk is full or read-only. Older checkpoints stay.
+          UserError: the disk is full or read-only (ENVIRONMENT). Older checkpoints stay.
         """
         from orbax.checkpoint import v1  # 0.95 s of import that planning must not pay
 
@@ -117,7 +117,7 @@ class Checkpoints:
         except UserError as problem:
             if not wait:
                 raise
-            self.problems.append(str(problem))  # this one is decisive, and may find room where that one did not
+            self.problems.append(str(problem))  # the save that is waited for may find room where that one did not
         hashing, target = _hashing(state), self._local(step)
         try:
             response = v1.save_async(str(target), state, overwrite=True)
@@ -170,9 +170,8 @@ class Checkpoints:
         if not isinstance(error, OSError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise error
         reason = _first_line(error)
-        raise UserError(
-            "checkpoint", self.root / str(step), f"cannot be written ({reason}); free space, then run again"
-        ) from error
+        remedy = f"cannot be written ({reason}); free space, then run again"
+        raise UserError("checkpoint", self.root / str(step), remedy, Code.ENVIRONMENT) from error
 
     def _clean(self) -> None:
         """Removes what saves that were cut short have left."""
@@ -187,7 +186,7 @@ class Checkpoints:
         ``abstract`` is a tree of ShapeDtypeStruct with shardings: the state is restored onto that mesh.
 
         Raises:
-          UserError: the newest was written by another configuration.
+          UserError: the newest was written by another configuration (CHANGED).
         """
         self.wait()
         for step in reversed(self.steps()):
@@ -207,7 +206,8 @@ class Checkpoints:
             raise _Damaged(expected)
         shapes = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(abstract)[0]}
         if shapes != set(expected):
-            raise UserError("checkpoint", self.root / str(step), "is of another configuration; use another workdir")
+            remedy = "is of another configuration; use another workdir"
+            raise UserError("checkpoint", self.root / str(step), remedy, Code.CHANGED)
         problem, state = None, None
         try:
             if self._stage is not None and distributed.primary():
@@ -261,7 +261,7 @@ def _remote(url: str) -> Any:
             root.mkdir(parents=True, exist_ok=True)
     except Exception as error:  # ImportError, or whatever the client of the store raises
         remedy = f"cannot be used ({_first_line(error)}); install gcsfs or s3fs, and check the access"
-        raise UserError("checkpoints", url, remedy) from error
+        raise UserError("checkpoints", url, remedy, Code.ENVIRONMENT) from error
     return root
 
 

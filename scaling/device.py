@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError, choose
 
 # Dense bf16 FLOP/s by the start of jax's device_kind. Sources: NVIDIA's H100, H200 and A100 data sheets (SXM, without
 # sparsity) and Google Cloud's TPU system pages. A device that is not here has no MFU in its record.
@@ -43,11 +43,12 @@ def memory(name: str | None) -> tuple[str, float]:
     JAX reserves XLA_PYTHON_CLIENT_MEM_FRACTION (0.75) of a GPU.
 
     Raises:
-      UserError: no device is known by that name.
+      UserError: no device is known by that name (UNKNOWN).
     """
     if name is not None:
         if name not in MEMORY:
-            raise UserError("device", name, f"choose one of {', '.join(MEMORY)}, or none for the present one")
+            remedy = f"{choose(name, MEMORY)}, or none for the present one"
+            raise UserError("device", name, remedy, Code.UNKNOWN)
         share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75)) if "gb" in name else 1.0
         return name, MEMORY[name] * share
     import jax

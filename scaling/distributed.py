@@ -1,7 +1,7 @@
 """Several processes that train as one: which group this process is in, and how its members agree.
 
-Where a process is alone, everything here is free and JAX is not imported. In a group, process 0 reads and writes the
-records and decides; the others hear what it decided. Decisions go through JAX's coordination service, not through the
+A process on its own pays nothing here, and JAX is not imported. In a group, process 0 reads and writes the records and
+decides; the others receive its decisions. Decisions go through JAX's coordination service, not through the
 devices: a collective on CPU gives up when its partners are 30 seconds apart, and one of them may be compiling.
 """
 
@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 PORT = 55527
-PATIENCE = 3600.0  # seconds that a process waits for what another one says: the longest compilation, and more
-_LOOK = 2.0  # seconds between two chances of a waiting process to hear a signal
+PATIENCE = 3600.0  # seconds to wait for another process: longer than any compilation
+_LOOK = 2.0  # seconds of one blocking wait, between which Python handles signals
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,20 @@ class Group:
         if not 0 <= self.process < self.processes:
             raise UserError("process", self.process, f"must be from 0 to {self.processes - 1}")
         if self.processes > 1 and not re.fullmatch(r"\S+:\d+", self.coordinator):
-            raise UserError("coordinator", self.coordinator or "nothing", "must be HOST:PORT of process 0")
+            remedy = "must be HOST:PORT of process 0"
+            raise UserError("coordinator", self.coordinator or "nothing", remedy, Code.ENVIRONMENT)
 
 
 _group: Group | None = None
 _counter = itertools.count()
 
 
-def detect(environ: Mapping[str, str], processes: int | None = None, process: int | None = None,
-           coordinator: str | None = None) -> Group | None:  # fmt: skip
+def detect(
+    environ: Mapping[str, str],
+    processes: int | None = None,
+    process: int | None = None,
+    coordinator: str | None = None,
+) -> Group | None:
     """The group that the options or the launcher's environment describe; None for a process on its own.
 
     In this order, and each only for what is not given yet:
@@ -55,7 +60,8 @@ def detect(environ: Mapping[str, str], processes: int | None = None, process: in
     4. a SLURM step (``srun``) of several tasks: SLURM_STEP_NUM_TASKS, SLURM_PROCID, the first of SLURM_STEP_NODELIST.
 
     Raises:
-      UserError: what is there is no number, out of range, or not enough.
+      UserError: a number is none or out of range (INVALID), the number of processes is not given (MISSING), or the
+        coordinator is no address (ENVIRONMENT).
     """
     processes = processes if processes is not None else _number(environ, "SCALING_PROCESSES")
     process = process if process is not None else _number(environ, "SCALING_PROCESS")
@@ -74,7 +80,7 @@ def detect(environ: Mapping[str, str], processes: int | None = None, process: in
         port = PORT + (_number(environ, "SLURM_JOB_ID") or 0) % 4096
         coordinator = coordinator or (f"{first}:{port}" if first else None)
     if processes is None and (process is not None or coordinator is not None) and not jobset:
-        raise UserError("processes", "nothing", "give the number of processes too")
+        raise UserError("processes", "nothing", "give the number of processes too", Code.MISSING)
     if processes is None or processes == 1:
         return None
     return Group(coordinator or "", processes, -1 if process is None else process)
@@ -100,7 +106,7 @@ def join(group: Group, timeout: float = 300.0) -> None:
     """Joins the group; before anything else of JAX. Installs no signal handler.
 
     Raises:
-      UserError: its coordinator does not answer.
+      UserError: its coordinator does not answer (ENVIRONMENT).
     """
     global _group
     import jax
@@ -119,7 +125,7 @@ def join(group: Group, timeout: float = 300.0) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[0][:200]
         remedy = f"no group of {group.processes} came together ({reason})"
-        raise UserError("coordinator", group.coordinator, remedy) from error
+        raise UserError("coordinator", group.coordinator, remedy, Code.ENVIRONMENT) from error
     _group = group
 
 

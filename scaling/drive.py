@@ -1,12 +1,12 @@
 """Drives runs chunk by chunk: one, or several of one shape as members of one program.
 
-A run is a generator. It asks for a chunk (``Ask``), is sent its new state and what came of the chunk, yields None
-when it has gathered what the next chunk needs, and goes on to ask again; whatever else it does (logs, checkpoints,
-evaluation, its end) is between. One loop in one thread serves all of them, so that runs know nothing of each other.
+A run is a generator. It yields a ``ChunkRequest``, is sent its new state and the outcome of the chunk, yields None when
+it has gathered the batches of the next chunk, and then yields its next request; logs, checkpoints, evaluation and its
+end are between. One loop in one thread serves all of them, so that runs know nothing of each other.
 
-What may be together: programs of one trainer, which differ in seed, learning rate, decay, schedule and length. The runs
-of one program follow each other, since a branch begins with a state of its stem; stems, branches and whole runs of
-different programs are members alike, each at its own step.
+Programs of one trainer can be together: they differ in seed, learning rate, decay, schedule and length. The runs of one
+program follow each other, since a branch begins with a state of its stem. A stem, a branch and a whole run of three
+programs can be three members, each at its own step.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.step import Ensemble, State, Trainer
 
 
-class Ask(NamedTuple):
-    """A chunk that a run wants: what ``Trainer.chunk`` takes. The state is used up."""
+class ChunkRequest(NamedTuple):
+    """The arguments of ``Trainer.chunk`` for the next chunk of a run. The state is donated."""
 
     trainer: Trainer
     state: State
@@ -35,56 +35,60 @@ class Ask(NamedTuple):
 
 # Waits for the device: the metrics of the chunk on the host, its seconds, and by how many members they were shared.
 Outcome = Callable[[], tuple[dict[str, np.ndarray], float, int]]
-Work = Generator[Any, Any, None]  # yields an Ask, is sent (State, Outcome), yields None, and so on
-Ended = Callable[[Exception | None], object]
+RunCoroutine = Generator[Any, Any, None]  # yields a ChunkRequest, is sent (State, Outcome), yields None, and so on
+OnExit = Callable[[Exception | None], object]
 
 
-def drive(works: Iterator[tuple[Work, Ended]], size: int) -> None:
+def drive(runs: Iterator[tuple[RunCoroutine, OnExit]], size: int) -> None:
     """Takes every run to its end, up to ``size`` at a time; a place that becomes free is filled again.
 
     Args:
-      works: runs of one trainer, each with what is called at its end: with None, or with what it raised. The others go
-        on, unless ``ended`` raises.
+      runs: of one trainer, each with what is called at its end: with None, or with what it raised. The others go on,
+        unless that call raises.
 
     Raises:
       UserError: so many do not fit into memory.
     """
-    ended: dict[Work, Ended] = {}
+    active: dict[RunCoroutine, OnExit] = {}
 
-    def advance(work: Work, answer: Any = None) -> Ask | None:
+    def advance(run: RunCoroutine, answer: Any = None) -> ChunkRequest | None:
         problem = None
         try:
-            return work.send(answer)
+            return run.send(answer)
         except StopIteration:
             pass
         except Exception as error:
             problem = error
-        ended.pop(work)(problem)
+        active.pop(run)(problem)
 
     while True:
-        ended.update(itertools.islice(works, size - len(ended)))
-        if not ended:
+        active.update(itertools.islice(runs, size - len(active)))
+        if not active:
             return
-        asks = {work: ask for work in list(ended) if (ask := advance(work)) is not None}
-        if asks:
-            for work, answer in zip(asks, chunk(list(asks.values()), size)):
-                advance(work, answer)
+        requests = {run: request for run in list(active) if (request := advance(run)) is not None}
+        if requests:
+            for run, answer in zip(requests, chunk(list(requests.values()), size)):
+                advance(run, answer)
 
 
-def chunk(asks: Sequence[Ask], size: int) -> list[tuple[State, Outcome]]:
-    """What comes of the chunks, in a program of ``size`` members; a free place repeats the first run for no steps."""
-    trainer = asks[0].trainer
+def chunk(requests: Sequence[ChunkRequest], size: int) -> list[tuple[State, Outcome]]:
+    """New states and outcomes of the requests, as one program of ``size`` members; a free place repeats the first
+    request for no steps."""
+    trainer = requests[0].trainer
     begun = trainer.clock()
     if size == 1:
-        state, metrics = trainer.chunk(*asks[0][1:])
+        state, metrics = trainer.chunk(*requests[0][1:])
         states = [state]
     else:
-        idle = asks[0]._replace(hyper={**asks[0].hyper, "steps": np.int32(0)})
-        members = [*asks, *[idle] * (size - len(asks))]
+        idle = requests[0]._replace(hyper={**requests[0].hyper, "steps": np.int32(0)})
+        members = [*requests, *[idle] * (size - len(requests))]
         ensemble = _ensemble(trainer, size)
         with _fits(size):
-            state = ensemble.join([ask.state for ask in members])
-            hyper, batches = _stack([ask.hyper for ask in members]), _stack([ask.batches for ask in members])
+            state = ensemble.join([member.state for member in members])
+            hyper, batches = (
+                _stack([member.hyper for member in members]),
+                _stack([member.batches for member in members]),
+            )
             state, metrics = ensemble.chunk(state, hyper, batches)
             states = ensemble.part(state)
 
@@ -92,22 +96,22 @@ def chunk(asks: Sequence[Ask], size: int) -> list[tuple[State, Outcome]]:
     def wait() -> tuple[dict[str, np.ndarray], float]:  # the first member that asks waits for all
         with _fits(size):
             jax.block_until_ready(metrics)  # on a CPU np.asarray of what found no memory aborts the process
-            found = {name: np.asarray(value).reshape(size, -1) for name, value in metrics.items()}
-        return found, trainer.clock() - begun
+            arrays = {name: np.asarray(value).reshape(size, -1) for name, value in metrics.items()}
+        return arrays, trainer.clock() - begun
 
     def outcome(member: int) -> tuple[dict[str, np.ndarray], float, int]:
-        found, seconds = wait()
-        return {name: value[member] for name, value in found.items()}, seconds, len(asks)
+        arrays, seconds = wait()
+        return {name: value[member] for name, value in arrays.items()}, seconds, len(requests)
 
-    return [(states[member], functools.partial(outcome, member)) for member in range(len(asks))]
+    return [(states[member], functools.partial(outcome, member)) for member in range(len(requests))]
 
 
-def speedup(ask: Callable[[], Ask], size: int) -> float:
+def speedup(request: Callable[[], ChunkRequest], size: int) -> float:
     """Steps a second of ``size`` runs together over those of one alone, by the better of two chunks each; 0 where they
     do not fit into memory."""
 
     def seconds(members: int) -> float:
-        return min(chunk([ask()] * members, members)[0][1]()[1] for _ in range(2))
+        return min(chunk([request()] * members, members)[0][1]()[1] for _ in range(2))
 
     try:
         return size * seconds(1) / seconds(size)
@@ -122,7 +126,8 @@ def _fits(size: int) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if size == 1 or "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise UserError("ensemble", size, "so many runs do not fit into the device's memory; lower it") from error
+        remedy = "so many runs do not fit into the device's memory; lower it"
+        raise UserError("ensemble", size, remedy, Code.ENVIRONMENT) from error
 
 
 @functools.cache

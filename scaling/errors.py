@@ -2,6 +2,7 @@
 
 import enum
 import errno
+from collections.abc import Iterable
 
 # errno values of the environment (disk full, read-only, quota, permission): reported to the user, never counted as the
 # failure of a run.
@@ -32,6 +33,20 @@ class Code(enum.StrEnum):
     BEYOND = "beyond"
     UNSUPPORTED = "unsupported"
     ENVIRONMENT = "environment"
+
+
+def closest(word: object, names: Iterable[str]) -> str:
+    """``did you mean chinchilla?``, of the names that exist; empty where none is like the word."""
+    import difflib
+
+    near = difflib.get_close_matches(str(word)[:80], list(names), 1)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def choose(word: object, names: Iterable[str]) -> str:
+    """A remedy for a name that does not exist: the nearest one that does, and all of them."""
+    known = list(names)
+    return f"{closest(word, known)} choose one of {', '.join(known) or 'none'}".lstrip()
 
 
 class UserError(Exception):

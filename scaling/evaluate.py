@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from scaling.records.types import Documents, Evaluation, Positions
 
 Array = np.ndarray
 
 
 def term_summary(
-    nats, count, document, names, reference=None, *, bytes_per_token=None, entropy=None, positions=False
-) -> dict[str, Any]:
+    nats: ArrayLike,
+    count: ArrayLike,
+    document: Array,
+    names: Sequence[str],
+    reference: ArrayLike | None = None,
+    *,
+    bytes_per_token: float | None = None,
+    entropy: float | None = None,
+    positions: bool = False,
+) -> Evaluation:
     """Mean of a loss term over evaluation windows, with its standard error by document (ratio estimator).
 
     Args:
-      nats, count: summed loss and number of predictions of each window, (windows,), or of each of its positions,
-        (windows, T).
-      document, names: (windows,) index of each window's document, and the documents' names.
+      nats: summed loss of each window, (windows,), or of each of its positions, (windows, T).
+      count: number of predictions, of the same shape.
+      document: (windows,), index of each window's document into ``names``.
+      names: of the documents.
       reference: of the shape of ``nats``, the exact -log p under the source's own distribution, where it is known. The
         sample's deviation from the exact ``entropy`` is then taken out of the mean (a control variate): what is left
         of the error is that of the excess loss alone.
-      positions: adds ``positions``, see ``by_position``; for (windows, T) only.
+      bytes_per_token: for bits per byte; None where they mean nothing.
+      entropy: of the source, nats per prediction.
+      positions: whether to add ``positions``, see ``by_position``; for (windows, T) only.
     """
     nats, count = np.asarray(nats, np.float64), np.asarray(count, np.float64)
     exact = None if reference is None else np.asarray(reference, np.float64)
@@ -33,22 +47,22 @@ def term_summary(
         value, error = _ratio(sums - _by_document(exact, document, len(names)), counts)
         value += entropy
     seen = counts > 0
-    found = {
-        "value": value,
-        "count": int(counts.sum()),
-        "se": error,
-        "sample": sample,
-        "bits_per_byte": None if bytes_per_token is None else value / math.log(2) / bytes_per_token,
-        "documents": {
-            "id": [name for name, keep in zip(names, seen) if keep],
-            "sum": [round(float(x), 4) for x in sums[seen]],
-            "count": [int(x) for x in counts[seen]],
-        },
-    }
-    return {**found, "positions": by_position(nats, count, document, len(names), exact)} if positions else found
+    return Evaluation(
+        value=value,
+        count=int(counts.sum()),
+        se=error,
+        sample=sample,
+        bits_per_byte=None if bytes_per_token is None else value / math.log(2) / bytes_per_token,
+        documents=Documents(
+            id=tuple(name for name, keep in zip(names, seen) if keep),
+            sum=tuple(round(float(x), 4) for x in sums[seen]),
+            count=tuple(int(x) for x in counts[seen]),
+        ),
+        positions=by_position(nats, count, document, len(names), exact) if positions else None,
+    )
 
 
-def by_position(nats: Array, count: Array, document: Array, documents: int, exact: Array | None) -> dict[str, Any]:
+def by_position(nats: Array, count: Array, document: Array, documents: int, exact: Array | None) -> Positions:
     """Mean loss of each bin of positions with its standard error by document, as columns.
 
     A position is how many tokens of the window the prediction sees; a bin reaches from the one before it up to
@@ -57,19 +71,19 @@ def by_position(nats: Array, count: Array, document: Array, documents: int, exac
     """
     time = nats.shape[1]
     ends = [*(1 << power for power in range((time - 1).bit_length())), time]
-    found: dict[str, list[Any]] = {name: [] for name in ("upto", "count", "value", "se")}
-    found |= {"excess": [], "excess_se": []} if exact is not None else {}
+    rows = []
     for start, end in zip([0, *ends], ends):
-        bin_of = np.s_[:, start:end]
-        sums, counts = (_by_document(values[bin_of], document, documents) for values in (nats, count))
+        inside = np.s_[:, start:end]
+        sums, counts = (_by_document(values[inside], document, documents) for values in (nats, count))
         if not counts.any():
             continue
         row = [end, int(counts.sum()), *_ratio(sums, counts)]
         if exact is not None:
-            row += _ratio(sums - _by_document(exact[bin_of], document, documents), counts)
-        for name, entry in zip(found, row):
-            found[name].append(entry)
-    return found
+            row += _ratio(sums - _by_document(exact[inside], document, documents), counts)
+        rows.append(row)
+    names = ("upto", "count", "value", "se", *(("excess", "excess_se") if exact is not None else ()))
+    columns = zip(*rows) if rows else ((),) * len(names)
+    return Positions(**dict(zip(names, map(tuple, columns))))
 
 
 def _by_document(values: Array, document: Array, documents: int) -> Array:

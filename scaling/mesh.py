@@ -1,82 +1,115 @@
 """The only file that builds meshes and decides shardings: parameter path -> logical axes -> mesh axes.
 
-Activations are held to the batch's split between layers (``place``); inside a layer XLA's partitioner does the rest.
-``tests/test_mesh.py`` counts the collectives that come of it.
+Between layers activations are constrained to the batch's split (``place``); inside a layer XLA's partitioner decides.
+``tests/test_mesh.py`` counts the collectives that result.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from scaling.blocks.logical import Place
-from scaling.errors import UserError
+from scaling.blocks.logical import Axes, Place
+from scaling.errors import Code, UserError
+from scaling.settings import check as check_fields
+from scaling.settings import read, setting
 
-# The slowest first: members of an ensemble never talk to each other, the parts of a tensor do in every layer.
-MESH_AXES = ("ensemble", "data", "fsdp", "tensor")
 # The batch is split over data and fsdp; a weight over fsdp on its residual axis and over tensor on its other wide axis.
 RULES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor", "layers": None, "head": None}
 RULES |= {"experts": None, "pixels": None}
-ACTIVATIONS: dict[str, Any] = {"batch": ("data", "fsdp"), "time": None, "embed": None, "vocab": "tensor"}
-ACTIVATIONS |= {"candidates": None}  # of a contrast: every example's, on every device
+ACTIVATIONS: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "time": None,
+    "embed": None,
+    "vocab": "tensor",
+}
+ACTIVATIONS |= {"candidates": None}  # of a contrast: those of all examples, on every device
 BATCH = PartitionSpec(None, ("data", "fsdp"))  # (steps of a chunk, batch, ...)
 EVALUATION_BATCH = PartitionSpec(("data", "fsdp"))
 
 
-def check(shape: Mapping[str, int]) -> None:
-    """UserError unless the shape of a mesh names axes that exist, each of at least 1."""
-    for axis, size in shape.items():
-        if axis not in MESH_AXES:
-            raise UserError(f"mesh.{axis}", size, f"unknown axis; choose from {', '.join(MESH_AXES)}")
-        if type(size) is not int or size < 1:
-            raise UserError(f"mesh.{axis}", size, "must be a whole number of at least 1")
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the mesh's axes, the slowest first: members of an ensemble never communicate, the parts of a tensor do in
+    every layer."""
+
+    ensemble: int = setting(1, least=1)
+    data: int = setting(1, least=1)
+    fsdp: int = setting(1, least=1)
+    tensor: int = setting(1, least=1)
+
+    def __post_init__(self):
+        check_fields(self, "mesh")
+
+
+MESH_AXES = tuple(field.name for field in dataclasses.fields(Shape))
+
+
+def check(shape: object) -> Shape:
+    """The shape of a mesh from the ``mesh`` section of a configuration, such as {"data": 2}.
+
+    Raises:
+      UserError: an axis does not exist (UNKNOWN), or a size is no whole number of at least 1 (INVALID).
+    """
+    return read(Shape, "mesh", shape)
 
 
 def make(shape: Mapping[str, int]) -> Mesh:
     """The mesh of a configuration such as {"data": 2, "fsdp": 1, "tensor": 1}; Auto axes on the first devices.
 
     Raises:
-      UserError: an unknown axis, a size below 1, more devices than there are, or, where several processes work
-        together, fewer: each of them must have its part.
+      UserError: as ``check``; or there are fewer devices than it needs or, where several processes work together, more:
+        each of them must have its part (ENVIRONMENT).
     """
-    check(shape)
-    sizes = tuple(shape.get(axis, 1) for axis in MESH_AXES)
+    sizes = dataclasses.astuple(check(shape))
     needed, devices = math.prod(sizes), jax.devices()
     text = " x ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes) if size > 1) or "one device"
     there = f"{len(devices)} ({devices[0].platform})"
     if jax.process_count() > 1 and needed != len(devices):
-        raise UserError("mesh", text, f"needs {needed} devices, the {jax.process_count()} processes have {there}")
+        remedy = f"needs {needed} devices, the {jax.process_count()} processes have {there}"
+        raise UserError("mesh", text, remedy, Code.ENVIRONMENT)
     if needed > len(devices):
-        raise UserError("mesh", text, f"needs {needed} devices, this process has {there}")
+        raise UserError("mesh", text, f"needs {needed} devices, this process has {there}", Code.ENVIRONMENT)
     axis_types = (AxisType.Auto,) * len(MESH_AXES)
     return jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=devices[:needed])
 
 
 def check_batch(shape: Mapping[str, int], batch: int, field: str = "recipe.batch", *, microbatches: int = 1) -> None:
-    """UserError unless the data and fsdp axes of a mesh, or of its shape, divide the batch and its equal parts."""
+    """Holds a batch against the mesh that splits it.
+
+    Args:
+      shape: of a mesh: sizes by axis.
+      field: that gave the batch, for the message.
+
+    Raises:
+      UserError: the data and fsdp axes do not divide the batch, or its microbatches (CONFLICT).
+    """
     ways = shape.get("data", 1) * shape.get("fsdp", 1)
     if batch % ways:
-        raise UserError(field, batch, f"must be a multiple of data x fsdp = {ways}")
+        raise UserError(field, batch, f"must be a multiple of data x fsdp = {ways}", Code.CONFLICT)
     if batch % (ways * microbatches):
         remedy = f"must divide {field} = {batch} into parts that data x fsdp = {ways} divides"
-        raise UserError("execution.microbatches", microbatches, remedy)
+        raise UserError("execution.microbatches", microbatches, remedy, Code.CONFLICT)
 
 
 def parts(shape: Mapping[str, int], batch: int, microbatches: int = 1) -> int:
     """Into how many equal parts a batch is split to measure the noise of its gradient: 8, or as many as can be.
 
     Raises:
-      UserError: it cannot be split in two.
+      UserError: it cannot be split in two (CONFLICT).
     """
     ways = shape.get("data", 1) * shape.get("fsdp", 1) * microbatches
     found = next((n for n in (8, 4, 2) if batch % (n * ways) == 0), 0)
     if not found:
-        raise UserError("config.noise_scale", batch, f"a batch is split in two, each a multiple of {ways}")
+        remedy = f"a batch is split in two, each a multiple of {ways}"
+        raise UserError("config.noise_scale", batch, remedy, Code.CONFLICT)
     return found
 
 
@@ -103,7 +136,7 @@ def put(mesh: Mesh, spec: PartitionSpec, value: np.ndarray, batch: int, axis: in
     return jax.make_array_from_callback((*value.shape[:axis], batch, *value.shape[axis + 1 :]), sharding, part)
 
 
-def state_shardings(mesh: Mesh, state: Any, axes: dict[str, Any], *, ensemble: bool = False) -> Any:
+def state_shardings(mesh: Mesh, state: Any, axes: Axes, *, ensemble: bool = False) -> Any:
     """A NamedSharding for every leaf of a training state (shapes suffice).
 
     The optimiser's moments carry the parameters' paths at the end of their own, so one look-up by suffix serves both;

@@ -3,22 +3,101 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from scaling import count, data, device, families, recipe
-from scaling.errors import UserError
-from scaling.records import SCHEMA, identity, read_json, records, write_json
+from scaling.errors import Code, UserError
+from scaling.records import identity, read_study, records, write_json
+from scaling.records.types import (
+    DataDescription,
+    Flops,
+    Kind,
+    LadderRow,
+    Manifest,
+    Parameters,
+    ProgramSpec,
+    Regret,
+    RunSpec,
+    StudyRecord,
+    Tokens,
+)
+from scaling.records.value import Value
 from scaling.study import Cell, Study, stem_key
 
 # A first guess of the time on one CPU core, replaced by what finished runs of the same workdir took. Measured on an AMD
 # EPYC core with AVX-512, 16 x 64 tokens a step: 2.9, 5.4 and 11.3 ms at sizes 0, 2 and 4 of gpt.
 CPU_RATE, CPU_STEP_SECONDS, CPU_COMPILE_SECONDS = 9e10, 2e-3, 6.0
+# Of each parameter: itself, its gradient and two moments of the optimiser, in float32.
+STATE_BYTES = 16
+# The ladder of study.json reaches so many sizes beyond the largest trained.
+LADDER_BEYOND = 6
+
+
+class PlannedCell(Value, kw_only=True):
+    """A cell and its price.
+
+    Attributes:
+      groups: parameters by group. state_bytes: of parameters, gradients and optimiser.
+      seconds, cost: its share of its program's, by FLOPs.
+    """
+
+    run: str
+    dataset: str
+    role: str
+    size: int
+    N: int
+    N_total: int
+    groups: dict[str, int]
+    D: int
+    epochs: float
+    steps: int
+    batch: int
+    learning_rate: float
+    regret: Regret | None
+    seed: int
+    flops: int
+    six_nd: int = msgspec.field(name="6ND")
+    state_bytes: int
+    seconds: float
+    cost: float
+
+
+class Totals(Value, kw_only=True):
+    """Cells, programs, the FLOPs that will be trained (a stem once), the device seconds and their price."""
+
+    cells: int
+    programs: int
+    flops: int
+    device_seconds: float
+    cost: float
+
+
+class ShapeMemory(Value, kw_only=True):
+    """Bytes that a compiled shape takes on each device: of its state, its batches, what is temporary, and in all."""
+
+    shape: str
+    N_total: int
+    state: int
+    batches: int
+    temporary: int
+    total: int
+
+
+class MemoryCheck(Value, kw_only=True):
+    """What the shapes of a plan take of a device's ``bytes``; ``compiled_for`` is the present kind of device."""
+
+    device: str
+    bytes: float
+    compiled_for: str
+    shapes: tuple[ShapeMemory, ...]
 
 
 @dataclass(frozen=True)
@@ -26,68 +105,62 @@ class Plan:
     """Programs in the order in which workers should take them, longest first, and what they cost."""
 
     study: Study
-    programs: tuple[dict[str, Any], ...]
+    programs: tuple[ProgramSpec, ...]
     warnings: tuple[str, ...]
     price_per_hour: float
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One row a cell: role, counts, D, steps, hyperparameters, FLOPs, memory, time and cost."""
-        rows = []
-        for program in self.programs:
-            for spec in program["runs"]:
-                manifest = spec["manifest"]
-                if spec["kind"] == "stem":
-                    continue
-                share = spec["flops"] / max(1, program["flops"])
-                rows.append(
-                    {
-                        "run": spec["run"],
-                        "dataset": manifest["dataset"],
-                        "role": manifest["role"],
-                        "size": manifest["size"],
-                        "N": manifest["parameters"]["nonembedding"],
-                        "N_total": manifest["parameters"]["total"],
-                        "groups": manifest["parameters"]["groups"],
-                        "D": manifest["tokens"]["D"],
-                        "epochs": manifest["tokens"]["epochs"],
-                        "steps": spec["steps"],
-                        "batch": manifest["recipe"]["batch"],
-                        "learning_rate": manifest["recipe"]["learning_rate"],
-                        **({"regret": manifest["regret"]} if "regret" in manifest else {}),
-                        "seed": manifest["seed"],
-                        "flops": manifest["flops"]["training"],
-                        "6ND": manifest["flops"]["6ND"],
-                        "state_bytes": manifest["parameters"]["total"] * 16,
-                        "seconds": program["seconds"] * share,
-                        "cost": program["seconds"] * share / 3600 * self.price_per_hour,
-                    }
-                )
-        return sorted(rows, key=lambda row: (row["dataset"], row["role"], row["N"], row["D"], row["seed"]))
+    def rows(self) -> list[PlannedCell]:
+        """One row a cell, by data set, role, N, D and seed."""
+        rows = [self._row(program, spec) for program in self.programs for spec in program.runs if spec.kind != "stem"]
+        return sorted(rows, key=lambda row: (row.dataset, row.role, row.N, row.D, row.seed))
+
+    def _row(self, program: ProgramSpec, spec: RunSpec) -> PlannedCell:
+        manifest = spec.manifest
+        seconds = program.seconds * (spec.flops / max(1, program.flops))
+        return PlannedCell(
+            run=spec.run,
+            dataset=manifest.dataset,
+            role=manifest.role,
+            size=manifest.size,
+            N=manifest.parameters.nonembedding,
+            N_total=manifest.parameters.total,
+            groups=manifest.parameters.groups,
+            D=manifest.tokens.D,
+            epochs=manifest.tokens.epochs,
+            steps=spec.steps,
+            batch=manifest.recipe["batch"],
+            learning_rate=manifest.recipe["learning_rate"],
+            regret=manifest.regret,
+            seed=manifest.seed,
+            flops=manifest.flops.training,
+            six_nd=manifest.flops.six_nd,
+            state_bytes=manifest.parameters.total * STATE_BYTES,
+            seconds=seconds,
+            cost=seconds / 3600 * self.price_per_hour,
+        )
 
     @property
-    def totals(self) -> dict[str, float]:
-        """Cells, programs, the FLOPs that will be trained (a stem once), the device seconds and their price."""
-        seconds = sum(program["seconds"] for program in self.programs)
-        return {
-            "cells": len(self.study.cells),
-            "programs": len(self.programs),
-            "flops": sum(program["flops"] for program in self.programs),
-            "device_seconds": seconds,
-            "cost": seconds / 3600 * self.price_per_hour,
-        }
+    def totals(self) -> Totals:
+        """What the whole study costs."""
+        seconds = sum(program.seconds for program in self.programs)
+        return Totals(
+            cells=len(self.study.cells),
+            programs=len(self.programs),
+            flops=sum(program.flops for program in self.programs),
+            device_seconds=seconds,
+            cost=seconds / 3600 * self.price_per_hour,
+        )
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of study.json: all that workers, status and analysis need to know of the study."""
-        tuned = {"tuned": self.study.tuned} if self.study.tuned else {}
-        return {
-            "schema": SCHEMA,
-            "name": self.study.name,
-            "datasets": self.study.datasets,
-            "options": self.study.options,
-            "ladder": _ladder(self.study.cells),
-            **tuned,
-            "programs": list(self.programs),
-        }
+    def record(self) -> StudyRecord:
+        """The content of study.json."""
+        return StudyRecord(
+            name=self.study.name,
+            datasets=self.study.datasets,
+            options=self.study.options,
+            ladder=_ladder(self.study.cells),
+            tuned=self.study.tuned,
+            programs=self.programs,
+        )
 
 
 def make(study: Study, workdir: Path | None = None) -> Plan:
@@ -98,32 +171,35 @@ def make(study: Study, workdir: Path | None = None) -> Plan:
         groups.setdefault(key or f"whole {len(groups)}", []).append(cell)
     speed = _measured_speed(workdir)
     made = [(_program(study, cells, speed), cells[0]) for cells in groups.values()]
-    seen = set()
-    for program, cell in sorted(made, key=lambda pair: -pair[0]["seconds"]):
+    seen, compiles = set(), {}
+    for program, cell in sorted(made, key=lambda pair: -pair[0].seconds):
         shape = cell.family, cell.config, cell.recipe.batch
-        program["seconds"] += 0 if shape in seen else CPU_COMPILE_SECONDS  # by the first that is trained
+        compiles[program.program] = 0 if shape in seen else CPU_COMPILE_SECONDS  # by the first that is trained
         seen.add(shape)
-    programs = sorted((program for program, _ in made), key=lambda program: -program["seconds"])
-    return Plan(study, tuple(programs), tuple(_warnings(study)), study.price_per_hour)
+    priced = [msgspec.structs.replace(p, seconds=p.seconds + compiles[p.program]) for p, _ in made]
+    priced.sort(key=lambda program: -program.seconds)
+    return Plan(study, tuple(priced), tuple(_warnings(study)), study.price_per_hour)
 
 
 def write(plan: Plan, workdir: Path) -> None:
-    """Writes study.json. UserError where the workdir holds another study or cannot be written."""
+    """Writes study.json.
+
+    Raises:
+      UserError: CONFLICT where the workdir holds another study; DAMAGED where its study.json cannot be read;
+        ENVIRONMENT where it cannot be written.
+    """
     path = Path(workdir) / "study.json"
-    if path.exists() and (name := read_json(path).get("name")) != plan.study.name:
-        raise UserError("workdir", workdir, f"holds the study {name}; choose another --workdir")
-    write_json(path, plan.to_json())
+    if os.path.lexists(path) and (name := read_study(workdir).name) != plan.study.name:
+        raise UserError("workdir", workdir, f"holds the study {name}; choose another --workdir", Code.CONFLICT)
+    write_json(path, plan.record())
 
 
-def check_memory(plan: Plan, name: str | None = None) -> dict[str, Any]:
+def check_memory(plan: Plan, name: str | None = None) -> MemoryCheck:
     """Compiles each shape ahead of time and compares what it takes on each device with what there is.
 
     Args:
       name: of the device (see ``device.MEMORY``); None is the present one. What is compiled is always for the present
         kind, with its attention: a CPU's account of a program for another device is an estimate.
-
-    Returns:
-      {"device", "bytes", "compiled_for", "shapes": one row a shape}.
 
     Raises:
       UserError: a cell does not fit, or nobody knows the device.
@@ -133,16 +209,16 @@ def check_memory(plan: Plan, name: str | None = None) -> dict[str, Any]:
     from scaling import train
 
     device_name, limit = device.memory(name)
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[tuple[int, str], ShapeMemory] = {}
     for program in plan.programs:
-        manifest = program["runs"][0]["manifest"]
-        trainer = train.trainer_of(manifest, program["options"])
-        shape = f"{program['shape']} on {manifest['dataset']}, batch {trainer.rules.batch}"
-        if (key := f"{id(trainer)} {manifest['dataset']}") in rows:
+        manifest = program.runs[0].manifest
+        trainer = train.trainer_of(manifest, program.options)
+        shape = f"{program.shape} on {manifest.dataset}, batch {trainer.rules.batch}"
+        if (key := (id(trainer), manifest.dataset)) in rows:
             continue
-        source = plan.study.sources[manifest["dataset"]]
+        source = plan.study.sources[manifest.dataset]
         taken = trainer.memory(source.batch(np.zeros(1, np.int64), seed=0, context=trainer.text))
-        rows[key] = {"shape": shape, "N_total": manifest["parameters"]["total"], **taken}
+        rows[key] = ShapeMemory(shape=shape, N_total=manifest.parameters.total, **taken)
         if taken["total"] > limit:
             parts = ", ".join(f"{part} {taken[part] / 1e9:.3g}" for part in ("state", "batches", "temporary"))
             raise UserError(
@@ -152,12 +228,7 @@ def check_memory(plan: Plan, name: str | None = None) -> dict[str, Any]:
                 f"{device_name} gives {limit / 1e9:.3g}; raise mesh.fsdp or execution.microbatches, or set "
                 "execution.remat=full or loss_chunk",
             )
-    return {
-        "device": device_name,
-        "bytes": limit,
-        "compiled_for": jax.default_backend(),
-        "shapes": list(rows.values()),
-    }
+    return MemoryCheck(device=device_name, bytes=limit, compiled_for=jax.default_backend(), shapes=tuple(rows.values()))
 
 
 def training_flops_per_token(cell: Cell) -> float:
@@ -166,81 +237,94 @@ def training_flops_per_token(cell: Cell) -> float:
     return sum(count.training_flops(cell.components, cell.recipe.batch).values()) / context
 
 
-def _ladder(cells: Sequence[Cell]) -> dict[str, list[dict[str, Any]]]:
-    """Per dataset, sizes of the ladder with their counts: how analysis turns an N into a cost and a configuration.
-
-    It reaches six sizes beyond the largest trained, each configured as the cells are.
-    """
-    table: dict[str, list[dict[str, Any]]] = {}
+def _ladder(cells: Sequence[Cell]) -> dict[str, tuple[LadderRow, ...]]:
+    """Per dataset, sizes of the ladder with their counts: how analysis turns an N into a cost and a configuration."""
+    table: dict[str, tuple[LadderRow, ...]] = {}
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
-        cell = next(cell for cell in cells if cell.dataset == dataset)
-        grown = cell.module.ladder(cell.size)
-        fixed = {name: value for name, value in dataclasses.asdict(cell.config).items() if name not in grown}
+        own = [cell for cell in cells if cell.dataset == dataset]
+        first = own[0]
+        grown = first.module.ladder(first.size)
+        fixed = {name: value for name, value in dataclasses.asdict(first.config).items() if name not in grown}
         rows = []
-        for size in range(max(cell.size for cell in cells if cell.dataset == dataset) + 7):
+        for size in range(max(cell.size for cell in own) + LADDER_BEYOND + 1):
             try:
-                config = families.configure(cell.module, size, **fixed)
+                config = families.configure(first.module, size, **fixed)
             except UserError:
                 break
-            sized = dataclasses.replace(cell, size=size, config=config)
-            counts = count.parameters(sized.components)
-            rows.append(
-                {
-                    "size": size,
-                    "N_nonembedding": counts["nonembedding"],
-                    "N_total": counts["total"],
-                    "flops_per_token": training_flops_per_token(sized),
-                    "learning_rate": cell.recipe.learning_rate,
-                    "batch": cell.recipe.batch,
-                    "context": cell.module.batch_spec(config)["context"],
-                }
-            )
-        table[dataset] = rows
+            rows.append(_ladder_row(dataclasses.replace(first, size=size, config=config)))
+        table[dataset] = tuple(rows)
     return table
 
 
-def _program(study: Study, cells: list[Cell], speed: float) -> dict[str, Any]:
+def _ladder_row(cell: Cell) -> LadderRow:
+    counts = count.parameters(cell.components)
+    return LadderRow(
+        size=cell.size,
+        N_nonembedding=counts["nonembedding"],
+        N_total=counts["total"],
+        flops_per_token=training_flops_per_token(cell),
+        learning_rate=cell.recipe.learning_rate,
+        batch=cell.recipe.batch,
+        context=cell.module.batch_spec(cell.config)["context"],
+    )
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A cell's run, or its stem's, with its place among the runs of its program."""
+
+    name: str
+    kind: Kind
+    digest: str
+    stem: str | None
+    branch_step: int | None
+    steps: int
+
+
+def _program(study: Study, cells: list[Cell], speed: float) -> ProgramSpec:
     cells = sorted(cells, key=lambda cell: cell.steps)
     first = cells[0]
-    step_tokens = first.recipe.batch * first.module.batch_spec(first.config)["context"]
-    per_step = training_flops_per_token(first) * step_tokens
-    runs = []
-    stem = None
+    placed, stem = [], None
     if (key := stem_key(first)) is not None:
-        points = [cell.steps - recipe.decay_steps(cell.recipe, cell.steps) for cell in cells]
-        about = {"stem": key, "data": study.sources[first.dataset].describe()}
-        stem = _name(first, "stem", identity(about))
+        digest = identity({"stem": key, "data": study.sources[first.dataset].describe()})
+        stem = _name(first, "stem", digest)
         # The longest branch point is where the stem ends; a stem has no D of its own.
-        end = max(points)
-        manifest = _manifest(study, first, stem, "stem", identity(about), None, None, end)
-        runs.append(_spec(stem, "stem", "stem", end, None, per_step * end, manifest))
+        end = max(_branch_step(cell) for cell in cells)
+        placed.append((first, _Placed(stem, "stem", digest, None, None, end)))
     for cell in cells:
-        branch_step = None if stem is None else cell.steps - recipe.decay_steps(cell.recipe, cell.steps)
-        about = {
-            "cell": {**dataclasses.asdict(cell), "recipe": recipe.record(cell.recipe), "role": None, "dataset": None},
-            "data": study.sources[cell.dataset].describe(),
-            "evaluation": study.options["evaluation"]["tokens"],
-        }
-        if any(term.batchwise for term in families.terms(cell.module, cell.config).values()):
-            about["evaluation_batch"] = study.options["evaluation"]["batch"]
-        name = _name(cell, f"D{cell.tokens}", identity(about))
-        kind = "whole" if stem is None else "branch"
-        manifest = _manifest(study, cell, name, kind, identity(about), stem, branch_step, cell.steps)
-        runs.append(_spec(name, kind, cell.role, cell.steps, branch_step,
-                          per_step * (cell.steps - (branch_step or 0)), manifest))  # fmt: skip
-    flops = sum(spec["flops"] for spec in runs)
-    steps = sum(spec["steps"] - (spec["branch_step"] or 0) for spec in runs)
-    evaluation = study.options["evaluation"]["tokens"] * len(cells) * training_flops_per_token(first) / 3
-    seconds = speed * (steps * CPU_STEP_SECONDS + (flops + evaluation) / CPU_RATE)
-    return {
-        "program": runs[0]["run"],
-        "shape": f"{first.family} {first.size}",
-        "seconds": seconds,
-        "flops": flops,
-        "data": study.datasets[first.dataset],
-        "options": study.options,
-        "runs": runs,
+        digest = _identity(study, cell)
+        point, kind = (None, "whole") if stem is None else (_branch_step(cell), "branch")
+        placed.append((cell, _Placed(_name(cell, f"D{cell.tokens}", digest), kind, digest, stem, point, cell.steps)))
+    per_step = training_flops_per_token(first) * first.recipe.batch * first.module.batch_spec(first.config)["context"]
+    runs = tuple(_spec(study, cell, place, per_step) for cell, place in placed)
+    flops = sum(spec.flops for spec in runs)
+    evaluation = study.options.evaluation.tokens * len(cells) * training_flops_per_token(first) / 3
+    steps = sum(spec.own_steps for spec in runs)
+    return ProgramSpec(
+        program=runs[0].run,
+        shape=f"{first.family} {first.size}",
+        seconds=speed * (steps * CPU_STEP_SECONDS + (flops + evaluation) / CPU_RATE),
+        flops=flops,
+        data=study.datasets[first.dataset],
+        options=study.options,
+        runs=runs,
+    )
+
+
+def _branch_step(cell: Cell) -> int:
+    return cell.steps - recipe.decay_steps(cell.recipe, cell.steps)
+
+
+def _identity(study: Study, cell: Cell) -> str:
+    """Of everything that can change the cell's loss."""
+    about: dict[str, Any] = {
+        "cell": {**dataclasses.asdict(cell), "recipe": recipe.record(cell.recipe), "role": None, "dataset": None},
+        "data": study.sources[cell.dataset].describe(),
+        "evaluation": study.options.evaluation.tokens,
     }
+    if any(term.batchwise for term in families.terms(cell.module, cell.config).values()):
+        about["evaluation_batch"] = study.options.evaluation.batch
+    return identity(about)
 
 
 def _name(cell: Cell, what: str, digest: str) -> str:
@@ -248,76 +332,74 @@ def _name(cell: Cell, what: str, digest: str) -> str:
     return re.sub(r"[^\w.-]", "_", f"{cell.dataset}-{cell.family}{cell.size}-s{cell.seed}-{what}-{digest[:8]}")
 
 
-def _spec(name, kind, role, steps, branch_step, flops, manifest) -> dict[str, Any]:
-    return {
-        "run": name,
-        "kind": kind,
-        "role": role,
-        "steps": steps,
-        "branch_step": branch_step,
-        "flops": round(flops),
-        "manifest": manifest,
-    }
+def _spec(study: Study, cell: Cell, place: _Placed, per_step: float) -> RunSpec:
+    manifest = _manifest(study, cell, place)
+    return RunSpec(
+        run=place.name,
+        kind=place.kind,
+        role=manifest.role,
+        steps=place.steps,
+        branch_step=place.branch_step,
+        flops=round(per_step * (place.steps - (place.branch_step or 0))),
+        manifest=manifest,
+    )
 
 
-def _manifest(study, cell: Cell, name, kind, digest, stem, branch_step, steps: int) -> dict[str, Any]:
-    spec = cell.module.batch_spec(cell.config)
-    context, text = spec["context"], families.text(spec)
-    source, components, batch = study.sources[cell.dataset], cell.components, cell.recipe.batch
-    counts = count.parameters(components)
+def _manifest(study: Study, cell: Cell, place: _Placed) -> Manifest:
+    components, batch = cell.components, cell.recipe.batch
+    counts, tokens = count.parameters(components), _tokens(study, cell, place.steps)
+    parts = count.training_flops(components, batch)
+    examples = place.steps * batch
+    units = families.units(cell.module, cell.config, study.options.evaluation.batch)
+    decay = recipe.decay_steps(cell.recipe, place.steps) if place.kind == "branch" else 0
+    tuned = study.tuned.get(cell.recipe.tuned) if place.kind != "stem" else None
+    regret = None
+    if tuned is not None:
+        at = counts["nonembedding"], tokens.D, cell.recipe.learning_rate, tokens.per_step
+        regret = Regret(**recipe.regret(tuned, *at))
+    return Manifest(
+        run=place.name,
+        study=study.name,
+        kind=place.kind,
+        role="stem" if place.kind == "stem" else cell.role,
+        dataset=cell.dataset,
+        identity=place.digest,
+        stem=place.stem,
+        branch_step=place.branch_step,
+        seed=cell.seed,
+        family=cell.family,
+        size=cell.size,
+        config=dataclasses.asdict(cell.config),
+        recipe={**recipe.record(cell.recipe), "decay_steps": decay},
+        regret=regret,
+        parameters=Parameters(**counts),
+        steps=place.steps,
+        tokens=tokens,
+        flops=Flops(
+            training=sum(parts.values()) * examples,
+            six_nd=6 * counts["nonembedding_active"] * tokens.D,
+            forward_per_example=sum(count.forward_flops(components, batch).values()),
+            parts={part: flops * examples for part, flops in parts.items()},
+        ),
+        headline=next(iter(units)),
+        terms=units,
+        data=DataDescription.of(study.sources[cell.dataset].describe()),
+    )
+
+
+def _tokens(study: Study, cell: Cell, steps: int) -> Tokens:
+    spec, source = cell.module.batch_spec(cell.config), study.sources[cell.dataset]
     examples = steps * cell.recipe.batch
-    tokens, unique = examples * context, data.unique(source, spec)
-    terms = families.terms(cell.module, cell.config)
-    headline, fitted = next(iter(terms.items()))
-    among = f" of {study.options['evaluation']['batch']}"
-    units = {name: term.unit + (among if term.batchwise else "") for name, term in terms.items()}
-    parts = {part: flops * examples for part, flops in count.training_flops(components, batch).items()}
-    found = study.tuned.get(cell.recipe.tuned) if kind != "stem" else None
-    regret = {}
-    if found is not None:
-        rate = cell.recipe.learning_rate
-        regret = {"regret": recipe.regret(found, counts["nonembedding"], tokens, rate, batch * context)}
-    return {
-        "schema": SCHEMA,
-        "run": name,
-        "study": study.name,
-        "origin": "trained",
-        "kind": kind,
-        "role": "stem" if kind == "stem" else cell.role,
-        "dataset": cell.dataset,
-        "identity": digest,
-        "stem": stem,
-        "branch_step": branch_step,
-        "seed": cell.seed,
-        "family": cell.family,
-        "size": cell.size,
-        "config": dataclasses.asdict(cell.config),
-        "recipe": {
-            **recipe.record(cell.recipe),
-            "decay_steps": recipe.decay_steps(cell.recipe, steps) if kind == "branch" else 0,
-        },
-        **regret,
-        "parameters": counts,
-        "steps": steps,
-        "tokens": {
-            "D": tokens,
-            "per_step": batch * context,
-            "loss": round(examples * (fitted.count or _loss_tokens(source, text, fitted.share))),
-            "counted": families.counted(cell.module, cell.config),
-            "unique": unique,
-            "epochs": tokens / unique,
-        },
-        "flops": {
-            "training": sum(parts.values()),
-            "6ND": 6 * counts["nonembedding_active"] * tokens,
-            "forward_per_example": sum(count.forward_flops(components, batch).values()),
-            "parts": parts,
-        },
-        "loss_unit": units[headline],
-        "headline": headline,
-        "terms": units,
-        "data": source.describe(),
-    }
+    tokens, unique = examples * spec["context"], data.unique(source, spec)
+    fitted = next(iter(families.terms(cell.module, cell.config).values()))
+    return Tokens(
+        D=tokens,
+        per_step=cell.recipe.batch * spec["context"],
+        loss=round(examples * (fitted.count or _loss_tokens(source, families.text(spec), fitted.share))),
+        counted=families.counted(cell.module, cell.config),
+        unique=unique,
+        epochs=tokens / unique,
+    )
 
 
 def _loss_tokens(source: Any, text: int, share: float) -> float:
@@ -333,13 +415,13 @@ def _measured_speed(workdir: Path | None) -> float:
     measured = guessed = 0.0
     for record in [] if workdir is None else records(workdir):
         result = record.result
-        if result is None or result["status"] != "done" or not result["seconds"]["train"]:
+        if result is None or result.status != "done" or not result.seconds.train:
             continue
         manifest = record.manifest
-        steps = manifest["steps"] - (manifest["branch_step"] or 0)
-        share = steps / max(1, manifest["steps"])
-        measured += result["seconds"]["train"]
-        guessed += steps * CPU_STEP_SECONDS + manifest["flops"]["training"] * share / CPU_RATE
+        steps = manifest.steps - (manifest.branch_step or 0)
+        share = steps / max(1, manifest.steps)
+        measured += result.seconds.train
+        guessed += steps * CPU_STEP_SECONDS + manifest.flops.training * share / CPU_RATE
     return measured / guessed if guessed else 1.0
 
 

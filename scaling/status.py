@@ -6,23 +6,214 @@ leave from: a stem of a size that was never fitted says almost as much as its br
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UserError
-from scaling.launch.lease import holder
-from scaling.launch.worker import load_programs
-from scaling.records import Record, read_json
+from scaling.errors import Code, UserError
+from scaling.records import Record, read_study
+from scaling.records.types import Kind, ProgramSpec, Result, Role, RunSpec, StartRow, StepRow
+from scaling.records.value import Value
+from scaling.worker.lease_file import LeaseRecord, holder
 
 SETTLED = ("done", "diverged", "rejected", "failed")
 STATES = (*SETTLED, "running", "stopped", "waiting")
 
 
-def study_status(workdir: str | Path) -> dict[str, Any]:
+class RunStatus(Value, kw_only=True):
+    """One run: what it is, its state (one of ``STATES``), and how far it is.
+
+    Attributes:
+      hidden: whether its loss may not be seen yet. loss, se: None while it is hidden or unknown.
+      seconds: of training and evaluation. attempts: starts of its program.
+    """
+
+    run: str
+    program: str
+    kind: Kind
+    role: Role
+    dataset: str
+    size: int
+    seed: int
+    N: int
+    D: int
+    steps: int
+    step: int
+    state: str
+    hidden: bool
+    loss: float | None = None
+    se: float | None = None
+    seconds: float
+    attempts: int
+    reason: str | None = None
+
+
+class ProgramCounts(Value):
+    """Programs in all, those of which every run is settled, and those that a worker holds."""
+
+    total: int
+    final: int
+    running: int
+
+
+class FlopCounts(Value):
+    """Training FLOPs in all, and those that are behind us."""
+
+    total: int
+    done: int
+
+
+class DeviceSeconds(Value):
+    """Device seconds: spent; left by the plan's estimate, corrected by what was spent; and until all is done (eta)."""
+
+    spent: float
+    left: float
+    eta: float
+
+
+class Running(Value, kw_only=True):
+    """A program that a living worker holds; the run is None until its first chunk is trained."""
+
+    program: str
+    run: str | None
+    step: int | None
+    steps: int | None
+    loss: float | None
+    host: str
+    pid: int
+    since: str
+
+
+class Failure(Value):
+    """A run that failed or was rejected, why, and the file that says more."""
+
+    run: str
+    status: str
+    reason: str | None
+    log: str
+
+
+class StudyStatus(Value, kw_only=True):
+    """One look at a study.
+
+    Attributes:
+      counts: runs by state, and in all (``total``).
+      share: of the estimated time, 0 to 1.
+      retry: the command that trains failed runs again; None where none failed.
+      warnings: what is wrong with files of the study, or was with checkpoints.
+    """
+
+    schema: int = 1
+    study: str
+    workdir: str
+    counts: dict[str, int]
+    programs: ProgramCounts
+    share: float
+    flops: FlopCounts
+    seconds: DeviceSeconds
+    running: tuple[Running, ...]
+    failures: tuple[Failure, ...]
+    retry: str | None
+    warnings: tuple[str, ...]
+    runs: tuple[RunStatus, ...]
+
+
+def study_status(workdir: str | Path) -> StudyStatus:
     """One look at a study; see ``StatusReader.read``."""
     return StatusReader(workdir).read()
+
+
+@dataclass
+class _RunLook:
+    """What one look at a run's directory gives.
+
+    Attributes:
+      share, flops_done: of its own steps. compile: seconds. problems: with its checkpoints.
+    """
+
+    spec: RunSpec
+    state: str
+    step: int
+    share: float
+    flops_done: float
+    seconds: float = 0.0
+    compile: float = 0.0
+    loss: float | None = None
+    se: float | None = None
+    reason: str | None = None
+    problems: Sequence[str] = ()
+
+    @property
+    def settled(self) -> bool:
+        return self.state in SETTLED
+
+
+@dataclass
+class _ProgramLook:
+    """What one look at a program gives. ``lease``: where a living worker holds it; ``share``: of its FLOPs."""
+
+    program: ProgramSpec
+    runs: list[_RunLook]
+    hidden: bool
+    attempts: int
+    lease: LeaseRecord | None
+
+    @property
+    def share(self) -> float:
+        """How much is behind it, by FLOPs: what the records say, or its worker, whichever is more."""
+        total = self.program.flops
+        if all(run.settled for run in self.runs) or not total:
+            return 1.0 if all(run.settled for run in self.runs) else 0.0
+        recorded = sum(run.spec.flops * run.share for run in self.runs)
+        reported = self.lease.progress.flops if self.lease is not None and self.lease.progress is not None else 0
+        return min(1.0, max(recorded, reported) / total)
+
+    @property
+    def running(self) -> Running | None:
+        """What its worker does."""
+        if self.lease is None:
+            return None
+        at = next((run for run in self.runs if run.state == "running"), None)
+        return Running(
+            program=self.program.program,
+            run=None if at is None else at.spec.run,
+            step=None if at is None else at.step,
+            steps=None if at is None else at.spec.steps,
+            loss=None if at is None else at.loss,
+            host=self.lease.host,
+            pid=self.lease.pid,
+            since=self.lease.started,
+        )
+
+    def rows(self) -> list[RunStatus]:
+        """A row a run."""
+        return [self._row(run) for run in self.runs]
+
+    def _row(self, look: _RunLook) -> RunStatus:
+        spec, manifest = look.spec, look.spec.manifest
+        return RunStatus(
+            run=spec.run,
+            program=self.program.program,
+            kind=spec.kind,
+            role=spec.role,
+            dataset=manifest.dataset,
+            size=manifest.size,
+            seed=manifest.seed,
+            N=manifest.parameters.nonembedding,
+            D=manifest.tokens.D,
+            steps=spec.steps,
+            step=look.step,
+            state=look.state,
+            hidden=self.hidden,
+            loss=look.loss,
+            se=look.se,
+            seconds=look.seconds,
+            attempts=self.attempts,
+            reason=look.reason,
+        )
 
 
 class StatusReader:
@@ -32,87 +223,72 @@ class StatusReader:
       workdir: holds study.json.
 
     Raises:
-      UserError: there is no study, or a file of it is damaged.
+      UserError: there is no study (MISSING), or a file of it is damaged (DAMAGED).
     """
 
     def __init__(self, workdir: str | Path):
         self.workdir = Path(workdir)
         if not self.workdir.is_dir():
-            raise UserError("workdir", workdir, "does not exist; give the directory of a study")
-        self.programs = load_programs(self.workdir)
-        self.name = str(read_json(self.workdir / "study.json").get("name", self.workdir.name))
+            raise UserError("workdir", workdir, "does not exist; give the directory of a study", Code.MISSING)
+        self.study = read_study(self.workdir)
+        self.name = self.study.name
+        # As workers take them.
+        self.programs = sorted(self.study.programs, key=lambda program: (-program.seconds, program.program))
         self._cache: dict[tuple[str, Path], tuple[tuple[int, int, int], Any]] = {}
 
-    def read(self, workers: int | None = None) -> dict[str, Any]:
-        """The status now, as JSON.
+    def read(self, workers: int | None = None) -> StudyStatus:
+        """The status now.
 
         Args:
           workers: how many will share what is left, for the ETA; default those that hold a lease, at least one.
-
-        Returns:
-          ``runs``: one row a run: run, program, kind, role, dataset, size, seed, N, D, state (one of ``STATES``), step,
-            steps, loss, se (null while hidden), hidden, seconds, attempts, reason.
-          ``counts``: runs by state. ``programs``: {total, final, running}. ``flops``: {total, done}.
-          ``seconds``: {spent, left, eta} of device time; left and eta by the plan's estimate, corrected by what was
-            spent. ``share``: of the estimated time, 0 to 1.
-          ``running``: [{program, run, step, steps, loss, host, pid, since}].
-          ``failures``: [{run, status, reason, log}], and ``retry``, the command that trains them again.
-          ``warnings``: sentences.
         """
         warnings: list[str] = []
-        known = self._sealed(warnings)
-        rows: list[dict[str, Any]] = []
-        running: list[dict[str, Any]] = []
-        final = done = estimated = spent = left = 0.0
-        longest = 0.0
-        for program in self.programs:
-            found, lease = self._program(program, known)
-            rows += found
-            share = _share(found, program, lease)
-            final += all(row["state"] in SETTLED for row in found)
-            done += sum(row["flops_done"] for row in found)
-            spent += sum(row["seconds"] + row["compile"] for row in found)
-            estimated += program["seconds"] * share
-            left += program["seconds"] * (1 - share)
-            longest = max(longest, program["seconds"] * (1 - share))
-            if lease is not None:
-                at = next((row for row in found if row["state"] == "running"), {})
-                who = {"host": lease["host"], "pid": lease["pid"], "since": lease["started"]}
-                where = {key: at.get(key) for key in ("run", "step", "steps", "loss")}
-                running.append({"program": program["program"], **where, **who})
-        total = sum(program["seconds"] for program in self.programs)
+        sealed = self._sealed(warnings)
+        looks = [self._program(program, sealed) for program in self.programs]
+        running = tuple(at for look in looks if (at := look.running) is not None)
+        rows = tuple(row for look in looks for row in look.rows())
+        warnings += [f"{run.spec.run}: {problem}" for look in looks for run in look.runs for problem in run.problems]
+        failures = tuple(self._failure(row) for row in rows if row.state in ("failed", "rejected"))
+        retry = f"scaling run --workdir={shlex.quote(str(self.workdir))} --retry_failed" if failures else None
+        estimated, total = sum(each.program.seconds * each.share for each in looks), self._seconds
+        left = sum(each.program.seconds * (1 - each.share) for each in looks)
+        return StudyStatus(
+            study=self.name,
+            workdir=str(self.workdir),
+            counts={state: sum(row.state == state for row in rows) for state in STATES} | {"total": len(rows)},
+            programs=ProgramCounts(
+                total=len(looks),
+                final=sum(all(run.settled for run in look.runs) for look in looks),
+                running=len(running),
+            ),
+            share=1.0 if not left else estimated / total if total else 1.0,
+            flops=FlopCounts(
+                total=sum(program.flops for program in self.programs),
+                done=round(sum(run.flops_done for look in looks for run in look.runs)),
+            ),
+            seconds=self._time(looks, max(1, workers if workers is not None else len(running))),
+            running=running,
+            failures=failures,
+            retry=retry,
+            warnings=tuple(warnings),
+            runs=rows,
+        )
+
+    @property
+    def _seconds(self) -> float:
+        return sum(program.seconds for program in self.programs)
+
+    def _time(self, looks: Sequence[_ProgramLook], workers: int) -> DeviceSeconds:
+        spent = sum(run.seconds + run.compile for look in looks for run in look.runs)
+        estimated = sum(look.program.seconds * look.share for look in looks)
+        left = [look.program.seconds * (1 - look.share) for look in looks]
         # Until a tenth of the estimate is behind us, compilation blurs the comparison: trust the plan.
-        speed = spent / estimated if estimated > 0.1 * total and spent > 0 else 1.0
-        hands = max(1, workers if workers is not None else len(running))
-        failures = [
-            {
-                "run": row["run"],
-                "status": row["state"],
-                "reason": row["reason"],
-                "log": str(self.workdir / "runs" / row["program"] / "error.log"),
-            }
-            for row in rows
-            if row["state"] in ("failed", "rejected")
-        ]
-        for row in rows:
-            warnings += [f"{row['run']}: {problem}" for problem in row.pop("problems", ())]
-            for key in ("flops_done", "flops_share", "compile"):
-                del row[key]
-        return {
-            "schema": 1,
-            "study": self.name,
-            "workdir": str(self.workdir),
-            "counts": {state: sum(row["state"] == state for row in rows) for state in STATES} | {"total": len(rows)},
-            "programs": {"total": len(self.programs), "final": int(final), "running": len(running)},
-            "share": 1.0 if not left else estimated / total if total else 1.0,
-            "flops": {"total": sum(program["flops"] for program in self.programs), "done": round(done)},
-            "seconds": {"spent": spent, "left": left * speed, "eta": max(left / hands, longest) * speed},
-            "running": running,
-            "failures": failures,
-            "retry": f"scaling run --workdir={shlex.quote(str(self.workdir))} --retry_failed" if failures else None,
-            "warnings": warnings,
-            "runs": rows,
-        }
+        speed = spent / estimated if estimated > 0.1 * self._seconds and spent > 0 else 1.0
+        longest = max(left, default=0.0)
+        return DeviceSeconds(spent=spent, left=sum(left) * speed, eta=max(sum(left) / workers, longest) * speed)
+
+    def _failure(self, row: RunStatus) -> Failure:
+        return Failure(row.run, row.state, row.reason, str(self.workdir / "runs" / row.program / "error.log"))
 
     def _sealed(self, warnings: list[str]) -> set[str]:
         """Runs whose forecasts are sealed. A prediction that was tampered with seals nothing."""
@@ -133,86 +309,77 @@ class StatusReader:
         """``load()``, done again only when the file at ``path`` changed; None where there is no file."""
         try:
             stat = path.stat()
-        except FileNotFoundError:
+        except OSError:
+            if os.path.lexists(path):
+                return load()  # a loop of links, which it names
             return None
         key = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         if (what, path) not in self._cache or self._cache[what, path][0] != key:
             self._cache[what, path] = (key, load())
         return self._cache[what, path][1]
 
-    def _program(self, program: dict[str, Any], known: set[str]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-        """Rows of a program's runs, and its lease where a living worker holds it."""
-        hides = any(spec["role"] == "holdout" and spec["run"] not in known for spec in program["runs"])
-        root = self.workdir / "runs"
-        first = root / program["program"]
-        starts = self._cached("starts", first / "metrics.jsonl", lambda: len(Record(first).events("start"))) or 0
-        rows = [self._run(spec, hides) for spec in program["runs"]]
+    def _program(self, program: ProgramSpec, sealed: set[str]) -> _ProgramLook:
+        hidden = any(spec.role == "holdout" and spec.run not in sealed for spec in program.runs)
+        first = Record(self.workdir / "runs" / program.program)
+        starts = self._cached("starts", first.path / "metrics.jsonl", lambda: len(first.events(StartRow))) or 0
+        runs = [self._run(spec, hidden) for spec in program.runs]
         lease = None
-        if any(row["state"] not in SETTLED for row in rows):
-            lease = holder(first)
-            lease = None if lease is None or lease["dead"] else lease
-        at = ((lease or {}).get("progress") or {}).get("run") or program["program"]
-        for row in rows:
-            row.update(program=program["program"], attempts=starts)
-            if lease is not None and row["run"] == at and row["state"] not in SETTLED:
-                row["state"] = "running"
-        return rows, lease
+        if not all(run.settled for run in runs):
+            lease = holder(first.path)
+            lease = None if lease is None or lease.dead else lease
+        if lease is not None:
+            at = program.program if lease.progress is None else lease.progress.run
+            for run in runs:
+                if run.spec.run == at and not run.settled:
+                    run.state = "running"
+        return _ProgramLook(program, runs, hidden, starts, lease)
 
-    def _run(self, spec: dict[str, Any], hides: bool) -> dict[str, Any]:
-        record = Record(self.workdir / "runs" / spec["run"])
-        result = self._cached("result", record.path / "result.json", lambda: record.result)
-        manifest, begun = spec["manifest"], spec["branch_step"] or 0
-        span = max(1, spec["steps"] - begun)
-        row: dict[str, Any] = {
-            "run": spec["run"],
-            "kind": spec["kind"],
-            "role": spec["role"],
-            "dataset": manifest["dataset"],
-            "size": manifest["size"],
-            "seed": manifest["seed"],
-            "N": manifest["parameters"]["nonembedding"],
-            "D": manifest["tokens"]["D"],
-            "steps": spec["steps"],
-            "hidden": hides,
-            "loss": None,
-            "se": None,
-            "reason": None,
-            "compile": 0.0,
-        }
-        longer = spec["kind"] == "stem" and result is not None and result["status"] == "done"
-        if result is not None:
-            row["problems"] = result.get("checkpoint_problems") or []
-        if result is not None and not (longer and result["steps"] < spec["steps"]):
-            seconds = result.get("seconds") or {}
-            share = min(1.0, max(0, result["steps"] - begun) / span)
-            tells = not hides or result["status"] != "diverged"  # why a run diverged quotes its loss
-            row.update(state=result["status"], step=result["steps"], reason=result.get("reason") if tells else None)
-            row.update(seconds=(seconds.get("train") or 0) + (seconds.get("evaluate") or 0))
-            row.update(compile=seconds.get("compile") or 0.0, flops_share=1.0, flops_done=spec["flops"] * share)
-            if not hides and result["status"] == "done":
-                term = (result.get("evaluation") or {}).get(manifest.get("headline", "loss")) or {}
-                row.update(loss=term.get("value", result.get("train_loss")), se=term.get("se"))
-            return row
-        steps = self._cached("steps", record.path / "metrics.jsonl", record.steps) or []
-        step = steps[-1]["step"] if steps else begun
-        share = min(1.0, max(0, step - begun) / span)
-        row.update(state="stopped" if steps else "waiting", step=step if steps else 0)
-        row.update(seconds=sum(each.get("seconds", 0.0) for each in steps))
-        row.update(flops_share=share, flops_done=spec["flops"] * share)
-        if steps and not hides:
-            row["loss"] = steps[-1].get("loss")
-        return row
+    def _run(self, spec: RunSpec, hidden: bool) -> _RunLook:
+        record = Record(self.workdir / "runs" / spec.run)
+        result: Result | None = self._cached("result", record.path / "result.json", lambda: record.result)
+        problems = () if result is None else result.checkpoint_problems
+        longer = spec.kind == "stem" and result is not None and result.status == "done" and result.steps < spec.steps
+        if result is not None and not longer:
+            return _ended(spec, result, hidden)
+        begun = spec.branch_step or 0
+        steps: list[StepRow] = self._cached("steps", record.path / "metrics.jsonl", record.steps) or []
+        share = _share(spec, steps[-1].step if steps else begun)
+        return _RunLook(
+            spec,
+            state="stopped" if steps else "waiting",
+            step=steps[-1].step if steps else 0,
+            share=share,
+            flops_done=spec.flops * share,
+            seconds=sum(row.seconds for row in steps),
+            loss=steps[-1].loss if steps and not hidden else None,
+            problems=problems,
+        )
 
 
-def _share(rows: list[dict[str, Any]], program: dict[str, Any], lease: dict[str, Any] | None) -> float:
-    """How much of a program is behind it, by FLOPs: what the records say, or its worker, whichever is more."""
-    total = program["flops"]
-    if all(row["state"] in SETTLED for row in rows) or not total:
-        return 1.0 if all(row["state"] in SETTLED for row in rows) else 0.0
-    flops = {spec["run"]: spec["flops"] for spec in program["runs"]}
-    recorded = sum(flops[row["run"]] * row["flops_share"] for row in rows)
-    reported = ((lease or {}).get("progress") or {}).get("flops") or 0
-    return min(1.0, max(recorded, reported) / total)
+def _ended(spec: RunSpec, result: Result, hidden: bool) -> _RunLook:
+    tells = not hidden or result.status != "diverged"  # why a run diverged quotes its loss
+    loss = se = None
+    if not hidden and result.status == "done":
+        term = result.evaluation.get(spec.manifest.headline)
+        loss, se = (result.train_loss, None) if term is None else (term.value, term.se)
+    return _RunLook(
+        spec,
+        state=result.status,
+        step=result.steps,
+        share=1.0,
+        flops_done=spec.flops * _share(spec, result.steps),
+        seconds=result.seconds.train + result.seconds.evaluate,
+        compile=result.seconds.compile,
+        loss=loss,
+        se=se,
+        reason=result.reason if tells else None,
+        problems=result.checkpoint_problems,
+    )
+
+
+def _share(spec: RunSpec, step: int) -> float:
+    """Of a run's own steps, those up to ``step``."""
+    return min(1.0, max(0, step - (spec.branch_step or 0)) / max(1, spec.own_steps))
 
 
 def duration(seconds: float) -> str:
@@ -227,25 +394,25 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def headline(status: dict[str, Any]) -> str:
+def headline(status: StudyStatus) -> str:
     """The whole study on one line."""
-    counts, programs = status["counts"], status["programs"]
+    counts, programs = status.counts, status.programs
     ended = sum(counts[state] for state in SETTLED)
-    parts = [f"{status['study']}: {100 * status['share']:.0f} %", f"runs {ended}/{counts['total']}"]
-    parts.append(f"programs {programs['final']}/{programs['total']}")
+    parts = [f"{status.study}: {100 * status.share:.0f} %", f"runs {ended}/{counts['total']}"]
+    parts.append(f"programs {programs.final}/{programs.total}")
     parts += [f"{counts[state]} {state}" for state in ("diverged", "rejected", "failed") if counts[state]]
     if ended < counts["total"]:
-        parts.append(f"ETA {duration(status['seconds']['eta'])}")
+        parts.append(f"ETA {duration(status.seconds.eta)}")
     return ", ".join(parts)
 
 
-def activity(status: dict[str, Any]) -> list[str]:
+def activity(status: StudyStatus) -> list[str]:
     """One line for each program that is being trained."""
     lines = []
-    for work in status["running"]:
-        if work["run"] is None:
-            lines.append(f"{work['program']} starting")
+    for work in status.running:
+        if work.run is None:
+            lines.append(f"{work.program} starting")
             continue
-        loss = "" if work["loss"] is None else f", loss {work['loss']:.4f}"
-        lines.append(f"{work['run']} step {work['step']}/{work['steps']}{loss}")
+        loss = "" if work.loss is None else f", loss {work.loss:.4f}"
+        lines.append(f"{work.run} step {work.step}/{work.steps}{loss}")
     return lines

@@ -1,11 +1,11 @@
-"""The compiled functions of one shape: initialisation, a chunk of steps, evaluation. Pure of files and of time."""
+"""The compiled functions of one shape: initialisation, a chunk of steps, evaluation. No file and no clock changes them."""
 
 from __future__ import annotations
 
 import functools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,21 +13,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from scaling import distributed, families, recipe
+from scaling import distributed, families, inputs, recipe
 from scaling import mesh as meshes
 from scaling.blocks.execution import Execution, using
 from scaling.blocks.logical import placing
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
-State = dict[str, Any]
+State = dict[str, Any]  # params, opt, step, key
+Arrays = Mapping[str, np.ndarray]
+Terms = dict[str, tuple[jax.Array, jax.Array]]  # (sum, count) by example, or by position
+Hyper = Mapping[str, Any]  # learning_rate, weight_decay, steps: arrays
 
 
 class Trainer:
     """The compiled functions of one shape: init, chunk, evaluate.
 
+    Args:
+      family, config: the family's module and a configuration of it.
+      rules: the recipe; learning rate, decay and schedule are traced, and so are no part of the shape.
+      mesh_shape: sizes of the mesh by axis.
+      chunk: steps of a chunk.
+      how: how the program is executed; None for the defaults.
+
     Attributes:
       compile_seconds: that calls have waited for compilation (or for reading the persistent cache) so far.
-      attention: backends that ran in what has been traced so far.
+      attention: backends of attention that have been traced so far.
+      reads, reads_whole: arrays that the family reads of a batch, and of a whole evaluation set.
+
+    Raises:
+      UserError: the mesh needs devices that are not there (ENVIRONMENT), it or the microbatches do not divide the batch
+        (CONFLICT), or the family's batch cannot be split (UNSUPPORTED).
     """
 
     def __init__(
@@ -44,17 +59,16 @@ class Trainer:
         self.attention: set[str] = set()
         self.mesh = meshes.make(mesh_shape)
         meshes.check_batch(mesh_shape, rules.batch, microbatches=how.microbatches)
-        # What the host reads (losses, norms) is whole on every device, and so on every process.
-        self._whole = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
+        # What the host reads (losses, norms) is replicated on every device, and so in every process.
+        self._replicated = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
         spec = family.batch_spec(config)
         self.context, self.text = spec["context"], families.text(spec)
-        # What the family reads of a batch; a source may hold more, which then never reaches the device.
-        self.reads = {"tokens", "mask"} if "vocab" in spec else set()
-        read = (("image", "image"), ("sound", "sound"), ("label", "classes"))
-        self.reads |= {name for name, field in read if field in spec}
+        # Arrays of a batch that the family reads; what else a source gives never reaches the device.
+        self.reads = inputs.arrays(family, spec)
+        self.reads_whole = inputs.arrays(family, spec, by_example=False)
         self.terms = families.terms(family, config)
         if how.microbatches > 1:
-            families.check_parts(family, config, "execution.microbatches", how.microbatches)
+            families.require_separable_loss(family, config, "execution.microbatches", how.microbatches)
         self.compile_seconds = self._charged = 0.0
         axes, tied = family.axes(config), getattr(config, "tied", False)
         params = jax.eval_shape(lambda: family.init(jax.random.key(0), config))
@@ -78,7 +92,7 @@ class Trainer:
         return time.perf_counter() - self.compile_seconds
 
     def charge(self) -> float:
-        """Seconds of compilation that nobody was charged with yet, so that the sum over runs is what was spent."""
+        """Seconds of compilation since the last call, so that the sum over the runs that call it is what was spent."""
         due, self._charged = self.compile_seconds - self._charged, self.compile_seconds
         return due
 
@@ -87,26 +101,26 @@ class Trainer:
         function = functools.partial(jax.jit, self._init, out_shardings=self._shardings)
         return self._call("init", function, np.uint32(seed))
 
-    def chunk(self, state: State, hyper: dict[str, Any], batches: dict[str, np.ndarray]) -> tuple[State, dict]:
+    def chunk(self, state: State, hyper: Hyper, batches: Arrays) -> tuple[State, dict]:
         """Runs ``hyper["steps"]`` of the chunk's steps; see ``step_chunk``. ``state`` is donated.
 
         ``batches`` hold this process's rows of each batch, ``mesh.rows``.
         """
         place = functools.partial(meshes.put, self.mesh, meshes.BATCH, batch=self.rules.batch, axis=1)
         on_mesh = {name: place(value) for name, value in batches.items() if name in self.reads}
-        given = {name: self._everywhere(value) for name, value in hyper.items()}
-        with jax.transfer_guard("disallow"):  # whatever still travels between steps would be a mistake
+        given = {name: self._replicate(value) for name, value in hyper.items()}
+        with jax.transfer_guard("disallow"):  # an implicit host-device transfer here is a bug
             return self._call("chunk", self._jitted_chunk, state, given, on_mesh)
 
     def _jitted_chunk(self) -> Any:
-        return jax.jit(self.step_chunk, donate_argnums=0, out_shardings=(self._shardings, self._whole))
+        return jax.jit(self.step_chunk, donate_argnums=0, out_shardings=(self._shardings, self._replicated))
 
-    def prepare(self, example: dict[str, np.ndarray]) -> None:
-        """Compiles the chunk before it is called, as another thread may do; ``example`` as for ``memory``."""
+    def prepare(self, example: Arrays) -> None:
+        """Compiles the chunk ahead of its first call, from any thread; ``example`` as for ``memory``."""
         shapes = self._chunk_shapes(example)
         self._compile(("chunk", jax.tree.structure(shapes)), self._jitted_chunk, shapes)
 
-    def _chunk_shapes(self, example: dict[str, np.ndarray]) -> tuple[Any, ...]:
+    def _chunk_shapes(self, example: Arrays) -> tuple[Any, ...]:
         chunk, batch = self.steps_per_chunk, self.rules.batch
         sharding = jax.sharding.NamedSharding(self.mesh, meshes.BATCH)
         batches = {
@@ -114,16 +128,18 @@ class Trainer:
             for name, value in example.items()
             if name in self.reads
         }
-        rate = jax.ShapeDtypeStruct((chunk,), np.float32, sharding=self._whole)
-        steps = jax.ShapeDtypeStruct((), np.int32, sharding=self._whole)
+        rate = jax.ShapeDtypeStruct((chunk,), np.float32, sharding=self._replicated)
+        steps = jax.ShapeDtypeStruct((), np.int32, sharding=self._replicated)
         hyper = {"learning_rate": rate, "weight_decay": rate, "steps": steps}
         return self.abstract, hyper, batches
 
-    def memory(self, example: dict[str, np.ndarray]) -> dict[str, int]:
+    def memory(self, example: Arrays) -> dict[str, int]:
         """Bytes that a chunk of steps takes on each device: ``state``, ``batches``, ``temporary`` and their ``total``.
 
-        By the compiler's own account, of the program compiled ahead of time for the present kind of device; nothing is
-        allocated. ``example``: a batch of the data, of any number of examples.
+        As XLA's memory analysis of the program compiled for the present kind of device says; nothing is allocated.
+
+        Args:
+          example: a batch of the data, of any number of examples.
         """
         seen = self._jitted_chunk().lower(*self._chunk_shapes(example)).compile().memory_analysis()
         state = seen.alias_size_in_bytes  # donated: the new state takes the place of the old one
@@ -131,28 +147,27 @@ class Trainer:
         found = {"state": state, "batches": given, "temporary": seen.temp_size_in_bytes + made}
         return {**found, "total": sum(found.values())}
 
-    def evaluate(
-        self, params: Any, batch: dict[str, np.ndarray], number: int, prompts: np.ndarray | None = None
-    ) -> dict[str, Any]:
+    def evaluate(self, params: Any, batch: Arrays, number: int, whole: Arrays | None = None) -> Terms:
         """{term: (sum, count)} of the ``number``-th evaluation batch, under a key fixed by the number.
 
-        ``batch`` is whole in every process, which places its own rows. ``prompts``: texts of each class, as a source's
-        evaluation may have them, for the family's ``metrics``.
+        Args:
+          batch: whole in every process, which places its own rows.
+          whole: arrays of the evaluation set that are not by example, for the family's ``metrics`` (``reads_whole``).
         """
         size = len(next(iter(batch.values())))
         own = meshes.rows(self.mesh, size)
         place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
         on_mesh = {name: place(value[own]) for name, value in batch.items() if name in self.reads}
-        fixed = {} if prompts is None else {"prompts": self._everywhere(prompts)}
+        fixed = {name: self._replicate(value) for name, value in (whole or {}).items()}
 
         def loss(params: Any, batch: dict[str, jax.Array], fixed: dict[str, jax.Array], number: jax.Array) -> Any:
             found = self._terms(params, batch, jax.random.fold_in(jax.random.key(0), number))
             return {**found, **self._metrics(params, {**batch, **fixed})}
 
-        function = functools.partial(jax.jit, loss, out_shardings=self._whole)
+        function = functools.partial(jax.jit, loss, out_shardings=self._replicated)
         return self._call("evaluate", function, params, on_mesh, fixed, np.uint32(number))
 
-    def noise(self, params: Any, batch: dict[str, np.ndarray], number: int) -> dict[str, float]:
+    def noise(self, params: Any, batch: Arrays, number: int) -> dict[str, float]:
         """Squared gradient norms of a batch and, on average, of its parts, from which the gradient noise scale follows.
 
         ``batch`` holds this process's rows of a training batch that ``params`` have not seen. With B examples and parts
@@ -162,10 +177,10 @@ class Trainer:
         average them over steps first.
 
         Raises:
-          UserError: the batch cannot be split.
+          UserError: the batch cannot be split (CONFLICT), or its loss cannot (UNSUPPORTED).
         """
         size = self.rules.batch
-        families.check_parts(self.family, self.config, "config.noise_scale", True)
+        families.require_separable_loss(self.family, self.config, "config.noise_scale", True)
         parts = meshes.parts(self.mesh.shape, size, self.how.microbatches)
         place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
         on_mesh = {name: place(value) for name, value in batch.items() if name in self.reads}
@@ -184,16 +199,16 @@ class Trainer:
             (total, squares), _ = jax.lax.scan(add, zeros, (split, keys))
             return jnp.square(optax.tree.norm(total) / parts), squares / parts
 
-        function = functools.partial(jax.jit, norms, out_shardings=self._whole)
+        function = functools.partial(jax.jit, norms, out_shardings=self._replicated)
         whole, part = map(float, self._call("noise", function, params, on_mesh, np.uint32(number)))
         small = size / parts
         noise = (part - whole) / (1 / small - 1 / size)
         return {"signal": (size * whole - small * part) / (size - small), "noise": noise}
 
-    def _everywhere(self, value: Any) -> jax.Array:
-        """A small host array on every device."""
+    def _replicate(self, value: Any) -> jax.Array:
+        """A small host array, replicated on every device."""
         array = np.asarray(value)
-        return jax.make_array_from_callback(array.shape, self._whole, lambda index: array[index])
+        return jax.make_array_from_callback(array.shape, self._replicated, lambda index: array[index])
 
     def _call(self, name: str, jitted: Callable[[], Any], *arguments: Any) -> Any:
         # Compiled ahead of time, so that compilation is timed apart and a changed shape is an error, not a recompile.
@@ -253,7 +268,7 @@ class Trainer:
         new = {"params": params, "opt": opt, "step": state["step"] + 1, "key": state["key"]}
         return new, loss, optax.tree.norm(gradient)
 
-    def _terms(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> dict[str, Any]:
+    def _terms(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> Terms:
         params = self._cast(params)
         with using(self.how, self.attention), placing(meshes.place(self.mesh)):
             return self.family.loss(params, batch, key, self.config)
@@ -262,7 +277,7 @@ class Trainer:
         """The one cast to what the model computes in; norms, softmax and losses go back to float32 where they stand."""
         return jax.tree.map(lambda leaf: leaf.astype(self.config.dtype), params)
 
-    def _metrics(self, params: Any, batch: dict[str, jax.Array]) -> dict[str, Any]:
+    def _metrics(self, params: Any, batch: dict[str, jax.Array]) -> Terms:
         """What the family measures in evaluation only."""
         if not hasattr(self.family, "metrics"):
             return {}
@@ -277,10 +292,8 @@ class Trainer:
             terms = self._terms(params, batch, key)
             means = {name: total.sum() / (counts[name] if counts else n.sum()) for name, (total, n) in terms.items()}
             weights = {name: self.terms[name].weight for name in means}
-            return functools.reduce(
-                jnp.add, [mean * weights[name] if weights[name] != 1 else mean for name, mean in means.items()
-                          if weights[name]]
-            )  # fmt: skip
+            trained = [(mean, weights[name]) for name, mean in means.items() if weights[name]]
+            return functools.reduce(jnp.add, [mean if weight == 1 else mean * weight for mean, weight in trained])
 
         ways = self.how.microbatches
         if ways == 1:
@@ -304,18 +317,18 @@ class Trainer:
 class Ensemble:
     """Runs of one shape that differ in seed, learning rate, decay or D, trained by one program.
 
-    It is the chunk function of a single run under ``jax.vmap``, so a member is that run: the same numbers to rounding.
+    It is the chunk function of a single run under ``jax.vmap``: a member has the numbers of that run to rounding.
     States, rates and batches have a leading axis K of members, split over the mesh's ensemble axis. Members take the
     same number of steps in a call and may be at different ones: each state knows its own.
 
     Raises:
-      UserError: the mesh's ensemble axis does not divide the members.
+      UserError: the mesh's ensemble axis does not divide the members (ENVIRONMENT).
     """
 
     def __init__(self, trainer: Trainer, members: int):
         ways = trainer.mesh.shape["ensemble"]
         if members < 1 or members % ways:
-            raise UserError("ensemble", members, f"must be a multiple of mesh.ensemble = {ways}")
+            raise UserError("ensemble", members, f"must be a multiple of mesh.ensemble = {ways}", Code.ENVIRONMENT)
         self.trainer, self.members = trainer, members
         self._shapes = jax.eval_shape(jax.vmap(trainer._init), jax.ShapeDtypeStruct((members,), np.uint32))
         axes = trainer.family.axes(trainer.config)
@@ -327,7 +340,7 @@ class Ensemble:
         function = functools.partial(jax.jit, jax.vmap(self.trainer._init), out_shardings=self._shardings)
         return self.trainer._call(f"init {self.members}", function, np.asarray(seeds, np.uint32))
 
-    def chunk(self, state: State, hyper: dict[str, Any], batches: dict[str, np.ndarray]) -> tuple[State, dict]:
+    def chunk(self, state: State, hyper: Hyper, batches: Arrays) -> tuple[State, dict]:
         """Every member's next ``hyper["steps"]`` steps, as ``Trainer.step_chunk`` takes them. ``state`` is donated.
 
         Args:
@@ -341,11 +354,11 @@ class Ensemble:
         trainer = self.trainer
         spec = jax.sharding.NamedSharding(trainer.mesh, jax.sharding.PartitionSpec("ensemble", *meshes.BATCH))
         on_mesh = {name: jax.device_put(value, spec) for name, value in batches.items() if name in trainer.reads}
-        steps = trainer._everywhere(np.asarray(hyper["steps"], np.int32))
+        steps = trainer._replicate(np.asarray(hyper["steps"], np.int32))
         rates = {name: jax.device_put(value, self._rates) for name, value in hyper.items() if name != "steps"}
         given = (0, {**dict.fromkeys(rates, 0), "steps": 0 if steps.ndim else None}, 0)
         member = jax.vmap(trainer.step_chunk, given, spmd_axis_name="ensemble")
-        shardings = (self._shardings, trainer._whole)
+        shardings = (self._shardings, trainer._replicated)
         function = functools.partial(jax.jit, member, donate_argnums=0, out_shardings=shardings)
         with jax.transfer_guard("disallow"):
             name = f"chunk {self.members} {steps.ndim}"

@@ -17,50 +17,87 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scaling import count, data, families, mesh, recipe
-from scaling.blocks import execution
-from scaling.errors import UserError
+from scaling import count, data, families, inputs, mesh, recipe, settings
+from scaling.blocks.execution import Execution
+from scaling.errors import Code, UserError
 from scaling.records import ROLES, identity
+from scaling.records.types import JSON, EvaluationOptions, Options, Role
+from scaling.settings import setting
 
 BLOCK_KINDS = ("grid", "pairs", "isoflop")
-# Fields of what a source supplies that a family must take as they are.
-EXACT = {"image": "images of side", "sound": "sounds of samples", "prompts": "prompts of each class"}
+STORES = re.compile(r"/|(gs|s3|az)://[^/]")  # where checkpoints may lie
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The fixed evaluation set: loss tokens of it, and examples of one of its batches."""
+
+    tokens: int = setting(131072, least=1)
+    batch: int = setting(64, least=1)
+
+    def __post_init__(self) -> None:
+        settings.check(self, "config.evaluation")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a study sets beside its sections.
+
+    Attributes:
+      name: of the study. family: of the models.
+      repeats: allow D above the unique tokens of the source.
+      chunk: steps between two looks at a run. checkpoint_seconds: between two checkpoints.
+      noise_scale: measure the gradient noise scale once a chunk; costs one gradient.
+      keep_last: checkpoints of a run on its way; those that branches leave from stay. keep_final: the last one too.
+      checkpoints: their directory or URL (gs://, s3://), of this workdir alone; empty: beside the records.
+      price_per_hour: of one device, in your currency.
+    """
+
+    name: str = ""
+    family: str = "gpt"
+    repeats: bool = False
+    chunk: int = setting(50, least=1)
+    checkpoint_seconds: float = setting(60.0, least=0)
+    noise_scale: bool = False
+    keep_last: int = setting(2, least=1)
+    keep_final: bool = False
+    checkpoints: str = ""
+    price_per_hour: float = setting(0.0, least=0)
+
+    def __post_init__(self) -> None:
+        settings.check(self, "config")
+        if self.checkpoints and not STORES.match(self.checkpoints):
+            remedy = "must be an absolute path or a URL: gs://, s3:// or az://"
+            raise UserError("config.checkpoints", self.checkpoints, remedy)
 
 
 def base(name: str, argument: str = "", known: Collection[str] = ()) -> Any:
     """The configuration that every experiment file starts from: a ConfigDict, whose fields no type checker knows.
+
+    Its fields are those of ``Settings`` and the sections ``model`` (of the family's Config, over its ladder),
+    ``recipe``, ``data`` (dataset name -> {"source": ..., fields of the source}), ``evaluation``, ``mesh``,
+    ``execution`` and ``cells`` (name -> ``block``).
 
     Args:
       argument: what ``get_config`` was given. The study is then called NAME-ARGUMENT.
       known: the arguments that the experiment knows, besides none.
 
     Raises:
-      UserError: it does not know this one.
+      UserError: UNKNOWN: it does not know this one.
     """
-    if argument and argument not in known:
-        raise UserError("config argument", argument, f"this experiment knows {', '.join(known) or 'none'}")
-    return ConfigDict(
-        {
-            "name": f"{name}-{argument}" if argument else name,
-            "family": "gpt",
-            "model": _dict(),  # fields of the family's Config, over its ladder
-            "recipe": _dict(name="width"),
-            "data": _dict(),  # dataset name -> {"source": ..., fields of the source}
-            "repeats": False,  # allow D above the unique tokens of the source
-            "evaluation": _dict(tokens=131072, batch=64),
-            "mesh": _dict(ensemble=1, data=1, fsdp=1, tensor=1),
-            "execution": _dict(**dataclasses.asdict(execution.Execution())),
-            "chunk": 50,
-            "checkpoint_seconds": 60.0,
-            "noise_scale": False,  # measure the gradient noise scale once a chunk; costs one gradient
-            "keep_last": 2,  # checkpoints of a run on its way; those that branches leave from stay
-            "keep_final": False,
-            "checkpoints": "",  # their directory or URL (gs://, s3://), of this workdir alone; "": beside the records
-            "price_per_hour": 0.0,  # of one device, in your currency
-            "cells": _dict(),
-        },
-        sort_keys=False,
-    )
+    if argument:
+        settings.require_known("config argument", argument, known)
+    sections = {
+        "model": {},
+        "recipe": {"name": "width"},
+        "data": {},
+        "evaluation": dataclasses.asdict(Evaluation()),
+        "mesh": dataclasses.asdict(mesh.Shape()),
+        "execution": dataclasses.asdict(Execution()),
+        "cells": {},
+    }
+    plain = dataclasses.asdict(Settings(name=f"{name}-{argument}" if argument else name))
+    return _dict(**plain, **{section: _dict(**fields) for section, fields in sections.items()})
 
 
 def _dict(**fields: Any) -> ConfigDict:
@@ -75,12 +112,18 @@ def block(kind: str, dataset: str, sizes: Iterable[int], **fields: Any) -> Any:
       kind: ``grid``: every size at every D in ``tokens``; ``pairs``: size i at tokens[i]; ``isoflop``: every size at
         every budget, D = C / exact training FLOPs per token.
       fields: tokens or budgets; seeds (default (0,)), role (fit), model and recipe (overrides for this block).
+
+    Raises:
+      UserError: UNKNOWN: a field that blocks do not have.
     """
     unset: dict[str, Any] = {"tokens": (), "budgets": (), "seeds": (0,), "role": "fit", "model": {}, "recipe": {}}
-    unknown = set(fields) - set(unset)
-    if unknown:
-        raise UserError("cells", sorted(unknown)[0], f"unknown field; choose from {', '.join(unset)}")
+    _require_fields("cells", fields, unset)
     return _dict(kind=kind, dataset=dataset, sizes=tuple(sizes), **{**unset, **fields})
+
+
+def _require_fields(section: str, given: Iterable[str], known: Collection[str]) -> None:
+    for name in given:
+        settings.require_known(f"{section}.{name}", name, known)
 
 
 @dataclass(frozen=True)
@@ -96,7 +139,7 @@ class Cell:
     config: Any
     recipe: recipe.Recipe
     seed: int
-    role: str
+    role: Role
     steps: int
     tokens: int
 
@@ -113,15 +156,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A resolved study: its cells, its sources, and the options that change no number (mesh apart)."""
+    """A resolved study.
+
+    Attributes:
+      datasets: configuration of each source that its cells read. sources: these.
+      options: change no number (the evaluation apart).
+      tuned: identity of a recipe file that cells name -> what was fitted there.
+    """
 
     name: str
     cells: tuple[Cell, ...]
-    datasets: dict[str, dict[str, Any]]
+    datasets: dict[str, dict[str, JSON]]
     sources: dict[str, data.Source]
-    options: dict[str, Any]
+    options: Options
     price_per_hour: float
-    tuned: dict[str, dict[str, Any]]  # identity of a recipe file that cells name -> what was fitted there
+    tuned: dict[str, dict[str, JSON]]
 
 
 def resolve(config: ConfigDict) -> Study:
@@ -133,64 +182,58 @@ def resolve(config: ConfigDict) -> Study:
     """
     plain = config.to_dict()
     reference = base("").to_dict()
-    for field, value in plain.items():
-        if field not in reference:
-            raise UserError(f"config.{field}", value, f"unknown field; choose from {', '.join(reference)}")
-    for field in ("evaluation", "mesh"):
-        unknown = set(plain[field]) - set(reference[field])
-        if unknown:
-            name = sorted(unknown)[0]
-            raise UserError(f"config.{field}.{name}", plain[field][name], f"choose from {', '.join(reference[field])}")
-    mesh.check(plain["mesh"])
-    execution.of(plain["execution"])
-    whole = (*((name, plain[name]) for name in ("chunk", "keep_last")),
-             *((f"evaluation.{name}", value) for name, value in plain["evaluation"].items()))  # fmt: skip
-    for field, value in whole:
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"config.{field}", value, "must be a whole number of at least 1")
-    mesh.check_batch(plain["mesh"], plain["evaluation"]["batch"], "evaluation.batch")
-    place = str(plain["checkpoints"])
-    if place and not re.match(r"/|(gs|s3|az)://[^/]", place):
-        raise UserError("config.checkpoints", place, "must be an absolute path or a URL: gs://, s3:// or az://")
+    _require_fields("config", plain, reference)
+    sections = {name for name, value in reference.items() if isinstance(value, dict)}
+    plain |= {name: settings.mapping(f"config.{name}", plain[name]) for name in sections}
+    chosen = settings.read(Settings, "config", {k: v for k, v in plain.items() if k not in sections})
+    options = _options(chosen, plain)
     if not plain["cells"]:
-        raise UserError("config.cells", "{}", "a study needs at least one block of cells")
-    datasets = {name: data.resolve(fields) for name, fields in plain["data"].items()}
+        raise UserError("config.cells", "{}", "a study needs at least one block of cells", Code.MISSING)
+    datasets = {name: data.resolve(settings.mapping(f"data.{name}", given)) for name, given in plain["data"].items()}
     sources = {name: data.load(fields) for name, fields in datasets.items()}
     cells: dict[str, Cell] = {}
     for name, fields in plain["cells"].items():
-        for cell in _cells(name, fields, plain, sources):
+        for cell in _Block(name, settings.mapping(f"cells.{name}", fields), chosen, plain, sources).cells():
             key = identity(_describe(cell))
             if key not in cells:
                 cells[key] = cell
             elif (cells[key].role == "holdout") != (cell.role == "holdout"):
-                raise UserError(f"cells.{name}.role", cell.role, "the same cell is a holdout in another block")
+                remedy = "the same cell is a holdout in another block"
+                raise UserError(f"cells.{name}.role", cell.role, remedy, Code.CONFLICT)
     _check_holdouts(cells.values())
     for cell in cells.values():
-        ways = plain["execution"]["microbatches"]
-        mesh.check_batch(plain["mesh"], cell.recipe.batch, microbatches=ways)
-        if ways > 1:
-            families.check_parts(cell.module, cell.config, "execution.microbatches", ways)
-        if plain["noise_scale"]:
-            families.check_parts(cell.module, cell.config, "config.noise_scale", True)
-            mesh.parts(plain["mesh"], cell.recipe.batch, ways)
-    kept = ("chunk", "mesh", "execution", "evaluation", "checkpoint_seconds", "keep_last")
-    kept += ("keep_final", "checkpoints")
-    options = {key: plain[key] for key in kept}
-    if plain["noise_scale"]:
-        options["noise_scale"] = True
+        _check_split(cell, options)
     used = [name for name in datasets if any(cell.dataset == name for cell in cells.values())]
     return Study(
-        name=str(plain["name"]),
+        name=chosen.name,
         cells=tuple(cells.values()),
         datasets={name: datasets[name] for name in used},
         sources={name: sources[name] for name in used},
         options=options,
-        price_per_hour=float(plain["price_per_hour"]),
+        price_per_hour=chosen.price_per_hour,
         tuned=_tuned(plain),
     )
 
 
-def _tuned(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _options(chosen: Settings, plain: dict[str, Any]) -> Options:
+    evaluation = settings.read(Evaluation, "config.evaluation", plain["evaluation"])
+    shape = dataclasses.asdict(mesh.check(plain["mesh"]))
+    execution = Execution.from_dict(plain["execution"])
+    mesh.check_batch(shape, evaluation.batch, "evaluation.batch")
+    return Options(
+        chunk=chosen.chunk,
+        mesh=shape,
+        execution=dataclasses.asdict(execution),
+        evaluation=EvaluationOptions(tokens=evaluation.tokens, batch=evaluation.batch),
+        checkpoint_seconds=chosen.checkpoint_seconds,
+        keep_last=chosen.keep_last,
+        keep_final=chosen.keep_final,
+        checkpoints=chosen.checkpoints,
+        noise_scale=chosen.noise_scale,
+    )
+
+
+def _tuned(plain: dict[str, Any]) -> dict[str, dict[str, JSON]]:
     sections = [plain["recipe"], *(block.get("recipe", {}) for block in plain["cells"].values())]
     files = {str(section["name"]) for section in sections if str(section.get("name", "")).endswith(".json")}
     return {held["tuned"]: held["fit"] for held in map(recipe.load, sorted(files))}
@@ -222,98 +265,119 @@ def _check_holdouts(cells: Iterable[Cell]) -> None:
     fitted = {stem_key(cell) for cell in cells if cell.role != "holdout"} - {None}
     for cell in cells:
         if cell.role == "holdout" and stem_key(cell) in fitted:
-            raise UserError(
-                "seeds",
-                cell.seed,
-                f"holdout of size {cell.size} shares its stem with fitted cells; give it another seed",
-            )
+            remedy = f"holdout of size {cell.size} shares its stem with fitted cells; give it another seed"
+            raise UserError("seeds", cell.seed, remedy, Code.CONFLICT)
 
 
-def _cells(name: str, fields: dict[str, Any], plain: dict[str, Any], sources: dict[str, data.Source]) -> list[Cell]:
-    reference = block("grid", "", ())
-    for field, value in fields.items():
-        if field not in reference:
-            raise UserError(f"cells.{name}.{field}", value, f"unknown field; choose from {', '.join(reference)}")
-    fields = {**reference.to_dict(), **fields}
-    if fields["kind"] not in BLOCK_KINDS:
-        raise UserError(f"cells.{name}.kind", fields["kind"], f"choose one of {', '.join(BLOCK_KINDS)}")
-    if fields["dataset"] not in sources:
-        raise UserError(f"cells.{name}.dataset", fields["dataset"], f"choose one of {', '.join(sources) or 'none'}")
-    if fields["role"] not in ROLES or fields["role"] == "stem":
-        raise UserError(f"cells.{name}.role", fields["role"], "choose one of fit, seed, holdout")
-    source = sources[fields["dataset"]]
-    module = families.load(plain["family"])
-    unresolved = recipe.named(**{**plain["recipe"], **fields["recipe"]})
-    made = []
-    for size, amount in _pairs(name, fields):
-        held = {field.name for field in dataclasses.fields(module.Config)}
-        supplies = data.supplies(source)
-        given = {name: value for name, value in supplies.items() if name in held and name != "context"}
-        config = families.configure(module, size, **{**given, **plain["model"], **fields["model"]})
-        spec = module.batch_spec(config)
-        _check_supply(spec, supplies, fields["dataset"], plain["family"])
-        context = spec["context"]
-        tokens, components = amount, module.components(config)
-        if fields["kind"] == "isoflop":
-            tokens = amount * context / sum(count.training_flops(components, unresolved.batch).values())
+def _check_split(cell: Cell, options: Options) -> None:
+    """UserError where the mesh, or what splits a batch into parts, does not divide the cell's batch."""
+    ways = options.execution["microbatches"]
+    mesh.check_batch(options.mesh, cell.recipe.batch, microbatches=ways)
+    if ways > 1:
+        families.require_separable_loss(cell.module, cell.config, "execution.microbatches", ways)
+    if options.noise_scale:
+        families.require_separable_loss(cell.module, cell.config, "config.noise_scale", True)
+        mesh.parts(options.mesh, cell.recipe.batch, ways)
+
+
+class _Block:
+    """A named block of cells, checked.
+
+    Args:
+      name: of the block. fields: what it sets.
+      chosen, plain: the study's settings and all of its configuration.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fields: dict[str, Any],
+        chosen: Settings,
+        plain: dict[str, Any],
+        sources: dict[str, data.Source],
+    ):
+        reference = block("grid", "", ()).to_dict()
+        _require_fields(f"cells.{name}", fields, reference)
+        self.name, self.chosen, self.model = name, chosen, plain["model"]
+        self.fields = {**reference, **fields}
+        settings.require_choice(f"cells.{name}.kind", self.fields["kind"], BLOCK_KINDS)
+        settings.require_known(f"cells.{name}.dataset", self.fields["dataset"], sources)
+        settings.require_choice(f"cells.{name}.role", self.fields["role"], [role for role in ROLES if role != "stem"])
+        self.dataset = self.fields["dataset"]
+        self.source = sources[self.dataset]
+        self.module = families.load(chosen.family)
+        self.recipe = recipe.read(plain["recipe"], self.fields["recipe"])
+
+    def cells(self) -> list[Cell]:
+        """Every size at its D, for every seed."""
+        pairs = self._pairs()
+        for seed in self.fields["seeds"]:
+            if not isinstance(seed, int) or not 0 <= seed < 2**32:
+                raise UserError(f"cells.{self.name}.seeds", seed, "must be whole numbers from 0 to 2**32 - 1")
+        made = [self._cell(size, amount) for size, amount in pairs]
+        return [dataclasses.replace(cell, seed=seed) for cell in made for seed in self.fields["seeds"]]
+
+    def _cell(self, size: int, amount: float) -> Cell:
+        """The cell of a size at ``amount`` tokens, or FLOPs of an isoflop block, with seed 0."""
+        config = self._configure(size)
+        components = self.module.components(config)
+        context, tokens = self.module.batch_spec(config)["context"], amount
+        if self.fields["kind"] == "isoflop":
+            tokens = amount * context / sum(count.training_flops(components, self.recipe.batch).values())
         parameters = count.parameters(components)["nonembedding"]
-        rules = recipe.resolve(unresolved, parameters, tokens, context)
+        rules = recipe.resolve(self.recipe, parameters, tokens, context)
         steps = max(1, round(tokens / (rules.batch * context)))
         exact = steps * rules.batch * context
         # At the D that it will have, so that a study written from its own cells gives the same cells.
-        if (again := recipe.resolve(unresolved, parameters, exact, context)).batch == rules.batch:
+        if (again := recipe.resolve(self.recipe, parameters, exact, context)).batch == rules.batch:
             rules = again
-        unique = data.unique(source, spec)
+        self._check_length(config, exact)
+        return Cell(self.dataset, self.chosen.family, size, config, rules, 0, self.fields["role"], steps, exact)
+
+    def _configure(self, size: int) -> Any:
+        """The family's configuration at a size: what the source says of itself, the study's fields, the block's."""
+        known = {field.name for field in dataclasses.fields(self.module.Config)} - set(inputs.LENGTHS)
+        supplies = data.supplies(self.source)
+        given = {name: value for name, value in supplies.items() if name in known}
+        own = settings.mapping(f"cells.{self.name}.model", self.fields["model"])
+        config = families.configure(self.module, size, **{**given, **self.model, **own})
+        spec = self.module.batch_spec(config)
+        inputs.require_supply(self.module, spec, supplies, self.dataset, self.chosen.family)
+        return config
+
+    def _check_length(self, config: Any, tokens: int) -> None:
+        """UserError where the source is too short for the context or, without repeats, for D."""
+        spec, dataset, text = self.module.batch_spec(config), self.dataset, families.text
+        context, supplies, unique = spec["context"], data.supplies(self.source), data.unique(self.source, spec)
         if unique < context:
-            remedy = f"dataset {fields['dataset']} is too short for one example of that many positions"
-            raise UserError("model.context", context, remedy)
-        if families.text(spec) > supplies.get("context", families.text(spec)):
-            remedy = f"the documents that evaluate dataset {fields['dataset']} end after {supplies['context']:,} tokens"
-            raise UserError("model.context", context, f"{remedy}; choose a smaller context")
-        if exact > unique and not plain["repeats"]:
-            remedy = (
-                f"dataset {fields['dataset']} gives {unique:,} tokens without repeats; lower D or set config.repeats"
-            )
-            raise UserError(f"cells.{name}.tokens", f"{exact:,}", remedy)
-        for seed in fields["seeds"]:
-            if not isinstance(seed, int) or not 0 <= seed < 2**32:
-                raise UserError(f"cells.{name}.seeds", seed, "must be whole numbers from 0 to 2**32 - 1")
-            made.append(
-                Cell(fields["dataset"], plain["family"], size, config, rules, seed, fields["role"], steps, exact)
-            )
-    return made
+            remedy = f"dataset {dataset} is too short for one example of that many positions"
+            raise UserError("model.context", context, remedy, Code.CONFLICT)
+        if text(spec) > supplies.get("context", text(spec)):
+            remedy = f"the documents that evaluate dataset {dataset} end after {supplies['context']:,} tokens"
+            raise UserError("model.context", context, f"{remedy}; choose a smaller context", Code.CONFLICT)
+        if tokens > unique and not self.chosen.repeats:
+            remedy = f"dataset {dataset} gives {unique:,} tokens without repeats; lower D or set config.repeats"
+            raise UserError(f"cells.{self.name}.tokens", f"{tokens:,}", remedy, Code.CONFLICT)
 
-
-def _check_supply(spec: dict[str, int], supplies: dict[str, int], dataset: str, family: str) -> None:
-    """UserError unless the data has what the family reads: tokens and labels that fit, images of the right side."""
-    for field, wanted in spec.items():
-        if field in ("context", "text"):
-            continue
-        if field not in supplies:
-            raise UserError(
-                "family", family, f"reads {field}, which dataset {dataset} lacks: it has {', '.join(supplies)}"
-            )
-        if field in EXACT and supplies[field] != wanted:
-            raise UserError(f"model.{field}", wanted, f"dataset {dataset} has {EXACT[field]} {supplies[field]}")
-        if wanted < supplies[field]:
-            what = "tokens" if field == "vocab" else "labels"
-            raise UserError(f"model.{field}", wanted, f"dataset {dataset} has {what} up to {supplies[field]}")
-
-
-def _pairs(name: str, fields: dict[str, Any]) -> list[tuple[int, float]]:
-    axis = "budgets" if fields["kind"] == "isoflop" else "tokens"
-    amounts, sizes = _numbers(f"cells.{name}.{axis}", fields[axis]), fields["sizes"]
-    for size in sizes:
-        if not isinstance(size, int):
-            raise UserError(f"cells.{name}.sizes", size, "must be whole numbers")
-    if not sizes or not amounts or not fields["seeds"]:
-        empty = "sizes" if not sizes else axis if not amounts else "seeds"
-        raise UserError(f"cells.{name}.{empty}", "()", "must not be empty")
-    if fields["kind"] != "pairs":
-        return [(size, amount) for size in sizes for amount in amounts]
-    if len(sizes) != len(amounts):
-        raise UserError(f"cells.{name}.tokens", fields["tokens"], f"needs one D for each of the {len(sizes)} sizes")
-    return list(zip(sizes, amounts))
+    def _pairs(self) -> list[tuple[int, float]]:
+        """Sizes with their tokens, or FLOPs of an isoflop block."""
+        axis = "budgets" if self.fields["kind"] == "isoflop" else "tokens"
+        amounts, sizes = _numbers(f"cells.{self.name}.{axis}", self.fields[axis]), self.fields["sizes"]
+        for field in ("sizes", "seeds"):
+            if isinstance(self.fields[field], str | Mapping) or not isinstance(self.fields[field], Iterable):
+                raise UserError(f"cells.{self.name}.{field}", self.fields[field], "must be a tuple of whole numbers")
+        for size in sizes:
+            if not isinstance(size, int):
+                raise UserError(f"cells.{self.name}.sizes", size, "must be whole numbers")
+        if not sizes or not amounts or not self.fields["seeds"]:
+            empty = "sizes" if not sizes else axis if not amounts else "seeds"
+            raise UserError(f"cells.{self.name}.{empty}", "()", "must not be empty")
+        if self.fields["kind"] != "pairs":
+            return [(size, amount) for size in sizes for amount in amounts]
+        if len(sizes) != len(amounts):
+            remedy = f"needs one D for each of the {len(sizes)} sizes"
+            raise UserError(f"cells.{self.name}.tokens", self.fields["tokens"], remedy)
+        return list(zip(sizes, amounts))
 
 
 def _numbers(field: str, values: Any) -> list[float]:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import handmade
 import pytest
 
-from scaling.launch.local import Local
+from scaling.engines.local import Local
 from scaling.records import Record, write_json
+from scaling.records.types import ProgramSpec, Role
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,29 +25,30 @@ CHAIN = """
 import hashlib, os, signal, time
 from scaling.errors import UserError
 from scaling.records import Record, read_json, write_json
+from scaling.records.types import Evaluation, Result, Seconds, StepRow
 
 class Interrupted(Exception):
     pass
 
 def execute(program, workdir, *, progress, should_stop):
     done = 0
-    for spec in program["runs"]:
-        record = Record(workdir / "runs" / spec["run"])
+    for spec in program.runs:
+        record = Record(workdir / "runs" / spec.run)
         if record.result is not None:
-            done += spec["flops"]
+            done += spec.flops
             continue
-        config, state = spec["manifest"]["config"], {"step": 0, "chain": spec["run"]}
+        config, state = spec.manifest.config, {"step": 0, "chain": spec.run}
         if config.get("reject"):
             raise UserError("data", "nan", "holds NaN; mend the data")
-        record.begin(spec["manifest"])
+        record.begin(spec.manifest)
         saved = record.path / "checkpoint.json"
         if saved.exists():
             state = read_json(saved)
-        while state["step"] < spec["steps"]:
+        while state["step"] < spec.steps:
             time.sleep(config["pause"])
             step = state["step"] + 1
             with open(workdir / "trace", "a") as file:
-                file.write(f"{spec['run']} {step}\\n")
+                file.write(f"{spec.run} {step}\\n")
             if step == config.get("raise_at"):
                 raise ValueError("cannot go on\\nfor a reason")
             if step == config.get("die_at"):
@@ -56,34 +59,32 @@ def execute(program, workdir, *, progress, should_stop):
             if config.get("full_disk"):
                 raise OSError(28, "No space left on device")
             state = {"step": step, "chain": hashlib.sha256(state["chain"].encode()).hexdigest()}
-            record.append([{"step": step, "loss": 5.0 / step, "seconds": config["pause"]}])
-            progress(spec["run"], done + spec["flops"] * step // spec["steps"])
+            record.append(StepRow(step=step, loss=5.0 / step, norm=1.0, learning_rate=0.1, tokens=step,
+                                  seconds=config["pause"]))
+            progress(spec.run, done + spec.flops * step // spec.steps)
             if should_stop():
                 write_json(saved, state)
                 raise Interrupted
             if step % 5 == 0:
                 write_json(saved, state)
-        record.finish({"status": "done", "reason": None, "steps": spec["steps"], "tokens": 0, "decayed": True,
-                       "train_loss": 1.0, "chain": state["chain"], "seconds": {"train": 1.0, "evaluate": 0.0},
-                       "evaluation": {"loss": {"value": 2.5, "se": 0.01}}})
-        done += spec["flops"]
+        record.finish(Result(status="done", steps=spec.steps, tokens=0, decayed=True, train_loss=1.0, finished="now",
+                             execution={"chain": state["chain"]}, seconds=Seconds(train=1.0),
+                             evaluation={"loss": Evaluation(value=2.5, se=0.01)}))
+        done += spec.flops
 """
 
 
-def program(name: str, runs: int = 1, steps: int = 10, seconds: float = 1.0, role: str = "fit", **config: Any) -> Any:
+def program(
+    name: str, runs: int = 1, steps: int = 10, seconds: float = 1.0, role: Role = "fit", **config: Any
+) -> ProgramSpec:
     """A program of ``runs`` runs, each of ``steps`` steps that take ``pause`` seconds."""
-    config = {"pause": 0.02, **config}
-    specs = []
-    for index in range(runs):
-        run = name if index == 0 else f"{name}-{index}"
-        manifest = {
-            "schema": 1, "run": run, "study": "chains", "origin": "trained", "kind": "whole", "role": role,
-            "dataset": "chain", "identity": "0" * 12, "size": 0, "seed": 0, "config": config, "headline": "loss",
-            "parameters": {"total": 10, "nonembedding": 10}, "tokens": {"D": steps, "per_step": 1},
-        }  # fmt: skip
-        specs.append({"run": run, "kind": "whole", "role": role, "steps": steps, "branch_step": None, "flops": 100,
-                      "manifest": manifest})  # fmt: skip
-    return {"program": name, "shape": "chain", "seconds": seconds, "flops": 100 * runs, "runs": specs}
+    names = [name, *(f"{name}-{index}" for index in range(1, runs))]
+    manifests = [
+        handmade.manifest(run, role=role, dataset="chain", steps=steps, config={"pause": 0.02, **config})
+        for run in names
+    ]
+    made = handmade.program(*manifests, seconds=seconds, flops=100 * runs)
+    return handmade.edited(made, runs=tuple(handmade.edited(spec, flops=100) for spec in made.runs))
 
 
 def chain(run: str, steps: int) -> str:
@@ -102,14 +103,14 @@ class Study:
         self.modules.mkdir()
         (self.modules / "chains.py").write_text(CHAIN)
         self.environment = {**os.environ, "PYTHONPATH": str(self.modules), "SCALING_CACHE": str(root / "cache")}
-        self.programs: list[dict[str, Any]] = []
+        self.programs: list[ProgramSpec] = []
 
-    def plan(self, *programs: dict[str, Any]) -> None:
+    def plan(self, *programs: ProgramSpec) -> None:
         self.programs = list(programs)
-        write_json(self.workdir / "study.json", {"schema": 1, "name": "chains", "programs": self.programs})
+        write_json(self.workdir / "study.json", handmade.study(*programs, name="chains"))
 
     def worker(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "scaling.launch.worker", f"--workdir={self.workdir}", "--core=all"]
+        command = [sys.executable, "-m", "scaling.worker", f"--workdir={self.workdir}", "--core=all"]
         return subprocess.Popen(
             [*command, "--execute=chains:execute", *arguments],
             cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True, start_new_session=True,
@@ -126,10 +127,10 @@ class Study:
         return (self.workdir / "logs" / f"worker-{core}.log").read_text()
 
     def assert_finished(self) -> None:
-        for spec in (spec for each in self.programs for spec in each["runs"]):
-            result = self.record(spec["run"]).result
-            assert result is not None and result["status"] == "done", (spec["run"], result)
-            assert result["chain"] == chain(spec["run"], spec["steps"])
+        for spec in (spec for each in self.programs for spec in each.runs):
+            result = self.record(spec.run).result
+            assert result is not None and result.status == "done", (spec.run, result)
+            assert result.execution == {"chain": chain(spec.run, spec.steps)}
 
 
 @pytest.fixture(name="study")

@@ -8,11 +8,23 @@ import pandas as pd
 from analysis.laws import curves
 from analysis.table.runs import Runs, from_frame
 
-RANGES: dict[str, Any] = {
-    "N": (1e6, 1e9), "D": (1e8, 1e11), "U": (3e7, 3e10), "x": (1e4, 1e8), "experts": (1, 512), "granularity": (1, 32),
-    "bits": (1.5, 16), "batch": (16, 4096), "steps": (1e3, 1e5), "learning_rate": (1e-4, 1e-2), "width": (64, 4096),
-    "depth": (2, 64), "unimodal": (2, 4), "teacher_loss": (1.9, 2.6), "student_loss": (2, 3),
-}  # fmt: skip
+RANGES: dict[str, tuple[float, float]] = {
+    "N": (1e6, 1e9),
+    "D": (1e8, 1e11),
+    "U": (3e7, 3e10),
+    "x": (1e4, 1e8),
+    "experts": (1, 512),
+    "granularity": (1, 32),
+    "bits": (1.5, 16),
+    "batch": (16, 4096),
+    "steps": (1e3, 1e5),
+    "learning_rate": (1e-4, 1e-2),
+    "width": (64, 4096),
+    "depth": (2, 64),
+    "unimodal": (2, 4),
+    "teacher_loss": (1.9, 2.6),
+    "student_loss": (2, 3),
+}
 
 
 def columns_of(law: Any, n: int = 60, seed: int = 1) -> dict[str, np.ndarray]:
@@ -23,9 +35,7 @@ def columns_of(law: Any, n: int = 60, seed: int = 1) -> dict[str, np.ndarray]:
     if "r1" in law.columns:
         shares = rng.dirichlet(np.ones(len(law.columns)), n)
         return dict(zip(law.columns, shares.T))
-    ranges = {**RANGES, "x": (2.0, 6.0)} if "loss" in law.response + law.name and "x" in law.columns else RANGES
-    if law.name in ("power", "power_floor", "saturating", "growth", "bnsl1", "bnsl2"):
-        ranges = RANGES
+    ranges = {**RANGES, "x": (2.0, 6.0)} if law.quantity in ("error", "other_loss") else RANGES  # x is a loss
     out = {c: np.exp(rng.uniform(np.log(ranges[c][0]), np.log(ranges[c][1]), n)) for c in law.columns}
     if "experts" in out:
         out["experts"] = np.round(out["experts"])
@@ -43,8 +53,10 @@ def schedules(law: Any, n: int) -> dict[str, np.ndarray]:
         if kind == "step":
             rate *= np.where(t > 0.7 * steps, 0.3, 1.0)
         at = np.linspace(200, steps - 1, n // 3).astype(int)
-        make = curves.annealing_columns if law.name == "annealing" else curves.multipower_columns
-        parts.append(make(rate, at, first=warm, **({} if law.name == "annealing" else {"bins": 12})))
+        if "S2" in law.columns:
+            parts.append(curves.annealing_columns(rate, at, first=warm))
+        else:
+            parts.append(curves.multipower_columns(rate, at, first=warm, bins=12))
     wide = max(v.shape[1] if v.ndim > 1 else 0 for part in parts for v in part.values())
 
     def padded(name: str, v: np.ndarray) -> np.ndarray:

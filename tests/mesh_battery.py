@@ -134,8 +134,8 @@ def main(folder: str, *, write: bool) -> None:
     assert found is not None
     out["moved"] = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(state)))
     out["devices"] = len(jax.tree.leaves(found[1])[0].sharding.device_set)
-    members = mesh.state_shardings(mesh.make({"ensemble": 2, "fsdp": 2}), {"w": np.zeros((4, 6, 8))},
-                                   {"w": ("embed", "mlp")}, ensemble=True)  # fmt: skip
+    stacked, axes = {"w": np.zeros((4, 6, 8))}, {"w": ("embed", "mlp")}
+    members = mesh.state_shardings(mesh.make({"ensemble": 2, "fsdp": 2}), stacked, axes, ensemble=True)
     out["members"] = list(members["w"].spec)
     out["contrasted"] = by_axis()
     if write:

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 from chain_study import ROOT, Study, chain_study, ending, program, wait_for  # noqa: F401
 
+from analysis import laws
 from analysis.decide.spending import measured
 from scaling import cli, verbs
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
-from scaling.verbs import study as study_verbs
-from scaling.verbs.show import pairs
+from scaling.verbs._study import default_workdir
+from scaling.verbs.show import pairs, table
 
 EXPERIMENT = """
 from conftest import tiny_config
@@ -32,6 +33,7 @@ def get_config(argument=""):
     config.name = "cli"
     return config
 """
+VERBS = {name: verbs.load(name) for name in verbs.names()}
 LOSSES = [f"{n},{d},{1.7 + 400 / n**0.34 + 2000 / d**0.36}" for n in (1e6, 3e6, 1e7, 3e7) for d in (1e8, 3e8, 1e9)]
 
 
@@ -63,16 +65,15 @@ def test_help_is_complete_and_imports_nothing_heavy():
     code = (
         "import sys\nfrom scaling import cli\n"
         "assert cli.main([]) == cli.main(['--help']) == 0\n"
-        "assert all(cli.main([verb, '--help']) == 0 for verb in cli.VERBS)\n"
+        "assert all(cli.main([verb, '--help']) == 0 for verb in cli.verbs.names())\n"
         "heavy = {'jax', 'numpy', 'absl', 'ml_collections', 'rich', 'pandas', 'analysis'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     ran = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    for name, verb in cli.VERBS.items():
+    for name, verb in VERBS.items():
         assert f"  {name} " in ran.stdout and verb.summary in ran.stdout
         assert all(f"--{flag.name}" in ran.stdout for flag in verb.flags)
-        assert callable(getattr(verbs, name))
 
 
 @pytest.mark.parametrize(
@@ -165,10 +166,10 @@ def test_mistakes_are_one_line_and_exit_2(place, arguments, words):
 
 
 def test_the_argument_names_its_own_workdir():
-    assert verbs.default_workdir("demo", None) == Path("runs/demo")
-    assert verbs.default_workdir("demo-smoke", "smoke") == Path("runs/demo-smoke")
-    assert verbs.default_workdir("demo", "smoke") == Path("runs/demo-smoke")
-    assert verbs.default_workdir("demo", "sizes=1, 2") == Path("runs/demo-sizes-1-2")
+    assert default_workdir("demo", None) == Path("runs/demo")
+    assert default_workdir("demo-smoke", "smoke") == Path("runs/demo-smoke")
+    assert default_workdir("demo", "smoke") == Path("runs/demo-smoke")
+    assert default_workdir("demo", "sizes=1, 2") == Path("runs/demo-sizes-1-2")
 
 
 def test_a_config_is_found_by_name_by_file_and_with_a_space(place):
@@ -207,10 +208,11 @@ def test_fit_predict_and_plot_of_a_table(place):
     assert scaling("predict", "cards/fit.json", "--flops=1e26", "--force")[0] == 0
     code, out, _ = scaling("fit", "runs.csv", "--law=all", "--out=all")
     assert "approaches 1, 2, 3 on runs.csv (N column N of the table): " in out
-    assert read_json(place / "all" / "runs-approaches-nonembedding.json")["n"] is None  # nothing says what N counts
-    assert code == 0 and {path.name for path in (place / "all").glob("*.json")} == {
-        *(f"runs-{law}-nonembedding.json" for law in verbs.STANDARD), "runs-approaches-nonembedding.json",
-    }  # fmt: skip
+    compared = read_json(place / "all" / "runs-approaches-nonembedding.json")
+    assert compared["conventions"]["n"] is None  # nothing says what N counts
+    names = [*(law.name for law in laws.standard()), "approaches"]
+    assert code == 0
+    assert {path.name for path in (place / "all").glob("*.json")} == {f"runs-{n}-nonembedding.json" for n in names}
     (place / "named.csv").write_text((place / "runs.csv").read_text().replace("loss", "val_loss"))
     renamed = json.loads(scaling("fit", "named.csv", "--columns=loss=val_loss", "--json")[1])
     assert renamed["params"] == json.loads(out := scaling("fit", "runs.csv", "--json")[1])["params"], out
@@ -219,14 +221,16 @@ def test_fit_predict_and_plot_of_a_table(place):
 def test_predict_under_a_condition_and_next_of_a_table(place):
     assert scaling("fit", "runs.csv", "--out=fit.json")[0] == 0
     plain = json.loads(scaling("predict", "fit.json", "--flops=1e17", "--json")[1])
-    for flag, name in (
-        ("max_params=3e6", "max_params"), ("tokens_per_parameter=200", "tokens_per_parameter"),
-        ("unique_tokens=1e8", "unique_tokens"), ("inference_tokens=1e11", "inference_tokens"),
-    ):  # fmt: skip
+    for flag, words in (
+        ("max_params=3e6", "the cap binds"),
+        ("tokens_per_parameter=200", "follow from the budget and D/N"),
+        ("unique_tokens=1e8", "this law says nothing of repeats"),
+        ("inference_tokens=1e11", "of the lifetime compute"),
+    ):
         answer = json.loads(scaling("predict", "fit.json", "--flops=1e17", f"--{flag}", "--json")[1])
-        assert answer["mode"] == name and answer["N"]["value"] != plain["N"]["value"] and answer["notes"]
+        assert answer["condition"]["mode"] == flag.partition("=")[0] and answer["N"]["value"] != plain["N"]["value"]
         assert answer["recipe"] is None  # a table has no recipe
-        assert answer["notes"][0] in scaling("predict", "fit.json", "--flops=1e17", f"--{flag}")[1]
+        assert words in scaling("predict", "fit.json", "--flops=1e17", f"--{flag}")[1]
     for options, signs in (((), "++"), (("--max_params=3e6",), "+-")):  # a cap that binds: twice N would be better
         out = scaling("predict", "fit.json", "--flops=1e17", *options)[1]
         found = re.search(r"at this compute half of N changes the loss by (.)[\d.]+%, twice N by (.)[\d.]+%", out)
@@ -264,13 +268,13 @@ def test_compare_two_tables(place):
 def test_laws_lists_every_law():
     names = [law["name"] for law in json.loads(scaling("laws", "--json")[1])]
     out = scaling("laws")[1]
-    assert set(verbs.STANDARD) <= set(names) and all(name in out for name in names)
+    assert {law.name for law in laws.standard()} <= set(names) and all(name in out for name in names)
 
 
 def test_a_tables_numbers_are_aligned():
-    lines = verbs.table([{"a": "x", "b": 5}, {"a": "long", "b": 1234}], {"a": lambda r: r["a"], "b": lambda r: r["b"]})
+    lines = table([{"a": "x", "b": 5}, {"a": "long", "b": 1234}], {"a": lambda r: r["a"], "b": lambda r: r["b"]})
     assert lines == ["a        b", "x        5", "long  1234"]
-    assert verbs.table([], {"a": lambda r: r["a"]}) == ["a"]
+    assert table([], {"a": lambda r: r["a"]}) == ["a"]
 
 
 # --- run
@@ -406,21 +410,21 @@ def test_next_of_a_study_is_a_configuration_that_run_takes(place, monkeypatch):
     assert planned == set(after)
     code, out, _ = scaling("predict", "w/fits/known-chinchilla-nonembedding.json", "--params=6e3", "--tokens=4e3")
     assert code == 0 and "a rule, not fitted" in out
-    assert len(measured(place / "w", "known")["N"]) == len({m["size"] for m in trained} | {0, 1})
+    assert len(measured(place / "w", "known").N) == len({m["size"] for m in trained} | {0, 1})
 
 
 def test_an_unexpected_error_keeps_its_traceback(place, monkeypatch):
     write_json(place / "study" / "study.json", {"name": "x", "programs": []})
-    monkeypatch.setattr(study_verbs, "study_status", lambda path: 1 // 0)
+    monkeypatch.setattr("scaling.status.study_status", lambda path: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         scaling("status", "study")
-    monkeypatch.setattr(study_verbs, "study_status", lambda path: os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL))
+    monkeypatch.setattr("scaling.status.study_status", lambda path: os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL))
     with pytest.raises(FileExistsError):
         scaling("status", "study")
-    monkeypatch.setattr(study_verbs, "study_status", lambda path: os.mkdir("/proc/nothing"))
+    monkeypatch.setattr("scaling.status.study_status", lambda path: os.mkdir("/proc/nothing"))
     with pytest.raises(FileNotFoundError):
         scaling("status", "study")
-    monkeypatch.setattr(study_verbs, "study_status", lambda path: os.unlink("/proc/version"))
+    monkeypatch.setattr("scaling.status.study_status", lambda path: os.unlink("/proc/version"))
     code, _, err = scaling("status", "study")
     assert code == 2 and err.startswith("scaling: error: path = /proc/version: ") and err.count("\n") == 1
     with pytest.raises(UserError):
@@ -438,12 +442,12 @@ def test_the_commands_of_the_readme_are_commands():
     """Every `scaling VERB` line of README.md has flags that the verb takes, with values of their kind."""
     lines = [line.strip().partition(" #")[0] for line in (ROOT / "README.md").read_text().splitlines()]
     commands = [shlex.split(line) for line in lines if line.startswith("scaling ")]
-    assert {command[1] for command in commands} == set(cli.VERBS)
-    kinds = {"string": str, "integer": int, "float": float, "boolean": str}
+    assert {command[1] for command in commands} == set(VERBS)
     for _, verb, *given in (command[: command.index("&&")] if "&&" in command else command for command in commands):
-        flags = {flag.name: flag for flag in cli.VERBS[verb].flags}
+        flags = {flag.name: flag for flag in VERBS[verb].flags}
         for name, _, value in (item[2:].partition("=") for item in given if item.startswith("--")):
-            if not (cli.VERBS[verb].study and name.split(".")[0] == "config"):
-                kinds[flags[name].kind](value)
+            if not (VERBS[verb].study and name.split(".")[0] == "config"):
+                kind = flags[name].kind
+                (str if kind is bool else kind)(value)
                 if name in ("margin", "columns", "fixed"):
                     assert pairs(name, value, str), (verb, name)

@@ -1,5 +1,6 @@
 """Programs of one shape trained together: each ends as it would alone, whatever becomes of the others."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,18 +8,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import handmade
 import jax.numpy as jnp
 import pytest
 from chain_study import ending, wait_for
 from conftest import tiny_config
+from refusals import refuses
 
 from scaling import drive, plan, study, train
-from scaling.errors import UserError
-from scaling.launch import EXIT_USER
-from scaling.launch.lease import holder
-from scaling.launch.worker import load_programs
+from scaling.errors import Code, UserError
 from scaling.records import Record, records
+from scaling.records.types import ProgramSpec, StartRow
 from scaling.step import Ensemble
+from scaling.worker import EXIT_USER
+from scaling.worker.lease_file import holder
+from scaling.worker.programs import load_programs
 
 ROOT = Path(__file__).parents[1]
 CALM = (
@@ -33,9 +37,9 @@ def outcomes(workdir: Path) -> dict[str, tuple]:
         result = record.result
         assert result is not None
         rows = record.steps()
-        losses = [term["value"] for term in result["evaluation"].values()]
-        ends = (result["status"], result["steps"], result["tokens"], result["decayed"], [row["step"] for row in rows])
-        found[record.path.name] = (ends, [row["loss"] for row in rows] + losses)
+        losses = [term.value for term in result.evaluation.values()]
+        ends = (result.status, result.steps, result.tokens, result.decayed, [row.step for row in rows])
+        found[record.path.name] = (ends, [row.loss for row in rows] + losses)
     return found
 
 
@@ -59,7 +63,7 @@ def mixed():
     return made
 
 
-def prepare(config, workdir: Path) -> list[dict]:
+def prepare(config, workdir: Path) -> list[ProgramSpec]:
     plan.write(plan.make(study.resolve(config)), workdir)
     return load_programs(workdir)
 
@@ -72,13 +76,15 @@ def alone(tmp_path_factory):
     return workdir
 
 
-def together(programs: list[dict], workdir: Path, size: int, stops: dict[str, int]) -> dict[str, Exception | None]:
+def together(
+    programs: list[ProgramSpec], workdir: Path, size: int, stops: dict[str, int]
+) -> dict[str, Exception | None]:
     """How the programs ended that were driven together; ``stops``: chunks after which one is interrupted."""
     ends: dict[str, Exception | None] = {}
 
     def works():
         for program in programs:
-            ticks, name = [], program["program"]
+            ticks, name = [], program.program
 
             def should_stop(ticks=ticks, name=name) -> bool:
                 return len(ticks) >= stops.get(name, 1000)
@@ -97,8 +103,8 @@ def together(programs: list[dict], workdir: Path, size: int, stops: dict[str, in
 
 def test_members_end_as_alone_through_stops_free_places_and_a_divergence(alone, tmp_path):
     programs = prepare(mixed(), tmp_path)
-    assert len(programs) == 5 and len({train.alike(program) for program in programs}) == 1
-    stops = {program["program"]: 1 + index for index, program in enumerate(programs)}
+    assert len(programs) == 5 and len({train.batching_key(program) for program in programs}) == 1
+    stops = {program.program: 1 + index for index, program in enumerate(programs)}
     ends = together(programs, tmp_path, 3, stops)  # five programs in three places, each leaves at another step
     assert [type(end) for end in ends.values()] == [train.Interrupted] * 3 + [type(None)] * 2
     ends = together(programs, tmp_path, 3, {})  # three go on from where they were
@@ -107,16 +113,17 @@ def test_members_end_as_alone_through_stops_free_places_and_a_divergence(alone, 
     states = [record.status for record in records(tmp_path)]
     assert states.count("diverged") == 2 and states.count("done") == len(states) - 2
     rows = [row for record in records(tmp_path) for row in record.steps()]
-    assert {row.get("members") for row in rows} >= {2, 3}
-    trainer = train.trainer_of(programs[0]["runs"][0]["manifest"], programs[0]["options"])
+    assert {row.members for row in rows} >= {2, 3}
+    trainer = train.trainer_of(programs[0].runs[0].manifest, programs[0].options)
     assert sorted(name for name, _ in trainer._compiled if name.startswith("chunk")) == ["chunk", "chunk 3 1"]
 
 
 def test_the_error_of_a_member_is_its_own(alone, tmp_path):
     first, second, *_ = prepare(mixed(), tmp_path)
-    other = {**first, "data": {**first["data"], "world": 5}}
+    other = handmade.edited(first, data={**first.data, "world": 5})
     ends = together([other, second], tmp_path, 3, {})
-    assert "is not what was planned" in str(ends[first["program"]]) and ends[second["program"]] is None
+    refused = ends[first.program]
+    assert isinstance(refused, UserError) and refused.code is Code.CHANGED and ends[second.program] is None
     assert (
         outcomes(tmp_path).items()
         <= {name: (ends, pytest.approx(losses, rel=1e-6)) for name, (ends, losses) in outcomes(alone).items()}.items()
@@ -128,7 +135,7 @@ def test_what_does_not_fit_into_memory_is_one_line_and_what_is_faster_is_measure
     assert 0.05 < train.speedup(program, 3, tmp_path) < 20
     # The error is the backend's own, for more than any machine has; it comes at once, or when the metrics are read.
     monkeypatch.setattr(Ensemble, "chunk", lambda self, state, *_: (state, {"loss": jnp.zeros(10**15)}))
-    with pytest.raises(UserError, match=r"ensemble = 3: so many runs do not fit"):
+    with refuses(Code.ENVIRONMENT, "ensemble", 3):
         together([program], tmp_path, 3, {})
     assert train.speedup(program, 3, tmp_path) == 0
 
@@ -168,29 +175,29 @@ def test_a_study_of_ensembles_is_the_study_of_single_runs_through_a_kill(command
     cache = tmp_path / "cache"
     with ending(command("four", "--ensemble=4", f"--cache={cache}")) as process:
         wait_for(lambda: (tmp_path / "four" / "study.json").exists(), 600)
-        stems = [Record(tmp_path / "four/runs" / p["program"]) for p in load_programs(tmp_path / "four")]
+        stems = [Record(tmp_path / "four/runs" / p.program) for p in load_programs(tmp_path / "four")]
         wait_for(lambda: all(len(stem.steps()) >= 5 for stem in stems), 600)
-        workers = {(holder(stem.path) or {"pid": 0})["pid"] for stem in stems}
-        assert len(workers) == 1 and 0 not in workers  # one holds all four
-        os.kill(workers.pop(), signal.SIGKILL)
+        leases = [holder(stem.path) for stem in stems]
+        (worker,) = {lease.pid for lease in leases if lease is not None}
+        assert None not in leases  # one worker holds all four
+        os.kill(worker, signal.SIGKILL)
         assert process.wait() == 0, process.stderr
-    assert len(stems) == 4 and all(len(stem.events("start")) == 2 for stem in stems)
+    assert len(stems) == 4 and all(len(stem.events(StartRow)) == 2 for stem in stems)
     assert_alike(tmp_path / "four", tmp_path / "one")
-    assert {row["members"] for stem in stems for row in stem.steps()} == {4}
+    assert {row.members for stem in stems for row in stem.steps()} == {4}
     # One compilation of a chunk, for both workers.
     assert len(list(cache.glob("jit_step_chunk-*-cache"))) == 1, sorted(path.name for path in cache.iterdir())
 
 
 def test_a_worker_that_cannot_train_several_says_so(tmp_path):
     prepare(mixed(), tmp_path)
-    worker = [sys.executable, "-m", "scaling.launch.worker", f"--workdir={tmp_path}", "--ensemble=2"]
+    worker = [sys.executable, "-m", "scaling.worker", f"--workdir={tmp_path}", "--ensemble=2"]
     group = ("--processes=2", "--process=0", "--coordinator=127.0.0.1:1")
-    for arguments, words in (
-        (group, "ensemble = 2: a group of processes trains one program at a time"),
-        (("--execute=json:loads",), "ensemble = 2: json:loads trains one program at a time"),
-    ):
-        done = subprocess.run([*worker, *arguments], capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == EXIT_USER and done.stdout == f"{words}\n"
+    for arguments, code in ((group, Code.CONFLICT), (("--execute=json:loads",), Code.UNSUPPORTED)):
+        done = subprocess.run([*worker, "--json", *arguments], capture_output=True, text=True, cwd=ROOT)
+        problem = json.loads(done.stdout)
+        assert done.returncode == EXIT_USER
+        assert (problem["field"], problem["value"], problem["code"]) == ("ensemble", "2", code)
     assert records(tmp_path) == []
 
 
@@ -200,8 +207,8 @@ def test_a_worker_without_siblings_compiles_the_next_shape_while_one_trains(tmp_
         for size in (2, 4, 8)
     }
     made = tiny_config(**cells)
-    names = [program["program"] for program in prepare(made, tmp_path)]
-    worker = [sys.executable, "-m", "scaling.launch.worker", f"--workdir={tmp_path}", f"--cache={tmp_path / 'cache'}"]
+    names = [program.program for program in prepare(made, tmp_path)]
+    worker = [sys.executable, "-m", "scaling.worker", f"--workdir={tmp_path}", f"--cache={tmp_path / 'cache'}"]
     subprocess.run(worker, cwd=ROOT, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True)
     log = (tmp_path / "logs" / "worker-all.log").read_text()
     assert all(f"{name}: finished" in log for name in names)

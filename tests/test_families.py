@@ -62,8 +62,8 @@ def batch_of(module, config, size: int = 4, seed: int = 0) -> dict[str, np.ndarr
     if "vocab" in spec:
         batch["tokens"] = rng.integers(0, spec["vocab"], (size, families.text(spec) + 1)).astype(np.int32)
     if "text" in spec:  # captions, each with its end
-        batch["tokens"] = np.where(np.arange(spec["text"] + 1) < spec["text"], batch["tokens"] % (spec["vocab"] - 1),
-                                   spec["vocab"] - 1).astype(np.int32)  # fmt: skip
+        end, inside = spec["vocab"] - 1, np.arange(spec["text"] + 1) < spec["text"]
+        batch["tokens"] = np.where(inside, batch["tokens"] % end, end).astype(np.int32)
     if "image" in spec:
         batch["image"] = rng.integers(0, 256, (size, spec["image"], spec["image"], 3)).astype(np.uint8)
     if "sound" in spec:

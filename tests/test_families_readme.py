@@ -76,8 +76,12 @@ def test_it_passes_the_battery(name: str, tmp_path: Path):
 
 
 def test_it_trains_alike_on_a_mesh(folder: Path):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-                   "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}  # fmt: skip
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    }
     command = [sys.executable, "-W", "error", "-c", ELSEWHERE, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -105,4 +109,4 @@ def test_it_is_planned_like_any_other(tiny):
     config = tiny()
     config.family, config.model = "lstm", {"context": 12, "layers": 1}
     made = plan.make(study.resolve(config))
-    assert {row["N"] for row in made.rows()} == {8 * 16 * 16 + 2 * 16}
+    assert {row.N for row in made.rows()} == {8 * 16 * 16 + 2 * 16}

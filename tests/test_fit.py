@@ -13,7 +13,8 @@ from analysis.check import diagnose
 from analysis.check.replicates import pure_error
 from analysis.engine.estimate import estimate, objective
 from analysis.engine.inference import groups_of, infer
-from analysis.fitting import fit, load_fit, rank
+from analysis.decide.ranking import rank
+from analysis.fitting import fit, load_fit
 from analysis.table.runs import Runs, from_frame
 from scaling.errors import UserError
 

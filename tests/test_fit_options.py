@@ -21,7 +21,7 @@ from analysis.table.runs import Runs, from_frame, load
 from benchmarks import coverage
 from scaling.errors import UserError
 from scaling.records import read_json, write_json
-from scaling.verbs import fits
+from scaling.verbs import fit as fit_verb
 
 LAW = laws.get("chinchilla")
 GROWTH = laws.get("growth:C")
@@ -305,7 +305,7 @@ def test_a_star_marks_the_number_that_is_not_identified_and_no_other():
     cell = {"value": 0.5, "lo": 0.1, "hi": 0.9}
     flag = {"name": "not_identified", "parameter": "E"}
     card = {"params": {"E": cell}, "derived": {"a": cell}, "warnings": [flag, {"name": "several_optima"}]}
-    shown = {name: column(card) for name, column in fits.FIT_COLUMNS.items() if name[0] in "fa"}
+    shown = {name: column(card) for name, column in fit_verb.FIT_COLUMNS.items() if name[0] in "fa"}
     assert shown == {"floor E": "0.5 [0.1, 0.9]*", "a (N_opt ~ C^a)": "0.5 [0.1, 0.9]"}
 
 

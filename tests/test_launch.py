@@ -9,15 +9,21 @@ import sys
 import time
 from pathlib import Path
 
+import handmade
+import msgspec
 import pytest
 from chain_study import ROOT, Study, chain_study, drain, ending, program, wait_for  # noqa: F401
+from refusals import refuses
 
-from scaling.errors import UserError
-from scaling.launch import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, engine, engines, lease, worker
-from scaling.launch.local import Local, accelerated
-from scaling.launch.progress import follow
+from scaling.engines import engine, engines
+from scaling.engines.local import Local, accelerated
+from scaling.errors import Code
+from scaling.progress import follow
 from scaling.records import Record, read_json, write_json
-from scaling.status import StatusReader, study_status
+from scaling.records.types import FinishRow, InterruptedRow, Marks, RetryRow, Row, StartRow, StepRow
+from scaling.status import FlopCounts, StatusReader, study_status
+from scaling.worker import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, lease
+from scaling.worker.programs import attempts, reset
 
 # --- one worker
 
@@ -29,7 +35,8 @@ def test_largest_first_then_nothing_left_to_do(study):
     study.assert_finished()
     order = list(dict.fromkeys(line.split()[0] for line in study.trace()))
     assert order == ["large", "large-1", "middle", "small"]
-    assert [row["event"] for row in study.record("large").rows() if "event" in row] == ["start", "finish"]
+    events = [type(row) for row in study.record("large").rows() if not isinstance(row, StepRow)]
+    assert events == [StartRow, FinishRow]
     assert not list((study.workdir / "runs").glob("*/*lease*"))
     with ending(study.worker()) as process:
         assert process.wait(30) == EXIT_DONE
@@ -55,7 +62,7 @@ def test_sigterm_checkpoints_exits_75_and_is_no_attempt(study):
             wait_for(lambda seen=seen: len(study.trace()) > seen + 3)
             process.send_signal(number)
             assert process.wait(30) == EXIT_INTERRUPTED
-    assert len(study.record("one").events("interrupted")) == 4
+    assert len(study.record("one").events(InterruptedRow)) == 4
     assert not (study.record("one").path / "lease.json").exists()
     with ending(study.worker("--max_attempts=2")) as process:
         assert process.wait(30) == EXIT_DONE
@@ -72,15 +79,12 @@ def test_an_exception_is_retried_by_fresh_processes_and_then_failed_with_its_rea
     assert codes == [EXIT_AGAIN] * 4 + [EXIT_DONE]
     for run in ("bad", "bad-1"):
         result = study.record(run).result
-        assert (
-            result["status"] == "failed" and "ValueError: cannot go on" in result["reason"] and result["attempts"] == 4
-        )
-        assert "\n" not in result["reason"]
+        assert result.status == "failed" and "ValueError: cannot go on" in result.reason and result.attempts == 4
+        assert "\n" not in result.reason
     errors = (study.record("bad").path / "error.log").read_text()
     assert errors.count("Traceback") == 4 and "for a reason" in errors
     assert study.record("good").status == "done"
-    failures = study_status(study.workdir)["failures"]
-    assert [failure["run"] for failure in failures] == ["bad", "bad-1"]
+    assert [failure.run for failure in study_status(study.workdir).failures] == ["bad", "bad-1"]
 
 
 def test_attempts_that_get_further_do_not_count(study):
@@ -92,16 +96,16 @@ def test_attempts_that_get_further_do_not_count(study):
     with ending(study.worker("--max_attempts=2")) as process:
         assert process.wait(30) == EXIT_DONE
     study.assert_finished()
-    assert len(study.record("slow").events("start")) == 5
+    assert len(study.record("slow").events(StartRow)) == 5
 
 
 def test_a_wrong_configuration_is_rejected_at_once_with_the_reason(study):
     study.plan(program("wrong", runs=2, reject=True, seconds=5), program("right"))
     with ending(study.worker()) as process:
         assert process.wait(30) == EXIT_DONE
-    assert study.record("wrong-1").result["status"] == "rejected"
-    assert study.record("wrong").result["reason"] == "data = nan: holds NaN; mend the data"
-    assert len(study.record("wrong").events("start")) == 1 and study.record("right").status == "done"
+    assert study.record("wrong-1").result.status == "rejected"
+    assert study.record("wrong").result.reason == "data = nan: holds NaN; mend the data"
+    assert len(study.record("wrong").events(StartRow)) == 1 and study.record("right").status == "done"
 
 
 def test_a_full_disk_blames_no_run(study):
@@ -121,8 +125,8 @@ def test_reset_gives_failed_and_rejected_runs_all_their_attempts_again(study):
     with ending(study.worker()) as process:
         assert process.wait(30) == EXIT_DONE
     assert study.record("wrong").status == "rejected"  # final until somebody asks
-    assert worker.reset(study.workdir, study.programs) == ["wrong"]
-    assert worker.reset(study.workdir, study.programs) == []
+    assert reset(study.workdir, study.programs) == ["wrong"]
+    assert reset(study.workdir, study.programs) == []
     with ending(study.worker()) as process:
         assert process.wait(30) == EXIT_DONE
     study.assert_finished()
@@ -133,34 +137,48 @@ def test_reset_gives_failed_and_rejected_runs_all_their_attempts_again(study):
     ("events", "marks", "count"),
     [
         ([], 0, 0),
-        ([("start", 0)], 0, 1),
-        ([("start", 0), ("start", 0)], 0, 2),
-        ([("start", 0), ("start", 0)], 4, 0),  # the last one got further
-        ([("start", 0), ("start", 4), ("start", 4)], 4, 2),
-        ([("start", 0), ("interrupted", None), ("start", 0)], 0, 1),
-        ([("start", 0), ("start", 0), ("retry", None)], 0, 0),
-        ([("start", 0), ("start", 0), ("finish", None), ("start", 0)], 0, 1),  # a study that was extended
+        ([0], 0, 1),
+        ([0, 0], 0, 2),
+        ([0, 0], 4, 0),  # the last one got further
+        ([0, 4, 4], 4, 2),
+        ([0, InterruptedRow, 0], 0, 1),
+        ([0, 0, RetryRow], 0, 0),
+        ([0, 0, FinishRow, 0], 0, 1),  # a study that was extended
     ],
 )
 def test_what_counts_as_an_attempt(tmp_path, events, marks, count):
+    """``events``: rows that a program had at a start, or how it went on."""
+
+    def row(event: int | type[Row]) -> Row:
+        if isinstance(event, int):
+            return StartRow(time="now", marks=Marks(settled=0, rows=event), host="here", pid=1, core="all")
+        return event(time="now")
+
     record = Record(tmp_path)
-    rows = [{"event": event, **({} if rows is None else {"marks": {"rows": rows}})} for event, rows in events]
-    record.append(rows)
-    assert worker.attempts(record, {"rows": marks}) == count
+    record.append(*map(row, events))
+    assert attempts(record, Marks(settled=0, rows=marks)) == count
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [(None, "holds no study.json"), ("{", "is not JSON"), ("{}", "lacks 'programs'"), ('{"programs": [{}]}', "lacks")],
+    ("content", "code"),
+    [
+        (None, Code.MISSING),
+        ("{", Code.DAMAGED),
+        ("{}", Code.DAMAGED),
+        ('{"programs": [{}]}', Code.DAMAGED),
+    ],
 )
-def test_a_worker_without_a_usable_study_says_so(study, content, words):
+def test_a_worker_without_a_usable_study_says_so(study, content, code):
     study.workdir.mkdir()
     if content is not None:
         (study.workdir / "study.json").write_text(content)
     with ending(study.worker()) as process:
         said = process.communicate(timeout=30)[0]
         assert process.returncode == EXIT_USER
-    assert words in said and said.count("\n") == 1
+    assert said.count("\n") == 1 and str(study.workdir) in said
+    with ending(study.worker("--json")) as process:
+        said = process.communicate(timeout=30)[0]
+        assert process.returncode == EXIT_USER and json.loads(said)["code"] == code
 
 
 def test_a_broken_installation_fails_no_run(study):
@@ -170,7 +188,8 @@ def test_a_broken_installation_fails_no_run(study):
     pool.submit(study.programs)
     drain(pool)
     problem = pool.poll().problem
-    assert problem is not None and "died without progress" in str(problem) and "worker-" in str(problem)
+    assert problem is not None and problem.code is Code.ENVIRONMENT and problem.field == "workers"
+    assert "worker-" in problem.remedy  # its log
     assert not study.record("one").path.exists()
 
 
@@ -195,6 +214,30 @@ def test_a_worker_is_bound_to_its_core_before_jax_is_imported(study):
     assert "glibc.malloc.hugetlb=1" in seen
 
 
+def test_folders_of_the_current_directory_are_not_taken_for_the_packages(study, tmp_path, monkeypatch):
+    """A user's own folders called analysis and scaling, where ``scaling run`` is typed."""
+    for name in ("analysis", "scaling", "msgspec"):
+        (tmp_path / "here" / name).mkdir(parents=True)
+        (tmp_path / "here" / name / "__init__.py").write_text("raise SystemExit('the wrong package')")
+    monkeypatch.chdir(tmp_path / "here")
+    study.plan(program("one"))
+    pool = Local(study.workdir, workers=1, execute="chains:execute")
+    pool.submit(study.programs)
+    drain(pool)
+    assert pool.poll().problem is None
+    study.assert_finished()
+
+
+def test_what_trains_may_lie_in_the_current_directory(study, tmp_path, monkeypatch):
+    (study.modules / "chains.py").rename(tmp_path / "mine.py")
+    monkeypatch.chdir(tmp_path)
+    study.plan(program("one"))
+    pool = Local(study.workdir, workers=1, execute="mine:execute")
+    pool.submit(study.programs)
+    drain(pool)
+    study.assert_finished()
+
+
 # --- the pool
 
 
@@ -205,7 +248,7 @@ def test_a_worker_killed_in_a_program_is_replaced_and_the_program_ends_as_undist
     drain(pool)
     assert pool.poll().problem is None
     study.assert_finished()
-    assert len(study.record("one").events("start")) >= 3  # each of its runs killed it once
+    assert len(study.record("one").events(StartRow)) >= 3  # each of its runs killed it once
 
 
 def test_a_program_that_kills_its_worker_uses_up_its_attempts_and_the_others_finish(study):
@@ -215,10 +258,10 @@ def test_a_program_that_kills_its_worker_uses_up_its_attempts_and_the_others_fin
     drain(pool)
     assert pool.poll().problem is None
     result = study.record("killer").result
-    assert result["status"] == "failed" and "worker died" in result["reason"]
+    assert result.status == "failed" and "worker died" in result.reason
     assert study.record("fine-1").status == "done"
     status = study_status(study.workdir)
-    assert status["counts"]["failed"] == 1 and status["retry"].endswith("--retry_failed")
+    assert status.counts["failed"] == 1 and status.retry.endswith("--retry_failed")
 
 
 def test_two_parents_at_once_train_nothing_twice(study):
@@ -254,7 +297,7 @@ def test_cancel_leaves_checkpoints_and_another_pool_continues(study):
     assert not pool.poll().finished
     pool.cancel()
     drain(pool)
-    assert len(study.record("one").events("interrupted") + study.record("two").events("interrupted")) == 2
+    assert len(study.record("one").events(InterruptedRow) + study.record("two").events(InterruptedRow)) == 2
     pool = Local(study.workdir, workers=2, execute="chains:execute")
     pool.submit(study.programs)
     drain(pool)
@@ -267,8 +310,8 @@ def test_workers_end_with_a_parent_that_is_killed(study):
     text = f"""
 import time
 from pathlib import Path
-from scaling.launch.local import Local
-from scaling.launch.worker import load_programs
+from scaling.engines.local import Local
+from scaling.worker.programs import load_programs
 pool = Local(Path({str(study.workdir)!r}), workers=1, execute="chains:execute")
 pool.submit(load_programs(Path({str(study.workdir)!r})))
 time.sleep(3600)
@@ -277,7 +320,7 @@ time.sleep(3600)
     with ending(parent):
         wait_for(lambda: len(study.trace()) > 5)
         parent.kill()
-    wait_for(lambda: study.record("one").events("interrupted"))
+    wait_for(lambda: study.record("one").events(InterruptedRow))
     wait_for(lambda: not (study.record("one").path / "lease.json").exists())
     assert study.record("one").result is None
 
@@ -288,7 +331,8 @@ def test_the_pool_reports_a_full_disk_and_stops(study):
     pool.submit(study.programs)
     drain(pool)
     problem = pool.poll().problem
-    assert isinstance(problem, UserError) and "No space left on device" in str(problem)
+    assert problem is not None and problem.code is Code.ENVIRONMENT and problem.field == "workdir"
+    assert "No space left on device" in problem.remedy
     assert study.record("two").result is None
 
 
@@ -317,19 +361,21 @@ def test_without_an_accelerator_there_is_a_worker_a_core(study, monkeypatch):
 
 
 def test_bad_options_are_user_errors(study):
-    with pytest.raises(UserError, match="at least 1"):
+    with refuses(Code.INVALID, "workers", 0):
         Local(study.workdir, workers=0)
-    with pytest.raises(UserError, match="at least 1"):
+    with refuses(Code.INVALID, "max_attempts", 0):
         Local(study.workdir, max_attempts=0)
+    with refuses(Code.INVALID, "ensemble", "many"):
+        Local(study.workdir, ensemble="many")
     study.workdir.write_text("a file, not a directory")
-    with pytest.raises(UserError, match="cannot be written"):
+    with refuses(Code.ENVIRONMENT, "path"):
         Local(study.workdir).submit([program("one")])
 
 
 def test_engines_are_found_by_looking():
     assert "local" in engines() and engine("local") is Local
     for name in ("worker", "nothing", ".local"):
-        with pytest.raises(UserError, match=r"choose one of .*local"):
+        with refuses(Code.UNKNOWN, "engine", name):
             engine(name)
 
 
@@ -345,52 +391,53 @@ def test_progress_in_plain_lines_and_the_status_after_it(study):
     lines = stream.getvalue().splitlines()
     assert lines and lines[0].startswith("chains: ") and "ETA" in lines[0]
     status = reader.read()
-    assert status["share"] == 1.0 and status["counts"]["done"] == status["counts"]["total"] == 3
-    assert status["flops"] == {"total": 300, "done": 300} and status["seconds"]["left"] == 0.0
-    assert status["failures"] == [] and status["retry"] is None
-    assert {row["loss"] for row in status["runs"]} == {2.5}
-    json.dumps(status, allow_nan=False)
+    assert status.share == 1.0 and status.counts["done"] == status.counts["total"] == 3
+    assert status.flops == FlopCounts(total=300, done=300) and status.seconds.left == 0.0
+    assert status.failures == () and status.retry is None
+    assert {row.loss for row in status.runs} == {2.5}
+    json.dumps(msgspec.to_builtins(status), allow_nan=False)
 
 
 def test_status_while_a_program_runs(study):
     study.plan(program("one", runs=2, steps=200, seconds=30.0), program("two", seconds=10.0))
     with ending(study.worker("--beat=0.1")) as process:
         reader = StatusReader(study.workdir)
-        assert reader.read()["counts"]["waiting"] == 3 or process.poll() is None
-        wait_for(lambda: reader.read()["running"] and (reader.read()["running"][0]["step"] or 0) > 20)
+        assert reader.read().counts["waiting"] == 3 or process.poll() is None
+        wait_for(lambda: any((at.step or 0) > 20 for at in reader.read().running))
         status = reader.read()
-        assert status["counts"]["running"] == 1 and status["programs"]["running"] == 1
-        assert 0.03 < status["share"] < 0.5 and 0 < status["seconds"]["eta"] <= 40
-        assert status["running"][0]["pid"] == process.pid and status["running"][0]["loss"] > 0
+        assert status.counts["running"] == 1 and status.programs.running == 1
+        assert 0.03 < status.share < 0.5 and 0 < status.seconds.eta <= 40
+        assert status.running[0].pid == process.pid and status.running[0].loss > 0
         process.kill()
         process.wait()
         status = reader.read()
-        assert status["counts"]["running"] == 0 and status["counts"]["stopped"] == 1
+        assert status.counts["running"] == 0 and status.counts["stopped"] == 1
 
 
 def test_losses_of_holdouts_are_hidden_until_they_are_sealed(study):
-    from analysis.table.seal import stamp
+    from analysis.table.seal import Entry, Prediction, SealedCell, stamp
 
-    study.plan(program("held", role="holdout"), program("fitted"))
-    study.programs[0]["runs"].append({**program("held-stem")["runs"][0], "role": "stem"})
-    study.plan(*study.programs)
+    held = program("held", role="holdout")
+    with_stem = handmade.edited(held, runs=(*held.runs, *program("held-stem", role="stem").runs))
+    study.plan(with_stem, program("fitted"))
     with ending(study.worker()) as process:
         assert process.wait(30) == EXIT_DONE
-    losses = {row["run"]: row["loss"] for row in study_status(study.workdir)["runs"]}
+    losses = {row.run: row.loss for row in study_status(study.workdir).runs}
     assert losses == {"held": None, "held-stem": None, "fitted": 2.5}
-    write_json(study.workdir / "prediction.json", stamp({"entries": [{"cells": [{"run": "held"}]}]}))
-    losses = {row["run"]: row["loss"] for row in study_status(study.workdir)["runs"]}
+    cell = SealedCell("held", "chain", {"nonembedding": 1e3}, 1e4, 1e8, (), 1.0, "planned")
+    entry = Entry(time="now", fits=(), cells=(cell,), forecasts=(), joint=(), power={}, naive={})
+    write_json(study.workdir / "prediction.json", stamp(Prediction(entries=(entry,))))
+    losses = {row.run: row.loss for row in study_status(study.workdir).runs}
     assert losses["held"] == 2.5
     tampered = read_json(study.workdir / "prediction.json")
-    tampered["entries"][0]["cells"].append({"run": "other"})
+    tampered["entries"][0]["cells"].append({**tampered["entries"][0]["cells"][0], "run": "other"})
     write_json(study.workdir / "prediction.json", tampered)
     status = study_status(study.workdir)
-    assert {row["run"]: row["loss"] for row in status["runs"]}["held"] is None
-    assert "changed after it was sealed" in status["warnings"][0]
+    assert {row.run: row.loss for row in status.runs}["held"] is None
+    assert len(status.warnings) == 1 and "prediction.json" in status.warnings[0]
 
 
 def test_a_directory_that_is_no_study_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        study_status(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no study\.json"):
-        study_status(tmp_path)
+    for path in (tmp_path / "nowhere", tmp_path):
+        with refuses(Code.MISSING, "workdir", path):
+            study_status(path)

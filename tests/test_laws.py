@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from law_tables import columns_of, runs_of
+from refusals import refuses
 
 from analysis import laws
 from analysis.engine.estimate import estimate, objective
@@ -13,7 +14,7 @@ from analysis.engine.surface import surface_of
 from analysis.fitting import fit, load_fit
 from analysis.laws.smooth import of_power
 from analysis.table.runs import from_frame
-from scaling.errors import UserError
+from scaling.errors import Code
 
 ALL = sorted(laws.REGISTRY)
 FITTED_FROM_TABLES = [name for name in ALL if name != "multipower"]  # that one takes arrays of whole schedules
@@ -107,16 +108,16 @@ def test_a_table_becomes_a_card_and_comes_back(name, tmp_path):
     if one:
         runs = from_frame(runs.table.rename(columns={"x": "measure"}).drop(columns="run"))
     found = fit(runs, asked, objective="squares")
-    found.save(tmp_path / "fit.json")
+    found = found.save(tmp_path / "fit.json")
     back = load_fit(tmp_path / "fit.json")
-    assert back.card() == found.card() and back.law.name == asked
+    assert back.card == found.card and back.law.name == asked
     columns = {c: np.asarray(runs.table[c])[:5] for c in back.law.columns}
     np.testing.assert_array_equal(back.law.predict(back.theta, columns), found.law.predict(found.theta, columns))
-    assert found.card()["objective"]["rms_log_residual"] < 0.004
-    for key, cell in found.card()["params"].items():  # not a test of coverage: three half-widths
-        if cell["lo"] is not None and cell["hi"] is not None:
-            wide = cell["hi"] - cell["lo"]
-            assert cell["lo"] - wide <= law.example[key] <= cell["hi"] + wide, key
+    assert found.card.objective.rms_log_residual < 0.004
+    for key, cell in found.card.params.items():  # not a test of coverage: three half-widths
+        if cell.lo is not None and cell.hi is not None:
+            wide = cell.hi - cell.lo
+            assert cell.lo - wide <= law.example[key] <= cell.hi + wide, key
 
 
 SMOOTH = sorted(name for name, law in laws.REGISTRY.items() if isinstance(law, laws.Smooth) and not law.slow)
@@ -204,30 +205,215 @@ def test_hoffmann_exponent_is_not_taken_from_rounded_coefficients():
     assert pair is not None and pair["a"][0] == pytest.approx(0.4565, abs=5e-5)
 
 
-def test_laws_without_an_optimum_say_why():
-    with pytest.raises(UserError, match="monotone in N"):
+def test_laws_without_an_optimum_refuse():
+    with refuses(Code.UNSUPPORTED, "law", "product"):
         laws.get("product").optimum([20, 0.05, 0.1], 1e18)
 
 
 def test_one_variable_law_takes_any_column():
     law = laws.get("power_floor:C")
-    assert law.columns == ("C",) and "C^-a" in law.formula
+    assert law.columns == ("C",) and "C^-a" in law.formula and law.form == "power_floor"
     assert law.predict([1.0, 10.0, 0.1], {"C": [1.0]})[0] == pytest.approx(11.0)
 
 
-@pytest.mark.parametrize("name", ["chinchila", "chinchilla:C", ""])
-def test_unknown_law_lists_the_names(name):
-    with pytest.raises(UserError, match=r"annealing, .*chinchilla, .*kaplan"):
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("chinchila", Code.UNKNOWN),
+        ("", Code.UNKNOWN),
+        ("chinchilla[beta=alpha", Code.UNKNOWN),
+        ("power:", Code.UNKNOWN),
+        ("chinchilla:C", Code.UNSUPPORTED),
+        ("nothing.py:law", Code.MISSING),
+    ],
+)
+def test_names_that_are_no_law_are_refused(name, code):
+    with refuses(code, "law", name):
         laws.get(name)
 
 
+def test_the_nearest_name_is_offered():
+    with refuses(Code.UNKNOWN, "law") as caught:
+        laws.get("chinchila")
+    assert "did you mean chinchilla?" in str(caught.value)
+
+
 @pytest.mark.parametrize(
-    ("columns", "match"),
-    [({"N": [1.0]}, "D"), ({"N": [1.0], "D": [0.0]}, "positive"), ({"N": [np.nan], "D": [1]}, "N")],
+    ("columns", "code", "field"),
+    [
+        ({"N": [1.0]}, Code.MISSING, "column"),
+        ({"N": [1.0], "D": [0.0]}, Code.INVALID, "D"),
+        ({"N": [np.nan], "D": [1]}, Code.INVALID, "N"),
+    ],
 )
-def test_bad_columns_are_named(columns, match):
-    with pytest.raises(UserError, match=match):
+def test_bad_columns_are_named(columns, code, field):
+    with refuses(code, field):
         laws.get("chinchilla").predict([1, 1, 1, 0.3, 0.3], columns)
+
+
+# --- what a law says of itself
+
+
+def test_one_law_is_the_default_and_four_are_fitted_to_a_study():
+    assert laws.default().name == "chinchilla"
+    assert [law.name for law in laws.standard()] == ["product", "product_floor", "chinchilla", "kaplan"]
+    made = [laws.get("chinchilla[beta=alpha]"), laws.get("power:C")]
+    assert not any(law.default or law.in_all for law in made)  # nothing made of an entry stands in for it
+
+
+def test_a_law_that_holds_a_hyperparameter_says_what_is_left_at_its_best():
+    held = {law.name: law for law in laws.REGISTRY.values() if law.tuning}
+    assert set(held) == {"lr_loss"}
+    law, tuning = held["lr_loss"], held["lr_loss"].tuning
+    inner, theta = laws.reduced(law), law.vector(law.example)
+    assert inner is not None and inner.name == "chinchilla" and set(inner.names) < set(law.names)
+    cells = {"N": np.array([1e8, 1e9]), "D": np.array([1e10, 1e11])}
+    best = {**cells, tuning.column: tuning.best(theta, cells)}
+    at_best = inner.predict({name: law.example[name] for name in inner.names}, cells)
+    np.testing.assert_allclose(law.predict(theta, best), at_best, rtol=1e-12)
+    off = {**cells, tuning.column: 3 * best[tuning.column]}
+    np.testing.assert_allclose(law.predict(theta, off), at_best * (1 + tuning.regret(theta, off)), rtol=1e-12)
+    assert laws.reduced(inner) is None and laws.get("lr_loss[beta=alpha]").tuning is None
+
+
+def test_irreducible_is_a_floor_in_the_unit_of_the_loss_alone():
+    assert laws.get("chinchilla").irreducible == "E" and laws.get("annealing").irreducible == "L0"
+    assert laws.get("downstream").irreducible is None  # an error
+    assert laws.get("loss_to_loss").irreducible is None  # another loss
+    assert laws.get("chinchilla_outer").irreducible is None  # E^q
+    assert laws.get("product").irreducible is None
+
+
+def test_kinds_of_parameters_agree_with_the_form():
+    for law in laws.REGISTRY.values():
+        floors = [p.name for p in law.params if p.kind == "floor"]
+        assert floors == ([law.floor] if law.floor else []), law.name
+        assert all(p.log for p in law.params if p.kind == "scale"), law.name
+        assert all(p.portable for p in law.params if p.kind == "exponent"), law.name
+    assert laws.get("kaplan").exponent_names == ("alpha_N", "alpha_D")
+    assert laws.get("repeats").params[laws.get("repeats").index("R_D")].portable
+    assert not laws.get("kaplan").params[0].portable  # a number of parameters, at which a loss is 1
+
+
+def test_reducible_loss_falls_along_the_optimum_by_the_named_exponent():
+    law = laws.get("chinchilla")
+    theta = law.vector(law.example)
+    (c,) = law.reducible_exponent(theta)
+    n, d = law.optimum(theta, [1e20, 1e22])
+    excess = law.predict(theta, {"N": n[0], "D": d[0]}) - law.example["E"]
+    assert np.log(excess[0] / excess[1]) / np.log(100) == pytest.approx(c, rel=1e-9)
+    assert law.reducible_exponent([1.0, 1.0, 1.0, 0.0, 0.0])[0] == 0.0
+    for other in ("kaplan", "product_floor", "chinchilla_outer", "overtraining", "lr_loss", "power_floor"):
+        assert laws.get(other).reducible_exponent(laws.get(other).vector(laws.get(other).example)) is None
+
+
+def test_a_colour_does_not_depend_on_the_other_laws():
+    styles = [law.style for law in laws.standard()]
+    assert len(set(styles)) == len(styles) and all(isinstance(law.style, int) for law in laws.REGISTRY.values())
+    one, two = (mine(name=name) for name in ("one", "two"))
+    assert one.style == mine(name="one").style != two.style
+
+
+# --- laws made in Python
+
+
+def mine(**changes):
+    parts = {
+        "name": "mine",
+        "formula": "L = E + A N^-alpha",
+        "params": (laws.E, laws.amplitude("A", "a"), laws.exponent("alpha", "s")),
+        "terms": (laws.Term("A", (("N", "alpha"),)),),
+        "source": "this test",
+    }
+    return laws.Law(**{**parts, **changes})
+
+
+def test_a_floor_is_found_by_its_kind_or_named():
+    assert mine().floor == "E" and mine().form == "mine" and mine().columns == ("N",)
+    plain = (laws.Param("E0", "loss", 0.0, 5.0, "floor"), *mine().params[1:])
+    named = mine(params=plain, floor="E0")
+    assert named.floor == "E0" and named.params[0].kind == "floor"
+    assert mine(params=plain).floor is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "field", "value"),
+    [
+        ({"terms": (laws.Term("B", (("N", "alpha"),)),)}, Code.UNKNOWN, "terms", "B"),
+        ({"terms": (laws.Term("A", (("N", "beta"),)),)}, Code.UNKNOWN, "terms", "beta"),
+        ({"floor": "F"}, Code.UNKNOWN, "floor", "F"),
+        ({"outer": "q"}, Code.UNKNOWN, "outer", "q"),
+        ({"example": {"gamma": 1.0}}, Code.UNKNOWN, "example", "gamma"),
+        ({"signed": ("D",)}, Code.UNKNOWN, "signed", "D"),
+        ({"params": (*mine().params, laws.exponent("A", "s"))}, Code.CONFLICT, "params", "A"),
+        ({"params": (laws.E, laws.floor("F", "f"))}, Code.CONFLICT, "params", "E, F"),
+        ({"params": ()}, Code.MISSING, "params", None),
+        ({"terms": ()}, Code.MISSING, "terms", None),
+    ],
+)
+def test_parts_that_do_not_fit_together_are_refused(changes, code, field, value):
+    with refuses(code, field, value):
+        mine(**changes)
+
+
+def test_a_formula_names_its_amplitudes_among_its_parameters():
+    def formula(m, p, c):
+        return {"A": -p["alpha"] * m.log(c["N"])}
+
+    parts = ("mine", "L = A N^-alpha", mine().params[1:], (), "this test")
+    laws.Smooth(*parts, inputs=("N",), logs=formula, amplitudes=("A",))
+    with refuses(Code.UNKNOWN, "amplitudes", "K"):
+        laws.Smooth(*parts, inputs=("N",), logs=formula, amplitudes=("K",))
+    with refuses(Code.UNKNOWN, "negative", "alpha"):
+        laws.Smooth(*parts, inputs=("N",), logs=formula, amplitudes=("A",), negative=("alpha",))
+
+
+def test_a_parameter_has_room_between_its_bounds():
+    with refuses(Code.INVALID, "bounds of A"):
+        laws.Param("A", "loss", 1.0, 1.0, "a")
+
+
+MINE = """
+from analysis.laws import E, Law, Term, amplitude, exponent
+
+parameters = (E, amplitude("A", "a"), exponent("alpha", "s"))
+law = Law("anything", "L = E + A x^-alpha", parameters, (Term("A", (("x", "alpha"),)),), "this file")
+other = 3
+"""
+
+
+def test_a_law_in_a_file_goes_by_its_path(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    asked = f"{tmp_path}/mine.py:law"
+    assert laws.get(asked).name == asked
+    monkeypatch.chdir(tmp_path)
+    assert laws.get("mine.py:law").name == "mine.py:law"
+    in_c = laws.get("mine.py:law:C")
+    assert in_c.name == "mine.py:law:C" and in_c.columns == ("C",) and in_c.form == "mine.py:law"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert laws.get("mine.py:law", tmp_path).name == "mine.py:law"  # beside the card that names it
+    with refuses(Code.MISSING, "law", "mine.py:law"):
+        laws.get("mine.py:law")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "code"),
+    [
+        (MINE, "other", Code.UNKNOWN),
+        (MINE, "lwa", Code.UNKNOWN),
+        ("law = 1 / 0", "law", Code.DAMAGED),
+        ("law = (", "law", Code.DAMAGED),
+        ("import sys; sys.exit(3)", "law", Code.DAMAGED),
+        ("import nothing_of_that_name", "law", Code.DAMAGED),
+        (MINE.replace('Term("A"', 'Term("B"'), "law", Code.UNKNOWN),
+    ],
+)
+def test_a_file_that_makes_no_such_law_is_one_line(text, name, code, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    with refuses(code, "law") as caught:
+        laws.get(f"{tmp_path}/mine.py:{name}")
+    assert "\n" not in str(caught.value)
 
 
 def test_importing_the_fitter_brings_no_jax_and_the_package_brings_nothing():

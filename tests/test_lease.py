@@ -13,13 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from scaling.launch import lease as leases
+from scaling.worker import lease as leases
+from scaling.worker import watch as watches
+from scaling.worker.lease_file import NAME, SIZE, Progress, holder
+from scaling.worker.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 
 HOLD = """
 import sys, time
-from scaling.launch.lease import acquire
+from scaling.worker.lease import acquire
 lease = acquire(sys.argv[1], beat=0.05, ttl=float(sys.argv[2]))
 print("held" if lease else "refused", flush=True)
 while lease and lease.alive():
@@ -30,7 +33,7 @@ print("lost", flush=True)
 # Many processes contend for one directory; the holder proves that it is alone by an exclusive file of its own.
 CONTEND = """
 import os, sys, time
-from scaling.launch.lease import Watch
+from scaling.worker.watch import Watch
 directory, until = sys.argv[1], time.monotonic() + float(sys.argv[2])
 watch, won = Watch(ttl=30, beat=0.02), 0
 while time.monotonic() < until:
@@ -49,7 +52,7 @@ print(won)
 BREAK = """
 import os, sys, time
 from pathlib import Path
-from scaling.launch.lease import Watch
+from scaling.worker.watch import Watch
 root, rounds = Path(sys.argv[1]), int(sys.argv[2])
 watch, won, held = Watch(ttl=3600, beat=0.05), [], []
 print("ready", flush=True)
@@ -95,7 +98,7 @@ def line(process: subprocess.Popen[str], seconds: float = 30) -> str:
         limit.cancel()
 
 
-def take_within(watch: leases.Watch, directory: Path, seconds: float) -> tuple[leases.Lease | None, float]:
+def take_within(watch: Watch, directory: Path, seconds: float) -> tuple[leases.Lease | None, float]:
     began = time.monotonic()
     while time.monotonic() - began < seconds:
         if taken := watch.take(directory):
@@ -108,38 +111,38 @@ def test_one_holder_then_the_next(tmp_path):
     first = leases.acquire(tmp_path / "made")
     assert first is not None and first.alive()
     assert leases.acquire(tmp_path / "made") is None
-    assert leases.Watch(ttl=30).take(tmp_path / "made") is None
+    assert Watch(ttl=30).take(tmp_path / "made") is None
     first.release()
     first.release()
     assert not first.alive()
     assert list((tmp_path / "made").iterdir()) == []
-    with leases.Watch().take(tmp_path / "made") as second:  # type: ignore[union-attr]
+    with Watch().take(tmp_path / "made") as second:  # type: ignore[union-attr]
         assert second.alive()
 
 
 def test_the_heartbeat_moves_and_shows_progress(tmp_path):
     with leases.acquire(tmp_path, beat=0.02) as lease:  # type: ignore[union-attr]
-        lease.report({"run": "demo", "flops": 7})
+        lease.report(Progress("demo", 7))
         deadline = time.monotonic() + 5
-        while (seen := leases.holder(tmp_path)) is None or seen["beat"] < 3:
+        while (seen := holder(tmp_path)) is None or seen.beat < 3:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert seen["progress"] == {"run": "demo", "flops": 7}
-        assert seen["owner"] == lease.owner and seen["pid"] == os.getpid() and not seen["dead"]
-        lease.report("x" * 5000)  # what does not fit is left out, the lease goes on
+        assert seen.progress == Progress("demo", 7)
+        assert seen.owner == lease.owner and seen.pid == os.getpid() and not seen.dead
+        lease.report(Progress("x" * 5000, 7))  # what does not fit is left out, the lease goes on
         time.sleep(0.1)
-        assert lease.alive() and (tmp_path / leases.NAME).stat().st_size == leases.SIZE
-    assert leases.holder(tmp_path) is None
+        assert lease.alive() and (tmp_path / NAME).stat().st_size == SIZE
+    assert holder(tmp_path) is None
 
 
 def test_a_living_holder_keeps_it_and_a_killed_one_frees_it_at_once(tmp_path, start):
     process = start(HOLD, tmp_path, 30)
     assert line(process) == "held"
-    watch = leases.Watch(ttl=0.4)
+    watch = Watch(ttl=0.4)
     assert take_within(watch, tmp_path, 1.0)[0] is None  # it beats, so no amount of patience helps
     process.kill()
     process.wait()
-    patient = leases.Watch(ttl=3600)
+    patient = Watch(ttl=3600)
     taken = patient.take(tmp_path)
     assert taken is not None and taken.alive()
     taken.release()
@@ -150,7 +153,7 @@ def test_a_zombie_is_dead(tmp_path, start):
     assert line(process) == "held"
     process.kill()
     deadline = time.monotonic() + 5
-    while (taken := leases.Watch(ttl=3600).take(tmp_path)) is None:
+    while (taken := Watch(ttl=3600).take(tmp_path)) is None:
         assert time.monotonic() < deadline  # nobody has waited for the process yet
     taken.release()
     process.wait()
@@ -166,27 +169,27 @@ def test_a_zombie_is_dead(tmp_path, start):
     ],
 )
 def test_whose_death_can_be_seen(tmp_path, change, free):
-    holder = leases.acquire(tmp_path, beat=3600)
-    assert holder is not None
-    content = json.loads((tmp_path / leases.NAME).read_text())
-    (tmp_path / leases.NAME).write_text(json.dumps({**content, **change}))
-    taken = leases.Watch(ttl=3600).take(tmp_path)
+    held = leases.acquire(tmp_path, beat=3600)
+    assert held is not None
+    content = json.loads((tmp_path / NAME).read_text())
+    (tmp_path / NAME).write_text(json.dumps({**content, **change}))
+    taken = Watch(ttl=3600).take(tmp_path)
     assert (taken is not None) == free
-    for lease in filter(None, (taken, holder)):
+    for lease in filter(None, (taken, held)):
         lease.release()
 
 
 def test_a_silent_holder_elsewhere_is_given_up_after_ttl_by_the_observers_clock(tmp_path):
-    (tmp_path / leases.NAME).write_text('{"owner": "x", "machine": "elsewhere", "pid": 1, "beat": 5}')
-    os.utime(tmp_path / leases.NAME, (2e9, 2e9))  # the holder's clock is decades ahead: nobody looks at it
-    taken, waited = take_within(leases.Watch(ttl=0.5), tmp_path, 10)
+    (tmp_path / NAME).write_text('{"owner": "x", "machine": "elsewhere", "pid": 1, "beat": 5}')
+    os.utime(tmp_path / NAME, (2e9, 2e9))  # the holder's clock is decades ahead: nobody looks at it
+    taken, waited = take_within(Watch(ttl=0.5), tmp_path, 10)
     assert taken is not None and waited >= 0.5
     taken.release()
 
 
 def test_an_observer_that_looks_rarely_needs_several_looks(tmp_path):
-    (tmp_path / leases.NAME).write_text('{"owner": "x", "machine": "elsewhere", "pid": 1, "beat": 5}')
-    watch = leases.Watch(ttl=0.4)
+    (tmp_path / NAME).write_text('{"owner": "x", "machine": "elsewhere", "pid": 1, "beat": 5}')
+    watch = Watch(ttl=0.4)
     assert watch.take(tmp_path) is None
     time.sleep(0.6)  # perhaps both slept, so this silence alone proves nothing
     assert watch.take(tmp_path) is None
@@ -197,23 +200,23 @@ def test_a_stopped_owner_finds_that_it_lost_and_leaves_its_successor_alone(tmp_p
     process = start(HOLD, tmp_path, 0.6)
     assert line(process) == "held"
     process.send_signal(signal.SIGSTOP)
-    taken, waited = take_within(leases.Watch(ttl=0.6, beat=0.05), tmp_path, 10)
+    taken, waited = take_within(Watch(ttl=0.6, beat=0.05), tmp_path, 10)
     assert taken is not None and waited >= 0.6
     process.send_signal(signal.SIGCONT)
     assert line(process) == "lost"
     process.wait()
     time.sleep(0.2)
     assert taken.alive()
-    holder = leases.holder(tmp_path)
-    assert holder is not None and holder["owner"] == taken.owner
+    seen = holder(tmp_path)
+    assert seen is not None and seen.owner == taken.owner
     taken.release()
-    assert leases.holder(tmp_path) is None
+    assert holder(tmp_path) is None
 
 
 def test_a_lease_that_is_deleted_is_lost_and_never_comes_back(tmp_path):
     lease = leases.acquire(tmp_path, beat=0.02)
     assert lease is not None
-    (tmp_path / leases.NAME).unlink()
+    (tmp_path / NAME).unlink()
     deadline = time.monotonic() + 5
     while lease.alive():
         assert time.monotonic() < deadline
@@ -223,7 +226,7 @@ def test_a_lease_that_is_deleted_is_lost_and_never_comes_back(tmp_path):
     other = leases.acquire(tmp_path)
     assert other is not None and not lease.alive()
     lease.release()  # gives back nothing that is not its own
-    assert other.alive() and leases.holder(tmp_path) is not None
+    assert other.alive() and holder(tmp_path) is not None
     other.release()
 
 
@@ -231,9 +234,9 @@ def test_a_lease_moved_by_mistake_and_put_back_survives(tmp_path):
     lease = leases.acquire(tmp_path, beat=0.01)
     assert lease is not None
     for _ in range(20):
-        os.rename(tmp_path / leases.NAME, tmp_path / "tomb")
+        os.rename(tmp_path / NAME, tmp_path / "tomb")
         time.sleep(0.005)
-        os.link(tmp_path / "tomb", tmp_path / leases.NAME)
+        os.link(tmp_path / "tomb", tmp_path / NAME)
         os.unlink(tmp_path / "tomb")
     time.sleep(0.1)
     assert lease.alive()
@@ -255,11 +258,11 @@ def test_of_many_breakers_exactly_one_becomes_the_owner(tmp_path, start):
     gone.wait()
     mine = leases.acquire(tmp_path / "mine", beat=3600)
     assert mine is not None
-    dead = {**json.loads((tmp_path / "mine" / leases.NAME).read_text()), "pid": gone.pid}
+    dead = {**json.loads((tmp_path / "mine" / NAME).read_text()), "pid": gone.pid}
     mine.release()
     for number in range(rounds):
         (tmp_path / "next").mkdir()
-        (tmp_path / "next" / leases.NAME).write_text(json.dumps(dead))
+        (tmp_path / "next" / NAME).write_text(json.dumps(dead))
         (tmp_path / "next").rename(tmp_path / str(number))
         time.sleep(0.5)
         (tmp_path / f"over{number}").touch()
@@ -268,11 +271,11 @@ def test_of_many_breakers_exactly_one_becomes_the_owner(tmp_path, start):
     assert sorted(int(number) for text in won for number in text.split(",") if text) == list(range(rounds)), won
 
 
-def silent(directory: Path) -> leases.Watch:
+def silent(directory: Path) -> Watch:
     """An observer that has seen the same lease of another machine for long enough to take it away."""
     directory.mkdir(exist_ok=True)
-    (directory / leases.NAME).write_text('{"owner": "x", "machine": "elsewhere", "pid": 1, "beat": 5}')
-    watch = leases.Watch(ttl=0.4)
+    (directory / NAME).write_text('{"owner": "x", "machine": "elsewhere", "pid": 1, "beat": 5}')
+    watch = Watch(ttl=0.4)
     for _ in range(4):
         assert watch.take(directory) is None
         time.sleep(0.11)
@@ -283,16 +286,17 @@ def test_a_lease_that_changed_hands_at_the_last_moment_is_put_back(tmp_path, mon
     watch, rename, rivals = silent(tmp_path), os.rename, []
 
     def rename_too_late(source, target):
-        (tmp_path / leases.NAME).unlink()
+        (tmp_path / NAME).unlink()
         rivals.append(leases.acquire(tmp_path, beat=0.02))
         rename(source, target)
 
-    monkeypatch.setattr(leases.os, "rename", rename_too_late)
+    monkeypatch.setattr(os, "rename", rename_too_late)
     assert watch.take(tmp_path) is None
     monkeypatch.undo()
     time.sleep(0.2)
     (rival,) = rivals
-    assert rival.alive() and leases.holder(tmp_path)["owner"] == rival.owner  # type: ignore[index]
+    seen = holder(tmp_path)
+    assert rival.alive() and seen is not None and seen.owner == rival.owner
     rival.release()
     assert list(tmp_path.iterdir()) == []
 
@@ -301,21 +305,22 @@ def test_a_lease_that_a_rival_takes_right_after_the_takeover_does_not_count(tmp_
     watch, sleep, rivals = silent(tmp_path), time.sleep, []
 
     def rival_while_settling(seconds):
-        if seconds == leases.SETTLE:
-            (tmp_path / leases.NAME).unlink()
+        if seconds == watches.SETTLE:
+            (tmp_path / NAME).unlink()
             rivals.append(leases.acquire(tmp_path))
         sleep(seconds)
 
-    monkeypatch.setattr(leases.time, "sleep", rival_while_settling)
+    monkeypatch.setattr(watches.time, "sleep", rival_while_settling)
     assert watch.take(tmp_path) is None
     (rival,) = rivals
-    assert rival.alive() and leases.holder(tmp_path)["owner"] == rival.owner  # type: ignore[index]
+    seen = holder(tmp_path)
+    assert rival.alive() and seen is not None and seen.owner == rival.owner
     rival.release()
 
 
 def test_damaged_content_is_treated_as_silent(tmp_path):
-    (tmp_path / leases.NAME).write_bytes(b"\xff{")
-    assert leases.holder(tmp_path) is None
-    taken, waited = take_within(leases.Watch(ttl=0.3), tmp_path, 10)
+    (tmp_path / NAME).write_bytes(b"\xff{")
+    assert holder(tmp_path) is None
+    taken, waited = take_within(Watch(ttl=0.3), tmp_path, 10)
     assert taken is not None and waited >= 0.3
     taken.release()

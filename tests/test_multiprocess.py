@@ -13,8 +13,9 @@ from conftest import tiny_config
 from scaling import distributed, plan, study
 from scaling.distributed import Group, detect
 from scaling.errors import UserError
-from scaling.launch import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
 from scaling.records import read_json, records
+from scaling.records.types import InterruptedRow, StartRow, StepRow
+from scaling.worker import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,7 +48,7 @@ def worker(workdir: Path, devices: int, *arguments: str) -> subprocess.Popen[str
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(workdir.parent)]),
     }
     environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    command = [sys.executable, "-m", "scaling.launch.worker", f"--workdir={workdir}", "--execute=stops:execute"]
+    command = [sys.executable, "-m", "scaling.worker", f"--workdir={workdir}", "--execute=stops:execute"]
     return subprocess.Popen([*command, *arguments], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -82,21 +83,21 @@ def test_two_processes_train_what_one_does_through_a_signal_to_one_of_them(tmp_p
     assert len(one) == len(two) == 3
     for alone, together in zip(one, two):
         rows = [record.steps() for record in (alone, together)]
-        assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+        assert [row.step for row in rows[0]] == [row.step for row in rows[1]]
         # Written once: a second writer would have doubled the rows.
-        assert sum("step" in row for row in together.rows()) == len(rows[1])
-        assert [row["loss"] for row in rows[1]] == pytest.approx([row["loss"] for row in rows[0]], rel=1e-6)
-        losses = [(record.result or {})["evaluation"].get("loss") for record in (alone, together)]
+        assert sum(isinstance(row, StepRow) for row in together.rows()) == len(rows[1])
+        assert [row.loss for row in rows[1]] == pytest.approx([row.loss for row in rows[0]], rel=1e-6)
+        losses = [record.result.evaluation.get("loss") for record in (alone, together)]
         if losses[0] is not None:  # a stem has none
-            assert losses[1]["value"] == pytest.approx(losses[0]["value"], rel=1e-6)
-            assert losses[1]["documents"]["id"] == losses[0]["documents"]["id"]
-        environment = together.manifest["environment"]
-        assert (environment["device_count"], environment["processes"]) == (4, 2)
-    stem = next(record for record in two if record.manifest["kind"] == "stem")
-    assert stem.events("interrupted") and len(stem.events("start")) == 2
+            assert losses[1].value == pytest.approx(losses[0].value, rel=1e-6)
+            assert losses[1].documents.id == losses[0].documents.id
+        environment = together.manifest.environment
+        assert (environment.device_count, environment.processes) == (4, 2)
+    stem = next(record for record in two if record.manifest.kind == "stem")
+    assert stem.events(InterruptedRow) and len(stem.events(StartRow)) == 2
     hashes = [
         read_json(next(record.path.glob("checkpoints/*.json")))["leaves"].keys()
-        for record in (next(record for record in one if record.manifest["kind"] == "stem"), stem)
+        for record in (next(record for record in one if record.manifest.kind == "stem"), stem)
     ]
     assert hashes[0] == hashes[1]
 
@@ -152,7 +153,7 @@ def test_half_a_group_is_named(environ, given, message):
 
 
 def test_the_worker_names_a_group_that_cannot_be(tmp_path):
-    command = [sys.executable, "-m", "scaling.launch.worker", f"--workdir={tmp_path}", "--processes=2", "--process=5"]
+    command = [sys.executable, "-m", "scaling.worker", f"--workdir={tmp_path}", "--processes=2", "--process=5"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == EXIT_USER and done.stdout == "process = 5: must be from 0 to 1\n"
 

@@ -24,8 +24,8 @@ def changes(model: str, width: int, layers: int, parametrisation: str, optimizer
     """Root mean square change of (the stack's output, the logits) after ``STEPS`` steps at one learning rate."""
     family = families.load(model.split()[-1])
     config = families.configure(family, 0, width=width, layers=layers, heads=width // 8, **MODELS[model])
-    rules = recipe.named("width", parametrisation=parametrisation, optimizer=optimizer, base_width=BASE,
-                         base_depth=1)  # fmt: skip
+    chosen = {"parametrisation": parametrisation, "optimizer": optimizer}
+    rules = recipe.named("width", base_width=BASE, base_depth=1, **chosen)
     tied = getattr(config, "tied", False)
     rng, size = np.random.default_rng(0), 4
     if "image" in family.batch_spec(config):

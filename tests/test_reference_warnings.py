@@ -96,7 +96,7 @@ def test_clean_tables_name_nothing():
 )
 def test_marins_approaches_2_and_3_disagree_and_the_card_says_so(dataset, two, three):
     runs = load(reference("marin_isoflop"), dataset=dataset, where="not outlier")
-    assert approach2(runs)["sensitivity"]["all sizes"] == pytest.approx(two, abs=6e-4)
+    assert approach2(runs).sensitivity["all sizes"] == pytest.approx(two, abs=6e-4)
     reproduction = fit(runs, objective="huber:1e-3", scheme="delta-t")
     assert reproduction.intervals["a"]["value"] == pytest.approx(three, abs=6e-4)
     for f in (reproduction, fit(runs)) if dataset == "comma" else (fit(runs),):

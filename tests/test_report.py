@@ -6,25 +6,50 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from handmade import edited, options
+from handmade import program as program_spec
 from law_tables import runs_of
-from test_cli import scaling
+from matplotlib.figure import Figure
+from refusals import refuses
 
 from analysis import laws
+from analysis.card import Conventions, Interval
 from analysis.check.approaches import compare_approaches
 from analysis.decide.forecast import score, seal
 from analysis.fitting import fit
 from analysis.show import plots, report
-from analysis.show import style as axes
-from analysis.show.evidence import collect, of_fit
+from analysis.show.answers import sentence
+from analysis.show.numbers import interval, power_text, short
+from analysis.show.plots import style
+from analysis.show.report.page import formula, greek
+from analysis.show.workdir_summary import collect, of_fit
 from analysis.table.runs import load, open_holdouts
-from scaling.errors import UserError
-from scaling.records import Record, read_json, records, write_json
+from analysis.table.seal import read as read_prediction
+from scaling import cli
+from scaling.errors import Code
+from scaling.records import Record, read_json, read_study, records, write_json
+from scaling.records.types import (
+    DataDescription,
+    Environment,
+    Evaluation,
+    Flops,
+    Manifest,
+    Parameters,
+    Positions,
+    Result,
+    Seconds,
+    StepRow,
+    StudyRecord,
+    Tokens,
+)
+from scaling.records.unit import NATS_PER_TOKEN, Unit
 
 K, M = 2**10, 2**20
 WIDTHS = (16, 24, 32, 48, 64, 88)
@@ -32,6 +57,21 @@ FITTED, TOKENS = 5, (128 * K, 256 * K, 512 * K, M)
 TRUTH = {"stdlib": (1.0, 20.0, 100.0, 0.40, 0.45, None), "known": (0.62, 26.0, 60.0, 0.45, 0.42, 0.62)}
 # Beyond the ladder in N, in D twice, and in both; (size, D, seed).
 HOLDOUTS = ((5, 512 * K, 100), (2, 4 * M, 100), (3, 4 * M, 100), (5, 1536 * K, 101))
+ENVIRONMENT = Environment(
+    python="3.11.9",
+    jax="0.10.2",
+    flax=None,
+    optax=None,
+    orbax=None,
+    numpy=None,
+    commit="c0ffee",
+    device="cpu",
+    device_kind="cpu",
+    device_count=1,
+    processes=1,
+    threads=1,
+    mesh={},
+)
 
 
 def manifest(run, dataset, size, d, *, kind="branch", role="fit", seed=0, stem=None):
@@ -40,18 +80,31 @@ def manifest(run, dataset, size, d, *, kind="branch", role="fit", seed=0, stem=N
     groups = {"embedding": head, "attention": body // 3, "mlp": body - body // 3, "norm": 5 * width, "head": head}
     n, steps = body + 5 * width, d // (batch * context)
     per_token = 6 * (n + head) + 6 * depth * context * width
-    return {
-        "schema": 1, "run": run, "study": "demo", "origin": "trained", "kind": kind, "role": role, "dataset": dataset,
-        "identity": "0" * 12, "stem": stem, "branch_step": None if stem is None else int(0.8 * steps), "seed": seed,
-        "family": "gpt", "size": size, "config": {"width": width, "depth": depth, "context": context},
-        "recipe": {"name": "width", "learning_rate": 0.03 * 16 / width, "batch": batch, "schedule": "wsd"},
-        "parameters": {"total": n + 2 * head, "nonembedding": n, "trainable": n, "active": n, "groups": groups},
-        "steps": steps, "tokens": {"D": d, "per_step": batch * context, "loss": d, "unique": d, "epochs": 1.0},
-        "flops": {"training": per_token * d, "6ND": 6 * n * d, "forward_per_example": 1, "parts": {}},
-        "loss_unit": "nats/token", "headline": "loss",
-        "data": {"source": dataset, "sha256": "ab" * 32, "bytes": 11_800_000, "entropy": TRUTH[dataset][5]},
-        "environment": {"python": "3.11.9", "jax": "0.10.2", "device": "cpu", "threads": 1, "commit": "c0ffee"},
-    }  # fmt: skip
+    return Manifest(
+        run=run,
+        study="demo",
+        kind=kind,
+        role=role,
+        dataset=dataset,
+        identity="0" * 12,
+        stem=stem,
+        branch_step=None if stem is None else int(0.8 * steps),
+        seed=seed,
+        family="gpt",
+        size=size,
+        config={"width": width, "depth": depth, "context": context},
+        recipe={"name": "width", "learning_rate": 0.03 * 16 / width, "batch": batch, "schedule": "wsd"},
+        parameters=Parameters(
+            total=n + 2 * head, nonembedding=n, trainable=n, active=n, nonembedding_active=n, groups=groups
+        ),
+        steps=steps,
+        tokens=Tokens(D=d, per_step=batch * context, loss=d, counted="tokens", unique=d, epochs=1.0),
+        flops=Flops(training=per_token * d, six_nd=6 * n * d, forward_per_example=1, parts={}),
+        headline="loss",
+        terms={"loss": NATS_PER_TOKEN},
+        data=DataDescription(source=dataset, sha256="ab" * 32, bytes=11_800_000, entropy=TRUTH[dataset][5]),
+        environment=ENVIRONMENT,
+    )
 
 
 def law(dataset, n, d):
@@ -61,46 +114,65 @@ def law(dataset, n, d):
 
 def train(workdir, m, stem_noise, rng):
     """Writes a finished record of this manifest: its loss from the planted law, 0.3 % noise, and its metrics."""
-    record = Record(Path(workdir) / "runs" / m["run"])
+    record = Record(Path(workdir) / "runs" / m.run)
     record.begin(m)
-    n, d, start = m["parameters"]["nonembedding"], m["tokens"]["D"], m["branch_step"] or 0
-    steps = np.unique(np.linspace(start + 20, m["steps"], 12).astype(int))
-    drop = 0.97 if m["kind"] == "branch" else 1.0
+    n, d, start = m.parameters.nonembedding, m.tokens.D, m.branch_step or 0
+    steps = np.unique(np.linspace(start + 20, m.steps, 12).astype(int))
+    drop = 0.97 if m.kind == "branch" else 1.0
+    shared = {"norm": 1.0, "learning_rate": 0.01, "seconds": 0.1}
     record.append(
-        {"step": int(s), "loss": law(m["dataset"], n, s * 1024) * drop ** ((s - start) / m["steps"]) + 1.5 * s**-0.6,
-         "tokens": int(s) * 1024, "seconds": 0.1}
-        for s in steps
-    )  # fmt: skip
-    value = law(m["dataset"], n, d) * math.exp(stem_noise + 0.003 * rng.standard_normal())
-    by = {"upto": [1, 2, 64], "count": [2048, 2048, 65536], "value": [value + 1, value + 0.5, value]}  # to 64: from 33
-    by["se"] = [0.003] * 3
-    by |= {"excess": [0.9, 0.5, 0.1], "excess_se": [0.001] * 3} if m["data"]["entropy"] else {}
-    term = {"value": value, "se": 0.002, "count": 131072, "bits_per_byte": None, "sample": value, "positions": by}
-    done = m["kind"] != "stem"
+        *(
+            StepRow(
+                step=int(s),
+                loss=float(law(m.dataset, n, s * 1024) * drop ** ((s - start) / m.steps) + 1.5 * s**-0.6),
+                tokens=int(s) * 1024,
+                **shared,
+            )
+            for s in steps
+        )
+    )
+    value = law(m.dataset, n, d) * math.exp(stem_noise + 0.003 * rng.standard_normal())
+    known = m.data.entropy is not None
+    positions = Positions(  # to 64: from 33
+        upto=(1, 2, 64),
+        count=(2048, 2048, 65536),
+        value=(value + 1, value + 0.5, value),
+        se=(0.003,) * 3,
+        excess=(0.9, 0.5, 0.1) if known else None,
+        excess_se=(0.001,) * 3 if known else None,
+    )
+    term = Evaluation(value=value, se=0.002, count=131072, sample=value, positions=positions)
+    done = m.kind != "stem"
     record.finish(
-        {"status": "done", "reason": None, "steps": m["steps"], "tokens": d, "decayed": done,
-         "train_loss": value, "evaluation": {"loss": term} if done else {},
-         "seconds": {"train": 3.0, "compile": 8.0, "evaluate": 0.5}, "tokens_per_second": 1e5, "mfu": None,
-         "finished": "2026-01-01T00:00:00+0000"}
-    )  # fmt: skip
+        Result(
+            status="done",
+            steps=m.steps,
+            tokens=d,
+            decayed=done,
+            train_loss=value,
+            evaluation={"loss": term} if done else {},
+            seconds=Seconds(train=3.0, compile=8.0, evaluate=0.5),
+            tokens_per_second=1e5,
+            finished="2026-01-01T00:00:00+0000",
+        )
+    )
 
 
-def build(workdir, *, trained=True):
+def build(workdir, *, trained=True, unit=NATS_PER_TOKEN):
     """A study of two data sets like the demo's: 5 sizes x 4 D, seeds at 2 sizes, 4 held-out cells on the first."""
     rng, programs = np.random.default_rng(7), []
 
     def program(dataset, size, amounts, seed, role):
         stem = f"{dataset}-gpt{size}-s{seed}-stem"
-        manifests = [manifest(stem, dataset, size, max(amounts) * 4 // 5, kind="stem", role="stem", seed=seed)]
+        made = [manifest(stem, dataset, size, max(amounts) * 4 // 5, kind="stem", role="stem", seed=seed)]
         for d in amounts:
-            manifests.append(
+            made.append(
                 manifest(f"{dataset}-gpt{size}-s{seed}-D{d}", dataset, size, d, role=role, seed=seed, stem=stem)
             )
-        runs = [{"run": m["run"], "kind": m["kind"], "role": m["role"], "steps": m["steps"], "manifest": m}
-                for m in manifests]  # fmt: skip
-        programs.append({"program": stem, "shape": f"gpt {size}", "runs": runs})
+        made = [edited(m, terms={"loss": unit}) for m in made]
+        programs.append(program_spec(*made, shape=f"gpt {size}"))
         noise = 0.002 * rng.standard_normal()
-        for m in manifests if trained else []:
+        for m in made if trained else []:
             train(workdir, m, noise, rng)
 
     for dataset in TRUTH:
@@ -111,7 +183,8 @@ def build(workdir, *, trained=True):
     for size, d, seed in HOLDOUTS:
         program("stdlib", size, (d,), seed, "holdout")
     datasets = {"stdlib": {"source": "stdlib"}, "known": {"source": "zipf"}}
-    write_json(workdir / "study.json", {"schema": 1, "name": "demo", "datasets": datasets, "programs": programs})
+    study = StudyRecord(name="demo", datasets=datasets, options=options(), ladder={}, programs=tuple(programs))
+    write_json(workdir / "study.json", study)
     return workdir
 
 
@@ -211,10 +284,10 @@ def test_every_fitted_number_stands_with_its_interval(page, workdir):
     for path in (workdir / "fits").glob("*-*-*.json"):
         card = read_json(path)
         for cell in (card.get("params") or {}).values():
-            shown = report.interval(cell)
+            shown = interval(Interval(**cell))
             assert re.fullmatch(r"\S+ \[\S+, \S+\]", shown) and shown in text, (path.name, shown)
         for approach in (card.get("approaches") or {}).values():
-            assert report.interval(approach["a"], None, "") in text
+            assert interval(approach["a"] and Interval(**approach["a"]), reason="") in text
     for words in ("non-embedding parameters", "total parameters", "AICc", "lack of fit p", "95 % intervals", "rms"):
         assert words in text
     assert ", which holds it" in text and "28 losses are at or above the exact entropy 0.6200" in text
@@ -223,17 +296,17 @@ def test_every_fitted_number_stands_with_its_interval(page, workdir):
 
 
 def test_forecasts_are_shown_as_they_were_sealed_beside_their_outcomes(page, workdir):
-    text, (entry,) = Page(page).text, read_json(workdir / "prediction.json")["entries"]
-    assert entry["sha256"] in text and report.greek(entry["power"]["stdlib"]["sentence"]) in text
+    text, (entry,) = Page(page).text, read_prediction(workdir).entries
+    assert entry.sha256 in text and greek(sentence(entry.power["stdlib"])) in text
     opened = open_holdouts(workdir, "stdlib")
     assert len(opened) == len(HOLDOUTS)
     for loss in opened["loss"]:
         assert f"{loss:.4f}" in text
-    for f in entry["forecasts"]:
-        low, high = f["interval95"]
-        assert f"{f['value']:.4f} [{low:.4f}, {high:.4f}]" in text
+    for f in entry.forecasts:
+        low, high = f.interval95
+        assert f"{f.value:.4f} [{low:.4f}, {high:.4f}]" in text
     assert "Forecasters on N = non-embedding parameters." in text
-    assert text.count("naive, N non-embedding") >= 2 and report.greek(score(workdir)["verdict"]) in text
+    assert text.count("naive, N non-embedding") >= 2 and greek(sentence(score(workdir))) in text
 
 
 def test_loss_by_position_is_shown_of_the_cheapest_and_the_dearest_run(page, workdir):
@@ -248,14 +321,16 @@ def test_loss_by_position_is_shown_of_the_cheapest_and_the_dearest_run(page, wor
     assert text.count("the cheapest and the dearest of 28 that have it") == 1 and text.count("“Above the source”") == 1
 
 
-def test_a_card_of_any_law_is_found_by_the_name_of_the_law(workdir, tmp_path):
+def test_a_card_of_any_law_is_found_by_the_name_of_the_law(workdir, tmp_path, capsys):
     """`fit` writes the card of a tied law in a study, `next` and `compare` find it by what was asked of `fit`."""
     copy, law = shutil.copytree(workdir, tmp_path / "study"), "--law=chinchilla[beta=alpha]"
     for dataset in TRUTH:
-        assert scaling("fit", copy, law, f"--dataset={dataset}")[0] == 0
-    code, out, err = scaling("compare", copy, law)
-    assert code == 0 and "alpha: stdlib - known = " in out, err
-    assert "has no ladder in" in scaling("next", copy, law, "--target=E", "--budget=1e13")[2]  # it read the card
+        assert cli.main(["fit", str(copy), law, f"--dataset={dataset}"]) == 0
+    capsys.readouterr()
+    assert cli.main(["compare", str(copy), law]) == 0
+    assert "alpha: stdlib - known = " in capsys.readouterr().out
+    assert cli.main(["next", str(copy), law, "--target=E", "--budget=1e13"]) == 2
+    assert "has no ladder in" in capsys.readouterr().err  # it read the card
 
 
 def test_held_out_runs_stay_hidden_until_they_are_sealed(workdir, tmp_path):
@@ -268,15 +343,15 @@ def test_held_out_runs_stay_hidden_until_they_are_sealed(workdir, tmp_path):
                 hid = re.sub(r'"(loss|value|train_loss)": ?[\d.]+', r'"\1":7.7777', path.read_text())
                 path.write_text(re.sub(r'"value": \[[^]]*\]', '"value": [7.7777, 7.7777, 7.7777]', hid))
     found = collect(copy)
-    assert all(c["hidden"] and c["loss"] is None for c in found.cells if c["role"] == "holdout")
-    assert max(max(c["loss"]) for c in found.curves) < 7 and found.parts[0].opened is None
+    assert all(run.hidden and run.loss is None for run in found.runs if run.manifest.role == "holdout")
+    assert max(max(curve.loss) for curve in found.curves) < 7 and found.datasets[0].opened == ()
     page = report.write(copy).read_text()
     assert "7.7777" not in Page(page).text and page.count("<td>unread</td>") == len(HOLDOUTS)
     assert "stdlib-forecasts" not in page and "known-loss" in page
     assert "No forecast is sealed yet" in page and "No forecast is sealed yet" in report.summary(copy)
     seal(copy)
-    opened = [c for c in collect(copy).cells if c["role"] == "holdout"]
-    assert [c["loss"] for c in opened] == [7.7777] * len(HOLDOUTS)  # whatever it is, once sealed it is shown
+    opened = [run for run in collect(copy).runs if run.manifest.role == "holdout"]
+    assert [run.loss for run in opened] == [7.7777] * len(HOLDOUTS)  # whatever it is, once sealed it is shown
 
 
 def test_a_changed_prediction_opens_nothing(workdir, tmp_path):
@@ -299,7 +374,7 @@ def test_an_unfinished_study_is_reported_as_far_as_it_got(workdir, tmp_path):
     text = Page(report.write(trained).read_text()).text
     assert "No law is fitted yet" in text and "all 28 losses" not in text and "28 losses is at or above" in text
     assert "No law is fitted yet" in report.summary(trained)
-    with pytest.raises(UserError, match=r"holds no runs"):
+    with refuses(Code.MISSING, "workdir"):
         report.write(tmp_path / "nowhere")
 
 
@@ -320,12 +395,25 @@ def test_reasons_stand_where_numbers_cannot(workdir, tmp_path):
 
 
 def test_names_of_a_study_are_text_not_markup_and_its_unit_is_its_own(tmp_path):
-    study = build(tmp_path, trained=False) / "study.json"
-    text = study.read_text().replace('"name": "demo"', '"name": "<script>alert(1)</script>"')
-    study.write_text(text.replace('"loss_unit": "nats/token"', '"loss_unit": "nats/pair"'))
+    build(tmp_path, trained=False, unit=Unit(per="pair"))
+    write_json(tmp_path / "study.json", edited(read_study(tmp_path), name="<script>alert(1)</script>"))
     page = report.write(tmp_path).read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
     assert "Loss in nats/pair ± standard error" in page and "nats/token" not in page
+
+
+def test_a_loss_that_no_entropy_bounds_is_held_to_none(tmp_path):
+    """Given the image, text can be coded below the entropy of text alone: nothing is said of that entropy."""
+    study = build(tmp_path, unit=Unit(given="the image"))
+    for dataset in TRUTH:
+        runs = load(study, dataset=dataset)
+        fit(runs, "chinchilla").save(study / "fits" / f"{dataset}-chinchilla-nonembedding.json")
+    found = collect(study)
+    assert all(part.entropy is None for part in found.datasets) and not found.entropy.datasets
+    text = Page(report.write(study).read_text()).text
+    assert "exact entropy" not in text and "above the exact" not in text and "BELOW" not in text
+    assert "nats/token, given the image" in text and "so theory has nothing to check here" in text
+    assert "exact entropy" not in report.summary(study) and "Check against theory" not in report.summary(study)
 
 
 def test_the_summary_fits_a_terminal(workdir, page):
@@ -333,8 +421,8 @@ def test_the_summary_fits_a_terminal(workdir, page):
     assert 15 <= len(lines) <= 40 and max(map(len, lines)) <= 100
     text = " ".join(" ".join(lines).split())
     card = read_json(workdir / "fits" / "stdlib-chinchilla-nonembedding.json")
-    assert f"E = {report.interval(card['params']['E'])}" in text and "10x the largest fitted compute" in text
-    assert " ".join(score(workdir)["verdict"].split()) in text
+    assert f"E = {interval(Interval(**card['params']['E']))}" in text and "10x the largest fitted compute" in text
+    assert " ".join(sentence(score(workdir)).split()) in text
     assert lines[-1] == f"Report: {workdir / 'report.html'}"
 
 
@@ -374,27 +462,46 @@ def test_tick_labels_do_not_touch(figures):
 
 @pytest.mark.parametrize("low, high", [(1e3, 1e12), (6e3, 1e5), (1.4, 2.1), (0.99, 1.01), (3e9, 8e11), (1e10, 1.2e10)])
 def test_ticks_are_few_and_inside(low, high):
-    ticks = axes.round_ticks(low, high)
+    ticks = style.round_ticks(low, high)
     assert 2 <= len(ticks) <= 8 and all(low * 0.99 <= t <= high * 1.01 for t in ticks) and ticks == sorted(ticks)
 
 
 def test_numbers_for_people():
     values = {512: "512", 6224: "6.22k", 98624: "98.6k", 1048576: "1.05M", 7e10: "70B", 999_900: "1M", 2e12: "2T"}
-    assert {v: axes.short(v) for v in values} == values
-    assert [axes.power_text(v) for v in (1e12, 7.75e11, 9.99e9)] == ["10¹²", "7.8×10¹¹", "10¹⁰"]
-    records, table = "text on the evaluation set, nats/token, given the image", "column loss of the table, at the steps"
-    assert axes.loss_label({"loss": records}) == "loss (nats/token, given the image)"
-    assert axes.loss_label({"loss": table}, "floor E") == "floor E"
-    assert report.interval({"value": 0.5, "lo": None, "hi": 1.2345}) == "0.5 [open, 1.23]"
-    assert report.interval({"value": 0.5, "lo": None, "hi": None}, None, "flat") == "0.5 (no interval: flat)"
-    assert report.interval(None) == "not identified"
-    assert str(report.formula("L = E + A N^-alpha < 2")) == "L = E + A N<sup>−α</sup> &lt; 2"
+    assert {v: short(v) for v in values} == values
+    assert [power_text(v) for v in (1e12, 7.75e11, 9.99e9)] == ["10¹²", "7.8×10¹¹", "10¹⁰"]
+    records = Conventions(origin="records", term="text", unit=Unit(given="the image"))
+    assert style.loss_label(records) == "loss (nats/token, given the image)"
+    assert style.loss_label(Conventions(origin="curves", columns={"loss": "loss"}), "floor E") == "floor E"
+    assert str(formula("L = E + A N^-alpha < 2")) == "L = E + A N<sup>−α</sup> &lt; 2"
+
+
+def test_laws_keep_their_look_and_differ_within_a_figure():
+    every = list(laws.REGISTRY.values())
+    alone = {law.name: style.law_styles([law])[law.name] for law in every}
+    standard = style.law_styles(laws.standard())
+    assert all(standard[law.name] == alone[law.name] for law in laws.standard())
+    assert len(set(standard.values())) == len(standard)
+    twins = [replace(laws.default(), name=name, default=False) for name in ("one", "two", "three")]
+    assert len(set(style.law_styles(twins).values())) == 3
+
+
+def test_figures_are_drawn_into_axes_that_are_given():
+    found = fit(runs_of(laws.get("chinchilla"), noise=0.003, n=40), "chinchilla")
+    figure = Figure()
+    one, two, three, four, five = figure.subplots(1, 5)
+    assert plots.loss(found, ax=one) is figure and one.get_title(loc="left") == "Loss against training tokens"
+    assert plots.compute(found, ax=(two, three)) is figure and two.lines and three.lines
+    assert plots.residuals({"chinchilla": found}, ax=four) is figure and four.get_ylabel()
+    assert plots.floor({"chinchilla": found}, ax=five) is figure and five.get_xlabel() == "floor E"
+    with refuses(Code.INVALID, "ax"):
+        plots.compute(found, ax=(one,))
 
 
 def test_figures_as_files_are_the_same_bytes_each_time(workdir, figures, tmp_path):
     paths = plots.save({"loss": figures["known"]["loss"]}, tmp_path / "a", "known-")
     assert [p.name for p in paths] == ["known-loss.svg", "known-loss.png"]
-    part = next(part for part in collect(workdir).parts if part.name == "known")
+    part = next(part for part in collect(workdir).datasets if part.name == "known")
     main = part.main()
     assert main is not None
     again = plots.save({"loss": plots.loss(main, entropy=part.entropy)}, tmp_path / "b", "known-")
@@ -411,9 +518,9 @@ def test_a_table_of_another_trainer_is_drawn_too(tmp_path):
     table.write_text("N,D,loss\n" + "".join(f"{n:.6g},{d:.6g},{v:.6g}\n" for n, d, v in rows))
     fit(load(table), "chinchilla").save(tmp_path / "card.json")
     names = {p.name for p in plots.save_fit(tmp_path / "card.json", tmp_path / "figures")}
-    assert names == {f"{k}.{e}" for k in ("loss", "compute", "isoflop", "allocation", "residuals", "floor")
-                     for e in ("svg", "png")}  # fmt: skip
-    one = plots.of_part(of_fit(fit(load(table), "power_floor:C")))
+    drawn = ("loss", "compute", "isoflop", "allocation", "residuals", "floor")
+    assert names == {f"{k}.{e}" for k in drawn for e in ("svg", "png")}
+    one = plots.of_dataset(of_fit(fit(load(table), "power_floor:C")))
     assert one["loss"].axes[0].get_xlabel() == "C (training FLOPs, 6ND)"
 
 
@@ -423,12 +530,12 @@ def test_a_table_of_another_trainer_is_drawn_too(tmp_path):
 )
 def test_a_law_of_several_columns_is_drawn_as_measured_against_fitted(name, figures):
     found = fit(runs_of(laws.get(name), noise=0.003, n=40), name)
-    made = plots.of_part(of_fit(found))
+    made = plots.of_dataset(of_fit(found))
     assert list(made) == figures
     (ax,) = made["loss"].axes
     assert ax.get_xlabel() == "fitted loss" and "40 rows" in made["loss"].get_supxlabel()
     points = np.asarray(ax.lines[1].get_xydata(), dtype=float)
-    np.testing.assert_allclose(points, [[row["fitted"], row["loss"]] for row in found.card()["runs"]])
+    np.testing.assert_allclose(points, np.stack([found.columns["fitted"], found.columns["loss"]], 1))
 
 
 def test_neither_the_trainer_nor_pyplot_is_imported():

@@ -16,8 +16,9 @@ from scaling import data, families, plan, study
 from scaling.data import _documents, _prepare, _tokenizer
 
 SOURCES = data.names()
-CASES = [(name, objective) for name in families.names()
-         for objective in getattr(families.load(name), "OBJECTIVES", ("",))]  # fmt: skip
+CASES = [
+    (name, objective) for name in families.names() for objective in getattr(families.load(name), "OBJECTIVES", ("",))
+]
 FILE = """
 from scaling import study
 

@@ -8,7 +8,7 @@ import pytest
 from test_cli import scaling
 from test_runs import GOOD, manifest
 
-from analysis.decide import forecast
+from analysis.decide import entropy, forecast
 from analysis.table.runs import entropy, load, terms
 from scaling.errors import UserError
 from scaling.records import Record, write_json
@@ -61,7 +61,7 @@ def test_every_term_has_its_cards(workdir: Path):
     # The headline's cards are where forecasts and the report look for them, and theirs are the only ones there.
     files = {path.relative_to(workdir / "fits").as_posix() for path in (workdir / "fits").rglob("*.json")}
     assert {"text-chinchilla-nonembedding.json", "error/text-chinchilla-nonembedding.json"} < files
-    assert len(files) == 20 and len(forecast._cards(workdir)) == 8
+    assert len(files) == 20 and len(forecast.fit_cards(workdir)) == 8
     code, out, _ = scaling("fit", workdir)
     assert code == 0 and "up to date: 16 of 16" in out
     card = workdir / "fits" / "error" / "text-chinchilla-nonembedding.json"
@@ -86,7 +86,7 @@ def test_one_term_is_asked_for_by_name(workdir: Path):
 
 def test_the_entropy_bounds_likelihoods_of_tokens_only(workdir: Path):
     """A hidden token is seen from both sides: its loss may be below the entropy of the text."""
-    assert forecast.check_entropy(workdir)["datasets"] == {}
+    assert entropy.check_entropy(workdir).datasets == {}
     assert "entropy" not in load(workdir).table
     about = manifest("x", entropy=1.9)
     assert entropy(about) == 1.9 and entropy({**about, "loss_unit": "nats/token (bound)"}) == 1.9

@@ -11,16 +11,21 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import handmade
 import jax
 import jsonschema
+import msgspec
 import numpy as np
 import pytest
+from refusals import refuses
 
 from scaling import data, plan, study, train
+from scaling import run as runs
 from scaling.checkpoint import Checkpoints, leaf_hashes
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.evaluate import term_summary
-from scaling.records import Record, records, write_json
+from scaling.records import Record, canonical, records, schema, write_json
+from scaling.records.types import StepRow
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,8 +56,8 @@ def outcome(workdir: Path) -> dict[str, tuple]:
     for record in records(workdir):
         result = record.result
         assert result is not None
-        curve = tuple((row["step"], row["loss"]) for row in record.steps())
-        found[record.path.name] = (result["status"], json.dumps(result["evaluation"]), curve[-1])
+        curve = tuple((row.step, row.loss) for row in record.steps())
+        found[record.path.name] = (result.status, canonical(result.evaluation), curve[-1])
     return found
 
 
@@ -69,21 +74,22 @@ def finished(tmp_path_factory):
 
 def test_records_obey_the_schema(finished):
     workdir, program = finished
-    schema = json.loads((ROOT / "scaling" / "records" / "record.schema.json").read_text())
+    described = schema.json_schema()
     for record in records(workdir):
-        jsonschema.validate(record.manifest, {**schema, "$ref": "#/$defs/manifest"})
-        jsonschema.validate(record.result, {**schema, "$ref": "#/$defs/result"})
-    assert {record.manifest["kind"] for record in records(workdir)} == {"stem", "branch"}
-    first, second = (Record(workdir / "runs" / run["run"]).result for run in program["runs"][1:])
+        for name in ("manifest.json", "result.json"):
+            content = json.loads((record.path / name).read_text())
+            jsonschema.validate(content, {**described, **described["properties"][name]})
+    assert {record.manifest.kind for record in records(workdir)} == {"stem", "branch"}
+    first, second = (Record(workdir / "runs" / run.run).result for run in program.runs[1:])
     assert first is not None and second is not None
-    assert second["evaluation"]["loss"]["value"] < first["evaluation"]["loss"]["value"]
-    assert second["tokens"] == 48 * 60 and second["decayed"] and second["tokens_per_second"] > 0
-    term = second["evaluation"]["loss"]
-    by = {name: np.array(values) for name, values in term["positions"].items()}
-    assert by["upto"].tolist() == [2, 8, 12] and by["count"].sum() == term["count"]  # a target in each block of three
-    assert by["count"] @ by["value"] == pytest.approx(term["sample"] * term["count"], rel=1e-9)
-    excess = term["value"] - first_manifest(workdir)["data"]["entropy"]
-    assert by["count"] @ by["excess"] == pytest.approx(excess * term["count"], rel=1e-9)
+    assert second.evaluation["loss"].value < first.evaluation["loss"].value
+    assert second.tokens == 48 * 60 and second.decayed and second.tokens_per_second > 0
+    term = second.evaluation["loss"]
+    by = {name: np.array(values) for name, values in msgspec.structs.asdict(term.positions).items()}
+    assert by["upto"].tolist() == [2, 8, 12] and by["count"].sum() == term.count  # a target in each block of three
+    assert by["count"] @ by["value"] == pytest.approx(term.sample * term.count, rel=1e-9)
+    excess = term.value - first_manifest(workdir).data.entropy
+    assert by["count"] @ by["excess"] == pytest.approx(excess * term.count, rel=1e-9)
 
 
 def first_manifest(workdir):
@@ -112,12 +118,13 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(finished, tiny, tmp_path,
 
 
 CHILD = """
-import json, os, sys
+import os, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from pathlib import Path
 from scaling import train
+from scaling.records import read_study
 workdir = Path(sys.argv[1])
-program, = json.loads((workdir / "study.json").read_text())["programs"]
+program, = read_study(workdir).programs
 train.execute(program, workdir, progress=lambda run, flops: print("tick", flush=True), should_stop=lambda: False)
 """
 
@@ -174,24 +181,24 @@ def test_one_compilation_serves_every_rate_decay_seed_schedule_and_length(tiny, 
             compiled.append(event)
 
     first, *rest = programs
-    train._trainer.cache_clear()
+    runs._trainer.cache_clear()
     go(first, tmp_path)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         for program in rest:
             go(program, tmp_path)
-        assert train._trainer.cache_info().misses == 1
+        assert runs._trainer.cache_info().misses == 1
         assert compiled == []
     finally:
         jax.monitoring.clear_event_listeners()
     assert all(record.status == "done" for record in records(tmp_path))
-    losses = [r.result["evaluation"]["loss"]["value"] for r in records(tmp_path) if r.result and r.result["evaluation"]]
+    losses = [r.result.evaluation["loss"].value for r in records(tmp_path) if r.result and r.result.evaluation]
     assert len(set(losses)) == len(losses) == 8
     # Whoever compiled is charged with it, once.
-    paid = {program["program"]: [(Record(tmp_path / "runs" / spec["run"]).result or {})["seconds"]["compile"]
-                                 for spec in program["runs"]] for program in programs}  # fmt: skip
-    trainer = train.trainer_of(first["runs"][0]["manifest"], first["options"])
-    assert sum(paid.pop(first["program"])) == pytest.approx(trainer.compile_seconds) and trainer.compile_seconds > 0
+    results = {record.path.name: record.result for record in records(tmp_path)}
+    paid = {program.program: [results[spec.run].seconds.compile for spec in program.runs] for program in programs}
+    trainer = train.trainer_of(first.runs[0].manifest, first.options)
+    assert sum(paid.pop(first.program)) == pytest.approx(trainer.compile_seconds) and trainer.compile_seconds > 0
     assert {seconds for program in paid.values() for seconds in program} == {0.0}
 
 
@@ -199,16 +206,16 @@ def test_more_d_extends_the_stem(finished, tiny, tmp_path):
     (program,) = prepare(tiny(), tmp_path)
     go(program, tmp_path)
     before = outcome(tmp_path)
-    stem = program["program"]
+    stem = program.program
     grown = tiny(grid=study.block("grid", "known", (0,), tokens=(1440, 1920, 2880, 5760)))
     (program,) = prepare(grown, tmp_path)
-    assert program["program"] == stem
+    assert program.program == stem
     chunks = go(program, tmp_path)
     # 1920 replays the stem from step 21 to 28 and decays 12; 5760 extends it from 42 to 84 and decays 36.
     assert chunks <= 2 + 2 + 6 + 6
     after = outcome(tmp_path)
     assert {name: after[name] for name in before if name != stem} == {n: v for n, v in before.items() if n != stem}
-    assert Record(tmp_path / "runs" / stem).manifest["steps"] == 84
+    assert Record(tmp_path / "runs" / stem).manifest.steps == 84
     assert Checkpoints(tmp_path / "runs" / stem / "checkpoints").steps() == [21, 28, 42, 84]
     fresh = tmp_path / "fresh"
     (whole,) = prepare(grown, fresh)
@@ -217,12 +224,12 @@ def test_more_d_extends_the_stem(finished, tiny, tmp_path):
 
 
 def test_divergence_ends_a_run_with_a_status(tiny, tmp_path):
-    (program,) = prepare(tiny(grid=study.block("grid", "known", (0,), tokens=(1440, 2880),
-                                               recipe={"learning_rate": 1e9})), tmp_path)  # fmt: skip
+    wild = study.block("grid", "known", (0,), tokens=(1440, 2880), recipe={"learning_rate": 1e9})
+    (program,) = prepare(tiny(grid=wild), tmp_path)
     go(program, tmp_path)
     results = [record.result for record in records(tmp_path)]
-    assert len(results) == 3 and all(result and result["status"] == "diverged" for result in results)
-    assert all(result and "loss" in result["reason"] for result in results)
+    assert len(results) == 3 and all(result and result.status == "diverged" for result in results)
+    assert all(result and "loss" in result.reason for result in results)
     assert go(program, tmp_path) == 0
 
 
@@ -232,11 +239,11 @@ def test_a_branch_that_leaves_before_its_stem_diverged_is_trained(tiny, tmp_path
         for record in records(tmp_path):
             result = record.result
             assert result is not None
-            found[record.manifest["steps"]] = (result["status"], result["steps"], str(result["reason"]))
+            found[record.manifest.steps] = (result.status, result.steps, str(result.reason))
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "DIVERGENCE_MARGIN", -100.0)  # as if the first chunk of ten steps were far too high
+        patch.setattr(runs, "DIVERGENCE_MARGIN", -100.0)  # as if the first chunk of ten steps were far too high
         (program,) = prepare(tiny(), tmp_path)
         go(program, tmp_path)
     assert {(status, steps) for status, steps, _ in ends().values()} == {("diverged", 10)}
@@ -251,20 +258,20 @@ def test_a_branch_that_leaves_before_its_stem_diverged_is_trained(tiny, tmp_path
 def test_where_a_run_began_is_known_after_any_number_of_starts(tiny, tmp_path):
     """Divergence is told by the first loss of all: also where a kill left rows and no checkpoint."""
     (program,) = prepare(tiny(), tmp_path)
-    stem = Record(tmp_path / "runs" / program["program"])
+    stem = Record(tmp_path / "runs" / program.program)
     for start in range(3):
         with pytest.raises(train.Interrupted):
             go(program, tmp_path, stop_after=1)
         if start == 0:
             shutil.rmtree(stem.path / "checkpoints")
-    assert [row["step"] for row in stem.rows() if "step" in row] == [10, 10, 20]
-    assert [row["step"] for row in stem.rows() if "first_loss" in row] == [10]
+    assert [row.step for row in stem.events(StepRow)] == [10, 10, 20]
+    assert [row.step for row in stem.events(StepRow) if row.first_loss is not None] == [10]
 
 
 def test_other_data_than_planned_is_refused(tiny, tmp_path):
     (program,) = prepare(tiny(), tmp_path)
-    with pytest.raises(UserError, match="is not what was planned"):
-        go({**program, "data": {**program["data"], "world": 5}}, tmp_path)
+    with refuses(Code.CHANGED, "data"):
+        go(handmade.edited(program, data={**program.data, "world": 5}), tmp_path)
     assert records(tmp_path) == []
 
 
@@ -272,7 +279,7 @@ def test_a_mesh_that_does_not_fit_is_refused(tiny, tmp_path):
     config = tiny()
     config.mesh.data = config.recipe.batch = config.evaluation.batch = 64
     (program,) = prepare(config, tmp_path)
-    with pytest.raises(UserError, match="needs 64 devices"):
+    with refuses(Code.ENVIRONMENT, "mesh"):
         go(program, tmp_path)
 
 
@@ -281,8 +288,8 @@ def test_the_final_state_is_kept_on_request(tiny, tmp_path):
     config.keep_final = True
     (program,) = prepare(config, tmp_path)
     go(program, tmp_path)
-    for run in program["runs"][1:]:
-        assert Checkpoints(tmp_path / "runs" / run["run"] / "checkpoints").steps() == [run["steps"]]
+    for run in program.runs[1:]:
+        assert Checkpoints(tmp_path / "runs" / run.run / "checkpoints").steps() == [run.steps]
 
 
 class TestCheckpoints:
@@ -347,12 +354,12 @@ def test_the_known_source_takes_out_its_own_sampling_error():
     names = [str(index) for index in range(100)]
     plain = term_summary(nats, count, document, names, bytes_per_token=1.0)
     known = term_summary(nats, count, document, names, exact, entropy=entropy)
-    assert known["value"] == pytest.approx(2.1, abs=5 * known["se"]) and known["se"] < plain["se"] / 50
-    assert known["sample"] == plain["value"] and plain["bits_per_byte"] == pytest.approx(plain["value"] / np.log(2))
+    assert known.value == pytest.approx(2.1, abs=5 * known.se) and known.se < plain.se / 50
+    assert known.sample == plain.value and plain.bits_per_byte == pytest.approx(plain.value / np.log(2))
     means = np.bincount(document, nats) / 40
-    assert plain["se"] == pytest.approx(means.std(ddof=1) / 10, rel=1e-6)
+    assert plain.se == pytest.approx(means.std(ddof=1) / 10, rel=1e-6)
     single = term_summary(nats, count, np.zeros(windows, int), ["one"])
-    assert single["se"] is None and single["value"] == pytest.approx(plain["value"])
+    assert single.se is None and single.value == pytest.approx(plain.value)
 
 
 def test_loss_by_position_is_exact_on_a_known_source():
@@ -367,7 +374,7 @@ def test_loss_by_position_is_exact_on_a_known_source():
     nats[:, 1] = -np.log(one[tokens[:, 1], tokens[:, 2]])
     names = (fixed["document"], fixed["documents"], exact)
     found = term_summary(nats, fixed["mask"], *names, entropy=source.entropy, positions=True)
-    by = {name: np.array(values) for name, values in found["positions"].items()}
+    by = {name: np.array(values) for name, values in msgspec.structs.asdict(found.positions).items()}
     windows = len(tokens)
     # The first position has one token to see, and does not count.
     assert by["upto"].tolist() == [2, 4, 8, 9] and by["count"].tolist() == [windows, 2 * windows, 4 * windows, windows]
@@ -378,4 +385,4 @@ def test_loss_by_position_is_exact_on_a_known_source():
     assert (np.abs(by["value"] - true) < 4 * by["se"]).all()
     assert abs(by["excess"][0] - (entropy_of_one - source.entropy)) < 4 * by["excess_se"][0]
     assert (by["excess"][1:] == 0).all() and (by["excess_se"][1:] == 0).all()
-    assert found["value"] == pytest.approx(source.entropy + by["excess"][0] / 8, rel=1e-12)
+    assert found.value == pytest.approx(source.entropy + by["excess"][0] / 8, rel=1e-12)

@@ -11,10 +11,12 @@ from references import reference_file
 
 from analysis.decide import tune
 from analysis.table import runs
-from scaling import cli, plan, recipe, study, verbs
+from scaling import plan, recipe, study
 from scaling.errors import UserError
 from scaling.records import read_json
-from scaling.verbs import designs, predictions
+from scaling.verbs import next as next_verb
+from scaling.verbs import predict as predict_verb
+from scaling.verbs import tune as tune_verb
 
 TRUTH = {"k": 0.3, "p": -0.4, "q": 0.1}
 FITTED: Any = SimpleNamespace(data={"dataset": "known"}, conventions={"n": "nonembedding"})  # what predict reads
@@ -151,11 +153,11 @@ def test_the_verb_goes_from_a_sweep_to_a_recipe_that_a_study_names(tiny, tmp_pat
                 train(spec, tmp_path)
         return 0
 
-    monkeypatch.setattr("scaling.verbs.tuning.run", run)
+    monkeypatch.setattr("scaling.verbs.tune.run", run)
     rates = "0.01,0.02,0.04,0.08,0.16"
-    flags = {flag.name: flag.default for flag in cli.VERBS["tune"].flags}
+    flags = {flag.name: flag.default for flag in tune_verb.VERB.flags}
     given = {"workdir": str(tmp_path), "rates": rates, "batches": "4", "sizes": "0,1", "seeds": "0,1"}
-    assert verbs.tune(SimpleNamespace(**{**flags, **given, "config": config, "argument": None})) == 0
+    assert tune_verb.tune(SimpleNamespace(**{**flags, **given, "config": config, "argument": None})) == 0
     assert "learning rate = k N^p D^q" in capsys.readouterr().out
     path = tmp_path / "recipe.json"
     held = read_json(path)["recipe"]
@@ -167,19 +169,19 @@ def test_the_verb_goes_from_a_sweep_to_a_recipe_that_a_study_names(tiny, tmp_pat
         assert row["learning_rate"] == pytest.approx(2.0 * row["N"] ** -0.5, rel=0.05)
         assert 0 <= row["regret"]["lo"] <= row["regret"]["value"] <= row["regret"]["hi"] < 0.01
     assert list(made.to_json()["tuned"]) == [recipe.named(str(path)).tuned]
-    plain = predictions._rule(tmp_path / "default", FITTED, {"N": {"value": 5e4}, "D": {"value": 1e5}})
+    plain = predict_verb._rule(tmp_path / "default", FITTED, {"N": {"value": 5e4}, "D": {"value": 1e5}})
     assert plain is not None and not plain["fitted"] and "best" not in plain and "a rule, not fitted" in plain["note"]
     # predict: rate with an interval at any N and D, because it was tuned.
     plan.write(made, tmp_path / "on")
     answer = {"N": {"value": 5e4}, "D": {"value": 1e5}}
-    rule = predictions._rule(tmp_path / "on", FITTED, answer)
+    rule = predict_verb._rule(tmp_path / "on", FITTED, answer)
     assert rule is not None and rule["fitted"]
     assert rule["best"]["learning_rate"]["value"] == pytest.approx(rule["learning_rate"], rel=1e-9)
     assert rule["best"]["learning_rate"]["lo"] < 2.0 * 5e4**-0.5 < rule["best"]["learning_rate"]["hi"]
     # next: a study written from its own cells has the same cells, though the rate follows D.
     again = tiny(**{
         f"block_{i}": study.block(**block)
-        for i, block in enumerate(designs._blocks([designs._cell(m) for m in _manifests(made)]))
+        for i, block in enumerate(next_verb._blocks([next_verb._cell(m) for m in _manifests(made)]))
     })  # fmt: skip
     again.model = {}
     assert {m["run"] for m in _manifests(plan.make(study.resolve(again)))} == {m["run"] for m in _manifests(made)}

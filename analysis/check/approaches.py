@@ -11,14 +11,18 @@ budget whose optimum is not bracketed by smaller and larger sizes says nothing a
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from msgspec import field
+from msgspec.structs import replace
 from scipy import special
 from scipy.interpolate import PchipInterpolator
 
+from analysis.card import SCHEMA, ApproachesDifference, ApproachesDisagree, Conventions, Interval, Value
 from analysis.engine.frontier import Cost, cost_table, frontier
 from analysis.table.runs import Runs
 from scaling.errors import UserError
@@ -28,6 +32,147 @@ WINDOW = 10.0  # a parabola sees the sizes within this factor of the best one; t
 NARROW = 4.0
 MIN_BUDGETS = 3
 SIMULATIONS = 2000
+
+
+class Point(Value):
+    """The optimum of one budget: None where it has none. ``edge``: at an end of the sizes, and so left out."""
+
+    C: float
+    N: float | None
+    D: float | None
+    loss: float | None
+    edge: bool
+
+
+class Reason(Value, tag_field="why"):
+    """Base of the reasons why an approach identifies nothing."""
+
+
+class NoSharedCompute(Reason, tag="no_shared_compute"):
+    """Fewer than three sizes at any compute: no isoFLOP groups, and so many ``sizes`` with two or more D."""
+
+    sizes: int
+
+
+class FewOptima(Reason, tag="few_optima"):
+    """Too few winning ``sizes`` of the envelope, or ``budgets`` with a bracketed minimum."""
+
+    found: int
+    needed: int
+    of: Literal["sizes", "budgets"]
+
+
+class FewLeft(Reason, tag="few_left"):
+    """Leaving out one size leaves too few optima to tell how sure this is."""
+
+
+class WideExponent(Reason, tag="wide_exponent"):
+    """The interval of a is so wide that any allocation fits."""
+
+    a: float
+    half_width: float
+
+
+class NoOptimum(Reason, tag="no_optimum"):
+    """A compute budget does not choose N under the law: why, or the ``columns`` that it is of."""
+
+    no_optimum: str | None
+    columns: tuple[str, ...]
+
+
+class NoInterior(Reason, tag="no_interior"):
+    """The fitted law has no interior optimum."""
+
+
+class OpenDraws(Reason, tag="open_draws"):
+    """A share of the draws of the fit has no interior optimum."""
+
+    share: float
+
+
+AnyReason = NoSharedCompute | FewOptima | FewLeft | WideExponent | NoOptimum | NoInterior | OpenDraws
+
+
+class Approach(Value):
+    """What one approach says: N_opt ~ C^a and D_opt ~ C^b.
+
+    Attributes:
+      law: of the parametric approach.
+      why: None where it is identified. Else intervals are open, and an estimate that exists stays.
+      level: of the intervals.
+      scheme: how they were made, that of the fit where the approach is parametric; None without intervals.
+      mode: where losses at equal compute are from: ``isoflop`` groups of the table, or a ``grid``, of which the losses
+        of so many ``sizes`` were interpolated to so many ``common`` budgets.
+      exact_cost: the parametric approach prices a token exactly by size; else C = 6ND.
+      budgets: how many optima the power law goes through.
+      C: the geometric middle of the range, in FLOPs, where N and D are.
+      N_coefficient, D_coefficient: of C^a and C^b.
+      sensitivity: of parabolas, a by the sizes that they see.
+      depends_on_window: whether that leaves the interval of a.
+    """
+
+    kind: Literal["envelope", "parabolas", "parametric"]
+    level: float
+    law: str | None = None
+    why: AnyReason | None = None
+    scheme: str | None = None
+    df: float | None = None
+    mode: Literal["isoflop", "grid"] | None = None
+    sizes: int = 0
+    common: int = 0
+    exact_cost: bool = False
+    budgets: int | None = None
+    points: tuple[Point, ...] = ()
+    C: float | None = None
+    a: Interval | None = None
+    b: Interval | None = None
+    N: Interval | None = None
+    D: Interval | None = None
+    N_coefficient: Interval | None = None
+    D_coefficient: Interval | None = None
+    sensitivity: dict[str, float | None] = field(default_factory=dict)
+    depends_on_window: bool = False
+
+    @property
+    def identified(self) -> bool:
+        """Whether a and the optimum have intervals that say something."""
+        return self.why is None
+
+
+class Pair(Value):
+    """Two approaches, by name: whether they differ in a, or in N at C, by more than their intervals allow together.
+
+    All are None where one of them is not identified.
+    """
+
+    one: str
+    two: str
+    a: ApproachesDifference | None = None
+    N: ApproachesDifference | None = None
+    disagree: bool | None = None
+    C: float | None = None
+
+
+class ApproachesData(Value):
+    """The runs that the approaches are of."""
+
+    rows: int
+    sha256: str
+    source: str
+    dataset: str | None
+
+
+class Approaches(Value):
+    """Approaches by name ("1", "2", "3") on the same runs, each pair of them, and the range of compute."""
+
+    approaches: dict[str, Approach]
+    pairs: tuple[Pair, ...]
+    C_min: float
+    C_max: float
+    conventions: Conventions
+    data: ApproachesData
+    kind: Literal["approaches"] = "approaches"
+    schema: Literal[2] = SCHEMA
 
 
 @dataclass(frozen=True)
@@ -52,121 +197,106 @@ class _Curve:
 
 def compare_approaches(
     runs: Runs, fit: Any | None = None, *, level: float = 0.95, cost: Cost | None = None
-) -> dict[str, Any]:
-    """Approaches 1, 2 and, with a ``Fit``, 3 on the same runs, and whether they disagree. JSON.
+) -> Approaches:
+    """Approaches 1, 2 and, with a ``Fit``, 3 on the same runs, and whether they disagree.
 
     Args:
       cost: of approach 3 (see ``analysis.decide.allocate``); by default the exact cost by size where the runs have one.
     """
-    results = {"1": approach1(runs, level=level), "2": approach2(runs, level=level)}
+    found = {"1": approach1(runs, level=level), "2": approach2(runs, level=level)}
     if fit is not None:
-        results["3"] = approach3(runs, fit, level=level, cost=cost)
-    pairs, sentences = [], []
-    names = list(results)
-    for i, one in enumerate(names):
-        for two in names[i + 1 :]:
-            pair, sentence = _compare(one, results[one], two, results[two])
-            pairs.append(pair)
-            sentences.append(sentence)
-    table: Any = runs.table
-    return {
-        "schema": 1,
-        "kind": "approaches",
-        "approaches": results,
-        "comparison": pairs,
-        "verdict": " ".join(sentences),
-        "range": {"C_min": float(table["C"].min()), "C_max": float(table["C"].max())},
-        "conventions": runs.conventions,
-        "data": {"rows": len(table), "sha256": runs.sha256, "source": runs.source, "dataset": runs.dataset},
-    }
+        found["3"] = approach3(runs, fit, level=level, cost=cost)
+    flops = np.asarray(runs.table["C"], dtype=float)
+    return Approaches(
+        approaches=found,
+        pairs=tuple(_pair(one, found[one], two, found[two]) for one, two in itertools.combinations(found, 2)),
+        C_min=float(flops.min()),
+        C_max=float(flops.max()),
+        conventions=runs.conventions,
+        data=ApproachesData(rows=len(runs), sha256=runs.sha256, source=str(runs.source), dataset=runs.dataset),
+    )
 
 
-def disagreement(runs: Runs, fit: Any) -> dict[str, Any] | None:
+def disagreement(runs: Runs, fit: Any) -> ApproachesDisagree | None:
     """The warning of a card whose law and the parabolas of the same isoFLOP runs disagree; None where they do not.
 
     Only of tables that are groups of equal compute, for which approach 2 was made: of a grid it sees interpolated
     losses, and ``compare_approaches`` says what it finds there.
     """
-    table: Any = runs.table
-    if set(fit.law.columns) != {"N", "D"} or not {"N", "D", "C", "loss"} <= set(table.columns):
+    if set(fit.law.columns) != {"N", "D"} or not {"N", "D", "C", "loss"} <= set(runs.table.columns):
         return None
     n, _, _, log_c = _columns(runs)
     if not _isoflop(n, log_c):
         return None
     two, three = approach2(runs, level=fit.level), approach3(runs, fit, level=fit.level)
-    pair, sentence = _compare("2", two, "3", three)
-    if not pair["disagree"]:
+    pair = _pair("2", two, "3", three)
+    if not pair.disagree:
         return None
-    wide = next((f"; {w['message']}" for w in two["warnings"] if w["name"] == "parabola_window"), "")
-    message = f"{sentence[:-1]}{wide}. Look at both before an allocation is made (scaling report, or scaling plot)"
-    return {"name": "approaches_disagree", "message": message, "a": pair["a"], "N": pair["N"]}
+    assert pair.a and pair.N and two.a and three.a and two.N and three.N
+    return ApproachesDisagree(
+        a=pair.a,
+        N=pair.N,
+        a_values=(two.a, three.a),
+        N_values=(two.N, three.N),
+        C=_reference(runs),
+        parabola_window=two.sensitivity if two.depends_on_window else None,
+    )
 
 
-def approach1(runs: Runs, *, level: float = 0.95) -> dict[str, Any]:
+def approach1(runs: Runs, *, level: float = 0.95) -> Approach:
     """The envelope of the runs: which size has the lowest loss at each compute."""
-    return _empirical(runs, "envelope", _envelope, 0.05, level)
+    return _empirical(runs, Approach(kind="envelope", level=level), _envelope, 0.05)
 
 
-def approach2(runs: Runs, *, level: float = 0.95, window: float = WINDOW) -> dict[str, Any]:
+def approach2(runs: Runs, *, level: float = 0.95, window: float = WINDOW) -> Approach:
     """IsoFLOP parabolas in log N, over the sizes within a factor ``window`` of the best one of each budget."""
-    result = _empirical(runs, "isoFLOP parabolas", lambda b: _parabolas(b, window), np.log(2.0), level)
+    plain = Approach(kind="parabolas", level=level)
+    result = _empirical(runs, plain, lambda groups: _parabolas(groups, window), np.log(2.0))
     groups = budgets(runs, np.log(2.0))[1]
-    others = {f"within {NARROW:g}x": NARROW, "all sizes": np.inf}
-    found = {f"within {window:g}x": result["a"]["value"]}
-    for name, other in others.items():
+    found = {f"within {window:g}x": None if result.a is None else result.a.value}
+    for name, other in ((f"within {NARROW:g}x", NARROW), ("all sizes", np.inf)):
         line = _line(_parabolas(groups, other)[0], _reference(runs))
         found[name] = None if line is None else float(line[0])
-    result["sensitivity"] = found
-    values = [v for v in found.values() if v is not None]
-    if result["a"]["lo"] is not None and (min(values) < result["a"]["lo"] or max(values) > result["a"]["hi"]):
-        text = ", ".join(f"{v:.3f} {k}" for k, v in found.items() if v is not None)
-        message = f"a depends on which sizes the parabola sees ({text}): its known bias, which the interval leaves out"
-        result["warnings"].append({"name": "parabola_window", "message": message})
-    return result
+    seen, a = [v for v in found.values() if v is not None], result.a
+    leaves = a is not None and a.lo is not None and a.hi is not None and (min(seen) < a.lo or max(seen) > a.hi)
+    return replace(result, sensitivity=found, depends_on_window=leaves)
 
 
-def approach3(runs: Runs, fit: Any, *, level: float = 0.95, cost: Cost | None = None) -> dict[str, Any]:
+def approach3(runs: Runs, fit: Any, *, level: float = 0.95, cost: Cost | None = None) -> Approach:
     """The optimum of a fitted law; a and b are slopes of log N_opt and log D_opt over a decade of compute."""
     cost = cost_table(fit) if cost is None else cost
     reference = _reference(runs)
     span = np.exp(np.array([-0.5, 0.0, 0.5]) * np.log(10.0)) * reference
-    result = _blank(f"parametric ({fit.law.name})", "draws of the fit", None, level)
+    blank = Approach(kind="parametric", law=fit.law.name, level=level, exact_cost=cost is not None)
     try:
         log_n, log_d = frontier(fit, span, cost)
-    except UserError as error:
-        return _unidentified(result, error.remedy)
-    slopes = [(x[:, 2] - x[:, 0]) / np.log(10.0) for x in (log_n, log_d)]
-    a, b = slopes
+    except UserError:
+        return replace(blank, why=NoOptimum(no_optimum=fit.law.no_optimum, columns=fit.law.columns))
+    a, b = ((x[:, 2] - x[:, 0]) / np.log(10.0) for x in (log_n, log_d))
     v = np.stack(
         [a, log_n[:, 1], b, log_d[:, 1], log_n[:, 1] - a * np.log(reference), log_d[:, 1] - b * np.log(reference)], 1
     )
     bad = np.asarray(~np.isfinite(v).all(axis=1))
     if bad[0]:
-        return _unidentified(result, "the fitted law has no interior optimum here")
+        return replace(blank, why=NoInterior())
     draws = np.where(bad[1:, None], np.nan, v[1:])
-    tail = (1 - level) / 2
+    tail, share = (1 - level) / 2, float(bad[1:].mean())
     lo, hi = np.full(6, np.nan), np.full(6, np.nan)
-    if bad[1:].mean() <= tail:
+    if share <= tail:
         lo, hi = np.nanquantile(draws, [tail, 1 - tail], axis=0)
     if cost is None:  # the card's own interval of a and b, which may be a profile
-        for i, name in ((0, "a"), (2, "b")):
-            entry = fit.derived.get(name) or {}
-            if entry.get("lo") is not None and entry.get("hi") is not None:
-                lo[i], hi[i] = entry["lo"], entry["hi"]
-    result["budgets"] = None
-    result["interval"]["scheme"] = fit.card()["interval"]["scheme"]
-    result["interval"]["df"] = fit.card()["interval"]["df"]
-    result["cost"] = "C = 6ND" if cost is None else "exact cost by size"
-    _fill(result, v[0], lo, hi, reference)
-    if bad[1:].mean() > tail:
-        return _unidentified(result, f"{bad[1:].mean():.0%} of the draws of the fit have no interior optimum")
-    return result
+        for i, cell in ((0, fit.derived.a), (2, fit.derived.b)):
+            if cell is not None and cell.lo is not None and cell.hi is not None:
+                lo[i], hi[i] = cell.lo, cell.hi
+    scheme = fit.card.scheme
+    result = _filled(replace(blank, scheme=scheme.name, df=scheme.df), v[0], lo, hi, reference)
+    return result if share <= tail else _unidentified(result, OpenDraws(share=share))
 
 
 # --- budgets
 
 
-def budgets(runs: Runs, step: float) -> tuple[str, list[Budget], list[_Curve]]:
+def budgets(runs: Runs, step: float) -> tuple[Literal["isoflop", "grid"], list[Budget], list[_Curve]]:
     """Groups of equal compute: ``isoflop`` groups as they are, or a ``grid`` interpolated every ``step`` in log C."""
     n, d, loss, log_c = _columns(runs)
     groups = _isoflop(n, log_c)
@@ -236,21 +366,23 @@ def _interpolate(curves: list[_Curve], step: float) -> list[Budget]:
     return found
 
 
-# --- optima of budgets: arrays of (log C, log N, log D), rows
+# --- optima of budgets: arrays of (log C, log N, log D), rows; every point; what simulating their noise needs
+
+Optima = tuple[np.ndarray, list[Point], Any]
 
 
-def _envelope(groups: list[Budget]) -> tuple[np.ndarray, list[dict[str, Any]], Any]:
+def _envelope(groups: list[Budget]) -> Optima:
     found, points = [], []
     for g in groups:
         i = int(np.argmin(g.loss))
         edge = bool(g.N[i] <= g.N.min() * 1.01 or g.N[i] >= g.N.max() / 1.01)
-        points.append({"C": g.C, "N": float(g.N[i]), "D": float(g.D[i]), "loss": float(g.loss[i]), "edge": edge})
+        points.append(Point(C=g.C, N=float(g.N[i]), D=float(g.D[i]), loss=float(g.loss[i]), edge=edge))
         if not edge:
             found.append((np.log(g.C), np.log(g.N[i]), np.log(g.D[i])))
     return np.array(found).reshape(-1, 3), points, None
 
 
-def _parabolas(groups: list[Budget], window: float) -> tuple[np.ndarray, list[dict[str, Any]], Any]:
+def _parabolas(groups: list[Budget], window: float) -> Optima:
     """Minima of the parabolas, and for each kept budget what simulating its noise needs."""
     found, points, designs = [], [], []
     for g in groups:
@@ -260,7 +392,7 @@ def _parabolas(groups: list[Budget], window: float) -> tuple[np.ndarray, list[di
         if len(_clusters(log_n[near], SAME / 5)) < 3:
             near = np.abs(log_n - best) <= np.sort(np.abs(log_n - best))[min(2, len(log_n) - 1)] + 1e-9
         if len(_clusters(log_n[near], SAME / 5)) < 3:
-            points.append({"C": g.C, "N": None, "D": None, "loss": None, "edge": True})
+            points.append(Point(C=g.C, N=None, D=None, loss=None, edge=True))
             continue
         x = log_n[near] - best
         design = np.stack([np.ones_like(x), x, x * x], 1)
@@ -270,9 +402,9 @@ def _parabolas(groups: list[Budget], window: float) -> tuple[np.ndarray, list[di
         inside = bool(c2 > 0 and log_n.min() < at < log_n.max())
         log_d = float(np.interp(at, log_n, np.log(g.D))) if inside else np.nan
         edge = not inside or bool(best <= log_n.min() + 0.01 or best >= log_n.max() - 0.01)
-        point = {"C": g.C, "N": None, "D": None, "loss": None, "edge": edge}
+        point = Point(C=g.C, N=None, D=None, loss=None, edge=edge)
         if inside:
-            point |= {"N": float(np.exp(at)), "D": float(np.exp(log_d)), "loss": c0 - c1 * c1 / (4 * c2)}
+            point = replace(point, N=float(np.exp(at)), D=float(np.exp(log_d)), loss=c0 - c1 * c1 / (4 * c2))
         points.append(point)
         if not edge:
             found.append((np.log(g.C), at, log_d))
@@ -298,50 +430,31 @@ def _line(optima: np.ndarray, reference: float) -> np.ndarray | None:
     return np.array([a, n, b, d, n - a * np.log(reference), d - b * np.log(reference)])
 
 
-def _empirical(
-    runs: Runs, name: str, optima_of: Callable[[list[Budget]], Any], step: float, level: float
-) -> dict[str, Any]:
+def _empirical(runs: Runs, blank: Approach, optima_of: Callable[[list[Budget]], Optima], step: float) -> Approach:
     mode, groups, curves = budgets(runs, step)
     optima, points, designs = optima_of(groups)
-    reference = _reference(runs)
-    result = _blank(name, "", None, level)
-    result["mode"] = {
-        "isoflop": "isoFLOP groups of the table, as they are",
-        "grid": f"a grid: the loss of {len(curves)} sizes interpolated along D to {len(groups)} common budgets",
-    }[mode]
-    result["points"], result["budgets"] = points, len(optima)
-    edges = [p["C"] for p in points if p["edge"]]
-    if edges:
-        message = f"{len(edges)} of {len(points)} budgets have their optimum at an edge of the sizes and are left out"
-        result["warnings"].append({"name": "edge", "message": message, "C": edges})
+    reference, level = _reference(runs), blank.level
+    result = replace(blank, mode=mode, sizes=len(curves), common=len(groups), points=tuple(points), budgets=len(optima))
     if not groups:
-        sizes = len(curves)
-        reason = f"fewer than three sizes share a compute: no isoFLOP groups, and {sizes} sizes with two or more D"
-        return _unidentified(result, reason)
+        return _unidentified(result, NoSharedCompute(sizes=len(curves)))
     line = _line(optima, reference)
     winners = len(_clusters(optima[:, 1], SAME / 5)) if designs is None else len(optima)
     if line is None or min(len(optima), winners) < MIN_BUDGETS:
-        if line is not None:
-            _fill(result, line, np.full(6, np.nan), np.full(6, np.nan), reference)
-        what = "sizes win inside the range" if designs is None else "budgets have a bracketed minimum"
-        return _unidentified(result, f"only {min(len(optima), winners)} {what}; {MIN_BUDGETS} are needed")
+        of: Literal["sizes", "budgets"] = "sizes" if designs is None else "budgets"
+        few = FewOptima(found=min(len(optima), winners), needed=MIN_BUDGETS, of=of)
+        return _unidentified(result if line is None else _estimate(result, line, reference), few)
     if mode == "grid":
-        error, df = _jackknife(curves, step, optima_of, reference, winners)
-        scheme = "delete-one-size jackknife, Student t"
+        scheme, (error, df) = "jackknife", _jackknife(curves, step, optima_of, reference, winners)
     elif designs is None:
-        error, df = _residual_error(optima, reference), len(optima) - 2
-        scheme = "scatter of the optima about the line, Student t"
+        scheme, error, df = "scatter", _residual_error(optima, reference), len(optima) - 2
     else:
-        error, df = _simulated_error(optima, designs, reference)
-        scheme = "noise about the parabolas, simulated; widened where the minima scatter more; Student t"
+        scheme, (error, df) = "simulated", _simulated_error(optima, designs, reference)
     if error is None:
-        _fill(result, line, np.full(6, np.nan), np.full(6, np.nan), reference)
-        return _unidentified(result, "leaving out one size leaves too few optima to tell how sure this is")
+        return _unidentified(_estimate(result, line, reference), FewLeft())
     half = float(special.stdtrit(df, (1 + level) / 2)) * error
-    result["interval"] = {"level": level, "scheme": scheme, "df": int(df)}
-    _fill(result, line, line - half, line + half, reference)
+    result = _filled(replace(result, scheme=scheme, df=float(df)), line, line - half, line + half, reference)
     if half[0] > 0.5:
-        return _unidentified(result, f"the interval of a is {line[0]:.2f} ± {half[0]:.2f}: any allocation fits")
+        return _unidentified(result, WideExponent(a=float(line[0]), half_width=float(half[0])))
     return result
 
 
@@ -386,7 +499,7 @@ def _simulated_error(optima: np.ndarray, designs: list[Any], reference: float) -
 
 
 def _jackknife(
-    curves: list[_Curve], step: float, optima_of: Callable[[list[Budget]], Any], reference: float, winners: int
+    curves: list[_Curve], step: float, optima_of: Callable[[list[Budget]], Optima], reference: float, winners: int
 ) -> tuple[np.ndarray | None, int]:
     lines = []
     for i in range(len(curves)):
@@ -403,77 +516,57 @@ def _jackknife(
 # --- results
 
 
-def _blank(name: str, scheme: str, df: int | None, level: float) -> dict[str, Any]:
-    empty = {"value": None, "lo": None, "hi": None}
-    return {
-        "name": name,
-        "identified": True,
-        "reason": None,
-        "a": dict(empty),
-        "b": dict(empty),
-        "coefficient": {"N": dict(empty), "D": dict(empty)},
-        "at_reference": {"C": None, "N": dict(empty), "D": dict(empty)},
-        "budgets": 0,
-        "interval": {"level": level, "scheme": scheme, "df": df},
-        "warnings": [],
-    }
+def _filled(result: Approach, value: np.ndarray, lo: np.ndarray, hi: np.ndarray, reference: float) -> Approach:
+    """With the numbers of ``_line`` and their ends; what is not finite is None."""
 
-
-def _fill(result: dict[str, Any], value: np.ndarray, lo: np.ndarray, hi: np.ndarray, reference: float) -> None:
-    def interval(i: int, change: Callable[[float], Any] = float) -> dict[str, Any]:
-        cells = (value[i], lo[i], hi[i])
+    def interval(i: int, change: Callable[[float], Any] = float) -> Interval | None:
         with np.errstate(over="ignore"):
-            found = [float(change(c)) if np.isfinite(c) else None for c in cells]
-        return dict(
-            zip(("value", "lo", "hi"), [c if c is None or np.isfinite(c) else None for c in found], strict=True)
-        )
+            cells = [float(change(x[i])) for x in (value, lo, hi)]
+        centre, low, high = (cell if np.isfinite(cell) else None for cell in cells)
+        return None if centre is None else Interval(value=centre, lo=low, hi=high)
 
-    result["a"], result["b"] = interval(0), interval(2)
-    result["coefficient"] = {"N": interval(4, np.exp), "D": interval(5, np.exp)}
-    result["at_reference"] = {"C": reference, "N": interval(1, np.exp), "D": interval(3, np.exp)}
+    return replace(
+        result,
+        C=reference,
+        a=interval(0),
+        b=interval(2),
+        N=interval(1, np.exp),
+        D=interval(3, np.exp),
+        N_coefficient=interval(4, np.exp),
+        D_coefficient=interval(5, np.exp),
+    )
 
 
-def _unidentified(result: dict[str, Any], reason: str) -> dict[str, Any]:
+def _estimate(result: Approach, line: np.ndarray, reference: float) -> Approach:
+    """With the estimate alone."""
+    nothing = np.full(6, np.nan)
+    return _filled(result, line, nothing, nothing, reference)
+
+
+def _unidentified(result: Approach, why: AnyReason) -> Approach:
     """Keeps the estimate, if any, and takes its interval away: 'not identified' is a result."""
-    result["identified"], result["reason"] = False, reason
-    for entry in (result["a"], result["b"], *result["coefficient"].values()):
-        entry["lo"] = entry["hi"] = None
-    for name in ("N", "D"):
-        result["at_reference"][name]["lo"] = result["at_reference"][name]["hi"] = None
-    result["warnings"].append({"name": "not_identified", "message": reason})
-    return result
+    cells = {name: getattr(result, name) for name in ("a", "b", "N", "D", "N_coefficient", "D_coefficient")}
+    opened = {name: cell and replace(cell, lo=None, hi=None) for name, cell in cells.items()}
+    return replace(result, why=why, **opened)
 
 
-def _compare(one: str, x: dict[str, Any], two: str, y: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _pair(one: str, x: Approach, two: str, y: Approach) -> Pair:
     """Whether two approaches differ by more than their intervals allow together (added in squares)."""
-    pair: dict[str, Any] = {"pair": [int(one), int(two)], "a": None, "N": None, "disagree": None}
-    for name, result in ((one, x), (two, y)):
-        if not result["identified"]:
-            reason = f"{name} is not identified ({result['reason']})"
-            return pair, f"Approaches {one} and {two} cannot be compared: {reason}."
-    at, n = x["at_reference"]["C"], (x["at_reference"]["N"], y["at_reference"]["N"])
-    pair["a"] = _differ(x["a"], y["a"], np.asarray)
-    pair["N"] = _differ(*n, np.log)
-    pair["disagree"] = pair["a"]["disagree"] or pair["N"]["disagree"]
-    exponents = f"a = {_text(x['a'])} and {_text(y['a'])}"
-    if pair["a"]["disagree"]:
-        exclude = " and the intervals exclude each other" if pair["a"]["exclude"] else ""
-        apart = f"{abs(pair['a']['difference']):.3f} apart where noise allows {pair['a']['allowed']:.3f}{exclude}"
-        return pair, f"Approaches {one} and {two} disagree: {exponents}, {apart}."
-    if pair["N"]["disagree"]:
-        sizes = " and ".join(f"{e['value']:.3g} ({e['lo']:.3g} to {e['hi']:.3g})" for e in n)
-        where = f"on N at {at:.2g} FLOPs: {sizes}"
-        return pair, f"Approaches {one} and {two} agree on the exponent ({exponents}) but disagree {where}."
-    return pair, f"Approaches {one} and {two} agree within their intervals: {exponents}."
+    if not (x.identified and y.identified):
+        return Pair(one=one, two=two)
+    a, n = _differ(x.a, y.a, np.asarray), _differ(x.N, y.N, np.log)
+    return Pair(one=one, two=two, a=a, N=n, disagree=a.disagree or n.disagree, C=x.C)
 
 
-def _differ(p: dict[str, Any], q: dict[str, Any], scale: Callable[[Any], Any]) -> dict[str, Any]:
-    (v, low, high), (w, below, above) = ([float(scale(e[k])) for k in ("value", "lo", "hi")] for e in (p, q))
+def _differ(p: Interval | None, q: Interval | None, scale: Callable[[Any], Any]) -> ApproachesDifference:
+    (v, low, high), (w, below, above) = ([float(scale(end)) for end in _ends(cell)] for cell in (p, q))
     facing = (high - v, w - below) if w > v else (v - low, above - w)
     allowed = float(np.hypot(*facing))
     exclude = low > above or below > high
-    return {"difference": v - w, "allowed": allowed, "disagree": abs(v - w) > allowed, "exclude": exclude}
+    return ApproachesDifference(difference=v - w, allowed=allowed, disagree=abs(v - w) > allowed, exclude=exclude)
 
 
-def _text(entry: dict[str, Any]) -> str:
-    return f"{entry['value']:.3f} ({entry['lo']:.3f} to {entry['hi']:.3f})"
+def _ends(cell: Interval | None) -> tuple[float, float, float]:
+    """Of an identified approach, all of whose intervals are closed."""
+    assert cell is not None and cell.lo is not None and cell.hi is not None
+    return cell.value, cell.lo, cell.hi

@@ -30,11 +30,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from scipy import optimize, special
 
+from analysis import laws
+from analysis.card import Discrepancy, Scope
+from analysis.laws import Law
 from scaling.errors import UserError
-from scaling.records import read_json
+from scaling.records.typed import read_typed
 
 Array = np.ndarray
 FILE = Path(__file__).with_name("discrepancy.json")
@@ -44,61 +48,74 @@ APART = 1.0  # e-folds of N along a budget over which the deviations of two cell
 CURVATURE = 0.033  # of log loss in log N along a budget, the median of the sets in benchmarks/optimum.json
 
 
+class _Learned(msgspec.Struct, frozen=True):
+    k: float
+    shared: float
+    sets: int
+    sources: int
+
+
+class _League(msgspec.Struct, frozen=True):
+    laws: dict[str, _Learned]
+
+
 @cache
-def _table() -> dict[str, Any]:
-    return read_json(FILE)
+def _league() -> dict[str, _Learned]:
+    return read_typed(FILE, _League).laws
 
 
-def term(law: str, setting: str | float = "auto") -> dict[str, Any]:
-    """The card's entry: ``k`` (t scale of log loss per e-fold), ``df``, ``shared``, ``x`` in words, ``source``.
+def term(law: str | Law, setting: str | float = "auto") -> Discrepancy:
+    """The term of a law.
 
-    ``setting``: "auto" (the learned k of the law), "off" (k = 0), or a k of the user's own.
-    Raises UserError for anything else.
+    Args:
+      law: in any column; one that was not in the league takes the k of ``OTHER``.
+      setting: "auto" (the learned k), "off" (k = 0), or a k of the user's own.
+
+    Raises:
+      UserError: another setting.
     """
-    base = {"name": "k times the e-folds beyond the fitted range", "df": DF}
-    base["x"] = "max(0, ln C/C_max, ln N/N_max, ln D/D_max) of the fitted runs"
     if setting == "off":
-        return {**base, "k": 0.0, "shared": 0.0, "source": "switched off: intervals hold only if the law does"}
-    table = _table()
+        return Discrepancy(k=0.0, df=DF, shared=0.0, setting="off")
+    learned = _league()
     if setting == "auto":
-        row = table["laws"].get(law.split(":")[0], table["laws"][OTHER])
-        source = f"learned from {row['sets']} studies of {row['sources']} sources ({table['made_by']})"
-        return {**base, "k": row["k"], "shared": row["shared"], "source": source}
+        row = learned.get(laws.get(law).form, learned[OTHER])
+        return Discrepancy(k=row.k, df=DF, shared=row.shared, setting="auto", sets=row.sets, sources=row.sources)
     try:
         k = float(setting)
     except ValueError:
         k = math.nan
     if not (math.isfinite(k) and k >= 0):
         raise UserError("discrepancy", setting, "give auto, off, or the scale of log loss per e-fold, such as 0.005")
-    return {**base, "k": k, "shared": table["laws"][OTHER]["shared"], "source": "given by the user"}
+    return Discrepancy(k=k, df=DF, shared=learned[OTHER].shared, setting="given")
 
 
-def beyond(scope: Mapping[str, Any], columns: Mapping[str, Any]) -> Array:
+def beyond(scope: Scope, columns: Mapping[str, Any]) -> Array:
     """x (n,): e-folds by which rows lie beyond the fitted range, of those of C, N and D that both sides know.
 
-    ``scope`` has ``C_max``, ``N_max``, ``D_max`` and, for rows that do not say C, ``ND_max``, the largest N D.
+    Rows that do not say C are compared by N D.
     """
+    largest = {"C": scope.C_max, "N": scope.N_max, "D": scope.D_max, "ND": scope.ND_max}
     values = {c: np.atleast_1d(np.asarray(columns[c], dtype=np.float64)) for c in ("C", "N", "D") if c in columns}
-    if "C" not in values and {"N", "D"} <= set(values) and scope.get("ND_max"):
+    if "C" not in values and {"N", "D"} <= set(values) and largest["ND"]:
         values["ND"] = values["N"] * values["D"]
-    over = [np.log(v / scope[f"{c}_max"]) for c, v in values.items() if scope.get(f"{c}_max")]
+    over = [np.log(v / most) for c, v in values.items() if (most := largest[c])]
     if not over:
         sizes = [np.atleast_1d(np.asarray(v)).shape[0] for v in columns.values()]
         return np.zeros(max(sizes, default=1))
     return np.maximum(np.max(np.stack(np.broadcast_arrays(*over)), axis=0), 0.0)
 
 
-def deviations(entry: Mapping[str, Any], x: Array, draws: int, rng: np.random.Generator) -> Array:
+def deviations(entry: Discrepancy, x: Array, draws: int, rng: np.random.Generator) -> Array:
     """Deviations of log loss (draws, n) at x (n,) e-folds beyond the range; zeros within it."""
-    k, df, shared = entry["k"], entry["df"], entry["shared"]
+    k, df, shared = entry.k, entry.df, entry.shared
     tail = np.sqrt(df / rng.chisquare(df, (draws, 1)))
     common, own = rng.standard_normal((draws, 1)), rng.standard_normal((draws, len(x)))
     return k * x * tail * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)
 
 
-def shift(entry: Mapping[str, Any], x: float) -> float:
+def shift(entry: Discrepancy, x: float) -> float:
     """t scale, in e-folds, of the error of the optimal N at a budget x e-folds beyond the range; see the module."""
-    return entry["k"] * x * math.sqrt(2 * (1 - entry["shared"])) / (APART * CURVATURE)
+    return entry.k * x * math.sqrt(2 * (1 - entry.shared)) / (APART * CURVATURE)
 
 
 def learn(residual: Array, spread: Array, x: Array, weight: Array) -> float:

@@ -7,13 +7,12 @@ are left out, repeatedly, and rows are judged by that law.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from analysis.card import Influence, Value
 from analysis.engine.estimate import Estimate, minimise, refit
-from analysis.engine.inference import Inference
 from analysis.engine.losses import HUBER_K, proposal2
+from analysis.engine.uncertainty import Inference
 
 Array = np.ndarray
 FAR = 4.5  # standard deviations of the noise
@@ -25,8 +24,25 @@ PASSES = 10
 LITTLE = 0.05  # of the strongest pull, that a row of the group has at least
 
 
-def influence(point: Estimate, y: Array, ids: list[str], top: int = 10) -> list[dict[str, Any]]:
-    """Refits without each row: {"run", "residual" in units of scale, "change": {exponent or a: shift}}, largest first.
+class Together(Value):
+    """What leaving out rows together does.
+
+    Attributes:
+      change: of the quantity without all of them.
+      rows: their indices, the strongest first.
+      alone: change without each alone.
+      back: what putting each one back does when all others are out.
+    """
+
+    quantity: str
+    change: float
+    rows: tuple[int, ...]
+    alone: tuple[float, ...]
+    back: tuple[float, ...]
+
+
+def influence(point: Estimate, y: Array, ids: list[str], top: int = 10) -> tuple[Influence, ...]:
+    """Refits without each row: the ``top`` largest changes of the watched quantity, residuals in units of scale.
 
     Rows are the 400 with the largest residuals when there are more, and fewer in tables beyond ``LARGE``.
     """
@@ -37,23 +53,22 @@ def influence(point: Estimate, y: Array, ids: list[str], top: int = 10) -> list[
     name, base, values = _without(point, y, [[int(k)] for k in rows])
     change = values - base
     order = np.argsort(-np.abs(change), kind="stable")[:top]
-    return [
-        {"run": ids[rows[k]], "residual": float(r[rows[k]]), "quantity": name, "change": float(change[k])}
-        for k in order
-    ]
+    return tuple(
+        Influence(run=ids[rows[k]], residual=float(r[rows[k]]), quantity=name, change=float(change[k])) for k in order
+    )
 
 
-def of_curves(point: Estimate, y: Array, at: Inference) -> list[dict[str, Any]]:
+def of_curves(point: Estimate, y: Array, at: Inference) -> tuple[Influence, ...]:
     """The same for whole runs of learning curves, of the jackknife's refits; the residual is the run's mean one."""
     if at.left_out is None or at.groups is None:
-        return []
+        return ()
     r = (y - point.surface.evaluate(point.z[None])[0][0]) / point.scale
     name, base, values = _watched(point, at.left_out)
     found = [
-        {"run": run, "residual": float(r[at.groups.codes == k].mean()), "quantity": name, "change": float(value - base)}
+        Influence(run=run, residual=float(r[at.groups.codes == k].mean()), quantity=name, change=float(value - base))
         for k, (run, value) in enumerate(zip(at.groups.names, values))
     ]
-    return sorted(found, key=lambda row: -abs(row["change"]))
+    return tuple(sorted(found, key=lambda row: -abs(row.change)))
 
 
 def outlying(point: Estimate, y: Array) -> tuple[Array, Array]:
@@ -82,11 +97,10 @@ def outlying(point: Estimate, y: Array) -> tuple[Array, Array]:
     return far[np.argsort(-np.abs(r[far]), kind="stable")], r
 
 
-def together(point: Estimate, y: Array, off: Array) -> dict[str, Any] | None:
+def together(point: Estimate, y: Array, off: Array) -> Together | None:
     """What leaving out rows ``off`` (indices) together does, of those that pull the law to one side.
 
-    {"quantity", "change" of it without them, "rows", "alone" (the change without each alone), "back" (what putting each
-    one back does when all of ``off`` are out)}, the strongest first. None for fewer than two rows, or too many.
+    None for fewer than two rows, or too many.
     """
     if not 2 <= len(off) <= GROUP or len(y) > LARGE:
         return None
@@ -98,13 +112,13 @@ def together(point: Estimate, y: Array, off: Array) -> dict[str, Any] | None:
     if len(order) < 2:
         return None
     _, _, left = _without(point, y, [[off[k] for k in order]])
-    return {
-        "quantity": name,
-        "change": float(left[0] - base),
-        "rows": [int(off[k]) for k in order],
-        "alone": [float(alone[k]) for k in order],
-        "back": [float(back[k]) for k in order],
-    }
+    return Together(
+        quantity=name,
+        change=float(left[0] - base),
+        rows=tuple(int(off[k]) for k in order),
+        alone=tuple(float(alone[k]) for k in order),
+        back=tuple(float(back[k]) for k in order),
+    )
 
 
 def _without(point: Estimate, y: Array, sets: list[list[int]]) -> tuple[str, float, Array]:

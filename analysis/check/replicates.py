@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special
 
+from analysis.card import LackOfFit, PureError, SeedWeights, Weights
 from analysis.engine.estimate import Estimate, minimise
 from analysis.engine.groups import Groups, groups_of
 from analysis.engine.random_effects import ROOTS, best_ratio, gls
 from analysis.engine.surface import Weighted
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 Array = np.ndarray
 # rows that agree in all of these, as far as the table has them, are replicates
@@ -36,9 +37,7 @@ def cells(table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, int]:
     return codes, int(codes.max()) + 1
 
 
-def weights(
-    name: str, y: Array, table: pd.DataFrame, columns: tuple[str, ...]
-) -> tuple[Array | None, dict[str, Any] | None]:
+def weights(name: str, y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array | None, Weights | None]:
     """Precisions (n,) of the rows, geometric mean one, and the card's account of them; None where all are equal.
 
     ``none``; ``seeds``: the inverse of the variance between replicates of log losses ``y`` (n,), pooled over the cells
@@ -49,15 +48,21 @@ def weights(
     if name == "seeds":
         return _by_seeds(y, table, columns)
     if name not in table:
-        raise UserError("weights", name, "is no column of the table; write none, seeds or a column's name")
+        raise UserError(
+            "weights", name, "is no column of the table; write none, seeds or a column's name", Code.MISSING
+        )
     w = np.asarray(pd.to_numeric(table[name], errors="coerce"), dtype=np.float64)
     if not np.all(np.isfinite(w) & (w > 0)):
         row = int(np.flatnonzero(~(np.isfinite(w) & (w > 0)))[0])
         raise UserError("weights", f"{name} of row {row}", "every row needs a positive finite weight")
-    return w / np.exp(np.log(w).mean()), {"name": name, "note": "precisions from the table, geometric mean one"}
+    return w / np.exp(np.log(w).mean()), Weights(name=name)
 
 
-def _by_seeds(y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, dict[str, Any]]:
+def _by_seeds(y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, Weights]:
+    """Inverse variances between seeds, pooled by size and moderated (Smyth 2004, doi 10.2202/1544-6115.1027).
+
+    Their geometric mean is one, so that sigma_run is of a run of weight one.
+    """
     by = "N" if "N" in table else columns[0]
     codes, count = cells(table, columns)
     rows = np.bincount(codes, minlength=count)
@@ -69,7 +74,7 @@ def _by_seeds(y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[
     have = df > 0
     if have.sum() < 2:
         remedy = f"needs two runs of one setting (another seed) at two values of {by} or more; {have.sum()} have them"
-        raise UserError("weights", "seeds", remedy)
+        raise UserError("weights", "seeds", remedy, Code.TOO_FEW)
     variance = np.maximum(square[have] / df[have], 1e-24)
     d0, s0 = moderation(variance, df[have])
     pooled = np.full(len(levels), s0)
@@ -78,19 +83,18 @@ def _by_seeds(y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[
     w /= np.exp(np.log(w).mean())
     raw = np.full(len(levels), np.nan)
     raw[have] = np.sqrt(variance)
-    return w, {
-        "name": "seeds",
-        "by": by,
-        "prior_df": None if math.isinf(d0) else d0,
-        "prior_sd": math.sqrt(s0),
-        "sizes": [
-            {by: float(np.exp(v)), "df": int(df[i]), "sd": None if np.isnan(raw[i]) else float(raw[i]),
-             "sd_moderated": float(np.sqrt(pooled[i])), "weight": float(w[size == i][0])}
-            for i, v in enumerate(levels)
-        ],
-        "note": "inverse variance between seeds, pooled by size and moderated (Smyth 2004, doi 10.2202/1544-6115.1027);"
-        " geometric mean one, so sigma_run is of a run of weight one",
-    }  # fmt: skip
+    sizes = [
+        SeedWeights(
+            value=float(np.exp(v)),
+            df=int(df[i]),
+            sd=None if np.isnan(raw[i]) else float(raw[i]),
+            sd_moderated=float(np.sqrt(pooled[i])),
+            weight=float(w[size == i][0]),
+        )
+        for i, v in enumerate(levels)
+    ]
+    prior_df = None if math.isinf(d0) else d0
+    return w, Weights(name="seeds", by=by, prior_df=prior_df, prior_sd=math.sqrt(s0), sizes=tuple(sizes))
 
 
 def moderation(variance: Array, df: Array) -> tuple[float, float]:
@@ -108,27 +112,27 @@ def moderation(variance: Array, df: Array) -> tuple[float, float]:
     return d0, float(np.exp(e.mean() + special.digamma(d0 / 2) - math.log(d0 / 2)))
 
 
-def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> dict[str, Any]:
+def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> tuple[PureError, LackOfFit]:
     """Noise from replicates (rows of equal columns), and the lack-of-fit F test of the law against it.
 
     With shared stems both models get the random effect, its ratio taken from the saturated one (cell means), and the
-    denominator's degrees of freedom are the extra stems: conservative. Returns {"sd", "df", "cells", "F", "df1",
-    "df2", "p"}; p and sd are None without replicates, and p where more than ``STEMS`` stems have some.
+    denominator's degrees of freedom are the extra stems: conservative. sd and F are None without replicates, and F
+    where more than ``STEMS`` stems have some.
     """
     law, n = point.surface.law, len(y)
     codes, count = cells(table, law.columns)
-    out: dict[str, Any] = {"sd": None, "df": n - count, "cells": count, "F": None, "df1": None, "df2": None, "p": None}
+    untested = LackOfFit(F=None, df1=None, df2=None, p=None)
     if n == count or law.curve:
-        return out  # steps of learning curves that agree in their schedule so far are no replicates
+        return PureError(sd=None, df=n - count), untested  # steps of curves of one schedule so far are no replicates
     groups = groups_of(table)
     if groups is not None and groups.kind != "stem":
         groups = None  # a size effect common to all replicates of a size cannot be told from the law's misfit
     root = point.surface.root if isinstance(point.surface, Weighted) else np.ones(n)
     rho, within, df2 = _within(y, codes, groups, root)
-    out["sd"] = math.sqrt(within / (n - count) * (1 + rho))
+    error = PureError(sd=math.sqrt(within / (n - count) * (1 + rho)), df=n - count)
     df1 = count - int(point.free.sum())
     if min(df1, df2) <= 0 or within <= 0:
-        return out
+        return error, untested
     z, residual = point.z, y
     if rho > 0 and groups is not None:
         z = gls(point.surface, z, y, groups, rho, point.free)
@@ -136,8 +140,8 @@ def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> dict[str, Any]
     else:
         z, _, _ = minimise(point.surface, z[None], y, free=point.free)
         residual = y - point.surface.evaluate(z)[0][0]
-    F = max(float((residual**2).sum()) - within, 0.0) / df1 / (within / out["df"])
-    return {**out, "F": F, "df1": df1, "df2": df2, "p": float(special.fdtrc(df1, df2, F))}
+    F = max(float((residual**2).sum()) - within, 0.0) / df1 / (within / error.df)
+    return error, LackOfFit(F=F, df1=df1, df2=df2, p=float(special.fdtrc(df1, df2, F)))
 
 
 def _within(y: Array, codes: Array, groups: Groups | None, root: Array) -> tuple[float, float, int]:

@@ -10,9 +10,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from analysis import laws
+from analysis.card import Scope, Value
 from analysis.check import discrepancy
 from analysis.engine.estimate import Objective, estimate
 from analysis.engine.estimate import objective as parse_objective
@@ -42,6 +44,75 @@ def log_score(values: Array, outcome: Array) -> Array:
     return 0.5 * ((outcome - middle) / sd) ** 2 + np.log(sd) + 0.5 * math.log(2 * math.pi)
 
 
+class Scores(Value):
+    """Scores of forecasts of log loss, where less is better, and ``inside90``, the share in central 90 % intervals."""
+
+    rms: float
+    error: float  # mean absolute
+    crps: float
+    log_score: float
+    inside90: float
+
+
+class Cut(Scores):
+    """One split of the runs by compute.
+
+    Attributes:
+      C: the largest compute that was fitted, or value of the law's first column where C is unknown.
+      fitted, scored: rows below and above it.
+      ratio: of the largest compute to it.
+    """
+
+    C: float
+    fitted: int
+    scored: int
+    ratio: float
+
+
+class Rolling(Value):
+    """Means over the cuts; ``mean`` is None where no cut leaves enough runs, sizes and tokens to fit."""
+
+    law: str
+    mean: Scores | None
+    cuts: tuple[Cut, ...]
+
+    @property
+    def crps(self) -> float | None:
+        return None if self.mean is None else self.mean.crps
+
+
+class Refit(msgspec.Struct, frozen=True):
+    """How the cheaper runs are fitted."""
+
+    law: Law
+    kind: Objective
+    fixed: Mapping[str, float]
+    priors: Mapping[str, tuple[float, float]] | None
+    setting: str | float
+    seed: int
+
+    def possible(self, table: Any) -> bool:
+        """Whether there are values and rows enough."""
+        columns = (table[c].to_numpy(dtype=float) for c in self.law.columns)
+        distinct = all(len(np.unique(np.round(np.log(values), 4))) > 2 for values in columns)
+        return distinct and len(table) > len(self.law.coordinates) - len(self.fixed) + 1
+
+    def forecast(self, below: Any, above: Any) -> Array:
+        """Log losses (n, S) of new runs at the rows ``above``, by t draws around the robust fit of ``below``."""
+        law = self.law
+        point = estimate(law, below, below["loss"], self.kind, fixed=self.fixed, priors=self.priors)
+        at = infer(point, point.y, below, draws=DRAWS, seed=self.seed, scheme="delta-t")
+        with np.errstate(divide="ignore", over="ignore"):
+            logs = np.log(np.maximum(law.predict(at.theta, above), 1e-300))
+        rng = np.random.default_rng([self.seed, 3])
+        noise = np.hypot(at.sigma, at.sigma_stem)[:, None] * rng.standard_normal(logs.shape)
+        ends: dict[str, Any] = {f"{c}_max": float(below[c].max()) for c in ("C", "N", "D") if c in below}
+        cells = {c: above[c].to_numpy() for c in ("C", "N", "D") if c in above}
+        x = discrepancy.beyond(Scope(rows=len(below), **ends), cells)
+        term = discrepancy.term(law, self.setting)
+        return (logs + noise + discrepancy.deviations(term, x, DRAWS, rng)).T
+
+
 def rolling(
     table: Any,
     law: str | Law,
@@ -52,84 +123,58 @@ def rolling(
     setting: str | float = "auto",
     shares: tuple[float, ...] = SHARES,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Scores of forecasting the dearer runs of a table (DataFrame) from the cheaper ones. Of log loss: less is better.
+) -> Rolling:
+    """Scores of forecasting the dearer runs of a table (DataFrame) from the cheaper ones.
 
-    ``shares`` of the runs are fitted, in order of compute (of the law's first column where C is unknown); runs of one
-    compute stay together. ``setting`` of the discrepancy as in ``fit``.
-
-    Returns:
-      ``rms``, ``error`` (mean absolute), ``crps``, ``log_score``, ``inside90`` (share), ``cuts`` (one entry each).
-      The numbers are None where no cut leaves enough runs, sizes and tokens to fit.
+    Args:
+      objective, fixed, priors: as in ``fit``; ``setting`` is its ``discrepancy``.
+      shares: of the runs that are fitted, in order of compute (of the law's first column where C is unknown); runs of
+        one compute stay together.
     """
     form = laws.get(law)
     kind = objective if isinstance(objective, Objective) else parse_objective(objective)
-    fixed = dict(fixed or {})
+    refit = Refit(form, kind, dict(fixed or {}), priors, setting, seed)
     cost = np.asarray(table["C"] if "C" in table else table[form.columns[0]], dtype=np.float64)
     ordered, cuts = np.sort(cost), []
     for share in shares:
         cut = ordered[max(math.ceil(share * len(ordered)), 1) - 1]
         below, above = table[cost <= cut * 1.001], table[cost > cut * 1.001]
-        if not len(above) or not _enough(below, form, fixed):
+        if not len(above) or not refit.possible(below):
             continue
         below, above = below.reset_index(drop=True), above.reset_index(drop=True)
-        logs = _forecast(below, above, form, kind, fixed, priors, setting, seed)
+        logs = refit.forecast(below, above)
         y = np.log(above["loss"].to_numpy(dtype=np.float64))
-        miss = y - np.median(logs, axis=1)
-        low, high = np.quantile(logs, [0.05, 0.95], axis=1)
-        cuts.append(
-            {
-                "C": float(cut),
-                "fitted": len(below),
-                "scored": len(above),
-                "ratio": float(cost.max() / cut),
-                "rms": float(np.sqrt(np.mean(miss**2))),
-                "error": float(np.mean(np.abs(miss))),
-                "crps": float(np.mean(crps(logs, y))),
-                "log_score": float(np.mean(log_score(logs, y))),
-                "inside90": float(np.mean((low <= y) & (y <= high))),
-            }
-        )
-    names = ("rms", "error", "crps", "log_score", "inside90")
-    means = {name: float(np.mean([c[name] for c in cuts])) if cuts else None for name in names}
-    return {"law": form.name, **means, "cuts": cuts}
+        ratio = float(cost.max() / cut)
+        cuts.append(Cut(C=float(cut), fitted=len(below), scored=len(above), ratio=ratio, **_scores(logs, y)))
+    mean = None
+    if cuts:
+        names = Scores.__struct_fields__
+        mean = Scores(**{name: float(np.mean([getattr(cut, name) for cut in cuts])) for name in names})
+    return Rolling(law=form.name, mean=mean, cuts=tuple(cuts))
 
 
-def choose(table: Any, names: tuple[str, ...], **options: Any) -> tuple[str, list[dict[str, Any]]]:
+def _scores(logs: Array, y: Array) -> dict[str, float]:
+    """Of log losses (n, S) forecast and (n,) seen, by the names of ``Scores``."""
+    miss = y - np.median(logs, axis=1)
+    low, high = np.quantile(logs, [0.05, 0.95], axis=1)
+    return {
+        "rms": float(np.sqrt(np.mean(miss**2))),
+        "error": float(np.mean(np.abs(miss))),
+        "crps": float(np.mean(crps(logs, y))),
+        "log_score": float(np.mean(log_score(logs, y))),
+        "inside90": float(np.mean((low <= y) & (y <= high))),
+    }
+
+
+def choose(table: Any, names: tuple[str, ...], **options: Any) -> tuple[str, tuple[Rolling, ...]]:
     """The law of smallest rolling CRPS, and the rolling scores of all, best first.
 
     The first of ``names`` is kept unless another one is better by more than 5 %: a tie is no reason to change.
     """
     scores = [rolling(table, name, **options) for name in names]
-    usable = sorted((s for s in scores if s["crps"] is not None), key=lambda s: s["crps"])
-    order = usable + [s for s in scores if s["crps"] is None]
+    usable = sorted((s for s in scores if s.crps is not None), key=lambda s: s.crps or 0.0)
+    order = (*usable, *(s for s in scores if s.crps is None))
     first = scores[0]
-    keep = not usable or (first["crps"] is not None and first["crps"] <= 1.05 * usable[0]["crps"])
-    return (first if keep else order[0])["law"], order
-
-
-def _enough(table: Any, law: Law, fixed: Mapping[str, float]) -> bool:
-    distinct = all(len(np.unique(np.round(np.log(table[c].to_numpy(dtype=float)), 4))) > 2 for c in law.columns)
-    return distinct and len(table) > len(law.coordinates) - len(fixed) + 1
-
-
-def _forecast(
-    below: Any,
-    above: Any,
-    law: Law,
-    kind: Objective,
-    fixed: Mapping[str, float],
-    priors: Mapping[str, tuple[float, float]] | None,
-    setting: str | float,
-    seed: int,
-) -> Array:
-    """Log losses (n, S) of new runs at the rows ``above``, by t draws around the robust fit of ``below`` (quick)."""
-    point = estimate(law, below, below["loss"], kind, fixed=fixed, priors=priors)
-    at = infer(point, point.y, below, draws=DRAWS, seed=seed, scheme="delta-t")
-    with np.errstate(divide="ignore", over="ignore"):
-        logs = np.log(np.maximum(law.predict(at.theta, above), 1e-300))
-    rng = np.random.default_rng([seed, 3])
-    noise = np.hypot(at.sigma, at.sigma_stem)[:, None] * rng.standard_normal(logs.shape)
-    scope = {f"{c}_max": float(below[c].max()) for c in ("C", "N", "D") if c in below}
-    x = discrepancy.beyond(scope, {c: above[c].to_numpy() for c in ("C", "N", "D") if c in above})
-    return (logs + noise + discrepancy.deviations(discrepancy.term(law.name, setting), x, DRAWS, rng)).T
+    best = usable[0].crps if usable else None
+    keep = best is None or (first.crps is not None and first.crps <= 1.05 * best)
+    return (first if keep else order[0]).law, order

@@ -2,34 +2,46 @@
 
 Compared are numbers that mean the same in every fit: the exponents of the optimum, those of a law among its own fits,
 the compute that halves what is reducible, and, only where the losses are one quantity on one axis, the compute for
-equal loss. Losses of different data, objectives or units
-are never put on one axis. Verdicts are tests at the stated level: ``different`` (the interval of the difference leaves
-out zero), ``equal within the margin`` (two one-sided tests: Schuirmann 1987, doi 10.1007/BF01068419), both, or
-``cannot tell``. Members are pooled as random effects (Paule and Mandel 1982, doi 10.6028/jres.087.022; interval of
-Hartung and Knapp 2001, doi 10.1002/sim.791), each drawn towards the mean by its share of the variance.
+equal loss. Losses of different data, objectives or units are never put on one axis. Outcomes are tests at the stated
+level: ``different`` (the interval of the difference leaves out zero), ``equal`` (within the margin, by two one-sided
+tests: Schuirmann 1987, doi 10.1007/BF01068419), ``both``, or ``unknown``. Members are pooled as random effects (Paule
+and Mandel 1982, doi 10.6028/jres.087.022; interval of Hartung and Knapp 2001, doi 10.1002/sim.791), each drawn towards
+the mean by its share of the variance.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 from scipy import optimize, stats
 
-from analysis.decide.design import PLAN_TARGETS
-from analysis.engine.frontier import cost_table, optimum_along
-from scaling.errors import UserError
+from analysis import laws
+from analysis.card import SCHEMA, Interval, Value
+from analysis.decide.design import ExpectedPrecision, Prior, plan_targets
+from analysis.engine.frontier import cost_table, estimate_and_draws, optimum_along
+from scaling.errors import Code, UserError
+from scaling.records.unit import Unit
+
+if TYPE_CHECKING:
+    from analysis.fitting import Fit
 
 Array = np.ndarray
 MARGIN = 0.05  # of equality, where none is given: a tenth of an exponent of one half
 MARGINS = {"c": 0.02, "log2_compute_to_halve": 0.5}
 POINTS = 9  # losses at which compute is compared
 POWER = 0.8  # of the comparisons that are to see a difference
-OPEN = 0.10  # share of draws without an answer above which there is none
+MAX_OPEN_DRAWS = 0.10  # share of draws without an answer above which there is none
+SAMPLES = 4000  # of a difference of two fits
+MAX_CURVES = 300  # draws whose frontiers are compared at equal loss
+
+Axis = Literal["auto", "bits_per_byte"]
+Offer = Literal["exponents", "c", "bits_per_byte"]
 
 
 @dataclass(frozen=True)
@@ -38,20 +50,198 @@ class Member:
     hash of the data that it was measured on (None: not known)."""
 
     label: str
-    fit: Any
+    fit: Fit
     bits_per_byte: float | None = None
     data: str | None = None
 
 
+class LossName(Value):
+    """Which loss a fit is of: the ``term`` of a record and its unit, or the ``column`` of a table."""
+
+    term: str | None
+    unit: Unit | None
+    column: str | None
+
+    @classmethod
+    def of(cls, fit: Fit) -> LossName:
+        """The loss that a law was fitted to."""
+        conventions = fit.conventions
+        return cls(term=conventions.term, unit=conventions.unit, column=conventions.columns.get("loss"))
+
+
+class ComparedMember(Value):
+    """A fit that was compared; ``n`` is its count of N, ``rows`` how many runs it has."""
+
+    label: str
+    law: str
+    dataset: str | None
+    n: str | None
+    loss: LossName
+    rows: int
+
+
+class Pair(Value):
+    """Two members on one quantity.
+
+    Attributes:
+      difference: of ``one`` minus ``two``, with its interval; None where a member has no value.
+      equivalence: the interval that lies within the margin where two one-sided tests find them equal.
+      outcome: ``both``: different, but within the margin.
+    """
+
+    one: str
+    two: str
+    difference: Interval | None
+    margin: float
+    equivalence: tuple[float, float] | None
+    outcome: Literal["different", "equal", "both", "unknown"]
+
+
+class Pooled(Value):
+    """A random-effects mean.
+
+    Attributes:
+      mean: None where fewer than two members have a value with a finite error.
+      tau: sd between members beyond their errors.
+      prediction: interval of a member not seen; None with two members.
+      shrunk: each member drawn to the mean. left_out: members without a finite error.
+    """
+
+    mean: Interval | None = None
+    tau: float | None = None
+    prediction: tuple[float, float] | None = None
+    shrunk: dict[str, float] = msgspec.field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+
+class Quantity(Value):
+    """A number that several members have; None of a member whose fit does not give it."""
+
+    members: dict[str, Interval | None]
+    margin: float
+    pairs: tuple[Pair, ...]
+    pooled: Pooled
+
+
+class Reason(Value, tag_field="code"):
+    """Base of the reasons why no compute for equal loss is given."""
+
+
+class UnknownData(Reason, tag="unknown_data"):
+    """A table does not say what its loss was measured on."""
+
+
+class DifferentData(Reason, tag="different_data"):
+    """The losses are of different data, or of two versions of one."""
+
+    datasets: tuple[str, str]
+
+
+class DifferentLosses(Reason, tag="different_losses"):
+    """The losses are different quantities."""
+
+    losses: tuple[LossName, LossName]
+
+
+class NotBytes(Reason, tag="not_bytes"):
+    """The loss of a member is not known to be a likelihood of bytes."""
+
+    member: str
+
+
+class NoCost(Reason, tag="no_cost"):
+    """The runs of a fit of this law do not say what they cost."""
+
+    law: str
+
+
+class NoOptimum(Reason, tag="no_optimum"):
+    """A compute budget does not choose N under this law."""
+
+    law: str
+
+
+class NoCommonLoss(Reason, tag="no_common_loss"):
+    """No loss is reached by both within the compute that was fitted."""
+
+
+AnyReason = UnknownData | DifferentData | DifferentLosses | NotBytes | NoCost | NoOptimum | NoCommonLoss
+
+
+class LossRow(Value):
+    """At compute ``C`` of one: its loss, and the compute of two for the same loss as a multiple of C."""
+
+    C: float
+    loss: float
+    compute_ratio: Interval
+
+
+class EqualLoss(Value, tag_field="status", tag="compared"):
+    """How much compute ``two`` needs for the losses that ``one`` reaches; ``axis`` is None for bits per byte."""
+
+    one: str
+    two: str
+    axis: LossName | None
+    rows: tuple[LossRow, ...]
+
+
+class NotComparable(Value, tag_field="status", tag="refused"):
+    """Losses that are never put on one axis, why, and what is compared instead."""
+
+    one: str
+    two: str
+    why: AnyReason
+    offers: tuple[Offer, ...]
+
+
+class Comparison(Value):
+    """Every pair of members on every number that they share, all of them pooled, and compute for equal loss."""
+
+    level: float
+    members: tuple[ComparedMember, ...]
+    quantities: dict[str, Quantity]
+    equal_loss: tuple[EqualLoss | NotComparable, ...]
+    kind: Literal["comparison"] = "comparison"
+    schema: Literal[2] = SCHEMA
+
+
+class PairPower(Value):
+    """What two planned studies can tell of one exponent; None where one has too few cells.
+
+    Attributes:
+      half_width: of the difference's interval.
+      seen: the difference that ``POWER`` of such pairs of studies would show.
+      equal: the chance that studies without a difference are found equal within the margin.
+    """
+
+    quantity: str
+    one: str
+    two: str
+    margin: float
+    half_width: float | None = None
+    seen: float | None = None
+    equal: float | None = None
+
+
+class ComparisonPower(Value):
+    """``PairPower`` of each pair and exponent, and the prior of each plan."""
+
+    level: float
+    pairs: tuple[PairPower, ...]
+    priors: dict[str, Prior]
+    kind: Literal["power"] = "power"
+    schema: Literal[2] = SCHEMA
+
+
 def compare(
-    members: list[Member],
+    members: Sequence[Member],
     *,
     level: float = 0.95,
     margins: Mapping[str, float] | None = None,
-    axis: str = "auto",
+    axis: Axis = "auto",
     seed: int = 0,
-) -> dict[str, Any]:
-    """Every pair of members on every number that they share, and all of them pooled. JSON.
+) -> Comparison:
+    """Every pair of members on every number that they share, and all of them pooled.
 
     Args:
       margins: the difference of each quantity below which two are called equal; MARGIN and MARGINS where none is given.
@@ -59,103 +249,102 @@ def compare(
         likelihood of bytes (of any data: what is compared is then how hard the data are, too).
 
     Raises:
-      UserError: fewer than two fits, fits of the same runs, or counts of N that differ.
+      UserError: TOO_FEW: fewer than two fits; CONFLICT: fits of the same runs or name; MIXED: counts of N that differ.
     """
     margins = dict(margins or {})
     _check(members, level, margins, axis)
     several = len({m.fit.law.name for m in members}) > 1
     values = {m.label: _quantities(m.fit, several) for m in members}
-    shared = [
-        k for k in dict.fromkeys(k for v in values.values() for k in v) if sum(k in v for v in values.values()) > 1
-    ]
+    names = dict.fromkeys(name for own in values.values() for name in own)
+    shared = [name for name in names if sum(name in own for own in values.values()) > 1]
     unknown = set(margins) - set(shared)
     if unknown:
-        raise UserError("margin", sorted(unknown)[0], f"is not shared by the fits; choose from {', '.join(shared)}")
+        remedy = f"is not shared by the fits; choose from {', '.join(shared)}"
+        raise UserError("margin", sorted(unknown)[0], remedy, Code.UNKNOWN)
     rng = np.random.default_rng(seed)
-    quantities: dict[str, Any] = {}
+    quantities = {}
     for name in shared:
         own = {label: v[name] for label, v in values.items() if name in v}
         margin = margins.get(name, MARGINS.get(name, MARGIN))
-        pairs = [
-            _difference(name, one, own[one], two, own[two], level, margin, rng)
-            for one, two in itertools.combinations(own, 2)
-        ]
-        quantities[name] = {
-            "members": {label: _cell(draws, level) for label, draws in own.items()},
-            "margin": margin,
-            "pairs": pairs,
-            "pooled": pool({label: (float(d[0]), _spread(d)) for label, d in own.items()}, level=level),
-        }
+        quantities[name] = Quantity(
+            members={label: _interval(draws, level) for label, draws in own.items()},
+            margin=margin,
+            pairs=tuple(_pair(pair, own, level, margin, rng) for pair in itertools.combinations(own, 2)),
+            pooled=pool({label: (float(d[0]), _spread(d)) for label, d in own.items()}, level=level),
+        )
     equal = [_equal_loss(one, two, axis, level, rng) for one, two in itertools.combinations(members, 2)]
-    return {
-        "schema": 1,
-        "kind": "comparison",
-        "level": level,
-        "members": [
-            {"label": m.label, "law": m.fit.law.name, "dataset": m.fit.data.get("dataset"), "n": _n(m.fit),
-             "loss": m.fit.conventions.get("loss"), "rows": m.fit.data.get("rows")}
-            for m in members
-        ],
-        "quantities": quantities,
-        "equal_loss": equal,
-        "verdict": " ".join(p["sentence"] for name in shared if name == "a" for p in quantities[name]["pairs"])
-        or "The fits share no allocation exponent.",
-    }  # fmt: skip
+    told = tuple(
+        ComparedMember(
+            label=m.label,
+            law=m.fit.law.name,
+            dataset=m.fit.data.dataset,
+            n=m.fit.conventions.n,
+            loss=LossName.of(m.fit),
+            rows=m.fit.data.rows,
+        )
+        for m in members
+    )
+    return Comparison(level=level, members=told, quantities=quantities, equal_loss=tuple(equal))
 
 
 def power(
-    hopes: Mapping[str, Mapping[str, Any]], *, level: float = 0.95, margins: Mapping[str, float] | None = None
-) -> dict[str, Any]:
-    """What a comparison of planned studies can tell, before their runs, from what each hopes for. JSON.
-
-    Of each pair and exponent: the half-width of the difference's interval, the difference that 80 % of such pairs of
-    studies would show, and the chance that studies with no difference at all are found equal within the margin (two
-    one-sided tests). None where a study has too few cells.
+    plans: Mapping[str, ExpectedPrecision], *, level: float = 0.95, margins: Mapping[str, float] | None = None
+) -> ComparisonPower:
+    """What a comparison of planned studies can tell, before their runs, from what each of them expects.
 
     Args:
-      hopes: {label: what ``design.hope`` returned at ``level``}.
+      plans: {label: what ``design.expected_precision`` returned at ``level``}.
 
     Raises:
-      UserError: fewer than two plans, a level or a margin that is none, an exponent that no plan hopes for.
+      UserError: TOO_FEW: fewer than two plans; INVALID: a level or a margin that is none; UNKNOWN: an exponent that no
+        plan expects.
     """
-    if len(hopes) < 2:
-        raise UserError("compare", len(hopes), "needs two planned studies or more")
+    if len(plans) < 2:
+        raise UserError("compare", len(plans), "needs two planned studies or more", Code.TOO_FEW)
     margins = dict(margins or {})
     _valid(level, margins)
-    for label, found in hopes.items():
-        if found["level"] != level:
-            raise UserError(
-                "level", level, f"the plan {label} holds intervals of {found['level']:g}; leave --level out"
-            )
-    names = [name for name in PLAN_TARGETS if name != "E"]
+    for label, plan in plans.items():
+        if plan.level != level:
+            remedy = f"the plan {label} holds intervals of {plan.level:g}; leave --level out"
+            raise UserError("level", level, remedy, Code.CONFLICT)
+    names = [name for name in plan_targets() if name != laws.default().floor]
     for name in margins:
         if name not in names:
-            raise UserError("margin", name, f"is no exponent that a plan hopes for; choose from {', '.join(names)}")
-    quantile, rows = float(stats.norm.ppf(0.5 + level / 2)), []
-    for name, (one, two) in itertools.product(names, itertools.combinations(hopes, 2)):
-        widths = [hopes[label]["half_widths"][name] for label in (one, two)]
-        margin = margins.get(name, MARGIN)
-        row: dict[str, Any] = {"quantity": name, "one": one, "two": two, "margin": margin, "half_width": None}
-        if None not in widths:
-            width = math.hypot(*widths)
-            error = width / quantile
-            equal = 2 * float(stats.norm.cdf(margin / error - stats.norm.ppf(level))) - 1
-            row |= {"half_width": width, "seen": width + float(stats.norm.ppf(POWER)) * error, "equal": max(0.0, equal)}
-        rows.append(row)
-    return {"schema": 1, "kind": "power", "level": level, "pairs": rows,
-            "priors": {label: found["prior"] for label, found in hopes.items()}}  # fmt: skip
+            remedy = f"is no exponent of a plan; choose from {', '.join(names)}"
+            raise UserError("margin", name, remedy, Code.UNKNOWN)
+    pairs = [
+        _pair_power(name, one, two, plans, level, margins.get(name, MARGIN))
+        for name, (one, two) in itertools.product(names, itertools.combinations(plans, 2))
+    ]
+    return ComparisonPower(level=level, pairs=tuple(pairs), priors={k: plan.prior for k, plan in plans.items()})
 
 
-def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> dict[str, Any]:
-    """Random-effects mean of {label: (value, standard error)}: partial pooling. JSON.
+def _pair_power(
+    name: str, one: str, two: str, plans: Mapping[str, ExpectedPrecision], level: float, margin: float
+) -> PairPower:
+    first, second = (plans[label].half_widths[name] for label in (one, two))
+    if first is None or second is None:
+        return PairPower(quantity=name, one=one, two=two, margin=margin)
+    width = math.hypot(first, second)
+    error = width / float(stats.norm.ppf(0.5 + level / 2))
+    equal = 2 * float(stats.norm.cdf(margin / error - stats.norm.ppf(level))) - 1
+    return PairPower(
+        quantity=name,
+        one=one,
+        two=two,
+        margin=margin,
+        half_width=width,
+        seen=width + float(stats.norm.ppf(POWER)) * error,
+        equal=max(0.0, equal),
+    )
 
-    ``tau`` is the sd between members beyond their errors, ``prediction`` the interval for a member not seen (None with
-    two members), ``shrunk`` each member drawn to the mean. Members without a finite error are left out and named.
-    """
+
+def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> Pooled:
+    """Random-effects mean of {label: (value, standard error)}: partial pooling."""
     used = {k: v for k, v in members.items() if math.isfinite(v[0]) and math.isfinite(v[1]) and v[1] > 0}
-    out: dict[str, Any] = {"left_out": sorted(set(members) - set(used)), "value": None, "lo": None, "hi": None}
+    left_out = tuple(sorted(set(members) - set(used)))
     if len(used) < 2:
-        return {**out, "tau": None, "prediction": None, "shrunk": {}}
+        return Pooled(left_out=left_out)
     y, se = np.array(list(used.values())).T
     k = len(y)
 
@@ -173,49 +362,53 @@ def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> 
     factor = max(1.0, float((w * (y - mean) ** 2).sum()) / (k - 1))
     error = math.sqrt(factor / w.sum())
     t = float(stats.t.ppf(0.5 + level / 2, k - 1))
-    out.update(value=mean, lo=mean - t * error, hi=mean + t * error, tau=math.sqrt(tau2), members=k)
-    out["prediction"] = None
+    prediction = None
     if k > 2:
         wide = float(stats.t.ppf(0.5 + level / 2, k - 2)) * math.sqrt(tau2 + error**2)
-        out["prediction"] = [mean - wide, mean + wide]
+        prediction = (mean - wide, mean + wide)
     weight = tau2 / (tau2 + se**2)
-    out["shrunk"] = {label: float(mean + weight[i] * (y[i] - mean)) for i, label in enumerate(used)}
-    return out
+    return Pooled(
+        mean=Interval(value=mean, lo=mean - t * error, hi=mean + t * error),
+        tau=math.sqrt(tau2),
+        prediction=prediction,
+        shrunk={label: float(mean + weight[i] * (y[i] - mean)) for i, label in enumerate(used)},
+        left_out=left_out,
+    )
 
 
-def comparable(one: Member, two: Member) -> str | None:
+def comparable(one: Member, two: Member) -> AnyReason | None:
     """None where the losses of two fits are one quantity on one axis; else the reason why not."""
-    a, b = one.fit.data.get("dataset"), two.fit.data.get("dataset")
+    a, b = one.fit.data.dataset, two.fit.data.dataset
     if a is None or b is None:
-        return "a table does not say what its loss was measured on; name its data set in a column `dataset`"
+        return UnknownData()
     if a != b or (None not in (one.data, two.data) and one.data != two.data):
-        return f"the losses are of different data ({a} of {one.label} and {b} of {two.label})"
-    x, y = one.fit.conventions.get("loss"), two.fit.conventions.get("loss")
-    if x != y:
-        return f"the losses are different quantities ({x}; {y})"
-    return None
+        return DifferentData(datasets=(a, b))
+    x, y = LossName.of(one.fit), LossName.of(two.fit)
+    return DifferentLosses(losses=(x, y)) if x != y else None
 
 
-def _check(members: list[Member], level: float, margins: Mapping[str, float], axis: str) -> None:
+def _check(members: Sequence[Member], level: float, margins: Mapping[str, float], axis: str) -> None:
     if len(members) < 2:
-        raise UserError("compare", len(members), "needs two fits or more; give cards or work directories")
+        remedy = "needs two fits or more; give cards or work directories"
+        raise UserError("compare", len(members), remedy, Code.TOO_FEW)
     _valid(level, margins)
     if axis not in ("auto", "bits_per_byte"):
-        raise UserError("axis", axis, "choose auto or bits_per_byte")
+        raise UserError("axis", axis, "choose auto or bits_per_byte", Code.UNKNOWN)
     for one, two in itertools.combinations(members, 2):
-        if one.fit.data.get("sha256") == two.fit.data.get("sha256"):
-            what = (
+        both = f"{one.label}, {two.label}"
+        if one.fit.data.sha256 == two.fit.data.sha256:
+            remedy = (
                 "are of the same runs: their errors are shared; laws on one table are ranked by `scaling fit --law=all`"
             )
-            raise UserError("compare", f"{one.label}, {two.label}", what)
-        if _n(one.fit) != _n(two.fit):
-            what = (
-                f"count N differently ({_n(one.fit)}; {_n(two.fit)}), which moves every exponent; fit both with one --n"
-            )
-            raise UserError("compare", f"{one.label}, {two.label}", what)
+            raise UserError("compare", both, remedy, Code.CONFLICT)
+        a, b = one.fit.conventions.n, two.fit.conventions.n
+        if a != b:
+            remedy = f"count N differently ({a}; {b}), which moves every exponent; fit both with one --n"
+            raise UserError("compare", both, remedy, Code.MIXED)
     labels = [m.label for m in members]
     if len(set(labels)) < len(labels):
-        raise UserError("compare", ", ".join(labels), "two fits have one name; give cards with names of their own")
+        remedy = "two fits have one name; give cards with names of their own"
+        raise UserError("compare", ", ".join(labels), remedy, Code.CONFLICT)
 
 
 def _valid(level: float, margins: Mapping[str, float]) -> None:
@@ -226,106 +419,102 @@ def _valid(level: float, margins: Mapping[str, float]) -> None:
             raise UserError("margin", f"{name}={margin}", "must be a positive number")
 
 
-def _n(fit: Any) -> str | None:
-    """The count of N: of records by its name; a table's own words are taken as equal to another table's."""
-    return fit.conventions.get("n")
-
-
-def _quantities(fit: Any, several: bool) -> dict[str, Array]:
+def _quantities(fit: Fit, several: bool) -> dict[str, Array]:
     """Numbers that mean the same in every fit: the estimate first, then the draws, (1 + S,).
 
     A parameter means the same in fits of one law; where there are ``several`` its name says which it is of.
     """
-    theta = np.vstack([fit.law.vector(fit.params)[None], fit.draws])
+    law, theta = fit.law, estimate_and_draws(fit)
     out = {}
-    pair = fit.law.exponents(theta)
+    pair = law.exponents(theta)
     if pair is not None:
         out["a"] = pair["a"]
-    own = {p.name: theta[:, fit.law.index(p.name)] for p in fit.law.params if p.unit == "exponent"}
-    out |= {f"{name} of {fit.law.name}" if several else name: values for name, values in own.items()}
-    if fit.law.name == "chinchilla":
-        total = own["alpha"] + own["beta"]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # along the optimum both terms fall as C^-c: how fast what is reducible shrinks with compute, without E
-            out["c"] = np.where(total > 0, own["alpha"] * own["beta"] / total, 0.0)
-            out["log2_compute_to_halve"] = 1 / out["c"]
+    for name in law.exponent_names:
+        out[f"{name} of {law.name}" if several else name] = theta[:, law.index(name)]
+    # along the optimum what is reducible falls as C^-c: how fast it shrinks with compute, without the floor
+    c = law.reducible_exponent(theta)
+    if c is not None:
+        with np.errstate(divide="ignore"):
+            out |= {"c": c, "log2_compute_to_halve": 1 / c}
     return out
 
 
 def _spread(draws: Array) -> float:
     """Standard error of the draws: half of the central 68 %, which heavy tails do not blow up."""
     good = draws[1:][np.isfinite(draws[1:])]
-    if len(good) < (1 - OPEN) * (len(draws) - 1) or len(good) == 0:
+    if len(good) < (1 - MAX_OPEN_DRAWS) * (len(draws) - 1) or len(good) == 0:
         return math.inf
     lo, hi = np.quantile(good, [0.15866, 0.84134])
     return float(hi - lo) / 2
 
 
-def _cell(draws: Array, level: float) -> dict[str, float | None]:
+def _interval(draws: Array, level: float) -> Interval | None:
+    """Of an estimate and its draws (1 + S,); None where the estimate has no value, open where draws have none."""
     value, rest = float(draws[0]), draws[1:]
-    ends = [None, None]
-    if np.isfinite(rest).mean() > 1 - (1 - level) / 2:
-        ends = [float(v) for v in np.quantile(rest[np.isfinite(rest)], [(1 - level) / 2, (1 + level) / 2])]
-    return {"value": value if math.isfinite(value) else None, "lo": ends[0], "hi": ends[1]}
+    if not math.isfinite(value):
+        return None
+    if not np.isfinite(rest).mean() > 1 - (1 - level) / 2:
+        return Interval(value=value, lo=None, hi=None)
+    lo, hi = np.quantile(rest[np.isfinite(rest)], [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value=value, lo=float(lo), hi=float(hi))
 
 
-def _difference(
-    name: str, one: str, x: Array, two: str, y: Array, level: float, margin: float, rng: np.random.Generator
-) -> dict[str, Any]:
-    """x - y of independent fits, its interval, and the verdict."""
-    size = 4000
+def _pair(
+    pair: tuple[str, str], own: Mapping[str, Array], level: float, margin: float, rng: np.random.Generator
+) -> Pair:
+    """The difference of two independent fits, its interval, and the outcome of the tests."""
+    x, y = (own[label] for label in pair)
     with np.errstate(invalid="ignore"):
-        gap = rng.choice(x[1:], size) - rng.choice(y[1:], size)
-        drawn = np.concatenate([[x[0] - y[0]], gap])
-    cell = _cell(drawn, level)
-    found: dict[str, Any] = {"one": one, "two": two, "difference": cell, "margin": margin}
-    if cell["lo"] is None or cell["value"] is None:
-        verdict, inner = "cannot tell", None
-    else:
-        good = gap[np.isfinite(gap)]
-        inner = [float(v) for v in np.quantile(good, [1 - level, level])]
-        lo, hi = cell["lo"], cell["hi"]
-        assert lo is not None and hi is not None
-        different = lo > 0 or hi < 0
-        equal = -margin < inner[0] and inner[1] < margin
-        verdict = "different, but within the margin" if different and equal else "different" if different else (
-            "equal within the margin" if equal else "cannot tell"
-        )  # fmt: skip
-    words = "not identified" if inner is None else f"{cell['value']:.3g} [{cell['lo']:.3g}, {cell['hi']:.3g}]"
-    sentence = f"{name}: {one} - {two} = {words}: {verdict} (margin {margin:g})."
-    return {**found, "equivalence_interval": inner, "verdict": verdict, "sentence": sentence}
+        gap = rng.choice(x[1:], SAMPLES) - rng.choice(y[1:], SAMPLES)
+        cell = _interval(np.concatenate([[x[0] - y[0]], gap]), level)
+    one, two = pair
+    if cell is None or cell.lo is None or cell.hi is None:
+        return Pair(one=one, two=two, difference=cell, margin=margin, equivalence=None, outcome="unknown")
+    low, high = (float(v) for v in np.quantile(gap[np.isfinite(gap)], [1 - level, level]))
+    different = cell.lo > 0 or cell.hi < 0
+    equal = -margin < low and high < margin
+    outcome = "both" if different and equal else "different" if different else "equal" if equal else "unknown"
+    return Pair(one=one, two=two, difference=cell, margin=margin, equivalence=(low, high), outcome=outcome)
 
 
-def _equal_loss(one: Member, two: Member, axis: str, level: float, rng: np.random.Generator) -> dict[str, Any]:
+def _equal_loss(
+    one: Member, two: Member, axis: Axis, level: float, rng: np.random.Generator
+) -> EqualLoss | NotComparable:
     """How much compute two needs for the loss that one reaches, where both fits have seen it; or why not."""
-    head = {"one": one.label, "two": two.label}
-    reason, scale = comparable(one, two), (1.0, 1.0)
-    if axis == "bits_per_byte":
-        reason = None
-        if one.bits_per_byte is None or two.bits_per_byte is None:
-            lacking = one.label if one.bits_per_byte is None else two.label
-            reason = f"the loss of {lacking} is not known to be a likelihood of bytes"
-        else:
-            scale = (one.bits_per_byte, two.bits_per_byte)
-    offers = ["exponents (a, alpha, beta)", "c: how fast the loss above its floor falls with compute"]
-    if one.bits_per_byte is not None and two.bits_per_byte is not None and axis == "auto":
-        offers.append("bits per byte (--axis=bits_per_byte): both are likelihoods of bytes")
-    if reason is not None:
-        return {**head, "status": "refused", "reason": f"{reason}; never put on one axis", "offers": offers}
-    try:
-        rows = _compute_for_loss(one.fit, two.fit, scale, level, rng)
-    except UserError as error:
-        return {**head, "status": "refused", "reason": str(error), "offers": offers}
+    bytes_each = [m.bits_per_byte for m in (one, two)]
+    offers: list[Offer] = ["exponents", "c"]
+    if None not in bytes_each and axis == "auto":
+        offers.append("bits_per_byte")
+    scale = (1.0, 1.0)
+    why: AnyReason | None
+    if axis == "auto":
+        why = comparable(one, two)
+    elif one.bits_per_byte is None or two.bits_per_byte is None:
+        why = NotBytes(member=one.label if one.bits_per_byte is None else two.label)
+    else:
+        why, scale = None, (one.bits_per_byte, two.bits_per_byte)
+    why = why or _no_cost(one.fit) or _no_cost(two.fit)
+    rows: tuple[LossRow, ...] = ()
+    if why is None:
+        try:
+            rows = _compute_for_loss(one.fit, two.fit, scale, level, rng)
+        except UserError as error:
+            if error.code is not Code.UNSUPPORTED:
+                raise
+            why = NoOptimum(law=str(error.value))
     if not rows:
-        reason = "no loss is reached by both within the compute that was fitted"
-        return {**head, "status": "refused", "reason": reason, "offers": offers}
-    unit = "bits per byte" if axis == "bits_per_byte" else one.fit.conventions.get("loss")
-    return {**head, "status": "compared", "axis": unit, "rows": rows}
+        return NotComparable(one=one.label, two=two.label, why=why or NoCommonLoss(), offers=tuple(offers))
+    named = LossName.of(one.fit) if axis == "auto" else None
+    return EqualLoss(one=one.label, two=two.label, axis=named, rows=rows)
 
 
-def _frontier(fit: Any, flops: Array, most: int, rng: np.random.Generator, scale: float) -> Array:
+def _no_cost(fit: Fit) -> NoCost | None:
+    return NoCost(law=fit.law.name) if fit.scope.C_min is None or fit.scope.C_max is None else None
+
+
+def _frontier(fit: Fit, flops: Array, most: int, rng: np.random.Generator, scale: float) -> Array:
     """Log of the best loss at budgets (1 + S, k): the estimate, then ``most`` of the draws in random order."""
-    theta = np.vstack([fit.law.vector(fit.params)[None], fit.draws[rng.choice(len(fit.draws), most)]])
+    theta = np.vstack([fit.theta[None], fit.draws[rng.choice(len(fit.draws), most)]])
     log_n, log_d = optimum_along(fit.law, theta, flops, cost_table(fit))
     out = np.full(log_n.shape, np.nan)
     for i, t in enumerate(theta):
@@ -336,32 +525,29 @@ def _frontier(fit: Any, flops: Array, most: int, rng: np.random.Generator, scale
 
 
 def _compute_for_loss(
-    one: Any, two: Any, scale: tuple[float, float], level: float, rng: np.random.Generator
-) -> list[dict[str, Any]]:
+    one: Fit, two: Fit, scale: tuple[float, float], level: float, rng: np.random.Generator
+) -> tuple[LossRow, ...]:
     """At each compute C of one: the loss, and C' / C where two's best loss is the same, with its interval."""
-    for fit in (one, two):
-        if "C_min" not in fit.scope:
-            raise UserError("law", fit.law.name, "its runs do not say what they cost")
-    low = max(one.scope["C_min"], two.scope["C_min"])
-    high = min(one.scope["C_max"], two.scope["C_max"])
-    budgets = np.geomspace(one.scope["C_min"], one.scope["C_max"], POINTS)
-    wide = np.geomspace(two.scope["C_min"] / 10, two.scope["C_max"] * 10, 61)
-    most = min(300, len(one.draws), len(two.draws))
+    ranges = [(fit.scope.C_min or 0.0, fit.scope.C_max or 0.0) for fit in (one, two)]
+    low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
+    budgets = np.geomspace(*ranges[0], POINTS)
+    wide = np.geomspace(ranges[1][0] / 10, ranges[1][1] * 10, 61)
+    most = min(MAX_CURVES, len(one.draws), len(two.draws))
     first, second = _frontier(one, budgets, most, rng, scale[0]), _frontier(two, wide, most, rng, scale[1])
     rows = []
     for k, c in enumerate(budgets):
         if not low * 0.999 <= c <= high * 1.001:
             continue
         ratio = np.full(len(first), np.nan)
-        for i in range(len(first)):
-            curve = second[i]
+        for i, curve in enumerate(second):
             good = np.isfinite(curve)
             if np.isfinite(first[i, k]) and good.sum() > 1:
                 falling = curve[good][::-1]
                 if falling[0] <= first[i, k] <= falling[-1]:
                     ratio[i] = np.interp(first[i, k], falling, np.log(wide[good])[::-1]) - math.log(c)
-        cell = _cell(ratio, level)
-        if cell["value"] is not None:
-            row = {name: None if v is None else math.exp(v) for name, v in cell.items()}
-            rows.append({"C": float(c), "loss": float(np.exp(first[0, k])), "compute_ratio": row})
-    return rows
+        cell = _interval(ratio, level)
+        if cell is not None:
+            lo, hi = (None if end is None else math.exp(end) for end in (cell.lo, cell.hi))
+            ratio_cell = Interval(value=math.exp(cell.value), lo=lo, hi=hi)
+            rows.append(LossRow(C=float(c), loss=float(np.exp(first[0, k])), compute_ratio=ratio_cell))
+    return tuple(rows)

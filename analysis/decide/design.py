@@ -1,4 +1,4 @@
-"""Which runs to train: what intervals a list of cells can hope for, and which cells shrink one most per FLOP.
+"""Which runs to train: what intervals a list of cells can give, and which cells shrink one most per FLOP.
 
 Everything here is a linear mixed model of log loss around a law: a run's log loss moves by G du for a small move du of
 the parameters (u = log parameter), plus its own noise, plus what its stem shares. The information of a list of cells is
@@ -7,7 +7,7 @@ the parameters (u = log parameter), plus its own noise, plus what its stem share
 
 and the variance of a target t(u) is t' I^-1 t. ``drift`` is the law being wrong: sd per e-fold of compute between a
 cell and the target, so that what is cheap and far from the question counts for less. Exact for a law that is linear in
-u over the width of its posterior; where it is not, ``simulated`` fits drawn studies instead.
+u over the width of its posterior; where it is not, ``simulated_precision`` fits drawn studies instead.
 
 Designs that only maximise information trust the law most where it is least true: ``propose`` keeps the pool's bound on
 tokens per parameter and a share of the spend in the top decade of compute. Columns are mappings of (n,) arrays.
@@ -24,26 +24,29 @@ import numpy as np
 from scipy import special
 
 from analysis import laws
+from analysis.card import Conventions, Value
 from analysis.engine.frontier import Cost, optimum_along
 from analysis.laws import Law
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 Array = np.ndarray
+Columns = Mapping[str, Any]
 STEP = 1e-4  # of log parameters in central differences
-WEAK = 10.0  # sd of log parameters before any run: keeps what no run shows finite, and changes nothing else
+PRIOR_SD = 10.0  # of log parameters before any run: keeps what no run shows finite, and changes nothing else
 DRIFT = 0.0055  # sd of log loss per e-fold: .0044 to .0067 on the 240 points of Hoffmann 2022, cut and extrapolated
 TOP_SHARE, TOP_DECADE = 0.3, 10.0
-POWERS = (0.0, 0.5, 1.0)  # of the price by which a gain is divided; the best of the three lists is taken
-MOST_CELLS = 200
-# Before any run: the exponents of Besiroglu 2024 (arXiv 2404.10102), and each term a fifth of the floor at the centre
-# of the cells, which is where Chinchilla's own centre (1e9 parameters, 2e10 tokens) and this repository's demo lie.
-PRIOR = {"alpha": 0.3478, "beta": 0.3658, "share": 0.2}
+PRICE_POWERS = (0.0, 0.5, 1.0)  # of the price by which a gain is divided; the best of the three lists is taken
+MAX_CELLS = 200
+MIN_GAIN = 1e-6  # of the mean log variance
+# Before any run: the exponents of N and D of Besiroglu 2024 (arXiv 2404.10102), and each term a fifth of the floor at
+# the centre of the cells, where Chinchilla's own centre (1e9 parameters, 2e10 tokens) and this repository's demo lie.
+PRIOR_EXPONENTS = {"N": 0.3478, "D": 0.3658}
+PRIOR_SHARE = 0.2
 PRIOR_NOISE = 0.005
-PLAN_TARGETS = ("a", "E", "alpha", "beta")
+MAX_HALF_WIDTH = 0.15  # of the exponent a, above which a plan does not identify it
 
 
-@dataclass(frozen=True)
-class Noise:
+class Noise(Value):
     """Standard deviations of log loss: of a run alone, of what runs of one stem share, and per e-fold from a target."""
 
     run: float
@@ -60,6 +63,7 @@ class Target:
 
     @property
     def text(self) -> str:
+        """As ``parse_target`` reads it."""
         return self.name if self.budget is None else f"{self.name}@{self.budget:g}"
 
     def values(self, law: Law, theta: Array, cost: Cost | None) -> Array:
@@ -79,17 +83,18 @@ class Target:
         return theta[:, law.index(self.name)]
 
 
-def target(text: str, law: Law) -> Target:
+def parse_target(text: str, law: Law) -> Target:
     """``a``, ``b``, a parameter's name, or ``log_N_opt@FLOPS``, ``log_D_opt@FLOPS``, ``loss@FLOPS`` (of the optimum).
 
     Raises:
-      UserError: none of these, or a law that has no such number.
+      UserError: UNKNOWN: none of these; UNSUPPORTED: a law that has no such number; INVALID: a bad budget.
     """
     name, sign, budget = text.partition("@")
-    known = ("log_N_opt", "log_D_opt", "loss", "log_loss")
-    remedy = f"choose {', '.join(law.names)}, a, or {', '.join(k + '@FLOPS' for k in known[:3])}, such as loss@1e21"
-    if (name in known) != bool(sign):
-        raise UserError("target", text, remedy)
+    at_budget = ("log_N_opt", "log_D_opt", "loss", "log_loss")
+    offers = ", ".join(k + "@FLOPS" for k in at_budget[:3])
+    remedy = f"choose {', '.join(law.names)}, a, or {offers}, such as loss@1e21"
+    if (name in at_budget) != bool(sign):
+        raise UserError("target", text, remedy, Code.UNKNOWN)
     if sign:
         try:
             flops = float(budget)
@@ -98,22 +103,32 @@ def target(text: str, law: Law) -> Target:
         if not (math.isfinite(flops) and flops > 0):
             raise UserError("target", text, "the budget after @ must be a positive number of FLOPs")
         if law.no_optimum or not {"N", "D"} <= set(law.columns):
-            raise UserError("target", text, f"law {law.name} has no optimal N at a budget; fit chinchilla")
+            problem = f"law {law.name} has no optimal N at a budget; fit {laws.default().name}"
+            raise UserError("target", text, problem, Code.UNSUPPORTED)
         return Target("log_loss" if name == "loss" else name, flops)
     if name not in ("a", "b", *law.names):
-        raise UserError("target", text, remedy)
+        raise UserError("target", text, remedy, Code.UNKNOWN)
     if name in ("a", "b") and law.exponents(np.ones((1, len(law.names)))) is None:
-        raise UserError("target", text, f"law {law.name} has no exponent of an optimum; choose {', '.join(law.names)}")
+        problem = f"law {law.name} has no exponent of an optimum; choose {', '.join(law.names)}"
+        raise UserError("target", text, problem, Code.UNSUPPORTED)
     return Target(name)
 
 
-def prior_law(columns: Mapping[str, Any]) -> tuple[Law, Array]:
-    """Chinchilla's form with the stated prior, centred on the cells; its loss is in units of the floor (E = 1)."""
-    law = laws.get("chinchilla")
-    n, d = (float(np.exp(np.mean(np.log(np.asarray(columns[c], dtype=float))))) for c in ("N", "D"))
-    values = {"E": 1.0, "alpha": PRIOR["alpha"], "beta": PRIOR["beta"]}
-    values["A"] = PRIOR["share"] * n ** PRIOR["alpha"]
-    values["B"] = PRIOR["share"] * d ** PRIOR["beta"]
+def plan_targets() -> tuple[str, ...]:
+    """What a plan is judged by before its runs: a, and the floor and exponents of the default law."""
+    law = laws.default()
+    return ("a", *((law.floor,) if law.floor else ()), *law.exponent_names)
+
+
+def prior_law(columns: Columns) -> tuple[Law, Array]:
+    """The default law with the stated prior, centred on the cells; its loss is in units of the floor."""
+    law, values = laws.default(), {}
+    for term in law.terms:
+        ((column, exponent),) = term.exponents
+        centre = float(np.exp(np.mean(np.log(np.asarray(columns[column], dtype=float)))))
+        values[exponent] = PRIOR_EXPONENTS[column]
+        values[term.amplitude] = PRIOR_SHARE * centre ** PRIOR_EXPONENTS[column]
+    values[law.floor] = 1.0
     return law, law.vector(values)
 
 
@@ -123,31 +138,39 @@ def _moves(theta: Array) -> tuple[Array, Array]:
     return theta + np.diag(size), theta - np.diag(np.where(theta != 0, size, 0.0))
 
 
-def gradient(law: Law, theta: Array, columns: Mapping[str, Any]) -> Array:
+def gradient(law: Law, theta: Array, columns: Columns) -> Array:
     """d log L / d log parameter, (n, P), by central differences (error about 1e-8)."""
     up, down = _moves(theta)
     width = np.where(theta != 0, 2, 1) * STEP
     return ((np.log(law.predict(up, columns)) - np.log(law.predict(down, columns))) / width[:, None]).T
 
 
-def target_gradient(law: Law, theta: Array, wanted: Target, cost: Cost | None) -> Array:
+def target_gradient(law: Law, theta: Array, target: Target, cost: Cost | None) -> Array:
     """d target / d log parameter, (P,). UserError where the target is not defined at these parameters."""
     up, down = _moves(theta)
-    found = wanted.values(law, np.vstack([up, down]), cost)
-    if not np.isfinite(found).all():
-        raise UserError("target", wanted.text, "has no interior optimum at the fitted law; train more sizes and tokens")
-    return (found[: len(theta)] - found[len(theta) :]) / (np.where(theta != 0, 2, 1) * STEP)
+    values = target.values(law, np.vstack([up, down]), cost)
+    if not np.isfinite(values).all():
+        problem = "has no interior optimum at the fitted law; train more sizes and tokens"
+        raise UserError("target", target.text, problem, Code.NOT_IDENTIFIED)
+    return (values[: len(theta)] - values[len(theta) :]) / (np.where(theta != 0, 2, 1) * STEP)
 
 
 class _Information:
     """Information about log parameters (S, P, P), S parameter sets at once, one stem after another."""
 
     def __init__(self, sets: int, size: int, stem: float):
-        self.total = np.tile(np.eye(size) / WEAK**2, (sets, 1, 1))
+        self.total = np.tile(np.eye(size) / PRIOR_SD**2, (sets, 1, 1))
         self.stem = stem**2
         self.sums: dict[Any, Array] = {}
         self.weights: dict[Any, float] = {}
         self._zero = np.zeros((sets, size))
+
+    def copy(self) -> _Information:
+        """Another one that holds the same cells."""
+        other = _Information(*self._zero.shape, 0.0)
+        other.stem, other.total = self.stem, self.total
+        other.sums, other.weights = dict(self.sums), dict(self.weights)
+        return other
 
     def with_each(self, G: Array, w: Array, stems: Sequence[Any]) -> Array:
         """(S, K, P, P): the information with each of K cells alone added; G (S, K, P), w (K,) of their own noise."""
@@ -176,20 +199,20 @@ def _variance(information: Array, t: Array) -> Array:
     return np.maximum((x * np.linalg.solve(scaled, x[..., None])[..., 0]).sum(-1), 0.0)
 
 
-def _stems(columns: Mapping[str, Any], count: int) -> list[Any]:
-    found = columns.get("stem")
-    return [f"run {i}" for i in range(count)] if found is None else list(found)
+def _stems(columns: Columns, count: int) -> list[Any]:
+    stems = columns.get("stem")
+    return [f"run {i}" for i in range(count)] if stems is None else list(stems)
 
 
 def _quantile(level: float, df: int) -> float:
     return float(special.stdtrit(max(df, 1), 0.5 + level / 2))
 
 
-def expected(
+def linearised_precision(
     law: Law,
     theta: Array,
-    columns: Mapping[str, Any],
-    wanted: Sequence[Target],
+    columns: Columns,
+    targets: Sequence[Target],
     noise: Noise,
     *,
     level: float = 0.95,
@@ -203,35 +226,43 @@ def expected(
     theta = np.asarray(theta, dtype=float)
     n, free = len(np.atleast_1d(columns["N"])), len(theta)
     if n <= free:
-        return {t.text: None for t in wanted}
+        return {t.text: None for t in targets}
     G = gradient(law, theta, columns)
     info = _Information(1, free, noise.stem)
     for g, stem in zip(G, _stems(columns, n)):
         info.add(g[None], 1 / noise.run**2, stem)
     quantile = _quantile(level, n - free)
-    gradients = {t.text: target_gradient(law, theta, t, cost) for t in wanted}
+    gradients = {t.text: target_gradient(law, theta, t, cost) for t in targets}
     return {k: quantile * math.sqrt(float(_variance(info.total[0], g))) for k, g in gradients.items()}
 
 
-def simulated(
+class SimulatedPrecision(Value):
+    """Of drawn studies: the median half-width of the intervals, the RMSE of the value, and the coverage."""
+
+    half_width: float
+    rmse: float
+    cover: float
+
+
+def simulated_precision(
     law: Law,
     theta: Array,
-    columns: Mapping[str, Any],
-    wanted: Sequence[Target],
+    columns: Columns,
+    targets: Sequence[Target],
     noise: Noise,
     *,
     studies: int,
     level: float = 0.95,
     seed: int = 0,
-) -> dict[str, dict[str, float]]:
-    """The same by simulation: studies are drawn and fitted. {target: {"half_width" (median), "rmse", "cover"}}.
+) -> dict[str, SimulatedPrecision]:
+    """The same by simulation, by target: studies are drawn and fitted.
 
     Uses the default fit; about 0.25 s a study. ``noise.drift`` is left out: the law is true here.
     """
     import pandas as pd
 
     from analysis.fitting import fit
-    from analysis.table.runs import Runs
+    from analysis.table.frame import Runs
 
     theta, rng = np.asarray(theta, dtype=float), np.random.default_rng(seed)
     frame = pd.DataFrame({"N": np.asarray(columns["N"], float), "D": np.asarray(columns["D"], float)})
@@ -239,63 +270,93 @@ def simulated(
     frame["stem"] = [str(s) for s in _stems(columns, len(frame))]
     codes, names = pd.factorize(frame["stem"])
     clean = np.log(law.predict(theta, frame))
-    ends = np.empty((studies, len(wanted), 3))
+    ends = np.empty((studies, len(targets), 3))
     tail = [(1 - level) / 2, (1 + level) / 2]
     for k in range(studies):
         error = noise.run * rng.standard_normal(len(frame)) + noise.stem * rng.standard_normal(len(names))[codes]
         table = frame.assign(loss=np.exp(clean + error))
-        fitted = fit(Runs(table, [], {}, "simulated", None, sha256="-"), law, level=level, seed=k)
-        for j, t in enumerate(wanted):
+        runs = Runs(table, (), Conventions(origin="table"), "simulated", None, "-")
+        fitted = fit(runs, law, level=level, seed=k)
+        for j, t in enumerate(targets):
             draws = t.values(law, fitted.draws, None)
             lo, hi = np.quantile(np.where(np.isnan(draws), np.inf, draws), tail, method="nearest")
             ends[k, j] = t.values(law, fitted.theta[None], None)[0], lo, hi
     out = {}
-    for j, t in enumerate(wanted):
+    for j, t in enumerate(targets):
         truth = float(t.values(law, theta[None], None)[0])
         value, lo, hi = ends[:, j].T
         with np.errstate(invalid="ignore"):
-            out[t.text] = {
-                "half_width": float(np.median((hi - lo) / 2)),
-                "rmse": float(np.sqrt(np.nanmean((value - truth) ** 2))),
-                "cover": float(((lo <= truth) & (truth <= hi)).mean()),
-            }
+            out[t.text] = SimulatedPrecision(
+                half_width=float(np.median((hi - lo) / 2)),
+                rmse=float(np.sqrt(np.nanmean((value - truth) ** 2))),
+                cover=float(((lo <= truth) & (truth <= hi)).mean()),
+            )
     return out
 
 
-def hope(
-    columns: Mapping[str, Any], *, level: float = 0.95, noise: float = PRIOR_NOISE, studies: int = 0
-) -> dict[str, Any]:
-    """What a plan can hope for before its first run: half-widths of a, E (relative), alpha, beta under the prior. JSON.
+class Prior(Value):
+    """What was assumed of a plan: a law with exponents by column, each term a ``share`` of the floor at the centre of
+    the cells, and the sd of log loss between runs, half of whose variance a stem shares."""
 
-    ``sentence`` says it in words; ``prior`` states what was assumed: ``noise`` is the sd of log loss between runs, half
-    of its variance a stem's. ``studies`` asks for a simulation besides. UserError for a noise that is none, or
-    a number of studies below 0.
+    law: str
+    exponents: dict[str, float]
+    share: float
+    noise: float
+
+
+class ExpectedPrecision(Value):
+    """What a plan can expect before its first run.
+
+    Attributes:
+      half_widths: of a, the floor (relative to itself) and the exponents; None where the runs are too few to fit.
+      level: of the intervals.
+      simulated: the same from drawn studies, where asked.
+    """
+
+    half_widths: dict[str, float | None]
+    level: float
+    prior: Prior
+    simulated: dict[str, SimulatedPrecision] | None = None
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few runs to fit the law at all."""
+        return self.half_widths["a"] is None
+
+    @property
+    def identifies_a(self) -> bool:
+        """Whether the interval of a will say something."""
+        a = self.half_widths["a"]
+        return a is not None and a <= MAX_HALF_WIDTH
+
+
+def expected_precision(
+    columns: Columns, *, level: float = 0.95, noise: float = PRIOR_NOISE, studies: int = 0
+) -> ExpectedPrecision:
+    """What a plan can expect before its first run: half-widths of ``plan_targets`` under the stated prior.
+
+    Args:
+      columns: N, D and perhaps stem of the planned runs, (n,) each.
+      level: of the intervals.
+      noise: sd of log loss between runs, half of its variance a stem's.
+      studies: how many studies to simulate besides.
+
+    Raises:
+      UserError: a noise that is none, or a number of studies below 0.
     """
     law, theta = prior_law(columns)
     if not 0 < noise < 1:
         raise UserError("noise", noise, "give the sd of log loss between runs, such as 0.005")
     if studies < 0:
         raise UserError("simulate", studies, "give how many studies to draw and fit, or 0")
-    each = Noise(noise * math.sqrt(0.5), noise * math.sqrt(0.5))
-    wanted = [target(name, law) for name in PLAN_TARGETS]
-    found = expected(law, theta, columns, wanted, each, level=level)
-    a = found["a"]
-    prior = (
-        f"prior: chinchilla with alpha {PRIOR['alpha']:g}, beta {PRIOR['beta']:g}, each term {PRIOR['share']:.0%} of "
-        f"the floor at the centre of the cells; noise {noise:.2%} a run, half of its variance shared "
-        "by a stem"
-    )
-    if a is None:
-        sentence = "too few runs to fit the law at all"
-    else:
-        sentence = (
-            f"a ±{a:.2g}, E ±{found['E']:.2g} of itself, alpha ±{found['alpha']:.2g}, beta ±{found['beta']:.2g}"
-            f"; it cannot tell a = 0.50 from {0.5 + a:.2f}" + (" or more: a is not identified" if a > 0.15 else "")
-        )
-    out = {"half_widths": found, "level": level, "prior": prior, "sentence": sentence}
-    if studies > 0 and a is not None:
-        out["simulated"] = simulated(law, theta, columns, wanted, each, studies=studies, level=level)
-    return out
+    each = Noise(run=noise * math.sqrt(0.5), stem=noise * math.sqrt(0.5))
+    targets = [parse_target(name, law) for name in plan_targets()]
+    widths = linearised_precision(law, theta, columns, targets, each, level=level)
+    drawn = None
+    if studies > 0 and widths["a"] is not None:
+        drawn = simulated_precision(law, theta, columns, targets, each, studies=studies, level=level)
+    prior = Prior(law=law.name, exponents=dict(PRIOR_EXPONENTS), share=PRIOR_SHARE, noise=noise)
+    return ExpectedPrecision(half_widths=widths, level=level, prior=prior, simulated=drawn)
 
 
 # --- which cells next
@@ -319,6 +380,7 @@ class Pool:
 
     @property
     def C(self) -> Array:
+        """FLOPs of whole runs (K,)."""
         return self.per_token * self.D
 
     def prices(self, trained: Mapping[Any, float]) -> Array:
@@ -330,109 +392,159 @@ class Pool:
         return self.per_token * (self.decay * self.D + np.maximum((1 - self.decay) * self.D - reached, 0.0)) + new
 
 
+@dataclass(frozen=True)
+class Request:
+    """What a list of cells is for: the target, the FLOPs to spend, the level of the half-widths, and the share of the
+    spend that is kept for the top decade of compute."""
+
+    target: Target
+    budget: float
+    level: float = 0.95
+    share: float = TOP_SHARE
+
+
+class Selection(Value):
+    """Cells of a pool in the order in which to train them.
+
+    Attributes:
+      chosen: indices of the pool. prices: FLOPs of each. spent: their sum.
+      before: half-width of the target now. after_each: expected after each cell.
+      top_share: of the spend, in the top decade of compute, which starts at ``top_from`` FLOPs.
+      parameter_sets: of the fit, over which the half-widths are means.
+    """
+
+    chosen: tuple[int, ...]
+    prices: tuple[float, ...]
+    before: float
+    after_each: tuple[float, ...]
+    spent: float
+    top_share: float
+    top_from: float
+    parameter_sets: int
+
+    @property
+    def after(self) -> float:
+        """Expected half-width after all of them."""
+        return self.after_each[-1] if self.after_each else self.before
+
+
 def propose(
     law: Law,
     thetas: Array,
-    done: Mapping[str, Any],
+    done: Columns,
     pool: Pool,
-    wanted: Target,
+    request: Request,
     *,
-    budget: float,
     noise: Noise,
-    level: float = 0.95,
     cost: Cost | None = None,
-    share: float = TOP_SHARE,
-) -> dict[str, Any]:
-    """The cells of ``pool`` that shrink the variance of ``wanted`` most for ``budget`` FLOPs, in order.
+) -> Selection:
+    """The cells of ``pool`` that shrink the variance of a target most for a budget of FLOPs, in order.
 
     Greedy on the mean log variance over the parameter sets ``thetas`` (S, P) (the estimate first: a design must serve
     what the fit does not rule out), by gain over price^p for several p; the list that ends lowest is taken. At least
-    ``share`` of the budget is kept for cells within a decade of the largest compute that it can reach.
+    ``request.share`` of the budget is kept for cells within a decade of the largest compute that it can reach.
 
-    Returns:
-      {"chosen": indices, "prices", "half_width": {"before", "after"}, "after_each", "spent", "top_share", "top_from"}
+    Args:
+      done: N, D, C and perhaps stem of the runs that were trained.
 
     Raises:
       UserError: a budget that buys no cell of the pool, or a target that the law does not define.
     """
     thetas = np.atleast_2d(np.asarray(thetas, dtype=float))
-    reference = wanted.budget or max(float(np.max(pool.C)), float(np.max(done["C"])))
-
-    def weights(c: Any) -> Array:
-        return 1 / (noise.run**2 + (noise.drift * np.log(reference / np.asarray(c, dtype=float))) ** 2)
-
-    gradients = [target_gradient(law, thetas[0], wanted, cost)]
-    kept = [thetas[0]]
-    for other in thetas[1:]:
-        try:
-            gradients.append(target_gradient(law, other, wanted, cost))
-        except UserError:
-            continue  # this draw has no optimum: it says nothing about where to look for one
-        kept.append(other)
-    t = np.stack(gradients)
+    budget, target = request.budget, request.target
+    reference = target.budget or max(float(np.max(pool.C)), float(np.max(done["C"])))
+    kept, t = _defined(law, thetas, target, cost)
     G_done = np.stack([gradient(law, theta, done) for theta in kept])
     G = np.stack([gradient(law, theta, {"N": pool.N, "D": pool.D}) for theta in kept])
     start = _Information(len(kept), thetas.shape[1], noise.stem)
     n = G_done.shape[1]
-    for i, (w, stem) in enumerate(zip(weights(done["C"]), _stems(done, n))):
+    for i, (w, stem) in enumerate(zip(_weights(noise, reference, done["C"]), _stems(done, n))):
         start.add(G_done[:, i], float(w), stem)
     first = pool.prices(pool.trained)
     if not (first <= budget).any():
         raise UserError("budget", f"{budget:g}", f"buys no cell: the cheapest costs {first.min():.3g} FLOPs")
-    reach = first <= max(share, 0.5) * budget
+    reach = first <= max(request.share, 0.5) * budget
     top_from = float(pool.C[reach if reach.any() else first <= budget].max()) / TOP_DECADE
-    rules = (top_from <= pool.C, share)
-    tries = [_greedy(start, G, t, weights(pool.C), pool, budget, p, *rules) for p in POWERS]
-    chosen, prices, path = min(tries, key=lambda found: found[2][-1])
+    search = _Search(pool, G, t, _weights(noise, reference, pool.C), top_from <= pool.C)
+    lists = [search.run(start, request, power) for power in PRICE_POWERS]
+    chosen, prices, path = min(lists, key=lambda one: one[2][-1])
     df = n - thetas.shape[1]
-    after = [math.sqrt(math.exp(v)) for v in path]
+    widths = [_quantile(request.level, df + k) * math.sqrt(math.exp(v)) for k, v in enumerate(path)]
     spent = float(sum(prices))
     top = float(sum(p for j, p in zip(chosen, prices) if pool.C[j] >= top_from))
-    widths = [_quantile(level, df + k) * sd for k, sd in enumerate(after)]
-    return {
-        "chosen": chosen,
-        "prices": [float(p) for p in prices],
-        "half_width": {"before": widths[0], "after": widths[-1]},
-        "after_each": widths[1:],
-        "spent": spent,
-        "top_share": top / spent if spent else 0.0,
-        "top_from": top_from,
-        "parameter_sets": len(kept),
-    }
+    return Selection(
+        chosen=tuple(chosen),
+        prices=tuple(prices),
+        before=widths[0],
+        after_each=tuple(widths[1:]),
+        spent=spent,
+        top_share=top / spent if spent else 0.0,
+        top_from=top_from,
+        parameter_sets=len(kept),
+    )
 
 
-def _greedy(
-    start: _Information, G: Array, t: Array, w: Array, pool: Pool, budget: float, power: float, top: Array, share: float
-) -> tuple[list[int], list[float], list[float]]:
-    """Chosen cells, their prices, and the mean log variance before and after each."""
-    info = _Information(len(t), t.shape[1], 0.0)
-    info.__dict__.update(start.__dict__)
-    info.sums, info.weights = dict(start.sums), dict(start.weights)
-    trained = dict(pool.trained)
-    left, low, chosen, paid = budget, 0.0, [], []
-    path = [float(np.log(_variance(info.total, t)).mean())]
-    open_ = np.ones(len(w), dtype=bool)
-    while len(chosen) < MOST_CELLS:
-        price = pool.prices(trained)
-        can = open_ & (price <= left * (1 + 1e-12)) & (top | (low + price <= (1 - share) * budget))
-        if not can.any():
-            break
-        which = np.flatnonzero(can)
-        each = info.with_each(G[:, which], w[which], [pool.stem[j] for j in which])
-        gain = path[-1] - np.log(_variance(each, t[:, None])).mean(0)
-        if gain.max() < 1e-6:
-            break
-        best = int(np.argmax(gain / price[which] ** power))
-        j = int(which[best])
-        info.add(G[:, j], float(w[j]), pool.stem[j])
-        path.append(path[-1] - float(gain[best]))
-        chosen.append(j)
-        paid.append(float(price[j]))
-        left -= paid[-1]
-        low += 0.0 if top[j] else paid[-1]
-        open_[j] = False
-        if pool.decay is not None:
-            trained[pool.stem[j]] = max(trained.get(pool.stem[j], 0.0), (1 - pool.decay) * float(pool.D[j]))
-        else:
-            trained.setdefault(pool.stem[j], 0.0)
-    return chosen, paid, path
+def _weights(noise: Noise, reference: float, flops: Any) -> Array:
+    """Precision of cells by their own noise and by the law being wrong between them and the ``reference`` compute."""
+    return 1 / (noise.run**2 + (noise.drift * np.log(reference / np.asarray(flops, dtype=float))) ** 2)
+
+
+def _defined(law: Law, thetas: Array, target: Target, cost: Cost | None) -> tuple[list[Array], Array]:
+    """Parameter sets under which the target is defined, the first of which must be, and its gradients (S, P)."""
+    gradients = [target_gradient(law, thetas[0], target, cost)]
+    kept = [thetas[0]]
+    for other in thetas[1:]:
+        try:
+            gradients.append(target_gradient(law, other, target, cost))
+        except UserError:
+            continue  # this draw has no optimum: it says nothing about where to look for one
+        kept.append(other)
+    return kept, np.stack(gradients)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """A greedy search of a pool: gradients of the cells (S, K, P) and the target (S, P), weights (K,), and which cells
+    are in the top decade (K,)."""
+
+    pool: Pool
+    G: Array
+    t: Array
+    w: Array
+    top: Array
+
+    def run(
+        self, start: _Information, request: Request, power: float
+    ) -> tuple[list[int], list[float], list[float]]:
+        """Chosen cells, their prices, and the mean log variance before and after each; gains over price^``power``."""
+        info, trained, pool = start.copy(), dict(self.pool.trained), self.pool
+        left, low = request.budget, 0.0
+        chosen: list[int] = []
+        paid: list[float] = []
+        path = [float(np.log(_variance(info.total, self.t)).mean())]
+        untaken = np.ones(len(self.w), dtype=bool)
+        while len(chosen) < MAX_CELLS:
+            price = pool.prices(trained)
+            below = low + price <= (1 - request.share) * request.budget
+            can = untaken & (price <= left * (1 + 1e-12)) & (self.top | below)
+            if not can.any():
+                break
+            which = np.flatnonzero(can)
+            each = info.with_each(self.G[:, which], self.w[which], [pool.stem[j] for j in which])
+            gain = path[-1] - np.log(_variance(each, self.t[:, None])).mean(0)
+            if gain.max() < MIN_GAIN:
+                break
+            best = int(np.argmax(gain / price[which] ** power))
+            j = int(which[best])
+            info.add(self.G[:, j], float(self.w[j]), pool.stem[j])
+            path.append(path[-1] - float(gain[best]))
+            chosen.append(j)
+            paid.append(float(price[j]))
+            left -= paid[-1]
+            low += 0.0 if self.top[j] else paid[-1]
+            untaken[j] = False
+            if pool.decay is not None:
+                trained[pool.stem[j]] = max(trained.get(pool.stem[j], 0.0), (1 - pool.decay) * float(pool.D[j]))
+            else:
+                trained.setdefault(pool.stem[j], 0.0)
+        return chosen, paid, path

@@ -8,17 +8,25 @@ there every cell is a whole run at C = 6ND or at the cost by size of its own row
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from analysis import laws
+from analysis.card import SCHEMA, NotIdentified, Value, Warning
 from analysis.decide import design
-from analysis.engine.frontier import cost_table, flops_for
+from analysis.engine.frontier import Cost, cost_table, flops_for
 from analysis.table.runs import load
-from scaling.errors import UserError
-from scaling.records import Record, read_json
+from scaling.errors import Code, UserError
+from scaling.records import Record, read_study
+
+if TYPE_CHECKING:
+    from analysis.fitting import Fit
+    from scaling.records.types import LadderRow, Manifest, RunSpec
 
 Array = np.ndarray
 SETS = 8  # parameter sets that a design must serve: the estimate and draws
@@ -27,218 +35,405 @@ FINER = 2.0  # ratio of neighbouring D in the pool
 LARGER = 6  # sizes beyond a table's largest
 
 
+class Safeguards(Value):
+    """What keeps a design from trusting the law where it is least true.
+
+    Attributes:
+      ratios: smallest and largest tokens per parameter; by default the range of the fitted runs, and a factor 4 around
+        the optimum at the target's budget.
+      share: of the spend kept for the top decade of compute.
+      drift: the law being wrong, sd of log loss per e-fold (``decide.design``); by default what the card says of it.
+    """
+
+    ratios: tuple[float, float] | None = None
+    share: float = design.TOP_SHARE
+    drift: float | None = None
+
+    def check(self) -> None:
+        """UserError names what cannot be."""
+        if not 0 <= self.share < 1:
+            raise UserError("share", self.share, "must be a share of the spend, from 0 to below 1")
+        if self.drift is not None and not (math.isfinite(self.drift) and self.drift >= 0):
+            raise UserError("drift", self.drift, "must be an sd of log loss per e-fold, such as 0.005")
+        if self.ratios is not None and not 0 < self.ratios[0] < self.ratios[1] < math.inf:
+            text = f"{self.ratios[0]:g},{self.ratios[1]:g}"
+            raise UserError("ratios", text, "must be two rising positive numbers")
+
+
+class NextCell(Value):
+    """A cell to train.
+
+    Attributes:
+      price: FLOPs that it costs when those before it are trained. half_width_after: of the target, expected then.
+      size, seed, stem, new_stem: of a study; of a table ``seed`` alone, where further seeds were asked for.
+    """
+
+    N: float
+    D: float
+    C: float
+    tokens_per_parameter: float
+    price: float
+    half_width_after: float
+    size: int | None = None
+    seed: int | None = None
+    stem: str | None = None
+    new_stem: bool | None = None
+
+
+class HalfWidth(Value):
+    """Of an interval, before and after the cells."""
+
+    before: float
+    after: float
+
+
+class TopDecade(Value):
+    """``share`` of the spend in the decade of compute from ``start`` FLOPs on; ``least`` was to be kept for it."""
+
+    start: float
+    share: float
+    least: float
+
+
+class TopDecadeUnfilled(Warning, tag="top_decade"):
+    """Less of the spend than asked is in the top decade of compute: nothing more was left there."""
+
+    share: float
+    least: float
+
+
+class RoughHalfWidths(Warning, tag="rough"):
+    """The fit is not identified in full, so half-widths by linearisation are rough: fit again after each list."""
+
+
+ProposalWarning = TopDecadeUnfilled | RoughHalfWidths
+
+
+class Proposal(Value):
+    """Which cells to train next, in order, and what the target's interval should become.
+
+    Attributes:
+      half_width: of the target's interval at ``level``, now and expected after all cells.
+      tokens_per_parameter: bounds within which cells were considered.
+      parameter_sets: of the fit, over which half-widths are means. candidates: cells that were considered.
+      price: a study pays ``stems`` once and a branch only its own steps; a table pays ``whole_runs``.
+      workdir: of the study; None of a table.
+    """
+
+    law: str
+    target: str
+    budget: float
+    spent: float
+    level: float
+    half_width: HalfWidth
+    cells: tuple[NextCell, ...]
+    top_decade: TopDecade
+    tokens_per_parameter: tuple[float, float]
+    noise: design.Noise
+    parameter_sets: int
+    candidates: int
+    price: Literal["stems", "whole_runs"]
+    dataset: str | None
+    workdir: str | None
+    warnings: tuple[ProposalWarning, ...]
+    kind: Literal["next"] = "next"
+    schema: Literal[2] = SCHEMA
+
+
+class _Row(Value):
+    """What a cell of a pool is beside its numbers."""
+
+    size: int | None = None
+    seed: int | None = None
+    stem: str | None = None
+    new_stem: bool | None = None
+
+
 def next_cells(
-    fit: Any,
+    fit: Fit,
     *,
     target: str,
     budget: float,
     workdir: str | Path | None = None,
     seeds: Sequence[int] = (),
-    ratios: tuple[float, float] | None = None,
-    share: float = design.TOP_SHARE,
-    drift: float | None = None,
+    safeguards: Safeguards | None = None,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """Which cells to train next, in order, and what the target's interval should become. JSON.
+) -> Proposal:
+    """Which cells to train next, in order, and what the target's interval should become.
 
     Args:
-      target: see ``design.target``.
+      target: see ``design.parse_target``.
       budget: FLOPs that may be spent, stems included.
       workdir: of the study that the fit is of; without one the fit is of a table.
       seeds: further seeds (new stems of any size) that may be trained, beside those of the fitted runs.
-      ratios: smallest and largest tokens per parameter; default: the range of the fitted runs, and a factor 4 around
-        the optimum at the target's budget.
-      share: of the spend kept for the top decade of compute. ``drift``: the law being wrong, sd of log loss per e-fold
-        (see ``analysis.design``); default: what the card says of its law.
+      level: of the half-widths.
 
     Raises:
       UserError: a bad target or budget, a budget that buys nothing, bounds that leave nothing to train.
     """
     if not (math.isfinite(budget) and budget > 0):
         raise UserError("budget", budget, "must be a positive number of FLOPs")
-    drift = (float(fit.discrepancy["k"]) or design.DRIFT) if drift is None else drift
-    if not 0 <= share < 1:
-        raise UserError("share", share, "must be a share of the spend, from 0 to below 1")
-    if not (math.isfinite(drift) and drift >= 0):
-        raise UserError("drift", drift, "must be an sd of log loss per e-fold, such as 0.005")
-    if ratios is not None and not 0 < ratios[0] < ratios[1] < math.inf:
-        raise UserError("ratios", f"{ratios[0]:g},{ratios[1]:g}", "must be two rising positive numbers")
-    wanted = design.target(target, fit.law)
-    if set(fit.law.columns) - {"N", "D"}:
-        raise UserError("law", fit.law.name, "next designs cells in N and D; fit chinchilla")
+    safeguards = safeguards or Safeguards()
+    safeguards.check()
+    question = design.parse_target(target, fit.law)
+    if set(fit.law.columns) - {"N", "D"} or not {"N", "D"} <= set(fit.columns):
+        remedy = f"next designs cells in N and D; fit {laws.default().name}"
+        raise UserError("law", fit.law.name, remedy, Code.UNSUPPORTED)
     cost, done = cost_table(fit), _done(fit, workdir)
-    bounds = ratios or _ratios(fit, done, wanted, cost)
-    pool, rows = _study_pool(fit, workdir, seeds, budget) if workdir else _table_pool(fit, cost, seeds, budget)
-    lowest = float(np.min(done["C"]))
-    ratio = pool.D / pool.N
-    inside = (bounds[0] <= ratio) & (ratio <= bounds[1]) & (lowest * 0.999 <= pool.C)
-    if not inside.any():
-        text = f"tokens per parameter in {bounds[0]:.3g} to {bounds[1]:.3g} at {lowest:.3g} FLOPs or more"
-        raise UserError("ratios", text, "leave no cell to train that is new; widen --ratios or give --seeds")
-    kept = np.flatnonzero(inside)
-    pool, rows = _part(pool, kept), [rows[i] for i in kept]
-    noise = design.Noise(float(np.median(fit.sigma_run)), float(np.median(fit.sigma_stem)), drift)
+    bounds = safeguards.ratios or _ratios(done, fit, question, cost)
+    pool, rows = _study_pool(fit, Path(workdir), seeds, budget) if workdir else _table_pool(fit, cost, seeds, budget)
+    pool, rows = _within(pool, rows, bounds, float(np.min(done.C)))
+    drift = (fit.discrepancy.k or design.DRIFT) if safeguards.drift is None else safeguards.drift
+    noise = design.Noise(run=float(np.median(fit.sigma_run)), stem=float(np.median(fit.sigma_stem)), drift=drift)
     step = max(1, len(fit.draws) // (SETS - 1))
-    thetas = np.vstack([fit.law.vector(fit.params)[None], fit.draws[::step][: SETS - 1]])
-    found = design.propose(
-        fit.law, thetas, done, pool, wanted, budget=budget, noise=noise, level=level, cost=cost, share=share
+    thetas = np.vstack([fit.theta[None], fit.draws[::step][: SETS - 1]])
+    request = design.Request(question, budget, level, safeguards.share)
+    found = design.propose(fit.law, thetas, done.columns, pool, request, noise=noise, cost=cost)
+    return Proposal(
+        law=fit.law.name,
+        target=question.text,
+        budget=budget,
+        spent=found.spent,
+        level=level,
+        half_width=HalfWidth(before=found.before, after=found.after),
+        cells=_cells(pool, rows, found),
+        top_decade=TopDecade(start=found.top_from, share=found.top_share, least=safeguards.share),
+        tokens_per_parameter=bounds,
+        noise=noise,
+        parameter_sets=found.parameter_sets,
+        candidates=len(rows),
+        price="stems" if pool.decay else "whole_runs",
+        dataset=fit.data.dataset,
+        workdir=None if workdir is None else str(workdir),
+        warnings=_warnings(fit, found, safeguards.share),
     )
+
+
+def _cells(pool: design.Pool, rows: Sequence[_Row], found: design.Selection) -> tuple[NextCell, ...]:
     cells = []
-    for j, price, width in zip(found["chosen"], found["prices"], found["after_each"]):
-        n, d = float(pool.N[j]), float(pool.D[j])
-        cell = {**rows[j], "N": n, "D": d, "C": float(pool.C[j]), "tokens_per_parameter": d / n, "price": price}
-        cells.append({**cell, "half_width_after": width})
-    warnings = []
-    if found["top_share"] < share:
-        message = (
-            f"only {found['top_share']:.0%} of the spend is in the top decade of compute: nothing more was left there"
+    for j, price, width in zip(found.chosen, found.prices, found.after_each):
+        n, d, row = float(pool.N[j]), float(pool.D[j]), rows[j]
+        cells.append(
+            NextCell(
+                N=n,
+                D=d,
+                C=float(pool.C[j]),
+                tokens_per_parameter=d / n,
+                price=price,
+                half_width_after=width,
+                size=row.size,
+                seed=row.seed,
+                stem=row.stem,
+                new_stem=row.new_stem,
+            )
         )
-        warnings.append({"name": "top_decade", "message": message})
-    if fit.warnings and any(w["name"] == "not_identified" for w in fit.warnings):
-        message = "the fit is not identified in full: half-widths by linearisation are rough; fit again after each list"
-        warnings.append({"name": "rough", "message": message})
-    return {
-        "schema": 1,
-        "kind": "next",
-        "law": fit.law.name,
-        "target": wanted.text,
-        "budget": budget,
-        "spent": found["spent"],
-        "level": level,
-        "half_width": found["half_width"],
-        "cells": cells,
-        "top_decade": {"from": found["top_from"], "share": found["top_share"], "least": share},
-        "tokens_per_parameter": list(bounds),
-        "noise": {"run": noise.run, "stem": noise.stem, "drift_per_e_fold": drift},
-        "method": f"linearised, mean over {found['parameter_sets']} parameter sets of the fit; of {len(kept)} cells",
-        "price": "stems once, a branch of an existing stem only its own steps" if pool.decay else "whole runs",
-        "dataset": fit.data.get("dataset"),
-        "warnings": warnings,
-    }
+    return tuple(cells)
 
 
-def _done(fit: Any, workdir: str | Path | None) -> dict[str, Any]:
-    """N, D, C and stem of the fitted runs; stems from the study, whose runs must be those of the card."""
-    rows = fit.card()["runs"]
-    done: dict[str, Any] = {k: np.array([row[k] for row in rows], dtype=float) for k in ("N", "D") if k in rows[0]}
-    if len(done) < 2:
-        raise UserError("law", fit.law.name, "next designs cells in N and D; fit chinchilla")
-    done["C"] = np.array([row.get("C", 6 * row["N"] * row["D"]) for row in rows], dtype=float)
+def _warnings(fit: Fit, found: design.Selection, share: float) -> tuple[ProposalWarning, ...]:
+    warnings: list[ProposalWarning] = []
+    if found.top_share < share:
+        warnings.append(TopDecadeUnfilled(share=found.top_share, least=share))
+    if any(isinstance(w, NotIdentified) for w in fit.warnings):
+        warnings.append(RoughHalfWidths())
+    return tuple(warnings)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """N, D and C of the fitted runs (n,), and their stems where they share any."""
+
+    N: Array
+    D: Array
+    C: Array
+    stem: list[str] | None
+
+    @property
+    def columns(self) -> dict[str, Array | list[str]]:
+        """As ``design`` takes them."""
+        columns: dict[str, Array | list[str]] = {"N": self.N, "D": self.D, "C": self.C}
+        return columns if self.stem is None else {**columns, "stem": self.stem}
+
+
+def _done(fit: Fit, workdir: str | Path | None) -> _Done:
+    """The fitted runs; their stems from the study, whose runs must be those of the card."""
+    n, d = fit.columns["N"], fit.columns["D"]
+    stem = None
     if workdir is not None:
-        table: Any = load(workdir, dataset=fit.data.get("dataset"), n=fit.conventions.get("n", "nonembedding")).table
+        table = load(workdir, dataset=fit.data.dataset, n=fit.conventions.n or "nonembedding").table
         stems = dict(zip(table["run"], table["stem"]))
-        done["stem"] = [stems.get(row["run"], row["run"]) for row in rows]
-    elif (fit.noise.get("groups") or {}).get("kind"):
-        done["stem"] = [f"N {row['N']:.9g}" for row in rows]
-    return done
+        stem = [str(stems.get(run, run)) for run in fit.runs]
+    elif fit.noise.groups is not None:
+        stem = [_by_size(size) for size in n]
+    return _Done(n, d, fit.columns.get("C", 6 * n * d), stem)
 
 
-def _ratios(fit: Any, done: Mapping[str, Any], wanted: design.Target, cost: Any) -> tuple[float, float]:
-    seen = done["D"] / done["N"]
+def _by_size(n: float) -> str:
+    """The stem of a table's rows that share an effect by their size."""
+    return f"N {n:.9g}"
+
+
+def _ratios(done: _Done, fit: Fit, target: design.Target, cost: Cost | None) -> tuple[float, float]:
+    """Bounds of tokens per parameter: the range of the fitted runs, and around the optimum at the target's budget."""
+    seen = done.D / done.N
     low, high = float(seen.min()), float(seen.max())
-    if wanted.budget is not None:
-        theta = fit.law.vector(fit.params)[None]
-        ends = [design.Target(k, wanted.budget).values(fit.law, theta, cost)[0] for k in ("log_N_opt", "log_D_opt")]
+    if target.budget is not None:
+        ends = [
+            design.Target(name, target.budget).values(fit.law, fit.theta[None], cost)[0]
+            for name in ("log_N_opt", "log_D_opt")
+        ]
         best = math.exp(ends[1] - ends[0])
         if math.isfinite(best):
             low, high = min(low, best / AROUND), max(high, best * AROUND)
     return low * 0.999, high * 1.001
 
 
-def _part(pool: design.Pool, kept: Array) -> design.Pool:
+def _within(
+    pool: design.Pool, rows: list[_Row], bounds: tuple[float, float], lowest: float
+) -> tuple[design.Pool, list[_Row]]:
+    """The cells within bounds of tokens per parameter that cost no less than the cheapest fitted run."""
+    ratio = pool.D / pool.N
+    inside = (bounds[0] <= ratio) & (ratio <= bounds[1]) & (lowest * 0.999 <= pool.C)
+    if not inside.any():
+        text = f"tokens per parameter in {bounds[0]:.3g} to {bounds[1]:.3g} at {lowest:.3g} FLOPs or more"
+        remedy = "leave no cell to train that is new; widen --ratios or give --seeds"
+        raise UserError("ratios", text, remedy, Code.TOO_FEW)
+    kept = np.flatnonzero(inside)
     stems = [pool.stem[i] for i in kept]
-    return design.Pool(pool.N[kept], pool.D[kept], pool.per_token[kept], stems, pool.decay, pool.trained, pool.overhead)
-
-
-def _table_pool(fit: Any, cost: Any, seeds: Sequence[int], budget: float) -> tuple[design.Pool, list[dict[str, Any]]]:
-    rows = fit.card()["runs"]
-    sizes = sorted({row["N"] for row in rows})
-    ratio = max(1.2, float(np.exp(np.median(np.diff(np.log(sizes)))))) if len(sizes) > 1 else FINER
-    sizes += [sizes[-1] * ratio**k for k in range(1, LARGER + 1)]
-    lowest = min(row["D"] for row in rows)
-    found = []
-    for n in sizes:
-        per_token = float(flops_for(n, 1.0, cost))
-        for d in _doublings(lowest, budget / per_token):
-            found += [(n, d, per_token, seed) for seed in (None, *seeds)]
-    if not found:
-        raise UserError("budget", f"{budget:g}", "is below the cheapest run of the table; nothing can be trained")
-    n, d, per_token = (np.array([row[i] for row in found]) for i in range(3))
-    kind = (fit.noise.get("groups") or {}).get("kind")
-    stems: list[Any] = [f"N {row[0]:.9g}" if kind == "size" else i for i, row in enumerate(found)]
-    return design.Pool(n, d, per_token, stems), [{"seed": row[3]} if row[3] is not None else {} for row in found]
+    part = replace(pool, N=pool.N[kept], D=pool.D[kept], per_token=pool.per_token[kept], stem=stems)
+    return part, [rows[i] for i in kept]
 
 
 def _doublings(first: float, most: float) -> list[float]:
     return [first * FINER**k for k in range(int(math.log(most / first, FINER)) + 1)] if most >= first else []
 
 
+def _table_pool(
+    fit: Fit, cost: Cost | None, seeds: Sequence[int], budget: float
+) -> tuple[design.Pool, list[_Row]]:
+    """The sizes of a table and larger ones at doublings of its smallest D, as whole runs."""
+    sizes = sorted(set(fit.columns["N"].tolist()))
+    ratio = max(1.2, float(np.exp(np.median(np.diff(np.log(sizes)))))) if len(sizes) > 1 else FINER
+    sizes += [sizes[-1] * ratio**k for k in range(1, LARGER + 1)]
+    lowest = float(fit.columns["D"].min())
+    cells = []
+    for n in sizes:
+        per_token = float(flops_for(n, 1.0, cost))
+        for d in _doublings(lowest, budget / per_token):
+            cells += [(n, d, per_token, seed) for seed in (None, *seeds)]
+    if not cells:
+        raise UserError("budget", f"{budget:g}", "is below the cheapest run of the table; nothing can be trained")
+    n, d, per_token = (np.array([cell[i] for cell in cells]) for i in range(3))
+    by_size = fit.noise.groups is not None and fit.noise.groups.kind == "size"
+    stems = [_by_size(cell[0]) if by_size else i for i, cell in enumerate(cells)]
+    return design.Pool(n, d, per_token, stems), [_Row(seed=cell[3]) for cell in cells]
+
+
 def _study_pool(
-    fit: Any, workdir: str | Path, seeds: Sequence[int], budget: float
-) -> tuple[design.Pool, list[dict[str, Any]]]:
+    fit: Fit, workdir: Path, seeds: Sequence[int], budget: float
+) -> tuple[design.Pool, list[_Row]]:
     """Every size of the study's ladder at doublings of its smallest D, on the stems of the fitted seeds or new ones."""
-    workdir = Path(workdir)
-    try:
-        study = read_json(workdir / "study.json")
-    except FileNotFoundError:
-        raise UserError("workdir", workdir, "holds no study.json; give the fit card of a table instead") from None
-    dataset = fit.data.get("dataset")
-    ladder = study.get("ladder", {}).get(dataset)
-    specs = [s for p in study["programs"] for s in p["runs"] if s["manifest"]["dataset"] == dataset]
-    fitted = [s for s in specs if s["manifest"]["role"] in ("fit", "seed")]
-    if not ladder or not fitted:
-        raise UserError("dataset", dataset, f"has no ladder in {workdir / 'study.json'}; plan the study again")
-    count = f"N_{fit.conventions.get('n', 'nonembedding')}"
-    if count not in ladder[0]:
-        raise UserError("fit", count, "the ladder counts N_nonembedding and N_total; fit with --n of these")
-    recipe, tokens = fitted[0]["manifest"]["recipe"], fitted[0]["manifest"]["tokens"]
-    decay = float(recipe["decay_fraction"]) if recipe["schedule"] == "wsd" else None
-    unique = math.inf if any(s["manifest"]["tokens"]["epochs"] > 1 for s in specs) else float(tokens["unique"])
-    lowest = min(s["manifest"]["tokens"]["D"] for s in fitted)
-    planned = {(m["size"], m["tokens"]["D"], m["seed"]) for m in (s["manifest"] for s in specs) if m["role"] != "stem"}
-    # A held-out cell's stem and seed are its own: a fitted branch of it would give its outcome away.
-    closed = {(m["size"], m["seed"]) for m in (s["manifest"] for s in specs) if m["role"] == "holdout"}
-    trained, names = {}, {}
-    for stem in (s["manifest"] for s in specs if s["kind"] == "stem"):
-        if (stem["size"], stem["seed"]) not in closed:
-            names[stem["size"], stem["seed"]] = stem["run"]
-            trained[stem["run"]] = float(stem["tokens"]["D"])
-    own = sorted({s["manifest"]["seed"] for s in fitted})
-    usual = own[0]
-    compile_flops = _compilation(workdir, specs)
-    sizes = {s["manifest"]["size"] for s in fitted}
-    found, overhead = [], {}
-    for row in ladder:
-        step = row["batch"] * row["context"]
-        for seed in sorted({*own, *seeds}):
-            if seed != usual and seed not in seeds and (row["size"], seed) not in names:
-                continue  # another size under a further seed is a new stem: only where it was asked for
-            if (row["size"], seed) in closed:
-                continue
-            stem = names.get((row["size"], seed), f"new {row['size']} seed {seed}")
-            if row["size"] not in sizes:
-                overhead[stem] = compile_flops
-            for d in _doublings(lowest, min(unique, budget / row["flops_per_token"] / (decay or 1.0))):
-                d = max(1, round(d / step)) * step
-                if d <= unique and (row["size"], d, seed) not in planned:
-                    new = stem not in trained
-                    found.append((row, d, stem, {"size": row["size"], "seed": seed, "stem": stem, "new_stem": new}))
-    if not found:
+    study = read_study(workdir)
+    dataset = fit.data.dataset or ""
+    runs = tuple(r for program in study.programs for r in program.runs if r.manifest.dataset == dataset)
+    known = _Study(workdir, study.ladder.get(dataset, ()), runs)
+    if not known.ladder or not known.fitted:
+        remedy = f"has no ladder in {workdir / 'study.json'}; plan the study again"
+        raise UserError("dataset", dataset, remedy, Code.MISSING)
+    count = f"N_{fit.conventions.n or 'nonembedding'}"
+    if not hasattr(known.ladder[0], count):
+        remedy = "the ladder counts N_nonembedding and N_total; fit with --n of these"
+        raise UserError("fit", count, remedy, Code.UNSUPPORTED)
+    cells, overhead = known.cells(tuple(seeds), budget)
+    if not cells:
         raise UserError("budget", f"{budget:g}", "buys nothing new in this study; give more, or --seeds")
-    n, d = np.array([f[0][count] for f in found], float), np.array([f[1] for f in found], float)
-    per_token = np.array([f[0]["flops_per_token"] for f in found], float)
-    pool = design.Pool(n, d, per_token, [f[2] for f in found], decay, trained, overhead)
-    return pool, [f[3] for f in found]
+    n = np.array([getattr(row, count) for row, _, _ in cells], float)
+    d = np.array([tokens for _, tokens, _ in cells])
+    per_token = np.array([row.flops_per_token for row, _, _ in cells], float)
+    pool = design.Pool(n, d, per_token, [cell.stem for _, _, cell in cells], known.decay, known.trained, overhead)
+    return pool, [cell for _, _, cell in cells]
 
 
-def _compilation(workdir: Path, specs: list[dict[str, Any]]) -> float:
-    """What compiling a new size costs, in FLOPs that the device would have trained meanwhile; 0 where no run says."""
-    seconds, rates = [], []
-    for spec in specs:
-        if spec["manifest"]["role"] == "holdout" or (result := Record(workdir / "runs" / spec["run"]).result) is None:
-            continue
-        spent = result.get("seconds") or {}
-        if result.get("status") == "done" and spent.get("train") and spent.get("compile") is not None:
-            seconds.append(float(spent["compile"]))
-            rates.append(spec["flops"] / float(spent["train"]))
-    return float(max(seconds) * np.median(rates)) if seconds else 0.0
+@dataclass(frozen=True)
+class _Study:
+    """The ladder and the planned runs of one data set of a study."""
+
+    workdir: Path
+    ladder: tuple[LadderRow, ...]
+    runs: tuple[RunSpec, ...]
+
+    @cached_property
+    def manifests(self) -> list[Manifest]:
+        """Of all runs, stems included."""
+        return [run.manifest for run in self.runs]
+
+    @cached_property
+    def fitted(self) -> list[Manifest]:
+        """Those that a law is fitted to."""
+        return [m for m in self.manifests if m.role in ("fit", "seed")]
+
+    @property
+    def decay(self) -> float | None:
+        """Share of a run that its decay takes; None where runs share no stems."""
+        recipe = self.fitted[0].recipe
+        return float(recipe["decay_fraction"]) if recipe["schedule"] == "wsd" else None
+
+    @property
+    def unique(self) -> float:
+        """Tokens that a run may have: those of the data, unless the study repeats them."""
+        repeated = any(m.tokens.epochs > 1 for m in self.manifests)
+        return math.inf if repeated else float(self.fitted[0].tokens.unique)
+
+    @cached_property
+    def held_out(self) -> set[tuple[int, int]]:
+        """Sizes and seeds of held-out cells: a fitted branch of their stem would give the outcome away."""
+        return {(m.size, m.seed) for m in self.manifests if m.role == "holdout"}
+
+    @cached_property
+    def stems(self) -> list[Manifest]:
+        """Those that may have further branches."""
+        stems = [run.manifest for run in self.runs if run.kind == "stem"]
+        return [m for m in stems if (m.size, m.seed) not in self.held_out]
+
+    @property
+    def trained(self) -> dict[str, float]:
+        """Tokens of each stem."""
+        return {m.run: float(m.tokens.D) for m in self.stems}
+
+    def cells(
+        self, seeds: tuple[int, ...], budget: float
+    ) -> tuple[list[tuple[LadderRow, int, _Row]], dict[str, float]]:
+        """Row of the ladder, tokens and rest of every new cell, and the FLOPs of compiling a new size, by stem."""
+        lowest = min(m.tokens.D for m in self.fitted)
+        planned = {(m.size, m.tokens.D, m.seed) for m in self.manifests if m.role != "stem"}
+        names = {(m.size, m.seed): m.run for m in self.stems}
+        own = sorted({m.seed for m in self.fitted})
+        sizes, unique, compilation = {m.size for m in self.fitted}, self.unique, self._compilation()
+        cells, overhead = [], {}
+        for row in self.ladder:
+            step = row.batch * row.context
+            for seed in sorted({*own, *seeds}):
+                # Another size under a further seed is a new stem: only where it was asked for.
+                unasked = seed != own[0] and seed not in seeds and (row.size, seed) not in names
+                if unasked or (row.size, seed) in self.held_out:
+                    continue
+                stem = names.get((row.size, seed), f"new {row.size} seed {seed}")
+                new = (row.size, seed) not in names
+                if row.size not in sizes:
+                    overhead[stem] = compilation
+                for d in _doublings(lowest, min(unique, budget / row.flops_per_token / (self.decay or 1.0))):
+                    d = max(1, round(d / step)) * step
+                    if d <= unique and (row.size, d, seed) not in planned:
+                        cells.append((row, d, _Row(size=row.size, seed=seed, stem=stem, new_stem=new)))
+        return cells, overhead
+
+    def _compilation(self) -> float:
+        """What compiling a new size costs, in FLOPs that the device would have trained meanwhile; 0 where no run says."""
+        seconds, rates = [], []
+        for run in self.runs:
+            if run.manifest.role == "holdout" or (result := Record(self.workdir / "runs" / run.run).result) is None:
+                continue
+            if result.status == "done" and result.seconds.train > 0:
+                seconds.append(result.seconds.compile)
+                rates.append(run.flops / result.seconds.train)
+        return float(max(seconds) * np.median(rates)) if seconds else 0.0

@@ -3,54 +3,100 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
+from analysis.card import SCHEMA, Interval, Value
 from analysis.table import seal as sealed
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.records import Record
+from scaling.records.unit import Unit
 
 Array = np.ndarray
 
 
-def difference(one: str | Path, two: str | Path, *, level: float = 0.95) -> dict[str, Any]:
-    """Mean loss of run directory ``one`` minus that of ``two``, per prediction, over the documents of both. JSON.
+class RunLoss(Value):
+    """The mean loss of a run, and its standard error by document."""
 
-    {"difference": {value, lo, hi}, "se" (paired), "se_unpaired" (as if each had its own documents), "correlation",
-    "documents", "one", "two" {run, loss, se}, "unit"}. Standard errors are those of ratio estimators by document.
-    UserError where a run is not finished or still sealed, or the two were not evaluated on the same documents.
+    run: str
+    loss: float
+    se: float
+
+
+class PairedDifference(Value):
+    """Mean loss of run ``one`` minus that of ``two``, per prediction, over the documents of both.
+
+    Attributes:
+      se: of the difference, paired. se_unpaired: as if each had its own documents.
+      correlation: of the documents' residuals; None where a run has none.
+      term, unit: of the loss.
+    """
+
+    level: float
+    difference: Interval
+    se: float
+    se_unpaired: float
+    correlation: float | None
+    documents: int
+    term: str
+    unit: Unit
+    one: RunLoss
+    two: RunLoss
+    kind: Literal["paired_difference"] = "paired_difference"
+    schema: Literal[2] = SCHEMA
+
+
+@dataclass(frozen=True)
+class _Documents:
+    """Summed loss and number of predictions of each document (n,), the hash of their data, and which loss it is."""
+
+    data: str
+    id: tuple[str, ...]
+    sum: Array
+    count: Array
+    term: str
+    unit: Unit
+
+
+def difference(one: str | Path, two: str | Path, *, level: float = 0.95) -> PairedDifference:
+    """Mean loss of run directory ``one`` minus that of ``two``. Standard errors are of ratio estimators by document.
+
+    Raises:
+      UserError: MISSING: a run is not finished or keeps no sums by document; CONFLICT: it is still sealed; MIXED: the
+        two have other losses or documents.
     """
     if not 0.5 <= level < 1:
         raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
-    (a, unit), (b, other) = _evaluated(Path(one)), _evaluated(Path(two))
-    if unit != other:
-        raise UserError("runs", f"{Path(one).name}, {Path(two).name}", f"have losses of two kinds ({unit}; {other})")
-    if a["id"] != b["id"] or not np.array_equal(a["count"], b["count"]):
-        what = "were not evaluated on the same documents: only runs of one study and one evaluation set can be paired"
-        raise UserError("runs", f"{Path(one).name}, {Path(two).name}", what)
-    count = a["count"]
-    gap = a["sum"] - b["sum"]
-    value, se = _ratio(gap, count)
-    single = [_ratio(x["sum"], count) for x in (a, b)]
-    residual = [x["sum"] - mean * count for x, (mean, _) in zip((a, b), single)]
+    a, b = _evaluated(Path(one)), _evaluated(Path(two))
+    names = f"{Path(one).name}, {Path(two).name}"
+    if (a.term, a.unit) != (b.term, b.unit):
+        remedy = f"have losses of two kinds ({a.term} in {a.unit}; {b.term} in {b.unit})"
+        raise UserError("runs", names, remedy, Code.MIXED)
+    if (a.data, a.id) != (b.data, b.id) or not np.array_equal(a.count, b.count):
+        remedy = "were not evaluated on the same documents: only runs of one study and one evaluation set can be paired"
+        raise UserError("runs", names, remedy, Code.MIXED)
+    count = a.count
+    value, se = _ratio(a.sum - b.sum, count)
+    single = [_ratio(x.sum, count) for x in (a, b)]
+    residual = [x.sum - mean * count for x, (mean, _) in zip((a, b), single)]
     size = float(np.sqrt((residual[0] ** 2).sum() * (residual[1] ** 2).sum()))
     wide = float(stats.t.ppf(0.5 + level / 2, len(count) - 1)) * se
-    return {
-        "schema": 1,
-        "kind": "paired difference",
-        "level": level,
-        "difference": {"value": value, "lo": value - wide, "hi": value + wide},
-        "se": se,
-        "se_unpaired": math.hypot(single[0][1], single[1][1]),
-        "correlation": float((residual[0] * residual[1]).sum()) / size if size > 0 else None,
-        "documents": len(count),
-        "unit": unit,
-        "one": {"run": Path(one).name, "loss": single[0][0], "se": single[0][1]},
-        "two": {"run": Path(two).name, "loss": single[1][0], "se": single[1][1]},
-    }
+    return PairedDifference(
+        level=level,
+        difference=Interval(value=value, lo=value - wide, hi=value + wide),
+        se=se,
+        se_unpaired=math.hypot(single[0][1], single[1][1]),
+        correlation=float((residual[0] * residual[1]).sum()) / size if size > 0 else None,
+        documents=len(count),
+        term=a.term,
+        unit=a.unit,
+        one=RunLoss(run=Path(one).name, loss=single[0][0], se=single[0][1]),
+        two=RunLoss(run=Path(two).name, loss=single[1][0], se=single[1][1]),
+    )
 
 
 def _ratio(sums: Array, count: Array) -> tuple[float, float]:
@@ -60,20 +106,26 @@ def _ratio(sums: Array, count: Array) -> tuple[float, float]:
     return value, math.sqrt(k / (k - 1) * float((residual**2).sum())) / float(count.sum())
 
 
-def _evaluated(path: Path) -> tuple[dict[str, Any], str]:
-    """Sums and counts of the headline loss by document, and what it is in words."""
+def _evaluated(path: Path) -> _Documents:
+    """The headline loss of a run by document."""
     record = Record(path)
     manifest = record.manifest
-    if manifest.get("role") == "holdout" and path.name not in sealed.sealed_runs(path.resolve().parent.parent):
-        raise UserError("run", path.name, "is held out and no forecast of it is sealed; its loss stays closed")
+    if manifest.role == "holdout" and path.name not in sealed.sealed_runs(path.resolve().parent.parent):
+        remedy = "is held out and no forecast of it is sealed; its loss stays closed"
+        raise UserError("run", path.name, remedy, Code.CONFLICT)
     result = record.result
-    if result is None or result.get("status") != "done":
-        raise UserError("run", path.name, "is not finished; compare runs that are done")
-    headline = str(manifest.get("headline", "loss"))
-    documents = ((result.get("evaluation") or {}).get(headline) or {}).get("documents") or {}
-    if len(documents.get("id", ())) < 2:
-        raise UserError("run", path.name, f"keeps no sums of {headline} by document; evaluate it again")
-    arrays = {k: np.asarray(documents[k], dtype=np.float64) for k in ("sum", "count")}
-    data = (manifest.get("data") or {}).get("sha256")
-    unit = f"{headline} in {manifest.get('loss_unit', 'nats/token')}"
-    return {"id": [data, *documents["id"]], **arrays}, unit
+    if result is None or result.status != "done":
+        raise UserError("run", path.name, "is not finished; compare runs that are done", Code.MISSING)
+    evaluation = result.evaluation.get(manifest.headline)
+    documents = None if evaluation is None else evaluation.documents
+    if documents is None or len(documents.id) < 2:
+        remedy = f"keeps no sums of {manifest.headline} by document; evaluate it again"
+        raise UserError("run", path.name, remedy, Code.MISSING)
+    return _Documents(
+        data=manifest.data.sha256,
+        id=documents.id,
+        sum=np.asarray(documents.sum, dtype=np.float64),
+        count=np.asarray(documents.count, dtype=np.float64),
+        term=manifest.headline,
+        unit=manifest.unit,
+    )

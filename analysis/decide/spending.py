@@ -1,20 +1,19 @@
 """Budgets with a condition: a cap on N, a given D/N, scarce data, a life of inference, device hours.
 
 Each is the allocation of ``decide.allocate`` on a curve of cells (N, D(N)) of its own: the estimate and every draw
-choose their cell, and intervals are the spread. The result has the shape of ``allocate.optimal`` and ``mode``,
-``unconstrained`` (the plain optimum of the same budget) and ``cost_of_condition`` (loss above it, as a fraction).
+choose their cell, and intervals are the spread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from analysis.decide.allocate import answer, displaced
+from analysis.card import Throughput, Value
+from analysis.decide.allocate import Allocation, Cells, answer, displaced, positive, require_interior
 from analysis.engine.frontier import (
     UNIQUE,
     Cost,
@@ -28,201 +27,320 @@ from analysis.engine.frontier import (
     size_for,
     tokens_for,
 )
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.records import records
 
-MODES = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens")
+if TYPE_CHECKING:
+    from analysis.fitting import Fit
+    from analysis.laws import Law
+
+Array = np.ndarray
+CONDITIONS = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens")
 DRAWS = 200  # of a life of inference, where every draw solves for its own D at each N
 
 
-def spend(
-    fit: Any,
-    *,
-    flops: float | None = None,
-    device_hours: float | None = None,
-    throughput: Mapping[str, Any] | None = None,
-    max_params: float | None = None,
-    tokens_per_parameter: float | None = None,
-    unique_tokens: float | None = None,
-    inference_tokens: float | None = None,
-    level: float = 0.95,
-    cost: Cost | None = None,
-    force: bool = False,
-) -> dict[str, Any]:
-    """What to train for ``flops`` or ``device_hours`` under at most one condition. JSON.
+class Budget(Value):
+    """What there is to spend, ``flops`` or ``device_hours``, and at most one condition on the cell.
 
-    Args:
-      throughput: tokens per second of one device by size, {"N": [...], "tokens_per_second": [...]} (``measured``).
+    Attributes:
+      throughput: tokens per second of one device by size, which device hours need (``measured``).
       max_params: N is at most this.
       tokens_per_parameter: D = this * N.
       unique_tokens: the data there are. A law with repeats says how often they are worth repeating; another law says
         nothing of repeats, and D stops at the unique tokens.
       inference_tokens: tokens served over the model's life. The loss is the one that ``flops`` reach at best; of all
         (N, D) with that loss the one with the least 6 N D + 2 N D_inference (Sardana 2023, arXiv 2401.00448).
+    """
+
+    flops: float | None = None
+    device_hours: float | None = None
+    throughput: Throughput | None = None
+    max_params: float | None = None
+    tokens_per_parameter: float | None = None
+    unique_tokens: float | None = None
+    inference_tokens: float | None = None
+
+    @property
+    def asked(self) -> dict[str, float]:
+        """The numbers that were given. UserError names one that is no positive number."""
+        return positive(**{name: getattr(self, name) for name in ("flops", "device_hours", *CONDITIONS)})
+
+
+class Condition(Value, tag_field="mode"):
+    """Base of what a condition did to the cell."""
+
+    @property
+    def mode(self) -> str:
+        """The tag."""
+        return str(self.__struct_config__.tag)
+
+
+class MaxParams(Condition, tag="max_params"):
+    """``binds``: the optimum lies above the cap, and the rest goes into tokens."""
+
+    binds: bool
+
+
+class FixedRatio(Condition, tag="tokens_per_parameter"):
+    """N and D follow from the budget and D/N; only the loss is uncertain."""
+
+
+class UniqueTokens(Condition, tag="unique_tokens"):
+    """Under a law that says nothing of repeats. ``binds``: D stops at the unique tokens, the rest goes into N."""
+
+    binds: bool
+
+
+class Repeats(Condition, tag="repeats"):
+    """Under a law of repeated data: ``epochs`` of the unique tokens."""
+
+    epochs: float
+
+
+class Inference(Condition, tag="inference_tokens"):
+    """The least training and inference compute for the loss that the ``budget`` (FLOPs) reaches at best.
+
+    Attributes:
+      lifetime_flops: of training and serving this cell; training_optimal_lifetime: of the training-optimal one.
+      saving: the share of the latter that is saved.
+    """
+
+    budget: float
+    target_loss: float
+    lifetime_flops: float
+    training_optimal_lifetime: float
+    saving: float
+
+
+class DeviceHours(Condition, tag="device_hours"):
+    """Tokens per second by size as measured; beyond the sizes, at constant FLOPs per second."""
+
+
+AnyCondition = MaxParams | FixedRatio | UniqueTokens | Repeats | Inference | DeviceHours
+
+
+class Unconstrained(Value):
+    """The plain optimum of the same budget; None where the law has none."""
+
+    N: float | None
+    D: float | None
+
+
+class Spending(Allocation, kw_only=True):
+    """An allocation under a condition.
+
+    Attributes:
+      unconstrained: None under a law of repeats.
+      cost_of_condition: loss above that of the plain optimum, as a fraction; None where it is not defined.
+    """
+
+    condition: AnyCondition
+    unconstrained: Unconstrained | None = None
+    cost_of_condition: float | None = None
+
+
+class _Choice(NamedTuple):
+    """Cells chosen under a condition, and the plain optimum's (1 + S,); None under a law of repeats."""
+
+    cells: Cells
+    condition: AnyCondition
+    plain: Cells | None
+
+
+def spend(
+    fit: Fit, budget: Budget, *, level: float = 0.95, cost: Cost | None = None, force: bool = False
+) -> Spending:
+    """What to train for a budget of FLOPs or device hours under at most one condition.
+
+    Args:
+      level, cost, force: as in ``allocate.optimal``.
 
     Raises:
       UserError: nothing or too much asked, a bad number, or an answer that is not supported (see ``optimal``).
     """
-    given = {"flops": flops, "device_hours": device_hours, "max_params": max_params, "unique_tokens": unique_tokens}
-    given |= {"tokens_per_parameter": tokens_per_parameter, "inference_tokens": inference_tokens}
-    asked = {name: float(value) for name, value in given.items() if value is not None}
-    for name, value in asked.items():
-        if not (np.isfinite(value) and value > 0):
-            raise UserError(name, value, "must be a positive number")
-    conditions = [name for name in MODES if name in asked]
+    asked = budget.asked
+    conditions = [name for name in CONDITIONS if name in asked]
     if ("flops" in asked) == ("device_hours" in asked):
-        raise UserError("predict", ", ".join(asked) or "nothing", "give one of --flops and --device_hours")
+        remedy = "give one of --flops and --device_hours"
+        raise UserError("predict", ", ".join(asked) or "nothing", remedy, Code.CONFLICT)
     if len(conditions) > 1:
-        raise UserError("predict", ", ".join(conditions), "give one condition at a time")
+        raise UserError("predict", ", ".join(conditions), "give one condition at a time", Code.CONFLICT)
     cost = cost_table(fit) if cost is None else cost
-    budget, rate = asked.get("flops", 0.0), cost
-    if device_hours is not None:
-        budget, rate = _hours(float(device_hours), throughput)
-        if conditions:
-            raise UserError("device_hours", device_hours, f"give --flops with --{conditions[0]}")
-    mode, more = (conditions or ["device_hours"])[0], None
-    law, theta = fit.law, estimate_and_draws(fit)
-    best_n = best_d = np.full(len(theta), np.nan)
-    repeats = [c for c in law.columns if c in UNIQUE]
-    notes: list[str] = []
-    extra: dict[str, Any] = {}
+    choice = _choose(fit, budget, cost)
+    plain = answer(fit, asked, choice.cells, level=level, cost=cost, force=force)
+    free = None if choice.plain is None else Unconstrained(N=_value(choice.plain.log_n), D=_value(choice.plain.log_d))
+    fields = {name: getattr(plain, name) for name in plain.__struct_fields__}
+    return Spending(**fields, condition=choice.condition, unconstrained=free, cost_of_condition=_price(fit, choice))
+
+
+def _price(fit: Fit, choice: _Choice) -> float | None:
+    """Loss of the chosen cell above that of the plain optimum, as a fraction, where a condition holds it off that."""
+    if choice.plain is None or choice.plain.undefined[0]:
+        return None
+    if not isinstance(choice.condition, MaxParams | FixedRatio | UniqueTokens):
+        return None
+    n, d = (np.exp([getattr(c, name)[0] for c in (choice.cells, choice.plain)]) for name in ("log_n", "log_d"))
+    two = log_losses(fit.law, fit.theta[None], n, d)[0]
+    return float(np.expm1(two[0] - two[1])) if np.isfinite(two).all() else None
+
+
+def _choose(fit: Fit, budget: Budget, cost: Cost | None) -> _Choice:
+    """The cells of the estimate and every draw under the budget's condition."""
+    theta, flops, rate = estimate_and_draws(fit), budget.flops or 0.0, cost
+    if budget.device_hours is not None:
+        flops, rate = _hours(budget.device_hours, budget.throughput)
+        if condition := next((name for name in CONDITIONS if name in budget.asked), None):
+            raise UserError("device_hours", budget.device_hours, f"give --flops with --{condition}", Code.CONFLICT)
+    repeats = [c for c in fit.law.columns if c in UNIQUE]
     if repeats:
-        if mode != "unique_tokens":
-            raise UserError("law", law.name, "is a law of repeated data: give --unique_tokens, the data there are")
-        more = {repeats[0]: asked["unique_tokens"]}
-        log_n, log_d, moved = displaced(fit, *minimum_along(law, theta, budget, rate, more), rate, more=more)
-        epochs = float(np.exp(log_d[0])) / asked["unique_tokens"]
-        extra["epochs"] = epochs
-        notes.append(f"{epochs:.3g} epochs of the unique tokens, by the law's own worth of a repeat")
-    else:
-        true_n, true_d = (x[:, 0] for x in frontier(fit, np.array([budget]), rate))
-        best_n, best_d, moved = displaced(fit, true_n, true_d, rate)
-        log_n, log_d = best_n, best_d
-        extra["unconstrained"] = {"N": _value(best_n), "D": _value(best_d)}
-        if mode == "max_params":
-            log_n = np.minimum(best_n, np.log(asked[mode]))
-            log_d = np.where(np.isfinite(log_n), np.log(tokens_for(budget, np.exp(log_n), rate)), np.nan)
-            binds = bool(best_n[0] > log_n[0])
-            notes.append("the cap binds: the rest goes into tokens" if binds else "the optimum is below the cap")
-        elif mode == "tokens_per_parameter":
-            log_n, log_d = _fixed_ratio(budget, asked[mode], rate)
-            moved = 0.0
-            notes.append("N and D follow from the budget and D/N; only the loss is uncertain")
-        elif mode == "unique_tokens":
-            log_d = np.minimum(best_d, np.log(asked[mode]))
-            binds = bool(best_d[0] > log_d[0])
-            log_n = np.where(best_d > np.log(asked[mode]), size_for(budget, asked[mode], rate), best_n)
-            notes.append(
-                f"D stops at the unique tokens and the rest goes into N: {law.name} says nothing of repeats"
-                if binds
-                else "the optimum needs no repeats"
-            )
-            extra["corner"] = binds
-        elif mode == "inference_tokens":
-            log_n, log_d, found = _lifetime(fit, theta, true_n, true_d, asked[mode], cost)
-            moved = None  # not derived for this condition
-            extra.update(found)
-            notes.append(
-                f"least training and inference compute for the loss that {budget:.3g} FLOPs reach at best; "
-                f"it saves {found['saving']:.1%} of the lifetime compute"
-            )
-        else:
-            notes.append("tokens per second by size as measured; beyond the sizes, at constant FLOPs per second")
-    out = answer(fit, asked, log_n, log_d, level=level, cost=cost, force=force, more=more, moved=moved)
-    if "unconstrained" in extra and mode in ("max_params", "tokens_per_parameter", "unique_tokens"):
-        at = theta[:1]
-        two = log_losses(law, at, np.exp([log_n[0], best_n[0]]), np.exp([log_d[0], best_d[0]]))[0]
-        extra["cost_of_condition"] = float(np.expm1(two[0] - two[1])) if np.isfinite(two).all() else None
-    return {**out, "mode": mode, **extra, "notes": notes}
+        return _repeated(fit, theta, flops, rate, repeats[0], budget.unique_tokens)
+    log_n, log_d = (x[:, 0] for x in frontier(fit, np.array([flops]), rate))
+    plain = displaced(fit, Cells(log_n, log_d), rate)
+    if budget.max_params is not None:
+        return _capped(plain, flops, budget.max_params, rate)
+    if budget.tokens_per_parameter is not None:
+        return _Choice(_fixed_ratio(flops, budget.tokens_per_parameter, rate), FixedRatio(), plain)
+    if budget.unique_tokens is not None:
+        return _scarce(plain, flops, budget.unique_tokens, rate)
+    if budget.inference_tokens is not None:
+        require_interior(fit, plain)
+        life = _Lifetime(fit.law, budget.inference_tokens, cost)
+        return _Choice(*life.least(theta, log_n, log_d, flops), plain)
+    return _Choice(plain, DeviceHours(), plain)
 
 
-def measured(workdir: str | Path, dataset: str | None, n: str = "nonembedding") -> dict[str, list[float]]:
+def measured(workdir: str | Path, dataset: str | None, n: str = "nonembedding") -> Throughput:
     """Tokens per second of one device by size, the median over the finished runs of a study.
 
+    Args:
+      n: the count of parameters that sizes are in: a field of the manifest's ``parameters`` or one of its groups.
+
     Raises:
-      UserError: no finished run says how fast it was.
+      UserError: MISSING: no finished run says how fast it was.
     """
-    found: dict[float, list[float]] = {}
+    speeds: dict[float, list[float]] = {}
     for record in records(Path(workdir)):
         manifest = record.manifest
-        if manifest.get("role") == "holdout" or (dataset is not None and manifest.get("dataset") != dataset):
+        if manifest.role == "holdout" or dataset not in (None, manifest.dataset):
             continue
-        speed = (record.result or {}).get("tokens_per_second")
-        devices = (manifest.get("environment") or {}).get("device_count") or 1
-        size = {**manifest["parameters"].get("groups", {}), **manifest["parameters"]}.get(n)
+        speed = record.result.tokens_per_second if record.result is not None else None
+        devices = (manifest.environment.device_count if manifest.environment is not None else 1) or 1
+        size = getattr(manifest.parameters, n, None) or manifest.parameters.groups.get(n)
         if speed and size:
-            found.setdefault(float(size), []).append(float(speed) / devices)
-    if not found:
-        raise UserError("device_hours", workdir, "no finished run of this study says how fast it was; give --flops")
-    sizes = sorted(found)
-    return {"N": sizes, "tokens_per_second": [float(np.median(found[size])) for size in sizes]}
+            speeds.setdefault(float(size), []).append(float(speed) / devices)
+    if not speeds:
+        remedy = "no finished run of this study says how fast it was; give --flops"
+        raise UserError("device_hours", workdir, remedy, Code.MISSING)
+    sizes = sorted(speeds)
+    return Throughput(N=tuple(sizes), tokens_per_second=tuple(float(np.median(speeds[size])) for size in sizes))
 
 
-def _value(logs: np.ndarray) -> float | None:
+def _value(logs: Array) -> float | None:
     return float(np.exp(logs[0])) if np.isfinite(logs[0]) else None
 
 
-def _hours(hours: float, throughput: Mapping[str, Any] | None) -> tuple[float, Cost]:
+def _hours(hours: float, throughput: Throughput | None) -> tuple[float, Cost]:
     """The budget and the cost of a token by size, in units of what 6N FLOPs take at the largest measured size."""
-    if not throughput:
+    if throughput is None:
         remedy = "needs tokens per second of a device by size: a study's own runs or a column tokens_per_second"
-        raise UserError("device_hours", hours, f"{remedy}; give a card that has them, or --flops")
-    n = np.asarray(throughput["N"], dtype=float)
-    seconds = 1 / np.asarray(throughput["tokens_per_second"], dtype=float)
+        raise UserError("device_hours", hours, f"{remedy}; give a card that has them, or --flops", Code.MISSING)
+    n = np.asarray(throughput.N, dtype=float)
+    seconds = 1 / np.asarray(throughput.tokens_per_second, dtype=float)
     order = np.argsort(n)
     unit = float(6 * n[order[-1]] / seconds[order[-1]])
     return hours * 3600 * unit, {"N": n[order].tolist(), "flops_per_token": (seconds[order] * unit).tolist()}
 
 
-def _fixed_ratio(budget: float, ratio: float, cost: Cost | None) -> tuple[np.ndarray, np.ndarray]:
-    """ln N and ln D = ln N + ln ``ratio`` that cost the budget, (1,) each."""
-
-    def above(log_n: np.ndarray) -> np.ndarray:
-        return flops_for(np.exp(log_n), ratio * np.exp(log_n), cost) > budget
-
-    log_n = bisect(above, np.log([budget / 6 / ratio]) / 2)
-    return log_n, log_n + np.log(ratio)
-
-
-def _reaches(law: Any, theta: np.ndarray, n: np.ndarray, goal: float, log_d: np.ndarray) -> np.ndarray:
-    """Whether sizes ``n`` come down to the log loss ``goal`` with exp(``log_d``) tokens, (sizes,)."""
-    return log_losses(law, theta, n, np.exp(log_d))[0] <= goal
+def _repeated(
+    fit: Fit, theta: Array, flops: float, cost: Cost | None, column: str, unique: float | None
+) -> _Choice:
+    """The optimum under a law whose ``column`` is the number of unique tokens."""
+    if unique is None:
+        remedy = "is a law of repeated data: give --unique_tokens, the data there are"
+        raise UserError("law", fit.law.name, remedy, Code.MISSING)
+    log_n, log_d = minimum_along(fit.law, theta, flops, cost, {column: unique})
+    cells = displaced(fit, Cells(log_n, log_d, columns={column: unique}), cost)
+    return _Choice(cells, Repeats(epochs=float(np.exp(cells.log_d[0])) / unique), None)
 
 
-def _lifetime(
-    fit: Any, theta: np.ndarray, best_n: np.ndarray, best_d: np.ndarray, served: float, cost: Cost | None
-) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
-    """ln N and ln D of the least lifetime compute at each parameter set's own loss, NaN where it has none."""
-    count = min(len(theta), 1 + DRAWS)
-    chosen = np.concatenate([[0], np.linspace(1, len(theta) - 1, count - 1).round().astype(int)]).astype(int)
-    log_n, log_d = np.full(count, np.nan), np.full(count, np.nan)
-    found: dict[str, Any] = {}
-    for k, i in enumerate(chosen):
-        if not np.isfinite(best_n[i]):
-            continue
-        at = theta[i : i + 1]
-        goal = log_losses(fit.law, at, np.exp(best_n[i : i + 1]), np.exp(best_d[i : i + 1]))[0, 0]
-        x = best_n[i] + np.linspace(-5.0, 0.5, 111)
+def _capped(plain: Cells, flops: float, most: float, cost: Cost | None) -> _Choice:
+    """N no larger than ``most``; the rest of the budget goes into tokens."""
+    log_n = np.minimum(plain.log_n, np.log(most))
+    log_d = np.where(np.isfinite(log_n), np.log(tokens_for(flops, np.exp(log_n), cost)), np.nan)
+    return _Choice(Cells(log_n, log_d, plain.moved), MaxParams(binds=bool(plain.log_n[0] > log_n[0])), plain)
+
+
+def _scarce(plain: Cells, flops: float, unique: float, cost: Cost | None) -> _Choice:
+    """D no larger than the unique tokens; the rest of the budget goes into N."""
+    log_d = np.minimum(plain.log_d, np.log(unique))
+    log_n = np.where(plain.log_d > np.log(unique), size_for(flops, unique, cost), plain.log_n)
+    return _Choice(Cells(log_n, log_d, plain.moved), UniqueTokens(binds=bool(plain.log_d[0] > log_d[0])), plain)
+
+
+def _fixed_ratio(flops: float, ratio: float, cost: Cost | None) -> Cells:
+    """The cell D = ``ratio`` N that costs the budget."""
+
+    def above(log_n: Array) -> Array:
+        return flops_for(np.exp(log_n), ratio * np.exp(log_n), cost) > flops
+
+    log_n = bisect(above, np.log([flops / 6 / ratio]) / 2)
+    return Cells(log_n, log_n + np.log(ratio))
+
+
+class _Lifetime(NamedTuple):
+    """Training and ``served`` inference tokens of one model, at the cost of training."""
+
+    law: Law
+    served: float
+    cost: Cost | None
+
+    def flops(self, n: Any, d: Any) -> Array:
+        """A token served costs a forward pass, a third of a token trained."""
+        return flops_for(n, d, self.cost) + flops_for(n, self.served / 3, self.cost)
+
+    def _reaches(self, theta: Array, n: Array, goal: float, log_d: Array) -> Array:
+        """Whether sizes ``n`` come down to the log loss ``goal`` with exp(``log_d``) tokens, (sizes,)."""
+        return log_losses(self.law, theta, n, np.exp(log_d))[0] <= goal
+
+    def least(self, theta: Array, best_n: Array, best_d: Array, budget: float) -> tuple[Cells, Inference]:
+        """Cells of the least lifetime compute at each parameter set's own best loss (ln N and ln D (1 + S,)); NaN where
+        it has none. The discrepancy's move is not derived for this condition."""
+        count = min(len(theta), 1 + DRAWS)
+        chosen = np.concatenate([[0], np.linspace(1, len(theta) - 1, count - 1).round().astype(int)]).astype(int)
+        pairs = [self._of(theta[i : i + 1], best_n[i], best_d[i]) for i in chosen]
+        log_n, log_d = np.array(pairs).T
+        goal = self._goal(theta[:1], best_n[0], best_d[0])
+        before = float(self.flops(np.exp(best_n[0]), np.exp(best_d[0])))
+        after = float(self.flops(np.exp(log_n[0]), np.exp(log_d[0])))
+        loss, saving = float(np.exp(goal)), 1 - after / before
+        told = Inference(
+            budget=budget,
+            target_loss=loss,
+            lifetime_flops=after,
+            training_optimal_lifetime=before,
+            saving=saving,
+        )
+        return Cells(log_n, log_d, moved=None), told
+
+    def _goal(self, theta: Array, best_n: float, best_d: float) -> float:
+        return float(log_losses(self.law, theta, np.exp([best_n]), np.exp([best_d]))[0, 0])
+
+    def _of(self, theta: Array, best_n: float, best_d: float) -> tuple[float, float]:
+        """ln N and ln D for one parameter set (1, P)."""
+        if not np.isfinite(best_n):
+            return np.nan, np.nan
+        goal = self._goal(theta, best_n, best_d)
+        x = best_n + np.linspace(-5.0, 0.5, 111)
         n = np.exp(x)
-        log_tokens = bisect(partial(_reaches, fit.law, at, n, goal), np.full(len(x), best_d[i] + 7.5), 12.5)
-        d = np.exp(log_tokens)
-        reached = log_tokens < best_d[i] + 19.9  # smaller models never come to this loss
-        # a token served costs a forward pass, a third of a token trained
-        life = np.where(reached, flops_for(n, d, cost) + flops_for(n, served / 3, cost), np.inf)
+        log_d = bisect(partial(self._reaches, theta, n, goal), np.full(len(x), best_d + 7.5), 12.5)
+        d = np.exp(log_d)
+        reached = log_d < best_d + 19.9  # smaller models never come to this loss
+        life = np.where(reached, self.flops(n, d), np.inf)
         j = int(np.argmin(life))
         if j in (0, len(x) - 1) or not np.isfinite(life[[j - 1, j + 1]]).all():
-            log_n[k], log_d[k] = x[j], np.log(d[j])
-        else:
-            left, middle, right = np.log(life[j - 1 : j + 2])
-            bend = left - 2 * middle + right
-            shift = (left - right) / (2 * bend) if bend > 0 else 0.0
-            log_n[k] = x[j] + shift * (x[1] - x[0])
-            log_d[k] = np.interp(log_n[k], x, np.log(d))
-        if k == 0:
-            plain = np.exp(best_n[0])
-            before = float(flops_for(plain, np.exp(best_d[0]), cost) + flops_for(plain, served / 3, cost))
-            n0, d0 = np.exp(log_n[0]), np.exp(log_d[0])
-            after = float(flops_for(n0, d0, cost) + flops_for(n0, served / 3, cost))
-            found = {"target_loss": float(np.exp(goal)), "lifetime_flops": after, "training_optimal_lifetime": before}
-            found["saving"] = 1 - after / before
-    return log_n, log_d, found
+            return float(x[j]), float(np.log(d[j]))
+        left, middle, right = np.log(life[j - 1 : j + 2])
+        bend = left - 2 * middle + right
+        shift = (left - right) / (2 * bend) if bend > 0 else 0.0
+        at = float(x[j] + shift * (x[1] - x[0]))
+        return at, float(np.interp(at, x, np.log(d)))

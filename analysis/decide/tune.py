@@ -13,15 +13,18 @@ stem share their noise, so intervals are jackknifed over stems.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from scaling.errors import UserError
+from analysis.card import Interval, Value, Warning
+from scaling.errors import Code, UserError
 
 Array = np.ndarray
+COLUMNS = ("N", "D", "loss", "learning_rate", "batch", "stem")
 # Log loss above a cell's best within which a parabola is trusted: the first that leaves enough runs, and that noise
 # does not fill. Seeds of a rate are in or out by their mean: chosen one by one, the lucky ones would flatten it.
 WINDOWS = (0.03, 0.06, 0.12, 0.25)
@@ -29,187 +32,339 @@ NOISES = 3.0  # standard errors of a mean over seeds that a window holds at leas
 DRAWS = 400
 JACKKNIFE = 80  # groups of stems that are left out in turn, at most
 IDENTIFIED = 0.975  # share of draws with a minimum, below which there is none to speak of
+SPARE = 4  # runs that a window leaves over to measure the noise
 
 
-def optima(table: Any, level: float = 0.95) -> list[dict[str, Any]]:
+class PowerLaw(Value):
+    """k N^p D^q, each with its interval."""
+
+    k: Interval
+    p: Interval
+    q: Interval
+
+
+class SweptCell(Value):
+    """A swept (N, D, batch in tokens).
+
+    Attributes:
+      best_run, loss: the learning rate of the lowest mean loss over seeds, and that loss.
+      learning_rate: the best by a parabola; None where ``best_run`` is the first or the last of its sweep.
+    """
+
+    N: float
+    D: float
+    batch: float
+    best_run: float
+    loss: float
+    learning_rate: Interval | None = None
+
+
+class NoBestBatch(Warning, tag="no_best_batch"):
+    """A sweep over batches has no best one, so the best one swept is kept, and the learning rate is tuned at it.
+
+    Attributes:
+      why: the parabola has no minimum, or its ``best`` over the cells lies outside those ``swept`` (tokens).
+    """
+
+    why: Literal["no_minimum", "outside"]
+    best: tuple[float, float] | None
+    swept: tuple[float, float]
+
+
+class EdgeOfSweep(Warning, tag="edge_of_sweep"):
+    """The best run of a cell, at this learning rate, is at the edge of the sweep."""
+
+    N: float
+    D: float
+    batch: float
+    learning_rate: float
+
+
+TuneWarning = NoBestBatch | EdgeOfSweep
+
+
+class Tuned(Value):
+    """The laws of the best learning rate and batch: what a recipe file holds under ``fit``.
+
+    Attributes:
+      rate_law, batch_law: of the best point. ``batch_law`` is None where the best batch lies outside the sweep, and
+        ``batch`` (tokens) is then the best one swept.
+      curvature: h of the parabola: log loss is h x^2 above its best at x e-folds of learning rate from it.
+      noise: sd of log loss of a run. window: of log loss above a cell's best, in which runs count.
+      runs, stems: that count.
+      scope: smallest and largest N, D, learning_rate and batch of the sweep.
+      point, draws: (h, r, g, log k, p, q of the learning rate, log k, p, q of the batch), the estimate and each draw.
+    """
+
+    rate_law: PowerLaw
+    batch_law: PowerLaw | None
+    batch: float | None
+    curvature: Interval
+    level: float
+    noise: float
+    window: float
+    runs: int
+    stems: int
+    scope: dict[str, tuple[float, float]]
+    point: tuple[float, ...]
+    draws: tuple[tuple[float, ...], ...]
+    optima: tuple[SweptCell, ...]
+    warnings: tuple[TuneWarning, ...]
+
+
+def optima(table: pd.DataFrame, level: float = 0.95) -> tuple[SweptCell, ...]:
     """By (N, D, batch): the best learning rate of a parabola through the best run and its neighbours.
 
-    ``learning_rate`` is {"value", "lo", "hi"} or None where the best run is the first or the last of its sweep; the
-    noise of the intervals is pooled over all parabolas, and they are None where no run is left over to measure it.
+    The noise of the intervals is pooled over all parabolas, and they are open where no run is left over to measure it.
     """
-    found, residuals, spare = [], 0.0, 0
-    for (n, d, batch), group in table.groupby(["N", "D", "batch"], sort=True):
-        rates = group.groupby("learning_rate")["loss"].apply(lambda x: float(np.exp(np.log(x).mean()))).sort_index()
-        best = int(np.argmin(rates.to_numpy()))
-        row = {"N": float(n), "D": float(d), "batch": float(batch), "best_run": float(rates.index[best]),
-               "loss": float(rates.iloc[best]), "learning_rate": None}  # fmt: skip
-        found.append(row)
-        if not 0 < best < len(rates) - 1:
-            continue
-        near = group[group["learning_rate"].isin(rates.index[max(0, best - 2) : best + 3])]
-        near = near[np.log(near["loss"]) < math.log(row["loss"]) + WINDOWS[-1]]
-        x, y = np.log(near["learning_rate"]) - math.log(row["best_run"]), np.log(near["loss"])
-        design = np.stack([np.ones(len(x)), x, x * x], 1)
-        beta, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
-        if rank == 3 and beta[2] > 0:
-            residuals += float(np.sum((y - design @ beta) ** 2))
-            spare += len(x) - 3
-            row["fit"] = (beta, np.linalg.inv(design.T @ design))
-    for row in found:
-        if "fit" in row:
-            beta, inverse = row.pop("fit")
-            at = -beta[1] / (2 * beta[2])
-            slope = np.array([0.0, -1 / (2 * beta[2]), beta[1] / (2 * beta[2] ** 2)])
-            wide = None
-            if spare:
-                spread = math.sqrt(residuals / spare * float(slope @ inverse @ slope))
-                wide = float(stats.t.ppf((1 + level) / 2, spare)) * spread
-            row["learning_rate"] = _cell(row["best_run"] * math.exp(at), wide)
-    return found
+    swept = [_parabola(group, *key) for key, group in table.groupby(["N", "D", "batch"], sort=True)]
+    fitted = [parabola for _, parabola in swept if parabola is not None]
+    spare = sum(parabola.spare for parabola in fitted)
+    variance = sum(parabola.residuals for parabola in fitted) / spare if spare else None
+    quantile = float(stats.t.ppf((1 + level) / 2, spare)) if spare else math.nan
+    cells = []
+    for cell, parabola in swept:
+        if parabola is not None:
+            rate, sd = cell.best_run * math.exp(parabola.shift), parabola.sd(variance)
+            cell = SweptCell(
+                N=cell.N,
+                D=cell.D,
+                batch=cell.batch,
+                best_run=cell.best_run,
+                loss=cell.loss,
+                learning_rate=_around(rate, None if sd is None else quantile * sd),
+            )
+        cells.append(cell)
+    return tuple(cells)
 
 
-def fit(table: Any, *, level: float = 0.95, seed: int = 0) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Parabola:
+    """Of log loss in log learning rate from the best run: coefficients (3,), their covariance per unit of noise
+    variance (3, 3), the squares of its residuals, and runs over the three that it needs."""
+
+    beta: Array
+    inverse: Array
+    residuals: float
+    spare: int
+
+    @property
+    def shift(self) -> float:
+        """Of its minimum, in e-folds."""
+        return float(-self.beta[1] / (2 * self.beta[2]))
+
+    def sd(self, variance: float | None) -> float | None:
+        """Of the shift at a noise variance."""
+        beta = self.beta
+        slope = np.array([0.0, -1 / (2 * beta[2]), beta[1] / (2 * beta[2] ** 2)])
+        return None if variance is None else math.sqrt(variance * float(slope @ self.inverse @ slope))
+
+
+def _parabola(group: Any, n: float, d: float, batch: float) -> tuple[SweptCell, _Parabola | None]:
+    """The best run of a cell, and the parabola about it where it has neighbours and a minimum."""
+    rates = group.groupby("learning_rate")["loss"].apply(lambda x: float(np.exp(np.log(x).mean()))).sort_index()
+    best = int(np.argmin(rates.to_numpy()))
+    at, loss = float(rates.index[best]), float(rates.iloc[best])
+    cell = SweptCell(N=float(n), D=float(d), batch=float(batch), best_run=at, loss=loss)
+    if not 0 < best < len(rates) - 1:
+        return cell, None
+    near = group[group["learning_rate"].isin(rates.index[max(0, best - 2) : best + 3])]
+    near = near[np.log(near["loss"]) < math.log(loss) + WINDOWS[-1]]
+    x, y = np.log(near["learning_rate"]) - math.log(at), np.log(near["loss"])
+    design = np.stack([np.ones(len(x)), x, x * x], 1)
+    beta, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    if rank < 3 or beta[2] <= 0:
+        return cell, None
+    squares = float(np.sum((y - design @ beta) ** 2))
+    return cell, _Parabola(beta, np.linalg.inv(design.T @ design), squares, len(x) - 3)
+
+
+def fit(table: pd.DataFrame, *, level: float = 0.95, seed: int = 0) -> Tuned:
     """The laws of the best learning rate and batch over the runs of a sweep.
 
     Args:
       table: columns N, D, loss, learning_rate, batch (in tokens) and stem.
-
-    Returns the plain values of a recipe file's ``fit``: ``rate_law`` and ``batch_law`` ({k, p, q}, each with an
-    interval; ``batch_law`` is None where the best batch lies outside the sweep, and ``batch`` is then the best one
-    swept), ``curvature``, ``draws`` of (h, r, g, log k, p, q, log k, p, q) for lr and batch, ``optima``, ``scope``,
-    ``warnings``.
+      level: of the intervals. seed: of the draws.
 
     Raises:
-      UserError: too few runs, or no minimum within the sweep.
+      UserError: MISSING: a column; TOO_FEW: too few runs; NOT_IDENTIFIED: no minimum within the sweep.
     """
     table = table.reset_index(drop=True)
-    for column in ("N", "D", "loss", "learning_rate", "batch", "stem"):
+    for column in COLUMNS:
         if column not in table:
-            raise UserError("column", column, f"the table has {', '.join(map(str, table.columns))}")
-    warnings: list[str] = []
+            remedy = f"the table has {', '.join(map(str, table.columns))}"
+            raise UserError("column", column, remedy, Code.MISSING)
+    warnings: list[TuneWarning] = []
     many = table["batch"].nunique() > 2
-    found = _fit(table, many, seed)
-    if many and (reason := _no_batch(table, found)):
-        warnings.append(f"batch: {reason}; the best one swept is kept, and the learning rate is tuned at it")
+    pooled = _fit(table, many, seed)
+    if many and (problem := _no_batch(table, pooled)):
+        warnings.append(problem)
         cells = table.groupby(["N", "D", "batch"])["loss"].min().reset_index()
         best = cells.loc[cells.groupby(["N", "D"])["loss"].idxmin(), "batch"]
         table = table[table["batch"] == best.mode().max()].reset_index(drop=True)
-        found = _fit(table, False, seed)
+        pooled = _fit(table, False, seed)
     rows = optima(table, level)
-    if found["minimum"] < IDENTIFIED:
-        swept = sorted(set(table["learning_rate"]))
-        at = [sum(row["best_run"] == end for row in rows) for end in (swept[0], swept[-1])]
-        ends = f"{at[0]} of {len(rows)} cells are best at {swept[0]:.3g}, {at[1]} of {len(rows)} at {swept[-1]:.3g}"
-        remedy = "widen it, or add seeds" if any(at) else f"noise of {found['noise']:.2%} a run hides it; add seeds"
-        raise UserError("rates", ", ".join(f"{rate:.3g}" for rate in swept),
-                        f"the sweep shows no best one ({ends}); {remedy}")  # fmt: skip
-    for row in rows:
-        if row["learning_rate"] is None:
-            warnings.append(f"N {row['N']:.4g}, D {row['D']:.4g}, batch {row['batch']:.4g}: the best run, "
-                            f"learning rate {row['best_run']:.3g}, is at the edge of the sweep")  # fmt: skip
-    draws = found["draws"]
+    if pooled.minimum < IDENTIFIED:
+        raise _no_minimum(table, rows, pooled.noise)
+    warnings += [
+        EdgeOfSweep(N=row.N, D=row.D, batch=row.batch, learning_rate=row.best_run)
+        for row in rows
+        if row.learning_rate is None
+    ]
     tail = [(1 - level) / 2, (1 + level) / 2]
-
-    def law(first: int) -> dict[str, Any]:
-        cells = {}
-        for i, name in enumerate(("k", "p", "q"), first):
-            value, (lo, hi) = found["point"][i], np.quantile(draws[:, i], tail)
-            power = math.exp if name == "k" else float
-            cells[name] = {"value": power(value), "lo": power(min(lo, value)), "hi": power(max(hi, value))}
-        return cells
-
-    h = found["point"][0]
-    return {
-        "rate_law": law(3),
-        "batch_law": law(6) if found["batch"] else None,
-        "batch": None if found["batch"] else float(table["batch"].mode().max()),
-        "curvature": {"value": float(h), **dict(zip(("lo", "hi"), map(float, np.quantile(draws[:, 0], tail))))},
-        "level": level,
-        "noise": found["noise"],
-        "window": found["window"],
-        "runs": found["rows"],
-        "stems": found["stems"],
-        "scope": {c: [float(table[c].min()), float(table[c].max())] for c in ("N", "D", "learning_rate", "batch")},
-        "point": [float(x) for x in found["point"]],
-        "draws": [[float(f"{x:.6g}") for x in draw] for draw in draws],
-        "optima": rows,
-        "warnings": warnings,
-    }
+    low, high = (float(end) for end in np.quantile(pooled.draws[:, 0], tail))
+    return Tuned(
+        rate_law=pooled.law(3, tail),
+        batch_law=pooled.law(6, tail) if pooled.batch else None,
+        batch=None if pooled.batch else float(table["batch"].mode().max()),
+        curvature=Interval(value=float(pooled.point[0]), lo=low, hi=high),
+        level=level,
+        noise=pooled.noise,
+        window=pooled.window,
+        runs=pooled.rows,
+        stems=pooled.stems,
+        scope={c: (float(table[c].min()), float(table[c].max())) for c in ("N", "D", "learning_rate", "batch")},
+        point=tuple(float(x) for x in pooled.point),
+        draws=tuple(tuple(float(f"{x:.6g}") for x in draw) for draw in pooled.draws),
+        optima=rows,
+        warnings=tuple(warnings),
+    )
 
 
-def _fit(table: Any, many: bool, seed: int) -> dict[str, Any]:
-    """The pooled parabola, jackknifed over stems."""
-    x, b, n, d = (np.log(table[c].to_numpy(np.float64)) for c in ("learning_rate", "batch", "N", "D"))
-    y = np.log(table["loss"].to_numpy(np.float64))
-    at = {name: float(v.mean()) for name, v in (("x", x), ("b", b), ("n", n), ("d", d))}
-    x, b, n, d = x - at["x"], b - at["b"], n - at["n"], d - at["d"]
-    keys = ["N", "D"] if many else ["N", "D", "batch"]
-    cell = table.groupby(keys).ngroup().to_numpy()
-    varied = [v if np.ptp(v) > 1e-9 else np.zeros_like(x) for v in (n, d)]
-    columns = [x * x, x, x * varied[0], x * varied[1]]
-    if many:
-        columns += [x * b, b * b, b, b * varied[0], b * varied[1]]
-    design = np.stack(columns, 1)
-    free = np.flatnonzero(np.any(design != 0, axis=0))
-    rate = pd.Series(y).groupby([cell, table["batch"], table["learning_rate"]])
-    mean = rate.transform("mean").to_numpy()
-    best = pd.Series(mean).groupby(cell).transform("min").to_numpy()
-    # A parabola needs the best learning rate and its neighbours, whatever they cost.
-    beside = table.assign(y=mean, best=best).groupby(["N", "D", "batch"])[["learning_rate", "y", "best"]].apply(_beside)
-    beside = beside.droplevel([0, 1, 2]).sort_index().to_numpy(bool)
+def _no_minimum(table: pd.DataFrame, rows: tuple[SweptCell, ...], noise: float) -> UserError:
+    swept = sorted(set(table["learning_rate"]))
+    at = [sum(row.best_run == end for row in rows) for end in (swept[0], swept[-1])]
+    ends = f"{at[0]} of {len(rows)} cells are best at {swept[0]:.3g}, {at[1]} of {len(rows)} at {swept[-1]:.3g}"
+    remedy = "widen it, or add seeds" if any(at) else f"noise of {noise:.2%} a run hides it; add seeds"
+    rates = ", ".join(f"{rate:.3g}" for rate in swept)
+    return UserError("rates", rates, f"the sweep shows no best one ({ends}); {remedy}", Code.NOT_IDENTIFIED)
 
-    def within(window: float) -> tuple[Array, Array, Array]:
-        """Which rows count, their cells (rows, cells), and beside these the free columns of the design."""
-        keep = (mean <= best + window) | (beside & (mean <= best + WINDOWS[-1]))
-        levels = cell[keep][:, None] == np.unique(cell[keep])
-        return keep, levels, np.column_stack([levels, design[keep][:, free]])
 
-    def enough(window: float) -> bool:
-        keep, _, both = within(window)
-        spare = int(keep.sum()) - both.shape[1]
-        if spare < 4:
+@dataclass(frozen=True)
+class _Pooled:
+    """The parabola of all cells: ``point`` (9,) and ``draws`` (S, 9) of the best point as ``Tuned`` has them, the share
+    of draws with a minimum, and what the fit was made on."""
+
+    point: Array
+    draws: Array
+    minimum: float
+    batch: bool
+    noise: float
+    window: float
+    rows: int
+    stems: int
+
+    def law(self, first: int, tail: list[float]) -> PowerLaw:
+        """Of (log k, p, q) from column ``first`` on."""
+        cells = []
+        for i in range(first, first + 3):
+            value, (lo, hi) = float(self.point[i]), np.quantile(self.draws[:, i], tail)
+            ends = (value, min(float(lo), value), max(float(hi), value))
+            value, low, high = map(math.exp, ends) if i == first else ends
+            cells.append(Interval(value=value, lo=low, hi=high))
+        return PowerLaw(k=cells[0], p=cells[1], q=cells[2])
+
+
+class _Sweep:
+    """The rows of a sweep as a linear design: levels of the cells (N, D), and the coefficients of the parabola."""
+
+    def __init__(self, table: pd.DataFrame, many: bool):
+        x, b, n, d = (np.log(table[c].to_numpy(np.float64)) for c in ("learning_rate", "batch", "N", "D"))
+        self.y = np.log(table["loss"].to_numpy(np.float64))
+        self.centre = {name: float(v.mean()) for name, v in (("x", x), ("b", b), ("n", n), ("d", d))}
+        self.x, self.b = x - self.centre["x"], b - self.centre["b"]
+        self.stem, self.many = table["stem"].to_numpy(), many
+        n, d = n - self.centre["n"], d - self.centre["d"]
+        self.cell = table.groupby(["N", "D"] if many else ["N", "D", "batch"]).ngroup().to_numpy()
+        self.design = self._design(*(v if np.ptp(v) > 1e-9 else np.zeros_like(v) for v in (n, d)))
+        self.free = np.flatnonzero(np.any(self.design != 0, axis=0))
+        rate = pd.Series(self.y).groupby([self.cell, table["batch"], table["learning_rate"]])
+        self.mean = rate.transform("mean").to_numpy()
+        self.best = pd.Series(self.mean).groupby(self.cell).transform("min").to_numpy()
+        # A parabola needs the best learning rate and its neighbours, whatever they cost.
+        seen = table.assign(y=self.mean, best=self.best).groupby(["N", "D", "batch"])[["learning_rate", "y", "best"]]
+        self.beside = seen.apply(_beside).droplevel([0, 1, 2]).sort_index().to_numpy(bool)
+
+    def _design(self, n: Array, d: Array) -> Array:
+        x, b = self.x, self.b
+        columns = [x * x, x, x * n, x * d]
+        if self.many:
+            columns += [x * b, b * b, b, b * n, b * d]
+        return np.stack(columns, 1)
+
+    def within(self, window: float) -> _Window:
+        """The rows that count."""
+        keep = (self.mean <= self.best + window) | (self.beside & (self.mean <= self.best + WINDOWS[-1]))
+        levels = self.cell[keep][:, None] == np.unique(self.cell[keep])
+        return _Window(keep, levels, np.column_stack([levels, self.design[keep][:, self.free]]))
+
+    def enough(self, window: float) -> bool:
+        """Whether a window leaves runs over, and the noise of a mean over seeds does not fill it."""
+        rows = self.within(window)
+        y, spare = self.y[rows.keep], int(rows.keep.sum()) - rows.both.shape[1]
+        if spare < SPARE:
             return False
-        left = y[keep] - both @ np.linalg.lstsq(both, y[keep], rcond=None)[0]
-        seeds = keep.sum() / len(set(zip(cell[keep], b[keep], x[keep])))
+        left = y - rows.both @ np.linalg.lstsq(rows.both, y, rcond=None)[0]
+        distinct = set(zip(self.cell[rows.keep], self.b[rows.keep], self.x[rows.keep]))
+        seeds = rows.keep.sum() / len(distinct)
         return NOISES * math.sqrt(left @ left / spare / seeds) <= window
 
-    window = next(filter(enough, WINDOWS), WINDOWS[-1])
-    keep, levels, both = within(window)
-    stems = pd.factorize(table["stem"].to_numpy()[keep])[0] % JACKKNIFE
-
-    def solve(chosen: Array) -> Array:
-        beta = np.zeros(design.shape[1])
-        beta[free] = np.linalg.lstsq(both[chosen], y[keep][chosen], rcond=None)[0][levels.shape[1] :]
+    def solve(self, rows: _Window, chosen: Array) -> Array:
+        """Coefficients of the parabola (those that do not vary are zero) from some rows of a window."""
+        beta = np.zeros(self.design.shape[1])
+        solved = np.linalg.lstsq(rows.both[chosen], self.y[rows.keep][chosen], rcond=None)[0]
+        beta[self.free] = solved[rows.levels.shape[1] :]
         return beta
 
-    everything = np.ones(int(keep.sum()), bool)
-    count, params = int(stems.max()) + 1, both.shape[1]
-    if keep.sum() <= params or count <= len(free) or np.linalg.matrix_rank(both) < params:
-        raise UserError("runs", int(keep.sum()), f"within {window:.0%} of their cell's best, in {count} stems: too few "
-                        f"for a parabola of {len(free)} coefficients; sweep more learning rates")  # fmt: skip
-    beta = solve(everything)
-    left = np.stack([solve(stems != g) for g in range(count)])
+
+class _Window(NamedTuple):
+    """Which rows of a sweep count, their cells (rows, cells), and beside these the free columns of the design."""
+
+    keep: Array
+    levels: Array
+    both: Array
+
+
+def _fit(table: pd.DataFrame, many: bool, seed: int) -> _Pooled:
+    """The pooled parabola, jackknifed over stems."""
+    sweep = _Sweep(table, many)
+    window = next(filter(sweep.enough, WINDOWS), WINDOWS[-1])
+    rows, free = sweep.within(window), len(sweep.free)
+    kept, params = int(rows.keep.sum()), rows.both.shape[1]
+    stems = pd.factorize(sweep.stem[rows.keep])[0] % JACKKNIFE
+    count = int(stems.max()) + 1
+    if kept <= params or count <= free or np.linalg.matrix_rank(rows.both) < params:
+        remedy = (
+            f"within {window:.0%} of their cell's best, in {count} stems: too few for a parabola of {free} "
+            "coefficients; sweep more learning rates"
+        )
+        raise UserError("runs", kept, remedy, Code.TOO_FEW)
+    beta = sweep.solve(rows, np.ones(kept, bool))
+    left = np.stack([sweep.solve(rows, stems != g) for g in range(count)])
     covariance = (count - 1) / count * (left - left.mean(0)).T @ (left - left.mean(0))
-    df = max(1, count - len(free))
-    rng = np.random.default_rng(seed)
-    root = np.linalg.svd(covariance)
-    normal = rng.standard_normal((DRAWS, len(beta))) * np.sqrt(np.maximum(root[1], 0)) @ root[0].T
-    spread = normal / np.sqrt(rng.chisquare(df, DRAWS) / df)[:, None]
-    drawn = np.stack([_laws(one, at, many) for one in np.vstack([beta, beta + spread])])
-    point, draws = drawn[0], drawn[1:]
+    spread = _t_draws(covariance, max(1, count - free), np.random.default_rng(seed))
+    points = np.stack([_best_points(one, sweep.centre, many) for one in np.vstack([beta, beta + spread])])
+    point, draws = points[0], points[1:]
     minimum = np.isfinite(draws).all(1)
-    fitted = design[keep] @ beta
-    residual = (y[keep] - fitted) - pd.Series(y[keep] - fitted).groupby(cell[keep]).transform("mean").to_numpy()
-    return {
-        "point": point,
-        "draws": draws[minimum],
-        "minimum": float(minimum.mean()) if np.isfinite(point).all() else 0.0,
-        "batch": many,
-        "noise": float(np.sqrt(residual @ residual / max(1, int(keep.sum()) - params))),
-        "window": window,
-        "rows": int(keep.sum()),
-        "stems": count,
-    }
+    error = pd.Series(sweep.y[rows.keep] - sweep.design[rows.keep] @ beta)
+    residual = (error - error.groupby(sweep.cell[rows.keep]).transform("mean")).to_numpy()
+    return _Pooled(
+        point=point,
+        draws=draws[minimum],
+        minimum=float(minimum.mean()) if np.isfinite(point).all() else 0.0,
+        batch=many,
+        noise=float(np.sqrt(residual @ residual / max(1, kept - params))),
+        window=window,
+        rows=kept,
+        stems=count,
+    )
+
+
+def _t_draws(covariance: Array, df: int, rng: np.random.Generator) -> Array:
+    """(DRAWS, P) of a t distribution around zero."""
+    root = np.linalg.svd(covariance)
+    normal = rng.standard_normal((DRAWS, len(covariance))) * np.sqrt(np.maximum(root[1], 0)) @ root[0].T
+    return normal / np.sqrt(rng.chisquare(df, DRAWS) / df)[:, None]
 
 
 def _beside(group: Any) -> Any:
@@ -221,7 +376,7 @@ def _beside(group: Any) -> Any:
     return group["learning_rate"].isin(rates.index[max(0, best - 1) : best + 2])
 
 
-def _laws(beta: Array, at: dict[str, float], many: bool) -> Array:
+def _best_points(beta: Array, centre: dict[str, float], many: bool) -> Array:
     """(h, r, g, log k, p, q, log k, p, q) of the best point; NaN where the parabola has no minimum."""
     h, b0, bn, bd = beta[:4]
     r, g, g0, gn, gd = beta[4:] if many else (0.0, 0.0, 0.0, 0.0, 0.0)
@@ -233,25 +388,25 @@ def _laws(beta: Array, at: dict[str, float], many: bool) -> Array:
     move = np.linalg.solve(hessian, right) if many else np.vstack([right[0] / (2 * h), np.zeros(3)])
     out = [h, r, g]
     for name, (start, p, q) in zip(("x", "b"), move):
-        out += [at[name] + start - p * at["n"] - q * at["d"], p, q]
+        out += [centre[name] + start - p * centre["n"] - q * centre["d"], p, q]
     return np.array(out)
 
 
-def _no_batch(table: Any, found: dict[str, Any]) -> str | None:
+def _no_batch(table: pd.DataFrame, pooled: _Pooled) -> NoBestBatch | None:
     """Why a sweep over batches has no best one; None where it has."""
-    if found["minimum"] < IDENTIFIED:
-        return "the sweep shows no best one"
+    swept = (float(table["batch"].min()), float(table["batch"].max()))
+    if pooled.minimum < IDENTIFIED:
+        return NoBestBatch(why="no_minimum", best=None, swept=swept)
     cells = table[["N", "D"]].drop_duplicates()
-    log_k, p, q = found["point"][6:]
+    log_k, p, q = pooled.point[6:]
     best = np.exp(log_k + p * np.log(cells["N"]) + q * np.log(cells["D"]))
-    lo, hi = table["batch"].min(), table["batch"].max()
-    if (best < lo).any() or (best > hi).any():
-        return f"the best is {best.min():.3g} to {best.max():.3g} tokens, outside the sweep's {lo:.4g} to {hi:.4g}"
+    if (best < swept[0]).any() or (best > swept[1]).any():
+        return NoBestBatch(why="outside", best=(float(best.min()), float(best.max())), swept=swept)
     return None
 
 
-def _cell(value: float, log_half_width: float | None) -> dict[str, Any]:
+def _around(value: float, log_half_width: float | None) -> Interval:
     if log_half_width is None:
-        return {"value": float(value), "lo": None, "hi": None}
-    return {"value": float(value), "lo": float(value * math.exp(-log_half_width)),
-            "hi": float(value * math.exp(log_half_width))}  # fmt: skip
+        return Interval(value=float(value), lo=None, hi=None)
+    factor = math.exp(log_half_width)
+    return Interval(value=float(value), lo=float(value * math.exp(-log_half_width)), hi=float(value * factor))

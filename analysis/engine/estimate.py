@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.card import Optimum
 from analysis.engine.losses import HUBER_K, Objective, huber, objective, proposal2, student
 from analysis.engine.starts import ROWS, starts
 from analysis.engine.surface import Raw, Surface, Weighted, surface_of
@@ -41,7 +42,7 @@ class Estimate:
     objective: Objective
     delta: float
     scale: float
-    optima: list[dict]
+    optima: tuple[Optimum, ...]
     free: Array
     y: Array
 
@@ -345,15 +346,13 @@ def _fit(surface: Surface, z: Array, free: Array, y: Array, kind: Objective, uni
         z, value = np.concatenate([z, more]), np.concatenate([value, values])
     best = int(np.argmin(value))
     r = y - surface.evaluate(z[[best]])[0][0]
-    optima = _optima(surface, z, value)
-    for each in optima:
-        each["objective"] *= unit**2
+    optima = _optima(surface, z, value, unit)
     scale = proposal2(r, P)
     return Estimate(surface, z[best], float(value[best]) * unit**2, kind, float(delta), scale, optima, free, y)
 
 
-def _optima(surface: Surface, z: Array, value: Array) -> list[dict]:
-    """Distinct minima within 1 % of the best objective, and the share of the starts that ended in each."""
+def _optima(surface: Surface, z: Array, value: Array, unit: float) -> tuple[Optimum, ...]:
+    """Distinct minima within 1 % of the best objective (in ``unit`` squared), and the share of the starts in each."""
     order = np.argsort(value, kind="stable")
     best = value[order[0]]
     found: list[tuple[Array, float, int]] = []
@@ -373,14 +372,14 @@ def _optima(surface: Surface, z: Array, value: Array) -> list[dict]:
             found.append((z[s], float(value[s]), 1))
             same.append(theta[s])
     names = surface.law.names
-    return [
-        {
-            "params": dict(zip(names, surface.to_theta(zj)[0].tolist())),
-            "objective": vj,
-            "share_of_starts": count / len(z),
-        }
+    return tuple(
+        Optimum(
+            params=dict(zip(names, surface.to_theta(zj)[0].tolist())),
+            objective=vj * unit**2,
+            share_of_starts=count / len(z),
+        )
         for zj, vj, count in found
-    ]
+    )
 
 
 def refit(

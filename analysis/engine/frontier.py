@@ -6,12 +6,14 @@ A cost is C = 6ND, exact FLOPs per token by size (interpolated), or a function o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 
-from scaling.errors import UserError
+from analysis.card import Derived, FitCard
+from analysis.laws import Law
+from scaling.errors import Code, UserError
 
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray] | Mapping[str, Sequence[float]]
 RATIOS = (1e-4, 1e7)  # tokens per parameter: an optimum outside is no interior optimum that anyone could mean
@@ -20,15 +22,33 @@ CHUNK = 500  # draws evaluated at once
 UNIQUE = ("U", "unique_tokens")  # the column of a law with repeats (Muennighoff 2023, arXiv 2305.16264)
 
 
-def cost_table(fit: Any) -> dict[str, list[float]] | None:
+class Fitted(Protocol):
+    """What rooms below ``fitting`` read of a ``Fit``: see there."""
+
+    @property
+    def card(self) -> FitCard: ...
+    @property
+    def law(self) -> Law: ...
+    @property
+    def params(self) -> dict[str, float]: ...
+    @property
+    def derived(self) -> Derived: ...
+    @property
+    def level(self) -> float: ...
+    @property
+    def draws(self) -> np.ndarray: ...
+    @property
+    def columns(self) -> dict[str, np.ndarray]: ...
+
+
+def cost_table(fit: Fitted) -> dict[str, list[float]] | None:
     """Exact training FLOPs per token by size, from the runs that a fit was made on; None where C is 6ND on its N.
 
     None too where C / D varies within a size, so that no table by size can say what a token costs.
     """
-    runs = fit.card()["runs"]
-    if not runs or not all({"N", "D", "C"} <= set(row) for row in runs):
+    if not {"N", "D", "C"} <= set(fit.columns):
         return None
-    n, d, c = (np.array([row[k] for row in runs]) for k in ("N", "D", "C"))
+    n, d, c = (fit.columns[k] for k in ("N", "D", "C"))
     surplus = np.log(c / (6.0 * n * d))
     sizes = [surplus[n == size] for size in np.unique(n)]
     if np.abs(surplus).max() < 0.01 or max(np.ptp(s) for s in sizes) > 0.02:
@@ -67,7 +87,7 @@ def flops_for(n: np.ndarray | float, d: np.ndarray | float, cost: Cost | None) -
     return np.asarray(cost(n, d), dtype=float) if callable(cost) else _per_token(n, cost) * d
 
 
-def frontier(fit: Any, flops: np.ndarray, cost: Cost | None = None) -> tuple[np.ndarray, np.ndarray]:
+def frontier(fit: Fitted, flops: np.ndarray, cost: Cost | None = None) -> tuple[np.ndarray, np.ndarray]:
     """ln N_opt and ln D_opt at budgets ``flops`` (k,), each (1 + S, k): the estimate first, then every draw.
 
     NaN where a parameter set has no optimum with tokens per parameter within ``RATIOS``.
@@ -79,17 +99,18 @@ def frontier(fit: Any, flops: np.ndarray, cost: Cost | None = None) -> tuple[np.
 
 
 def optimum_along(
-    law: Any, theta: np.ndarray, flops: np.ndarray, cost: Cost | None = None, *, sharp: bool = False
+    law: Law, theta: np.ndarray, flops: np.ndarray, cost: Cost | None = None, *, sharp: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """``frontier`` for parameters ``theta`` (S, P): ln N_opt and ln D_opt, each (S, k). ``sharp``: to 1e-9, for
     derivatives; else a numerical search is good to about 1e-4."""
     flops = np.atleast_1d(np.asarray(flops, dtype=float))
     if law.no_optimum or not {"N", "D"} <= set(law.columns):
         reason = law.no_optimum or f"it is a law of {', '.join(law.columns)} and needs N and D"
-        raise UserError("law", law.name, f"has no optimal N at a budget: {reason}; fit another law (chinchilla)")
+        remedy = f"has no optimal N at a budget: {reason}; fit another law (chinchilla)"
+        raise UserError("law", law.name, remedy, Code.UNSUPPORTED)
     if more := sorted(set(law.columns) - {"N", "D"}):
         remedy = "give --unique_tokens" if set(more) <= set(UNIQUE) else "fit a law of N and D where they are held"
-        raise UserError("law", law.name, f"also depends on {', '.join(more)}; {remedy}")
+        raise UserError("law", law.name, f"also depends on {', '.join(more)}; {remedy}", Code.MISSING)
     if cost is None and law.exponents(theta) is not None:
         n, d = law.optimum(theta, flops)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -103,7 +124,7 @@ def optimum_along(
 
 
 def _sharpen(
-    law: Any, theta: np.ndarray, flops: float, cost: Cost | None, log_n: np.ndarray
+    law: Law, theta: np.ndarray, flops: float, cost: Cost | None, log_n: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Newton steps on d log L / d log N along the budget, from the search's answer."""
     h, out = 1e-3, np.array(log_n)
@@ -122,7 +143,7 @@ def _sharpen(
         return out, np.log(tokens_for(flops, np.exp(out), cost))
 
 
-def estimate_and_draws(fit: Any) -> np.ndarray:
+def estimate_and_draws(fit: Fitted) -> np.ndarray:
     """The estimate and the draws, (1 + S, P)."""
     return np.vstack([fit.law.vector(fit.params)[None], np.asarray(fit.draws, dtype=float)])
 
@@ -156,7 +177,7 @@ def _per_token(n: np.ndarray, cost: Any) -> np.ndarray:
 
 
 def log_losses(
-    law: Any, theta: np.ndarray, n: np.ndarray, d: np.ndarray, more: Mapping[str, float] | None = None
+    law: Law, theta: np.ndarray, n: np.ndarray, d: np.ndarray, more: Mapping[str, float] | None = None
 ) -> np.ndarray:
     held = {name: np.full(len(n), value) for name, value in (more or {}).items()}
     with np.errstate(over="ignore", invalid="ignore"):
@@ -164,7 +185,7 @@ def log_losses(
 
 
 def minimum_along(
-    law: Any, theta: np.ndarray, flops: float, cost: Cost | None, more: Mapping[str, float] | None = None
+    law: Law, theta: np.ndarray, flops: float, cost: Cost | None, more: Mapping[str, float] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """ln N and ln D of the lowest loss along one budget, each (S,); NaN where it lies at an end of the search.
 

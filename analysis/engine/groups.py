@@ -6,6 +6,7 @@ V = I + rho Z Z', Z the rows' membership: every operation here is by sums over g
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ class Groups:
 
     codes: Array
     names: list[str]
-    kind: str
+    kind: Literal["stem", "size"]
     counts: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,7 +54,8 @@ def groups_of(table: pd.DataFrame) -> Groups | None:
     """Rows that share a stem; without a stem column, rows of one N (and seed). None when no two rows share one."""
     if "stem" in table and bool(np.any(table["stem"].notna())):
         own = pd.Series([f"row {i}" for i in range(len(table))], index=table.index)
-        key, kind = table["stem"].where(table["stem"].notna(), own).astype(str), "stem"
+        key = table["stem"].where(table["stem"].notna(), own).astype(str)
+        kind: Literal["stem", "size"] = "stem"
     elif "N" in table:
         key, kind = table["N"].map(lambda v: f"{v:.9g}"), "size"
         if "seed" in table:

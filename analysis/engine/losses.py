@@ -52,7 +52,7 @@ def objective(text: str) -> Objective:
     """
     if text.startswith("raw:"):
         return replace(objective(text[4:]), name=text, raw=True)
-    if text == "auto":
+    if text in ("auto", "huber:auto"):
         return Objective("huber:auto", None)
     if text == "squares":
         return Objective("squares", math.inf)

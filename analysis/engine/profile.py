@@ -10,8 +10,9 @@ import math
 
 from scipy import special
 
+from analysis.card import Optimum
 from analysis.engine.estimate import Estimate
-from analysis.engine.inference import Inference, best, squares
+from analysis.engine.uncertainty import Inference, refit_from, squares
 
 STEP = 2.0  # factor from one value to the next
 FARTHEST = 8  # steps: what still fits at 256 times the estimate has no end that matters
@@ -31,7 +32,7 @@ def ranges(point: Estimate, at: Inference, level: float) -> dict[str, tuple[floa
         if not (at.free[i] and c.log and c.grid is not None and c.name in law.names):
             continue
         p = law.index(c.name)
-        near = [o["params"][c.name] for o in point.optima if _excess(o, point) < limit]
+        near = [o.params[c.name] for o in point.optima if _excess(o, point) < limit]
         ends = [float(at.theta_hat[p])] * 2
         if surface.n <= LARGE:
             ends = [_follow(at, i, side, limit) for side in (-1, 1)]
@@ -39,9 +40,9 @@ def ranges(point: Estimate, at: Inference, level: float) -> dict[str, tuple[floa
     return out
 
 
-def _excess(optimum: dict, point: Estimate) -> float:
+def _excess(optimum: Optimum, point: Estimate) -> float:
     """Twice the log likelihood that an optimum lies below the best one, the noise's variance profiled out."""
-    return len(point.y) * math.log(max(optimum["objective"], 1e-300) / max(point.value, 1e-300))
+    return len(point.y) * math.log(max(optimum.objective, 1e-300) / max(point.value, 1e-300))
 
 
 def _follow(at: Inference, i: int, side: int, limit: float) -> float:
@@ -55,7 +56,7 @@ def _follow(at: Inference, i: int, side: int, limit: float) -> float:
         z[i] += side * math.log(STEP)
         if side * z[i] >= side * bound:
             break
-        z = best(at, surface, z, held, iterations=30, tolerance=1e-9)
+        z = refit_from(at, surface, z, held, iterations=30, tolerance=1e-9)
         rise = max(squares(at, surface, z) - base, 0.0) / at.sigma_hat**2
         if rise > limit:
             back = (math.sqrt(rise) - math.sqrt(limit)) / max(math.sqrt(rise) - math.sqrt(before), 1e-12)

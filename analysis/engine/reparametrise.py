@@ -1,4 +1,4 @@
-"""Coordinates in which the valley of a sum of power terms is straight, for the sampler of ``inference``.
+"""Coordinates in which the valley of a sum of power terms is straight, for the ``sampler``.
 
 Runs fix the level and the slopes of the loss at their centre; how much of the level is floor is what they hardly show.
 With a floor E and terms of size s_k at the centre, of exponents e_k, a larger E wants smaller terms with larger
@@ -19,20 +19,20 @@ from analysis.engine.surface import Surface
 Array = np.ndarray
 
 
-class Straight:
+class Reparametrisation:
     """The map between fitting coordinates z (S, P) and straight ones u (S, P) of a surface.
 
-    ``bent`` says whether there is anything to straighten: a free floor above terms of free amplitude whose first
+    ``active`` says whether there is anything to straighten: a free floor above terms of free amplitude whose first
     exponent is never negative. Otherwise u is z. A coordinate that is not ``free`` stays itself.
     """
 
     def __init__(self, surface: Surface, free: Array):
         law = surface.law
         self.floor = surface.floor
-        self.bent = isinstance(surface, Surface) and self.floor is not None and bool(free[self.floor])
+        self.active = isinstance(surface, Surface) and self.floor is not None and bool(free[self.floor])
         self.terms: list[tuple[int, int | float]] = []  # amplitude's place; its exponent's place, or value
         self.others: list[int] = []
-        for term in law.terms if self.bent else ():
+        for term in law.terms if self.active else ():
             place = surface.position[term.amplitude]
             exponent = term.exponents[0][1]
             e = surface.position[exponent] if isinstance(exponent, str) else float(exponent)
@@ -40,17 +40,17 @@ class Straight:
                 self.terms.append((place, e))
             else:
                 self.others.append(place)
-        self.bent = bool(self.terms)
+        self.active = bool(self.terms)
         self.exponents = np.zeros(surface.P, dtype=bool)  # where u has no value at zero
         self.exponents[[e for _, e in self.terms if not isinstance(e, float)]] = True
         self.moved = np.zeros(surface.P, dtype=bool)  # where u is not z
-        if self.floor is not None and self.bent:
+        if self.floor is not None and self.active:
             self.moved[[self.floor, *(place for place, _ in self.terms)]] = True
 
     def to_u(self, z: Array) -> Array:
         """Coordinates (S, P) with positive exponents -> straight coordinates (S, P)."""
         u = np.array(z, dtype=np.float64)
-        if not self.bent:
+        if not self.active:
             return u
         total = z[:, self.floor] + sum(np.exp(z[:, i]) for i in (*(i for i, _ in self.terms), *self.others))
         u[:, self.floor] = np.log(total)
@@ -61,7 +61,7 @@ class Straight:
     def to_z(self, u: Array) -> tuple[Array, Array]:
         """Coordinates (S, P), and log |dz/du| (S,): -inf where u is no law."""
         z = np.array(u, dtype=np.float64)
-        if not self.bent:
+        if not self.active:
             return z, np.zeros(len(u))
         jacobian = level = u[:, self.floor]
         total = np.exp(level)
@@ -79,7 +79,7 @@ class Straight:
     def slopes(self, z: Array) -> Array:
         """dz/du (P, P) at one point z (P,)."""
         u, step = self.to_u(z[None])[0], 1e-6
-        if not self.bent:
+        if not self.active:
             return np.eye(len(z))
         ends = [self.to_z(np.stack([u + step * e * scale, u - step * e * scale]))[0] for e, scale in self._units(u)]
         return np.stack([(up - down) / (2 * step * scale) for (up, down), (_, scale) in zip(ends, self._units(u))], 1)

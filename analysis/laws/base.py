@@ -8,25 +8,38 @@ Numpy only. Logarithms are natural, losses in the unit of the table (nats/token 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 Array = np.ndarray
 # a mapping of names to arrays, or a pandas table (not imported here: it costs half a second)
 Columns = Any
+# of a parameter: a slope in a logarithm, the least value of the response, a factor of a term, a positive number looked
+# for by its logarithm (a break, a batch size), or anything else (a shift, a curvature)
+Kind = Literal["exponent", "floor", "amplitude", "scale", "other"]
+# of the response: the loss of the runs, a loss on other data, an error rate, tokens, steps, or any other number
+Quantity = Literal["loss", "other_loss", "error", "tokens", "steps", "value"]
 
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter: ``lower`` and ``upper`` bound the fit; ``grid`` bounds where starts look for it.
+    """One parameter of a law.
 
-    A ``grid`` that is a column's name means that column's range. ``log``: a positive scale (a break, a batch size)
-    whose logarithm is the coordinate of the fit.
+    Attributes:
+      name: as the formula writes it.
+      unit: in words, for people.
+      lower, upper: bounds of the fit.
+      meaning: one line for people.
+      grid: the range in which starts look for it; a column's name means that column's range.
+      log: whether its logarithm is the coordinate of the fit, as of a positive scale.
+      kind: what it does in the formula.
+      dimensionless: a pure number such as epochs or a ratio; exponents need not say so.
     """
 
     name: str
@@ -36,6 +49,17 @@ class Param:
     meaning: str
     grid: tuple[float, float] | str | None = None
     log: bool = False
+    kind: Kind = "other"
+    dimensionless: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.lower < self.upper:
+            raise UserError(f"bounds of {self.name}", f"{self.lower:g} to {self.upper:g}", "the lower one comes first")
+
+    @property
+    def portable(self) -> bool:
+        """Whether its value means the same under another tokenizer or objective."""
+        return self.kind == "exponent" or self.dimensionless
 
 
 @dataclass(frozen=True)
@@ -47,23 +71,58 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """A hyperparameter that a law holds, and what the law says of it.
+
+    Attributes:
+      law: name of the law that is left at the best value; its parameters are among this one's.
+      column: of the hyperparameter.
+      best: (theta, columns of n rows) -> its best value, (n,) for theta (P,) and (S, n) for (S, P).
+      regret: (theta, columns of n rows, the hyperparameter's among them) -> the share by which the loss exceeds that at
+        the best value, (n,) or (S, n).
+    """
+
+    law: str
+    column: str
+    best: Callable[[Any, Columns], Array]
+    regret: Callable[[Any, Columns], Array]
+
+
+@dataclass(frozen=True)
 class Law:
     """A functional form: L = (floor + sum of terms) ** outer.
 
-    ``params`` are what papers print. ``coordinates`` are the parameters of the power form where they differ (Kaplan),
-    with ``to_power`` and ``from_power`` mapping (S, P) arrays between the two. ``source`` names the paper.
-    ``no_optimum`` says why a compute budget does not choose N, where it does not. ``response`` is what the table's
-    column ``loss`` holds. ``inputs`` are the table's columns where the terms' own are made of them by ``derive``
-    (logarithms in, logarithms out). ``balance`` gives (A, alpha, B, beta) of A N^-alpha + B D^-beta where the terms do
-    not show it. ``explicit`` is the same law in its natural parameters, for holding one that is no coordinate.
-    ``example`` are plausible parameters, which the tests plant and find again.
+    Construction raises UserError where the parts do not fit together.
 
-    ``signed`` columns may be zero or negative (mixture weights); others must be positive. ``steady`` ones may be the
-    same in every row: a ratio to another column is what counts. ``guess`` gives natural
-    values to start from for parameters without a ``grid``, from the columns and the losses; ``starts_from`` names a law
-    whose least-squares parameters on the same rows are such values. ``curve`` makes the columns
-    of a law of learning curves: of the learning rate of every step of a run, the steps asked for (n,), and the step at
-    which the warm-up ends. ``slow`` laws take their derivatives from JAX.
+    Attributes:
+      name: by which ``laws.get`` finds it.
+      formula: for people.
+      params: what papers print, in this order in every array of parameters.
+      terms: the power terms; none for a ``smooth.Smooth``.
+      source: the paper.
+      floor: the parameter that is the least value of the response; by default the one of kind ``floor``.
+      outer: the parameter that is the exponent of the whole.
+      default: the form that fits, allocations and designs take where none is named. Exactly one registered law.
+      in_all: whether ``--law=all`` fits it to a study.
+      quantity: what the table's column ``loss`` holds, for programs; ``response`` says it for people.
+      tuning: the hyperparameter that the law holds.
+      style: key of its colour and marker in figures; by default made of its name, so that no other law changes it.
+      form: its name without the column of a one-variable law: ``power`` of ``power:C``.
+      coordinates: the parameters of the power form where they differ from ``params`` (Kaplan), with ``to_power`` and
+        ``from_power`` mapping (S, P) arrays between the two.
+      no_optimum: why a compute budget does not choose N, where it does not.
+      inputs: the table's columns where the terms' own are made of them by ``derive`` (logarithms in and out).
+      balance: (A, alpha, B, beta) of A N^-alpha + B D^-beta where the terms do not show it.
+      explicit: the same law in its natural parameters, for holding one that is no coordinate.
+      example: plausible parameters, which the tests plant and recover.
+      signed: columns that may be zero or negative (mixture weights); all others must be positive.
+      steady: columns that may be the same in every row: a ratio to another column is what counts.
+      guess: natural values to start from for parameters without a ``grid``, from the columns and the losses.
+      starts_from: a law whose least-squares parameters on the same rows are such values.
+      curve: makes the columns of a law of learning curves from the learning rate of every step of a run, the steps
+        asked for (n,), and the step at which the warm-up ends.
+      slow: its derivatives come from JAX.
+      columns: of the table that it needs.
     """
 
     name: str
@@ -71,13 +130,20 @@ class Law:
     params: tuple[Param, ...]
     terms: tuple[Term, ...]
     source: str
+    _: KW_ONLY
     floor: str | None = None
     outer: str | None = None
+    default: bool = False
+    in_all: bool = False
+    quantity: Quantity = "loss"
+    response: str = "loss"
+    tuning: Tuning | None = None
+    style: int | None = None
+    form: str = ""
     coordinates: tuple[Param, ...] = ()
     to_power: Callable[[Array], Array] | None = None
     from_power: Callable[[Array], Array] | None = None
     no_optimum: str | None = None
-    response: str = "loss"
     inputs: tuple[str, ...] = ()
     derive: Callable[[dict[str, Array]], dict[str, Array]] | None = None
     balance: Callable[[Array], tuple[Array, Array, Array, Array]] | None = None
@@ -93,9 +159,46 @@ class Law:
 
     def __post_init__(self) -> None:
         seen = dict.fromkeys(column for term in self.terms for column, _ in term.exponents)
-        object.__setattr__(self, "columns", self.inputs or tuple(seen))
-        if not self.coordinates:
-            object.__setattr__(self, "coordinates", self.params)
+        floors = [p.name for p in self.params if p.kind == "floor"]
+        if len(floors) > 1:
+            raise UserError("params", ", ".join(floors), "a law has one floor at most", Code.CONFLICT)
+        floor = self.floor or next(iter(floors), None)
+        params = tuple(replace(p, kind="floor") if p.name == floor else p for p in self.params)
+        made = {
+            "columns": self.inputs or tuple(seen),
+            "coordinates": self.coordinates or params,
+            "floor": floor,
+            "params": params,
+            "form": self.form or self.name,
+            "style": zlib.crc32(self.name.encode()) if self.style is None else self.style,
+        }
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        """UserError names the field of this law that does not fit the others."""
+        if not self.params:
+            raise UserError("params", "()", f"law {self.name} needs a parameter", Code.MISSING)
+        if not self.columns:
+            raise UserError("terms", "()", f"law {self.name} needs a term of some column", Code.MISSING)
+        for kind in (self.params, self.coordinates):
+            names = [p.name for p in kind]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise UserError("params", twice, f"law {self.name} has two parameters of that name", Code.CONFLICT)
+        own = tuple(p.name for p in self.coordinates)
+        for term in self.terms:
+            needed = (term.amplitude, *(e for _, e in term.exponents if isinstance(e, str)))
+            self._known("terms", needed, own)
+        self._known("floor", (self.floor,) if self.floor else (), own)
+        self._known("outer", (self.outer,) if self.outer else (), own)
+        self._known("example", tuple(self.example), self.names)
+        self._known("signed", self.signed, self.columns)
+        self._known("steady", self.steady, self.columns)
+
+    def _known(self, part: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
+        if lost := next((name for name in names if name not in known), None):
+            raise UserError(part, lost, f"law {self.name} has {', '.join(known)}", Code.UNKNOWN)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,18 +210,29 @@ class Law:
         return ((self.floor,) if self.floor else ()) + tuple(term.amplitude for term in self.terms)
 
     @property
+    def exponent_names(self) -> tuple[str, ...]:
+        """Its exponents."""
+        return tuple(p.name for p in self.params if p.kind == "exponent")
+
+    @property
     def main_exponent(self) -> str:
         """The parameter whose influence is reported: the first exponent, or the last parameter of a law without."""
-        return next((p.name for p in self.params if p.unit == "exponent"), self.params[-1].name)
+        return next(iter(self.exponent_names), self.params[-1].name)
 
-    def renamed(self, column: str) -> dict[str, Any]:
-        """What else changes in a one-variable law when its column is called otherwise."""
-        return {}
+    @property
+    def irreducible(self) -> str | None:
+        """The floor where it is the loss that no scale removes, in the unit of the loss; None for other floors."""
+        return self.floor if self.quantity == "loss" and self.outer is None else None
+
+    def in_column(self, column: str) -> Law:
+        """This law of one variable x, as ``power``, in a column of another name: ``power:C``."""
+        terms = tuple(replace(t, exponents=tuple((column, e) for _, e in t.exponents)) for t in self.terms)
+        formula = re.sub(r"\bx\b", column, self.formula)
+        return variant(self, f"{self.name}:{column}", form=self.form, formula=formula, terms=terms)
 
     def index(self, name: str) -> int:
         """Position of a natural parameter. Raises UserError for a name that the law lacks."""
-        if name not in self.names:
-            raise UserError("parameter", name, f"law {self.name} has {', '.join(self.names)}")
+        self._known("parameter", (name,), self.names)
         return self.names.index(name)
 
     def power(self, theta: Array) -> Array:
@@ -130,9 +244,17 @@ class Law:
         return self.from_power(power) if self.from_power else power
 
     def predict(self, theta: Any, columns: Columns) -> Array:
-        """Loss of parameters (P,) -> (n,) or (S, P) -> (S, n) at columns of n rows each, in natural units.
+        """The response at given parameters and columns.
 
-        A parameter dictionary by name is taken too. Raises UserError for a column that the law needs and lacks.
+        Args:
+          theta: parameters (P,) in the order of ``params``, or sets of them (S, P), or one set as a mapping by name.
+          columns: the law's columns by name, n rows each (or one number), in natural units.
+
+        Returns:
+          (n,) of one parameter set, (S, n) of several, in the unit of the fitted losses.
+
+        Raises:
+          UserError: a column that the law needs is missing or not positive.
         """
         values = self.vector(theta)
         single = values.ndim == 1
@@ -179,6 +301,19 @@ class Law:
         (a, alpha), (b, beta) = found["N"], found["D"]
         return get(a), get(alpha), get(b), get(beta)
 
+    def reducible_exponent(self, theta: Any) -> Array | None:
+        """c of the reducible loss ~ C^-c along the optimum, (S,), of E + A N^-alpha + B D^-beta; None for other forms.
+
+        Both terms fall as C^-c there, c = alpha beta / (alpha + beta); zero where an exponent is.
+        """
+        balance = None if self.outer or self.floor is None or self.derive or not self.terms else self._balance(theta)
+        if balance is None:
+            return None
+        _, alpha, _, beta = balance
+        total = alpha + beta
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(total > 0, alpha * beta / total, 0.0)
+
     def exponents(self, theta: Any) -> dict[str, Array] | None:
         """a and b of N_opt ~ C^a, D_opt ~ C^b for C proportional to N D, each (S,); None without an optimum.
 
@@ -199,7 +334,8 @@ class Law:
         """
         balance = self._balance(theta)
         if balance is None:
-            raise UserError("law", self.name, self.no_optimum or "a compute budget does not choose N under this law")
+            why = self.no_optimum or "a compute budget does not choose N under this law"
+            raise UserError("law", self.name, why, Code.UNSUPPORTED)
         amplitude_a, alpha, amplitude_b, beta = (v[:, None] for v in balance)
         product = np.log(np.atleast_1d(np.asarray(budget, dtype=np.float64)) / flops_per_token_parameter)[None]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -216,7 +352,7 @@ def log_columns(law: Law, columns: Columns) -> dict[str, Array]:
     logs = {}
     for name in law.columns:
         if name not in columns:
-            raise UserError("column", name, f"law {law.name} needs columns {', '.join(law.columns)}")
+            raise UserError("column", name, f"law {law.name} needs columns {', '.join(law.columns)}", Code.MISSING)
         values = np.atleast_1d(np.asarray(columns[name], dtype=np.float64))
         if not np.all(np.isfinite(values) & (values > 0)):
             row = int(np.flatnonzero(~(np.isfinite(values) & (values > 0)))[0])
@@ -229,29 +365,38 @@ def log_columns(law: Law, columns: Columns) -> dict[str, Array]:
 
 def exponent(name: str, meaning: str, upper: float = 3.0, grid: tuple[float, float] = (0.03, 2.0)) -> Param:
     """A slope, never negative."""
-    return Param(name, "exponent", 0.0, upper, meaning, grid)
+    return Param(name, "exponent", 0.0, upper, meaning, grid, kind="exponent")
 
 
-def slope(name: str, meaning: str) -> Param:
+def slope(name: str, meaning: str, bound: float = 5.0, grid: tuple[float, float] | None = (-1.5, 1.5)) -> Param:
     """An exponent of either sign."""
-    return Param(name, "exponent", -5.0, 5.0, meaning, (-1.5, 1.5))
+    return Param(name, "exponent", -bound, bound, meaning, grid, kind="exponent")
 
 
 def amplitude(name: str, meaning: str, unit: str = "loss") -> Param:
     """A factor of a term, never negative."""
-    return Param(name, unit, 0.0, float("inf"), meaning)
+    return Param(name, unit, 0.0, float("inf"), meaning, kind="amplitude")
+
+
+def ratio(name: str, meaning: str, grid: tuple[float, float], lower: float, unit: str = "ratio") -> Param:
+    """A scale that is a pure number."""
+    return replace(scale(name, unit, meaning, grid, lower), dimensionless=True)
+
+
+def floor(name: str, meaning: str, unit: str = "loss") -> Param:
+    """What the terms are added to, never negative."""
+    return Param(name, unit, 0.0, float("inf"), meaning, kind="floor")
 
 
 def scale(name: str, unit: str, meaning: str, grid: tuple[float, float] | str, lower: float = 1e-12) -> Param:
     """A positive number that is looked for by its logarithm."""
-    return Param(name, unit, lower, 1e30, meaning, grid, log=True)
+    return Param(name, unit, lower, 1e30, meaning, grid, log=True, kind="scale")
 
 
-E = Param("E", "loss", 0.0, float("inf"), "loss that no scale removes (entropy plus what the recipe cannot reach)")
+AnyLaw = TypeVar("AnyLaw", bound=Law)
+E = floor("E", "loss that no scale removes (entropy plus what the recipe cannot reach)")
 
 
-def single(spec: Law, column: str) -> Law:
-    """A one-variable law in another column than x."""
-    terms = tuple(replace(t, exponents=tuple((column, e) for _, e in t.exponents)) for t in spec.terms)
-    formula = re.sub(r"\bx\b", column, spec.formula)
-    return replace(spec, name=f"{spec.name}:{column}", formula=formula, terms=terms, **spec.renamed(column))
+def variant(law: AnyLaw, name: str, **changes: Any) -> AnyLaw:
+    """A law made of ``law`` under a name of its own, which no default and no list of the registry means any more."""
+    return replace(law, name=name, **{"form": "", "style": None, "default": False, "in_all": False, **changes})

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from analysis.laws import jets
-from analysis.laws.base import Array, Param, amplitude, exponent, scale
-from analysis.laws.smooth import Smooth
+from analysis.laws.base import Array, amplitude, exponent, floor, scale
+from analysis.laws.smooth import Smooth, Value
 
 _NO = "it follows one size; N is not in it"
 
@@ -67,14 +67,13 @@ annealing = Smooth(
     "annealing",
     "L = L0 + A S1^-alpha - C S2",
     (
-        Param("L0", "loss", 0.0, float("inf"), "loss without end of training"),
+        floor("L0", "loss without end of training"),
         amplitude("A", "what too little training costs at S1 = 1"),
         exponent("alpha", "slope in the sum of learning rates"),
         amplitude("C", "gain per annealing area", "loss/S2"),
     ),
     (),
     "Tissue 2024, arXiv 2408.11029",
-    floor="L0",
     inputs=("S1", "S2"),
     signed=("S2",),
     logs=lambda m, p, c: {"A": -p["alpha"] * m.log(c["S1"]), "C": m.log(m.maximum(c["S2"], 0.0))},
@@ -105,13 +104,17 @@ def _gain(C: Any, beta: Any, gamma: Any, c: Mapping[str, Any]) -> Any:
     # log C and gamma act through log x; C itself through log C
     first = [slope.sum(-1) / C.v, (weight * log).sum(-1), -(slope * eta).sum(-1)]
     second = {
-        (0, 0): (bend - slope).sum(-1) / C.v**2, (0, 1): cross.sum(-1) / C.v, (0, 2): -(bend * eta).sum(-1) / C.v,
-        (1, 1): -(weight * log * log).sum(-1), (1, 2): -(cross * eta).sum(-1), (2, 2): (bend * eta * eta).sum(-1),
-    }  # fmt: skip
+        (0, 0): (bend - slope).sum(-1) / C.v**2,
+        (0, 1): cross.sum(-1) / C.v,
+        (0, 2): -(bend * eta).sum(-1) / C.v,
+        (1, 1): -(weight * log * log).sum(-1),
+        (1, 2): -(cross * eta).sum(-1),
+        (2, 2): (bend * eta * eta).sum(-1),
+    }
     return jets.compose((C, beta, gamma), value, first, second)
 
 
-def _multipower(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _multipower(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     if m in (np, jets):
         gain = _gain(p["C"], p["beta"], p["gamma"], c)
     else:
@@ -124,7 +127,7 @@ multipower = Smooth(
     "multipower",
     "L = L0 + A S1^-alpha - B sum_k drop_k (1 - (C eta_k^-gamma span_k + 1)^-beta)",
     (
-        Param("L0", "loss", 0.0, float("inf"), "loss without end of training"),
+        floor("L0", "loss without end of training"),
         amplitude("A", "what too little training costs at S1 = 1"),
         exponent("alpha", "slope in the sum of learning rates", grid=(0.2, 1.0)),
         scale("B", "loss per learning rate", "gain of a drop of the learning rate", (50.0, 2000.0)),
@@ -134,7 +137,6 @@ multipower = Smooth(
     ),
     (),
     "multi-power law, Luo 2025, arXiv 2503.12811",
-    floor="L0",
     inputs=("S1", "drop", "eta", "span"),
     signed=("drop", "span"),
     logs=_multipower,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, Columns, Param, amplitude, exponent, scale, slope
-from analysis.laws.smooth import Smooth
+from analysis.laws.base import Array, Columns, Param, amplitude, exponent, floor, ratio, scale, slope
+from analysis.laws.smooth import Smooth, Value
 
 transfer = Smooth(
     "transfer",
@@ -23,6 +23,7 @@ transfer = Smooth(
     inputs=("N", "D"),
     logs=lambda m, p, c: {"k": p["a"] * m.log(c["D"]) + p["b"] * m.log(c["N"])},
     amplitudes=("k",),
+    quantity="tokens",
     response="D_T: tokens that a model from scratch would need on top for the same loss",
     no_optimum="it prices pre-training in tokens",
     example={"k": 1e4, "a": 0.2, "b": 0.4},
@@ -32,7 +33,7 @@ transfer = Smooth(
 def _mixture(domains: int) -> Smooth:
     names = [f"r{i}" for i in range(1, domains + 1)]
 
-    def logs(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+    def logs(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
         u: Any = 0.0
         for i, name in enumerate(names, 1):
             u = u + c[name] * p[f"t{i}"]
@@ -43,7 +44,7 @@ def _mixture(domains: int) -> Smooth:
         found = np.linalg.lstsq(r, np.log(loss - 0.7 * loss.min()), rcond=None)[0]
         return {f"t{i}": float(v) for i, v in enumerate(found, 1)}
 
-    params = (Param("c", "loss", 0.0, float("inf"), "loss that no mixture removes"),)
+    params = (floor("c", "loss that no mixture removes"),)
     params += tuple(Param(f"t{i}", "log loss", -30.0, 30.0, f"effect of domain {i}") for i in range(1, domains + 1))
     inside = " + ".join(f"t{i} r{i}" for i in range(1, domains + 1))
     return Smooth(
@@ -52,7 +53,6 @@ def _mixture(domains: int) -> Smooth:
         params,
         (),
         "data mixing law, Ye 2024, arXiv 2403.16952 (k is in the t, as the shares r add to one)",
-        floor="c",
         inputs=tuple(names),
         signed=tuple(names),
         logs=logs,
@@ -91,7 +91,7 @@ mixed_modal = Smooth(
 )
 
 
-def _student(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _student(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     log_t = m.log(c["teacher_loss"])
     gap = (log_t - m.log(c["student_loss"]) - m.log(p["d"])) / p["f"]
     model = m.logaddexp(-p["alpha"] * m.log(c["N"]), m.log(p["R"]) - p["beta"] * m.log(c["D"]))
@@ -107,13 +107,13 @@ distillation = Smooth(
     "(N^-alpha + R D^-beta)^gamma",
     (
         amplitude("K", "A^gamma of the paper"),
-        scale("R", "ratio", "B / A of the paper", (1e-3, 1e3), 1e-20),
+        ratio("R", "B / A of the paper", (1e-3, 1e3), 1e-20),
         exponent("alpha", "slope in student parameters", 5.0, (0.2, 1.0)),
         exponent("beta", "slope in distillation tokens", 5.0, (0.2, 1.0)),
         exponent("gamma", "outer exponent", 5.0, (0.3, 1.5)),
-        Param("c0", "exponent", -20.0, 20.0, "slope in the teacher's loss before the break", (0.2, 4.0)),
-        Param("c1", "exponent", -500.0, 500.0, "change of slope at the break", (0.2, 10.0)),
-        scale("d", "ratio", "teacher's over student's loss at the break", (0.5, 2.0), 1e-3),
+        slope("c0", "slope in the teacher's loss before the break", 20.0, (0.2, 4.0)),
+        slope("c1", "change of slope at the break", 500.0, (0.2, 10.0)),
+        ratio("d", "teacher's over student's loss at the break", (0.5, 2.0), 1e-3),
         scale("f", "e-folds", "width of the break", (0.05, 1.0), 1e-3),
     ),
     (),

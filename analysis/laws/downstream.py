@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, Columns, Param, amplitude, exponent
-from analysis.laws.smooth import Smooth
+from analysis.laws.base import Array, Columns, Param, amplitude, exponent, floor
+from analysis.laws.smooth import Smooth, Value
 
 _NO = "it maps a loss to another quantity"
 _ERROR = "the error of a task (column loss of the table; name it with --columns=loss=NAME)"
@@ -17,24 +17,24 @@ downstream = Smooth(
     "downstream",
     "error = eps - k exp(-gamma x)",
     (
-        Param("eps", "error", 0.0, float("inf"), "error of a model that knows nothing"),
+        floor("eps", "error of a model that knows nothing", "error"),
         amplitude("k", "how far the error can fall, at x = 0", "error"),
         exponent("gamma", "error's fall per unit of loss", 20.0, (0.1, 10.0)),
     ),
     (),
     "Gadre 2024, arXiv 2403.08540",
-    floor="eps",
     inputs=("x",),
     logs=lambda m, p, c: {"k": -p["gamma"] * c["x"]},
     amplitudes=("k",),
     negative=("k",),
+    quantity="error",
     response=_ERROR,
     no_optimum=_NO,
     example={"eps": 0.86, "k": 2.5, "gamma": 0.8},
 )
 
 
-def _sigmoid(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _sigmoid(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     return {"k": -m.logaddexp(0.0, -(p["s"] * (c["x"] - p["x0"])))}
 
 
@@ -42,24 +42,24 @@ downstream_sigmoid = Smooth(
     "downstream_sigmoid",
     "error = e + k / (1 + exp(-s (x - x0)))",
     (
-        Param("e", "error", 0.0, float("inf"), "error of a perfect model"),
+        floor("e", "error of a perfect model", "error"),
         amplitude("k", "from the perfect model to one that knows nothing", "error"),
         exponent("s", "steepness per unit of loss", 50.0, (0.3, 20.0)),
         Param("x0", "loss", 0.0, 1e3, "loss half-way", "x"),
     ),
     (),
     "sigmoid of the loss, Llama 3 report 2024, arXiv 2407.21783",
-    floor="e",
     inputs=("x",),
     logs=_sigmoid,
     amplitudes=("k",),
+    quantity="error",
     response=_ERROR,
     no_optimum=_NO,
     example={"e": 0.1, "k": 0.8, "s": 3.0, "x0": 3.3},
 )
 
 
-def _pair(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _pair(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     return {"K": p["kappa"] * m.log(c["x"] - p["E0"])}
 
 
@@ -72,18 +72,18 @@ loss_to_loss = Smooth(
     "loss_to_loss",
     "y = E1 + K (x - E0)^kappa",
     (
-        Param("E1", "loss", 0.0, float("inf"), "floor of the other loss"),
+        floor("E1", "floor of the other loss"),
         amplitude("K", "other loss less its floor where x - E0 = 1"),
         exponent("kappa", "slope", 10.0, (0.2, 4.0)),
         Param("E0", "loss", 0.0, 1e3, "floor of the loss x"),
     ),
     (),
     "Brandfonbrener 2024, arXiv 2411.12925",
-    floor="E1",
     inputs=("x",),
     logs=_pair,
     amplitudes=("K",),
     guess=_pair_guess,
+    quantity="other_loss",
     response="the loss on other data or of another family",
     no_optimum=_NO,
     example={"E1": 1.1, "K": 0.9, "kappa": 1.2, "E0": 1.5},

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, Columns, E, Law, Param, Term, amplitude, exponent, scale, slope
-from analysis.laws.smooth import Smooth
+from analysis.laws.base import Array, Columns, E, Law, Param, Term, Tuning, amplitude, exponent, floor, scale, slope
+from analysis.laws.smooth import Smooth, Value
 
 best_lr = Smooth(
     "best_lr",
@@ -23,6 +23,7 @@ best_lr = Smooth(
     inputs=("N", "D"),
     logs=lambda m, p, c: {"k": p["p"] * m.log(c["N"]) + p["q"] * m.log(c["D"])},
     amplitudes=("k",),
+    quantity="value",
     response="the best learning rate (or batch) of a cell",
     no_optimum="it is a law of the learning rate, not of the loss",
     example={"k": 2.0, "p": -0.7, "q": 0.3},
@@ -32,14 +33,14 @@ critical_batch = Law(
     "critical_batch",
     "S = S_min + E_min / batch, so that (S / S_min - 1) (S batch / E_min - 1) = 1",
     (
-        Param("S_min", "steps", 0.0, float("inf"), "steps to the loss with batches without limit"),
+        floor("S_min", "steps to the loss with batches without limit", "steps"),
         amplitude(
             "E_min", "examples to the loss with the smallest batch; E_min / S_min is the critical batch", "batch"
         ),
     ),
     (Term("E_min", (("batch", 1.0),)),),
     "McCandlish 2018, arXiv 1812.06162",
-    floor="S_min",
+    quantity="steps",
     response="steps to one target loss",
     no_optimum="it trades steps against examples at one N",
     example={"S_min": 3000.0, "E_min": 2000000.0},
@@ -48,11 +49,11 @@ critical_batch = Law(
 
 def critical(theta: Any) -> Array:
     """The critical batch E_min / S_min of ``critical_batch`` parameters (S, 2), in the unit of the batch."""
-    s, e = np.atleast_2d(np.asarray(theta, dtype=np.float64)).T
-    return e / s
+    values = np.atleast_2d(np.asarray(theta, dtype=np.float64))
+    return values[:, critical_batch.index("E_min")] / values[:, critical_batch.index("S_min")]
 
 
-def _steps(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _steps(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     useful = m.log(c["steps"]) - m.log1p(p["B_crit"] / c["batch"])
     return {"A": -p["alpha"] * m.log(c["N"]), "B": -p["beta"] * useful}
 
@@ -70,7 +71,6 @@ steps_batch = Smooth(
     ),
     (),
     "Kaplan 2020, arXiv 2001.08361, with one critical batch; McCandlish 2018, arXiv 1812.06162",
-    floor="E",
     inputs=("N", "steps", "batch"),
     logs=_steps,
     amplitudes=("A", "B"),
@@ -79,13 +79,13 @@ steps_batch = Smooth(
 )
 
 
-def _off(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> Any:
+def _off(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> Value:
     """log(lr / lr*(N, D))."""
     best = m.log(p["k"]) + p["p"] * m.log(c["N"]) + p["q"] * m.log(c["D"])
     return m.log(c["learning_rate"]) - best
 
 
-def _lr(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _lr(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     off = _off(m, p, c)
     return {"*": p["h"] * (off * off), "A": -p["alpha"] * m.log(c["N"]), "B": -p["beta"] * m.log(c["D"])}
 
@@ -103,6 +103,27 @@ def _lr_guess(columns: Columns, loss: Array) -> dict[str, float]:
     return {"h": h, "k": k, "p": float(np.clip(p, -5, 5)), "q": float(np.clip(q, -5, 5))}
 
 
+def _of_lr(theta: Any, *names: str) -> list[Array]:
+    """Parameters of ``lr_loss`` by name, each (S, 1), of (P,) or (S, P)."""
+    values = np.atleast_2d(np.asarray(theta, dtype=np.float64))
+    return [values[:, [lr_loss.index(name)]] for name in names]
+
+
+def best_learning_rate(theta: Any, n: Any, d: Any) -> Array:
+    """lr*(N, D) of ``lr_loss`` parameters (P,) or (S, P): (n,) or (S, n)."""
+    k, p, q = _of_lr(theta, "k", "p", "q")
+    out = np.exp(np.log(k) + p * np.log(np.atleast_1d(n)) + q * np.log(np.atleast_1d(d)))
+    return out[0] if np.ndim(theta) == 1 else out
+
+
+def regret(theta: Any, columns: Columns) -> Array:
+    """The share by which a cell's loss exceeds that at its best learning rate, (n,) or (S, n)."""
+    (h,) = _of_lr(theta, "h")
+    best = np.atleast_2d(best_learning_rate(theta, columns["N"], columns["D"]))
+    out = np.expm1(h * np.log(np.atleast_1d(np.asarray(columns["learning_rate"])) / best) ** 2)
+    return out[0] if np.ndim(theta) == 1 else out
+
+
 def _lr_balance(theta: Array) -> tuple[Array, Array, Array, Array]:
     _, a, b, alpha, beta, *_ = theta.T  # at the best learning rate
     return a, alpha, b, beta
@@ -118,34 +139,17 @@ lr_loss = Smooth(
         exponent("alpha", "slope in parameters"),
         exponent("beta", "slope in tokens"),
         Param("h", "log loss per e-fold squared", 0.0, 10.0, "how much a wrong learning rate costs"),
-        Param("k", "learning rate", 1e-30, 1e30, "best learning rate at N = D = 1", log=True),
-        Param("p", "exponent", -5.0, 5.0, "slope of the best learning rate in parameters"),
-        Param("q", "exponent", -5.0, 5.0, "slope of the best learning rate in tokens"),
+        Param("k", "learning rate", 1e-30, 1e30, "best learning rate at N = D = 1", log=True, kind="scale"),
+        slope("p", "slope of the best learning rate in parameters", grid=None),
+        slope("q", "slope of the best learning rate in tokens", grid=None),
     ),
     (),
     "Hoffmann's form times a parabola in log learning rate; lr* as in Step Law, Li 2025, arXiv 2503.04715",
-    floor="E",
     inputs=("N", "D", "learning_rate"),
     logs=_lr,
     amplitudes=("A", "B"),
     guess=_lr_guess,
     balance=_lr_balance,
+    tuning=Tuning("chinchilla", "learning_rate", lambda theta, c: best_learning_rate(theta, c["N"], c["D"]), regret),
     example={"E": 1.7, "A": 400.0, "B": 400.0, "alpha": 0.34, "beta": 0.28, "h": 0.02, "k": 2.0, "p": -0.7, "q": 0.3},
 )
-
-
-def best_learning_rate(theta: Any, n: Any, d: Any) -> Array:
-    """lr*(N, D) of ``lr_loss`` parameters (P,) or (S, P): (n,) or (S, n)."""
-    theta = np.asarray(theta, dtype=np.float64)
-    k, p, q = (np.atleast_2d(theta)[:, [i]] for i in (6, 7, 8))
-    out = np.exp(np.log(k) + p * np.log(np.atleast_1d(n)) + q * np.log(np.atleast_1d(d)))
-    return out[0] if theta.ndim == 1 else out
-
-
-def regret(theta: Any, columns: Columns) -> Array:
-    """The share by which a cell's loss exceeds that at its best learning rate, (n,) or (S, n)."""
-    theta = np.asarray(theta, dtype=np.float64)
-    h = np.atleast_2d(theta)[:, [5]]
-    best = np.atleast_2d(best_learning_rate(theta, columns["N"], columns["D"]))
-    out = np.expm1(h * np.log(np.atleast_1d(np.asarray(columns["learning_rate"])) / best) ** 2)
-    return out[0] if theta.ndim == 1 else out

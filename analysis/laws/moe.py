@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, Columns, Law, Param, Term, amplitude, exponent, scale
-from analysis.laws.smooth import Smooth
+from analysis.laws.base import Array, Columns, E, Law, Param, Term, amplitude, exponent, scale, slope
+from analysis.laws.smooth import Smooth, Value
 
 
-def _experts(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _experts(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     start = 1.0 / (1.0 / p["E_start"] - 1.0 / p["E_max"])
     log_e = -m.log(1.0 / (c["experts"] - 1.0 + start) + 1.0 / p["E_max"])
     log_n, ten = m.log(c["N"]), np.log(10.0)
@@ -29,8 +29,8 @@ routing = Smooth(
     "log10 L = a log10 N + b log10 E^ + c log10 N log10 E^ + d, "
     "1/E^ = 1/(experts - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max",
     (
-        Param("a", "exponent", -3.0, 3.0, "slope in dense parameters"),
-        Param("b", "exponent", -3.0, 3.0, "slope in effective experts"),
+        slope("a", "slope in dense parameters", 3.0, None),
+        slope("b", "slope in effective experts", 3.0, None),
         Param("c", "exponent per decade", -1.0, 1.0, "how parameters take the gain of experts away"),
         Param("d", "decades of loss", -20.0, 20.0, "loss at N = E^ = 1"),
         scale("E_start", "experts", "effective experts of a dense model", (1.0, 10.0), 1e-2),
@@ -49,7 +49,7 @@ granularity = Law(
     "granularity",
     "L = E + (A + G granularity^-gamma) N^-alpha + B D^-beta",
     (
-        Param("E", "loss", 0.0, float("inf"), "loss that no scale removes"),
+        E,
         amplitude("A", "what too few parameters cost at N = 1 with experts cut infinitely fine"),
         amplitude("G", "what coarse experts cost on top"),
         amplitude("B", "what too few tokens cost at D = 1"),
@@ -63,7 +63,6 @@ granularity = Law(
         Term("B", (("D", "beta"),)),
     ),
     "fine-grained experts, Krajewski 2024, arXiv 2402.07871",
-    floor="E",
     no_optimum="it depends on the granularity: hold that, then a = beta / (alpha + beta)",
     example={"E": 0.9, "A": 60.0, "G": 30.0, "B": 300.0, "alpha": 0.25, "beta": 0.25, "gamma": 0.6},
 )

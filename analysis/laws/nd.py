@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, E, Law, Param, Term, amplitude, exponent
-from analysis.laws.smooth import Smooth
+from analysis.laws.base import Array, E, Law, Param, Term, amplitude, exponent, floor
+from analysis.laws.smooth import Smooth, Value
 
 _DRIFT = "N^-alpha D^-beta at fixed N D is monotone in N: the budget goes to one side unless alpha = beta"
 product = Law(
@@ -21,6 +21,8 @@ product = Law(
     ),
     (Term("A", (("N", "alpha"), ("D", "beta"))),),
     "log-linear in N and D; compare Hernandez 2021, arXiv 2102.01293",
+    in_all=True,
+    style=3,
     no_optimum=_DRIFT,
     example={"A": 20.0, "alpha": 0.05, "beta": 0.1},
 )
@@ -30,7 +32,8 @@ product_floor = Law(
     (E, *product.params),
     product.terms,
     "log-linear above a floor; compare Hernandez 2021, arXiv 2102.01293",
-    floor="E",
+    in_all=True,
+    style=2,
     no_optimum=_DRIFT,
     example={"E": 1.0, "A": 100.0, "alpha": 0.2, "beta": 0.25},
 )
@@ -46,7 +49,9 @@ chinchilla = Law(
     ),
     (Term("A", (("N", "alpha"),)), Term("B", (("D", "beta"),))),
     "Hoffmann 2022, arXiv 2203.15556",
-    floor="E",
+    default=True,
+    in_all=True,
+    style=0,
     example={"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28},
 )
 
@@ -54,18 +59,18 @@ chinchilla_outer = Law(
     "chinchilla_outer",
     "L = (E + A N^-alpha + B D^-beta)^q",
     (
-        Param("E", "loss^(1/q)", 0.0, float("inf"), "what no scale removes: the floor of the loss is E^q"),
+        floor("E", "what no scale removes: the floor of the loss is E^q", "loss^(1/q)"),
         amplitude("A", "what too few parameters cost at N = 1", "loss^(1/q)"),
         amplitude("B", "what too few tokens cost at D = 1", "loss^(1/q)"),
         exponent("alpha", "slope in parameters, inside"),
         exponent("beta", "slope in tokens, inside"),
-        Param("q", "exponent", 0.02, 10.0, "outer exponent; 1 is Hoffmann's law", (0.1, 3.0)),
+        Param("q", "exponent", 0.02, 10.0, "outer exponent; 1 is Hoffmann's law", (0.1, 3.0), kind="exponent"),
     ),
     chinchilla.terms,
     "Kaplan 2020's form (arXiv 2001.08361, eq. 1.5) with a floor inside and both exponents free; compare Droppo and "
     "Elibol 2021, arXiv 2106.09488, of which the abstract was read, not the formula",
-    floor="E",
     outer="q",
+    style=4,
     example={"E": 2.0, "A": 4000.0, "B": 3000.0, "alpha": 0.45, "beta": 0.38, "q": 0.6},
 )
 
@@ -91,7 +96,7 @@ def _kaplan_natural(power: Array) -> Array:
 _FORM = "L = [(Nc / N)^(alpha_N / alpha_D) + Dc / D]^alpha_D"
 
 
-def _kaplan_logs(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _kaplan_logs(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     model = p["alpha_N"] / p["alpha_D"] * (m.log(p["Nc"]) - m.log(c["N"]))
     return {"*": p["alpha_D"] * m.logaddexp(model, m.log(p["Dc"]) - m.log(c["D"]))}
 
@@ -105,10 +110,12 @@ _kaplan_explicit = Smooth(
     "kaplan",
     _FORM,
     (
-        Param("Nc", "parameters", 1e-30, 1e300, "parameters at which the model-limited loss is 1", log=True),
-        Param("Dc", "tokens", 1e-30, 1e300, "tokens at which the data-limited loss is 1", log=True),
-        Param("alpha_N", "exponent", 1e-4, 10.0, "slope in parameters"),
-        Param("alpha_D", "exponent", 1e-3, 3.0, "slope in tokens"),
+        Param(
+            "Nc", "parameters", 1e-30, 1e300, "parameters at which the model-limited loss is 1", log=True, kind="scale"
+        ),
+        Param("Dc", "tokens", 1e-30, 1e300, "tokens at which the data-limited loss is 1", log=True, kind="scale"),
+        Param("alpha_N", "exponent", 1e-4, 10.0, "slope in parameters", kind="exponent"),
+        Param("alpha_D", "exponent", 1e-3, 3.0, "slope in tokens", kind="exponent"),
     ),
     (),
     "Kaplan 2020, arXiv 2001.08361, eq. 1.5",
@@ -129,11 +136,13 @@ kaplan = Law(
     (Term("A", (("N", "p"),)), Term("B", (("D", 1.0),))),
     "Kaplan 2020, arXiv 2001.08361, eq. 1.5",
     outer="q",
+    in_all=True,
+    style=1,
     coordinates=(
         amplitude("A", "Nc^p"),
         amplitude("B", "Dc"),
-        Param("p", "exponent", 0.02, 30.0, "alpha_N / alpha_D", (0.1, 10.0)),
-        Param("q", "exponent", 1e-3, 3.0, "alpha_D", (0.02, 1.0)),
+        Param("p", "exponent", 0.02, 30.0, "alpha_N / alpha_D", (0.1, 10.0), kind="exponent"),
+        Param("q", "exponent", 1e-3, 3.0, "alpha_D", (0.02, 1.0), kind="exponent"),
     ),
     to_power=_kaplan_power,
     from_power=_kaplan_natural,

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, E, Law, Param, Term, amplitude, exponent, scale, slope
-from analysis.laws.smooth import Smooth
+from analysis.laws.base import Array, E, Law, Param, Term, amplitude, exponent, floor, scale, slope
+from analysis.laws.smooth import Smooth, Value
 
 _ALONE = "a law of one variable does not weigh N against D"
 
@@ -27,7 +27,6 @@ power_floor = Law(
     (E, amplitude("A", "reducible loss at x = 1"), exponent("a", "slope")),
     (Term("A", (("x", "a"),)),),
     "Henighan 2020, arXiv 2010.14701",
-    floor="E",
     no_optimum=_ALONE,
     example={"E": 1.2, "A": 20.0, "a": 0.3},
 )
@@ -42,13 +41,14 @@ growth = Smooth(
     inputs=("x",),
     logs=lambda m, p, c: {"k": p["a"] * m.log(c["x"])},
     amplitudes=("k",),
+    quantity="value",
     response="N_opt, a best batch, a best learning rate or anything else that grows as a power",
     no_optimum=_ALONE,
     example={"k": 0.01, "a": 0.55},
 )
 
 
-def _saturating(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _saturating(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     # E + R / (1 + (x / x0)^a): R at x -> 0, nothing at x -> infinity
     u = p["a"] * (m.log(c["x"]) - m.log(p["x0"]))
     return {"R": -m.logaddexp(0.0, u)}
@@ -65,7 +65,6 @@ saturating = Smooth(
     ),
     (),
     "a power law that saturates at both ends; compare Zhai 2021, arXiv 2106.04560",
-    floor="E",
     inputs=("x",),
     logs=_saturating,
     amplitudes=("R",),
@@ -77,7 +76,7 @@ saturating = Smooth(
 def broken(breaks: int) -> Smooth:
     """b x^-c0 prod (1 + (x / d_i)^(1 / f_i))^(-c_i f_i) above a floor a, breaks in the order of x."""
 
-    def logs(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+    def logs(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
         x = m.log(c["x"])
         u = -p["c0"] * x
         for i in range(1, breaks + 1):
@@ -91,14 +90,14 @@ def broken(breaks: int) -> Smooth:
         return np.concatenate([theta[:, :3], sorted_.reshape(len(theta), -1)], 1)
 
     params = [
-        Param("a", "of y", 0.0, float("inf"), "value at x = infinity"),
+        floor("a", "value at x = infinity", "of y"),
         amplitude("b", "value at x = 1 before the first break", "of y"),
-        Param("c0", "exponent", -3.0, 3.0, "slope before the first break", (0.02, 1.0)),
+        slope("c0", "slope before the first break", 3.0, (0.02, 1.0)),
     ]
     for i in range(1, breaks + 1):
         params += [
             scale(f"d{i}", "of x", f"where break {i} lies", "x"),
-            Param(f"c{i}", "exponent", -3.0, 3.0, f"change of slope at break {i}", (-1.0, 1.0)),
+            slope(f"c{i}", f"change of slope at break {i}", 3.0, (-1.0, 1.0)),
             Param(f"f{i}", "e-folds of x", 0.02, 20.0, f"width of break {i}", (0.1, 2.0)),
         ]
     example = {"a": 0.8, "b": 6.0, "c0": 0.05}
@@ -111,7 +110,6 @@ def broken(breaks: int) -> Smooth:
         tuple(params),
         (),
         "broken neural scaling law, Caballero 2022, arXiv 2210.14891",
-        floor="a",
         inputs=("x",),
         logs=logs,
         amplitudes=("b",),

@@ -28,7 +28,6 @@ overtraining = Law(
     ),
     (Term("A", (("C/M", "eta"),)), Term("B", (("C M", "eta"),))),
     "Gadre 2024, arXiv 2403.08540; Chinchilla's form with alpha = beta = 2 eta",
-    floor="E",
     inputs=("N", "D"),
     derive=_compute,
     balance=_balance,

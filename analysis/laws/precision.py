@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from analysis.laws.base import E, amplitude, exponent, scale
-from analysis.laws.smooth import Smooth
+from analysis.laws.smooth import Smooth, Value
 
 
-def _bits(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _bits(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     kept = m.log(-m.expm1(-c["bits"] / p["gamma"]))
     return {"A": -p["alpha"] * (m.log(c["N"]) + kept), "B": -p["beta"] * m.log(c["D"])}
 
@@ -27,7 +27,6 @@ precision = Smooth(
     ),
     (),
     "Kumar 2024, arXiv 2411.04330",
-    floor="E",
     inputs=("N", "D", "bits"),
     logs=_bits,
     amplitudes=("A", "B"),

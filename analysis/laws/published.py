@@ -9,55 +9,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
+import msgspec
 import numpy as np
 
 from analysis import laws
-from scaling.errors import UserError
+from analysis.card import Interval, PublishedFit, PublishedParameter, Value
+from analysis.laws.base import Columns
+from scaling.errors import Code, UserError
+from scaling.settings import require_known
 
 
-@dataclass(frozen=True)
-class Published:
-    """Coefficients ``params`` of the law ``law`` (``analysis.laws``); an exponent alone where no amplitude is known.
+class Published(Value):
+    """Coefficients of a published law; an exponent alone where no amplitude is known.
 
-    ``intervals`` are the published 95 % ones. ``runs`` names the set of reference runs that it belongs to.
+    Attributes:
+      law: its form, by a name that ``laws.get`` takes.
+      where: the file in which the numbers stand.
+      mark: how they were verified.
+      runs: the set of reference runs that it belongs to.
+      intervals: the published 95 % ones.
     """
 
     name: str
     law: str
-    params: Mapping[str, float]
+    params: dict[str, float]
     source: str
     arxiv: str
     where: str
-    mark: str
+    mark: Literal["read", "reproduced", "read, reproduced"]
     note: str = ""
     runs: str | None = None
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = msgspec.field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         """Whether every coefficient of the law is there, so that it predicts."""
         return set(self.params) == set(laws.get(self.law).names)
 
-    def predict(self, columns: Any) -> np.ndarray:
+    def predict(self, columns: Columns) -> np.ndarray:
         """The law at the published coefficients, (n,). UserError where only some of them are known."""
         if not self.complete:
-            raise UserError("published", self.name, f"only {', '.join(self.params)} is published; it predicts nothing")
-        return laws.get(self.law).predict(dict(self.params), columns)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for a card or a listing."""
-        return {
-            "name": self.name, "law": self.law, "params": dict(self.params),
-            "intervals": {k: list(v) for k, v in self.intervals.items()}, "source": self.source,
-            "arxiv": self.arxiv, "where": self.where, "mark": self.mark, "note": self.note, "runs": self.runs,
-        }  # fmt: skip
+            remedy = f"only {', '.join(self.params)} is published; it predicts nothing"
+            raise UserError("published", self.name, remedy, Code.UNSUPPORTED)
+        return laws.get(self.law).predict(self.params, columns)
 
 
-_REPRODUCED = "read, reproduced"
 _BESIROGLU = "epoch-research/analyzing-chinchilla, data_analysis.ipynb"
+_STEPLAW = "step-law/steplaw, mean of data/1004_fitted_lr_bs_scaling_model_parameters.csv"
 _PORIAN = "formll/resolving-scaling-law-discrepancies, fit_results of summary_df*.pickle.xz"
 # exponent of N_opt ~ C^a with the 95 % of their seed-noise bootstrap where it was read
 _PORIAN_EXPONENTS: dict[str, tuple[float, tuple[float, float] | None]] = {
@@ -92,132 +92,207 @@ _CLIP = {
 
 _ENTRIES = [
     Published(
-        "hoffmann2022", "chinchilla",
-        {"E": math.exp(0.5267228), "A": math.exp(6.0073404), "B": math.exp(6.0179186), "alpha": 0.33917084,
-         "beta": 0.2849083},
-        "Hoffmann 2022, approach 3 (printed: 1.69, 406.4, 410.7, .34, .28)", "2203.15556",
-        f"{_BESIROGLU}, cells 16 and 59", "read", "does not fit the points of its own figure 4 (chi2 p 1.7e-49)",
-        "chinchilla_besiroglu",
+        name="hoffmann2022",
+        law="chinchilla",
+        params={
+            "E": math.exp(0.5267228),
+            "A": math.exp(6.0073404),
+            "B": math.exp(6.0179186),
+            "alpha": 0.33917084,
+            "beta": 0.2849083,
+        },
+        source="Hoffmann 2022, approach 3 (printed: 1.69, 406.4, 410.7, .34, .28)",
+        arxiv="2203.15556",
+        where=f"{_BESIROGLU}, cells 16 and 59",
+        mark="read",
+        note="does not fit the points of its own figure 4 (chi2 p 1.7e-49)",
+        runs="chinchilla_besiroglu",
     ),
     Published(
-        "besiroglu2024", "chinchilla",
-        {"E": 1.8169, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
-        "Besiroglu 2024", "2404.10102", f"{_BESIROGLU}, cells 18 to 59", _REPRODUCED,
-        "the optimum of the plain objective is 1.81722, 477.83, 2143.4, .34731, .36717", "chinchilla_besiroglu",
-        {"E": (1.769, 1.871), "A": (285.2, 743.6), "B": (1042, 5810), "alpha": (0.317, 0.373), "beta": (0.331, 0.415)},
+        name="besiroglu2024",
+        law="chinchilla",
+        params={"E": 1.8169, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
+        source="Besiroglu 2024",
+        arxiv="2404.10102",
+        where=f"{_BESIROGLU}, cells 18 to 59",
+        mark="read, reproduced",
+        note="the optimum of the plain objective is 1.81722, 477.83, 2143.4, .34731, .36717",
+        runs="chinchilla_besiroglu",
+        intervals={
+            "E": (1.769, 1.871),
+            "A": (285.2, 743.6),
+            "B": (1042, 5810),
+            "alpha": (0.317, 0.373),
+            "beta": (0.331, 0.415),
+        },
     ),
     Published(
-        "muennighoff2023", "repeats",
-        {"E": math.exp(0.6254804), "A": math.exp(6.255414), "B": math.exp(7.3049974), "alpha": 0.3526596,
-         "beta": 0.3526596, "R_D": 15.387756, "R_N": 5.309743},
-        "Muennighoff 2023", "2305.16264", "huggingface/datablations, utils/parametric_fit.ipynb, cell 29", _REPRODUCED,
-        "a local minimum of a flat valley: R_D 47 and R_N 2.3 fit a little better", "datablations_c4_fit182",
+        name="muennighoff2023",
+        law="repeats",
+        params={
+            "E": math.exp(0.6254804),
+            "A": math.exp(6.255414),
+            "B": math.exp(7.3049974),
+            "alpha": 0.3526596,
+            "beta": 0.3526596,
+            "R_D": 15.387756,
+            "R_N": 5.309743,
+        },
+        source="Muennighoff 2023",
+        arxiv="2305.16264",
+        where="huggingface/datablations, utils/parametric_fit.ipynb, cell 29",
+        mark="read, reproduced",
+        note="a local minimum of a flat valley: R_D 47 and R_N 2.3 fit a little better",
+        runs="datablations_c4_fit182",
     ),
     Published(
-        "mcleish2025", "chinchilla",
-        {"E": math.exp(0.66552), "A": math.exp(4.87618), "B": math.exp(12.69841), "alpha": 0.25755, "beta": 0.59093},
-        "McLeish 2025 (Gemstones), approach 3, runs beyond 100B tokens", "2502.06857",
-        "mcleish7/gemstone-scaling-laws, parameters_delta-4/approach_3_parameters_grid_search_0_hot_100b+.json",
-        _REPRODUCED, "beta comes out as .5895 at the same objective", "gemstones",
+        name="mcleish2025",
+        law="chinchilla",
+        params={
+            "E": math.exp(0.66552),
+            "A": math.exp(4.87618),
+            "B": math.exp(12.69841),
+            "alpha": 0.25755,
+            "beta": 0.59093,
+        },
+        source="McLeish 2025 (Gemstones), approach 3, runs beyond 100B tokens",
+        arxiv="2502.06857",
+        where="mcleish7/gemstone-scaling-laws, parameters_delta-4/approach_3_parameters_grid_search_0_hot_100b+.json",
+        mark="read, reproduced",
+        note="beta comes out as .5895 at the same objective",
+        runs="gemstones",
     ),
     Published(
-        "steplaw2025-lr", "best_lr", {"k": 1.79, "p": -0.713, "q": 0.307}, "Step Law, Li 2025", "2503.04715",
-        "step-law/steplaw, mean of data/1004_fitted_lr_bs_scaling_model_parameters.csv", "read",
-        "does not come out of its raw rows: the best cells give 30 N^-.823 D^.288", "steplaw_dense_lr_bs",
-        {"p": (-0.774, -0.655), "q": (0.271, 0.345)},
+        name="steplaw2025-lr",
+        law="best_lr",
+        params={"k": 1.79, "p": -0.713, "q": 0.307},
+        source="Step Law, Li 2025",
+        arxiv="2503.04715",
+        where=_STEPLAW,
+        mark="read",
+        note="does not come out of its raw rows: the best cells give 30 N^-.823 D^.288",
+        runs="steplaw_dense_lr_bs",
+        intervals={"p": (-0.774, -0.655), "q": (0.271, 0.345)},
     ),
     Published(
-        "steplaw2025-batch", "growth:D", {"k": 0.58, "a": 0.571}, "Step Law, Li 2025, batch in tokens", "2503.04715",
-        "step-law/steplaw, mean of data/1004_fitted_lr_bs_scaling_model_parameters.csv", "read",
-        "does not come out of its raw rows: the best cells give 3.4 D^.498", "steplaw_dense_lr_bs",
-        {"a": (0.534, 0.606)},
+        name="steplaw2025-batch",
+        law="growth:D",
+        params={"k": 0.58, "a": 0.571},
+        source="Step Law, Li 2025, batch in tokens",
+        arxiv="2503.04715",
+        where=_STEPLAW,
+        mark="read",
+        note="does not come out of its raw rows: the best cells give 3.4 D^.498",
+        runs="steplaw_dense_lr_bs",
+        intervals={"a": (0.534, 0.606)},
     ),
     *(
         Published(
-            f"porian2024-{key}", "growth:C", {"a": value}, f"Porian 2024, N_opt ~ C^a, {key.replace('-', ' ')}",
-            "2406.19146", _PORIAN, _REPRODUCED, "", "porian_optima", {"a": interval} if interval else {},
+            name=f"porian2024-{key}",
+            law="growth:C",
+            params={"a": value},
+            source=f"Porian 2024, N_opt ~ C^a, {key.replace('-', ' ')}",
+            arxiv="2406.19146",
+            where=_PORIAN,
+            mark="read, reproduced",
+            runs="porian_optima",
+            intervals={"a": interval} if interval else {},
         )
         for key, (value, interval) in _PORIAN_EXPONENTS.items()
     ),
     *(
         Published(
-            f"gadre2024-{key}", "overtraining", dict(zip(("E", "A", "B", "eta"), map(float, values))),
-            f"Gadre 2024, trained on {key}, loss on C4", "2403.08540",
-            "refitted from mlfoundations/scaling, exp_data", "reproduced", "", "gadre_overtraining",
+            name=f"gadre2024-{key}",
+            law="overtraining",
+            params=dict(zip(("E", "A", "B", "eta"), map(float, values))),
+            source=f"Gadre 2024, trained on {key}, loss on C4",
+            arxiv="2403.08540",
+            where="refitted from mlfoundations/scaling, exp_data",
+            mark="reproduced",
+            runs="gadre_overtraining",
         )
         for key, values in _GADRE.items()
     ),
     *(
         Published(
-            f"luo2025-{key}", "multipower",
-            dict(zip(("L0", "A", "alpha", "B", "C", "beta", "gamma"), values)),
-            f"multi-power law, Luo 2025, {key}", "2503.12811", "thu-yao-01-luo/MultiPowerLaw, README", _REPRODUCED,
-            "its sums start at step 0 and hold the linear warm-up", "multipowerlaw_curves",
+            name=f"luo2025-{key}",
+            law="multipower",
+            params=dict(zip(("L0", "A", "alpha", "B", "C", "beta", "gamma"), values)),
+            source=f"multi-power law, Luo 2025, {key}",
+            arxiv="2503.12811",
+            where="thu-yao-01-luo/MultiPowerLaw, README",
+            mark="read, reproduced",
+            note="its sums start at step 0 and hold the linear warm-up",
+            runs="multipowerlaw_curves",
         )
         for key, values in _MULTIPOWER.items()
     ),
     *(
         Published(
-            f"cherti2022-{key}", "power:C", {"A": a, "a": b},
-            f"Cherti 2022, {key.replace('-', ', ')}: zero-shot error against C in GMAC", "2212.07143",
-            "refitted from LAION-AI/scaling-laws-openclip", "reproduced", "", "openclip_zeroshot",
+            name=f"cherti2022-{key}",
+            law="power:C",
+            params={"A": a, "a": b},
+            source=f"Cherti 2022, {key.replace('-', ', ')}: zero-shot error against C in GMAC",
+            arxiv="2212.07143",
+            where="refitted from LAION-AI/scaling-laws-openclip",
+            mark="reproduced",
+            runs="openclip_zeroshot",
         )
         for key, (a, b) in _CLIP.items()
     ),
-]  # fmt: skip
+]
 
 REGISTRY: dict[str, Published] = {entry.name: entry for entry in _ENTRIES}
 
 
 def get(name: str) -> Published:
     """The published law of that name. UserError lists the names when there is none."""
-    if name not in REGISTRY:
-        raise UserError("published", name, f"choose one of {', '.join(REGISTRY)}")
+    require_known("published", name, REGISTRY)
     return REGISTRY[name]
 
 
-def of(law: str) -> list[Published]:
+def of(law: str | laws.Law) -> list[Published]:
     """Published coefficients of a functional form, ``growth`` standing for ``growth:C`` too."""
-    return [p for p in REGISTRY.values() if p.law.partition(":")[0] == law.partition(":")[0]]
+    form = laws.get(law).form
+    return [p for p in REGISTRY.values() if laws.get(p.law).form == form]
 
 
-# Units of parameters whose values do not depend on what a token is: Kaplan's N_c is of parameters, and does.
-OF_NO_LOSS = ("exponent", "epochs", "ratio")
+def beside(
+    law: str | laws.Law, intervals: Mapping[str, Interval], *, same_loss: bool = True
+) -> tuple[PublishedFit, ...]:
+    """Every published fit of a form beside a fit made here.
 
+    Fits on other runs may differ without a fault of either. Parameters held fixed here are left out.
 
-def beside(law: str, intervals: Mapping[str, Mapping[str, Any]], *, same_loss: bool = True) -> list[dict[str, Any]]:
-    """Every published fit of the form ``law`` beside a fit made here, of ``intervals`` {name: {"value", "lo", "hi",
-    "unit"}}. Without ``same_loss``, for another tokenizer or objective, only exponents, epochs and ratios.
+    Args:
+      law: the fitted law; one of one variable is compared in the same column only.
+      intervals: of the fitted parameters, by name.
+      same_loss: False for another tokenizer or objective: only parameters that do not depend on it (``portable``).
 
-    Each {"name", "source", "runs", "note", "params": {name: {"published", "interval", "here", "says"}}, "verdict"}.
-    ``says`` is agrees, or which interval excludes the other's value. What was held fixed is left out. That two fits
-    differ is no fault of either where their runs are not the same.
+    Returns:
+      One value for each published fit that has a parameter to compare.
     """
+    law = laws.get(law)
+    portable = {p.name for p in law.params if same_loss or p.portable}
     out = []
-    for entry in (p for p in REGISTRY.values() if p.law == law):
-        cells = {}
+    for entry in (p for p in REGISTRY.values() if p.law == law.name):
+        params = {}
         for name, value in entry.params.items():
-            here = intervals.get(name) or {}
-            lo, hi = here.get("lo"), here.get("hi")
-            if here.get("value") is None or (lo is not None and lo == hi):
-                continue
-            if not same_loss and here["unit"] not in OF_NO_LOSS:
-                continue
-            ends = entry.intervals.get(name)
-            ours = (lo is not None and value < lo) or (hi is not None and value > hi)
-            theirs = ends is not None and not ends[0] <= here["value"] <= ends[1]
-            says = {
-                (False, False): "agrees", (True, False): "outside the interval here",
-                (False, True): "outside the published interval", (True, True): "outside both intervals",
-            }[ours, theirs]  # fmt: skip
-            cells[name] = {
-                "published": value, "interval": list(ends) if ends else None, "here": here["value"], "says": says,
-            }  # fmt: skip
-        if cells:
-            alike = [k for k, c in cells.items() if c["says"] == "agrees"]
-            apart = [k for k in cells if k not in alike]
-            said = [f"{word} in {', '.join(names)}" for word, names in (("agrees", alike), ("differs", apart)) if names]
-            verdict = "; ".join(said)
-            out.append({"name": entry.name, "source": entry.source, "runs": entry.runs, "note": entry.note,
-                        "params": cells, "verdict": verdict})  # fmt: skip
-    return out
+            here = intervals.get(name)
+            if here is not None and name in portable and (here.lo is None or here.lo != here.hi):
+                params[name] = _compare(value, entry.intervals.get(name), here)
+        if params:
+            out.append(
+                PublishedFit(name=entry.name, source=entry.source, runs=entry.runs, note=entry.note, params=params)
+            )
+    return tuple(out)
+
+
+def _compare(value: float, interval: tuple[float, float] | None, here: Interval) -> PublishedParameter:
+    return PublishedParameter(
+        published=value,
+        interval=interval,
+        here=here.value,
+        outside_here=(here.lo is not None and value < here.lo) or (here.hi is not None and value > here.hi),
+        outside_published=interval is not None and not interval[0] <= here.value <= interval[1],
+    )

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, E, Param, exponent, scale
-from analysis.laws.smooth import Smooth
+from analysis.laws.base import Array, E, Param, exponent, ratio
+from analysis.laws.smooth import Smooth, Value
 
 
 def _worth(m: Any, log_unique: Any, repeats: Any, half: Any) -> Any:
@@ -16,7 +16,7 @@ def _worth(m: Any, log_unique: Any, repeats: Any, half: Any) -> Any:
     return log_unique + m.log1p(-half * m.expm1(-repeats / half))
 
 
-def _repeats(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+def _repeats(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     log_n, log_u = m.log(c["N"]), m.log(m.minimum(c["U"], c["D"]))
     log_d = _worth(m, log_u, m.maximum(c["D"] / c["U"] - 1.0, 0.0), p["R_D"])
     # the N that U tokens of one epoch feed best: D_opt = U on Chinchilla's frontier
@@ -37,16 +37,15 @@ repeats = Smooth(
     "N' = U_N (1 + R_N (1 - exp(-(N/U_N - 1) / R_N))), U_N = min(N, N_opt where D_opt = U)",
     (
         E,
-        Param("A", "loss", 1e-12, 1e30, "what too few parameters cost at N' = 1", log=True),
-        Param("B", "loss", 1e-12, 1e30, "what too few tokens cost at D' = 1", log=True),
+        Param("A", "loss", 1e-12, 1e30, "what too few parameters cost at N' = 1", log=True, kind="amplitude"),
+        Param("B", "loss", 1e-12, 1e30, "what too few tokens cost at D' = 1", log=True, kind="amplitude"),
         exponent("alpha", "slope in parameters"),
         exponent("beta", "slope in tokens"),
-        scale("R_D", "epochs", "repetitions after which more are worth little", (0.5, 300.0), 1e-3),
-        scale("R_N", "ratio", "excess of parameters after which more is worth little", (0.5, 300.0), 1e-3),
+        ratio("R_D", "repetitions after which more are worth little", (0.5, 300.0), 1e-3, "epochs"),
+        ratio("R_N", "excess of parameters after which more is worth little", (0.5, 300.0), 1e-3),
     ),
     (),
     "Muennighoff 2023, arXiv 2305.16264",
-    floor="E",
     inputs=("N", "D", "U"),
     steady=("U",),  # one corpus, read for less than an epoch and for many
     logs=_repeats,

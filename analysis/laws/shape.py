@@ -18,7 +18,6 @@ shape = Law(
     ),
     (Term("W", (("width", "a"),)), Term("H", (("depth", "b"),)), Term("B", (("D", "beta"),))),
     "a power term for each dimension; compare Alabdulmohsin 2023, arXiv 2305.13035",
-    floor="E",
     no_optimum="width and depth give N together: choose them, then N follows",
     example={"E": 1.5, "W": 30.0, "H": 3.0, "B": 400.0, "a": 0.7, "b": 1.0, "beta": 0.28},
 )

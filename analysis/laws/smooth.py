@@ -17,30 +17,41 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from analysis.laws.base import Array, Columns, Law, Param
-from scaling.errors import UserError
+from analysis.laws.base import Array, Columns, Law, Param, variant
+from scaling.errors import Code, UserError
 
-Formula = Callable[[Any, Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+Value = Any  # an array of numpy or jax.numpy, or a jet
+Formula = Callable[[Any, Mapping[str, Value], Mapping[str, Value]], dict[str, Value]]
 QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore", "under": "ignore"}
 
 
 @dataclass(frozen=True)
 class Smooth(Law):
-    """A law given by a formula. ``amplitudes`` enter linearly, those in ``negative`` are subtracted.
+    """A law given by a formula.
 
-    ``ordered`` puts interchangeable parts of parameters (S, P) into one order. The formula of a ``slow`` law sees one
-    parameter set at a time, and columns may have more axes after the rows.
+    Attributes:
+      logs: the formula (see the module). That of a ``slow`` law sees one parameter set at a time, and its columns may
+        have more axes after the rows.
+      amplitudes: parameters that enter linearly.
+      negative: those of them that are subtracted.
+      ordered: puts interchangeable parts of parameters (S, P) into one order.
     """
 
-    logs: Formula = field(kw_only=True)
+    _: KW_ONLY
+    logs: Formula
     amplitudes: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
     ordered: Callable[[Array], Array] | None = None
+
+    def _check(self) -> None:
+        super()._check()
+        self._known("amplitudes", self.amplitudes, self.names)
+        self._known("negative", self.negative, self.amplitudes)
 
     @property
     def linear(self) -> tuple[str, ...]:
@@ -50,22 +61,32 @@ class Smooth(Law):
     def nonlinear(self) -> tuple[str, ...]:
         return tuple(name for name in self.names if name not in self.linear)
 
-    def renamed(self, column: str) -> dict[str, Any]:
+    def in_column(self, column: str) -> Law:
         inner, (old,) = self.logs, self.columns
-        params = tuple(replace(p, grid=column) if p.grid == old else p for p in self.params)
 
-        def logs(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+        def logs(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
             return inner(m, p, {old: c[column]})
 
-        signed = (column,) if old in self.signed else ()
-        return {"inputs": (column,), "logs": logs, "signed": signed, "params": params, "coordinates": ()}
+        return variant(
+            self,
+            f"{self.name}:{column}",
+            form=self.form,
+            formula=re.sub(rf"\b{old}\b", column, self.formula),
+            params=tuple(replace(p, grid=column) if p.grid == old else p for p in self.params),
+            coordinates=(),
+            inputs=(column,),
+            signed=(column,) if old in self.signed else (),
+            logs=logs,
+        )
 
     def arrays(self, columns: Columns) -> dict[str, Array]:
         """The law's columns as float64 with rows first. UserError for a missing or impossible one."""
         out = {}
         for name in self.columns:
             if name not in columns:
-                raise UserError("column", name, f"law {self.name} needs columns {', '.join(self.columns)}")
+                raise UserError(
+                    "column", name, f"law {self.name} needs columns {', '.join(self.columns)}", Code.MISSING
+                )
             cells = np.atleast_1d(np.asarray(columns[name]))
             values = np.asarray(np.stack(list(cells)) if cells.dtype == object else cells, dtype=np.float64)
             good = np.isfinite(values) & ((values > 0) | (name in self.signed))
@@ -110,10 +131,10 @@ class Smooth(Law):
 def of_power(law: Law) -> Smooth:
     """The same sum of power terms as a formula in its natural parameters."""
     if law.to_power is not None or law.outer is not None:
-        raise UserError("law", law.name, "its parameters are not those of the power form")
+        raise UserError("law", law.name, "its parameters are not those of the power form", Code.UNSUPPORTED)
     terms = law.terms
 
-    def logs(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+    def logs(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
         plain = {k: np.log(v) for k, v in c.items()}
         made = law.derive(plain) if law.derive else plain
         out = {}
@@ -129,9 +150,20 @@ def of_power(law: Law) -> Smooth:
 
 def _smooth(law: Law, logs: Formula, **more: Any) -> Smooth:
     return Smooth(
-        law.name, law.formula, law.params, (), law.source, law.floor, no_optimum=law.no_optimum, response=law.response,
-        balance=law.balance, example=law.example, logs=logs, **more,
-    )  # fmt: skip
+        law.name,
+        law.formula,
+        law.params,
+        (),
+        law.source,
+        floor=law.floor,
+        quantity=law.quantity,
+        response=law.response,
+        no_optimum=law.no_optimum,
+        balance=law.balance,
+        example=law.example,
+        logs=logs,
+        **more,
+    )
 
 
 _TIE = re.compile(r"(\w+)\s*=\s*(?:([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*\*\s*)?(\w+)")
@@ -140,24 +172,17 @@ _TIE = re.compile(r"(\w+)\s*=\s*(?:([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s
 def tie(law: Law, text: str) -> Law:
     """The law with parameters equal to others: ``beta=alpha``, ``beta=0.8*alpha``, several after commas.
 
-    Only parameters that are no amplitude and no floor may be tied. UserError says what may be.
+    Only parameters that are no amplitude and no floor may be tied.
+
+    Raises:
+      UserError: what may be tied.
     """
-    ties: dict[str, tuple[float, str]] = {}
     form = law if isinstance(law, Smooth) else law.explicit or of_power(law)
     assert isinstance(form, Smooth)
-    may = form.nonlinear
-    for item in text.split(","):
-        match = _TIE.fullmatch(item.strip())
-        if match is None or match[1] not in may or match[3] not in may or match[1] == match[3]:
-            raise UserError("tie", item, f"write NAME=NAME or NAME=FACTOR*NAME with names of {', '.join(may)}")
-        if match[1] in ties:
-            raise UserError("tie", item, f"{match[1]} is tied twice")
-        ties[match[1]] = (float(match[2] or 1.0), match[3])
-    if set(ties) & {other for _, other in ties.values()}:
-        raise UserError("tie", text, "a tied parameter cannot carry another one")
+    ties = _ties(text, form.nonlinear)
     inner = form.logs
 
-    def logs(m: Any, p: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
+    def logs(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
         return inner(m, {**p, **{k: p[other] * factor for k, (factor, other) in ties.items()}}, c)
 
     kept = [i for i, name in enumerate(form.names) if name not in ties]
@@ -176,9 +201,9 @@ def tie(law: Law, text: str) -> Law:
     words = ", ".join(f"{k} = {other if factor == 1 else f'{factor:g} {other}'}" for k, (factor, other) in ties.items())
     has_balance = law._balance(np.ones((1, len(law.params)))) is not None
     params: tuple[Param, ...] = tuple(form.params[i] for i in kept)
-    return replace(
+    return variant(
         form,
-        name=f"{law.name}[{text}]",
+        f"{law.name}[{text}]",
         formula=f"{law.formula} with {words}",
         params=params,
         coordinates=(),
@@ -186,4 +211,20 @@ def tie(law: Law, text: str) -> Law:
         logs=logs,
         example={k: v for k, v in (form.example or law.example).items() if k not in ties},
         balance=balance if has_balance else None,
+        tuning=None,
     )
+
+
+def _ties(text: str, names: tuple[str, ...]) -> dict[str, tuple[float, str]]:
+    """{tied parameter: (factor, the parameter that carries it)}, of ``names`` alone."""
+    ties: dict[str, tuple[float, str]] = {}
+    for item in text.split(","):
+        match = _TIE.fullmatch(item.strip())
+        if match is None or match[1] not in names or match[3] not in names or match[1] == match[3]:
+            raise UserError("tie", item, f"write NAME=NAME or NAME=FACTOR*NAME with names of {', '.join(names)}")
+        if match[1] in ties:
+            raise UserError("tie", item, f"{match[1]} is tied twice", Code.CONFLICT)
+        ties[match[1]] = (float(match[2] or 1.0), match[3])
+    if set(ties) & {other for _, other in ties.values()}:
+        raise UserError("tie", text, "a tied parameter cannot carry another one", Code.CONFLICT)
+    return ties

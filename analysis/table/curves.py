@@ -8,20 +8,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.card import AnyWarning, CurveStartsLate, Dropped
 from analysis.laws import Law
 from analysis.table import read as tables
 from analysis.table.select import select
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 Array = np.ndarray
 NAMES = ("run", "step", "learning_rate", "loss")
 ALIASES = {"learning_rate": ("learning_rate", "lr"), "step": ("step",), "run": ("run",), "loss": tables.ALIASES["loss"]}
 LEAST = 1e-4  # of a run's highest learning rate: what a rate of zero is taken as
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Learning curves as a table, one row a logged step.
+
+    Attributes:
+      columns: which column of the source is step, learning_rate, loss and, where there is one, run.
+      sha256: of the numbers, whatever the order of the rows.
+    """
+
+    table: Any
+    dropped: tuple[Dropped, ...]
+    warnings: tuple[AnyWarning, ...]
+    columns: dict[str, str]
+    sha256: str
 
 
 def read(
@@ -32,18 +50,22 @@ def read(
     where: str | None,
     warmup: int | None,
     source: str,
-) -> tuple[Any, list[dict[str, str]], list[dict[str, Any]], str]:
-    """The table that ``law`` is fitted to, one row a logged step; dropped rows; warnings; the hash of the numbers.
+) -> Curves:
+    """The table that ``law`` is fitted to.
 
-    ``rows`` name the rows in messages. ``warmup`` steps rise linearly from 0 to the first rate that a run logged.
-    UserError for a missing column, a bad cell or steps that repeat.
+    Args:
+      rows: names of the rows in messages.
+      warmup: steps of a linear rise from 0 to the first rate that a run logged.
+
+    Raises:
+      UserError: a missing column, a bad cell or steps that repeat.
     """
     names = _columns(frame, columns)
     long = _long(frame, names, rows)
     if where is not None:
         long = long[select(long, where)].reset_index(drop=True)
         if len(long) == 0:
-            raise UserError("where", where, f"leaves none of the {len(frame)} rows of {source}")
+            raise UserError("where", where, f"leaves none of the {len(frame)} rows of {source}", Code.TOO_FEW)
     parts, dropped, late = [], [], []
     for run, curve in long.groupby("run", sort=False):
         curve = curve.sort_values("step", kind="stable")
@@ -54,7 +76,7 @@ def read(
         first = int(rising[0]) if len(rising) else len(rate) - 1
         early = (curve["step"] < first).to_numpy()
         if early.any():
-            dropped.append({"row": str(run), "reason": f"{early.sum()} logged steps of its warm-up"})
+            dropped.append(Dropped(row=str(run), why="warmup", detail=str(early.sum())))
         curve = curve[~early]
         assert law.curve is not None
         made = law.curve(rate, curve["step"].to_numpy(dtype=int), first)
@@ -65,16 +87,16 @@ def read(
         table[name] = _joined(name, [made[name] for _, made in parts])
     numbers = np.stack([table[c].to_numpy(dtype="<f8") for c in ("step", "learning_rate", "loss")], 1)
     sha256 = hashlib.sha256(np.ascontiguousarray(numbers[np.lexsort(numbers.T[::-1])]).tobytes()).hexdigest()
-    return table, dropped, _late(late), sha256
+    warnings = (CurveStartsLate(runs=tuple(run for run, _ in late), first_step=late[0][1]),) if late else ()
+    return Curves(table, tuple(dropped), warnings, names, sha256)
 
 
 def _columns(frame: Any, columns: Mapping[str, str]) -> dict[str, str]:
     present, found = [str(c) for c in frame.columns], dict(columns)
     for name, column in found.items():
         if name not in NAMES or column not in present:
-            raise UserError(
-                "columns", f"{name}={column}", f"{', '.join(NAMES)} may each be one of {', '.join(present)}"
-            )
+            remedy = f"{', '.join(NAMES)} may each be one of {', '.join(present)}"
+            raise UserError("columns", f"{name}={column}", remedy, Code.UNKNOWN)
     for name, aliases in ALIASES.items():
         matches = [c for c in present if c == name] or [c for c in present if c.lower() in aliases]
         if name not in found and len(matches) == 1:
@@ -82,7 +104,9 @@ def _columns(frame: Any, columns: Mapping[str, str]) -> dict[str, str]:
     missing = [name for name in NAMES if name not in found and name != "run"]
     if missing:
         what = f"a learning curve needs run, step, learning_rate and loss; its columns are {', '.join(present)}"
-        raise UserError("table", f"no column {missing[0]}", f"{what}; name it with --columns={missing[0]}=...")
+        raise UserError(
+            "table", f"no column {missing[0]}", f"{what}; name it with --columns={missing[0]}=...", Code.MISSING
+        )
     return found
 
 
@@ -103,7 +127,7 @@ def _long(frame: Any, names: Mapping[str, str], rows: list[str]) -> Any:
         return out
     twice = [str(name) for name in out.loc[out["run"].duplicated(), "run"]]
     if twice:
-        raise UserError("run", twice[0], "has two rows; an array row is a whole run")
+        raise UserError("run", twice[0], "has two rows; an array row is a whole run", Code.CONFLICT)
     parts = []
     for i in range(len(cells)):
         step, loss = (_array(cells[names[c]][i], rows[i], c) for c in ("step", "loss"))
@@ -159,9 +183,8 @@ def _schedule(run: str, curve: Any, warmup: int | None) -> Array:
     step = curve["step"].to_numpy(dtype=int)
     again = step[1:][np.diff(step) == 0]
     if len(again):
-        raise UserError(
-            "step", f"{again[0]} of run {run}", "is logged twice; is a column that tells runs apart missing?"
-        )
+        remedy = "is logged twice; is a column that tells runs apart missing?"
+        raise UserError("step", f"{again[0]} of run {run}", remedy, Code.CONFLICT)
     logged, whole = curve["learning_rate"].to_numpy(dtype=np.float64), curve["whole"].iloc[0]
     if isinstance(whole, np.ndarray):
         rate = whole[: step[-1] + 1].astype(np.float64)
@@ -169,9 +192,8 @@ def _schedule(run: str, curve: Any, warmup: int | None) -> Array:
         at, values = step, logged
         if warmup:
             if step[0] < warmup:
-                raise UserError(
-                    "warmup", warmup, f"run {run} was logged from step {step[0]} on: its table has the rates"
-                )
+                remedy = f"run {run} was logged from step {step[0]} on: its table has the rates"
+                raise UserError("warmup", warmup, remedy, Code.CONFLICT)
             at, values = np.r_[0, warmup, step], np.r_[0.0, logged[0], logged]
         rate = np.interp(np.arange(step[-1] + 1), at, values)
     if not rate.max() > 0:
@@ -188,13 +210,3 @@ def _joined(name: str, parts: list[Array]) -> Any:
     return pd.Series(
         [row for p in parts for row in np.pad(p, ((0, 0), (0, wide - p.shape[1])), constant_values=fill)], dtype=object
     )
-
-
-def _late(late: list[tuple[str, int]]) -> list[dict[str, Any]]:
-    if not late:
-        return []
-    message = (
-        f"{len(late)} runs were logged from step {late[0][1]} on ({late[0][0]}): the learning rate before is taken as "
-        "that of their first row; give --warmup=STEPS for a linear rise from 0, or the rate of every step"
-    )
-    return [{"name": "curve_starts_late", "message": message, "runs": [run for run, _ in late]}]

@@ -7,11 +7,12 @@ like one (losses in bits among losses in nats) is a named warning, since a bad r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from scaling.errors import UserError
+from analysis.card import AnyWarning, Duplicates, MixedUnits, StrayValue
+from scaling.errors import Code, UserError
 
 GAP = 3e3  # between neighbouring values of one column: no study leaves 3.5 decades empty, millions beside units do
 BITS = float(np.log(1 / np.log(2)))  # of log loss between bits and nats
@@ -45,15 +46,15 @@ def reject_mixed_scales(table: Any, raw: Mapping[str, Any], keep: Any, rows: lis
             f"is {np.exp(jumps.max()):.2g} times {where} the next value of this column ({len(few)} such of {len(kept)} "
             "rows): are some in millions or billions? Give one unit, or leave the rows out (--where)"
         )
-        raise UserError(f"{rows[i]}, column {raw[name].name}", str(raw[name][i]).strip(), remedy)
+        raise UserError(f"{rows[i]}, column {raw[name].name}", str(raw[name][i]).strip(), remedy, Code.MIXED)
 
 
-def warnings(table: Any) -> list[dict[str, Any]]:
-    """Named warnings of a table of runs with columns run, N, D, C, loss."""
-    return [*_stray(table), *_bits(table), *_repeated(table)]
+def warnings(table: Any) -> tuple[AnyWarning, ...]:
+    """What looks wrong in a table of runs with columns run, N, D, C, loss."""
+    return (*_stray(table), *_bits(table), *_repeated(table))
 
 
-def _stray(table: Any) -> list[dict[str, Any]]:
+def _stray(table: Any) -> list[StrayValue]:
     """Rows that lie far off all others in N, D, D/N or C/6ND, where the others leave no such gap: a slip of some zeros.
 
     It may be a run that is right and alone: then it rules the fit. A row is named for the first of these only.
@@ -61,23 +62,29 @@ def _stray(table: Any) -> list[dict[str, Any]]:
     if len(table) < 8:
         return []
     n, d, c = (np.log(np.asarray(table[name], dtype=float)) for name in ("N", "D", "C"))
-    looked = (("N", n, STRAY), ("D", d, STRAY), ("D/N", d - n, STRAY), ("C/6ND", c - n - d - np.log(6.0), RATIO))
+    looked: tuple[tuple[Literal["N", "D", "D/N", "C/6ND"], Any, float], ...] = (
+        ("N", n, STRAY),
+        ("D", d, STRAY),
+        ("D/N", d - n, STRAY),
+        ("C/6ND", c - n - d - np.log(6.0), RATIO),
+    )
     out, named = [], np.zeros(len(table), dtype=bool)
     for what, values, least in looked:
         for side, few in _apart(values, least):
             if named[few].any():
                 continue
             named[few] = True
-            rows = [str(v) for v in table["run"].iloc[few]]
             far = np.exp(np.abs(side * values[few] - np.delete(side * values, few).max()).min())
-            cells = ", ".join(f"{row} ({np.exp(values[i]):.4g})" for row, i in zip(rows[:5], few))
-            where = "above" if side > 0 else "below"
-            message = (
-                f"{'column' if len(what) == 1 else 'columns'} {what}: {len(few)} of {len(values)} rows ({cells}) "
-                f"{'lies' if len(few) == 1 else 'lie'} {far:.2g} times {where} the others, which leave no such gap: a "
-                "slip of some zeros, or a unit? Mend it or leave it out (--where); if it is right, it rules the fit"
+            out.append(
+                StrayValue(
+                    column=what,
+                    rows=tuple(str(v) for v in table["run"].iloc[few]),
+                    values=tuple(float(np.exp(values[i])) for i in few),
+                    of=len(values),
+                    factor=float(far),
+                    side="above" if side > 0 else "below",
+                )
             )
-            out.append({"name": "stray_value", "message": message, "column": what, "rows": rows})
     return out
 
 
@@ -93,7 +100,7 @@ def _apart(values: Any, least: float) -> list[tuple[int, Any]]:
     return found
 
 
-def _bits(table: Any) -> list[dict[str, Any]]:
+def _bits(table: Any) -> list[MixedUnits]:
     """Rows whose log loss lies by ln(1 / ln 2) off a smooth surface that the others lie on: bits among nats."""
     if not 8 <= len(table) <= MANY:
         return []
@@ -112,14 +119,8 @@ def _bits(table: Any) -> list[dict[str, Any]]:
     after = _rms_of(basis, y, sign, odd)
     if not odd.any() or odd.mean() > MOST or after > CLEAN or after > SHARE * before:
         return []
-    names = [str(v) for v in table["run"][odd]]
-    unit = "bits" if sign > 0 else "nats"
-    other = "nats" if sign > 0 else "bits"
-    message = (
-        f"column loss: {len(names)} of {len(y)} rows lie off the others by the factor of {unit} over {other} "
-        f"({', '.join(names[:5])}): are they in {unit}? Give one unit (nats = bits * 0.6931)"
-    )
-    return [{"name": "mixed_units", "message": message, "column": "loss", "rows": names}]
+    names = tuple(str(v) for v in table["run"][odd])
+    return [MixedUnits(rows=names, of=len(y), looks_like="bits" if sign > 0 else "nats")]
 
 
 def _rms(x: Any) -> float:
@@ -146,15 +147,10 @@ def _odd(basis: Any, y: Any, sign: int) -> Any:
     return odd
 
 
-def _repeated(table: Any) -> list[dict[str, Any]]:
+def _repeated(table: Any) -> list[Duplicates]:
     """The same N, D and loss to the last digit in two rows that differ elsewhere: a copy is no second measurement."""
     numbers = table[["N", "D", "loss"]]
     again = np.asarray(numbers.duplicated(keep=False))
     if not again.any():
         return []
-    names = [str(v) for v in table["run"][again]]
-    message = (
-        f"columns N, D, loss: {len(names)} rows are equal to another in all three ({', '.join(names[:6])}); "
-        "if they are copies of one run, leave them out: a copy is no second measurement"
-    )
-    return [{"name": "duplicates", "message": message, "rows": names}]
+    return [Duplicates(rows=tuple(str(v) for v in table["run"][again]))]

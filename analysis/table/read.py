@@ -6,12 +6,14 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from scaling.errors import UserError
+from analysis.card import Dropped
+from analysis.laws import Law
+from scaling.errors import STORAGE, Code, UserError
 
 REQUIRED = ("N", "D", "loss")
 # Other names of the columns, lower case. Only names that can mean one thing: "size" or "compute" in GPU hours cannot.
@@ -31,19 +33,23 @@ def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Cells as text (csv, tsv) or as they are, and the name of each row: its line in the file."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise UserError("path", path, f"is neither a work directory nor a table; known are {', '.join(FORMATS)}")
+        raise UserError(
+            "path", path, f"is neither a work directory nor a table; known are {', '.join(FORMATS)}", Code.UNSUPPORTED
+        )
     try:
         if suffix == ".parquet":
             return _read_parquet(path)
         return _read_jsonl(path) if suffix == ".jsonl" else _read_delimited(path, "\t" if suffix == ".tsv" else ",")
     except ImportError as error:
-        raise UserError(
-            "path", path, "needs pyarrow, which is not there: pip install 'scaling-lab[data]', or give a CSV"
-        ) from error
+        remedy = "needs pyarrow, which is not there: pip install 'scaling-lab[data]', or give a CSV"
+        raise UserError("path", path, remedy, Code.ENVIRONMENT) from error
     except UnicodeDecodeError as error:
-        raise UserError("path", path, f"is not UTF-8 text ({error.reason}); save it again as UTF-8") from error
+        raise UserError(
+            "path", path, f"is not UTF-8 text ({error.reason}); save it again as UTF-8", Code.DAMAGED
+        ) from error
     except OSError as error:
-        raise UserError("path", path, f"cannot be read ({error.strerror or error})") from error
+        code = Code.ENVIRONMENT if error.errno in STORAGE else Code.DAMAGED
+        raise UserError("path", path, f"cannot be read ({error.strerror or error})", code) from error
 
 
 def _read_parquet(path: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -51,7 +57,9 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, list[str]]:
         frame = pd.read_parquet(path, engine="pyarrow")
     except ValueError as error:  # what pyarrow raises is one, or an OSError
         reason = str(error).split("\n")[0].replace(f" '{path}'", "")[:200]
-        raise UserError("table", path, f"is no Parquet that can be read ({reason}); write it again") from error
+        raise UserError(
+            "table", path, f"is no Parquet that can be read ({reason}); write it again", Code.DAMAGED
+        ) from error
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()  # pandas keeps a column that was its index apart
     return frame, [f"row {i + 1}" for i in range(len(frame))]
@@ -69,16 +77,19 @@ def _read_delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]
                     continue
                 if len(row) != len(header):
                     what = f"has {len(row)} cells where the header has {len(header)}; mend or delete it"
-                    raise UserError("table", f"{path}, line {reader.line_num}", what)
+                    raise UserError("table", f"{path}, line {reader.line_num}", what, Code.DAMAGED)
                 cells.append(row)
                 lines.append(f"line {reader.line_num}")
         except csv.Error as error:
-            raise UserError("table", f"{path}, line {reader.line_num}", f"is not a table ({error})") from error
+            where = f"{path}, line {reader.line_num}"
+            raise UserError("table", where, f"is not a table ({error})", Code.DAMAGED) from error
     if not header:
-        raise UserError("table", path, "is empty; the first line names the columns N, D and loss")
+        raise UserError("table", path, "is empty; the first line names the columns N, D and loss", Code.MISSING)
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise UserError("column", ", ".join(repeated), "appears twice in the first line; rename one of them")
+        raise UserError(
+            "column", ", ".join(repeated), "appears twice in the first line; rename one of them", Code.CONFLICT
+        )
     return pd.DataFrame(cells, columns=header, dtype=object), lines
 
 
@@ -90,58 +101,63 @@ def _read_jsonl(path: Path) -> tuple[pd.DataFrame, list[str]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                "table", f"{path}, line {number}", f"is not JSON ({error.msg}); mend or delete it"
-            ) from error
+        except (ValueError, RecursionError) as error:
+            remedy = f"is not JSON ({error}); mend or delete it"
+            raise UserError("table", f"{path}, line {number}", remedy, Code.DAMAGED) from error
         if not isinstance(row, dict):
-            raise UserError("table", f"{path}, line {number}", "is not a JSON object; write one object a line")
+            remedy = "is not a JSON object; write one object a line"
+            raise UserError("table", f"{path}, line {number}", remedy, Code.DAMAGED)
         rows.append(row)
         lines.append(f"line {number}")
     return pd.DataFrame(rows, dtype=object), lines
 
 
-def name_columns(frame: Any, n: str, columns: dict[str, str], law: Any = None) -> tuple[dict[str, str], dict[str, str]]:
-    """Which column of the table is N, D, C, loss and whatever else ``columns`` names; the conventions in words.
+def name_columns(
+    frame: Any, n: str, columns: Mapping[str, str], law: Law | None = None
+) -> tuple[dict[str, str], str | None]:
+    """Which column of the table is N, D, C, loss and whatever else ``columns`` names; and which count N is, if known.
 
     N and D must be there, or the columns of ``law`` where one is given; its ``x`` is found when it is fitted.
     """
-    present = [str(c) for c in frame.columns]
+    present, given = [str(c) for c in frame.columns], dict(columns)
     own = () if law is None else law.columns
-    needed = REQUIRED if law is None else (*(c for c in own if c in ALIASES), "loss")
     known = tuple(dict.fromkeys((*ALIASES, *own, *OTHERS)))
-    for name, column in columns.items():
+    for name, column in given.items():
         if name not in known:
-            raise UserError("columns", f"{name}={column}", f"is for {', '.join(known)}")
+            raise UserError("columns", f"{name}={column}", f"is for {', '.join(known)}", Code.UNKNOWN)
         if column not in present:
-            raise UserError("columns", f"{name}={column}", f"the table's columns are {', '.join(present)}")
-    if n in present:
-        columns.setdefault("N", n)
-    elif f"N_{n}" in present:
-        columns.setdefault("N", f"N_{n}")
+            raise UserError(
+                "columns", f"{name}={column}", f"the table's columns are {', '.join(present)}", Code.MISSING
+            )
+    count = next((c for c in (n, f"N_{n}") if c in present), None)
+    if count is not None:
+        given.setdefault("N", count)
     elif n != "nonembedding":
-        raise UserError("n", n, f"is no column of this table (nor is N_{n}); it has {', '.join(present)}")
+        raise UserError("n", n, f"is no column of this table (nor is N_{n}); it has {', '.join(present)}", Code.MISSING)
     for name, aliases in ALIASES.items():
         matches = [c for c in present if c == name] or [c for c in present if c.lower() in aliases]
-        if name in columns or not matches:
+        if name in given or not matches:
             continue
         if len(matches) > 1:
-            raise UserError("column", ", ".join(matches), f"could each be {name}; rename one of them to {name}")
-        columns[name] = matches[0]
+            remedy = f"could each be {name}; rename one of them to {name}"
+            raise UserError("column", ", ".join(matches), remedy, Code.CONFLICT)
+        given[name] = matches[0]
+    needed = REQUIRED if law is None else (*(c for c in own if c in ALIASES), "loss")
     for name in needed:
-        if name not in columns and not (name == "C" and {"N", "D"} <= set(columns)):
-            close = [c for c in present if name.lower() in c.lower()] if name == "loss" else []
-            hint = f"rename {' or '.join(close)} to {name}" if close else f"its columns are {', '.join(present)}"
-            hint += f"; say which one with --columns={name}=COLUMN"
-            if law is not None and len(own) > 1:
-                hint += ", or fit a law of one variable, such as --law=power_floor"
-            who = "a fit" if law is None else f"law {law.name}"
-            wanted = " and ".join(needed) if len(needed) < 3 else f"{', '.join(needed[:-1])} and {needed[-1]}"
-            raise UserError("table", f"no column {name}", f"{who} needs {wanted}; {hint}")
-    conventions = {name: f"column {columns[name]} of the table" for name in ALIASES if name in columns}
-    if "C" not in columns and {"N", "D"} <= set(columns):
-        conventions["C"] = "6ND, as the table has no C"
-    return columns, conventions
+        if name not in given and not (name == "C" and {"N", "D"} <= set(given)):
+            raise _no_column(name, needed, present, law)
+    return given, None if count is None else n
+
+
+def _no_column(name: str, needed: tuple[str, ...], present: list[str], law: Law | None) -> UserError:
+    close = [c for c in present if name.lower() in c.lower()] if name == "loss" else []
+    hint = f"rename {' or '.join(close)} to {name}" if close else f"its columns are {', '.join(present)}"
+    hint += f"; say which one with --columns={name}=COLUMN"
+    if law is not None and len(law.columns) > 1:
+        hint += ", or fit a law of one variable, such as --law=power_floor"
+    who = "a fit" if law is None else f"law {law.name}"
+    wanted = " and ".join(needed) if len(needed) < 3 else f"{', '.join(needed[:-1])} and {needed[-1]}"
+    return UserError("table", f"no column {name}", f"{who} needs {wanted}; {hint}", Code.MISSING)
 
 
 def number(cells: Any) -> Any:
@@ -164,33 +180,31 @@ def typed(cells: Any) -> Any:
     return text
 
 
-def mask_rows(table: Any, names: Any) -> tuple[Any, list[dict[str, str]]]:
+def mask_rows(table: Any, names: Any) -> tuple[Any, list[Dropped]]:
     """Rows that a table of records says are not to be fitted: unfinished, undecayed, held out."""
     keep = pd.Series(True, index=table.index)
-    dropped: list[dict[str, str]] = []
-    rules = [
-        ("status", lambda c: c.astype(str) == "done", "status is {}"),
-        ("decayed", lambda c: c.astype(str).str.lower().isin(("true", "1", "1.0")), "decayed is {}"),
-        ("role", lambda c: ~c.astype(str).isin(("holdout", "stem")), "role is {}"),
-    ]
-    for column, good, reason in rules:
+    dropped: list[Dropped] = []
+    rules: tuple[tuple[str, Literal["status", "undecayed", "role"], Any], ...] = (
+        ("status", "status", lambda c: c.astype(str) == "done"),
+        ("decayed", "undecayed", lambda c: c.astype(str).str.lower().isin(("true", "1", "1.0"))),
+        ("role", "role", lambda c: ~c.astype(str).isin(("holdout", "stem"))),
+    )
+    for column, why, good in rules:
         if column in table:
             bad = keep & ~good(table[column])
-            dropped += [
-                {"row": row, "reason": reason.format(v)}
-                for row, v in zip(names[bad], table.loc[bad, column], strict=True)
-            ]
+            cells = zip(names[bad], table.loc[bad, column], strict=True)
+            dropped += [Dropped(row=row, why=why, detail=str(cell)) for row, cell in cells]
             keep &= ~bad
     return keep, dropped
 
 
 def dataset_mask(table: Any, dataset: str) -> Any:
     if "dataset" not in table:
-        raise UserError("dataset", dataset, "the table has no column dataset; leave it out")
+        raise UserError("dataset", dataset, "the table has no column dataset; leave it out", Code.MISSING)
     mask = table["dataset"].astype(str) == dataset
     if not mask.any():
         found = ", ".join(str(d) for d in pd.unique(table["dataset"]))
-        raise UserError("dataset", dataset, f"is not in the table; it has {found}")
+        raise UserError("dataset", dataset, f"is not in the table; it has {found}", Code.UNKNOWN)
     return mask
 
 
@@ -209,7 +223,7 @@ def reject_bad_cells(table: Any, raw: Mapping[str, Any], keep: Any, rows: list[s
         raise UserError(f"{rows[i]}, column {raw[name].name}", shown, remedy)
 
 
-def duplicates(frame: Any, keep: Any, rows: list[str]) -> list[dict[str, str]]:
+def duplicates(frame: Any, keep: Any, rows: list[str]) -> list[Dropped]:
     """Marks rows that repeat an earlier one in every cell; a copy is no second measurement."""
     text = frame[keep].astype(str)
     again = text.duplicated()
@@ -221,4 +235,4 @@ def duplicates(frame: Any, keep: Any, rows: list[str]) -> list[dict[str, str]]:
         first[i] = seen.setdefault(cells, i)
     copies = [int(i) for i in text.index[again]]
     keep.loc[copies] = False
-    return [{"row": rows[i], "reason": f"the same in every cell as {rows[first[i]]}"} for i in copies]
+    return [Dropped(row=rows[i], why="copy", detail=rows[first[i]]) for i in copies]

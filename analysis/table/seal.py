@@ -8,51 +8,208 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from scaling.errors import UserError
+import msgspec
+
+from analysis.card import SCHEMA, Value
+from scaling.errors import Code, UserError
 from scaling.records import canonical, read_json
 
 FILE = "prediction.json"
 
 
+class Forecaster(Value):
+    """Who forecasts: a law fitted on one count of parameters, or the naive rival on it (``law`` is None)."""
+
+    law: str | None
+    n: str
+
+    @property
+    def naive(self) -> bool:
+        """Whether it is the nearest cell with its local slopes, and no law."""
+        return self.law is None
+
+
+class SealedFit(Value):
+    """A fit card in ``fits/`` as it was when its forecasts were sealed; ``draws`` is the hash of its draws."""
+
+    file: str
+    sha256: str
+    draws: str
+
+
+class SealedCell(Value):
+    """A held-out cell as planned.
+
+    Attributes:
+      N: by count of parameters (nonembedding, total ...).
+      beyond: of N and D those that lie beyond the fitted runs.
+      compute_ratio: its training FLOPs over the largest of the fitted runs.
+    """
+
+    run: str
+    dataset: str
+    N: dict[str, float]
+    D: float
+    C: float
+    beyond: tuple[Literal["N", "D"], ...]
+    compute_ratio: float
+    status: str
+
+
+class Forecast(Value):
+    """One forecaster's loss of one cell: its value, central 50 % and 95 % intervals, and 50 quantiles."""
+
+    run: str
+    dataset: str
+    forecaster: Forecaster
+    value: float
+    interval50: tuple[float, float]
+    interval95: tuple[float, float]
+    quantiles: tuple[float, ...]
+
+
+class Region(Value):
+    """Where the log losses of ``runs`` lie together, were the form true: an ellipse; ``limit`` of the distance."""
+
+    dataset: str
+    forecaster: Forecaster
+    runs: tuple[str, ...]
+    centre: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+    limit: float
+
+
+class Shares(Value):
+    """Mean and range of some probabilities."""
+
+    mean: float
+    lowest: float
+    highest: float
+
+
+class Power(Value):
+    """What the held-out cells can show, by simulation from each forecaster in turn as the truth.
+
+    Attributes:
+      refute: probability that the forecaster of the column is refuted where that of the row is true.
+      choose: probability that the true one gets the best CRPS.
+      level: of the region outside which outcomes refute.
+    """
+
+    cells: int
+    level: float
+    forecasters: tuple[Forecaster, ...]
+    refute: tuple[tuple[float, ...], ...]
+    choose: tuple[float, ...]
+
+    @property
+    def chance(self) -> float:
+        """That a forecaster is named by luck."""
+        return 1 / len(self.forecasters)
+
+    @property
+    def chosen(self) -> float:
+        """Mean probability that the true law is named; 0 without a law."""
+        laws = [share for who, share in zip(self.forecasters, self.choose) if not who.naive]
+        return sum(laws) / len(laws) if laws else 0.0
+
+    @property
+    def wrong_forms(self) -> Shares | None:
+        """Probabilities that a law of another form than the true one is refuted; None with one form."""
+        laws = [(i, who.law) for i, who in enumerate(self.forecasters) if not who.naive]
+        found = [self.refute[i][j] for i, true in laws for j, tested in laws if true != tested]
+        return Shares(mean=sum(found) / len(found), lowest=min(found), highest=max(found)) if found else None
+
+
+class NaiveNoise(Value):
+    """Standard deviation of log loss that the naive rival knows: between seeds, or the best law's residuals."""
+
+    n: str
+    sd: float
+    df: int
+    of: Literal["seeds", "residuals"]
+
+
+class Entry(Value):
+    """What was sealed at one time. ``power`` and ``naive`` are by data set; ``previous`` is the entry before."""
+
+    time: str
+    fits: tuple[SealedFit, ...]
+    cells: tuple[SealedCell, ...]
+    forecasts: tuple[Forecast, ...]
+    joint: tuple[Region, ...]
+    power: dict[str, Power]
+    naive: dict[str, tuple[NaiveNoise, ...]]
+    previous: str | None = None
+    sha256: str = ""
+
+
+class Prediction(Value):
+    """All that is sealed in a work directory."""
+
+    entries: tuple[Entry, ...]
+    sha256: str = ""
+    kind: Literal["prediction"] = "prediction"
+    schema: Literal[2] = SCHEMA
+
+    @property
+    def cells(self) -> tuple[SealedCell, ...]:
+        """Of all entries."""
+        return tuple(cell for entry in self.entries for cell in entry.cells)
+
+
 def digest(value: Any) -> str:
-    """sha256 of the canonical JSON of ``value``."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    """sha256 of the canonical JSON of a value or Struct, but for its own field ``sha256``."""
+    plain = msgspec.to_builtins(value)
+    return hashlib.sha256(canonical({k: v for k, v in plain.items() if k != "sha256"}).encode()).hexdigest()
 
 
-def stamp(prediction: dict[str, Any]) -> dict[str, Any]:
+def stamp(prediction: Prediction) -> Prediction:
     """The prediction with the hash of each entry, chained, and of the whole written in."""
-    entries: list[dict[str, Any]] = []
-    for entry in prediction["entries"]:
-        previous = entries[-1]["sha256"] if entries else None
-        body = {key: value for key, value in entry.items() if key != "sha256"} | {"previous": previous}
-        entries.append({**body, "sha256": digest(body)})
-    body = {key: value for key, value in prediction.items() if key != "sha256"} | {"entries": entries}
-    return {**body, "sha256": digest(body)}
+    entries: list[Entry] = []
+    for entry in prediction.entries:
+        chained = msgspec.structs.replace(entry, previous=entries[-1].sha256 if entries else None)
+        entries.append(msgspec.structs.replace(chained, sha256=digest(chained)))
+    whole = msgspec.structs.replace(prediction, entries=tuple(entries))
+    return msgspec.structs.replace(whole, sha256=digest(whole))
 
 
-def read(workdir: str | Path) -> dict[str, Any] | None:
+def read(workdir: str | Path) -> Prediction | None:
     """The verified prediction of a work directory, or None where nothing was sealed yet.
 
     Raises:
-      UserError: the file was changed after it was sealed.
+      UserError: CHANGED: the file was changed after it was sealed; DAMAGED: it is none, or of another version.
     """
     path = Path(workdir) / FILE
     try:
-        prediction = read_json(path)
+        found = read_json(path)
     except FileNotFoundError:
         return None
+    if not _intact(found):
+        raise UserError("prediction", path, "was changed after it was sealed; restore the sealed file", Code.CHANGED)
     try:
-        intact = stamp(prediction) == prediction
-    except (KeyError, TypeError, AttributeError, ValueError):
-        intact = False
-    if not intact:
-        raise UserError("prediction", path, "was changed after it was sealed; restore the sealed file")
-    return prediction
+        return msgspec.convert(found, Prediction)
+    except msgspec.ValidationError as error:
+        remedy = f"is sealed by another version of this program ({error}); read it with that one"
+        raise UserError("prediction", path, remedy, Code.DAMAGED) from error
 
 
-def sealed_runs(workdir: str | Path) -> set[str]:
+def _intact(found: Any) -> bool:
+    """Whether every hash of a file is that of its content, and names the entry before."""
+    previous = None
+    try:
+        for entry in found["entries"]:
+            if entry["previous"] != previous or digest(entry) != entry["sha256"]:
+                return False
+            previous = entry["sha256"]
+        return digest(found) == found["sha256"]
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        return False
+
+
+def sealed_runs(workdir: str | Path) -> frozenset[str]:
     """Run ids whose forecasts are sealed in a verified prediction; empty where there is none."""
     prediction = read(workdir)
-    return {cell["run"] for entry in prediction["entries"] for cell in entry["cells"]} if prediction else set()
+    return frozenset(cell.run for cell in prediction.cells) if prediction else frozenset()

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling.blocks import execution
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 MASKS = ("causal", "bidirectional", "prefix")
 
@@ -57,7 +57,8 @@ def _choose(asked: str, q_BHTK: jax.Array, k_BHSK: jax.Array, masked: bool) -> s
         return asked
     reasons = {name: _unfit(name, q_BHTK, k_BHSK) for name in ("cudnn", "splash")}
     if asked != "auto" and reasons[asked] is not None:
-        raise UserError("execution.attention", asked, f"needs {reasons[asked]}; auto chooses what can run")
+        remedy = f"needs {reasons[asked]}; auto chooses what can run"
+        raise UserError("execution.attention", asked, remedy, Code.ENVIRONMENT)
     fit = [name for name, reason in reasons.items() if reason is None and asked in (name, "auto")]
     return fit[0] if fit and not masked else "own"
 

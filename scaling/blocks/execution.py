@@ -1,24 +1,22 @@
-"""How a traced program is executed, as against what it computes: the same numbers to rounding, at another cost.
+"""How a traced program is executed: the same numbers to rounding, at another cost in time and memory.
 
-Families never see this. Whoever traces a loss does so under ``using(how)``, the blocks ask ``current()``, and what ran
-is noted there. It is recorded with each run and is no part of its identity.
+Families never see this. A loss is traced under ``using(how)``, the blocks ask ``current()``, and ``note`` collects the
+attention backends that ran. It is recorded with each run and is no part of the run's identity.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
-from scaling.errors import UserError
+from scaling.settings import check, read, setting
 
-# What the backward pass of a layer finds in memory; the rest it computes again. ``dots`` keeps the outputs of products
-# with weights (no batch axis in them), so attention scores and activations are what is computed twice.
+# What is kept of a layer for its backward pass; the rest is recomputed. ``dots`` keeps the outputs of products with
+# weights (which have no batch axis), so attention scores and activations are recomputed.
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
@@ -29,12 +27,12 @@ ATTENTION = ("auto", "own", "xla", "cudnn", "splash")
 
 @dataclass(frozen=True)
 class Execution:
-    """Choices of the machine, not of the model.
+    """Settings of the machine, not of the model.
 
     Attributes:
-      remat: what each layer keeps for its gradient: ``none`` recomputes nothing, ``dots`` what is cheap, ``full`` all.
-      microbatches: the batch is taken in so many equal parts, one after another, and their gradients are added.
-        A family that draws at random draws anew for each part, so that its numbers change; others keep theirs.
+      remat: what the backward pass recomputes: ``none`` nothing, ``dots`` what is cheap, ``full`` everything.
+      microbatches: equal parts of the batch that are trained one after another; their gradients are added.
+        A family whose loss is random draws anew for each part, so its numbers change; others keep theirs.
       loss_chunk: positions of an example whose logits exist at once; 0: all.
       attention: ``own`` (blocks/attention.py), ``xla`` or ``cudnn`` (jax.nn.dot_product_attention), ``splash`` (TPU);
         ``auto`` takes the fastest that can do the work, ``own`` on a CPU.
@@ -42,29 +40,23 @@ class Execution:
         on a CPU and saves compile time from about 8 layers on.
     """
 
-    remat: str = "none"
-    microbatches: int = 1
-    loss_chunk: int = 0
-    attention: str = "auto"
-    unroll: int = 8
+    remat: str = setting("none", choices=REMAT)
+    microbatches: int = setting(1, least=1)
+    loss_chunk: int = setting(0, least=0)
+    attention: str = setting("auto", choices=ATTENTION)
+    unroll: int = setting(8, least=0)
 
     def __post_init__(self):
-        for field, choices in (("remat", REMAT), ("attention", ATTENTION)):
-            if getattr(self, field) not in choices:
-                raise UserError(f"execution.{field}", getattr(self, field), f"choose one of {', '.join(choices)}")
-        for field, least in (("microbatches", 1), ("loss_chunk", 0), ("unroll", 0)):
-            value = getattr(self, field)
-            if type(value) is not int or value < least:
-                raise UserError(f"execution.{field}", value, f"must be a whole number of at least {least}")
+        check(self, "execution")
 
+    @classmethod
+    def from_dict(cls, values: object) -> Execution:
+        """From the ``execution`` section of a configuration.
 
-def of(fields: dict[str, Any]) -> Execution:
-    """The Execution of a configuration's fields. UserError where one is unknown or cannot be."""
-    known = [field.name for field in dataclasses.fields(Execution)]
-    for name, value in fields.items():
-        if name not in known:
-            raise UserError(f"execution.{name}", value, f"unknown field; choose from {', '.join(known)}")
-    return Execution(**fields)
+        Raises:
+          UserError: a field is unknown (UNKNOWN) or cannot hold its value (INVALID).
+        """
+        return read(cls, "execution", values)
 
 
 _ACTIVE: ContextVar[tuple[Execution, set[str]]] = ContextVar("execution", default=(Execution(), set()))
@@ -72,7 +64,7 @@ _ACTIVE: ContextVar[tuple[Execution, set[str]]] = ContextVar("execution", defaul
 
 @contextmanager
 def using(how: Execution, ran: set[str] | None = None) -> Iterator[None]:
-    """Whatever is traced inside is executed as ``how`` says; ``ran`` receives the attention backends that ran."""
+    """Traces what is inside for this execution; ``ran`` receives the attention backends that ran."""
     token = _ACTIVE.set((how, set() if ran is None else ran))
     try:
         yield
@@ -86,5 +78,5 @@ def current() -> Execution:
 
 
 def note(backend: str) -> None:
-    """Says that this attention backend ran."""
+    """Records that this attention backend ran."""
     _ACTIVE.get()[1].add(backend)

@@ -6,12 +6,16 @@ fsdp gathered 5.0 times its parameters a step, with 18 all-to-alls; with it 1.0 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeAlias
 
 import jax
 
+# A family's parameters, and the logical axes of each, inputs before outputs: nested in the same way.
+Parameters: TypeAlias = Mapping[str, "jax.Array | Parameters"]
+Axes: TypeAlias = Mapping[str, "tuple[str, ...] | Axes"]
 Place = Callable[[jax.Array, tuple[str, ...]], jax.Array]
 _ACTIVE: ContextVar[Place | None] = ContextVar("place", default=None)
 

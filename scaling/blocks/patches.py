@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from scaling.blocks.head import look_up
-from scaling.blocks.stack import rms_norm
+from scaling.blocks.logical import Axes
+from scaling.blocks.stack import Shape, rms_norm
 from scaling.count import Component
+from scaling.errors import Code, UserError
+from scaling.records.unit import Unit
+from scaling.settings import setting
+
+SQUARED_ERROR = Unit(quantity="squared error", per="pixel value")
+
+
+@dataclass(frozen=True)
+class ImageShape(Shape):
+    """Fields of every family that reads images, for its ``Config`` to inherit.
+
+    Attributes:
+      image: side in pixels.
+      patch: side of a patch in pixels; divides ``image``.
+    """
+
+    image: int = setting(32, least=1)
+    patch: int = setting(4, least=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.image % self.patch:
+            remedy = f"must divide the image's side, {self.image}"
+            raise UserError("model.patch", self.patch, remedy, Code.CONFLICT)
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return (self.image // self.patch) ** 2
+
+    @property
+    def pixels(self) -> int:
+        """Numbers in a patch."""
+        return 3 * self.patch**2
 
 
 def patchify(image_BHWC: jax.Array, patch: int) -> jax.Array:
@@ -58,6 +93,6 @@ def components(pixels: int, places: int, width: int, seen: int, prefix: str = ""
     ]
 
 
-def axes() -> dict[str, Any]:
+def axes() -> Axes:
     """Logical axes of an Embed. Pixels and places are looked up by index: their number grows with no width."""
     return {"patch": ("pixels", "embed"), "position": ("vocab", "embed")}

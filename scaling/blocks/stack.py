@@ -8,7 +8,8 @@ keys and values than of queries; and it may route its MLP over experts (blocks/e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +21,8 @@ from scaling.blocks import experts as moe
 from scaling.blocks.attention import attend
 from scaling.blocks.logical import constrain
 from scaling.count import Component
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.settings import check, setting
 
 # Logical axes of each weight, inputs before outputs; mesh.py and recipe.py read these, the block knows neither.
 AXES: dict[str, tuple[str, ...]] = {
@@ -49,25 +51,33 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def among(field: str, value: Any, choices: Iterable[str]) -> None:
-    """UserError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise UserError(field, value, f"choose one of {', '.join(choices)}")
+DTYPES = ("float32", "bfloat16")
 
 
-def check(config: Any, *counts: str) -> None:
-    """UserError where the fields that every family has cannot be: sizes, heads, activation, dtype.
+@dataclass(frozen=True)
+class Shape:
+    """Fields of every family that is built on a ``Stack``, for its ``Config`` to inherit.
 
-    Args:
-      counts: further fields that must be at least 1.
+    Attributes:
+      width: of the residual stream; a multiple of 2 * ``heads``, since rotary positions turn pairs.
+      layers: blocks.
+      heads: of attention, ``width`` / ``heads`` wide.
+      mlp_ratio: hidden units of an MLP over ``width``.
+      dtype: what it trains in; parameters and their updates stay float32.
     """
-    for name in ("width", "layers", "heads", "mlp_ratio", *counts):
-        if getattr(config, name) < 1:
-            raise UserError(f"model.{name}", getattr(config, name), "must be at least 1")
-    if config.width % (2 * config.heads):
-        raise UserError("model.width", config.width, f"must be a multiple of 2 x heads = {2 * config.heads}")
-    among("model.activation", config.activation, ACTIVATIONS)
-    among("model.dtype", config.dtype, ("float32", "bfloat16"))
+
+    width: int = setting(64, least=1)
+    layers: int = setting(2, least=1)
+    heads: int = setting(4, least=1)
+    mlp_ratio: int = setting(4, least=1)
+    activation: str = setting("relu2", choices=ACTIVATIONS)
+    dtype: str = setting("float32", choices=DTYPES)
+
+    def __post_init__(self):
+        check(self, "model")
+        if self.width % (2 * self.heads):
+            remedy = f"must be a multiple of 2 x heads = {2 * self.heads}"
+            raise UserError("model.width", self.width, remedy, Code.CONFLICT)
 
 
 def rms_norm(x_: jax.Array, scale: jax.Array | None = None) -> jax.Array:
@@ -124,7 +134,7 @@ class Stack(nn.Module):
         fan_in = nn.initializers.normal(width**-0.5)
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         # Output projections start at zero: the network starts as the identity and the loss at ln V (Fixup, muP).
-        weights: dict[str, Any] = {
+        weights = {
             "attention_norm": self.param("attention_norm", ones, (count, width)),
             "q": self.param("q", fan_in, (count, width, heads, head)),
             "k": self.param("k", fan_in, (count, width, self.kv_heads or heads, head)),

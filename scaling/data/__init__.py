@@ -1,7 +1,8 @@
 """Sources of training tokens behind one contract. A source is one module of this folder; adding one touches no list.
 
-A source module has ``Config``, a frozen dataclass of ints, floats and strings with defaults, and ``make(config)``.
-``load({"source": "text", "path": "books"})`` finds the module by its file name and refuses unknown names and fields.
+A source module has ``Config``, a frozen dataclass of ints, floats and strings with defaults whose fields declare what
+they may hold (``scaling.settings``), and ``make(config)``. ``load({"source": "text", "path": "books"})`` finds the
+module by its file name and refuses unknown names and fields.
 
 What every source promises:
 
@@ -24,13 +25,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from scaling.errors import UserError
+from scaling.settings import mapping, read, require_known
 
 
 @runtime_checkable
@@ -79,9 +80,12 @@ class Source(Protocol):
 
 
 def supplies(source: Any) -> dict[str, int]:
-    """What a source has: {"vocab": tokens up to this}, the side of images ("image"), samples of a sound ("sound"),
-    labels ("classes") and texts that tell of each ("prompts"); where documents end, the tokens of the longest one of
-    the evaluation ("context"). The highest token of a caption is its end-of-text."""
+    """What a source has, by name of an input as a family's ``batch_spec`` names it (``scaling.inputs``).
+
+    {"vocab": tokens up to this}, the side of images ("image"), samples of a sound ("sound"), labels ("classes") and
+    texts that tell of each ("prompts"); where documents end, the tokens of the longest one of the evaluation
+    ("context"). The highest token of a caption is its end-of-text.
+    """
     return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})
 
 
@@ -96,36 +100,19 @@ def names() -> list[str]:
     return sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_"))
 
 
-def _module(config: Mapping[str, Any]) -> tuple[str, ModuleType]:
-    name = config.get("source")
-    if name is None or name not in names():
-        raise UserError("source", name, f"is no source of data; choose one of {', '.join(names())}")
-    return name, importlib.import_module(f"{__name__}.{name}")
-
-
-def _resolved(config: Mapping[str, Any]) -> tuple[ModuleType, Any]:
-    name, module = _module(config)
-    defaults = {field.name: field.default for field in fields(module.Config)}
-    values = {}
-    for key, value in config.items():
-        if key == "source":
-            continue
-        if key not in defaults:
-            known = ", ".join(defaults) or "none"
-            raise UserError(f"data.{key}", value, f"source {name} has no such field; it has: {known}")
-        kind = type(defaults[key])
-        exact = type(value) is kind or (kind is float and type(value) is int)
-        if not exact:
-            raise UserError(f"data.{key}", repr(value), f"must be {kind.__name__}, as in {key}={defaults[key]!r}")
-        values[key] = kind(value)
-    return module, module.Config(**values)
+def _resolved(config: object) -> tuple[ModuleType, Any]:
+    values = mapping("data", config)
+    name = values.pop("source", None)
+    require_known("source", name, names())
+    module = importlib.import_module(f"{__name__}.{name}")
+    return module, read(module.Config, "data", values)
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with every default written out, as study.json keeps it.
 
     Raises:
-      UserError: the source or a field does not exist, or a value has the wrong type.
+      UserError: the source or a field does not exist (UNKNOWN), or a field cannot hold its value (INVALID).
     """
     _, values = _resolved(config)
     return {"source": config["source"], **asdict(values)}
@@ -135,7 +122,8 @@ def load(config: Mapping[str, Any]) -> Source:
     """Makes the source that ``config["source"]`` names from the other fields of ``config``.
 
     Raises:
-      UserError: the source or a field does not exist, a value has the wrong type, or the data is missing or damaged.
+      UserError: the source or a field does not exist (UNKNOWN), a field cannot hold its value (INVALID), or the data is
+        missing (MISSING), damaged (DAMAGED), or too little to be split (TOO_FEW).
     """
     module, values = _resolved(config)
     return module.make(values)

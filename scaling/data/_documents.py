@@ -1,8 +1,8 @@
-"""Documents of text in files, one after another and from any point on: plain text, JSON Lines, Parquet, Arrow, records.
+"""Documents of text in files, one after another and from any position: plain text, JSON Lines, Parquet, Arrow, records.
 
-A document is UTF-8 text (bytes), or the tokens that a column of integer lists holds. Where reading is, is one integer:
-the next byte of a text or JSON Lines file (unpacked, if it is gzipped), the next row of the others. So reading goes on
-after a crash without reading again, and no more than a row (or a piece of text) is held.
+A document is UTF-8 text (bytes), or the tokens that a column of integer lists holds. The position is one integer: the
+next byte of a text or JSON Lines file (unpacked, if it is gzipped), the next row of the others. So reading resumes
+after a crash where it stopped, and no more than a row (or a piece of text) is held.
 
 Arrow files are those of ``datasets.Dataset.save_to_disk``; with Parquet they are what Hugging Face's ``datasets`` keeps
 on disk, and pyarrow reads both without it.
@@ -22,7 +22,7 @@ import numpy as np
 
 from scaling.data import _files
 from scaling.data._extras import need
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 KINDS = {
     ".txt": "text",
@@ -65,7 +65,7 @@ def inputs(paths: Sequence[str], pattern: str = "") -> list[Input]:
     """The files that ``paths`` name, those of a folder sorted: all of known kinds, or those that match ``pattern``.
 
     Raises:
-      UserError: a path does not exist, or holds no such file, or all are empty.
+      UserError: a path does not exist or holds no such file (MISSING), or all files are empty (TOO_FEW).
     """
     found = []
     for given in paths:
@@ -74,15 +74,17 @@ def inputs(paths: Sequence[str], pattern: str = "") -> list[Input]:
             found.append(Input(root, root.name))
             continue
         if not root.is_dir():
-            raise UserError("path", given, "is not there; give files or folders of text, jsonl, parquet or arrow")
+            remedy = "is not there; give files or folders of text, jsonl, parquet or arrow"
+            raise UserError("path", given, remedy, Code.MISSING)
         below = _files.matching(root, pattern or "**/*", "glob")
         # Beside its arrow files a saved data set has json files, and caches that begin with this word.
         known = [path for path in below if pattern or _known(path)]
         if not known:
-            raise UserError("path", given, f"holds no {pattern or ', '.join(KINDS)} file; give --glob='**/*.py', say")
+            remedy = f"holds no {pattern or ', '.join(KINDS)} file; give --glob='**/*.py', say"
+            raise UserError("path", given, remedy, Code.MISSING)
         found += [Input(path, path.relative_to(root).as_posix()) for path in known]
     if not sum(each.size for each in found):
-        raise UserError("path", " ".join(paths), "is empty; give files that hold text")
+        raise UserError("path", " ".join(paths), "is empty; give files that hold text", Code.TOO_FEW)
     return found
 
 
@@ -106,14 +108,14 @@ def documents(each: Input, column: str, cut: int, start: int = 0) -> Iterator[tu
       cut: plain text is cut into documents of at most this many bytes, at a line's end where there is one.
 
     Raises:
-      UserError: the file cannot be read, is damaged, or has no such column.
+      UserError: the file cannot be read or is damaged (DAMAGED), or has no such column (MISSING).
     """
     read = {"text": _text, "jsonl": _jsonl, "parquet": _parquet, "arrow": _arrow, "records": _records}[each.kind]
     try:
         yield from read(each, cut if each.kind == "text" else column, start)
     except (OSError, EOFError, ValueError, zlib.error) as error:  # pyarrow's errors are OSErrors or ValueErrors
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:200]
-        raise UserError("path", each.name, f"cannot be read ({reason}); copy it again") from error
+        raise UserError("path", each.name, f"cannot be read ({reason}); copy it again", Code.DAMAGED) from error
 
 
 def _text(each: Input, cut: Any, start: int) -> Iterator[tuple[Any, int]]:
@@ -145,7 +147,8 @@ def _value(value: Any, where: Callable[[], str], column: str) -> Any:
         return value.encode("utf-8", "surrogatepass")
     if isinstance(value, list) and all(type(token) is int for token in value):
         return np.array(value, np.int64)
-    raise UserError(f"column {column}", where(), f"holds {type(value).__name__}, neither text nor a list of tokens")
+    remedy = f"holds {type(value).__name__}, neither text nor a list of tokens"
+    raise UserError(f"column {column}", where(), remedy, Code.DAMAGED)
 
 
 def _jsonl(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
@@ -164,10 +167,12 @@ def _jsonl(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise UserError("path", where(), f"is not JSON ({error}); mend or delete it") from error
+                remedy = f"is not JSON ({error}); mend or delete it"
+                raise UserError("path", where(), remedy, Code.DAMAGED) from error
             if not isinstance(row, dict) or column not in row:
                 has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
-                raise UserError("column", column, f"is not in {where()}, which has {has}; name one that it has")
+                remedy = f"is not in {where()}, which has {has}; name one that it has"
+                raise UserError("column", column, remedy, Code.MISSING)
             yield _value(row[column], where, column), start
 
 
@@ -201,7 +206,8 @@ def _arrow(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
 
 def _has(column: str, names: Sequence[str], each: Input) -> None:
     if column not in names:
-        raise UserError("column", column, f"is not in {each.name}, which has {', '.join(names)}; name one of these")
+        remedy = f"is not in {each.name}, which has {', '.join(names)}; name one of these"
+        raise UserError("column", column, remedy, Code.MISSING)
 
 
 def _rows(batch: Any, column: str, row: int, start: int, each: Input) -> Iterator[tuple[Any, int]]:
@@ -220,4 +226,5 @@ def _records(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
                     row += 1
                     yield record, row
     except RuntimeError as error:
-        raise UserError("path", each.name, f"is damaged or no ArrayRecord ({str(error)[:150]}); copy again") from error
+        remedy = f"is damaged or no ArrayRecord ({str(error)[:150]}); copy again"
+        raise UserError("path", each.name, remedy, Code.DAMAGED) from error

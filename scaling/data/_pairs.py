@@ -1,11 +1,11 @@
-"""Pictures with captions and labels that lie in files: the body of ``webdataset`` and of ``parquet`` with pictures.
+"""Pictures with captions and labels in files: the body of ``webdataset`` and of ``parquet`` with pictures.
 
 A picture is cut to its middle square and scaled to ``side``. As tokens an example is the tokenizer's end token (the
 highest; 256 for bytes), the caption, the end token again, and more of them as padding. A caption that does not fit is
 cut and still ends with the end token, by which a tower of text may pool; the loss of that false end does not count.
 
-What is evaluation is told by the hash of a caption and of the first 4 KiB of a picture, so copies stay on one side.
-An example is read when it is needed: a process that trains with others reads its own rows only.
+A sample goes to evaluation by the hash of its caption and of the first 4 KiB of its picture, so copies stay on one
+side. An example is read when it is needed: a process that trains with others reads its own rows only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from scaling.data._extras import need
 from scaling.data._random import shuffled
 from scaling.data._tokenizer import Tokenizer
 from scaling.data._tokens import below, split
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.settings import check, setting
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded. Not everything that Pillow knows: some formats run other programs."""
@@ -36,18 +37,15 @@ SAMPLED = 4096
 class Pictures:
     """Fields of every source of pictures, for its ``Config`` to inherit."""
 
-    side: int = 32
+    side: int = setting(32, least=1, most=4096)
     """Pictures are scaled to this."""
-    classes: int = 0
+    classes: int = setting(0, least=0)
     """Labels are below this; 0: no labels."""
     tokenizer: str = "bytes"
     """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
 
     def __post_init__(self):
-        if not 1 <= self.side <= 4096:
-            raise UserError("data.side", self.side, "must be from 1 to 4096")
-        if self.classes < 0:
-            raise UserError("data.classes", self.classes, "must be at least 0")
+        check(self, "data")
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,8 @@ def decode(picture: bytes, side: int, where: str) -> np.ndarray:
     except Exception as error:  # Pillow's plugins raise nearly anything: SyntaxError, struct.error, zlib.error ...
         reason = str(error).split("\n")[0][:120] or type(error).__name__
         # From None: many are OSErrors, which a worker takes for a fault of its machine and not of the data.
-        raise UserError("data.image", where, f"is no picture that can be read ({reason}); mend or remove it") from None
+        remedy = f"is no picture that can be read ({reason}); mend or remove it"
+        raise UserError("data.image", where, remedy, Code.DAMAGED) from None
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,8 @@ class Pairs:
         threshold = split(self.digests, [1] * len(self.digests), len(self.digests))
         held = np.array([below(digest, threshold) for digest in self.digests], bool)
         if held.all() or not held.any():
-            raise UserError("data.path", f"{len(held)} samples", "are too few, or all the same, to be split")
+            remedy = "are too few, or all the same, to be split"
+            raise UserError("data.path", f"{len(held)} samples", remedy, Code.TOO_FEW)
         ranking = sorted(np.flatnonzero(held).tolist(), key=lambda number: (self.digests[number], number))
         return np.flatnonzero(~held), np.array(ranking, np.int64)
 
@@ -173,7 +173,8 @@ class Pairs:
             encoded = self.tokenizer.encode(captions)
         except UnicodeDecodeError as error:
             wrong = next(number for number, caption in zip(numbers.tolist(), captions) if not _is_text(caption))
-            raise UserError("data.text", self.store.name(wrong), "is not UTF-8 text; mend or remove it") from error
+            remedy = "is not UTF-8 text; mend or remove it"
+            raise UserError("data.text", self.store.name(wrong), remedy, Code.DAMAGED) from error
         tokens = np.full((len(captions), context + 1), self.tokenizer.end, np.int32)
         mask = np.zeros((len(captions), context), np.float32)
         for row, found in enumerate(encoded):
@@ -190,7 +191,7 @@ class Pairs:
             images[row] = decode(sample.picture, self.side, self.store.name(number))
             if self.classes and not 0 <= sample.label < self.classes:
                 remedy = f"the label of {self.store.name(number)} is not from 0 to {self.classes - 1}; give classes"
-                raise UserError("data.label", sample.label, remedy)
+                raise UserError("data.label", sample.label, remedy, Code.CONFLICT)
             samples.append(sample)
         tokens, mask = self._text(numbers, [sample.caption for sample in samples], context)
         found = {"tokens": tokens, "mask": mask, "image": images}

@@ -33,7 +33,7 @@ from scaling.data import _documents
 from scaling.data._documents import Input
 from scaling.data._tokenizer import Tokenizer
 from scaling.data._tokens import below, split
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.records import read_json, write_atomic, write_json
 
 SCHEMA = 1
@@ -61,7 +61,7 @@ class Job:
 
     def __post_init__(self):
         if not 0 < self.share < 1:
-            raise UserError("share", self.share, "must lie between 0 and 1")
+            raise UserError("share", self.share, "must be above 0 and below 1")
         if self.shard_tokens < 1:
             raise UserError("shard_tokens", self.shard_tokens, "must be at least 1")
         if self.cut < 0 or 0 < self.cut < 16:
@@ -165,9 +165,8 @@ def prepare(job: Job, say: Say = lambda *_: None) -> tuple[dict[str, Any], bool]
                     path.unlink()
             return _prepare(job, say)
     except OSError as error:
-        raise UserError(
-            "out", job.out, f"cannot be written ({error.strerror}); free space or choose another"
-        ) from error
+        remedy = f"cannot be written ({error.strerror}); free space or choose another"
+        raise UserError("out", job.out, remedy, Code.ENVIRONMENT) from error
 
 
 @contextlib.contextmanager
@@ -177,7 +176,8 @@ def _alone(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise UserError("out", folder, "is being prepared by another process; wait for it") from error
+            remedy = "is being prepared by another process; wait for it"
+            raise UserError("out", folder, remedy, Code.CONFLICT) from error
         # A file system without locks of folders: two writers would still write the same bytes.
     try:
         yield
@@ -201,11 +201,13 @@ def _prepare(job: Job, say: Say) -> tuple[dict[str, Any], bool]:
     if state is None:
         stray = [path.name for path in job.out.iterdir() if path.suffix != ".part"]
         if stray:
-            raise UserError("out", job.out, f"holds {sorted(stray)[0]}, which is not of here; choose another directory")
+            remedy = f"holds {sorted(stray)[0]}, which is not of a preparation; choose another directory"
+            raise UserError("out", job.out, remedy, Code.CONFLICT)
         state = {"schema": SCHEMA, "asked": asked, "inputs": []}
     if state["asked"] != asked:
         other = next(name for name in asked if state["asked"].get(name) != asked[name])
-        raise UserError("out", job.out, f"was begun with another {other}; delete it or choose another directory")
+        remedy = f"was begun with another {other}; delete it or choose another directory"
+        raise UserError("out", job.out, remedy, Code.CHANGED)
     identified = _identify(every, state["inputs"], job.out, say)
     if "done" in state:
         _verify(job.out, state, say)
@@ -231,7 +233,8 @@ def _found(folder: Path) -> dict[str, Any] | None:
         with contextlib.suppress(FileNotFoundError):
             state = read_json(folder / name)
             if not isinstance(state, dict) or state.get("schema") != SCHEMA or "asked" not in state:
-                raise UserError("out", folder / name, "is of no preparation of this version; choose another directory")
+                remedy = "is of no preparation of this version; choose another directory"
+                raise UserError("out", folder / name, remedy, Code.DAMAGED)
             return state
     return None
 
@@ -244,9 +247,8 @@ def _stamp(each: Input) -> list[int]:
 def _identify(every: Sequence[Input], known: list[dict[str, Any]], out: Path, say: Say) -> list[dict[str, Any]]:
     """Name, bytes and sha256 of each input; UserError where they are not those of the first time."""
     if known and [each.name for each in every] != [entry["name"] for entry in known]:
-        raise UserError(
-            "path", f"{len(every)} files", f"are not the {len(known)} of {out}; delete it or choose another"
-        )
+        remedy = f"are not the {len(known)} of {out}; delete it or choose another"
+        raise UserError("path", f"{len(every)} files", remedy, Code.CHANGED)
     found, total, done = [], sum(each.size for each in every), 0
     for number, each in enumerate(every):
         stamp, before = _stamp(each), known[number] if known else None
@@ -261,10 +263,11 @@ def _identify(every: Sequence[Input], known: list[dict[str, Any]], out: Path, sa
                     done += len(block)
                     say("hashing", done, total, 0)
         except OSError as error:
-            raise UserError("path", each.name, f"cannot be read ({error.strerror})") from error
+            raise UserError("path", each.name, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
         entry = {"name": each.name, "bytes": stamp[0], "sha256": digest.hexdigest(), "stamp": stamp}
         if before is not None and before["sha256"] != entry["sha256"]:
-            raise UserError("path", each.name, f"changed since {out} was begun; delete {out.name} and prepare again")
+            remedy = f"changed since {out} was begun; delete {out.name} and prepare again"
+            raise UserError("path", each.name, remedy, Code.CHANGED)
         found.append(entry)
     return found
 
@@ -291,7 +294,8 @@ def _threshold(job: Job, cut: int) -> int:
                 digests.append(document_digest(document))
                 sizes.append(len(document))
     if len(set(digests)) < 2:
-        raise UserError("path", job.out, f"the inputs hold {len(set(digests))} different documents; give more text")
+        remedy = f"the inputs hold {len(set(digests))} different documents; give more text"
+        raise UserError("path", job.out, remedy, Code.TOO_FEW)
     return split(digests, sizes, sum(sizes), job.share)
 
 
@@ -361,7 +365,8 @@ def encoded(
     try:
         made = iter(tokenizer.encode(texts))
     except UnicodeDecodeError as error:
-        raise UserError("path", where, f"is not UTF-8 text ({error.reason}); convert it, or use bytes") from error
+        remedy = f"is not UTF-8 text ({error.reason}); convert it, or use bytes"
+        raise UserError("path", where, remedy, Code.DAMAGED) from error
     end = [np.array([tokenizer.end])] if tokenizer.end is not None else []
     for document, after in batch:
         tokens = next(made) if isinstance(document, bytes) else document
@@ -371,7 +376,7 @@ def encoded(
         wrong = tokens[(tokens < 0) | (tokens >= tokenizer.vocab)]
         if len(wrong):
             remedy = f"does not have the token {wrong[0]} of {where}; give the tokenizer that wrote it"
-            raise UserError("tokenizer", tokenizer.name, remedy)
+            raise UserError("tokenizer", tokenizer.name, remedy, Code.CONFLICT)
         yield document, np.concatenate([tokens, *end]) if end else tokens, after
 
 
@@ -387,9 +392,10 @@ def index(folder: Path, entry: dict[str, Any]) -> np.ndarray:
     try:
         found = np.fromfile(path, INDEX)
     except OSError as error:
-        raise UserError("path", path, f"cannot be read ({error.strerror}); prepare the folder again") from error
+        remedy = f"cannot be read ({error.strerror}); prepare the folder again"
+        raise UserError("path", path, remedy, Code.DAMAGED) from error
     if hashlib.sha256(found.tobytes()).hexdigest() != entry["documents_sha256"]:
-        raise UserError("path", path, "is not what the manifest says; prepare the folder again")
+        raise UserError("path", path, "is not what the manifest says; prepare the folder again", Code.DAMAGED)
     return found
 
 
@@ -398,7 +404,8 @@ def _sizes(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> Path:
     size = path.stat().st_size if path.is_file() else None
     if size != entry["tokens"] * dtype.itemsize:
         has = "is not there" if size is None else f"has {size} bytes of {entry['tokens'] * dtype.itemsize}"
-        raise UserError("path", path, f"{has}; copy it again, or delete the folder and prepare again")
+        remedy = f"{has}; copy it again, or delete the folder and prepare again"
+        raise UserError("path", path, remedy, Code.DAMAGED)
     return path
 
 
@@ -411,9 +418,8 @@ def check(folder: Path, entry: dict[str, Any]) -> None:
     """UserError unless the bytes of a shard are those that were written."""
     with open(folder / entry["file"], "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-            raise UserError(
-                "path", folder / entry["file"], "is damaged: its sha256 is not the manifest's; copy it again"
-            )
+            remedy = "is damaged: its sha256 is not the manifest's; copy it again"
+            raise UserError("path", folder / entry["file"], remedy, Code.DAMAGED)
 
 
 def _verify(folder: Path, manifest: dict[str, Any], say: Say) -> None:
@@ -435,7 +441,7 @@ def _manifest(job: Job, state: dict[str, Any]) -> dict[str, Any]:
     for name, other in ((EVALUATION, TRAIN), (TRAIN, EVALUATION)):
         if counts[name]["tokens"] < 2:
             remedy = f"all {counts[other]['documents']} documents went to {other}; change --share, or give more text"
-            raise UserError(name, "nothing", f"{remedy}, and delete {job.out}")
+            raise UserError(name, "nothing", f"{remedy}, and delete {job.out}", Code.TOO_FEW)
     return {
         "schema": SCHEMA,
         "kind": "tokens",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from scaling.data._extras import need
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|endofdoc|>", "<|end|>", "[SEP]")
 """Names of an end-of-text token, in the order in which they are looked for."""
@@ -49,35 +49,39 @@ def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
         get one of their own, 256; a tokenizer's trades places with its highest.
 
     Raises:
-      UserError: there is no such file or token, it is no tokenizer, or ``tokenizers`` is not installed.
+      UserError: there is no such file (MISSING) or token (UNKNOWN), the file is no tokenizer (DAMAGED), a text has no end
+        though ``closed`` (MISSING), or ``tokenizers`` is not installed (ENVIRONMENT).
     """
     if name == "bytes":
         if end not in ("auto", "none"):
-            raise UserError("end", end, "bytes have no such token; leave it out, or give a tokenizer")
+            remedy = "bytes have no such token; leave it out, or give a tokenizer"
+            raise UserError("end", end, remedy, Code.UNKNOWN)
         sha256 = hashlib.sha256(b"bytes, 256 ends" if closed else b"bytes").hexdigest()
         return Tokenizer("bytes", sha256, 256 + closed, 256 if closed else None, _bytes)
     path = Path(name).expanduser()
     if not path.is_file():
-        raise UserError("tokenizer", name, "is no file; give a tokenizer.json, or bytes")
+        raise UserError("tokenizer", name, "is no file; give a tokenizer.json, or bytes", Code.MISSING)
     library, content = need("tokenizers", path.name), path.read_bytes()
     try:
         made = library.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises bare Exceptions
-        raise UserError("tokenizer", name, f"is no tokenizer.json ({str(error)[:120]})") from error
+        remedy = f"is no tokenizer.json ({str(error)[:120]})"
+        raise UserError("tokenizer", name, remedy, Code.DAMAGED) from error
     # A file may ask for both, silently losing the rest of a long text or adding to a short one.
     made.no_truncation()
     made.no_padding()
     table = made.get_vocab(with_added_tokens=True)
     if not table:
-        raise UserError("tokenizer", name, "has an empty vocabulary; train it first")
+        raise UserError("tokenizer", name, "has an empty vocabulary; train it first", Code.DAMAGED)
     found = next((token for token in ENDS if token in table), None) if end == "auto" else end
     if end == "none":
         found = None
     if found is None and closed:
         reason = "captions need an end" if end == "none" else f"{path.name} has no end-of-text token that is known"
-        raise UserError("end", end, f"{reason}; give the name of a token")
+        raise UserError("end", end, f"{reason}; give the name of a token", Code.MISSING)
     if found is not None and found not in table:
-        raise UserError("end", found, f"is no token of {path.name}; give one of its tokens, or none")
+        remedy = f"is no token of {path.name}; give one of its tokens, or none"
+        raise UserError("end", found, remedy, Code.UNKNOWN)
     number, highest = None if found is None else table[found], max(table.values())
     traded = number if closed and number != highest else None
 

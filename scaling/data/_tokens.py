@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from scaling.data._random import mix, shuffled
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 EVALUATION = 0.05
 """Share of the bytes, in expectation, whose documents go to evaluation."""
@@ -146,7 +146,7 @@ class TokenSource:
 
 @dataclass(frozen=True)
 class CheckedTokens(TokenSource):
-    """A TokenSource that refuses tokens the vocabulary does not have, instead of clipping them silently."""
+    """A TokenSource that refuses tokens outside the vocabulary, which an embedding would clip silently."""
 
     path: str = ""
 
@@ -162,10 +162,15 @@ class CheckedTokens(TokenSource):
 
 
 def check_vocab(tokens: np.ndarray, vocab: int, path: str) -> None:
-    """Raises UserError where a token is outside [0, vocab); an int32 that overflowed is negative, so outside too."""
+    """Holds tokens against a vocabulary; an int32 that overflowed is negative, so outside too.
+
+    Raises:
+      UserError: a token is outside [0, vocab) (CONFLICT).
+    """
     if tokens.size and (int(tokens.max()) >= vocab or int(tokens.min()) < 0):
         worst = int(tokens.max()) if tokens.max() >= vocab else int(tokens.min()) % 2**32
-        raise UserError("data.vocab", vocab, f"{path} has the token {worst}; give the tokenizer's size, or the dtype")
+        remedy = f"{path} has the token {worst}; give the tokenizer's size, or the dtype"
+        raise UserError("data.vocab", vocab, remedy, Code.CONFLICT)
 
 
 def content_hash(items: Sequence[tuple[str, bytes]]) -> str:

@@ -15,7 +15,6 @@ documents give the same batches from ``prepared`` shards.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,8 @@ import numpy as np
 from scaling.data import _files
 from scaling.data._extras import need
 from scaling.data._tokens import CheckedTokens, Document, below, check_vocab, split
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.settings import check, setting
 
 ROWS = 256  # records that are read at once
 
@@ -36,20 +36,15 @@ class Config:
     """A file, or a folder of them."""
     glob: str = "**/*.array*record*"
     """Which files below the folder."""
-    dtype: str = "uint8"
+    dtype: str = setting("uint8", choices=("uint8", "uint16", "uint32"))
     """Of the tokens: uint8, uint16 or uint32."""
-    vocab: int = 256
+    vocab: int = setting(256, least=2)
     """Tokens are below this."""
-    bytes_per_token: float = 0.0
+    bytes_per_token: float = setting(0.0, least=0)
     """Mean bytes of text for a token, if you know it (1 for uint8). 0: not known."""
 
     def __post_init__(self):
-        if self.dtype not in ("uint8", "uint16", "uint32"):
-            raise UserError("data.dtype", self.dtype, "must be uint8, uint16 or uint32")
-        if self.vocab < 2:
-            raise UserError("data.vocab", self.vocab, "must be at least 2")
-        if not 0 <= self.bytes_per_token < math.inf:
-            raise UserError("data.bytes_per_token", self.bytes_per_token, "must be positive, or 0 where not known")
+        check(self, "data")
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Records:
                 except RuntimeError as own:
                     reason = str(own).split(";")[0][:120]
                     remedy = f"is damaged ({reason}); write or copy the file again"
-                    raise UserError("data.path", self.name(number), remedy) from error
+                    raise UserError("data.path", self.name(number), remedy, Code.DAMAGED) from error
             raise
 
 
@@ -137,7 +132,8 @@ def _open(config: Config) -> Records:
                 counts.append(len(each))
         except RuntimeError as error:
             reason = str(error).split(";")[0][:120]
-            raise UserError("data.path", name, f"is damaged or no ArrayRecord ({reason}); copy again") from error
+            remedy = f"is damaged or no ArrayRecord ({reason}); copy again"
+            raise UserError("data.path", name, remedy, Code.DAMAGED) from error
     names = [name for _, name in files]
     return Records(module.ArrayRecordDataSource([str(path) for path, _ in files]), names, counts)
 
@@ -149,7 +145,7 @@ def _scan(records: Records, dtype: np.dtype, config: Config) -> Iterator[tuple[i
         for number, record in zip(numbers, records.read(numbers)):
             if len(record) % dtype.itemsize:
                 remedy = f"has {len(record)} bytes, no multiple of {dtype.itemsize} ({config.dtype}); give its dtype"
-                raise UserError("data.path", records.name(number), remedy)
+                raise UserError("data.path", records.name(number), remedy, Code.DAMAGED)
             check_vocab(np.frombuffer(record, dtype), config.vocab, records.name(number))
             yield len(record) // dtype.itemsize, hashlib.sha256(record).digest()
 
@@ -158,8 +154,8 @@ def make(config: Config) -> CheckedTokens:
     """Looks through the records.
 
     Raises:
-      UserError: there is no such file, a record is damaged or of another type (named by file and number), or there are
-        too few documents.
+      UserError: there is no such file (MISSING), a record is damaged or of another type (DAMAGED, named by file and
+        number), or there are too few documents (TOO_FEW).
     """
     records, dtype = _open(config), np.dtype(config.dtype).newbyteorder("<")
     lengths, digests, total = [], [], hashlib.sha256(dtype.str.encode())
@@ -172,7 +168,8 @@ def make(config: Config) -> CheckedTokens:
     held = np.array([below(digest, threshold) for digest in digests], bool)
     sizes = np.array(lengths, np.int64)
     if not count or held.all() or not sizes[held].sum():
-        raise UserError("data.path", config.path, f"holds {len(held)} documents, too few or all the same; give more")
+        remedy = f"holds {len(held)} documents, too few or all the same; give more"
+        raise UserError("data.path", config.path, remedy, Code.TOO_FEW)
     train = np.flatnonzero(~held & (sizes > 0))
     documents = [
         Document(records.name(number), _Lazy(records, number, lengths[number], dtype), digests[number])

@@ -16,16 +16,18 @@ pieces of 4 KiB, which ``sha256_of`` says ("all" or "sample").
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from scaling.data._tokens import CheckedTokens, Document, TokenSource, check_vocab, digest
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.settings import check, setting
 
 MAGIC, HEADER = 20240520, 256
+DTYPES = ("uint16", "uint32")
+SAMPLES, SAMPLE = 64, 4096  # where tokens are held against the vocabulary when the files are opened
 
 
 @dataclass(frozen=True)
@@ -34,51 +36,53 @@ class Config:
     """A folder with train.bin (and val.bin), or the training file."""
     val: str = ""
     """The validation file; empty: val.bin of the folder, or the last ``fraction`` of the training file."""
-    vocab: int = 50257
+    vocab: int = setting(50257, least=2)
     """Tokens are below this; 50257 is GPT-2's."""
-    dtype: str = "uint16"
+    dtype: str = setting("uint16", choices=DTYPES)
     """Of raw files: uint16 or uint32."""
-    fraction: float = 0.01
+    fraction: float = setting(0.01, above=0, below=1)
     """Evaluation share of the training file where there is no validation file."""
-    block: int = 8192
+    block: int = setting(8192, least=2)
     """Tokens of an evaluation document."""
-    bytes_per_token: float = 0.0
+    bytes_per_token: float = setting(0.0, least=0)
     """Mean bytes of text for a token, if you know it: losses are then also given in bits/byte. 0: not known."""
+
+    def __post_init__(self):
+        check(self, "data")
 
 
 def open_tokens(path: Path, dtype: str) -> np.ndarray:
     """The tokens of one file, memory-mapped: uint16 or uint32 (n,).
 
     Raises:
-      UserError: the file is missing or empty, its size is no multiple of a token, or it differs from its header.
+      UserError: the file is missing (MISSING) or empty (TOO_FEW), its size is no multiple of a token, or it differs from
+        its header (DAMAGED).
     """
-    if dtype not in ("uint16", "uint32"):
-        raise UserError("data.dtype", dtype, "must be uint16 or uint32")
     try:
         size = path.stat().st_size
         head = np.fromfile(path, "<i4", count=min(3, size // 4)) if path.is_file() else None
     except OSError as error:
-        raise UserError("data.path", path, f"cannot be read ({error.strerror})") from error
+        raise UserError("data.path", path, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
     if head is None:
-        raise UserError("data.path", path, "is no file; give the token file or the folder of train.bin")
+        remedy = "is no file; give the token file or the folder of train.bin"
+        raise UserError("data.path", path, remedy, Code.MISSING)
     if len(head) == 3 and head[0] == MAGIC:
         if head[1] != 1:
-            raise UserError("data.path", path, f"has the llm.c header of version {head[1]}; version 1 (uint16) is read")
+            remedy = f"has the llm.c header of version {head[1]}; version 1 (uint16) is read"
+            raise UserError("data.path", path, remedy, Code.UNSUPPORTED)
         offset, count, kind = HEADER * 4, int(head[2]), np.dtype("<u2")
         if size != offset + count * kind.itemsize:
             held = max(0, size - offset) / kind.itemsize
-            raise UserError(
-                "data.path", path, f"should hold {count} tokens by its header, but has {held:g}; copy again"
-            )
+            remedy = f"should hold {count} tokens by its header, but has {held:g}; copy again"
+            raise UserError("data.path", path, remedy, Code.DAMAGED)
     else:
         kind = np.dtype(dtype).newbyteorder("<")
         offset, count = 0, size // kind.itemsize
         if size % kind.itemsize:
-            raise UserError(
-                "data.path", path, f"has {size} bytes, no multiple of {kind.itemsize} ({dtype}); copy again"
-            )
+            remedy = f"has {size} bytes, no multiple of {kind.itemsize} ({dtype}); copy again"
+            raise UserError("data.path", path, remedy, Code.DAMAGED)
     if count < 2:
-        raise UserError("data.path", path, "holds no tokens")
+        raise UserError("data.path", path, "holds no tokens", Code.TOO_FEW)
     return np.memmap(path, kind, mode="r", offset=offset, shape=(count,))
 
 
@@ -86,37 +90,10 @@ def make(config: Config) -> TokenSource:
     """Opens and checks the files.
 
     Raises:
-      UserError: see ``open_tokens``; or a field is out of range, training is empty, or a token is not below ``vocab``.
+      UserError: see ``open_tokens``; or training is empty (TOO_FEW), or a token is not below ``vocab`` (CONFLICT).
     """
-    root = Path(config.path).expanduser()
-    if not config.path or not root.exists():
-        raise UserError("data.path", config.path, "is not there; give the token file or the folder of train.bin")
-    if config.vocab < 2:
-        raise UserError("data.vocab", config.vocab, "must be at least 2")
-    if config.block < 2:
-        raise UserError("data.block", config.block, "must be at least 2")
-    if not 0 < config.fraction < 1:
-        raise UserError("data.fraction", config.fraction, "must lie between 0 and 1")
-    if not 0 <= config.bytes_per_token < math.inf:
-        raise UserError("data.bytes_per_token", config.bytes_per_token, "must be positive, or 0 where not known")
-    train = open_tokens(root / "train.bin" if root.is_dir() else root, config.dtype)
-    beside = Path(config.val).expanduser() if config.val else root / "val.bin"
-    parts = [train]
-    if config.val or (root.is_dir() and beside.exists()):
-        held = open_tokens(beside, config.dtype)
-        parts.append(held)
-    else:
-        cut = len(train) - max(2, round(len(train) * config.fraction))
-        train, held = train[: max(0, cut - config.block)], train[cut:]
-        if len(train) < 2:
-            raise UserError(
-                "data.fraction", config.fraction, f"leaves no training tokens of {len(parts[0])}; or make block smaller"
-            )
-    rng = np.random.Generator(np.random.Philox(0))
-    for part in (train, held):
-        starts = rng.integers(0, max(1, len(part) - 4096), 64)
-        for start in (0, *starts, max(0, len(part) - 4096)):
-            check_vocab(part[start : start + 4096], config.vocab, config.path)
+    parts, train, held = _split(config)
+    _sample(config, train, held)
     sha256, extent = digest(parts)
     documents = [
         Document(f"block {start // config.block}", held[start : start + config.block], _block_digest(sha256, start))
@@ -133,6 +110,34 @@ def make(config: Config) -> TokenSource:
         "block": config.block,
     }
     return CheckedTokens(train, documents, config.vocab, config.bytes_per_token or None, about, path=config.path)
+
+
+def _split(config: Config) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """The files' tokens, and those of training and of evaluation."""
+    root = Path(config.path).expanduser()
+    if not config.path or not root.exists():
+        remedy = "is not there; give the token file or the folder of train.bin"
+        raise UserError("data.path", config.path, remedy, Code.MISSING)
+    train = open_tokens(root / "train.bin" if root.is_dir() else root, config.dtype)
+    beside = Path(config.val).expanduser() if config.val else root / "val.bin"
+    if config.val or (root.is_dir() and beside.exists()):
+        held = open_tokens(beside, config.dtype)
+        return [train, held], train, held
+    cut = len(train) - max(2, round(len(train) * config.fraction))
+    kept = train[: max(0, cut - config.block)]
+    if len(kept) < 2:
+        remedy = f"leaves no training tokens of {len(train)}; or make block smaller"
+        raise UserError("data.fraction", config.fraction, remedy, Code.TOO_FEW)
+    return [train], kept, train[cut:]
+
+
+def _sample(config: Config, *parts: np.ndarray) -> None:
+    """Holds a sample of the tokens against the vocabulary, the first and the last of each part among them."""
+    rng = np.random.Generator(np.random.Philox(0))
+    for part in parts:
+        last = max(0, len(part) - SAMPLE)
+        for start in (0, *rng.integers(0, max(1, len(part) - SAMPLE), SAMPLES), last):
+            check_vocab(part[start : start + SAMPLE], config.vocab, config.path)
 
 
 def _block_digest(content: str, start: int) -> bytes:

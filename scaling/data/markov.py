@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from scaling.data._random import key, mix, uniform
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.settings import check, setting
 
 _WORLD, _TRAIN, _EVALUATE = 0, 1, 2
 DOCUMENT = 16
@@ -35,24 +37,20 @@ MOST = 2**22
 
 @dataclass(frozen=True)
 class Config:
-    vocab: int = 64
+    vocab: int = setting(64, least=2)
     """Tokens, V."""
-    order: int = 1
+    order: int = setting(1, least=1)
     """Tokens that decide the next one, k."""
-    concentration: float = 0.1
+    concentration: float = setting(0.1, least=0.01, most=1e6)
     """Of the Dirichlet distribution of each row: small is predictable, large is uniform."""
-    world: int = 0
+    world: int = setting(0, least=0, most=2**63 - 1)
     """Names the table."""
 
     def __post_init__(self):
-        if self.vocab < 2:
-            raise UserError("data.vocab", self.vocab, "must be at least 2")
-        if self.order < 1 or self.vocab ** (self.order + 1) > MOST:
-            raise UserError("data.order", self.order, f"must be at least 1, with vocab^(order + 1) at most {MOST}")
-        if not 0.01 <= self.concentration <= 1e6:
-            raise UserError("data.concentration", self.concentration, "must be from 0.01 to 1e6")
-        if not 0 <= self.world < 2**63:
-            raise UserError("data.world", self.world, "must be at least 0")
+        check(self, "data")
+        if (self.order + 1) * math.log2(self.vocab) > 64 or self.vocab ** (self.order + 1) > MOST:
+            remedy = f"must be at least 1, with vocab^(order + 1) at most {MOST}"
+            raise UserError("data.order", self.order, remedy, Code.CONFLICT)
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,8 @@ class Markov:
         """Tokens (n, T + 1) int32 and the context of each target from the k-th on, (n, T + 1 - k) int64."""
         vocab, order = self.config.vocab, self.config.order
         if context < order:
-            raise UserError("model.context", context, f"must hold a whole context: at least {order}")
+            remedy = f"must hold a whole context: at least {order}"
+            raise UserError("model.context", context, remedy, Code.CONFLICT)
         start = mix(secret ^ mix(indices.astype(np.uint64)))
         u = uniform(mix(start[:, None] + np.arange(context + 2 - order, dtype=np.uint64)))
         first, rows = self._cumulative

@@ -24,7 +24,7 @@ from scaling.data._documents import Input
 from scaling.data._extras import need
 from scaling.data._pairs import Pairs, Pictures, Sample, sample_digest
 from scaling.data._tokens import CheckedTokens, Document, below, content_hash, digest, split
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 LARGEST = 2**30  # bytes of text in memory
 HELD = 2**29  # bytes of unpacked row groups
@@ -48,14 +48,16 @@ class Config(Pictures):
     def __post_init__(self):
         super().__post_init__()
         if not self.text and not self.image:
-            raise UserError("data.text", "''", "name the column of the text, or of an image")
+            remedy = "name the column of the text, or of an image"
+            raise UserError("data.text", "''", remedy, Code.MISSING)
 
 
 def _inputs(config: Config) -> list[Input]:
     found = _documents.inputs([config.path], config.glob) if config.path else []
     tables = [each for each in found if each.kind in ("parquet", "arrow")]
     if not tables:
-        raise UserError("data.path", config.path, "holds no .parquet or .arrow file; give a file or a folder of them")
+        remedy = "holds no .parquet or .arrow file; give a file or a folder of them"
+        raise UserError("data.path", config.path, remedy, Code.MISSING)
     return tables
 
 
@@ -63,14 +65,16 @@ def make(config: Config) -> CheckedTokens | Pairs:
     """Reads the text, or indexes the pictures.
 
     Raises:
-      UserError: there is no such file or column, a file is damaged, or there is too little or too much text.
+      UserError: there is no such file or column (MISSING), a file is damaged (DAMAGED), or there is too little text
+        (TOO_FEW) or too much of it (UNSUPPORTED).
     """
     tables, reads = _inputs(config), _columns(config)
     for each in tables:
         names = _names(each)
         for name, column in reads.items():
             if column not in names:
-                raise UserError(f"data.{name}", column, f"is not in {each.name}, which has {', '.join(names)}")
+                remedy = f"is not in {each.name}, which has {', '.join(names)}"
+                raise UserError(f"data.{name}", column, remedy, Code.MISSING)
     sha256, extent = digest([_mapped(each) for each in tables])
     columns = [config.text, config.image, config.label if config.classes else ""]
     about = {
@@ -90,7 +94,7 @@ def _damage(each: Input) -> Iterator[None]:
         reason = str(error).split("\n")[0][:150]
         # Without a number it is about the data, not about the machine, as a worker would take an OSError to be.
         cause = error if getattr(error, "errno", None) else None
-        raise UserError("data.path", each.name, f"cannot be read ({reason}); copy it again") from cause
+        raise UserError("data.path", each.name, f"cannot be read ({reason}); copy it again", Code.DAMAGED) from cause
 
 
 def _columns(config: Config) -> dict[str, str]:
@@ -124,7 +128,7 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
                 total += len(document)
                 if total > LARGEST:
                     remedy = "holds more than 1 GiB of text; tokenize it once, with scaling data prepare"
-                    raise UserError("data.path", config.path, remedy)
+                    raise UserError("data.path", config.path, remedy, Code.UNSUPPORTED)
                 sizes.append(len(document))
                 texts.append(_prepare.text_bytes(document))
                 kept = tokens.astype(tokenizer.dtype)
@@ -132,7 +136,8 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
     threshold = split([document.digest for document in found], sizes, max(1, total))
     held = np.array([below(document.digest, threshold) for document in found], bool)
     if held.all() or not held.any():
-        raise UserError("data.path", config.path, f"holds {len(found)} documents, too few or all the same; give more")
+        remedy = f"holds {len(found)} documents, too few or all the same; give more"
+        raise UserError("data.path", config.path, remedy, Code.TOO_FEW)
     train = np.concatenate([document.tokens for document, out in zip(found, held) if not out])
     documents = [document for document, out in zip(found, held) if out]
     evaluated = int(np.array(texts)[held].sum())
@@ -182,7 +187,8 @@ class _Table:
 
     def _caption(self, value: Any, number: int) -> bytes:
         if not isinstance(value, str):
-            raise UserError("data.text", self.name(number), f"is {type(value).__name__}, no text; mend or remove it")
+            remedy = f"is {type(value).__name__}, no text; mend or remove it"
+            raise UserError("data.text", self.name(number), remedy, Code.DAMAGED)
         return value.encode("utf-8", "surrogatepass")
 
     def caption(self, number: int) -> bytes:
@@ -194,9 +200,8 @@ class _Table:
         picture, label = row[self.config.image], row.get(self.config.label, -1)
         picture = picture.get("bytes") if isinstance(picture, dict) else picture
         if not isinstance(picture, bytes):
-            raise UserError(
-                "data.image", self.name(number), "holds no encoded picture; save the data with its pictures"
-            )
+            remedy = "holds no encoded picture; save the data with its pictures"
+            raise UserError("data.image", self.name(number), remedy, Code.DAMAGED)
         caption = self._caption(row[self.config.text], number) if self.config.text else b""
         return Sample(picture, caption, label if isinstance(label, int) else -1)
 
@@ -222,6 +227,6 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
         sample = store.read(number)
         digests.append(sample_digest(len(sample.picture), sample.picture, sample.caption))
     if not digests:
-        raise UserError("data.path", config.path, "holds no row; give a table with rows")
+        raise UserError("data.path", config.path, "holds no row; give a table with rows", Code.TOO_FEW)
     about["bytes"] = sum(each.size for each in tables)
     return Pairs(store, digests, tokenizer, config.side, config.classes, bool(config.text), about)

@@ -18,7 +18,7 @@ import numpy as np
 
 from scaling.data import _prepare, _tokens
 from scaling.data._tokens import CheckedTokens, Document, TokenSource
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.records import canonical, read_json
 
 
@@ -60,15 +60,17 @@ def joined(parts: list[np.ndarray]) -> Shards:
 def _manifest(config: Config) -> tuple[Path, dict[str, Any]]:
     folder = Path(config.path).expanduser()
     if not config.path or not folder.is_dir():
-        raise UserError("data.path", config.path, "is not there; write it with scaling data prepare FILES --out=DIR")
+        remedy = "is not there; write it with scaling data prepare FILES --out=DIR"
+        raise UserError("data.path", config.path, remedy, Code.MISSING)
     try:
         manifest: Any = read_json(folder / _prepare.MANIFEST)
     except FileNotFoundError as error:
         begun = (folder / _prepare.PROGRESS).exists()
         remedy = "is not finished; give the same scaling data prepare again" if begun else "holds no manifest.json"
-        raise UserError("data.path", config.path, remedy) from error
+        raise UserError("data.path", config.path, remedy, Code.MISSING) from error
     if not isinstance(manifest, dict) or manifest.get("kind") != "tokens" or manifest.get("schema") != _prepare.SCHEMA:
-        raise UserError("data.path", config.path, "has a manifest of something else; prepare it with this version")
+        remedy = "has a manifest of something else; prepare it with this version"
+        raise UserError("data.path", config.path, remedy, Code.DAMAGED)
     return folder, manifest
 
 
@@ -76,13 +78,14 @@ def make(config: Config) -> TokenSource:
     """Maps the shards.
 
     Raises:
-      UserError: there is no finished preparation, or a shard is missing, cut short or damaged.
+      UserError: there is no finished preparation (MISSING), or a shard is missing, cut short or damaged (DAMAGED).
     """
     folder, manifest = _manifest(config)
     try:
         return _source(config, folder, manifest)
     except (KeyError, TypeError) as error:
-        raise UserError("data.path", folder / _prepare.MANIFEST, f"lacks {error}; prepare the folder again") from error
+        remedy = f"lacks {error}; prepare the folder again"
+        raise UserError("data.path", folder / _prepare.MANIFEST, remedy, Code.DAMAGED) from error
 
 
 def _source(config: Config, folder: Path, manifest: dict[str, Any]) -> TokenSource:

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from scaling.data._random import key, mix, uniform
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.settings import check, setting
 
 _WORLD, _TRAIN, _EVALUATE = 0, 1, 2
 DOCUMENT = 16
@@ -36,31 +37,27 @@ UNBOUNDED = 2**62
 
 @dataclass(frozen=True)
 class Config:
-    symbols: int = 16
+    symbols: int = setting(16, least=2, most=4096)
     """Symbols of every level, v."""
-    rules: int = 4
+    rules: int = setting(4, least=1)
     """Right sides of a symbol, m."""
-    split: int = 2
+    split: int = setting(2, least=2)
     """Symbols on a right side, s."""
-    depth: int = 5
+    depth: int = setting(5, least=1)
     """Levels of the tree, L."""
-    world: int = 0
+    world: int = setting(0, least=0, most=2**63 - 1)
     """Names the rules."""
 
     def __post_init__(self):
-        if self.symbols < 2 or self.symbols > 4096:
-            raise UserError("data.symbols", self.symbols, "must be from 2 to 4096")
-        if self.split < 2:
-            raise UserError("data.split", self.split, "must be at least 2")
-        if self.depth < 1 or self.split**self.depth > 65536:
-            raise UserError("data.depth", self.depth, "must be at least 1, with split^depth at most 65536")
-        if self.symbols**self.split > 2**24:
-            raise UserError("data.split", self.split, "must keep symbols^split at most 2^24")
-        if self.rules < 1 or self.rules * self.symbols > self.symbols**self.split:
+        check(self, "data")
+        if self.depth * math.log2(self.split) > 64 or self.split**self.depth > 65536:
+            raise UserError("data.depth", self.depth, "must keep split^depth at most 65536", Code.CONFLICT)
+        if self.split * math.log2(self.symbols) > 64 or self.symbols**self.split > 2**24:
+            raise UserError("data.split", self.split, "must keep symbols^split at most 2^24", Code.CONFLICT)
+        if self.rules * self.symbols > self.symbols**self.split:
             most = self.symbols ** (self.split - 1)
-            raise UserError("data.rules", self.rules, f"must be from 1 to {most}, or two rules would look alike")
-        if not 0 <= self.world < 2**63:
-            raise UserError("data.world", self.world, "must be at least 0")
+            remedy = f"must be from 1 to {most}, or two rules would have the same right side"
+            raise UserError("data.rules", self.rules, remedy, Code.CONFLICT)
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,8 @@ class Hierarchy:
     def _draw(self, secret: np.ndarray, indices: np.ndarray, context: int) -> np.ndarray:
         """Tokens (n, T + 1) int32."""
         if context % self.block:
-            raise UserError("model.context", context, f"must be whole blocks: a multiple of {self.block}")
+            remedy = f"must be whole blocks: a multiple of {self.block}"
+            raise UserError("model.context", context, remedy, Code.CONFLICT)
         blocks = len(indices) * (context // self.block)
         nodes = (self.block - 1) // (self.config.split - 1)
         start = mix(secret ^ mix(indices.astype(np.uint64)))

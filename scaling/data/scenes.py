@@ -29,7 +29,8 @@ from typing import Any
 import numpy as np
 
 from scaling.data._random import key, mix, uniform
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.settings import check, setting
 
 SIDE = 32
 SHAPES = ("circle", "square", "triangle", "bar")
@@ -42,8 +43,18 @@ BLANK, START, END = len(WORDS), len(WORDS) + 1, len(WORDS) + 2
 FIRST = np.array([0, len(COLOURS), len(COLOURS) + len(SHAPES), 0, len(COLOURS)])
 
 _RGB = np.array(
-    [(220, 40, 40), (40, 190, 60), (50, 80, 230), (230, 220, 50), (50, 210, 220), (220, 60, 210), (240, 240, 240),
-     (240, 140, 30)], np.uint8)  # fmt: skip
+    [
+        (220, 40, 40),
+        (40, 190, 60),
+        (50, 80, 230),
+        (230, 220, 50),
+        (50, 210, 220),
+        (220, 60, 210),
+        (240, 240, 240),
+        (240, 140, 30),
+    ],
+    np.uint8,
+)
 _BACKGROUND = 60
 _RADII = (5, 3)  # of the large thing and of the small one
 _TRAIN, _EVALUATE = 1, 2
@@ -57,25 +68,19 @@ ROTATION_ENTROPY = 5 / 16 * math.log(2) + 4 / 16 * math.log(4)
 
 @dataclass(frozen=True)
 class Config:
-    swap: float = 0.0
+    swap: float = setting(0.0, least=0, most=1)
     """Share of captions that describe another scene."""
-    drop: float = 0.0
+    drop: float = setting(0.0, least=0, most=1)
     """Share of words that are blanked."""
-    noise: int = 16
-    """Each byte of a picture is moved by up to this much."""
-    world: int = 0
+    noise: int = setting(16, least=0, most=60)
+    """Each byte of a picture is moved by up to this much; above 60 colours could not be told apart."""
+    world: int = setting(0, least=0, most=2**63 - 1)
     """Names the sample of scenes."""
     sound: bool = False
     """Whether scenes are heard, too: 5 x 64 samples."""
 
     def __post_init__(self):
-        for name in ("swap", "drop"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"data.{name}", getattr(self, name), "must be from 0 to 1")
-        if not 0 <= self.noise <= 60:
-            raise UserError("data.noise", self.noise, "must be from 0 to 60, or colours cannot be told apart")
-        if not 0 <= self.world < 2**63:
-            raise UserError("data.world", self.world, "must be at least 0")
+        check(self, "data")
 
 
 def _stamp(shape: str, radius: int) -> np.ndarray:
@@ -219,7 +224,8 @@ class Scenes:
 
     def _tokens(self, caption: np.ndarray, context: int) -> np.ndarray:
         if context < len(CHOICES) + 1:
-            raise UserError("model.context", context, f"must hold a caption and its end: at least {len(CHOICES) + 1}")
+            remedy = f"must hold a caption and its end: at least {len(CHOICES) + 1}"
+            raise UserError("model.context", context, remedy, Code.CONFLICT)
         tokens = np.full((len(caption), context + 1), END, np.int32)
         tokens[:, 0] = START
         tokens[:, 1 : len(CHOICES) + 1] = caption

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scaling.data._tokens import Document, TokenSource, content_hash, held_out, join
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.settings import check, setting
 
 SKIPPED_FOLDERS = frozenset(
     ("test", "tests", "idle_test", "lib2to3", "site-packages", "dist-packages", "__pycache__", "lib-dynload")
@@ -34,12 +35,11 @@ LOCAL = frozenset(("sitecustomize.py", "usercustomize.py"))
 class Config:
     """The text is what the interpreter came with."""
 
-    limit: int = 0
+    limit: int = setting(0, least=0)
     """Training bytes kept: files in the order of their hash, the last one cut; 0 keeps all. Evaluation stays whole."""
 
     def __post_init__(self):
-        if self.limit < 0:
-            raise UserError("data.limit", self.limit, "must be a number of bytes, or 0 for all of the text")
+        check(self, "data")
 
 
 def generated(name: str, content: bytes) -> bool:
@@ -71,7 +71,8 @@ def make(config: Config, root: Path | None = None) -> TokenSource:
     """The library of this interpreter, or of ``root``.
 
     Raises:
-      UserError: this Python has no library of source files (a zipped or a compiled one), or hardly any.
+      UserError: this Python has no library of source files, or hardly any, as a zipped or a compiled one (MISSING), or
+        fewer bytes than ``limit`` (TOO_FEW).
     """
     root = Path(sysconfig.get_paths()["stdlib"]) if root is None else root
     library = files(root)
@@ -83,13 +84,13 @@ def make(config: Config, root: Path | None = None) -> TokenSource:
         else:
             train.append((digest, content))
     if not train or not documents:
-        raise UserError(
-            "data.source", "stdlib", f"this Python has {len(library)} source files of its library; use text or bin"
-        )
-    # By hash where a part is taken: by name it would be the packages from a to c.
+        remedy = f"this Python has {len(library)} source files of its library; use text or bin"
+        raise UserError("data.source", "stdlib", remedy, Code.MISSING)
+    # A limit takes files in the order of their content hash; alphabetical order would favour early packages.
     tokens = join([content for _, content in (sorted(train) if config.limit else train)])
     if config.limit > len(tokens):
-        raise UserError("data.limit", f"{config.limit:,}", f"the library has {len(tokens):,} training bytes; lower it")
+        remedy = f"the library has {len(tokens):,} training bytes; lower it"
+        raise UserError("data.limit", f"{config.limit:,}", remedy, Code.TOO_FEW)
     tokens = tokens[: config.limit or None]
     held = sum(len(each.tokens) for each in documents)
     about = {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from scaling.data import _files
 from scaling.data._tokens import Document, TokenSource, below, content_hash, join, split
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 SMALLEST = 32 * 1024
 BLOCK = 64 * 1024
@@ -35,17 +35,19 @@ def read(config: Config) -> list[tuple[str, bytes]]:
     """(relative posix path, content) of the files, sorted by path, empty ones left out.
 
     Raises:
-      UserError: the path is missing, holds no such file, cannot be read, or has less than 32 kB of text.
+      UserError: the path is missing or holds no such file (MISSING), cannot be read (DAMAGED), or has less than 32 kB of
+        text (TOO_FEW).
     """
     files = _files.below(config.path, config.glob, "the folder (or file) of your text")
     try:
         found = [(name, path.read_bytes()) for path, name in files]
     except OSError as error:
-        raise UserError("data.path", error.filename, f"cannot be read ({error.strerror})") from error
+        raise UserError("data.path", error.filename, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
     found = sorted((name, content) for name, content in found if content)
     total = sum(len(content) for _, content in found)
     if total < SMALLEST:
-        raise UserError("data.path", config.path, f"holds {total} bytes; a study needs at least {SMALLEST}")
+        remedy = f"holds {total} bytes; a study needs at least {SMALLEST}"
+        raise UserError("data.path", config.path, remedy, Code.TOO_FEW)
     return [("text", content) for _, content in found] if Path(config.path).expanduser().is_file() else found
 
 
@@ -75,7 +77,8 @@ def make(config: Config) -> TokenSource:
     threshold = split([digest for digest, _ in may], [size for _, size in may], total)
     held = [below(digest, threshold) and long for digest, long in zip(digests, usable)]
     if all(held):
-        raise UserError("data.path", config.path, "holds the same text many times over; it cannot be split")
+        remedy = "holds the same text many times over; it cannot be split"
+        raise UserError("data.path", config.path, remedy, Code.TOO_FEW)
     train = join([content for (_, content), out in zip(documents, held) if not out])
     evaluation = [
         Document(name, join([content[gap : len(content) - gap]]), digest)

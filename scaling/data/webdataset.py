@@ -21,7 +21,7 @@ import numpy as np
 from scaling.data import _files, _tokenizer
 from scaling.data._pairs import HEAD, Pairs, Pictures, Sample, sample_digest
 from scaling.data._tokens import content_hash, digest
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Tars:
             self.handles[file] = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
         found = os.pread(self.handles[file], wanted, offset)
         if len(found) != wanted:
-            raise UserError("data.path", self.name(number), "was cut short since the source was made; copy it again")
+            remedy = "was cut short since the source was made; copy it again"
+            raise UserError("data.path", self.name(number), remedy, Code.CHANGED)
         return found
 
     def caption(self, number: int) -> bytes:
@@ -119,9 +120,9 @@ def _members(path: Path, name: str) -> Iterator[tuple[str, str, Place]]:
                     raise tarfile.ReadError(f"bad header after it, at byte {tar.offset}")
     except tarfile.TarError as error:
         remedy = f"is damaged, cut short or packed at {last} ({error}); copy or unpack it"
-        raise UserError("data.path", f"{name}:{last}", remedy) from error
+        raise UserError("data.path", f"{name}:{last}", remedy, Code.DAMAGED) from error
     except OSError as error:
-        raise UserError("data.path", name, f"cannot be read ({error.strerror})") from error
+        raise UserError("data.path", name, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
 
 
 def _tars(config: Config) -> Tars:
@@ -140,7 +141,7 @@ def _tars(config: Config) -> Tars:
             for kind, place, endings in zip(("image", "text", "label"), places, wanted):
                 if kind in kinds and place is None:
                     remedy = f"has no {' or '.join(endings)}, but {', '.join(members)}; mend or remove the sample"
-                    raise UserError(f"data.{kind}", f"{name}:{key}", remedy)
+                    raise UserError(f"data.{kind}", f"{name}:{key}", remedy, Code.MISSING)
             picture, caption, label = places
             assert picture is not None
             samples.append((number, key, picture, caption if config.text else None, label if config.classes else None))
@@ -152,12 +153,13 @@ def make(config: Config) -> Pairs:
     """Indexes the tars.
 
     Raises:
-      UserError: there is no tar, one is damaged (named by file and key), or a sample lacks its picture or caption.
+      UserError: there is no tar (MISSING) or no sample (TOO_FEW), a tar is damaged (DAMAGED, named by file and key), or
+        a sample lacks its picture or caption (MISSING).
     """
     tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
     tars = _tars(config)
     if not len(tars):
-        raise UserError("data.path", config.path, f"holds no sample with {config.image}")
+        raise UserError("data.path", config.path, f"holds no sample with {config.image}", Code.TOO_FEW)
     sha256, extent = digest([np.memmap(path, np.uint8, mode="r") for path in tars.files])
     about = {
         "source": "webdataset",

@@ -42,7 +42,8 @@ from typing import Any
 import numpy as np
 
 from scaling.data._random import key, mix, uniform
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.settings import check, setting
 
 DOCUMENT = 16
 """Sequences in an evaluation document."""
@@ -54,28 +55,21 @@ _WORLD, _TRAIN, _EVALUATE = 1, 2, 3
 
 @dataclass(frozen=True)
 class Config:
-    digits: int = 2
-    base: int = 16
-    targets: int = 64
-    exponent: float = 0.6
+    digits: int = setting(2, least=1, most=8)
+    base: int = setting(16, least=2, most=4096)
+    targets: int = setting(64, least=2, most=65536)
+    exponent: float = setting(0.6, above=-1, most=10)
     """a in p(c) ~ (c + 1)^-(1 + a)."""
-    peak: float = 8.0
+    peak: float = setting(8.0, least=0, most=100)
     """Scale of a context's logits: 0 is uniform, large is deterministic."""
-    world: int = 0
+    world: int = setting(0, least=0, most=2**63 - 1)
     """Seed of the tables and codes; another world is another data set."""
 
     def __post_init__(self):
-        for name, low, high in (("digits", 1, 8), ("base", 2, 4096), ("targets", 2, 65536)):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"data.{name}", getattr(self, name), f"must be from {low} to {high}")
+        check(self, "data")
         if self.base**self.digits * self.targets > 2**24:
-            raise UserError("data.base", self.base, "makes more than 2^24 table entries (base^digits * targets)")
-        if not -1 < self.exponent <= 10:
-            raise UserError("data.exponent", self.exponent, "must be above -1 and at most 10")
-        if not 0 <= self.peak <= 100:
-            raise UserError("data.peak", self.peak, "must be from 0 to 100")
-        if not 0 <= self.world < 2**63:
-            raise UserError("data.world", self.world, "must be at least 0")
+            remedy = "makes more than 2^24 table entries (base^digits * targets)"
+            raise UserError("data.base", self.base, remedy, Code.CONFLICT)
 
 
 @dataclass(frozen=True)
@@ -159,7 +153,8 @@ class Zipf:
         """Tokens (n, T + 1) int32, contexts and targets of their blocks (n, blocks) int64."""
         block = self.config.digits + 1
         if context < self.config.digits:
-            raise UserError("model.context", context, f"must hold a target: at least {self.config.digits}")
+            remedy = f"must hold a target: at least {self.config.digits}"
+            raise UserError("model.context", context, remedy, Code.CONFLICT)
         count = (len(indices), -(-(context + 1) // block))
         start = mix(secret ^ mix(indices.astype(np.uint64)))
         draws = uniform(mix(start[:, None] + np.arange(2 * count[1], dtype=np.uint64))).reshape(-1, 2)

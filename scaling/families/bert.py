@@ -18,46 +18,44 @@ import jax.numpy as jnp
 
 from scaling import objectives
 from scaling.blocks import head, stack
+from scaling.blocks.logical import Axes, Parameters
 from scaling.count import Component
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.families import Term, gpt
+from scaling.records.unit import Unit
+from scaling.settings import setting
 
 OBJECTIVES = ("mlm", "diffusion")
 
 
 @dataclass(frozen=True)
-class Config:
-    """Shape and objective. ``rate``, ``unit`` (token, span, word) and ``span`` say what mlm hides."""
+class Config(stack.Shape):
+    """Shape and objective, beside what ``stack.Shape`` says.
 
-    width: int = 64
-    layers: int = 2
-    heads: int = 4
-    mlp_ratio: int = 4
-    vocab: int = 256
-    context: int = 64
+    Attributes:
+      rate: share of an example's tokens that mlm hides.
+      unit: what mlm hides together: a token, a span or a word.
+      span: mean length of a span.
+      nsp: adds next-sentence prediction.
+    """
+
+    vocab: int = setting(256, least=1)
+    context: int = setting(64, least=1)
     tied: bool = True
-    activation: str = "relu2"
-    dtype: str = "float32"
-    objective: str = "mlm"
-    rate: float = 0.15
-    unit: str = "token"
-    span: float = 3.0
+    objective: str = setting("mlm", choices=OBJECTIVES)
+    rate: float = setting(0.15, above=0, below=1)
+    unit: str = setting("token", choices=objectives.UNITS)
+    span: float = setting(3.0, least=1)
     nsp: bool = False
 
     def __post_init__(self):
-        stack.check(self, "vocab", "context")
-        stack.among("model.objective", self.objective, OBJECTIVES)
-        stack.among("model.unit", self.unit, objectives.UNITS)
-        if not 0 < self.rate < 1:
-            raise UserError("model.rate", self.rate, "must lie between 0 and 1")
-        if self.span < 1:
-            raise UserError("model.span", self.span, "must be at least 1")
+        super().__post_init__()
         if self.unit == "word" and self.vocab > 256:
-            raise UserError(
-                "model.unit", self.unit, f"finds words in bytes, and the vocabulary has {self.vocab} tokens"
-            )
+            remedy = f"finds words in bytes, and the vocabulary has {self.vocab} tokens"
+            raise UserError("model.unit", self.unit, remedy, Code.CONFLICT)
         if self.nsp and (self.objective != "mlm" or self.context < 4):
-            raise UserError("model.nsp", self.nsp, "goes with objective mlm and a context of at least 4")
+            remedy = "goes with objective mlm and a context of at least 4"
+            raise UserError("model.nsp", self.nsp, remedy, Code.CONFLICT)
 
 
 ladder = gpt.ladder
@@ -98,17 +96,17 @@ class Model(nn.Module):
         return head.vocabulary(x_BTD, weight, targets_BT, tied=c.tied), next_B2
 
 
-def init(key: jax.Array, config: Config) -> dict[str, Any]:
+def init(key: jax.Array, config: Config) -> Parameters:
     """Parameters in float32, drawn from ``key``."""
     return dict(Model(config).init(key, jnp.zeros((1, config.context), jnp.int32))["params"])
 
 
-def logits(parameters: dict[str, Any], tokens_BT: jax.Array, config: Config) -> jax.Array:
+def logits(parameters: Parameters, tokens_BT: jax.Array, config: Config) -> jax.Array:
     """Logits of every position, (B, T, V), for inputs (B, T) in which ``config.vocab`` is a blank."""
     return _apply(parameters, config, tokens_BT)[0]
 
 
-def _apply(parameters: dict[str, Any], config: Config, *arguments: jax.Array | None) -> Any:
+def _apply(parameters: Parameters, config: Config, *arguments: jax.Array | None) -> Any:
     return Model(config).apply({"params": parameters}, *arguments)
 
 
@@ -128,7 +126,7 @@ def hide(tokens_BT: jax.Array, mask_BT: jax.Array, key: jax.Array, config: Confi
     return inputs_BT, hidden_BT, tokens_BT, is_other_B
 
 
-def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
+def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
     """{"mlm" or "diffusion": term, "nsp": term}: nats per hidden token (diffusion: per token; nsp: per example).
 
     The T positions are the targets of a causal model on the same batch, so that both score the same tokens.
@@ -150,10 +148,11 @@ def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
 
 def terms(config: Config) -> dict[str, Term]:
     """What ``loss`` returns, the fitted term first."""
+    start = math.log(config.vocab)
     if config.objective == "diffusion":
-        return {"diffusion": Term("nats/token (bound)", likelihood=True, start=math.log(config.vocab))}
-    shown = {"mlm": Term("nats/hidden token", start=math.log(config.vocab), share=config.rate)}
-    return {**shown, "nsp": Term("nats/example", start=math.log(2), count=1)} if config.nsp else shown
+        return {"diffusion": Term(Unit(bound=True), likelihood=True, start=start)}
+    hidden = {"mlm": Term(Unit(per="hidden token"), start=start, share=config.rate)}
+    return {**hidden, "nsp": Term(Unit(per="example"), start=math.log(2), count=1)} if config.nsp else hidden
 
 
 def batch_spec(config: Config) -> dict[str, int]:
@@ -177,9 +176,9 @@ def components(config: Config) -> list[Component]:
     return parts
 
 
-def axes(config: Config) -> dict[str, Any]:
+def axes(config: Config) -> Axes:
     """Logical axes of every parameter."""
-    tree: dict[str, Any] = {"embedding": ("vocab", "embed"), "norm": ("embed",), "stack": stack.axes()}
+    tree: Axes = {"embedding": ("vocab", "embed"), "norm": ("embed",), "stack": stack.axes()}
     if config.nsp:
-        tree |= {"segment": ("vocab", "embed"), "nsp_head": ("embed", "vocab")}
+        tree = {**tree, "segment": ("vocab", "embed"), "nsp_head": ("embed", "vocab")}
     return tree if config.tied else {**tree, "head": ("embed", "vocab")}

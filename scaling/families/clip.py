@@ -25,51 +25,46 @@ import jax.numpy as jnp
 
 from scaling import objectives
 from scaling.blocks import head, patches, stack
-from scaling.blocks.logical import constrain
+from scaling.blocks.logical import Axes, Parameters, constrain
 from scaling.count import Component
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.families import Term, gpt
+from scaling.records.unit import Unit
+from scaling.settings import setting
 
 LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True)
-class Config:
-    """Shape: width, layers and heads of each tower; vectors have ``width`` numbers.
+class Config(patches.ImageShape):
+    """Shape, beside what ``patches.ImageShape`` says: that of each tower. Vectors have ``width`` numbers.
 
-    ``text`` counts the positions of a caption with its end; ``sound`` 0 means two towers. ``prompts`` texts for each of
-    ``classes`` labels make zero-shot classification; 0: none. ``temperature`` is learned from its value here.
+    Attributes:
+      text: positions of a caption with its end.
+      sound: samples of a sound; 0: two towers.
+      slice: samples of a patch of sound.
+      classes, prompts: so many texts for each of so many labels make zero-shot classification; 0: none.
+      temperature: of the similarities, learned from its value here.
     """
 
-    width: int = 64
-    layers: int = 2
-    heads: int = 4
-    mlp_ratio: int = 4
-    vocab: int = 19
-    text: int = 6
-    image: int = 32
-    patch: int = 4
-    sound: int = 0
-    slice: int = 32
+    vocab: int = setting(19, least=1)
+    text: int = setting(6, least=1)
+    sound: int = setting(0, least=0)
+    slice: int = setting(32, least=1)
     classes: int = 0
     prompts: int = 0
-    temperature: float = 0.07
-    activation: str = "relu2"
-    dtype: str = "float32"
+    temperature: float = setting(0.07, least=1 / LARGEST_SCALE)
 
     def __post_init__(self):
-        stack.check(self, "vocab", "text", "image", "patch", "slice")
-        if self.image % self.patch:
-            raise UserError("model.patch", self.patch, f"must divide the image's side, {self.image}")
-        if not 1 / LARGEST_SCALE <= self.temperature < math.inf:
-            raise UserError("model.temperature", self.temperature, f"must be at least {1 / LARGEST_SCALE}")
-        if self.sound < 0 or self.sound % self.slice:
-            raise UserError("model.sound", self.sound, f"must be a multiple of slice = {self.slice}, or 0")
+        super().__post_init__()
+        if self.sound % self.slice:
+            remedy = f"must be a multiple of slice = {self.slice}, or 0"
+            raise UserError("model.sound", self.sound, remedy, Code.CONFLICT)
 
     @property
     def towers(self) -> dict[str, tuple[int, int]]:
         """(positions, numbers of a patch) of each tower; a token has none."""
-        found = {"image": ((self.image // self.patch) ** 2, 3 * self.patch**2), "text": (self.text, 0)}
+        found = {"image": (self.patches, self.pixels), "text": (self.text, 0)}
         return {**found, "sound": (self.sound // self.slice, self.slice)} if self.sound else found
 
 
@@ -118,7 +113,7 @@ class Model(nn.Module):
         return found, jnp.exp(jnp.minimum(log_scale.astype(jnp.float32), math.log(LARGEST_SCALE)))
 
 
-def init(key: jax.Array, config: Config) -> dict[str, Any]:
+def init(key: jax.Array, config: Config) -> Parameters:
     """Parameters in float32, drawn from ``key``."""
     empty = {
         name: jnp.zeros((1, count, pixels)) if pixels else jnp.zeros((1, count), jnp.int32)
@@ -127,7 +122,7 @@ def init(key: jax.Array, config: Config) -> dict[str, Any]:
     return dict(Model(config).init(key, empty)["params"])
 
 
-def vectors(parameters: dict[str, Any], inputs: dict[str, jax.Array], config: Config) -> Any:
+def vectors(parameters: Parameters, inputs: dict[str, jax.Array], config: Config) -> Any:
     """({tower: unit vectors (B, D)}, scale) of the towers that have ``inputs``: patches or tokens."""
     return Model(config).apply({"params": parameters}, inputs)
 
@@ -137,7 +132,7 @@ def _inputs(batch: dict[str, jax.Array], config: Config) -> dict[str, jax.Array]
     return {**found, "sound": patches.slices(batch["sound"], config.slice)} if config.sound else found
 
 
-def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
+def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
     """{"contrast": nats per pair of picture and caption, "retrieval": share found wrong}, and the same for the sound.
 
     Every example is a negative of every other of the batch.
@@ -156,7 +151,7 @@ def _named(term: str, tower: str) -> str:
     return term if tower == "text" else f"{term}_{tower}"
 
 
-def metrics(parameters: dict[str, Any], batch: dict[str, jax.Array], config: Config):
+def metrics(parameters: Parameters, batch: dict[str, jax.Array], config: Config):
     """{"zero_shot": share of pictures whose label is not that of the nearest mean of prompts}."""
     if not config.prompts:
         return {}
@@ -169,12 +164,14 @@ def metrics(parameters: dict[str, Any], batch: dict[str, jax.Array], config: Con
 
 def terms(config: Config) -> dict[str, Term]:
     """What ``loss`` and ``metrics`` return, the fitted term first."""
+    contrast = Term(Unit(per="pair"), count=1, batchwise=True)
+    retrieval = Term(Unit(quantity="share", per="pair"), weight=0.0, count=1, batchwise=True)
+    zero_shot = Term(Unit(quantity="share", per="image"), weight=0.0, count=1)
     found = {}
     for name in config.towers:
         if name != "image":
-            found[_named("contrast", name)] = Term("nats/pair", count=1, batchwise=True)
-            found[_named("retrieval", name)] = Term("share of pairs", weight=0.0, count=1, batchwise=True)
-    return {**found, "zero_shot": Term("share of images", weight=0.0, count=1)} if config.prompts else found
+            found |= {_named("contrast", name): contrast, _named("retrieval", name): retrieval}
+    return {**found, "zero_shot": zero_shot} if config.prompts else found
 
 
 def counted(config: Config) -> str:
@@ -206,10 +203,10 @@ def components(config: Config) -> list[Component]:
     return [*parts, Component("similarity", "head", 1, among=2 * c.width * (len(c.towers) - 1))]
 
 
-def axes(config: Config) -> dict[str, Any]:
+def axes(config: Config) -> Axes:
     """Logical axes of every parameter."""
-    tree: dict[str, Any] = {"log_scale": ()}
+    towers: dict[str, Axes] = {}
     for name, (_, pixels) in config.towers.items():
-        first: dict[str, Any] = {"patches": patches.axes()} if pixels else {"embedding": ("vocab", "embed")}
-        tree[name] = {**first, "stack": stack.axes(), "norm": ("embed",), "head": ("embed", "vocab")}
-    return tree
+        first: Axes = {"patches": patches.axes()} if pixels else {"embedding": ("vocab", "embed")}
+        towers[name] = {**first, "stack": stack.axes(), "norm": ("embed",), "head": ("embed", "vocab")}
+    return {"log_scale": (), **towers}

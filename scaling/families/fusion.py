@@ -22,57 +22,48 @@ import jax.numpy as jnp
 
 from scaling import objectives
 from scaling.blocks import head, patches, stack
+from scaling.blocks.logical import Axes, Parameters
 from scaling.count import Component
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.families import Term, gpt
+from scaling.records.unit import Unit
+from scaling.settings import setting
 
 OBJECTIVES = ("text", "joint")
 
 
 @dataclass(frozen=True)
-class Config:
-    """Shape and wiring. ``layers`` counts every block; ``text`` the positions of a caption with its end."""
+class Config(patches.ImageShape):
+    """Shape and wiring, beside what ``patches.ImageShape`` says.
 
-    width: int = 64
-    layers: int = 2
-    heads: int = 4
-    mlp_ratio: int = 4
-    vocab: int = 19
-    text: int = 6
-    image: int = 32
-    patch: int = 4
+    Attributes:
+      layers: every block, those of the ViT among them.
+      text: positions of a caption with its end.
+      fusion: where patches enter: ``early`` or ``late``.
+      vision_layers: blocks of the ViT, of fusion late.
+      frozen: patches' embedding and ViT stay as they were drawn.
+      mask: of the stack: ``causal``, or a ``prefix`` of all patches.
+    """
+
+    vocab: int = setting(19, least=1)
+    text: int = setting(6, least=1)
     tied: bool = True
-    activation: str = "relu2"
-    dtype: str = "float32"
-    objective: str = "text"
-    fusion: str = "early"
-    vision_layers: int = 1
+    objective: str = setting("text", choices=OBJECTIVES)
+    fusion: str = setting("early", choices=("early", "late"))
+    vision_layers: int = setting(1, least=1)
     frozen: bool = False
-    mask: str = "causal"
+    mask: str = setting("causal", choices=("causal", "prefix"))
 
     def __post_init__(self):
-        stack.check(self, "vocab", "text", "image", "patch", "vision_layers")
-        stack.among("model.objective", self.objective, OBJECTIVES)
-        stack.among("model.fusion", self.fusion, ("early", "late"))
-        stack.among("model.mask", self.mask, ("causal", "prefix"))
-        if self.image % self.patch:
-            raise UserError("model.patch", self.patch, f"must divide the image's side, {self.image}")
+        super().__post_init__()
         if self.fusion == "late" and self.vision_layers >= self.layers:
-            raise UserError("model.vision_layers", self.vision_layers, f"must leave some of {self.layers} to the stack")
+            remedy = f"must leave some of {self.layers} to the stack"
+            raise UserError("model.vision_layers", self.vision_layers, remedy, Code.CONFLICT)
         if self.frozen and self.fusion == "early":
-            raise UserError("model.frozen", self.frozen, "goes with fusion late")
+            raise UserError("model.frozen", self.frozen, "goes with fusion late", Code.CONFLICT)
         if self.objective == "joint" and (self.fusion, self.mask) != ("early", "causal"):
-            raise UserError("model.objective", self.objective, "goes with fusion early and mask causal")
-
-    @property
-    def places(self) -> int:
-        """Patches of an image."""
-        return (self.image // self.patch) ** 2
-
-    @property
-    def pixels(self) -> int:
-        """Numbers in a patch."""
-        return 3 * self.patch**2
+            remedy = "goes with fusion early and mask causal"
+            raise UserError("model.objective", self.objective, remedy, Code.CONFLICT)
 
     @property
     def vision(self) -> int:
@@ -99,26 +90,26 @@ class Model(nn.Module):
         shape = (c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         small = nn.initializers.normal(c.width**-0.5 / 16)  # as in gpt
         table_VD = self.param("embedding", small, (c.vocab, c.width))
-        seen_BPD = patches.Embed(c.places, c.width, name="patches")(patches_BPX)
+        seen_BPD = patches.Embed(c.patches, c.width, name="patches")(patches_BPX)
         if c.vision:
             vit = stack.Stack(c.vision, *shape, mask="bidirectional", rotary=False, name="vision")
             seen_BPD = stack.rms_norm(vit(seen_BPD), self.param("vision_norm", ones, (c.width,)))
             project_DD = self.param("projection", nn.initializers.normal(c.width**-0.5), (c.width, c.width))
             seen_BPD = jnp.einsum("bpd,de->bpe", seen_BPD, project_DD)
         x_BSD = jnp.concatenate([seen_BPD, stack.rms_norm(head.look_up(table_VD, tokens_BT))], axis=1)
-        x_BSD = stack.Stack(c.layers - c.vision, *shape, mask=c.mask, prefix=c.places, name="stack")(x_BSD)
+        x_BSD = stack.Stack(c.layers - c.vision, *shape, mask=c.mask, prefix=c.patches, name="stack")(x_BSD)
         x_BSD = stack.rms_norm(x_BSD, self.param("norm", ones, (c.width,)))
         weight = table_VD if c.tied else self.param("head", zeros, (c.width, c.vocab))
-        found = head.vocabulary(x_BSD[:, c.places :], weight, targets_BT, tied=c.tied)
+        found = head.vocabulary(x_BSD[:, c.patches :], weight, targets_BT, tied=c.tied)
         if c.objective == "text":
             return found, None
         pixels_DX = self.param("pixel_head", zeros, (c.width, c.pixels))
-        return found, jnp.einsum("bpd,dx->bpx", x_BSD[:, : c.places - 1], pixels_DX)
+        return found, jnp.einsum("bpd,dx->bpx", x_BSD[:, : c.patches - 1], pixels_DX)
 
 
-def init(key: jax.Array, config: Config) -> dict[str, Any]:
+def init(key: jax.Array, config: Config) -> Parameters:
     """Parameters in float32, drawn from ``key``."""
-    empty = jnp.zeros((1, config.places, config.pixels)), jnp.zeros((1, config.text), jnp.int32)
+    empty = jnp.zeros((1, config.patches, config.pixels)), jnp.zeros((1, config.text), jnp.int32)
     return dict(Model(config).init(key, *empty)["params"])
 
 
@@ -127,14 +118,14 @@ def frozen(config: Config) -> tuple[str, ...]:
     return ("patches", "vision", "vision_norm") if config.frozen else ()
 
 
-def outputs(parameters: dict[str, Any], config: Config, *arguments: jax.Array) -> Any:
+def outputs(parameters: Parameters, config: Config, *arguments: jax.Array) -> Any:
     """What ``Model`` gives for patches (B, P, X), tokens (B, T) and, where nats are wanted, targets (B, T)."""
     # Stopped at the weights: no product of the frozen part has a gradient.
     still = {name: jax.lax.stop_gradient(parameters[name]) for name in frozen(config)}
     return Model(config).apply({"params": {**parameters, **still}}, *arguments)
 
 
-def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
+def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
     """{"text": nats per token of the caption and its end, "patches": squared error per patch but the first}."""
     del key  # nothing here is random
     patches_BPX, tokens_BT = patches.patchify(batch["image"], config.patch), batch["tokens"]
@@ -147,21 +138,21 @@ def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
 
 def terms(config: Config) -> dict[str, Term]:
     """What ``loss`` returns, the fitted term first."""
-    found = {"text": Term("nats/token, given the image", likelihood=True, start=math.log(config.vocab))}
+    found = {"text": Term(Unit(given="the image"), likelihood=True, start=math.log(config.vocab))}
     if config.objective == "text":
         return found
-    return {**found, "patches": Term("squared error/pixel value", count=config.places - 1)}
+    return {**found, "patches": Term(patches.SQUARED_ERROR, count=config.patches - 1)}
 
 
 def counted(config: Config) -> str:
     """What D counts."""
-    return f"positions of the stack: {config.places} patches, then {config.text} of text"
+    return f"positions of the stack: {config.patches} patches, then {config.text} of text"
 
 
 def batch_spec(config: Config) -> dict[str, int]:
     """Positions of the stack, those of text among them, the vocabulary and the image's side."""
     c = config
-    return {"context": c.places + c.text, "text": c.text, "vocab": c.vocab, "image": c.image}
+    return {"context": c.patches + c.text, "text": c.text, "vocab": c.vocab, "image": c.image}
 
 
 def components(config: Config) -> list[Component]:
@@ -171,26 +162,25 @@ def components(config: Config) -> list[Component]:
     square, table, pixels = c.width**2, c.vocab * c.width, c.pixels * c.width
     parts = [
         Component("embedding", "embedding", table),
-        *patches.components(c.pixels, c.places, c.width, c.places, k=k),
-        *stack.stack_components(c.layers - c.vision, *shape, c.places + c.text),
+        *patches.components(c.pixels, c.patches, c.width, c.patches, k=k),
+        *stack.stack_components(c.layers - c.vision, *shape, c.patches + c.text),
         Component("final_norm", "norm", c.width),
         Component("head", "head", 0 if c.tied else table, table, c.text),
     ]
     if c.vision:
-        vision = stack.stack_components(c.vision, *shape, c.places, "vision_")
+        vision = stack.stack_components(c.vision, *shape, c.patches, "vision_")
         vision.append(Component("vision_final_norm", "vision_norm", c.width))
         parts += [dataclasses.replace(part, k=k) for part in vision]
-        parts.append(Component("projection", "projection", square, square, c.places, first=c.frozen))
+        parts.append(Component("projection", "projection", square, square, c.patches, first=c.frozen))
     if c.objective == "joint":
-        parts.append(Component("pixel_head", "head", pixels, pixels, c.places - 1))
+        parts.append(Component("pixel_head", "head", pixels, pixels, c.patches - 1))
     return parts
 
 
-def axes(config: Config) -> dict[str, Any]:
+def axes(config: Config) -> Axes:
     """Logical axes of every parameter."""
-    tree: dict[str, Any] = {"embedding": ("vocab", "embed"), "patches": patches.axes(), "norm": ("embed",)}
-    tree |= {"stack": stack.axes()}
-    if config.vision:
-        tree |= {"vision": stack.axes(), "vision_norm": ("embed",), "projection": ("embed", "embed")}
-    tree |= {} if config.tied else {"head": ("embed", "vocab")}
-    return {**tree, "pixel_head": ("embed", "pixels")} if config.objective == "joint" else tree
+    tree: Axes = {"embedding": ("vocab", "embed"), "norm": ("embed",), "stack": stack.axes()}
+    vision: Axes = {"vision": stack.axes(), "vision_norm": ("embed",), "projection": ("embed", "embed")}
+    head: Axes = {} if config.tied else {"head": ("embed", "vocab")}
+    pixels: Axes = {"pixel_head": ("embed", "pixels")} if config.objective == "joint" else {}
+    return {**tree, "patches": patches.axes(), **(vision if config.vision else {}), **head, **pixels}

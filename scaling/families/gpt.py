@@ -20,49 +20,50 @@ import jax.numpy as jnp
 from scaling import objectives
 from scaling.blocks import head, stack
 from scaling.blocks.experts import Experts
+from scaling.blocks.logical import Axes, Parameters
 from scaling.count import Component
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.families import Term
+from scaling.records.unit import Unit
+from scaling.settings import setting
 
 
 @dataclass(frozen=True)
-class Config:
-    """Shape of a GPT. ``width`` is a multiple of 2 * ``heads``; ``dtype`` is what it trains in.
+class Config(stack.Shape):
+    """Shape of a GPT, beside what ``stack.Shape`` says.
 
-    ``kv_heads`` 0 means as many as ``heads``, ``experts`` 0 a plain MLP; ``balance`` weighs the load balance.
+    Attributes:
+      tied: the embedding is the head too.
+      kv_heads: heads of keys and values, each shared by heads / kv_heads queries; 0: as many as ``heads``.
+      experts: routed experts in place of each MLP; 0: a plain MLP.
+      top: experts that a token uses.
+      shared: experts that every token uses beside them.
+      capacity: see ``blocks.experts.Experts``.
+      balance: weight of the load balance in the trained loss.
     """
 
-    width: int = 64
-    layers: int = 2
-    heads: int = 4
-    mlp_ratio: int = 4
-    vocab: int = 256
-    context: int = 64
+    vocab: int = setting(256, least=1)
+    context: int = setting(64, least=1)
     tied: bool = True
-    activation: str = "relu2"
-    dtype: str = "float32"
-    kv_heads: int = 0
-    experts: int = 0
-    top: int = 1
-    shared: int = 0
-    capacity: float = 1.25
-    balance: float = 0.01
+    kv_heads: int = setting(0, least=0)
+    experts: int = setting(0, least=0)
+    top: int = setting(1, least=1)
+    shared: int = setting(0, least=0)
+    capacity: float = setting(1.25, above=0)
+    balance: float = setting(0.01, least=0)
 
     def __post_init__(self):
-        stack.check(self, "vocab", "context")
-        if self.kv_heads < 0 or (self.kv_heads and self.heads % self.kv_heads):
-            raise UserError("model.kv_heads", self.kv_heads, f"must divide heads = {self.heads}, or be 0")
-        if self.experts < 0 or self.shared < 0 or self.balance < 0:
-            name = next(name for name in ("experts", "shared", "balance") if getattr(self, name) < 0)
-            raise UserError(f"model.{name}", getattr(self, name), "must be at least 0")
-        if self.experts and not 1 <= self.top <= self.experts:
-            raise UserError("model.top", self.top, f"must be from 1 to experts = {self.experts}")
-        if self.experts and self.mlp_ratio * self.width % (self.top + self.shared):
-            raise UserError(
-                "model.top", self.top, f"with shared must divide the {self.mlp_ratio * self.width} hidden units"
-            )
-        if self.experts and not self.capacity > 0:
-            raise UserError("model.capacity", self.capacity, "must be positive")
+        super().__post_init__()
+        if self.kv_heads and self.heads % self.kv_heads:
+            remedy = f"must divide heads = {self.heads}, or be 0"
+            raise UserError("model.kv_heads", self.kv_heads, remedy, Code.CONFLICT)
+        if not self.experts:
+            return
+        if self.top > self.experts:
+            raise UserError("model.top", self.top, f"must be from 1 to experts = {self.experts}", Code.CONFLICT)
+        if self.mlp_ratio * self.width % (self.top + self.shared):
+            remedy = f"with shared must divide the {self.mlp_ratio * self.width} hidden units"
+            raise UserError("model.top", self.top, remedy, Code.CONFLICT)
 
     @property
     def mixture(self) -> Experts | None:
@@ -81,7 +82,7 @@ _WIDTHS = (16, 24, 32, 48, *(step << power for power in range(7) for step in (64
 def ladder(size: int) -> dict[str, int]:
     """Size 0, 1, 2 ...: width 16, 24, 32, 48, 64, 80, 96 ... and what follows from it."""
     if not 0 <= size < len(_WIDTHS):
-        raise UserError("size", size, f"the ladder of gpt has sizes 0 to {len(_WIDTHS) - 1}")
+        raise UserError("size", size, f"the ladder of gpt has sizes 0 to {len(_WIDTHS) - 1}", Code.UNKNOWN)
     width = _WIDTHS[size]
     head = 8 if width < 64 else 16 if width < 256 else 64
     return {"width": width, "layers": max(2, width // 32), "heads": width // head}
@@ -107,21 +108,21 @@ class Model(nn.Module):
         return head.vocabulary(x_BTD, weight, targets_BT, tied=c.tied), balance
 
 
-def init(key: jax.Array, config: Config) -> dict[str, Any]:
+def init(key: jax.Array, config: Config) -> Parameters:
     """Parameters in float32, drawn from ``key``."""
     return dict(Model(config).init(key, jnp.zeros((1, config.context), jnp.int32))["params"])
 
 
-def logits(parameters: dict[str, Any], tokens_BT: jax.Array, config: Config) -> jax.Array:
+def logits(parameters: Parameters, tokens_BT: jax.Array, config: Config) -> jax.Array:
     """Next-token logits, (B, T, V), for inputs (B, T)."""
     return _apply(parameters, config, tokens_BT)[0]
 
 
-def _apply(parameters: dict[str, Any], config: Config, *arguments: jax.Array) -> Any:
+def _apply(parameters: Parameters, config: Config, *arguments: jax.Array) -> Any:
     return Model(config).apply({"params": parameters}, *arguments)
 
 
-def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
+def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
     """{"loss": (nats_BT, count_BT)} of a batch with tokens (B, T + 1) and, where the data has one, a mask (B, T).
 
     With experts also {"balance": term}, 1 where each example is spread evenly over them.
@@ -136,7 +137,9 @@ def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
 def terms(config: Config) -> dict[str, Term]:
     """What ``loss`` returns."""
     found = {"loss": Term(likelihood=True, causal=True, start=math.log(config.vocab))}
-    return {**found, "balance": Term("ratio", weight=config.balance, count=1)} if config.experts else found
+    if not config.experts:
+        return found
+    return {**found, "balance": Term(Unit(quantity="ratio", per=None), weight=config.balance, count=1)}
 
 
 def batch_spec(config: Config) -> dict[str, int]:
@@ -158,8 +161,8 @@ def components(config: Config) -> list[Component]:
     ]
 
 
-def axes(config: Config) -> dict[str, Any]:
+def axes(config: Config) -> Axes:
     """Logical axes of every parameter."""
-    tree: dict[str, Any] = {"embedding": ("vocab", "embed"), "norm": ("embed",)}
-    tree["stack"] = stack.axes(experts=config.mixture)
+    blocks = stack.axes(experts=config.mixture)
+    tree: Axes = {"embedding": ("vocab", "embed"), "norm": ("embed",), "stack": blocks}
     return tree if config.tied else {**tree, "head": ("embed", "vocab")}

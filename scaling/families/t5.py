@@ -18,35 +18,28 @@ import jax.numpy as jnp
 
 from scaling import objectives
 from scaling.blocks import head, stack
+from scaling.blocks.logical import Axes, Parameters
 from scaling.count import Component
-from scaling.errors import UserError
 from scaling.families import Term, gpt
+from scaling.records.unit import Unit
+from scaling.settings import setting
 
 
 @dataclass(frozen=True)
-class Config:
-    """Shape and noise. ``layers`` counts those of the encoder, and those of the decoder."""
+class Config(stack.Shape):
+    """Shape and noise, beside what ``stack.Shape`` says.
 
-    width: int = 64
-    layers: int = 2
-    heads: int = 4
-    mlp_ratio: int = 4
-    vocab: int = 256
-    context: int = 64
+    Attributes:
+      layers: blocks of the encoder, and as many of the decoder.
+      rate: share of an example's tokens that is taken out.
+      span: mean length of a span that is taken out.
+    """
+
+    vocab: int = setting(256, least=1)
+    context: int = setting(64, least=2)
     tied: bool = True
-    activation: str = "relu2"
-    dtype: str = "float32"
-    rate: float = 0.15
-    span: float = 3.0
-
-    def __post_init__(self):
-        stack.check(self, "vocab")
-        if self.context < 2:
-            raise UserError("model.context", self.context, "must be at least 2")
-        if not 0 < self.rate < 1:
-            raise UserError("model.rate", self.rate, "must lie between 0 and 1")
-        if self.span < 1:
-            raise UserError("model.span", self.span, "must be at least 1")
+    rate: float = setting(0.15, above=0, below=1)
+    span: float = setting(3.0, least=1)
 
     @property
     def noise(self) -> tuple[int, int]:
@@ -91,22 +84,22 @@ class Model(nn.Module):
         return head.vocabulary(x_BUD, weight, target_BU, tied=c.tied)
 
 
-def init(key: jax.Array, config: Config) -> dict[str, Any]:
+def init(key: jax.Array, config: Config) -> Parameters:
     """Parameters in float32, drawn from ``key``."""
     source, target = (jnp.zeros((1, length), jnp.int32) for length in config.lengths)
     return dict(Model(config).init(key, source, target)["params"])
 
 
-def logits(parameters: dict[str, Any], input_BS, given_BU, config: Config) -> jax.Array:
+def logits(parameters: Parameters, input_BS, given_BU, config: Config) -> jax.Array:
     """Logits over tokens and sentinels, (B, U, outputs)."""
     return _apply(parameters, config, input_BS, given_BU)
 
 
-def _apply(parameters: dict[str, Any], config: Config, *arguments: jax.Array | None) -> Any:
+def _apply(parameters: Parameters, config: Config, *arguments: jax.Array | None) -> Any:
     return Model(config).apply({"params": parameters}, *arguments)
 
 
-def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
+def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
     """{"span": (nats_BU, count_BU)}: of what the decoder writes, sentinels included."""
     tokens_BT = batch["tokens"][:, 1:]
     weight_BT = batch.get("mask", jnp.ones(tokens_BT.shape, jnp.float32))
@@ -125,7 +118,7 @@ def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
 def terms(config: Config) -> dict[str, Term]:
     """What ``loss`` returns."""
     share = config.lengths[1] / config.context
-    return {"span": Term("nats/target token", start=math.log(config.outputs), share=share)}
+    return {"span": Term(Unit(per="target token"), start=math.log(config.outputs), share=share)}
 
 
 def counted(config: Config) -> str:
@@ -155,8 +148,9 @@ def components(config: Config) -> list[Component]:
     ]
 
 
-def axes(config: Config) -> dict[str, Any]:
+def axes(config: Config) -> Axes:
     """Logical axes of every parameter."""
-    tree: dict[str, Any] = {"embedding": ("vocab", "embed"), "norm": ("embed",), "encoder_norm": ("embed",)}
-    tree |= {"encoder": stack.axes(), "decoder": stack.axes(cross=True)}
+    norms: Axes = {"norm": ("embed",), "encoder_norm": ("embed",)}
+    blocks: Axes = {"encoder": stack.axes(), "decoder": stack.axes(cross=True)}
+    tree: Axes = {"embedding": ("vocab", "embed"), **norms, **blocks}
     return tree if config.tied else {**tree, "head": ("embed", "vocab")}

@@ -19,47 +19,36 @@ import jax.numpy as jnp
 from scaling import objectives
 from scaling.blocks import head, patches, stack
 from scaling.blocks.patches import Embed, patchify
+from scaling.blocks.logical import Axes, Parameters
 from scaling.count import Component
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.families import Term, gpt
+from scaling.records.unit import Unit
+from scaling.settings import setting
 
 OBJECTIVES = ("class", "mim", "rotation")
 
 
 @dataclass(frozen=True)
-class Config:
-    """Shape and objective. ``image`` is the side in pixels, ``patch`` that of a patch; ``rate`` is what mim hides."""
+class Config(patches.ImageShape):
+    """Shape and objective, beside what ``patches.ImageShape`` says.
 
-    width: int = 64
-    layers: int = 2
-    heads: int = 4
-    mlp_ratio: int = 4
-    image: int = 32
-    patch: int = 4
-    classes: int = 32
-    activation: str = "relu2"
-    dtype: str = "float32"
-    objective: str = "class"
-    rate: float = 0.75
-    decoder_layers: int = 1
+    Attributes:
+      classes: labels, of objective ``class``.
+      rate: share of the patches that mim hides.
+      decoder_layers: blocks of mim's decoder.
+    """
+
+    classes: int = setting(32, least=1)
+    objective: str = setting("class", choices=OBJECTIVES)
+    rate: float = setting(0.75, least=0, most=1)
+    decoder_layers: int = setting(1, least=1)
 
     def __post_init__(self):
-        stack.check(self, "image", "patch", "classes", "decoder_layers")
-        stack.among("model.objective", self.objective, OBJECTIVES)
-        if self.image % self.patch:
-            raise UserError("model.patch", self.patch, f"must divide the image's side, {self.image}")
+        super().__post_init__()
         if self.objective == "mim" and not 0 < self.hidden < self.patches:
-            raise UserError("model.rate", self.rate, f"must hide some of {self.patches} patches, not all")
-
-    @property
-    def patches(self) -> int:
-        """Patches of an image."""
-        return (self.image // self.patch) ** 2
-
-    @property
-    def pixels(self) -> int:
-        """Numbers in a patch."""
-        return 3 * self.patch**2
+            remedy = f"must hide some of {self.patches} patches, not all"
+            raise UserError("model.rate", self.rate, remedy, Code.CONFLICT)
 
     @property
     def hidden(self) -> int:
@@ -80,13 +69,12 @@ class Model(nn.Module):
         c = self.config
         small, ones, zeros = nn.initializers.normal(0.02), nn.initializers.ones, nn.initializers.zeros
         shape = (c.width, c.heads, c.mlp_ratio * c.width, c.activation)
-        plain: dict[str, Any] = {"mask": "bidirectional", "rotary": False}
         visible_BV = None
         if order_BP is not None:
             visible_BV = order_BP[:, : c.patches - c.hidden]
             patches_BPX = jnp.take_along_axis(patches_BPX, visible_BV[..., None], axis=1)
         x_BVD = Embed(c.patches, c.width, name="patches")(patches_BPX, visible_BV)
-        x_BVD = stack.Stack(c.layers, *shape, **plain, name="stack")(x_BVD)
+        x_BVD = stack.Stack(c.layers, *shape, mask="bidirectional", rotary=False, name="stack")(x_BVD)
         x_BVD = stack.rms_norm(x_BVD, self.param("norm", ones, (c.width,)))
         if order_BP is None:
             classes = 4 if c.objective == "rotation" else c.classes
@@ -97,25 +85,27 @@ class Model(nn.Module):
         blank_BHD = jnp.broadcast_to(blank_D, (len(x_BVD), c.hidden, c.width))
         decoder_PD = self.param("decoder_position", nn.initializers.normal(1.0), (c.patches, c.width))
         x_BPD = jnp.concatenate([x_BVD, blank_BHD], axis=1) + head.look_up(decoder_PD, order_BP)
-        x_BPD = stack.Stack(c.decoder_layers, *shape, **plain, name="decoder")(stack.rms_norm(x_BPD))
+        x_BPD = stack.Stack(c.decoder_layers, *shape, mask="bidirectional", rotary=False, name="decoder")(
+            stack.rms_norm(x_BPD)
+        )
         x_BHD = stack.rms_norm(x_BPD[:, -c.hidden :], self.param("decoder_norm", ones, (c.width,)))
         head_DX = self.param("head", zeros, (c.width, c.pixels))
         return jnp.einsum("bhd,dx->bhx", x_BHD, head_DX)
 
 
-def init(key: jax.Array, config: Config) -> dict[str, Any]:
+def init(key: jax.Array, config: Config) -> Parameters:
     """Parameters in float32, drawn from ``key``."""
     order = jnp.arange(config.patches)[None] if config.objective == "mim" else None
     return dict(Model(config).init(key, jnp.zeros((1, config.patches, config.pixels)), order)["params"])
 
 
-def outputs(parameters: dict[str, Any], patches_BPX: jax.Array, config: Config, order_BP=None) -> jax.Array:
+def outputs(parameters: Parameters, patches_BPX: jax.Array, config: Config, order_BP=None) -> jax.Array:
     """Logits (B, classes), or for mim the pixels of the patches that ``order_BP`` puts last."""
     found: Any = Model(config).apply({"params": parameters}, patches_BPX, order_BP)
     return found
 
 
-def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array, config: Config):
+def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
     """{"class" or "rotation": nats per image, "error": share wrong} or {"mim": squared error per hidden patch}."""
     if config.objective == "mim":
         patches_BPX = patchify(batch["image"], config.patch)
@@ -137,11 +127,11 @@ def loss(parameters: dict[str, Any], batch: dict[str, jax.Array], key: jax.Array
 def terms(config: Config) -> dict[str, Term]:
     """What ``loss`` returns, the fitted term first."""
     if config.objective == "mim":
-        return {"mim": Term("squared error/pixel value", count=config.hidden)}
+        return {"mim": Term(patches.SQUARED_ERROR, count=config.hidden)}
     classes = 4 if config.objective == "rotation" else config.classes
     return {
-        config.objective: Term("nats/image", start=math.log(classes), count=1),
-        "error": Term("share of images", weight=0.0, count=1),
+        config.objective: Term(Unit(per="image"), start=math.log(classes), count=1),
+        "error": Term(Unit(quantity="share", per="image"), weight=0.0, count=1),
     }
 
 
@@ -181,11 +171,10 @@ def components(config: Config) -> list[Component]:
     ]
 
 
-def axes(config: Config) -> dict[str, Any]:
+def axes(config: Config) -> Axes:
     """Logical axes of every parameter."""
-    tree: dict[str, Any] = {"patches": patches.axes(), "norm": ("embed",)}
-    tree |= {"stack": stack.axes(), "head": ("embed", "vocab")}
-    if config.objective == "mim":
-        tree |= {"blank": ("embed",), "decoder_position": ("vocab", "embed"), "decoder": stack.axes()}
-        tree |= {"decoder_norm": ("embed",), "head": ("embed", "pixels")}
-    return tree
+    encoder: Axes = {"patches": patches.axes(), "norm": ("embed",), "stack": stack.axes()}
+    if config.objective != "mim":
+        return {**encoder, "head": ("embed", "vocab")}
+    decoder: Axes = {"decoder_position": ("vocab", "embed"), "decoder": stack.axes(), "decoder_norm": ("embed",)}
+    return {**encoder, **decoder, "blank": ("embed",), "head": ("embed", "pixels")}

@@ -16,7 +16,20 @@ summary of the constants and one of where its cosine ends.
 
 from scaling.recipe.optimizers import optimizer
 from scaling.recipe.parametrisation import decayed, epsilons, multipliers
-from scaling.recipe.rules import OPTIMIZERS, PARAMETRISATIONS, RECIPES, Recipe, decided, load, named, record, resolve
+from scaling.recipe.rules import (
+    OPTIMIZERS,
+    PARAMETRISATIONS,
+    RECIPES,
+    TRACED,
+    Recipe,
+    decided,
+    load,
+    named,
+    read,
+    record,
+    resolve,
+    static,
+)
 from scaling.recipe.schedule import decay_steps, rate
 from scaling.recipe.tuned import best, regret
 
@@ -24,6 +37,7 @@ __all__ = [
     "OPTIMIZERS",
     "PARAMETRISATIONS",
     "RECIPES",
+    "TRACED",
     "Recipe",
     "best",
     "decay_steps",
@@ -35,7 +49,9 @@ __all__ = [
     "named",
     "optimizer",
     "rate",
+    "read",
     "record",
     "regret",
     "resolve",
+    "static",
 ]

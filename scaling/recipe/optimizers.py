@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import optax
 from optax import contrib
 
-from scaling.recipe.parametrisation import by_muon, epsilons
+from scaling.recipe.parametrisation import Axes, Tree, by_muon, epsilons
 from scaling.recipe.rules import Recipe
 
 # The root mean square of an Adam direction, which muon's are given, so that one learning rate serves both groups: an
@@ -16,9 +14,7 @@ from scaling.recipe.rules import Recipe
 MUON_RMS = 0.2
 
 
-def optimizer(
-    recipe: Recipe, axes: dict[str, Any], shapes: dict[str, Any], tied: bool = False
-) -> optax.GradientTransformation:
+def optimizer(recipe: Recipe, axes: Axes, shapes: Tree, tied: bool = False) -> optax.GradientTransformation:
     """Directions of unit size, to be multiplied by the learning rate. ``axes`` and ``shapes`` of the parameters.
 
     ``epsilon`` is small: gradients are, at a wide layer.
@@ -36,7 +32,7 @@ def optimizer(
     return optax.chain(clip, enlarge, directions)
 
 
-def _muon(recipe: Recipe, axes: dict[str, Any]) -> optax.GradientTransformation:
+def _muon(recipe: Recipe, axes: Axes) -> optax.GradientTransformation:
     """Momentum of each matrix of a stack, orthogonalised layer by layer (heads as one matrix); Adam for the rest.
 
     Both take Nesterov's step: optax has one switch for the two.

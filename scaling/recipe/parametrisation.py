@@ -29,16 +29,20 @@ QK-norm then bounds the scores at any width, in place of the factor 1 / head of 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import jax
 
 from scaling.recipe.rules import Recipe
 
+Axes: TypeAlias = Mapping[str, Any]  # logical axes of each parameter, nested as the parameters are
+Tree: TypeAlias = Mapping[str, Any]  # a value of each parameter, nested likewise
+
 TRANSFERS = ("mup", "completep")
 
 
-def multipliers(axes: dict[str, Any], shapes: dict[str, Any], recipe: Recipe, tied: bool = False) -> dict[str, Any]:
+def multipliers(axes: Axes, shapes: Tree, recipe: Recipe, tied: bool = False) -> Tree:
     """Learning-rate multiplier of each parameter, by its logical axes (inputs before outputs) and its shape.
 
     A leaf is a matrix when two axes besides ``layers`` are wide, and a look-up when its input is ``vocab`` (one row is
@@ -59,7 +63,7 @@ def multipliers(axes: dict[str, Any], shapes: dict[str, Any], recipe: Recipe, ti
     return _map(multiplier, axes, shapes)
 
 
-def epsilons(axes: dict[str, Any], shapes: dict[str, Any], recipe: Recipe, tied: bool = False) -> dict[str, Any] | None:
+def epsilons(axes: Axes, shapes: Tree, recipe: Recipe, tied: bool = False) -> Tree | None:
     """Multiplier of Adam's epsilon of each parameter; None where every one is 1."""
     if recipe.parametrisation not in TRANSFERS:
         return None
@@ -74,7 +78,7 @@ def epsilons(axes: dict[str, Any], shapes: dict[str, Any], recipe: Recipe, tied:
     return _map(multiplier, axes, shapes)
 
 
-def decayed(axes: dict[str, Any]) -> dict[str, Any]:
+def decayed(axes: Axes) -> Tree:
     """1.0 for the parameters that weight decay acts on (matrices and the head), else 0.0."""
     return jax.tree.map(lambda names: 1.0 if is_matrix(names) else 0.0, axes, is_leaf=_is_names)
 
@@ -108,5 +112,5 @@ def _name(path: Any) -> str:
     return str(path[-1].key)
 
 
-def _map(function: Any, axes: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
+def _map(function: Any, axes: Axes, shapes: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(function, axes, shapes, is_leaf=_is_names)

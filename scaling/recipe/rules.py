@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from scaling.errors import UserError
+import msgspec
+
+from scaling.errors import Code, UserError
+from scaling.recipe import tuned
 from scaling.records import identity, read_json
+from scaling.settings import check, mapping, names, require_known, setting
+from scaling.settings import read as read_settings
 
 SCHEDULES = ("wsd", "cosine", "constant")
 DECAY_SHAPES = ("linear", "sqrt")
@@ -36,77 +43,75 @@ class Recipe:
       base_depth: layers at which ``learning_rate`` is meant, under completep.
       decay_shape: WSD only: the rate falls linearly, or as 1 - sqrt(progress) (arXiv 2405.18392).
       momentum: of muon.
-      rule: who decides learning rate and batch. ``fixed``: the fields above. ``sqrt``: batch = base_batch
+      rule: what decides learning rate and batch. ``fixed``: the fields above. ``sqrt``: batch = base_batch
         sqrt(D / base_tokens) (as given where base_tokens is 0) and learning rate = base_rate sqrt(batch / base_batch):
         of Adam's square-root rule (Malladi 2022, arXiv 2205.10287) the learning rate alone. The whole rule, for a batch
         kappa times as large, also takes 1 - kappa (1 - beta) for both betas and epsilon / sqrt(kappa); here they stay.
         ``law``: learning rate = k N^p D^q for ``rate_law`` (k, p, q) and batch in tokens = k N^p D^q for
         ``batch_law``, where it is not empty. N is non-embedding parameters.
-      tuned: identity of the recipe file that ``scaling tune`` wrote; empty for a rule that nobody fitted here.
+      tuned: identity of the recipe file that ``scaling tune`` wrote; empty for a recipe that was not tuned.
     """
 
-    name: str = "width"
-    parametrisation: str = "width"
-    optimizer: str = "adamw"
-    learning_rate: float = 0.02
-    base_width: int = 32
-    weight_decay: float = 0.0
-    batch: int = 16
-    warmup_steps: int = 40
-    decay_fraction: float = 0.3
-    schedule: str = "wsd"
-    final_fraction: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.98
-    epsilon: float = 1e-12
-    clip: float = 1.0
-    # Fields from here on are left out of records where they hold their default, so that a run keeps its identity when
-    # recipes learn something new.
-    base_depth: int = 2
-    decay_shape: str = "linear"
-    momentum: float = 0.95
-    rule: str = "fixed"
-    base_rate: float = 0.0
-    base_batch: int = 0
-    base_tokens: int = 0
-    rate_law: tuple[float, ...] = ()
-    batch_law: tuple[float, ...] = ()
-    tuned: str = ""
+    name: str = setting("width", traced=True)
+    parametrisation: str = setting("width", choices=PARAMETRISATIONS)
+    optimizer: str = setting("adamw", choices=OPTIMIZERS)
+    learning_rate: float = setting(0.02, above=0, traced=True)
+    base_width: int = setting(32, least=1)
+    weight_decay: float = setting(0.0, least=0, below=1, traced=True)
+    batch: int = setting(16, least=1)
+    warmup_steps: int = setting(40, least=0, traced=True)
+    decay_fraction: float = setting(0.3, least=0, below=1, traced=True)
+    schedule: str = setting("wsd", choices=SCHEDULES, traced=True)
+    final_fraction: float = setting(0.1, least=0, below=1, traced=True)
+    beta1: float = setting(0.9, least=0, below=1)
+    beta2: float = setting(0.98, least=0, below=1)
+    epsilon: float = setting(1e-12, above=0)
+    clip: float = setting(1.0, above=0)
+    base_depth: int = setting(2, least=1, later=True)
+    decay_shape: str = setting("linear", choices=DECAY_SHAPES, traced=True, later=True)
+    momentum: float = setting(0.95, least=0, below=1, later=True)
+    rule: str = setting("fixed", choices=RULES, traced=True, later=True)
+    base_rate: float = setting(0.0, traced=True, later=True)
+    base_batch: int = setting(0, traced=True, later=True)
+    base_tokens: int = setting(0, traced=True, later=True)
+    rate_law: tuple[float, ...] = setting((), traced=True, later=True)
+    batch_law: tuple[float, ...] = setting((), traced=True, later=True)
+    tuned: str = setting("", traced=True, later=True)
 
     def __post_init__(self):
-        for field, choices in (
-            ("parametrisation", PARAMETRISATIONS),
-            ("schedule", SCHEDULES),
-            ("optimizer", OPTIMIZERS),
-            ("decay_shape", DECAY_SHAPES),
-            ("rule", RULES),
-        ):
-            if getattr(self, field) not in choices:
-                raise UserError(f"recipe.{field}", getattr(self, field), f"choose one of {', '.join(choices)}")
-        for name in ("learning_rate", "batch", "base_width", "epsilon", "clip", "base_depth"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"recipe.{name}", getattr(self, name), "must be positive")
-        for name in ("decay_fraction", "beta1", "beta2", "final_fraction", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"recipe.{name}", getattr(self, name), "must be in [0, 1)")
-        if not 0 <= self.weight_decay < 1 or self.warmup_steps < 0:
-            name = "weight_decay" if self.warmup_steps >= 0 else "warmup_steps"
-            raise UserError(f"recipe.{name}", getattr(self, name), "is out of its range")
-        if self.optimizer == "adam" and self.weight_decay:
-            raise UserError("recipe.weight_decay", self.weight_decay, "adam has none; choose optimizer adamw")
         for name in ("rate_law", "batch_law"):
-            law = tuple(getattr(self, name))
-            object.__setattr__(self, name, law)  # a list, from JSON
-            if law and (len(law) != 3 or not all(map(math.isfinite, law)) or law[0] <= 0):
+            if isinstance(getattr(self, name), list):  # from JSON
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        check(self, "recipe")
+        if self.optimizer == "adam" and self.weight_decay:
+            remedy = "adam has none; choose optimizer adamw"
+            raise UserError("recipe.weight_decay", self.weight_decay, remedy, Code.CONFLICT)
+        self._check_rule()
+
+    def _check_rule(self) -> None:
+        """Raises UserError where the fields that the rule reads cannot be."""
+        for name in ("rate_law", "batch_law"):
+            law = getattr(self, name)
+            if law and not _is_power_law(law):
                 raise UserError(f"recipe.{name}", law, "must be (k, p, q) of k N^p D^q with k > 0")
         if self.rule == "law" and not self.rate_law:
-            raise UserError("recipe.rate_law", "()", "rule law needs (k, p, q) of learning rate = k N^p D^q")
-        if self.rule == "sqrt" and not (self.base_rate > 0 and self.base_batch > 0 and self.base_tokens >= 0):
-            name = "base_rate" if not self.base_rate > 0 else "base_batch" if self.base_batch <= 0 else "base_tokens"
-            raise UserError(f"recipe.{name}", getattr(self, name), "rule sqrt needs a positive one")
+            remedy = "rule law needs (k, p, q) of learning rate = k N^p D^q"
+            raise UserError("recipe.rate_law", self.rate_law, remedy, Code.MISSING)
+        if self.rule == "sqrt":
+            positive = {"base_rate": self.base_rate > 0, "base_batch": self.base_batch > 0}
+            positive["base_tokens"] = self.base_tokens >= 0
+            for name, holds in positive.items():
+                if not holds:
+                    raise UserError(f"recipe.{name}", getattr(self, name), "rule sqrt needs a positive one")
 
 
-LATER = tuple(Recipe.__dataclass_fields__)[tuple(Recipe.__dataclass_fields__).index("base_depth") :]
+def _is_power_law(law: tuple[Any, ...]) -> bool:
+    numbers = all(isinstance(each, Real) and not isinstance(each, bool) and math.isfinite(each) for each in law)
+    return numbers and len(law) == 3 and law[0] > 0
+
+
+LATER = names(Recipe, "later")
+TRACED = names(Recipe, "traced")
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -133,7 +138,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def record(recipe: Recipe) -> dict[str, Any]:
-    """The fields as JSON has them, without later fields at their default."""
+    """The fields as JSON has them, without those added later that hold their default."""
     fields = dataclasses.asdict(recipe)
     for name in LATER:
         if fields[name] == Recipe.__dataclass_fields__[name].default:
@@ -143,34 +148,52 @@ def record(recipe: Recipe) -> dict[str, Any]:
     return fields
 
 
+def static(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a recipe as a record has it, the fields that decide which program is compiled: all that are not traced."""
+    return {k: v for k, v in recorded.items() if k in Recipe.__dataclass_fields__ and k not in TRACED}
+
+
+def read(*sections: object) -> Recipe:
+    """The recipe that the ``recipe`` sections of a configuration make, later ones over earlier ones.
+
+    Raises:
+      UserError: a section is no fields by name (INVALID); else as ``named``.
+    """
+    fields: dict[str, Any] = {}
+    for section in sections:
+        fields |= mapping("config.recipe", section)
+    name = fields.pop("name", Recipe.name)
+    return _over(_called(name), fields)
+
+
 def named(name: str, **fields: Any) -> Recipe:
     """The recipe of that name, or of a file that ``scaling tune`` wrote (NAME.json), with fields overridden.
 
     Raises:
-      UserError: a name, a file or a field that does not exist, a value of the wrong type, or a learning rate or batch
-        beside a rule that decides it.
+      UserError: a name or a field that does not exist (UNKNOWN), a file that is not there or no recipe (MISSING,
+        DAMAGED), a value that a field cannot hold (INVALID), or a learning rate or batch beside a rule that decides it
+        (CONFLICT).
     """
-    if name.endswith(".json"):
-        held = load(name)
-        base = dataclasses.replace(named(**held["recipe"]), tuned=held["tuned"])
-    elif name in RECIPES:
-        base = RECIPES[name]
-    else:
-        raise UserError("recipe.name", name, f"unknown; choose one of {', '.join(sorted(RECIPES))} or a recipe file")
-    for field, value in fields.items():
-        if field not in base.__dataclass_fields__:
-            raise UserError(f"recipe.{field}", value, f"unknown field; choose one of {', '.join(base.__dict__)}")
-        kind = type(getattr(base, field))
-        if kind is float and type(value) is int:
-            fields[field] = float(value)
-        elif kind is tuple and isinstance(value, list | tuple):
-            fields[field] = tuple(value)
-        elif type(value) is not kind:
-            raise UserError(f"recipe.{field}", value, f"must be a {kind.__name__}")
-    made = dataclasses.replace(base, **fields)
+    return _over(_called(name), fields)
+
+
+def _called(name: object) -> Recipe:
+    """The named recipe, or that of a recipe file, which overrides fields of a named one."""
+    if not isinstance(name, str) or not name.endswith(".json"):
+        require_known("recipe.name", name, sorted(RECIPES), also=" or a recipe file")
+        return RECIPES[str(name)]
+    held = load(name)
+    base = held["recipe"].get("name")
+    require_known("recipe.name", base, sorted(RECIPES), also=f", in {name}")
+    return dataclasses.replace(_over(RECIPES[base], held["recipe"]), tuned=held["tuned"])
+
+
+def _over(base: Recipe, fields: Mapping[str, Any]) -> Recipe:
+    made = read_settings(Recipe, "recipe", fields, base)
     for field in decided(made):
         if field in fields:
-            raise UserError(f"recipe.{field}", fields[field], f"rule {made.rule} decides it; set rule='fixed' too")
+            remedy = f"rule {made.rule} decides it; set rule='fixed' too"
+            raise UserError(f"recipe.{field}", fields[field], remedy, Code.CONFLICT)
     return made
 
 
@@ -183,25 +206,38 @@ def decided(recipe: Recipe) -> tuple[str, ...]:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """A recipe file: {"recipe": fields of a named recipe, "fit": what was fitted, "tuned": identity of both}."""
+    """A recipe file: {"recipe": fields of a named recipe, "fit": what was fitted, "tuned": identity of both}.
+
+    Raises:
+      UserError: there is no such file (MISSING), or it is of another kind or incomplete (DAMAGED).
+    """
     try:
         held = read_json(path)
     except FileNotFoundError:
-        raise UserError("recipe.name", path, "there is no such file; write one with `scaling tune`") from None
+        remedy = "there is no such file; write one with `scaling tune`"
+        raise UserError("recipe.name", path, remedy, Code.MISSING) from None
     if not isinstance(held, dict) or held.get("kind") != "recipe" or held.get("schema") != 1:
-        raise UserError("recipe.name", path, "is no recipe file of schema 1; write one with `scaling tune`")
-    if not isinstance(held.get("recipe"), dict) or not {"point", "draws", "level", "batch_law"} <= set(
-        held.get("fit") or ()
-    ):
-        raise UserError("recipe.name", path, "lacks the recipe or what was fitted; write it again with `scaling tune`")
+        remedy = "is no recipe file of schema 1; write one with `scaling tune`"
+        raise UserError("recipe.name", path, remedy, Code.DAMAGED)
+    try:
+        mapping("recipe", held.get("recipe"))
+        tuned.read(held.get("fit"))
+    except (UserError, msgspec.ValidationError) as error:
+        remedy = "lacks the recipe or what was fitted; write it again with `scaling tune`"
+        raise UserError("recipe.name", path, remedy, Code.DAMAGED) from error
     return {**held, "tuned": identity({"recipe": held["recipe"], "fit": held["fit"]})}
 
 
 def resolve(recipe: Recipe, parameters: float, tokens: float, context: int) -> Recipe:
-    """The recipe with learning rate and batch as its rule sets them at N ``parameters`` and D ``tokens``.
+    """The recipe with learning rate and batch as its rule sets them.
 
     Batches that a rule decides are rounded to a power of two (loss is flat around the best batch), so that few shapes
-    are compiled and meshes divide them. A rule's answer does not depend on the two fields, so resolving twice is once.
+    are compiled and meshes divide them. The rule does not read the two fields, so resolving again changes nothing.
+
+    Args:
+      parameters: N, non-embedding.
+      tokens: D.
+      context: positions per example, by which a batch in tokens becomes one in sequences.
     """
     if recipe.rule == "fixed":
         return recipe

@@ -1,50 +1,90 @@
 """What a recipe file's fit says of a cell: the best learning rate and batch with intervals, and the regret of others.
 
-``fit`` is the section of that name which ``analysis.tune`` made; each draw and ``point`` are (h, r, g, log k, p, q of
-the learning rate, log k, p, q of the batch in tokens) of its parabola of log loss.
+``fit`` is what ``analysis.decide.tune`` fitted, as an object or as the ``fit`` section of a recipe file has it; each draw
+and ``point`` are (h, r, g, log k, p, q of the learning rate, log k, p, q of the batch in tokens) of its parabola of log
+loss.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 
 Interval = dict[str, float]
 
 
-def best(fit: dict[str, Any], parameters: float, tokens: float) -> dict[str, Interval]:
-    """{"learning_rate"} and, where it was fitted, {"batch"} in tokens at N and D, each {"value", "lo", "hi"}."""
-    rate, batch = _best(fit, parameters, tokens)
-    found = {"learning_rate": _interval(fit, np.exp(rate))}
-    return {**found, "batch": _interval(fit, np.exp(batch))} if fit["batch_law"] else found
+class Fit(msgspec.Struct, frozen=True):
+    """Of a fit, what is read here.
+
+    Attributes:
+      level: of its intervals.
+      point: the estimate, (9,).
+      draws: of the estimate, (draws, 9).
+      batch_law: None where only the learning rate was fitted.
+    """
+
+    level: float
+    point: tuple[float, ...]
+    draws: tuple[tuple[float, ...], ...]
+    batch_law: Any
+
+    def __post_init__(self):
+        if not 0 < self.level < 1 or not self.draws or {len(each) for each in (self.point, *self.draws)} != {9}:
+            raise ValueError("has a level from 0 to 1, and draws of nine numbers")
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The point and the draws, (1 + draws, 9)."""
+        return np.array([self.point, *self.draws])
 
 
-def regret(
-    fit: dict[str, Any], parameters: float, tokens: float, learning_rate: float, batch: float
-) -> dict[str, float]:
-    """The share by which the loss at ``learning_rate`` and ``batch`` (in tokens) exceeds the best one's.
+def read(fit: object) -> Fit:
+    """What is read here of a fit, whichever form it has.
+
+    Raises:
+      msgspec.ValidationError: it lacks a field, or one has another type.
+    """
+    return fit if isinstance(fit, Fit) else msgspec.convert(fit, Fit, from_attributes=True)
+
+
+def best(fit: object, parameters: float, tokens: float) -> dict[str, Interval]:
+    """The best hyperparameters of a cell.
+
+    Args:
+      parameters, tokens: N, non-embedding, and D of the cell.
+
+    Returns:
+      {"learning_rate"} and, where it was fitted, {"batch"} in tokens, each {"value", "lo", "hi"}.
+    """
+    fitted = read(fit)
+    rate, batch = _best(fitted, parameters, tokens)
+    found = {"learning_rate": _interval(fitted, np.exp(rate))}
+    return found if fitted.batch_law is None else {**found, "batch": _interval(fitted, np.exp(batch))}
+
+
+def regret(fit: object, parameters: float, tokens: float, learning_rate: float, batch: float) -> Interval:
+    """The share by which a cell's loss at ``learning_rate`` and ``batch`` (in tokens) exceeds the best one's.
 
     Without a fitted batch law it is the regret of the learning rate alone, at the batch that was swept.
     """
-    h, r, g = _draws(fit)[:, :3].T
-    best_rate, best_batch = _best(fit, parameters, tokens)
+    fitted = read(fit)
+    h, r, g = fitted.samples[:, :3].T
+    best_rate, best_batch = _best(fitted, parameters, tokens)
     x = np.log(learning_rate) - best_rate
-    b = np.log(batch) - best_batch if fit["batch_law"] else np.zeros_like(x)
-    return _interval(fit, np.expm1(np.maximum(0.0, h * x * x + r * x * b + g * b * b)))
+    b = np.zeros_like(x) if fitted.batch_law is None else np.log(batch) - best_batch
+    return _interval(fitted, np.expm1(np.maximum(0.0, h * x * x + r * x * b + g * b * b)))
 
 
-def _draws(fit: dict[str, Any]) -> np.ndarray:
-    return np.array([fit["point"], *fit["draws"]])
-
-
-def _best(fit: dict[str, Any], parameters: float, tokens: float) -> tuple[np.ndarray, np.ndarray]:
-    draws, n, d = _draws(fit), np.log(parameters), np.log(tokens)
+def _best(fit: Fit, parameters: float, tokens: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithms of the best learning rate and batch of each sample, (1 + draws,)."""
+    draws, n, d = fit.samples, np.log(parameters), np.log(tokens)
     return draws[:, 3] + draws[:, 4] * n + draws[:, 5] * d, draws[:, 6] + draws[:, 7] * n + draws[:, 8] * d
 
 
-def _interval(fit: dict[str, Any], values: np.ndarray) -> Interval:
+def _interval(fit: Fit, values: np.ndarray) -> Interval:
     """The point's value, and the central interval of the draws'."""
-    value, tail = float(values[0]), (1 - fit["level"]) / 2
+    value, tail = float(values[0]), (1 - fit.level) / 2
     lo, hi = np.quantile(values[1:], [tail, 1 - tail])
     return {"value": value, "lo": min(float(lo), value), "hi": max(float(hi), value)}

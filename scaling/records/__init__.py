@@ -1,4 +1,4 @@
-"""The run record: the only place where training and analysis meet. Standard library only.
+"""The run record: the only place where training and analysis meet. The standard library and msgspec only.
 
 A record is one directory::
 
@@ -6,31 +6,52 @@ A record is one directory::
     metrics.jsonl    what happened, one JSON object a line, append-only; readers keep the last row of a step
     result.json      how it ended; written last and atomically. Its presence, not a scheduler, says "finished"
 
-``record.schema.json`` beside this file is the JSON Schema of the first and the last, versioned by ``schema``.
+``types`` defines what they hold and ``record.schema.json`` is made from it; ``typed`` reads and writes files.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import math
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
-from scaling.errors import UserError
+import msgspec
 
-SCHEMA = 1
-ROLES = ("fit", "seed", "holdout", "stem")
+from scaling.errors import Code, UserError
+from scaling.records.typed import damaged, finite, plain, read_bytes, read_json, read_typed, write_atomic, write_json
+from scaling.records.types import SCHEMA, AnyRow, Manifest, Result, Role, Row, StepRow, StudyRecord
+
+ROLES: tuple[str, ...] = get_args(Role)
+AGAIN = "train or import this run again"
+EventRow = TypeVar("EventRow", bound=Row)
+
+__all__ = [
+    "ROLES",
+    "SCHEMA",
+    "Manifest",
+    "Record",
+    "Result",
+    "canonical",
+    "finite",
+    "identity",
+    "read_json",
+    "read_study",
+    "read_typed",
+    "records",
+    "write_atomic",
+    "write_json",
+]
+
+_rows = msgspec.json.Decoder(AnyRow)
 
 
 def canonical(value: Any) -> str:
     """The one JSON text of a configuration: sorted keys, no spaces, no NaN. Equal texts are equal configurations."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True, default=plain)
 
 
 def identity(value: Any) -> str:
@@ -38,64 +59,26 @@ def identity(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:12]
 
 
-def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
-    """Writes a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
-
-    Raises:
-      UserError: the directory cannot be written or the disk is full.
-    """
-    path = Path(path)
-    content = data.encode() if isinstance(data, str) else data
-    name = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError as error:
-        if name is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-        raise UserError("path", path, f"cannot be written ({error.strerror}); free space or choose another") from error
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Atomic JSON for people and programs: indented, and refusing NaN, which is no JSON."""
-    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads JSON; a damaged file is a UserError that names it. FileNotFoundError passes through."""
-    try:
-        return json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError("file", path, f"is not JSON ({error}); delete it or restore it") from error
-
-
-def finite(value: float) -> float | None:
-    """The number as JSON can hold it: None where it is not finite."""
-    return float(value) if math.isfinite(value) else None
-
-
 @dataclass(frozen=True)
 class Record:
-    """One run directory. Reading never fails on a run that is still being written."""
+    """One run directory. Reading never fails on a run that is still being written.
+
+    Raises:
+      UserError: DAMAGED, from everything that reads, where a file has another shape than ``types`` says.
+    """
 
     path: Path
 
     @property
-    def manifest(self) -> dict[str, Any]:
-        return read_json(self.path / "manifest.json")
+    def manifest(self) -> Manifest:
+        """What the run is. FileNotFoundError where it has not begun."""
+        return read_typed(self.path / "manifest.json", Manifest, remedy=AGAIN)
 
     @property
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Result | None:
         """The result, or None while the run is unfinished."""
         try:
-            return read_json(self.path / "result.json")
+            return read_typed(self.path / "result.json", Result, remedy=AGAIN)
         except FileNotFoundError:
             return None
 
@@ -103,15 +86,15 @@ class Record:
     def status(self) -> str:
         """done | diverged | rejected | failed, or unfinished."""
         result = self.result
-        return "unfinished" if result is None else str(result["status"])
+        return "unfinished" if result is None else result.status
 
-    def begin(self, manifest: dict[str, Any]) -> None:
+    def begin(self, manifest: Manifest) -> None:
         """Writes the manifest. A record that exists keeps its first manifest: what it says was true when it began."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "manifest.json").exists():
             write_json(self.path / "manifest.json", manifest)
 
-    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+    def append(self, *rows: AnyRow) -> None:
         """Appends metric rows in one write. A line torn by an earlier crash is ended first, so that it stays alone."""
         text = "".join(canonical(row) + "\n" for row in rows)
         if not text:
@@ -123,32 +106,33 @@ class Record:
                     text = "\n" + text
             file.write(text.encode())
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Every whole row as it was written: steps (key ``step``) and events (key ``event``)."""
+    def rows(self) -> Iterator[AnyRow]:
+        """Every whole row in order of writing: steps and events."""
+        path = self.path / "metrics.jsonl"
         try:
-            lines = (self.path / "metrics.jsonl").read_bytes().split(b"\n")
+            lines = read_bytes(path).split(b"\n")
         except FileNotFoundError:
             return
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError):
+                yield _rows.decode(line)
+            except msgspec.ValidationError as error:
+                raise damaged(path, f"line {number}: {str(error)[:300]}", "delete the line") from error
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue  # torn by a crash, or empty
-            if isinstance(row, dict):
-                yield row
 
-    def steps(self) -> list[dict[str, Any]]:
+    def steps(self) -> list[StepRow]:
         """Metric rows by step, the last written of each, in order of the step."""
-        last = {row["step"]: row for row in self.rows() if "step" in row and "event" not in row}
+        last = {row.step: row for row in self.rows() if isinstance(row, StepRow)}
         return [last[step] for step in sorted(last)]
 
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """Rows of one kind of event (``start``, ``interrupted``, ``finish``), in order of writing."""
-        return [row for row in self.rows() if row.get("event") == name]
+    def events(self, kind: type[EventRow]) -> list[EventRow]:
+        """Rows of one type, such as ``StartRow``, in order of writing."""
+        return [row for row in self.rows() if isinstance(row, kind)]
 
-    def finish(self, result: dict[str, Any]) -> None:
+    def finish(self, result: Result) -> None:
         """Writes the result: the last and atomic act of a run."""
-        write_json(self.path / "result.json", {"schema": SCHEMA, **result})
+        write_json(self.path / "result.json", result)
 
 
 def records(workdir: str | os.PathLike[str]) -> list[Record]:
@@ -156,4 +140,17 @@ def records(workdir: str | os.PathLike[str]) -> list[Record]:
     root = Path(workdir) / "runs"
     if not root.is_dir():
         return []
-    return [Record(path) for path in sorted(root.iterdir()) if (path / "manifest.json").is_file()]
+    return [Record(path) for path in sorted(root.iterdir()) if os.path.lexists(path / "manifest.json")]
+
+
+def read_study(workdir: str | os.PathLike[str]) -> StudyRecord:
+    """study.json of a work directory.
+
+    Raises:
+      UserError: MISSING where there is none, DAMAGED where it is no study of this version.
+    """
+    try:
+        return read_typed(Path(workdir) / "study.json", StudyRecord, remedy="run the study again with --config")
+    except FileNotFoundError:
+        remedy = "holds no study.json; give --config to plan a study there"
+        raise UserError("workdir", workdir, remedy, Code.MISSING) from None

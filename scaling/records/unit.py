@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-Quantity = Literal["nats", "bits", "share", "number"]
+Quantity = Literal["nats", "bits", "share", "squared error", "ratio", "number"]
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -14,7 +14,8 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
       quantity: ``nats`` or ``bits`` of a likelihood or a cross-entropy, ``share`` (a rate from 0 to 1, as errors and
-        accuracies), ``number`` (anything else that a table gives without saying more).
+        accuracies), ``squared error``, ``ratio`` (to what it is at best), ``number`` (anything else that a table gives
+        without saying more).
       per: what one count is: token, hidden token, target token, image, pair, example ...; None for a plain number.
       given: what the likelihood is conditioned on beside the tokens before (the image); None for nothing.
       bound: an upper bound of the negative log likelihood, not the thing itself.

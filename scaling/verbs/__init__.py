@@ -1,33 +1,29 @@
-"""What each verb of the command line does: one function a verb, from its options to an exit status.
+"""The verbs of the command line: ONE file each, that ends with its declaration ``VERB``; nothing lists them.
 
-Heavy modules are imported by the verb that needs them; training happens in workers, never here.
+A file here is a verb if it has a ``VERB``; those with an underscore, ``show`` and ``experiment`` are helpers. Importing
+one is light: what is heavy (numpy, analysis, jax) is imported by the function that needs it, and training happens in
+workers, never here.
 """
 
-from scaling.verbs.comparisons import compare
-from scaling.verbs.datasets import data
-from scaling.verbs.designs import next_cells as next
-from scaling.verbs.fits import CONVENTIONS, STANDARD, fit
-from scaling.verbs.output import laws, plot, report
-from scaling.verbs.predictions import predict
-from scaling.verbs.show import table
-from scaling.verbs.study import default_workdir, plan, run, status
-from scaling.verbs.tuning import tune
+from __future__ import annotations
 
-__all__ = [
-    "CONVENTIONS",
-    "STANDARD",
-    "compare",
-    "data",
-    "default_workdir",
-    "fit",
-    "laws",
-    "next",
-    "plan",
-    "plot",
-    "predict",
-    "report",
-    "run",
-    "status",
-    "table",
-    "tune",
-]
+import importlib
+import pkgutil
+
+from scaling.verbs._declare import Verb
+
+# The order of the overview, as a study goes; a verb that is not here comes after them, by name.
+ORDER = ("plan", "run", "status", "fit", "predict", "next", "tune", "compare", "report", "plot", "data", "laws")
+
+
+def names() -> list[str]:
+    """The verbs there are."""
+    found = [module.name for module in pkgutil.iter_modules(__path__) if load(module.name) is not None]
+    return sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def load(name: str) -> Verb | None:
+    """The declaration of a verb; None where there is none of that name."""
+    if name.startswith("_") or all(module.name != name for module in pkgutil.iter_modules(__path__)):
+        return None
+    return getattr(importlib.import_module(f"scaling.verbs.{name}"), "VERB", None)

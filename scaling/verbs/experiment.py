@@ -8,26 +8,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from scaling.errors import UserError
-from scaling.launch import EXIT_USER
-from scaling.records import records, write_json
+from scaling.errors import Code, UserError
+from scaling.records import Manifest, Result, records, write_json
 from scaling.verbs.show import print_json
+from scaling.worker import EXIT_USER
 
 
-def finished(workdir: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def finished(workdir: Path) -> Iterator[tuple[Manifest, Result]]:
     """Manifest and result of each finished cell of a work directory; stems are none.
 
     Raises:
       UserError: there is none.
     """
-    found = False
+    count = 0
     for record in records(workdir):
-        result = record.result
-        if result is not None and result["status"] == "done" and record.manifest["kind"] != "stem":
-            found = True
-            yield record.manifest, result
-    if not found:
-        raise UserError("workdir", workdir, "holds no finished run; run the study first")
+        manifest, result = record.manifest, record.result
+        if result is not None and result.status == "done" and manifest.kind != "stem":
+            count += 1
+            yield manifest, result
+    if not count:
+        raise UserError("workdir", workdir, "holds no finished run; run the study first", Code.MISSING)
 
 
 class _Parser(argparse.ArgumentParser):

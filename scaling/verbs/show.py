@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from scaling.errors import UserError
+from scaling.records.typed import plain
+
+if TYPE_CHECKING:
+    from analysis.show.numbers import Cell
+
+Row = TypeVar("Row")
 
 
 def study_of(card: Path) -> Path | None:
@@ -22,25 +28,27 @@ def card_name(label: str, law: str, n: str) -> str:
     return safe(f"{label}-{law}-{n}.json")
 
 
+def law_name(law: str | None) -> str:
+    """The name of the law that ``--law`` asks for, the default one where it is not given."""
+    from analysis import laws
+
+    return (laws.default() if law is None else laws.get(law)).name
+
+
 def safe(name: str) -> str:
     return re.sub(r"[^\w.-]", "_", name)
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, allow_nan=False))
+    """JSON of a value, of which any part may be a typed one."""
+    print(json.dumps(value, indent=1, allow_nan=False, default=plain))
 
 
-def table(rows: Sequence[dict[str, Any]], columns: dict[str, Callable[[dict[str, Any]], object]]) -> list[str]:
+def table(rows: Sequence[Row], columns: Mapping[str, Callable[[Row], object]]) -> list[str]:
     """Lines of an aligned table: a title and a function of the row for each column. Numbers go to the right."""
-    cells = [[str(show(row)) for show in columns.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(list(columns), *cells)]
-    right = [all(re.fullmatch(r"[-+]?[\d.][\d.,e+%-]*|-?", cell) for cell in column) for column in zip(*cells)]
-    right = right or [False] * len(columns)
-    lines = []
-    for line in [list(columns), *cells]:
-        padded = (text.rjust(width) if end else text.ljust(width) for text, width, end in zip(line, widths, right))
-        lines.append("  ".join(padded).rstrip())
-    return lines
+    from analysis.show.numbers import aligned
+
+    return aligned([list(columns), *([str(show(row)) for show in columns.values()] for row in rows)])
 
 
 def count(value: float) -> str:
@@ -51,13 +59,12 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def interval(cell: dict[str, Any] | None, digits: int = 4) -> str:
-    """``value [lo, hi]`` with open ends where they are not known."""
-    if not cell or cell.get("value") is None:
-        return "not identified"
-    lo, hi = cell.get("lo"), cell.get("hi")
-    ends = ("-inf" if lo is None else f"{lo:.{digits}g}", "inf" if hi is None else f"{hi:.{digits}g}")
-    return f"{cell['value']:.{digits}g} [{ends[0]}, {ends[1]}]"
+def interval(cell: Cell | None, count: int = 4) -> str:
+    """A number and its interval, to ``count`` digits."""
+    from analysis.show.numbers import digits
+    from analysis.show.numbers import interval as text
+
+    return text(cell, digits(count))
 
 
 def pairs(field: str, text: str | None, kind: Callable[[str], Any], form: str = "VALUE") -> dict[str, Any]:

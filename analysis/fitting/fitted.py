@@ -1,0 +1,274 @@
+"""``Fit``: a card with the draws of what it has intervals of; saved beside each other, and read again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from analysis import card as cards
+from analysis import laws
+from analysis.card import AnyWarning, Derived, FitCard, Interval
+from analysis.check import discrepancy as beyond_range
+from analysis.laws import Law
+from scaling.errors import Code, UserError
+from scaling.records.typed import read_bytes, read_typed, write_atomic
+
+Array = np.ndarray
+AGAIN = "write one with `scaling fit`"
+
+
+class Prediction(NamedTuple):
+    """Losses of n cells, each (n,): the median of the draws' laws, and the ends of a central interval."""
+
+    value: Array
+    lo: Array
+    hi: Array
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """A fitted law: its card, and draws of what the card has intervals of. Immutable.
+
+    Attributes:
+      card: every number, with what was done and what is wrong.
+      law: the formula.
+      draws: (S, P), parameters in the order of ``law.names``.
+      sigma_run, sigma_stem: (S,), the noise of log loss that goes with each draw.
+    """
+
+    card: FitCard
+    law: Law
+    draws: Array
+    sigma_run: Array
+    sigma_stem: Array
+
+    def __post_init__(self) -> None:
+        for name in ("draws", "sigma_run", "sigma_stem"):
+            values = np.array(getattr(self, name), dtype=np.float64)
+            values.flags.writeable = False
+            object.__setattr__(self, name, values)
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={value:.4g}" for name, value in self.params.items())
+        return f"Fit({self.law.name}: {values}; {len(self.card.runs)} rows)"
+
+    @property
+    def params(self) -> dict[str, float]:
+        """The estimate."""
+        return {name: cell.value for name, cell in self.card.params.items()}
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Parameters and, where there is an optimum, a and b."""
+        return self.card.intervals
+
+    @property
+    def derived(self) -> Derived:
+        return self.card.derived
+
+    @property
+    def level(self) -> float:
+        return self.card.level
+
+    @property
+    def warnings(self) -> tuple[AnyWarning, ...]:
+        return self.card.warnings
+
+    @property
+    def noise(self) -> cards.Noise:
+        return self.card.noise
+
+    @property
+    def conventions(self) -> cards.Conventions:
+        return self.card.conventions
+
+    @property
+    def data(self) -> cards.Data:
+        return self.card.data
+
+    @property
+    def scope(self) -> cards.Scope:
+        return self.card.scope
+
+    @property
+    def discrepancy(self) -> cards.Discrepancy:
+        return self.card.discrepancy
+
+    @property
+    def seed(self) -> int:
+        return self.card.seed
+
+    @property
+    def theta(self) -> Array:
+        """The estimate as an array (P,)."""
+        return self.law.vector(self.params)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Names of the fitted rows."""
+        return self.card.runs.run
+
+    @cached_property
+    def columns(self) -> dict[str, Array]:
+        """Columns of the fitted rows, each (n,); not-a-number where a row has none."""
+        found = {c: np.array(v, dtype=np.float64) for c, v in self.card.runs.columns.items()}
+        for values in found.values():
+            values.flags.writeable = False
+        return found
+
+    def samples(self, columns: Mapping[str, Any], *, new_run: bool = True, discrepancy: bool = True) -> Array:
+        """Losses (S, n) at columns of n rows: each draw's law, and with ``new_run`` the noise of an untried run.
+
+        Beyond the fitted range the law itself may be wrong: ``discrepancy`` adds the card's term for that (nothing
+        within the range). Rows that name one ``stem`` share a stem effect; without that column every row has its own.
+        The draws carry heavy tails where runs are few. Deterministic in the fit's seed.
+        """
+        losses = self.law.predict(self.draws, columns)
+        if discrepancy and self.discrepancy.k > 0:
+            x = np.broadcast_to(beyond_range.beyond(self.scope, columns), losses.shape[1:])
+            rng = np.random.default_rng([self.seed, 2])
+            losses = losses * np.exp(beyond_range.deviations(self.discrepancy, x, len(losses), rng))
+        if not new_run:
+            return losses
+        rng = np.random.default_rng([self.seed, 1])
+        noise = rng.standard_normal(losses.shape) * self.sigma_run[:, None]
+        stems = columns.get("stem")
+        codes = np.arange(losses.shape[1]) if stems is None else pd.factorize(np.asarray(stems))[0]
+        shared = rng.standard_normal((len(losses), losses.shape[1]))[:, codes]
+        return losses * np.exp(noise + shared * self.sigma_stem[:, None])
+
+    def predict(
+        self,
+        columns: Mapping[str, Any] | None = None,
+        *,
+        level: float = 0.95,
+        new_run: bool = True,
+        discrepancy: bool = True,
+        **named: Any,
+    ) -> Prediction:
+        """Losses with central intervals of ``samples``; one distribution gives all three numbers.
+
+        The law at the estimate may lie elsewhere in it where draws are skewed.
+
+        Args:
+          columns: of n rows; or by keyword, numbers or arrays: ``fit.predict(N=1e9, D=2e10)``.
+          level: of the interval.
+
+        Raises:
+          UserError: a column that the law needs and lacks, or a value that it cannot take.
+        """
+        cells: dict[str, Any] = {**(columns or {}), **{name: np.atleast_1d(value) for name, value in named.items()}}
+        drawn = self.samples(cells, new_run=new_run, discrepancy=discrepancy)
+        lo, hi = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        value = np.median(self.law.predict(self.draws, cells), axis=0)
+        return Prediction(value, np.minimum(lo, value), np.maximum(hi, value))
+
+    def spread(self, quantity: Callable[[Array], Array], level: float) -> Interval:
+        """Median and central interval of a function of parameters, (S, P) -> (S,), over the draws."""
+        drawn = quantity(self.draws)
+        value, lo, hi = (float(np.quantile(drawn, q)) for q in (0.5, (1 - level) / 2, (1 + level) / 2))
+        return Interval(value=value, lo=lo, hi=hi)
+
+    def reduced(self, law: str | Law) -> Fit:
+        """This fit as one of a law whose parameters are among its own: ``lr_loss`` at its best rate is chinchilla."""
+        form = laws.get(law)
+        params = {name: self.card.params[name] for name in form.names}
+        card = msgspec.structs.replace(self.card, law=form.name, params=params)
+        draws = self.draws[:, [self.law.index(name) for name in form.names]]
+        return type(self)(card, form, draws, self.sigma_run, self.sigma_stem)
+
+    def with_discrepancy(self, term: cards.Discrepancy) -> Fit:
+        """This fit with another term for how wrong the law may be beyond its runs (``check.discrepancy.term``)."""
+        card = msgspec.structs.replace(self.card, discrepancy=term)
+        return type(self)(card, self.law, self.draws, self.sigma_run, self.sigma_stem)
+
+    def save(self, path: str | Path) -> Fit:
+        """Writes the draws beside ``path`` (named by their hash), then the card.
+
+        Returns:
+          This fit with a card that names the draws.
+
+        Raises:
+          UserError: the directory cannot be written or the disk is full.
+        """
+        path = Path(path)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, draws=self.draws, sigma_run=self.sigma_run, sigma_stem=self.sigma_stem)
+        data = buffer.getvalue()
+        digest = hashlib.sha256(data).hexdigest()
+        sidecar = path.with_name(f"{path.stem}.{digest[:12]}.npz")
+        write_atomic(sidecar, data)
+        card = msgspec.structs.replace(self.card, draws=cards.Draws(file=sidecar.name, sha256=digest))
+        write_atomic(path, cards.encode(card))
+        return type(self)(card, self.law, self.draws, self.sigma_run, self.sigma_stem)
+
+
+def read_card(path: str | Path) -> FitCard:
+    """A saved card.
+
+    Raises:
+      UserError: MISSING, or DAMAGED where the file is no fit card of this version.
+    """
+    try:
+        return read_typed(path, FitCard, field="fit", remedy=AGAIN)
+    except FileNotFoundError:
+        raise UserError("fit", path, f"there is no such card; {AGAIN}", Code.MISSING) from None
+
+
+def load_fit(path: str | Path, law: str | Law | None = None) -> Fit:
+    """The fit of a saved card.
+
+    Args:
+      law: where the card's own cannot be found by its name.
+
+    Raises:
+      UserError: the card or its sidecar is missing, damaged or not the one that was saved, or its law is not found or
+        another one.
+    """
+    path = Path(path)
+    card = read_card(path)
+    form = _law_of(card, path, law)
+    if card.draws is None:
+        raise UserError("fit", path, f"names no draws; {AGAIN}", Code.DAMAGED)
+    sidecar = path.with_name(card.draws.file) if Path(card.draws.file).name == card.draws.file else None
+    if sidecar is None:
+        raise UserError("draws", card.draws.file, "the sidecar must lie beside the card; fit again", Code.DAMAGED)
+    try:
+        data = read_bytes(sidecar)
+    except FileNotFoundError:
+        raise UserError("draws", sidecar, "the sidecar must lie beside the card; fit again", Code.MISSING) from None
+    if hashlib.sha256(data).hexdigest() != card.draws.sha256:
+        raise UserError("draws", sidecar, "the file is not the one that the card names; fit again", Code.CHANGED)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            draws, run, stem = (arrays[name] for name in ("draws", "sigma_run", "sigma_stem"))
+            made = Fit(card, form, draws, run, stem)
+    except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError("draws", sidecar, f"it cannot be read ({error}); fit again", Code.DAMAGED) from None
+    S = len(made.sigma_run)
+    if made.draws.shape != (S, len(form.names)) or made.sigma_stem.shape != (S,):
+        raise UserError("draws", sidecar, "its arrays have other shapes; fit again", Code.DAMAGED)
+    return made
+
+
+def _law_of(card: FitCard, path: Path, law: str | Law | None) -> Law:
+    try:
+        form = laws.get(card.law, folder=path.parent) if law is None else laws.get(law)
+    except UserError as error:
+        if law is not None or error.code not in (Code.UNKNOWN, Code.MISSING):
+            raise
+        raise UserError("law", card.law, "give the Law: load_fit(path, law=...)", Code.MISSING) from error
+    if form.names != tuple(card.params):
+        remedy = f"has parameters {', '.join(form.names)}; the card has {', '.join(card.params)}"
+        raise UserError("law", form.name, remedy, Code.CONFLICT)
+    return form

@@ -1,0 +1,123 @@
+"""The answer of a data set in sentences, each by what it is about, so that page and summary choose among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.check.diagnose import REFUTED
+from analysis.decide.entropy import EntropyCheck
+from analysis.show.answers import outcome
+from analysis.show.approach_sentences import compared
+from analysis.show.numbers import interval, loss, plural
+from analysis.show.sentences import count_word, verdict
+from analysis.show.workdir_summary import DatasetSummary, WorkdirSummary
+
+NO_FIT = "No law is fitted yet: run `scaling fit` on this work directory."
+NO_SEAL = (
+    "No forecast is sealed yet: run `scaling predict` on this work directory. Held-out losses stay unread until then."
+)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What a data set says; None where it says nothing of that.
+
+    Attributes:
+      missing: why there is no fit, and then nothing else.
+      best: which law describes the runs best.
+      verdicts: of that law, and of the one that allocates where it is another.
+      behind: how far the law that allocates lies behind the best.
+      refuted: which forms are refuted, or that none is.
+      forecasts: how the sealed forecasts came out.
+      theory: losses and floor against the known entropy.
+      approaches: whether approaches 1, 2 and 3 agree.
+    """
+
+    missing: str | None = None
+    best: str | None = None
+    verdicts: tuple[str, ...] = ()
+    behind: str | None = None
+    refuted: str | None = None
+    forecasts: str | None = None
+    theory: str | None = None
+    approaches: str | None = None
+
+    @property
+    def sentences(self) -> list[str]:
+        """All of them, in the order of a reader."""
+        first, *others = self.verdicts or (None,)
+        order = (self.missing, self.best, first, self.behind, *others, self.refuted)
+        return [text for text in (*order, self.forecasts, self.theory, self.approaches) if text is not None]
+
+
+def headline(found: WorkdirSummary, part: DatasetSummary) -> Headline:
+    """The answer of one data set."""
+    best, main, n = part.best(), part.main(), part.n
+    if best is None or main is None or n is None:
+        return Headline(missing=part.problems.get("runs", NO_FIT))
+    gap, scored, theory = behind(part), found.scored(part.name), found.theory(part.name)
+    fits = [best] if gap is None else [best, main]
+    return Headline(
+        best=_best(part, n),
+        verdicts=tuple(f"{fit.law.name}: {verdict(fit)}" for fit in fits),
+        behind=gap,
+        refuted=_refuted(found, part, n),
+        forecasts=None if scored is None else f"Sealed forecasts, {outcome(part.name, scored.ranking)}",
+        theory=None if theory is None else f"Theory: {theory_sentence(part, theory)}",
+        approaches=compared(part.approaches[n]) if n in part.approaches else None,
+    )
+
+
+def _best(part: DatasetSummary, n: str) -> str | None:
+    ranks, best = [row for row in part.ranks[n] if row.aicc is not None], part.best()
+    if not ranks or best is None:
+        return None
+    text = (
+        f"Best of {plural(len(ranks), 'law')} by AICc: {ranks[0].law} ({plural(best.data.rows, 'run')}, N = "
+        f"{count_word(n)} parameters; rms residual {100 * best.card.objective.rms_log_residual:.2g} % of the loss)"
+    )
+    if len(ranks) > 1:
+        text += f"; {ranks[1].law} is next, {ranks[1].delta_aicc:.3g} behind"
+    return f"{text}."
+
+
+def _refuted(found: WorkdirSummary, part: DatasetSummary, n: str) -> str | None:
+    scored, words = found.scored(part.name), f"N = {count_word(n)} parameters"
+    ranking = () if scored is None else scored.ranking
+    misfit = [row.law for row in part.ranks[n] if row.aicc is not None and row.refuted]
+    failed = [str(row.forecaster.law) for row in ranking if row.refuted and row.forecaster.n == n]
+    refuted = []
+    if misfit:
+        refuted.append(f"{', '.join(misfit)} by seed noise (lack of fit, p < {REFUTED:g})")
+    if failed:
+        refuted.append(f"{', '.join(failed)} by the sealed outcomes (outside the joint 95 % region)")
+    if refuted:
+        return f"Refuted on {words}: {'; '.join(refuted)}."
+    if ranking or any(row.refuted is not None for row in part.ranks[n]):
+        return f"No form is refuted on {words}: a form can be far behind by AICc and still not be excluded."
+    return None
+
+
+def theory_sentence(part: DatasetSummary, check: EntropyCheck) -> str:
+    """The losses of a known source, and the floor of the best law that has one, beside the exact entropy."""
+    side = "at or above" if check.ok else "NOT all at or above"
+    text = f"{part.name}: {check.runs} losses are {side} the exact entropy {loss(check.entropy)}"
+    fits = part.fits.get(part.n or "", {})
+    first = next((name for name, fit in fits.items() if fit.law.floor), None)
+    for floor in check.floors:
+        if (floor.n, floor.law) == (part.n, first):
+            holds = "holds" if floor.holds else "misses"
+            text += f"; {floor.law} puts its floor at {interval(floor.interval)}, which {holds} it"
+    return f"{text}."
+
+
+def behind(part: DatasetSummary) -> str | None:
+    """What to know where the law that allocates is not the one that describes the runs best."""
+    best, main = part.best(), part.main()
+    if best is None or main is None or best is main:
+        return None
+    row = next((row for row in part.ranks[part.n or ""] if row.law == main.law.name), None)
+    gap = None if row is None else row.delta_aicc
+    far = "" if gap is None else f", though {gap:.3g} AICc behind {best.law.name}"
+    why = f" ({best.law.name} gives no compute-optimal N)" if best.law.no_optimum else ""
+    return f"Predictions of N and D use {main.law.name}{far}{why}."

@@ -1,0 +1,476 @@
+"""What each section of the report says, as typed values that the template lays out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from analysis.check.approaches import Approach, Approaches
+from analysis.decide.allocate import Extrapolation, OpenDraws, Sensitivity, optimal
+from analysis.decide.entropy import EntropyCheck
+from analysis.decide.forecast import Ranked as RankedForecaster
+from analysis.decide.forecast import ScoredForecast
+from analysis.fitting import Fit
+from analysis.show import tables
+from analysis.show.answers import cost_words, outcome
+from analysis.show.approach_sentences import (
+    approach_method,
+    approach_name,
+    approach_notes,
+    approach_scheme,
+    compared,
+    why_not,
+)
+from analysis.show.numbers import interval, percent, short
+from analysis.show.numbers import loss as loss_text
+from analysis.show.report.headline import NO_FIT, NO_SEAL, behind, headline
+from analysis.show.sentences import count_word, sentence
+from analysis.show.workdir_summary import FIRST, DatasetSummary, Provenance, RunSummary, WorkdirSummary
+from analysis.table.seal import Entry, Forecast, Forecaster, Power, SealedCell
+from scaling.errors import UserError
+
+BUDGETS = (1.0, 10.0, 100.0)  # times the largest fitted compute; above 100 no prediction is made
+UNFINISHED = ("planned", "unfinished", "failed")
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    name: str
+    value: str
+    identified: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class LawSection:
+    """One fit: its formula and numbers."""
+
+    name: str
+    formula: str
+    source: str
+    rows: tuple[ParameterRow, ...]
+    level: str
+    scheme: str
+    runs: int
+    n: str
+    beyond: str  # what intervals beyond the runs hold
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """The answer at one budget, or the ``reason`` why there is none."""
+
+    ratio: float
+    C: float
+    reason: str | None = None
+    N: str = ""
+    D: str = ""
+    tokens_per_parameter: str = ""
+    loss: str = ""
+    notes: tuple[str, ...] = ()
+    sensitivity: Sensitivity | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers at a few budgets; ``of_fit`` are warnings of the fit that bear on all of them."""
+
+    rows: tuple[BudgetRow, ...]
+    cost: str | None
+    of_fit: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ForecastCell:
+    value: str
+    ends: str
+    error: str | None
+    inside: bool | None
+
+
+@dataclass(frozen=True)
+class PowerTable:
+    """Expected power: a row a truth, with the probabilities that each forecaster is refuted, and that it is chosen."""
+
+    sentence: str
+    n: str
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float, ...], float], ...]
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """Sealed forecasts of a data set beside the outcomes that are known."""
+
+    seals: tuple[Entry, ...]
+    power: tuple[PowerTable, ...]
+    cells: tuple[tuple[SealedCell, float | None], ...]
+    lines: tuple[tuple[str, tuple[ForecastCell | None, ...]], ...]
+    ranking: tuple[tuple[str, RankedForecaster], ...]
+    outcome: str | None
+    naive: str | None
+
+    @property
+    def waiting(self) -> int:
+        """Sealed cells whose outcome is not known yet."""
+        return sum(value is None for _, value in self.cells)
+
+
+@dataclass(frozen=True)
+class LawRow:
+    """A law among those fitted to the same runs."""
+
+    law: str
+    formula: str
+    params: tuple[tuple[str, str], ...]
+    rms: float
+    p: float | None
+    optima: int
+    share: float | None
+    aicc: float | None
+    delta_aicc: float | None
+    loo_rms: float | None
+    rolling_rms: float | None
+    refuted: bool | None
+
+
+@dataclass(frozen=True)
+class ApproachRow:
+    name: str
+    a: str
+    b: str
+    N: str
+    D: str
+    reason: str | None
+    method: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ApproachTable:
+    n: str
+    rows: tuple[ApproachRow, ...]
+    sentence: str
+    reference: float | None  # FLOPs at which N and D are compared
+    level: str
+
+
+@dataclass(frozen=True)
+class WarningRow:
+    """One warning and the fits that have it."""
+
+    name: str
+    sentence: str
+    fits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Loss by position in the context of a few of the ``runs`` that have it: columns, and a line a bin of positions."""
+
+    columns: tuple[tuple[RunSummary, str], ...]
+    lines: tuple[tuple[str, tuple[tuple[float, float | None] | None, ...]], ...]
+    runs: int
+    above: bool
+
+
+@dataclass(frozen=True)
+class DatasetSection:
+    """All that the report says of one data set."""
+
+    name: str
+    unit: str
+    sentences: tuple[str, ...]
+    law: LawSection | None
+    main: LawSection | None
+    predictions: Predictions | None
+    behind: str | None
+    forecasts: Forecasts | None
+    theory: EntropyCheck | None
+    laws: tuple[tuple[str, tuple[LawRow, ...]], ...]
+    approaches: tuple[ApproachTable, ...]
+    warnings: tuple[WarningRow, ...]
+    noise: tuple[tuple[str, str], ...]
+    positions: Positions | None
+    dropped: tuple[tuple[str, str], ...]
+    problems: tuple[str, ...]
+    no_fit: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that the report says."""
+
+    name: str
+    datasets: tuple[DatasetSection, ...]
+    runs: tuple[RunSummary, ...]
+    groups: tuple[str, ...]
+    states: dict[str, int]
+    provenance: Provenance
+    problems: tuple[str, ...]
+    no_seal: str = NO_SEAL
+
+    @property
+    def unfinished(self) -> int:
+        """Cells without a result."""
+        return sum(self.states.get(state, 0) for state in UNFINISHED)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Of the losses of all runs."""
+        return tuple(dict.fromkeys(str(run.manifest.unit) for run in self.runs))
+
+
+def contents(found: WorkdirSummary) -> Contents:
+    """The content of a work directory's report."""
+    states: dict[str, int] = {}
+    for run in found.runs:
+        states[run.status] = states.get(run.status, 0) + 1
+    return Contents(
+        name=found.name,
+        datasets=tuple(_dataset(found, part) for part in found.datasets),
+        runs=found.runs,
+        groups=tuple(dict.fromkeys(g for run in found.runs for g in run.manifest.parameters.groups)),
+        states=states,
+        provenance=found.provenance,
+        problems=tuple(found.problems.values()),
+    )
+
+
+def _dataset(found: WorkdirSummary, part: DatasetSummary) -> DatasetSection:
+    best, main = part.best(), part.main()
+    # without a fit, why there are no runs stands where the fit would
+    problems = [text for name, text in part.problems.items() if best is not None or name != "runs"]
+    return DatasetSection(
+        name=part.name,
+        unit=str(found.unit(part.name)),
+        sentences=tuple(headline(found, part).sentences),
+        law=None if best is None else _law(best),
+        main=None if main is None else _law(main),
+        predictions=None if main is None else predictions(main, part.entropy),
+        behind=behind(part),
+        forecasts=_forecasts(found, part.name),
+        theory=found.theory(part.name),
+        laws=tuple((count_word(n), _laws(part, n)) for n in part.fits),
+        approaches=tuple(_approaches(n, result) for n, result in part.approaches.items()),
+        warnings=_warnings(part),
+        noise=_noise(best),
+        positions=_positions(found.of(part.name)),
+        dropped=() if part.runs is None else tuple((row.row, sentence(row)) for row in part.runs.dropped),
+        problems=tuple(problems),
+        no_fit=part.problems.get("runs", NO_FIT),
+    )
+
+
+def _law(fit: Fit) -> LawSection:
+    scheme = fit.card.scheme
+    beyond = "hold a term for the law being wrong there, the card's discrepancy"
+    return LawSection(
+        name=fit.law.name,
+        formula=fit.law.formula,
+        source=fit.law.source,
+        rows=tuple(ParameterRow(name, interval(cell), how, what) for name, cell, how, what in tables.parameters(fit)),
+        level=percent(fit.level),
+        scheme=f"{scheme.name}, {scheme.df:g} degrees of freedom: {sentence(scheme)}",
+        runs=fit.data.rows,
+        n=count_word(fit.conventions.n),
+        beyond=beyond if fit.discrepancy.k > 0 else "hold only if the law does: the discrepancy is switched off",
+    )
+
+
+# --- predictions
+
+
+def predictions(fit: Fit, entropy: float | None) -> Predictions:
+    """Compute-optimal N, D and loss at a few budgets, or the reason why not; a loss below the entropy is called so."""
+    rows, cost, of_fit = [], None, ()
+    for ratio in BUDGETS:
+        budget = math.nan if fit.scope.C_max is None else ratio * fit.scope.C_max
+        try:
+            # 100 times is allowed, but not 100 times and a rounding error
+            found = optimal(fit, flops=budget * (1 - 1e-9), level=fit.level)
+        except UserError as error:
+            rows.append(BudgetRow(ratio, budget, f"{error.field} {error.value} {error.remedy}"))
+            continue
+        notes = [sentence(w) for w in found.warnings if not isinstance(w, Extrapolation)]
+        reason = next((sentence(w) for w in found.warnings if isinstance(w, OpenDraws)), "not identified")
+        if entropy is not None and found.loss.value < entropy:
+            notes.append(f"below the exact entropy {entropy:.4f}: this law's floor is too low")
+        rows.append(
+            BudgetRow(
+                ratio,
+                budget,
+                N=interval(found.N, short, reason),
+                D=interval(found.D, short, reason),
+                tokens_per_parameter=interval(found.tokens_per_parameter, reason=reason),
+                loss=interval(found.loss, loss_text, reason),
+                notes=tuple(notes),
+                sensitivity=found.sensitivity,
+            )
+        )
+        cost, of_fit = cost_words(found.cost), tuple(f"of the fit: {sentence(w)}" for w in found.of_fit)
+    return Predictions(tuple(rows), cost, of_fit)
+
+
+# --- forecasts
+
+
+def _forecasts(found: WorkdirSummary, dataset: str) -> Forecasts | None:
+    """Expected power as it was sealed, and forecasts beside outcomes; None where nothing of the data set is sealed."""
+    entries = () if found.prediction is None else found.prediction.entries
+    entries = tuple(entry for entry in entries if any(cell.dataset == dataset for cell in entry.cells))
+    cells = [cell for entry in entries for cell in entry.cells if cell.dataset == dataset]
+    if not cells:
+        return None
+    rows = {} if found.score is None else {(r.run, r.forecaster): r for r in found.score.rows}
+    made = {(f.run, f.forecaster): f for entry in entries for f in entry.forecasts if f.dataset == dataset}
+    outcomes = {run: row.outcome for (run, _), row in rows.items()}
+    scored = found.scored(dataset)
+    ranking = () if scored is None else scored.ranking
+    who = [entry.forecaster for entry in ranking] or list(dict.fromkeys(who for _, who in made))
+    lines = [(label(w), tuple(_cell(made.get((cell.run, w)), rows.get((cell.run, w))) for cell in cells)) for w in who]
+    naive = next((noise for entry in entries for noise in entry.naive.get(dataset, ())), None)
+    return Forecasts(
+        seals=entries,
+        power=tuple(_power(entry.power[dataset]) for entry in entries if dataset in entry.power),
+        cells=tuple((cell, outcomes.get(cell.run)) for cell in cells),
+        lines=tuple(lines),
+        ranking=tuple((label(entry.forecaster), entry) for entry in ranking),
+        outcome=outcome(dataset, ranking) if ranking else None,
+        naive=None if naive is None else sentence(naive),
+    )
+
+
+def label(who: Forecaster) -> str:
+    """A forecaster in a table."""
+    return f"{'naive' if who.law is None else who.law}, N {count_word(who.n)}"
+
+
+def _cell(f: Forecast | None, row: ScoredForecast | None) -> ForecastCell | None:
+    if f is None:
+        return None
+    low, high = map(loss_text, f.interval95)
+    error = None if row is None else f"{row.error_percent:+.2f} %"
+    return ForecastCell(loss_text(f.value), f"[{low}, {high}]", error, None if row is None else row.inside95)
+
+
+def _power(power: Power) -> PowerTable:
+    """The part of the forecasters on one count of N, the headline's where it has some."""
+    counts = [who.n for who in power.forecasters]
+    n = FIRST if FIRST in counts else counts[0]
+    own = [i for i, count in enumerate(counts) if count == n]
+    names = ["naive" if who.law is None else who.law for who in power.forecasters]
+    rows = [(names[i], tuple(power.refute[i][j] for j in own), power.choose[i]) for i in own]
+    return PowerTable(sentence(power), count_word(n), tuple(names[i] for i in own), tuple(rows))
+
+
+# --- laws, approaches, warnings
+
+
+def _laws(part: DatasetSummary, n: str) -> tuple[LawRow, ...]:
+    ranks, rows = {row.law: row for row in part.ranks[n]}, []
+    for name, fit in part.fits[n].items():
+        rank, optima = ranks.get(name), fit.card.optima
+        rows.append(
+            LawRow(
+                law=name,
+                formula=fit.law.formula,
+                params=tuple((k, interval(cell)) for k, cell in fit.intervals.items()),
+                rms=fit.card.objective.rms_log_residual,
+                p=fit.noise.lack_of_fit.p,
+                optima=len(optima),
+                share=optima[0].share_of_starts if optima else None,
+                aicc=None if rank is None else rank.aicc,
+                delta_aicc=None if rank is None else rank.delta_aicc,
+                loo_rms=None if rank is None else rank.loo_rms,
+                rolling_rms=None if rank is None else rank.rolling_rms,
+                refuted=None if rank is None else rank.refuted,
+            )
+        )
+    return tuple(rows)
+
+
+def _approaches(n: str, result: Approaches) -> ApproachTable:
+    every = list(result.approaches.values())
+    reference = next((approach.C for approach in every if approach.C is not None), None)
+    rows = tuple(_approach(name, approach) for name, approach in result.approaches.items())
+    return ApproachTable(count_word(n), rows, compared(result), reference, percent(every[0].level))
+
+
+def _approach(name: str, approach: Approach) -> ApproachRow:
+    method = "; ".join(text for text in (approach_method(approach), approach_scheme(approach)) if text)
+    return ApproachRow(
+        name=f"{name}. {approach_name(approach)}",
+        a=interval(approach.a, reason=""),
+        b=interval(approach.b, reason=""),
+        N=interval(approach.N, short, ""),
+        D=interval(approach.D, short, ""),
+        reason=None if approach.why is None else why_not(approach.why),
+        method=method,
+        notes=tuple(approach_notes(approach)),
+    )
+
+
+def _warnings(part: DatasetSummary) -> tuple[WarningRow, ...]:
+    """Each different warning once, with the fits that it is about."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for n, fits in part.fits.items():
+        for law, fit in fits.items():
+            for w in fit.warnings:
+                found.setdefault((w.code, sentence(w)), []).append(f"{law}, N {count_word(n)}")
+    return tuple(WarningRow(code.replace("_", " "), said, tuple(fits)) for (code, said), fits in found.items())
+
+
+# --- noise and positions
+
+
+def _noise(fit: Fit | None) -> tuple[tuple[str, str], ...]:
+    """Noise of log loss in percent of the loss, each with an interval or why it has none."""
+    if fit is None:
+        return ()
+    noise = fit.noise
+    pure, rows = noise.pure_error, []
+    if pure.sd is None:
+        rows.append(("between seeds", "not measured: no two runs differ only in their seed"))
+    else:
+        ends = [100 * pure.sd * math.sqrt(pure.df / stats.chi2.ppf(q, pure.df)) for q in (0.975, 0.025)]
+        text = f"{100 * pure.sd:.2g} % [{ends[0]:.2g}, {ends[1]:.2g}] (chi-squared, {pure.df} degrees of freedom)"
+        rows.append(("between seeds, whatever the law", text))
+    rows.append(("of a run about the law", _percent(noise.sigma_run, fit.sigma_run)))
+    if noise.groups is None:
+        rows.append(("shared by the runs of a stem", "not estimated: no two runs share a stem"))
+    else:
+        kind, count = noise.groups.kind, noise.groups.count
+        text = f"{_percent(noise.sigma_stem, fit.sigma_stem)} ({count} {kind}s)"
+        rows.append((f"shared by the runs of a {kind}", text))
+    return tuple(rows)
+
+
+def _percent(value: float, draws: np.ndarray) -> str:
+    """A standard deviation of log loss in percent, with the central 95 % of its draws."""
+    low, high = (100 * float(v) for v in np.quantile(draws, [0.025, 0.975]))
+    return f"{100 * value:.2g} % [{low:.2g}, {high:.2g}]"
+
+
+def _positions(runs: tuple[RunSummary, ...]) -> Positions | None:
+    """Loss by position of the cheapest and the dearest run that have it, and what each bin of positions is called."""
+    able = [run for run in runs if run.evaluation is not None and run.evaluation.positions is not None]
+    able.sort(key=lambda run: run.manifest.flops.training)
+    columns: list[tuple[RunSummary, str, dict[int, tuple[float, float | None]]]] = []
+    for run in able[:1] + able[1:][-1:]:
+        by = run.evaluation.positions if run.evaluation is not None else None
+        assert by is not None
+        columns.append((run, "loss", dict(zip(by.upto, zip(by.value, by.se)))))
+        if by.excess is not None and by.excess_se is not None:
+            columns.append((run, "above the source", dict(zip(by.upto, zip(by.excess, by.excess_se)))))
+    if not columns:
+        return None
+    lines = []
+    for end in sorted({end for _, _, values in columns for end in values}):
+        first = 2 ** (math.ceil(math.log2(end)) - 1) + 1 if end > 1 else 1
+        lines.append((f"{first}–{end}" if first < end else f"{end}", tuple(v.get(end) for _, _, v in columns)))
+    heads, above = tuple((run, what) for run, what, _ in columns), any(what != "loss" for _, what, _ in columns)
+    return Positions(heads, tuple(lines), len(able), above)

@@ -1,0 +1,71 @@
+"""The report as plain text: the end of a study on a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+from analysis.check.diagnose import standing
+from analysis.show import workdir_summary
+from analysis.show.numbers import interval, percent
+from analysis.show.report.headline import NO_SEAL, headline, theory_sentence
+from analysis.show.report.page import FILE
+from analysis.show.report.sections import predictions
+from analysis.show.sentences import count_word, sentence
+from analysis.show.workdir_summary import DatasetSummary, WorkdirSummary
+
+WIDTH = 100
+
+
+def summary(workdir: str | Path) -> str:
+    """The end of a study in about 25 lines of at most 100 characters: law, prediction, forecasts, report.
+
+    Raises:
+      UserError: the directory holds no study and no run.
+    """
+    found = workdir_summary.collect(workdir)
+    lines = [f"{found.name}: what the runs say"]
+    for part in found.datasets:
+        lines += ["", *_dataset(found, part)]
+    scored = None if found.score is None or not found.score.datasets else sentence(found.score)
+    lines += ["", "Sealed forecasts", *_wrap(scored or found.problems.get("prediction") or NO_SEAL)]
+    checks = {} if found.entropy is None else found.entropy.datasets
+    if checks:
+        said = [theory_sentence(part, checks[part.name]) for part in found.datasets if part.name in checks]
+        lines += ["", "Check against theory", *_wrap(" ".join(said))]
+    path = Path(workdir) / FILE
+    lines += ["", f"Report: {path}" if path.exists() else f"Report: not written yet (scaling report {workdir})"]
+    return "\n".join(lines)
+
+
+def _dataset(found: WorkdirSummary, part: DatasetSummary) -> list[str]:
+    fit, main, said = part.best(), part.main(), headline(found, part)
+    if fit is None or main is None:
+        return [part.name, *_wrap(said.missing or "")]
+    title = (
+        f"{part.name}: {fit.law.formula}, N = {count_word(fit.conventions.n)} parameters, {fit.data.rows} runs, "
+        f"{percent(fit.level)} intervals"
+    )
+    known = standing(fit.law, fit.intervals, fit.warnings)
+    lost = {name for name, how in known.items() if how == "no"}
+    cells = [f"{k} = {interval(c)}{'*' if k in lost else ''}" for k, c in fit.intervals.items()]
+    # a cell is one word while its line is filled
+    filled = textwrap.wrap("   ".join(c.replace(" ", "\u00a0") for c in cells), WIDTH - 4, break_long_words=False)
+    lines = [*textwrap.wrap(title, WIDTH), *(f"  {line}".replace("\u00a0", " ") for line in filled)]
+    if lost:
+        lines.append("  * not identified at this scale")
+    lines += _wrap(" ".join(text for text in (said.best, said.behind, said.refuted) if text is not None))
+    budgets = predictions(main, part.entropy)
+    answered = [row for row in budgets.rows if row.reason is None]
+    for row in budgets.rows[1:2] if answered else budgets.rows[:1]:
+        where = f"At {row.ratio:g}x the largest fitted compute ({row.C:.2e} FLOPs), by {main.law.name}:"
+        if row.reason is not None:
+            lines += _wrap(f"{where} no prediction, {row.reason}")
+        else:
+            notes = "".join(f" ({note})" for note in (*row.notes, *budgets.of_fit))
+            lines += _wrap(f"{where} N {row.N}, D {row.D}, loss {row.loss}{notes}")
+    return lines
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")

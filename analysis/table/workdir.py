@@ -1,0 +1,238 @@
+"""The records of a work directory as runs: finished ones to fit, held-out ones without and with their losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.card import Conventions, Dropped, Regret
+from analysis.table import seal as sealed
+from analysis.table.frame import Runs, runs_of
+from analysis.table.select import select
+from scaling.errors import Code, UserError
+from scaling.records import Manifest, Record, read_study, records
+from scaling.records.types import Evaluation, StudyRecord
+from scaling.records.unit import Unit
+
+
+def load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str, term: str | None) -> Runs:
+    """The finished runs of one data set with the roles fit and seed; the results of others are not even opened."""
+    dataset = default_dataset(workdir, dataset)
+    rows: list[dict[str, Any]] = []
+    dropped: list[Dropped] = []
+    units: dict[str, Unit] = {}
+    for record in records(workdir):
+        manifest = record.manifest
+        if manifest.dataset != dataset or manifest.role not in ("fit", "seed"):
+            continue
+        wanted = term or manifest.headline
+        unit = _unit(manifest, wanted)
+        outcome = _outcome(record, wanted)
+        if isinstance(outcome, Dropped):
+            dropped.append(outcome)
+            continue
+        if units and units != {wanted: unit}:
+            shown = ", ".join(f"{t} in {u}" for t, u in (*units.items(), (wanted, unit)))
+            raise UserError("loss", shown, "runs of one fit need one loss", Code.MIXED)
+        units = {wanted: unit}
+        rows.append(
+            {**_row(record.path.name, manifest, n, wanted), **_loss(outcome), "status": "done", "decayed": True}
+        )
+    if not rows:
+        reasons = "; ".join(sorted({_why(row) for row in dropped})) or "none has the role fit or seed"
+        remedy = f"holds no finished run of {dataset} to fit ({reasons}); run the study"
+        raise UserError("workdir", workdir, remedy, Code.TOO_FEW)
+    table = _frame(rows)
+    if where is not None:
+        table = table[select(table, where)]
+        if len(table) == 0:
+            raise UserError("where", where, f"leaves none of the {len(rows)} runs", Code.TOO_FEW)
+    ((shown, unit),) = units.items()
+    conventions = Conventions(origin="records", n=n, flops="exact", term=shown, unit=unit, regret=_regret(table))
+    return runs_of(table, dropped, conventions, str(workdir), dataset)
+
+
+def _why(row: Dropped) -> str:
+    """For the message that names what is wrong with every run."""
+    return ": ".join(part for part in (row.detail or row.why, row.reason) if part)
+
+
+def _regret(table: Any) -> Regret | None:
+    """The row of a tuned recipe that its learning rate may cost most."""
+    if "lr_regret_hi" not in table:
+        return None
+    worst = table.loc[table["lr_regret_hi"].astype(float).idxmax()]
+    return Regret(
+        N=float(worst["N"]), D=float(worst["D"]), value=float(worst["lr_regret"]), hi=float(worst["lr_regret_hi"])
+    )
+
+
+def load_holdouts(workdir: str | Path, dataset: str | None = None, n: str = "nonembedding") -> pd.DataFrame:
+    """The held-out cells of a study, trained or only planned, WITHOUT their losses; columns as in ``Runs.table``."""
+    workdir = Path(workdir)
+    dataset = default_dataset(workdir, dataset)
+    study = _study(workdir)
+    planned = [run.manifest for program in study.programs for run in program.runs] if study else []
+    found = {manifest.run: (manifest, "planned") for manifest in planned if manifest.role == "holdout"}
+    for record in records(workdir):
+        manifest = record.manifest
+        if manifest.role == "holdout":
+            found[record.path.name] = (manifest, record.status)
+    rows = []
+    for run, (manifest, status) in sorted(found.items()):
+        if manifest.dataset == dataset:
+            rows.append({**_row(run, manifest, n), "status": status})
+    return _frame(rows)
+
+
+def open_holdouts(workdir: str | Path, dataset: str | None = None, n: str = "nonembedding") -> pd.DataFrame:
+    """The held-out cells with their losses: only finished ones that ``prediction.json`` sealed, which is verified.
+
+    Raises:
+      UserError: there is no prediction, it was changed after the seal, or it holds no cell of this data set.
+    """
+    workdir = Path(workdir)
+    known = sealed.sealed_runs(workdir)
+    table: Any = load_holdouts(workdir, dataset, n)
+    table = table[table["run"].isin(known)].reset_index(drop=True)
+    if len(table) == 0:
+        remedy = "seals no cell of this data set; seal the forecasts first"
+        raise UserError("prediction", workdir / sealed.FILE, remedy, Code.MISSING)
+    losses = []
+    for run, status in zip(table["run"], table["status"], strict=True):
+        record = Record(workdir / "runs" / run)
+        outcome = _outcome(record, record.manifest.headline) if status == "done" else None
+        losses.append(_loss(outcome) if isinstance(outcome, Evaluation) else {})
+    for name in ("loss", "loss_se"):
+        table[name] = [loss.get(name, np.nan) for loss in losses]
+    return table[np.isfinite(table["loss"])].reset_index(drop=True)
+
+
+def default_dataset(workdir: str | Path, dataset: str | None = None) -> str:
+    """The data set to use: the one asked for, or the first that the study declares.
+
+    Raises:
+      UserError: the work directory has no such data set, or several and no study that says which comes first.
+    """
+    workdir = Path(workdir)
+    declared = _declared(workdir)
+    found = declared + sorted({r.manifest.dataset for r in records(workdir)} - set(declared))
+    if not found:
+        remedy = "holds no runs; train a study there first, or give a table of runs"
+        raise UserError("workdir", workdir, remedy, Code.MISSING)
+    if dataset is None:
+        if declared or len(found) == 1:
+            return found[0]
+        raise UserError("dataset", ", ".join(found), "there are several and no study.json; choose one", Code.CONFLICT)
+    if dataset not in found:
+        raise UserError("dataset", dataset, f"is not in this work directory; it has {', '.join(found)}", Code.UNKNOWN)
+    return dataset
+
+
+def datasets(workdir: str | Path) -> list[str]:
+    """Every data set of a work directory, the study's first one first."""
+    first = default_dataset(workdir)
+    named = _declared(Path(workdir))
+    others = {r.manifest.dataset for r in records(workdir)} | set(named)
+    return [first, *[d for d in named if d != first], *sorted(others - {first} - set(named))]
+
+
+def terms(workdir: str | Path, dataset: str | None = None) -> list[str]:
+    """Every loss term and metric that runs of a data set record, the headline, which is trained on, first."""
+    dataset = default_dataset(workdir, dataset)
+    manifests = [record.manifest for record in records(Path(workdir))]
+    own = [m for m in manifests if m.dataset == dataset and m.kind != "stem"]
+    return list(dict.fromkeys([*(m.headline for m in own), *(name for m in own for name in m.terms)]))
+
+
+def entropy(manifest: Manifest, term: str | None = None) -> float | None:
+    """Nats per token of the source, where it is known and no model's loss in this term can lie below it."""
+    bounded = _unit(manifest, term or manifest.headline).bounded_by_entropy
+    return manifest.data.entropy if bounded else None
+
+
+def _study(workdir: Path) -> StudyRecord | None:
+    try:
+        return read_study(workdir)
+    except UserError as error:
+        if error.code is Code.MISSING:
+            return None
+        raise
+
+
+def _declared(workdir: Path) -> list[str]:
+    study = _study(workdir)
+    return list(study.datasets) if study else []
+
+
+def _unit(manifest: Manifest, term: str) -> Unit:
+    if term not in manifest.terms:
+        remedy = f"is no loss term of these runs; choose one of {', '.join(manifest.terms)}"
+        raise UserError("term", term, remedy, Code.UNKNOWN)
+    return manifest.terms[term]
+
+
+def _row(run: str, manifest: Manifest, n: str, term: str | None = None) -> dict[str, Any]:
+    """What a manifest says of a run: everything but how it ended."""
+    counts, recipe, config = manifest.parameters, manifest.recipe, manifest.config
+    own = {name: getattr(counts, name) for name in counts.__struct_fields__ if name != "groups"}
+    choices = own | counts.groups
+    if n not in choices:
+        raise UserError("n", n, f"is no count of these runs; choose one of {', '.join(choices)}", Code.UNKNOWN)
+    row = {
+        "run": run,
+        "N": float(choices[n]),
+        "D": float(manifest.tokens.D),
+        "C": float(manifest.flops.training),
+        "C_6ND": manifest.flops.six_nd,
+        **{f"N_{name}": value for name, value in own.items()},
+        "dataset": manifest.dataset,
+        "family": manifest.family,
+        "size": manifest.size,
+        "seed": manifest.seed,
+        "stem": manifest.stem or run,
+        "role": manifest.role,
+        "entropy": entropy(manifest, term),
+        "unique_tokens": manifest.tokens.unique,
+        "U": manifest.tokens.unique,
+        "epochs": manifest.tokens.epochs,
+        "learning_rate": recipe.get("learning_rate"),
+        "batch": recipe.get("batch"),
+        "lr_regret": None if manifest.regret is None else manifest.regret.value,
+        "lr_regret_hi": None if manifest.regret is None else manifest.regret.hi,
+        "steps": manifest.steps,
+        "schedule": recipe.get("schedule"),
+        "width": config.get("width", config.get("d")),
+        "depth": config.get("depth", config.get("layers")),
+    }
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _outcome(record: Record, term: str) -> Evaluation | Dropped:
+    """The evaluation of a run that may be fitted, or why it may not."""
+    run, result = record.path.name, record.result
+    if result is None:
+        return Dropped(row=run, why="unfinished")
+    if result.status != "done":
+        return Dropped(row=run, why="status", detail=result.status, reason=result.reason or "")
+    if not result.decayed:
+        return Dropped(row=run, why="undecayed")
+    found = result.evaluation.get(term)
+    if found is None or not np.isfinite(found.value) or found.value <= 0:
+        return Dropped(row=run, why="no_loss", detail=term)
+    return found
+
+
+def _loss(found: Evaluation) -> dict[str, float]:
+    loss = {"loss": float(found.value)}
+    return loss if found.se is None else {**loss, "loss_se": float(found.se)}
+
+
+def _frame(rows: list[dict[str, Any]]) -> Any:
+    table = pd.DataFrame(rows)
+    if len(table) == 0:
+        return pd.DataFrame({name: [] for name in ("run", "N", "D", "C", "status")})
+    return table

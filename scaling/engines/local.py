@@ -1,0 +1,227 @@
+"""The local engine: one long-lived worker a core, or a single one where JAX has an accelerator.
+
+Workers are started by subprocess, never forked, each in a session of its own: a Ctrl-C reaches the parent alone, which
+then asks them to checkpoint. A worker whose parent is gone ends as well. Several parents may serve one work directory:
+their workers share the programs by leases.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+import scaling
+from scaling.engines import Pool
+from scaling.errors import Code, UserError
+from scaling.flags import Flag
+from scaling.records import write_atomic
+from scaling.records.types import Marks, ProgramSpec
+from scaling.worker import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
+from scaling.worker.ensembles import parse_ensemble_size
+from scaling.worker.environment import usable_cache, variables
+from scaling.worker.failures import Problem
+from scaling.worker.loop import MAX_ATTEMPTS
+from scaling.worker.programs import load_programs, progress_marks, settled
+
+# How the plugins of jax begin (jax_plugins.xla_cuda13 ...), with what exists on a machine that has such a device.
+ACCELERATORS = {"xla_cuda": ("/dev/nvidiactl", "/dev/dxg"), "xla_rocm": ("/dev/kfd",)}
+TPU = ("/dev/accel0", "/dev/vfio/0")
+HUGE_PAGES = "glibc.malloc.hugetlb=1"  # 1.5 to 1.9x on small models on CPU, see benchmarks
+
+FLAGS = (
+    Flag("workers", int, "worker processes (default: one a core, or one where there is an accelerator)"),
+    Flag("max_attempts", int, "attempts without progress before a program counts as failed", MAX_ATTEMPTS),
+    Flag(
+        "ensemble",
+        str,
+        "programs of one shape (other seeds, learning rates or D) that a worker trains together; auto: 1 on CPU, on an "
+        "accelerator up to 8 where a measurement of a few steps says that it is faster",
+        "auto",
+    ),
+    Flag("cache", str, "directory of compiled programs (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
+    Flag("execute", str, "module:function that trains in place of scaling.train:execute"),
+)
+
+
+def accelerated() -> bool:
+    """Whether JAX will find an accelerator here, without importing it."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and all(name.strip() == "cpu" for name in platforms.split(",")):
+        return False
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return False
+    plugins = importlib.util.find_spec("jax_plugins")
+    places = [] if plugins is None else list(plugins.submodule_search_locations or [])
+    names = [module.name for module in pkgutil.iter_modules(places)]
+    devices = [ACCELERATORS[kind] for kind in ACCELERATORS if any(name.startswith(kind) for name in names)]
+    devices += [TPU] if importlib.util.find_spec("libtpu") is not None else []
+    return any(Path(path).exists() for paths in devices for path in paths)
+
+
+def cores() -> list[int]:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _worker_environment(cache: str | None, *, cpu: bool) -> dict[str, str]:
+    """The environment of a worker: ours, and what has to be there before a process starts."""
+    made = {**os.environ, **variables(cache, single=cpu)}
+    # Where the package is not installed, it is imported from where it was here. An empty entry would be the current
+    # directory.
+    places = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(Path(scaling.__file__).parents[1])]
+    made["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+    if cpu and sys.platform == "linux" and "hugetlb" not in made.get("GLIBC_TUNABLES", ""):
+        made["GLIBC_TUNABLES"] = ":".join(filter(None, [made.get("GLIBC_TUNABLES"), HUGE_PAGES]))
+    return made
+
+
+class Local:
+    """The local pool.
+
+    Args:
+      workdir: holds study.json.
+      workers: how many; default one a core of this process, or one where JAX has an accelerator. More workers than
+        cores share them in turn.
+      cache: directory of the compilation cache.
+      max_attempts: of a program, without progress, before it is ``failed``.
+      execute: ``module:function`` that trains a program.
+      ensemble: programs of one shape that a worker trains at a time, or auto.
+      ttl, beat: of leases, in seconds.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        workers: int | None = None,
+        cache: str | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
+        execute: str | None = None,
+        ensemble: str | None = None,
+        ttl: float | None = None,
+        beat: float | None = None,
+    ):  # one argument a flag, and the two of leases, which tests shorten
+        if workers is not None and workers < 1:
+            raise UserError("workers", workers, "must be at least 1")
+        if max_attempts < 1:
+            raise UserError("max_attempts", max_attempts, "must be at least 1")
+        if ensemble is not None:
+            parse_ensemble_size(ensemble)
+        self.workdir = Path(workdir)
+        accelerator = accelerated()
+        bound = not accelerator and hasattr(os, "sched_setaffinity")
+        self._places = [str(core) for core in cores()] if bound else ["all"]
+        self._size = workers or (1 if accelerator else len(cores()))
+        if accelerator and self._size > 1:
+            remedy = "a GPU or TPU takes one worker; set JAX_PLATFORMS=cpu to use cores"
+            raise UserError("workers", workers, remedy, Code.CONFLICT)
+        self._environment = _worker_environment(usable_cache(cache), cpu=not accelerator)
+        options = {"max_attempts": max_attempts, "execute": execute, "ttl": ttl, "beat": beat, "cache": cache}
+        options["ensemble"] = ensemble
+        self._options = [f"--{name}={value}" for name, value in options.items() if value is not None]
+        self._max_attempts = max_attempts
+        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        self._programs: list[ProgramSpec] = []
+        self._only: list[str] = []
+        self._cancelled, self._problem = False, None
+        self._deaths = 0
+        self._last_marks: list[Marks] | None = None
+
+    def submit(self, programs: Sequence[ProgramSpec]) -> None:
+        """Starts the workers for these programs of study.json: no more of them than programs.
+
+        Raises:
+          UserError: the work directory cannot be written.
+        """
+        # The first thing a worker does is to write its log; a directory that refuses is reported here, once.
+        write_atomic(self.workdir / "logs" / ".probe", "")
+        (self.workdir / "logs" / ".probe").unlink(missing_ok=True)
+        self._programs = list(programs)
+        asked = {program.program for program in programs}
+        rest = [program for program in load_programs(self.workdir) if program.program not in asked]
+        others = any(not settled(self.workdir, spec) for program in rest for spec in program.runs)
+        self._only = [f"--only={','.join(sorted(asked))}"] if others else []
+        for index in range(min(self.size, len(self._programs))):
+            self._start(index)
+
+    def poll(self) -> Pool:
+        """Looks at every worker. One that died is replaced, unless too many die without any progress."""
+        for index, process in list(self._workers.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            said = process.communicate()[0]
+            del self._workers[index]
+            if code == EXIT_DONE or self._cancelled:
+                continue
+            if code == EXIT_USER:
+                self._problem = self._said(index, said)
+                self.cancel()
+            elif self._may_replace():
+                self._start(index)
+            elif self._problem is None:
+                died = f"{self._deaths} died without progress, last {_ending(code)}"
+                self._problem = UserError("workers", died, f"see {self._log(index)}", Code.ENVIRONMENT)
+                self.cancel()
+        return Pool(len(self._workers), not self._workers, self._problem)
+
+    def cancel(self, *, force: bool = False) -> None:
+        """Sends every worker SIGTERM, or SIGKILL. None is replaced from here on."""
+        self._cancelled = True
+        for process in self._workers.values():
+            process.send_signal(signal.SIGKILL if force else signal.SIGTERM)
+
+    @property
+    def size(self) -> int:
+        """How many workers run at once."""
+        return min(self._size, max(1, len(self._programs)))
+
+    def _log(self, index: int) -> Path:
+        return self.workdir / "logs" / f"worker-{self._places[index % len(self._places)]}.log"
+
+    def _start(self, index: int) -> None:
+        core = self._places[index % len(self._places)]
+        # -P: a folder of the current directory that is called scaling or analysis must not be taken for the package.
+        command = [sys.executable, "-P", "-m", "scaling.worker", f"--workdir={self.workdir}", f"--core={core}"]
+        self._workers[index] = subprocess.Popen(
+            [*command, "--json", f"--parent={os.getpid()}", *self._only, *self._options],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _said(self, index: int, said: bytes) -> UserError:
+        """The error that a worker ended with."""
+        try:
+            return msgspec.json.decode(said, type=Problem).error
+        except (msgspec.DecodeError, UnicodeDecodeError):  # it was killed while it said so
+            return UserError("workers", "one ended", f"see {self._log(index)}", Code.ENVIRONMENT)
+
+    def _may_replace(self) -> bool:
+        """Counts deaths since anything went forward. Programs that kill their worker must be able to use up their
+        attempts on every worker at once, so the bound is above that."""
+        marks = [progress_marks(self.workdir, program) for program in self._programs]
+        self._deaths = self._deaths + 1 if marks == self._last_marks else 1
+        self._last_marks = marks
+        return self._deaths < max(5, self._max_attempts * self._size + 2)
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"by {signal.Signals(-code).name}"
+    return {EXIT_INTERRUPTED: "interrupted", EXIT_AGAIN: "by an exception"}.get(code, f"with exit code {code}")
+
+
+ENGINE = Local

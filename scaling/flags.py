@@ -1,0 +1,139 @@
+"""Flags of the command line: how one is declared, and how arguments are read. Standard library only.
+
+Verbs declare theirs, and engines too. ``--name=value`` and ``--name value`` are the same; a flag that is a bool is
+given as ``--name`` or ``--noname``; what follows ``--`` is no flag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scaling.errors import Code, UserError, closest
+
+TRUE, FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
+WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag.
+
+    Attributes:
+      name: without the dashes.
+      kind: str, int, float or bool.
+      help: one line that says what it does, in words of somebody who has never used it.
+      default: its value where it is not given.
+      check: raises a UserError for a value that cannot be.
+    """
+
+    name: str
+    kind: type[Value]
+    help: str
+    default: Value | None = None
+    check: Callable[[Any], None] | None = None
+
+
+@dataclass
+class Given:
+    """What the arguments of a verb say.
+
+    Attributes:
+      flags: values of those that are given, by name.
+      positional: the arguments that are no flags.
+      config: of ``--config``; None where it is not given.
+      overrides: (``config.path.to.field``, text) in the order in which they are given.
+    """
+
+    flags: dict[str, Value] = field(default_factory=dict)
+    positional: list[str] = field(default_factory=list)
+    config: str | None = None
+    overrides: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read(declared: Sequence[Flag], arguments: Sequence[str], *, study: bool = False) -> Given:
+    """Reads the arguments of a verb.
+
+    Args:
+      declared: the flags that it has.
+      study: whether it takes ``--config`` and ``--config.path.to.field``.
+
+    Raises:
+      UserError: UNKNOWN, a flag that it does not have; MISSING, a flag without a value; INVALID, a value of another
+        kind.
+    """
+    given, left = Given(), list(arguments)
+    while left:
+        item = left.pop(0)
+        if item == "--":
+            given.positional += left
+            break
+        if not item.startswith("-") or item == "-":
+            given.positional.append(item)
+            continue
+        name, sign, value = item.lstrip("-").partition("=")
+        text = value if sign else None
+        if study and name.partition(".")[0] == "config":
+            text = _value(name, text, left)
+            if name == "config":
+                given.config = text
+            else:
+                given.overrides.append((name, text))
+            continue
+        flag = _find(declared, name, text)
+        if flag.kind is bool:
+            value = name == flag.name if text is None else convert(flag.name, bool, text)
+        else:
+            value = convert(flag.name, flag.kind, _value(name, text, left))
+        if flag.check is not None:
+            flag.check(value)
+        given.flags[flag.name] = value
+    return given
+
+
+def convert(name: str, kind: type[Value], text: str) -> Value:
+    """The value that a text stands for.
+
+    Raises:
+      UserError: INVALID, it is none of this kind.
+    """
+    try:
+        if kind is bool:
+            return (TRUE + FALSE).index(text.strip().lower()) < len(TRUE)
+        return whole(text) if kind is int else kind(text)
+    except (ValueError, OverflowError):
+        raise UserError(name, text, f"must be {WANTED[kind]}") from None
+
+
+def whole(text: str) -> int:
+    """A whole number, which may be written as 1e6.
+
+    Raises:
+      ValueError, OverflowError: it is none.
+    """
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text)
+    if value != int(value):
+        raise ValueError(text)
+    return int(value)
+
+
+def _value(name: str, text: str | None, left: list[str]) -> str:
+    """The value of a flag, from the argument after it where it has none of its own."""
+    if text is None and (not left or left[0].startswith("--")):
+        raise UserError(name, "nothing", f"needs a value: --{name}=VALUE", Code.MISSING)
+    return left.pop(0) if text is None else text
+
+
+def _find(declared: Sequence[Flag], name: str, text: str | None) -> Flag:
+    for flag in declared:
+        if name == flag.name or (flag.kind is bool and text is None and name == f"no{flag.name}"):
+            return flag
+    if name.partition(".")[0] == "config":
+        raise UserError("flag", f"--{name}", "this verb takes no --config", Code.UNKNOWN)
+    near = closest(f"--{name}", [f"--{flag.name}" for flag in declared])
+    raise UserError("flag", f"--{name}", f"unknown flag; {near or 'see --help'}", Code.UNKNOWN)

@@ -1,0 +1,106 @@
+"""Follows an engine to its end: progress of the whole study, and a Ctrl-C that loses nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+from scaling.engines import Engine
+from scaling.errors import UserError
+from scaling.status import StatusReader, StudyStatus, activity, headline
+
+PLAIN = 10.0  # seconds between two lines where nobody looks at a terminal
+LOOK = 0.2  # seconds between two looks at the workers
+
+
+class _Plain:
+    """A line every ten seconds, and at the end. rich would print its last frame only, so it is not used here."""
+
+    def __init__(self, stream: TextIO):
+        self._stream, self._said, self._last = stream, -PLAIN, ""
+        self.every = PLAIN
+
+    def show(self, status: StudyStatus, note: str) -> None:
+        line = "; ".join([headline(status), *activity(status), *([note] if note else [])])
+        if line != self._last:
+            self._last = line
+            print(line, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _Live:
+    """A bar, and a line for each program in work, redrawn in place."""
+
+    def __init__(self, stream: TextIO):
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(file=stream), refresh_per_second=4, transient=True)
+        self._live.start()
+        self.every = 1.0
+
+    def show(self, status: StudyStatus, note: str) -> None:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        lines = [Text(headline(status), style="bold"), ProgressBar(total=1.0, completed=status.share, width=60)]
+        lines += [Text("  " + line, style="dim", overflow="ellipsis", no_wrap=True) for line in activity(status)]
+        self._live.update(Group(*lines, *([Text(note, style="yellow")] if note else [])))
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+@contextlib.contextmanager
+def _signals(engine: Engine) -> Iterator[list[int]]:
+    """Until the block ends a signal asks the workers to stop, and a second one kills them."""
+    received: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        received.append(number)
+        engine.cancel(force=len(received) > 1)
+
+    wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # Only the main thread may; elsewhere (a notebook's thread) the engine's owner has to call cancel.
+    inside = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handle) for number in wanted} if inside else {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def follow(engine: Engine, reader: StatusReader, stream: TextIO) -> tuple[int | None, UserError | None]:
+    """Shows progress on ``stream`` until every worker ended.
+
+    Returns:
+      The signal that stopped it, or None; and the problem for which the engine gave up, or None. Either way every
+      worker is gone and what they did is in checkpoints.
+    """
+    display = _Live(stream) if stream.isatty() else _Plain(stream)
+    shown = -display.every
+    with _signals(engine) as received:
+        try:
+            while not (pool := engine.poll()).finished:
+                if time.monotonic() - shown >= display.every or (received and not isinstance(display, _Plain)):
+                    shown = time.monotonic()
+                    note = f"stopping: {pool.workers} workers write checkpoints; again to kill them" if received else ""
+                    # A terminal that is gone or a file that is being replaced must not stop the study.
+                    with contextlib.suppress(OSError, UserError):
+                        display.show(reader.read(engine.size), note)
+                time.sleep(LOOK)
+        except BaseException:
+            engine.cancel()
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                display.close()
+    return (received[0] if received else None), pool.problem

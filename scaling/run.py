@@ -1,0 +1,351 @@
+"""One run record while it trains: its chunks, checkpoints, evaluation and result."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import msgspec
+import numpy as np
+
+from scaling import data, device, distributed, drive, families, recipe
+from scaling import mesh as meshes
+from scaling.blocks.execution import Execution
+from scaling.checkpoint import Checkpoints
+from scaling.errors import Code, UserError
+from scaling.evaluate import term_summary
+from scaling.records import Record, canonical
+from scaling.records.types import (
+    Environment,
+    Evaluation,
+    Manifest,
+    Options,
+    ProgramSpec,
+    Result,
+    RunSpec,
+    Seconds,
+    Status,
+    StepRow,
+    Utilisation,
+)
+from scaling.step import State, Trainer
+
+# A mean loss this far above the first step's is divergence: nothing fits a law with it, and it rarely comes back.
+DIVERGENCE_MARGIN = 1.0
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is in a checkpoint."""
+
+
+class Diverged(Exception):
+    """The loss is not finite, or far above where it began; ``steps`` were taken when that was seen."""
+
+    def __init__(self, text: str, steps: int):
+        super().__init__(text)
+        self.steps = steps
+
+
+@functools.cache
+def _trainer(family: str, config: str, rules: str, mesh_shape: str, chunk: int, how: str) -> Trainer:
+    """One trainer a shape and process. ``rules`` comes without what is traced, so that cells share it."""
+    module = families.load(family)
+    execution = Execution.from_dict(json.loads(how))
+    parts = module.Config(**json.loads(config)), recipe.Recipe(**json.loads(rules)), json.loads(mesh_shape)
+    return Trainer(module, *parts, chunk, execution)
+
+
+@functools.cache
+def _source(config: str) -> Any:
+    return data.load(json.loads(config))
+
+
+@functools.cache
+def _evaluation(config: str, text: int, tokens: int) -> dict[str, Any]:
+    return _source(config).evaluation(text, tokens)
+
+
+def shape_of(manifest: Manifest, options: Options) -> tuple[str, str, str, str, int, str]:
+    """What decides a compilation; runs of equal shape share a trainer."""
+    return (
+        manifest.family,
+        canonical(manifest.config),
+        canonical(recipe.static(manifest.recipe)),
+        canonical(options.mesh),
+        options.chunk,
+        canonical(options.execution),
+    )
+
+
+def trainer_of(manifest: Manifest, options: Options) -> Trainer:
+    """The trainer for a run's manifest, shared by every run of the shape in this process."""
+    return _trainer(*shape_of(manifest, options))
+
+
+def source_of(program: ProgramSpec) -> Any:
+    """The source of a program's data, loaded once a process."""
+    return _source(canonical(program.data))
+
+
+class Run:
+    """One run record while it trains.
+
+    Raises:
+      UserError: CHANGED: the data is not the planned data.
+    """
+
+    def __init__(self, spec: RunSpec, program: ProgramSpec, workdir: Path):
+        self.spec, self.options, manifest = spec, program.options, spec.manifest
+        self.record = Record(Path(workdir) / "runs" / spec.run)
+        url = self.options.checkpoints
+        place = f"{url.rstrip('/')}/{spec.run}" if url else self.record.path / "checkpoints"
+        self.checkpoints = Checkpoints(place, stage=self.record.path / "staging")
+        # Where branches leave: these checkpoints are not pruned.
+        branch_steps = {each.branch_step for each in program.runs[1:]} if spec.kind == "stem" else set()
+        self.points = {step for step in branch_steps if step is not None}
+        self.trainer = trainer_of(manifest, self.options)
+        fields = recipe.Recipe.__dataclass_fields__
+        self.rules = recipe.Recipe(**{k: v for k, v in manifest.recipe.items() if k in fields})
+        self.source, self.source_config = source_of(program), canonical(program.data)
+        self.seed, self.steps, self.branch_step = manifest.seed, spec.steps, spec.branch_step or 0
+        self.damage: UserError | None = None
+        # A stem never decays, so its schedule has no end.
+        self.schedule_steps = None if spec.kind == "stem" else spec.steps
+        actual, planned = self.source.describe()["sha256"], manifest.data.sha256
+        if distributed.anyone(actual != planned):
+            raise UserError("data", actual, f"is not what was planned ({planned}); plan again", Code.CHANGED)
+
+    @property
+    def final(self) -> bool:
+        """Whether it has a result that training can add nothing to."""
+        result = self.record.result
+        if result is None or result.status == "failed":
+            return False
+        return self.spec.kind != "stem" or result.status != "done" or result.steps >= self.steps
+
+    def begin(self) -> None:
+        """Writes the manifest, with what this process runs on."""
+        if not distributed.primary():
+            return
+        environment = msgspec.convert(device.environment(self.options.mesh), Environment)
+        path = self.record.path / "manifest.json"
+        if self.spec.kind == "stem" and path.exists() and self.record.manifest.steps < self.steps:
+            path.unlink()  # an extended stem is described at its new length
+        self.record.begin(msgspec.structs.replace(self.spec.manifest, environment=environment))
+
+    def hyper(self, start: int, count: int) -> dict[str, Any]:
+        """The traced hyperparameters of ``count`` steps from ``start``, padded to the chunk."""
+        size = self.trainer.steps_per_chunk
+        share = recipe.rate(self.rules, np.arange(start, start + size), self.schedule_steps)
+        return {
+            "learning_rate": np.float32(self.rules.learning_rate) * share,
+            "weight_decay": np.float32(self.rules.weight_decay) * share,
+            "steps": np.int32(count),
+        }
+
+    def batches(self, start: int, count: int) -> dict[str, np.ndarray]:
+        """Batches of ``count`` steps from ``start``, (C, B, ...), of B what this process places; the padding repeats
+        the first."""
+        size, rows = self.trainer.steps_per_chunk, meshes.rows(self.trainer.mesh, self.rules.batch)
+        step = np.where(np.arange(size) < count, np.arange(size), 0) + start
+        indices = (step[:, None] * self.rules.batch + rows).astype(np.int64)
+        # Damage is raised when the batch is used: a chunk may be under way, and other processes must hear of it.
+        try:
+            flat = self.source.batch(indices.ravel(), seed=self.seed, context=self.trainer.text)
+        except UserError as error:
+            self.damage = error
+            return {}
+        self.damage = _not_finite(flat, f"steps {start} to {start + count}")
+        return {name: value.reshape(size, len(rows), *value.shape[1:]) for name, value in flat.items()}
+
+    def raise_damage(self) -> None:
+        """UserError in every process where one of them has examples that cannot be trained on."""
+        if distributed.anyone(self.damage is not None):
+            remedy = "examples of another process cannot be read; see its log"
+            raise self.damage or UserError("data", "damaged", remedy, Code.DAMAGED)
+
+    def advance(self, state: State, start: int, stop: int, tick: Callable[[int], bool]) -> Generator[Any, Any, State]:
+        """Trains from step ``start`` to ``stop``, by chunks as ``drive`` serves them; returns the state.
+
+        Args:
+          tick: ``tick(step)`` reports and says whether to stop early.
+
+        Raises:
+          Interrupted: after a checkpoint, when told to stop.
+          Diverged: the loss of a chunk is not finite or far above the first.
+        """
+        size, saved = self.trainer.steps_per_chunk, time.monotonic()
+        reference = self._first_loss()
+        count = min(size - start % size, stop - start)
+        batches = self.batches(start, count) if start < stop else {}
+        while start < stop:
+            self.raise_damage()
+            hyper = self.hyper(start, count)
+            state, outcome = yield drive.ChunkRequest(self.trainer, state, hyper, batches)
+            # The device is at work and nothing has waited for it: meanwhile the host gathers what comes next.
+            following = min(size, stop - start - count)
+            batches = self.batches(start + count, following) if following else {}
+            yield  # other members gather theirs
+            metrics, seconds, members = outcome()
+            losses = metrics["loss"][:count]
+            first = float(losses[0]) if reference is None else reference
+            mean = _mean_loss(losses, start, first)
+            start += count
+            row = StepRow(
+                step=start,
+                loss=mean,
+                norm=float(metrics["norm"][:count].mean()),
+                learning_rate=float(hyper["learning_rate"][count - 1]),
+                tokens=start * self.rules.batch * self.trainer.context,
+                seconds=seconds / members,
+                members=members,
+                first_loss=first if reference is None else None,
+                **(self._noise(state, batches, start) if self.options.noise_scale and following else {}),
+            )
+            if distributed.primary():
+                self.record.append(row)
+            reference = first
+            if distributed.anyone(tick(start)):
+                self.checkpoints.save(start, state)
+                raise Interrupted(f"{self.spec.run} at step {start}")
+            if distributed.anyone(time.monotonic() - saved > self.options.checkpoint_seconds) and start < stop:
+                self.checkpoints.save(start, state, wait=False)
+                self.checkpoints.keep(self.points, newest=self.options.keep_last)
+                saved = time.monotonic()
+            count = following
+        return state
+
+    def _first_loss(self) -> float | None:
+        """Of the run's first step, from whichever row has it: a run that began anew has rows of the same steps."""
+        steps = (row for row in self.record.rows() if isinstance(row, StepRow))
+        return distributed.agree(next((row.first_loss for row in steps if row.first_loss is not None), None))
+
+    def _noise(self, state: State, batches: dict[str, np.ndarray], step: int) -> dict[str, float]:
+        """The gradient noise on the next batch, which these parameters have not seen."""
+        self.raise_damage()
+        fresh = {name: value[0] for name, value in batches.items()}
+        return {f"gradient_{name}": x for name, x in self.trainer.noise(state["params"], fresh, step).items()}
+
+    def complete(self, state: State) -> None:
+        """Ends a run that was trained to its last step."""
+        self.checkpoints.wait()
+        if self.options.keep_final:
+            self.checkpoints.save(self.steps, state)
+        self.finish("done", steps=self.steps, state=state)
+        self.checkpoints.keep([self.steps] if self.options.keep_final else [])
+
+    def finish(self, status: Status, *, steps: int, reason: str | None = None, state: State | None = None) -> None:
+        """Evaluates ``state`` where there is one and writes the result."""
+        rows = self.record.steps()
+        begun = self.trainer.clock()
+        evaluation = {} if state is None else self.evaluate(state)
+        train, evaluate = sum(row.seconds for row in rows), self.trainer.clock() - begun
+        seconds = Seconds(train=train, evaluate=evaluate, compile=self.trainer.charge())
+        per_step = self.rules.batch * self.trainer.context
+        speed = per_step * sum(_lengths(rows, self.branch_step)) / train if train > 0 else None
+        if not distributed.primary():
+            return
+        self.record.finish(
+            Result(
+                status=status,
+                reason=reason,
+                steps=steps,
+                tokens=per_step * steps,
+                decayed=self.spec.kind != "stem" and self.rules.schedule != "constant",
+                train_loss=rows[-1].loss if rows else None,
+                evaluation=evaluation,
+                seconds=seconds,
+                tokens_per_second=speed,
+                mfu=self._utilisation(speed),
+                execution={**dataclasses.asdict(self.trainer.how), "ran": sorted(self.trainer.attention)},
+                checkpoint_problems=tuple(self.checkpoints.problems),
+                finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            )
+        )
+
+    def _utilisation(self, speed: float | None) -> Utilisation | None:
+        """None where the speed or the device's peak is unknown."""
+        peak = device.peak(jax.devices()[0].device_kind)
+        if speed is None or peak is None:
+            return None
+        flops, tokens = self.spec.manifest.flops, self.spec.manifest.tokens.D
+        rate = speed / (peak * self.trainer.mesh.size)
+        return Utilisation(exact=flops.training / tokens * rate, six_nd=flops.six_nd / tokens * rate)
+
+    def evaluate(self, state: State) -> dict[str, Evaluation]:
+        """Every loss term on the fixed evaluation set, with a standard error by document; the causal by position.
+
+        Where a term depends on the batch, the set is cut to whole batches, and the error of such a term is by batch:
+        its examples are each other's negatives.
+        """
+        settings, terms = self.options.evaluation, self.trainer.terms
+        fixed = _evaluation(self.source_config, self.trainer.text, settings.tokens)
+        if damage := _not_finite(fixed, "evaluation windows"):
+            raise damage
+        size, total = settings.batch, len(fixed["document"])
+        if any(term.batchwise for term in terms.values()):
+            if total < 2 * size:
+                raise UserError("evaluation.tokens", settings.tokens, f"must fill two batches of {size} examples")
+            total -= total % size
+        reference, entropy = fixed.get("reference"), self.source.describe().get("entropy")
+        batches = np.arange(total) // size, [f"batch {number} of {size}" for number in range(-(-total // size))]
+        summaries = {}
+        for name, (nats, count) in self._term_sums(state, fixed, total).items():
+            term = terms[name]
+            summaries[name] = term_summary(
+                nats,
+                count,
+                *(batches if term.batchwise else (fixed["document"][:total], fixed["documents"])),
+                reference[:total] if term.causal and reference is not None else None,
+                bytes_per_token=self.source.bytes_per_token if term.likelihood else None,
+                entropy=entropy if term.causal else None,
+                positions=term.causal,
+            )
+        return summaries
+
+    def _term_sums(self, state: State, fixed: dict[str, Any], total: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By term, summed loss and number of predictions of the first ``total`` windows, (total,) or (total, T)."""
+        size = self.options.evaluation.batch
+        arrays = {name: value for name, value in fixed.items() if name in self.trainer.reads}
+        whole = {name: fixed[name] for name in self.trainer.reads_whole if name in fixed}
+        sums: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
+        for start in range(0, total, size):
+            rows = np.minimum(np.arange(start, start + size), total - 1)
+            batch = {name: value[rows] for name, value in arrays.items()}
+            seen = self.trainer.evaluate(state["params"], batch, start // size, whole)
+            for term, pair in jax.block_until_ready(seen).items():  # see drive.chunk
+                for kept, values in zip(sums.setdefault(term, ([], [])), pair):
+                    kept.append(np.asarray(values)[: total - start])
+        return {name: (np.concatenate(nats), np.concatenate(count)) for name, (nats, count) in sums.items()}
+
+
+def _mean_loss(losses: np.ndarray, start: int, first: float) -> float:
+    """Mean loss of a chunk that began at step ``start``. Raises Diverged; ``first`` is the loss of the first step."""
+    mean = float(losses.mean())
+    if math.isfinite(mean) and mean <= first + DIVERGENCE_MARGIN:
+        return mean
+    end = start + len(losses)
+    bad = end if math.isfinite(mean) else int(np.flatnonzero(~np.isfinite(losses))[0]) + start + 1
+    raise Diverged(f"loss {mean:.4g} by step {bad} (first step: {first:.4g})", end)
+
+
+def _not_finite(batch: dict[str, Any], where: str) -> UserError | None:
+    """What to raise where numbers of the data are not finite."""
+    for name, value in batch.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+            remedy = f"{where} hold values that are not finite; mend the data"
+            return UserError(f"data.{name}", "nan", remedy, Code.DAMAGED)
+    return None
+
+
+def _lengths(rows: list[StepRow], start: int) -> Iterator[int]:
+    for row in rows:
+        yield row.step - start
+        start = row.step

@@ -1,0 +1,42 @@
+"""How a verb is declared, and the flags that several share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from scaling.errors import UserError
+from scaling.flags import Flag
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb of the command line.
+
+    Attributes:
+      summary: what it does, in one line.
+      call: from its options to an exit status.
+      example: one command that works.
+      positional: its arguments; a last one that ends with dots stands for one or more.
+      flags: its flags.
+      study: whether it takes ``--config`` and overrides of its fields.
+    """
+
+    summary: str
+    call: Callable[[SimpleNamespace], int]
+    example: str
+    positional: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    study: bool = False
+
+
+def _probability(level: float) -> None:
+    if not 0.5 <= level < 1:
+        raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
+
+
+JSON = Flag("json", bool, "print JSON, for programs", False)
+WORKDIR = Flag("workdir", str, "directory of the study (default: runs/NAME, or runs/NAME-ARGUMENT)")
+LEVEL = Flag("level", float, "confidence level of the intervals", 0.95, _probability)
+DISCREPANCY = Flag("discrepancy", str, "model error beyond the fitted runs: auto, off, or log loss per e-fold", "auto")

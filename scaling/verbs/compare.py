@@ -1,0 +1,251 @@
+"""compare: laws of several work directories or cards beside one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from scaling.errors import Code, UserError
+from scaling.flags import Flag
+from scaling.records import read_study, records
+from scaling.verbs._declare import JSON, LEVEL, Verb
+from scaling.verbs.show import card_name, interval, law_name, pairs, print_json, study_of, table
+
+if TYPE_CHECKING:
+    from analysis.decide.compare import (
+        Comparison,
+        ComparisonPower,
+        EqualLoss,
+        LossRow,
+        Member,
+        NotComparable,
+        PairPower,
+    )
+    from analysis.decide.design import ExpectedPrecision
+    from analysis.decide.paired import PairedDifference
+    from analysis.fitting import Fit
+
+Place = tuple[str, str]  # a short name, and the place that tells it from others of that name
+
+
+def compare(options: SimpleNamespace) -> int:
+    """Exponents, their differences, the pooled values, and compute for equal loss where that means one thing."""
+    from analysis.decide import compare as comparing
+
+    if any((path / "manifest.json").is_file() for path in options.paths):
+        paired = _paired(options)
+        return _print(options, paired, _paired_lines(paired))
+    margins = pairs("margin", options.margin, float)
+    if options.expected:
+        power = comparing.power(_plans(options), level=options.level, margins=margins)
+        return _print(options, power, _power_lines(power))
+    members = _labelled([member for path in options.paths for member in _members(path, options)])
+    found = comparing.compare(members, level=options.level, margins=margins, axis=options.axis)
+    return _print(options, found, _lines(found))
+
+
+def _print(options: SimpleNamespace, found: object, lines: Sequence[str]) -> int:
+    if options.json:
+        print_json(found)
+    else:
+        print("\n".join(lines))
+    return 0
+
+
+def _apart(places: Sequence[Place]) -> list[str]:
+    """The shortest labels that tell things of these names and places apart."""
+    short = [name for name, _ in places]
+    return short if len(set(short)) == len(short) else [f"{name} of {place}" for name, place in places]
+
+
+# --- planned studies
+
+
+def _plans(options: SimpleNamespace) -> dict[str, ExpectedPrecision]:
+    """What each plan can expect, by a label of the study and data set."""
+    import msgspec
+
+    from scaling.records.typed import read_typed
+
+    class Plan(msgspec.Struct):
+        """The part of a plan's JSON that says what its cells can show."""
+
+        study: str
+        expected_precision: dict[str, ExpectedPrecision]
+
+    places: list[Place] = []
+    found: list[ExpectedPrecision] = []
+    remedy = "write a plan with `scaling plan --config=FILE.py --json > PLAN.json`"
+    for path in options.paths:
+        try:
+            plan = read_typed(path, Plan, remedy=remedy)
+        except FileNotFoundError:
+            raise UserError("compare", path, f"does not exist; {remedy}", Code.MISSING) from None
+        for dataset, expected in plan.expected_precision.items():
+            if options.dataset in (None, dataset):
+                found.append(expected)
+                places.append((f"{plan.study} {dataset}", str(path)))
+    labels = _apart(places)
+    if len(set(labels)) < len(labels):
+        remedy = "one plan is given twice; give a copy of it under another name"
+        raise UserError("compare", ", ".join(labels), remedy, Code.CONFLICT)
+    return dict(zip(labels, found))
+
+
+def _power_lines(found: ComparisonPower) -> list[str]:
+    from analysis.decide.compare import POWER
+    from analysis.show.answers import sentence
+
+    shown: dict[str, Callable[[PairPower], object]] = {
+        "exponent": lambda row: row.quantity,
+        "of": lambda row: f"{row.one} - {row.two}",
+        f"± at {found.level:.0%}": lambda row: _number(row.half_width, ".2g"),
+        f"seen by {POWER:.0%} from": lambda row: _number(row.seen, ".2g"),
+        "margin": lambda row: row.margin,
+        "equal ones shown equal": lambda row: _number(row.equal, ".0%"),
+    }
+    return [*table(found.pairs, shown), *dict.fromkeys(map(sentence, found.priors.values()))]
+
+
+def _number(value: float | None, style: str) -> str:
+    return "too few runs" if value is None else format(value, style)
+
+
+# --- two runs
+
+
+def _paired(options: SimpleNamespace) -> PairedDifference:
+    """Two runs of a study on the documents that both were evaluated on."""
+    from analysis.decide.paired import difference
+
+    if len(options.paths) != 2:
+        raise UserError("compare", len(options.paths), "takes two run directories, or cards and work directories")
+    for path in options.paths:
+        if not (path / "manifest.json").is_file():
+            raise UserError("compare", path, "is no run directory; give two of them, or cards and work directories")
+    return difference(*options.paths, level=options.level)
+
+
+def _paired_lines(found: PairedDifference) -> list[str]:
+    return [
+        *(f"{row.run}: {row.loss:.5g}, standard error {row.se:.2g}" for row in (found.one, found.two)),
+        f"difference of {found.term} in {found.unit}: {interval(found.difference)}, {found.level:.0%}",
+        f"  standard error {found.se:.2g} paired over {found.documents} documents, {found.se_unpaired:.2g} if they "
+        "were not; of the evaluation alone, no seed's",
+    ]
+
+
+# --- fits
+
+
+def _labelled(members: Sequence[tuple[Place, Member]]) -> list[Member]:
+    """Members under the shortest names that tell them apart."""
+    labels = _apart([place for place, _ in members])
+    return [replace(member, label=label) for label, (_, member) in zip(labels, members)]
+
+
+def _members(path: Path, options: SimpleNamespace) -> list[tuple[Place, Member]]:
+    """The member of a card, or of every data set of a work directory that has the card."""
+    if not path.is_dir():
+        return [((path.stem, str(path)), _member(path, study_of(path)))]
+    datasets = list(read_study(path).datasets)
+    if options.dataset is not None:
+        if options.dataset not in datasets:
+            remedy = f"is not in {path}; it has {', '.join(datasets)}"
+            raise UserError("dataset", options.dataset, remedy, Code.UNKNOWN)
+        datasets = [options.dataset]
+    law = law_name(options.law)
+    cards = {dataset: path / "fits" / card_name(dataset, law, options.n) for dataset in datasets}
+    there = {dataset: card for dataset, card in cards.items() if card.exists()}
+    if not there:
+        first = next(iter(cards.values()))
+        raise UserError("fit", first, f"there is no such card; make it with `scaling fit {path}`", Code.MISSING)
+    return [((dataset, str(path)), _member(card, path)) for dataset, card in there.items()]
+
+
+def _member(card: Path, workdir: Path | None) -> Member:
+    from analysis.decide.compare import Member
+    from analysis.fitting import load_fit
+
+    fitted = load_fit(card)
+    ratio, data = _measured(workdir, fitted) if workdir is not None else (None, None)
+    return Member(card.stem, fitted, ratio, data)
+
+
+def _measured(workdir: Path, fitted: Fit) -> tuple[float | None, str | None]:
+    """Bits per byte of one nat of the fitted loss, and the hash of its data; None where the runs do not agree."""
+    runs = set(fitted.runs)
+    ratios, hashes = set(), set()
+    for record in records(workdir):
+        if record.path.name not in runs or (result := record.result) is None:
+            continue
+        manifest = record.manifest
+        term = result.evaluation.get(fitted.conventions.term or manifest.headline)
+        bits, value = (None, None) if term is None else (term.bits_per_byte, term.value)
+        ratios.add(round(bits / value, 6) if bits and value else None)
+        hashes.add(manifest.data.sha256)
+    ratio = ratios.pop() if len(ratios) == 1 else None
+    return ratio, (hashes.pop() if len(hashes) == 1 else None)
+
+
+def _lines(found: Comparison) -> list[str]:
+    from analysis.show.answers import pair
+
+    names = list(found.quantities)
+    rows = [[member.label, member.law, str(member.rows)] for member in found.members]
+    for row in rows:
+        row += [interval(found.quantities[name].members.get(row[0]), 3) for name in names]
+    pooled = {name: found.quantities[name].pooled for name in names}
+    if pooled:
+        rows.append(["pooled", "", "", *(interval(each.mean, 3) for each in pooled.values())])
+    columns: dict[str, Callable[[list[str]], object]] = {
+        title: (lambda row, i=i: row[i]) for i, title in enumerate(("member", "law", "runs", *names))
+    }
+    lines = [*table(rows, columns), "" if names else "no exponent means the same in these fits"]
+    lines += [pair(name, each) for name in names for each in found.quantities[name].pairs]
+    for name, each in pooled.items():
+        if each.tau is not None:
+            lines.append(f"pooled {name}: {interval(each.mean, 3)}, sd between members {each.tau:.2g}")
+    return lines + [line for entry in found.equal_loss for line in _equal_loss(entry)]
+
+
+def _equal_loss(entry: EqualLoss | NotComparable) -> list[str]:
+    from analysis.decide.compare import NotComparable
+    from analysis.show.answers import loss_words, sentence
+
+    head = f"compute for equal loss, {entry.two} over {entry.one}"
+    if isinstance(entry, NotComparable):
+        return [f"{head}: {sentence(entry)}"]
+    axis = "bits per byte" if entry.axis is None else loss_words(entry.axis)
+    shown: dict[str, Callable[[LossRow], object]] = {
+        "C": lambda row: f"{row.C:.3g}",
+        "loss": lambda row: f"{row.loss:.4f}",
+        "times the compute": lambda row: interval(row.compute_ratio, 3),
+    }
+    return [f"{head} ({axis})", *("  " + line for line in table(entry.rows, shown))]
+
+
+VERB = Verb(
+    summary="compare fitted laws of several data sets, families or recipes, or the losses of two runs",
+    positional=("FIT.json|WORKDIR|RUN...",),
+    flags=(
+        Flag("law", str, "which cards of a work directory (default: those of the default law)"),
+        Flag("n", str, "what N counts in those cards", "nonembedding"),
+        Flag("dataset", str, "data set of a work directory (default: every one with a card)"),
+        Flag("margin", str, "differences that count as equal, such as 'a=0.05,alpha=0.1'"),
+        Flag(
+            "axis",
+            str,
+            "loss axis of equal-loss compute: auto (where losses are one quantity) or bits_per_byte",
+            "auto",
+        ),
+        Flag("expected", bool, "compare plans (files of `plan --json`): which differences their runs can show", False),
+        LEVEL,
+        JSON,
+    ),
+    example="scaling compare one.json two.json",
+    call=compare,
+)

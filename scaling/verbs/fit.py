@@ -1,0 +1,375 @@
+"""fit: laws fitted to the runs of a study or of a table, and their cards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import UserError
+from scaling.flags import Flag
+from scaling.records import SCHEMA, write_json
+from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb
+from scaling.verbs.show import card_name, interval, pairs, print_json, safe, table
+
+if TYPE_CHECKING:
+    from analysis.card import Conventions
+    from analysis.check.approaches import Approaches
+    from analysis.decide.ranking import Ranked
+    from analysis.fitting import Fit
+    from analysis.laws import Law
+    from analysis.table.runs import Runs
+
+CONVENTIONS = ("nonembedding", "total")
+
+
+def fit(options: SimpleNamespace) -> int:
+    """Fits laws and writes their cards."""
+    batch = _batch(options)
+    if not batch.fits:
+        raise batch.skipped[0]
+    if options.json:
+        _print_json(batch)
+        return 0
+    from analysis.show.tables import summary
+
+    if batch.many:
+        print("\n".join(table(batch.fits, FIT_COLUMNS)))
+        print("* not identified at this scale; the cards hold every number and warning")
+        if batch.ranks:
+            print("\n".join(["", *table(batch.ranks, RANK_COLUMNS)]))
+            print("rolling: fitted to the cheaper runs and scored on the dearer, of log loss; left out: each in turn")
+    else:
+        print(summary(batch.fits[0]))
+    _print_approaches(batch)
+    for error in batch.skipped:
+        print(f"not fitted: {error}")
+    if written := batch.written:
+        print(f"written: {written[0]}" + (f" and {len(written) - 1} more" if len(written) > 1 else ""))
+    if batch.fresh:
+        print(f"up to date: {batch.fresh} of {len(batch.fits)} cards are of these runs already")
+    return 0
+
+
+def _batch(options: SimpleNamespace) -> _Batch:
+    """Every fit that was asked for: laws x counts of N x loss terms x data sets."""
+    from analysis.table import runs as tables
+
+    path, study = options.path, options.path.is_dir()
+    every, named = options.law == "all" or (study and options.law is None), pairs("columns", options.columns, str)
+    laws = _standard() if every else _laws(options.law or _recommended(path), named)
+    several = study and every
+    conventions = (options.n,) if options.n else CONVENTIONS if several else ("nonembedding",)
+    datasets: Iterable[str | None] = (options.dataset,)
+    if several and options.dataset is None:
+        datasets = tables.datasets(path)
+    batch = _Batch(options, named, many=len(laws) > 1 or len(conventions) > 1)
+    for dataset in datasets:
+        terms = tables.terms(path, dataset) if several and options.term is None else (options.term,)
+        for term in terms:
+            for n in conventions:
+                batch.fit(dataset, n, laws, term)
+    return batch
+
+
+def _recommended(path: Path) -> str | None:
+    """The law of a set of published runs, ``reference:NAME``; None for any other path."""
+    from analysis import reference
+
+    source = reference.find(path)
+    return None if source is None else source.law
+
+
+def _standard() -> tuple[Law, ...]:
+    from analysis import laws
+
+    return laws.standard()
+
+
+def _laws(wanted: str | None, named: dict[str, str]) -> tuple[Law, ...]:
+    """The laws of ``--law``. One of x goes by the column that ``--columns`` gives for x."""
+    from analysis import laws
+
+    if wanted is None:
+        return (laws.default(),)
+    found = [laws.get(name) for name in re.split(r",(?![^\[]*\])", wanted)]  # ties may have commas
+    if len(found) == 1 and "x" in named and found[0].columns == ("x",):
+        found = [found[0].in_column(named.pop("x"))]
+    return tuple({law.name: law for law in found}.values())
+
+
+def _print_json(batch: _Batch) -> None:
+    cards = [fit.card for fit in batch.fits]
+    if not batch.many:
+        print_json(cards[0])
+        return
+    skipped = [str(error) for error in batch.skipped]
+    print_json(
+        {
+            "schema": SCHEMA,
+            "kind": "fits",
+            "fits": cards,
+            "approaches": batch.approaches,
+            "files": batch.written,
+            "ranks": batch.ranks,
+            "skipped": skipped,
+        }
+    )
+
+
+def _print_approaches(batch: _Batch) -> None:
+    for result in batch.approaches:
+        from analysis.show.approach_sentences import compared
+
+        about = f"N {_counted(result.conventions)}{_of(result.conventions.term)}"
+        print(f"approaches 1, 2, 3 on {result.data.dataset or result.data.source} ({about}): {compared(result)}")
+
+
+def _short(fit: Fit, name: str | None) -> str:
+    """An interval of a table of fits, marked where it is not identified."""
+    from analysis.check.diagnose import missing
+
+    cell = fit.intervals.get(name or "")
+    return "-" if cell is None else interval(cell, 3) + ("*" if name in missing(fit.warnings) else "")
+
+
+def _refuted(fit: Fit) -> str:
+    from analysis.show.sentences import refuted
+
+    p = fit.noise.lack_of_fit.p
+    return "-" if p is None else f"{'yes' if refuted(fit.warnings) else 'no'} (p {p:.2g})"
+
+
+FIT_COLUMNS: dict[str, Callable[[Fit], object]] = {
+    "data": lambda fit: fit.data.dataset or fit.data.source,
+    "loss": lambda fit: fit.conventions.term or "-",
+    "law": lambda fit: fit.law.name,
+    "N": lambda fit: fit.conventions.n or "-",
+    "runs": lambda fit: fit.data.rows,
+    "residual": lambda fit: f"{fit.card.objective.rms_log_residual:.2%}",
+    "refuted by seed noise": _refuted,
+    "floor": lambda fit: _short(fit, fit.law.floor),
+    "a (N_opt ~ C^a)": lambda fit: _short(fit, "a"),
+}
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
+
+
+RANK_COLUMNS: dict[str, Callable[[Ranked], object]] = {
+    "law": lambda row: row.law,
+    "parameters": lambda row: row.parameters,
+    "AICc above the best": lambda row: "-" if row.delta_aicc is None else f"{row.delta_aicc:.1f}",
+    "rolling error": lambda row: _share(row.rolling_rms),
+    "rolling CRPS": lambda row: _share(row.rolling_crps),
+    "left out": lambda row: _share(row.loo_rms),
+}
+
+
+class _Batch:
+    """Fits, cards and files of one call. Where several fits were asked for, one that cannot be made is skipped.
+
+    Attributes:
+      fits, written, approaches, skipped: what came of it so far.
+      ranks: laws on one table compared.
+      fresh: how many cards were there already, of the same runs and request.
+    """
+
+    def __init__(self, options: SimpleNamespace, columns: dict[str, str], *, many: bool):
+        self.options, self.many = options, many
+        self.fits: list[Fit] = []
+        self.written: list[str] = []
+        self.approaches: list[Approaches] = []
+        self.ranks: list[Ranked] = []
+        self.skipped: list[UserError] = []
+        self.fresh = 0
+        self._card = Path(options.out) if options.out and not many else None
+        self._folder = Path(options.out) if options.out else options.path / "fits" if options.path.is_dir() else None
+        self._asked = {
+            "objective": options.objective,
+            "level": options.level,
+            "fixed": pairs("fixed", options.fixed, float),
+            "priors": pairs("prior", options.prior, _normal, "MEAN:SD"),
+            "scheme": options.scheme,
+            "discrepancy": options.discrepancy,
+            "weights": options.weights,
+            "seed": options.seed,
+        }
+        self._columns = columns
+        if self._columns and options.path.is_dir():
+            raise UserError("columns", options.columns, "is for tables; the columns of a study have their names")
+
+    def fit(self, dataset: str | None, n: str, wanted: Sequence[Law], term: str | None = None) -> None:
+        """Fits the laws to one loss term on one data set under one count of N, and compares the three approaches."""
+        try:
+            found = self._load(dataset, n, wanted, term)
+        except UserError as error:
+            return self._skip(error)
+        label, folder = found.dataset or self.options.path.stem, self._place(found, term)
+        made: dict[str, Fit] = {}
+        for law in wanted:
+            target = self._card or (folder and folder / card_name(label, law.name, n))
+            about = f"{label}, {law.name}{_count(found.conventions)}{_of(term)}"
+            if (fitted := self._fit(found, law, target, about)) is not None:
+                made[law.name] = fitted
+        self.fits += made.values()
+        if len(made) > 1 and not self.options.path.is_dir():  # of a study the report says it
+            from analysis.decide.ranking import rank
+
+            self.ranks += rank(list(made.values()))
+        if self.many:
+            self._compare(found, made, folder and folder / card_name(label, "approaches", n))
+
+    def _load(self, dataset: str | None, n: str, wanted: Sequence[Law], term: str | None) -> Runs:
+        from analysis import reference
+        from analysis.table import runs as tables
+
+        options = self.options
+        more: dict[str, Any] = {"columns": self._columns} if self._columns else {}
+        if len(wanted) == 1:
+            more["law"] = wanted[0]
+        if options.warmup is not None:
+            more["warmup"] = options.warmup
+        if term is None and reference.find(options.path) is not None:
+            return reference.load(options.path, where=options.where, dataset=dataset, n=n, **more)
+        return tables.load(options.path, where=options.where, dataset=dataset, n=n, term=term, **more)
+
+    def _place(self, found: Runs, term: str | None) -> Path | None:
+        """The folder of the cards; other terms lie beside the headline's, of which forecasts and report are made."""
+        from analysis.table import runs as tables
+
+        folder = self._folder
+        if folder and term is not None and term != tables.terms(self.options.path, found.dataset)[0]:
+            return folder / safe(term)
+        return folder
+
+    def _fit(self, found: Runs, law: Law, target: Path | None, about: str) -> Fit | None:
+        """The fit of one law, from its card where that is of the same runs; None where it cannot be made."""
+        from analysis.fitting import fit as fit_law
+
+        if self.many and target and (known := self._known(target, found, law)):
+            self.fresh += 1
+            return known
+        try:
+            fitted = fit_law(found, law, **self._asked)
+        except UserError as error:
+            self._skip(UserError(error.field, error.value, f"{error.remedy} ({about})", error.code))
+            return None
+        if target is None:
+            return fitted
+        self.written.append(str(target))
+        return fitted.save(target)
+
+    def _compare(self, found: Runs, made: dict[str, Fit], target: Path | None) -> None:
+        from analysis import laws
+        from analysis.check.approaches import compare_approaches
+
+        if (fitted := made.get(laws.default().name)) is None:
+            return
+        result = compare_approaches(found, fitted, level=self.options.level)
+        self.approaches.append(result)
+        if target:
+            write_json(target, result)
+
+    def _known(self, target: Path, found: Runs, law: Law) -> Fit | None:
+        """The fit at ``target`` if it is of these runs and this request, and its draws are intact."""
+        from analysis.check.discrepancy import term
+        from analysis.engine.estimate import objective
+        from analysis.fitting import load_fit
+
+        if not target.exists():
+            return None
+        try:
+            known = load_fit(target, law)
+        except UserError:
+            return None  # damaged, or of another law: fit again
+        card, ask = known.card, self._asked
+        same = (
+            card.law == law.name and card.formula == law.formula,
+            card.data.sha256 == found.sha256,
+            card.conventions == found.conventions,
+            card.objective.name == objective(ask["objective"]).name,
+            card.level == ask["level"],
+            card.scheme.asked == ask["scheme"],
+            card.fixed == ask["fixed"],
+            card.priors == ask["priors"],
+            ("none" if card.weights is None else card.weights.name) == ask["weights"],
+            card.seed == ask["seed"],
+            card.discrepancy == term(law.name, ask["discrepancy"]),
+        )
+        return known if all(same) else None
+
+    def _skip(self, error: UserError) -> None:
+        if not self.many:
+            raise error
+        self.skipped.append(error)
+
+
+def _counted(conventions: Conventions) -> str:
+    """What N is: of records the name of its count, of a table the column."""
+    if conventions.n is not None:
+        return conventions.n
+    return f"column {conventions.columns['N']} of the table" if "N" in conventions.columns else "not in it"
+
+
+def _count(conventions: Conventions) -> str:
+    """``, N total``; nothing of a table, which does not say."""
+    return "" if conventions.n is None else f", N {conventions.n}"
+
+
+def _of(term: str | None) -> str:
+    return "" if term is None else f", {term}"
+
+
+def _normal(text: str) -> tuple[float, float]:
+    mean, sd = map(float, text.split(":"))
+    return mean, sd
+
+
+VERB = Verb(
+    summary="fit scaling laws to the runs of a study, or to a table of runs (csv, tsv, jsonl, parquet)",
+    positional=("PATH",),
+    flags=(
+        Flag(
+            "law", str, "laws (`scaling laws` lists them) with commas between, or all (default: chinchilla; study: all)"
+        ),
+        Flag("n", str, "what N counts: nonembedding, total, a parameter group, a column (default of a study: both)"),
+        Flag("dataset", str, "data set of a study (default: every one)"),
+        Flag("term", str, "loss or metric of a study (default: every one; with --law the headline loss)"),
+        Flag("where", str, "fit these rows only, such as 'N > 1e6 and outlier == 0'"),
+        Flag("columns", str, "names in the table, such as 'N=params,loss=val_loss' (x=NAME: a law of one variable)"),
+        Flag("fixed", str, "parameters held at a value, such as 'E=1.69,alpha=0.34'"),
+        Flag("prior", str, "normal priors NAME=MEAN:SD, such as 'E=1.7:0.1,A=400:50'"),
+        Flag(
+            "objective",
+            str,
+            "loss of the log residuals: auto (Huber, scaled to the noise), squares, huber:DELTA, student or "
+            "student:NU; raw:NAME takes residuals of the loss itself",
+            "auto",
+        ),
+        Flag(
+            "weights",
+            str,
+            "weights of the rows: none, seeds (inverse variance between seeds) or a column",
+            "none",
+        ),
+        Flag(
+            "scheme",
+            str,
+            "how intervals are computed: auto, likelihood-t, profile-t, delta-t, bootstrap, bootstrap-runs or "
+            "jackknife-t; all compares them",
+            "auto",
+        ),
+        Flag("seed", int, "random seed of posterior draws and bootstrap", 0),
+        Flag("warmup", int, "learning curves only: warm-up steps before the first row of a run"),
+        LEVEL,
+        DISCREPANCY,
+        Flag("out", str, "file of the card, or directory for several (default of a study: WORKDIR/fits)"),
+        JSON,
+    ),
+    example="scaling fit runs.csv --law=chinchilla",
+    call=fit,
+)

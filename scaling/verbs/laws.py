@@ -1,0 +1,56 @@
+"""laws: the functional forms and the published coefficients, with their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from scaling.verbs._declare import JSON, Verb
+from scaling.verbs.show import print_json
+
+if TYPE_CHECKING:
+    from analysis.laws import Law
+    from analysis.laws.published import Published
+
+
+def laws(options: SimpleNamespace) -> int:
+    """The functional forms and the published coefficients, with their sources."""
+    from analysis.laws import REGISTRY, published
+
+    if options.json:
+        print_json([_entry(law, published.of(law)) for law in REGISTRY.values()])
+        return 0
+    for law in REGISTRY.values():
+        print(f"{law.name:14} {law.formula}\n{'':14} {law.source}")
+        for parameter in law.params:
+            print(f"{'':16} {parameter.name:8} {parameter.meaning}, {parameter.unit}")
+        for entry in published.of(law):
+            values = ", ".join(f"{name} {value:.4g}" for name, value in entry.params.items())
+            print(f"{'':14} {entry.name}: {values}")
+            note = f"; {entry.note}" if entry.note else ""
+            print(f"{'':16} {entry.source}, arXiv {entry.arxiv}; {entry.where}; {entry.mark}{note}")
+    print("a law of x is fitted in any column (power:C); parameters are tied by name (NAME[beta=alpha]); a law of your")
+    print("own is a Law in a Python file (mine.py:law)")
+    return 0
+
+
+def _entry(law: Law, known: Sequence[Published]) -> dict[str, object]:
+    return {
+        "name": law.name,
+        "formula": law.formula,
+        "columns": law.columns,
+        "source": law.source,
+        "no_optimum": law.no_optimum,
+        "response": law.response,
+        "published": known,
+        "params": [{"name": p.name, "unit": p.unit, "meaning": p.meaning} for p in law.params],
+    }
+
+
+VERB = Verb(
+    summary="list the laws that can be fitted, with their sources and published coefficients",
+    flags=(JSON,),
+    example="scaling laws",
+    call=laws,
+)

@@ -1,0 +1,269 @@
+"""next: the cells that shrink a target most per FLOP, as a table and as a configuration that `run` takes."""
+
+from __future__ import annotations
+
+import pprint
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import Code, UserError
+from scaling.flags import Flag
+from scaling.records import Manifest, read_study, write_atomic, write_json
+from scaling.records.typed import plain
+from scaling.verbs._declare import JSON, LEVEL, Verb
+from scaling.verbs.show import card_name, law_name, print_json, study_of, table
+
+if TYPE_CHECKING:
+    from analysis.decide.next_cells import NextCell, Proposal
+
+
+def next_cells(options: SimpleNamespace) -> int:
+    """The next cells of a study or of a table's fit."""
+    from analysis.decide.next_cells import Safeguards
+    from analysis.decide.next_cells import next_cells as propose
+    from analysis.fitting import load_fit
+
+    card, workdir = _card(options)
+    _check(options, workdir)
+    found = propose(
+        load_fit(card),
+        target=options.target,
+        budget=options.budget,
+        workdir=workdir,
+        seeds=numbers("seeds", options.seeds, int),
+        safeguards=Safeguards(ratios=_ratios(options.ratios), share=options.share, drift=options.drift),
+        level=options.level,
+    )
+    if options.out:
+        path = Path(options.out)
+        if path.suffix == ".json":
+            write_json(path, found)
+        else:
+            assert workdir is not None
+            write_atomic(path, configuration(workdir, found))
+    if options.json:
+        print_json(found)
+        return 0
+    print("\n".join(_lines(found)))
+    if options.out:
+        print(f"written: {options.out}")
+        if Path(options.out).suffix == ".py":
+            print(f"train them: scaling run --config={shlex.quote(options.out)} --workdir={shlex.quote(str(workdir))}")
+    return 0
+
+
+def _check(options: SimpleNamespace, workdir: Path | None) -> None:
+    """UserError where something is not said, or ``--out`` is no file that can be written of it."""
+    for name in ("target", "budget"):
+        if getattr(options, name) is None:
+            remedy = "give --target=log_N_opt@FLOPS (or a, E, loss@FLOPS) and --budget=FLOPS"
+            raise UserError(name, "nothing", remedy, Code.MISSING)
+    suffix = Path(options.out).suffix if options.out else ".json"
+    if suffix not in (".py", ".json"):
+        raise UserError("out", options.out, "give NAME.py for a configuration that `run` takes, or NAME.json")
+    if suffix == ".py" and workdir is None:
+        raise UserError("out", options.out, "a table has no study to go on with; give NAME.json", Code.UNSUPPORTED)
+
+
+def numbers(field: str, text: str | None, kind: type) -> tuple[Any, ...]:
+    """``1,2,3`` as numbers."""
+    try:
+        return tuple(kind(item) for item in filter(None, (text or "").split(",")))
+    except ValueError:
+        raise UserError(field, text, "must be numbers with commas between") from None
+
+
+def _ratios(text: str | None) -> tuple[float, float] | None:
+    found = numbers("ratios", text, float)
+    if found and len(found) != 2:
+        raise UserError("ratios", text, "must be the smallest and the largest tokens per parameter, such as 2,400")
+    return (found[0], found[1]) if found else None
+
+
+def _card(options: SimpleNamespace) -> tuple[Path, Path | None]:
+    """The fit card, and the work directory it is of (the one given, or the one in whose fits/ the card lies)."""
+    path = options.path
+    if not path.is_dir():
+        return path, study_of(path)
+    datasets = list(read_study(path).datasets)
+    dataset = options.dataset or datasets[0]
+    if dataset not in datasets:
+        raise UserError("dataset", dataset, f"is not in this study; it has {', '.join(datasets)}", Code.UNKNOWN)
+    card = path / "fits" / card_name(dataset, law_name(options.law), "nonembedding")
+    if not card.exists():
+        raise UserError("fit", card, f"there is no such card; make it with `scaling fit {path}`", Code.MISSING)
+    return card, path
+
+
+# --- the table
+
+COLUMNS: dict[str, Callable[[NextCell], object]] = {
+    "N": lambda row: f"{row.N:,.0f}",
+    "D": lambda row: f"{row.D:,.0f}",
+    "D/N": lambda row: f"{row.tokens_per_parameter:.3g}",
+    "FLOPs": lambda row: f"{row.C:.3e}",
+    "price": lambda row: f"{row.price:.3e}",
+    "± after": lambda row: f"{row.half_width_after:.3g}",
+}
+STUDY_COLUMNS: dict[str, Callable[[NextCell], object]] = {
+    "size": lambda row: row.size,
+    "seed": lambda row: row.seed,
+    "stem": lambda row: "new" if row.new_stem else "existing",
+}
+PRICES = {"stems": "stems once, a branch of an existing stem only its own steps", "whole_runs": "whole runs"}
+
+
+def _lines(found: Proposal) -> list[str]:
+    from analysis.show.answers import sentence
+
+    width, top, bounds, noise = found.half_width, found.top_decade, found.tokens_per_parameter, found.noise
+    of_study = bool(found.cells) and found.cells[0].size is not None
+    columns = {**STUDY_COLUMNS, **COLUMNS} if of_study else COLUMNS
+    return [
+        f"{found.target} under {found.law}: {found.level:.0%} half-width {width.before:.3g} now, {width.after:.3g} "
+        f"expected after {len(found.cells)} cells for {found.spent:.3g} of {found.budget:.3g} FLOPs",
+        *table(found.cells, columns),
+        f"{top.share:.0%} of the spend in the top decade (from {top.start:.2g} FLOPs; at least {top.least:.0%}); D/N "
+        f"within {bounds[0]:.3g} to {bounds[1]:.3g}",
+        f"linearised, mean over {found.parameter_sets} parameter sets of the fit; of {found.candidates} cells; price: "
+        f"{PRICES[found.price]}; noise {noise.run:.2%} a run, {noise.stem:.2%} a stem, {noise.drift:.2%} per e-fold "
+        "from the target",
+        *(f"warning {w.code}: {sentence(w)}" for w in found.warnings),
+    ]
+
+
+# --- the configuration
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What an experiment file says of a cell: its recipe and model where they are not the defaults."""
+
+    dataset: str
+    role: str
+    seed: int
+    size: int
+    tokens: int
+    model: dict[str, object]
+    recipe: dict[str, object]
+
+
+def configuration(workdir: Path, found: Proposal) -> str:
+    """Python text of an experiment file: every cell of the study as it was planned, and the new ones.
+
+    Old cells keep their identity, so that `run` trains the new ones only, and the study's file still lists all.
+
+    Raises:
+      UserError: the cells have several models or recipes, so that new ones cannot be like them.
+    """
+    study = read_study(workdir)
+    specs = [spec for program in study.programs for spec in program.runs]
+    cells = [_cell(spec.manifest) for spec in specs if spec.kind != "stem"]
+    new = _new(workdir, cells, found)
+    fields = {
+        "family": specs[0].manifest.family,
+        "repeats": any(spec.manifest.tokens.epochs > 1 for spec in specs),
+        **plain(study.options),
+    }
+    width = found.half_width
+    lines = [
+        f'"""The study {study.name} with {len(new)} cells more, for {found.target}.',
+        "",
+        f"Made by `scaling next`; expected half-width {width.before:.3g} -> {width.after:.3g} for {found.spent:.3g} "
+        "FLOPs. Old cells are not trained again.",
+        '"""',
+        "",
+        "from scaling import study",
+        "",
+        "",
+        'def get_config(argument=""):',
+        f"    config = study.base({study.name!r})",
+        f"    config.update({_literal(fields)})",
+        *(f"    config.data[{name!r}] = {_literal(source)}" for name, source in study.datasets.items()),
+    ]
+    for name, group in (("planned", cells), ("next", new)):
+        for index, block in enumerate(_blocks(group)):
+            lines.append(f"    config.cells[{f'{name}_{index}'!r}] = study.block(**{_literal(block)})")
+    return "\n".join([*lines, "    return config", ""])
+
+
+def _new(workdir: Path, cells: Iterable[_Cell], found: Proposal) -> list[_Cell]:
+    fitted = [cell for cell in cells if cell.dataset == found.dataset and cell.role in ("fit", "seed")]
+    usual, main = fitted[0], min(cell.seed for cell in fitted)
+    if any((cell.model, cell.recipe) != (usual.model, usual.recipe) for cell in fitted):
+        remedy = (
+            "its cells have several models or recipes, or the family's ladder has changed since; take --out=NAME.json"
+        )
+        raise UserError("workdir", workdir, remedy, Code.UNSUPPORTED)
+    return [
+        replace(
+            usual,
+            size=cell.size,
+            tokens=int(cell.D),
+            seed=cell.seed,
+            role="fit" if cell.seed == main else "seed",
+        )
+        for cell in found.cells
+    ]
+
+
+def _cell(manifest: Manifest) -> _Cell:
+    from scaling import families
+    from scaling import recipe as recipes
+
+    grown = families.load(manifest.family).ladder(manifest.size)
+    model = {k: v for k, v in manifest.config.items() if k not in grown or grown[k] != v}
+    recipe = {k: v for k, v in manifest.recipe.items() if k != "decay_steps"}
+    recipe = {k: v for k, v in recipe.items() if k not in recipes.decided(recipes.Recipe(**recipe))}
+    m = manifest
+    return _Cell(m.dataset, m.role, m.seed, m.size, m.tokens.D, model, recipe)
+
+
+def _blocks(cells: Iterable[_Cell]) -> list[dict[str, Any]]:
+    """Cells that share all but size and D, as keywords of blocks of pairs."""
+    groups: dict[str, list[_Cell]] = {}
+    for cell in cells:
+        groups.setdefault(repr((cell.dataset, cell.role, cell.seed, cell.model, cell.recipe)), []).append(cell)
+    return [
+        {
+            "kind": "pairs",
+            "dataset": own[0].dataset,
+            "sizes": tuple(cell.size for cell in own),
+            "tokens": tuple(cell.tokens for cell in own),
+            "seeds": (own[0].seed,),
+            "role": own[0].role,
+            "model": own[0].model,
+            "recipe": own[0].recipe,
+        }
+        for own in groups.values()
+    ]
+
+
+def _literal(value: Any) -> str:
+    """Python text, indented as the body of a function is."""
+    return pprint.pformat(value, width=100, sort_dicts=False).replace("\n", "\n    ")
+
+
+VERB = Verb(
+    summary="choose the next cells to train: those that narrow the interval of a target most per FLOP",
+    positional=("FIT.json|WORKDIR",),
+    flags=(
+        Flag("target", str, "what to know better: log_N_opt@FLOPS, loss@FLOPS, a, E, alpha or another parameter"),
+        Flag("budget", float, "FLOPs that may be spent"),
+        Flag("out", str, "write NAME.py, an experiment file with the study and the new cells, or NAME.json"),
+        Flag("seeds", str, "seeds that may be trained besides those of the study, such as '1,2'"),
+        Flag("ratios", str, "smallest and largest D/N, such as '2,400' (default: those of the fitted runs)"),
+        Flag("share", float, "spend at least this share in the top decade of compute", 0.3),
+        Flag("drift", float, "assumed model error, sd of log loss per e-fold of compute (default: the card's)"),
+        Flag("dataset", str, "data set of a study (default: its first)"),
+        Flag("law", str, "which card of a study (default: that of the default law)"),
+        LEVEL,
+        JSON,
+    ),
+    example="scaling next fit.json --target=log_N_opt@1e18 --budget=1e17",
+    call=next_cells,
+)

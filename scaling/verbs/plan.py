@@ -1,0 +1,165 @@
+"""plan: the cells of a study and their price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from scaling.errors import Code, UserError
+from scaling.flags import Flag
+from scaling.verbs._declare import JSON, WORKDIR, Verb
+from scaling.verbs._study import planned
+from scaling.verbs.show import print_json, table
+
+if TYPE_CHECKING:
+    from analysis.decide.design import ExpectedPrecision
+    from scaling.plan import MemoryCheck, Plan, PlannedCell, ShapeMemory, Totals
+    from scaling.records.types import Regret
+
+
+def plan(options: SimpleNamespace) -> int:
+    """The cells of a study and their price. Writes nothing."""
+    if options.config is None:
+        remedy = "give --config=FILE.py or the name of an installed experiment (demo)"
+        raise UserError("config", "nothing", remedy, Code.MISSING)
+    made, workdir = planned(options)
+    memory = _memory(made, options)
+    rows, expected = made.rows(), _expected_precision(made, options)
+    if options.json:
+        answer = {"schema": 2, "kind": "plan", "study": made.study.name, "workdir": str(workdir), "cells": rows}
+        answer |= {"totals": made.totals, "expected_precision": expected, "memory": memory, "warnings": made.warnings}
+        print_json(answer)
+        return 0
+    _print_cells(rows)
+    _print_parameters(rows)
+    _print_price(made.totals)
+    if memory is not None:
+        _print_memory(memory)
+    _print_precision(expected)
+    _print_regret([(row, row.regret) for row in rows if row.regret is not None])
+    for text in made.warnings:
+        print(f"warning: {text}")
+    return 0
+
+
+def _print_cells(rows: Sequence[PlannedCell]) -> None:
+    columns: dict[str, Callable[[PlannedCell], object]] = {
+        "dataset": lambda row: row.dataset,
+        "role": lambda row: row.role,
+        "size": lambda row: row.size,
+        "N": lambda row: f"{row.N:,}",
+        "total": lambda row: f"{row.N_total:,}",
+        "D": lambda row: f"{row.D:,}",
+        "D/N": lambda row: f"{row.D / row.N:.3g}",
+        "steps": lambda row: f"{row.steps:,}",
+        "batch": lambda row: row.batch,
+        "lr": lambda row: f"{row.learning_rate:.3g}",
+        "seed": lambda row: row.seed,
+        "FLOPs": lambda row: f"{row.flops:.3e}",
+        "6ND": lambda row: f"{row.six_nd:.3e}",
+        "seconds": lambda row: f"{row.seconds:.1f}",
+    }
+    if any(row.cost for row in rows):
+        columns["cost"] = lambda row: f"{row.cost:.2f}"
+    print("\n".join(table(rows, columns)))
+
+
+def _print_parameters(rows: Sequence[PlannedCell]) -> None:
+    sizes: dict[tuple[str, int], dict[str, int]] = {}
+    for row in rows:
+        sizes.setdefault((row.dataset, row.size), row.groups)
+    names = list(dict.fromkeys(name for counts in sizes.values() for name in counts))
+    listed = [{"dataset": dataset, "size": size, **counts} for (dataset, size), counts in sizes.items()]
+    shown = {name: (lambda row, name=name: row.get(name, "")) for name in ("dataset", "size", *names)}
+    print("\nparameters by group")
+    print("\n".join(table(listed, shown)))
+
+
+def _print_price(totals: Totals) -> None:
+    from scaling.status import duration
+
+    price = f", cost {totals.cost:.2f}" if totals.cost else ""
+    print(f"\n{totals.cells} cells in {totals.programs} programs, {totals.flops:.3e} FLOPs (a stem once)")
+    print(f"about {duration(totals.device_seconds)} of one CPU core{price}")
+
+
+def _memory(made: Plan, options: SimpleNamespace) -> MemoryCheck | None:
+    """What each shape takes of a device's memory, where that was asked. UserError where a cell does not fit."""
+    if not (options.check_memory or options.device):
+        return None
+    from scaling import plan as plans
+
+    return plans.check_memory(made, options.device)
+
+
+def _print_memory(memory: MemoryCheck) -> None:
+    print(f"\nmemory of {memory.device}, {memory.bytes / 1e9:.4g} GB usable; compiled for {memory.compiled_for}")
+    columns: dict[str, Callable[[ShapeMemory], object]] = {"shape": lambda row: row.shape}
+    for part in ("state", "batches", "temporary", "total"):
+        columns[part] = lambda row, part=part: f"{getattr(row, part) / 1e9:.4g} GB"
+    print("\n".join(table(memory.shapes, columns)))
+
+
+def _expected_precision(made: Plan, options: SimpleNamespace) -> dict[str, ExpectedPrecision]:
+    """By dataset, what a fit of its cells can be expected to give; holdouts are not fitted and do not count."""
+    from analysis.decide import design
+
+    expected = {}
+    for dataset in made.study.datasets:
+        manifests = [
+            spec.manifest
+            for program in made.programs
+            for spec in program.runs
+            if spec.kind != "stem" and spec.role in ("fit", "seed") and spec.manifest.dataset == dataset
+        ]
+        if not manifests:
+            continue
+        columns = {
+            "N": [float(manifest.parameters.nonembedding) for manifest in manifests],
+            "D": [float(manifest.tokens.D) for manifest in manifests],
+            "stem": [manifest.stem or manifest.run for manifest in manifests],
+        }
+        expected[dataset] = design.expected_precision(columns, studies=options.simulate, noise=options.noise)
+    return expected
+
+
+def _print_precision(expected: dict[str, ExpectedPrecision]) -> None:
+    if not expected:
+        return
+    from analysis.show.answers import sentence
+    from analysis.show.numbers import percent
+
+    first = next(iter(expected.values()))
+    print(f"\nexpected half-widths of the {percent(first.level)} intervals of these cells ({sentence(first.prior)})")
+    for dataset, each in expected.items():
+        print(f"  {dataset}: {sentence(each)}")
+        for name, seen in (each.simulated or {}).items():
+            simulated = f"by simulation ±{seen.half_width:.2g}, RMSE {seen.rmse:.2g}, covered {seen.cover:.0%}"
+            print(f"    {name}: {simulated}")
+
+
+def _print_regret(rows: Sequence[tuple[PlannedCell, Regret]]) -> None:
+    if not rows:
+        return
+    print("\nregret of learning rate and batch by the tuned recipe, at the corners of the study")
+    for n, d in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        row, regret = max(rows, key=lambda each, n=n, d=d: n * math.log(each[0].N) + d * math.log(each[0].D))
+        print(f"  N {row.N:,}, D {row.D:,}: {regret.value:.2%} of the loss, at most {regret.hi:.2%}")
+
+
+VERB = Verb(
+    summary="show a study before it is trained: every cell's N, D and steps, FLOPs, time, expected precision",
+    flags=(
+        WORKDIR,
+        Flag("simulate", int, "draw and fit this many studies too, as a check of the expected precision (slow)", 0),
+        Flag("noise", float, "assumed sd of log loss between runs that differ in their seed", 0.005),
+        Flag("check_memory", bool, "compile every shape and refuse cells that do not fit into memory", False),
+        Flag("device", str, "check the memory of this device, such as h100-80gb (default: the one here)"),
+        JSON,
+    ),
+    study=True,
+    example="scaling plan --config=demo:smoke",
+    call=plan,
+)

@@ -1,0 +1,285 @@
+"""predict: what a card says of a budget, and the seal of a study's forecasts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from scaling.errors import Code, UserError
+from scaling.flags import Flag
+from scaling.records import read_study
+from scaling.records.typed import plain
+from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb
+from scaling.verbs.show import interval, print_json, study_of, table
+
+if TYPE_CHECKING:
+    from analysis.card import Interval
+    from analysis.decide.allocate import Allocation
+    from analysis.fitting import Fit
+    from analysis.table.seal import Forecast
+    from scaling.records.types import LadderRow, StudyRecord
+
+CONDITIONS = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens", "device_hours")
+QUANTITIES = {"N": "N", "D": "D", "tokens_per_parameter": "D/N", "flops": "FLOPs", "loss": "loss"}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The best learning rate by a law that holds one, and what a ``given`` one costs: a share of the loss."""
+
+    best: Interval
+    given: float | None = None
+    regret: Interval | None = None
+
+
+@dataclass(frozen=True)
+class RecipeAt:
+    """Learning rate, batch (sequences) and steps at an answer by the recipe of the study.
+
+    Attributes:
+      size: the nearest of the study's ladder.
+      fitted: whether they are of a rule that ``scaling tune`` fitted.
+      note: where they are from.
+      best: of a tuned recipe, its best learning rate and batch (tokens).
+      regret: of a tuned recipe, the share of the loss that these cost.
+    """
+
+    learning_rate: float
+    batch: int
+    size: int
+    steps: int
+    fitted: bool
+    note: str
+    best: dict[str, Interval] = field(default_factory=dict)
+    regret: Interval | None = None
+
+
+def predict(options: SimpleNamespace) -> int:
+    """What a card says of a budget; or the seal of a study's forecasts."""
+    if options.path.is_dir():
+        return _seal(options)
+    from analysis import laws
+    from analysis.check.discrepancy import term
+    from analysis.fitting import load_fit
+
+    whole = load_fit(options.path)
+    if options.discrepancy != "auto":
+        whole = whole.with_discrepancy(term(whole.law.name, options.discrepancy))
+    at_best = laws.reduced(whole.law)  # every question of N and D is asked at the best hyperparameter
+    fitted = whole if at_best is None else whole.reduced(at_best)
+    workdir = study_of(options.path)
+    answer = _answer(fitted, workdir, options)
+    recipe, rate = _recipe(workdir, fitted, answer), _rate(whole, answer, options)
+    if options.json:
+        print_json({**plain(answer), "law": whole.law.name, "recipe": recipe, "learning_rate": rate})
+        return 0
+    print("\n".join(_lines(answer, whole.law.name, recipe, rate)))
+    return 0
+
+
+def _answer(fitted: Fit, workdir: Path | None, options: SimpleNamespace) -> Allocation:
+    from analysis.decide.allocate import optimal
+    from analysis.decide.spending import Budget, measured, spend
+
+    given = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
+    more = {"level": options.level, "force": options.force}
+    if not given:
+        return optimal(fitted, flops=options.flops, params=options.params, tokens=options.tokens, **more)
+    for name in ("params", "tokens"):
+        if (value := getattr(options, name)) is not None:
+            raise UserError(name, value, f"cannot be given with --{next(iter(given))}; give --flops", Code.CONFLICT)
+    throughput = fitted.card.throughput  # of a table that has it
+    if "device_hours" in given and workdir is not None:
+        throughput = measured(workdir, fitted.data.dataset, fitted.conventions.n or "nonembedding")
+    return spend(fitted, Budget(flops=options.flops, throughput=throughput, **given), **more)
+
+
+def _lines(answer: Allocation, law: str, recipe: RecipeAt | None, rate: Rate | None) -> list[str]:
+    from analysis.show.answers import cost_words, sentence
+    from analysis.show.sentences import meaning
+
+    lines = [
+        f"{law}, {answer.level:.0%} intervals, {answer.extrapolation_ratio:.3g} times the largest fitted compute",
+        *(f"  {label:6} {interval(getattr(answer, name))}" for name, label in QUANTITIES.items()),
+    ]
+    if (wrong := answer.discrepancy) is not None and wrong.e_folds_beyond > 0:
+        optimum = f", a factor of {math.exp(wrong.optimum):.2g} of the optimum" if wrong.optimum else ""
+        lines.append(
+            f"  discrepancy, {wrong.e_folds_beyond:.2g} e-folds beyond these runs: {wrong.log_loss:.2%} of the "
+            f"loss{optimum} (t scales, in the intervals)"
+        )
+    lines += [*_rate_lines(rate), *_recipe_lines(recipe)]
+    half, twice = answer.sensitivity.half_N, answer.sensitivity.double_N  # below zero where a condition binds
+    lines.append(f"  at this compute half of N changes the loss by {half:+.2%}, twice N by {twice:+.2%}")
+    lines += _condition_lines(answer)
+    counted = meaning(answer.conventions).get("N", "not said")
+    lines.append(f"  N is {counted}; cost: {cost_words(answer.cost)}")
+    lines += [f"  warning {w.code}: {sentence(w)}" for w in answer.warnings]
+    return lines + [f"  warning {w.code}: of the fit: {sentence(w)}" for w in answer.of_fit]
+
+
+def _condition_lines(answer: Allocation) -> list[str]:
+    from analysis.decide.spending import Spending
+    from analysis.show.answers import sentence
+
+    if not isinstance(answer, Spending):
+        return []
+    lines, plain = [f"  {sentence(answer.condition)}"], answer.unconstrained
+    if answer.cost_of_condition is not None and plain is not None:
+        lines.append(
+            f"  without the condition N {plain.N:.4g}, D {plain.D:.4g}; it costs {answer.cost_of_condition:.2%} of the "
+            "loss"
+        )
+    return lines
+
+
+# --- hyperparameters at the answer
+
+
+def _rate(fitted: Fit, answer: Allocation, options: SimpleNamespace) -> Rate | None:
+    """The best learning rate at the answer by a law that holds one, and what a given one costs; else None."""
+    given, tuning = options.learning_rate, fitted.law.tuning
+    if tuning is None:
+        if given is not None:
+            remedy = f"law {fitted.law.name} holds none; fit one that does (scaling laws)"
+            raise UserError("learning_rate", given, remedy, Code.UNSUPPORTED)
+        return None
+    if given is not None and not (given > 0 and math.isfinite(given)):
+        raise UserError("learning_rate", given, "must be positive")
+    cell = {"N": answer.N.value, "D": answer.D.value}
+    best = fitted.spread(lambda theta: tuning.best(theta, cell)[..., 0], options.level)
+    if given is None:
+        return Rate(best)
+    there = {**cell, tuning.column: given}
+    return Rate(best, given, fitted.spread(lambda theta: tuning.regret(theta, there)[..., 0], options.level))
+
+
+def _rate_lines(rate: Rate | None) -> list[str]:
+    if rate is None:
+        return []
+    lines = [f"  best learning rate {interval(rate.best, 3)}, by the law"]
+    if rate.regret is not None:
+        ends = f"{rate.regret.lo:.2%} to {rate.regret.hi:.2%}"
+        lines.append(f"  at {rate.given:.3g} the loss is {rate.regret.value:.2%} ({ends}) above that")
+    return lines
+
+
+def _recipe(workdir: Path | None, fitted: Fit, answer: Allocation) -> RecipeAt | None:
+    """Learning rate, batch and steps by the recipe of the study, with intervals where `scaling tune` fitted it.
+
+    Under a rule of N and D they are the rule's at the answer; else the recipe's at the nearest size of the ladder.
+    """
+    if workdir is None or fitted.conventions.n not in ("nonembedding", "total"):
+        return None
+    study, dataset = read_study(workdir), fitted.data.dataset or ""
+    rows = {_size(row, fitted.conventions.n): row for row in study.ladder.get(dataset, ())}
+    if not rows:
+        return None
+    n, tokens = answer.N.value, answer.D.value
+    size = min(rows, key=lambda size: abs(math.log(size / n)))
+    row = rows[size]
+    # a rule counts non-embedding parameters, the card perhaps others
+    return _at(study, dataset, row, n * row.N_nonembedding / size, tokens)
+
+
+def _size(row: LadderRow, n: str) -> int:
+    return row.N_total if n == "total" else row.N_nonembedding
+
+
+def _at(study: StudyRecord, dataset: str, row: LadderRow, parameters: float, tokens: float) -> RecipeAt:
+    from scaling import recipe
+
+    manifests = (spec.manifest for program in study.programs for spec in program.runs)
+    held = next((m.recipe for m in manifests if m.dataset == dataset and m.role == "fit"), {})
+    rules = recipe.Recipe(**{k: v for k, v in held.items() if k in recipe.Recipe.__dataclass_fields__})
+    rate, batch = row.learning_rate, row.batch
+    note = f"a rule, not fitted (the study's recipe at size {row.size}, the nearest of its ladder)"
+    if rules.rule != "fixed":
+        rules = recipe.resolve(rules, parameters, tokens, row.context)
+        rate, batch = rules.learning_rate, rules.batch
+        note = f"rule {rules.name} at this N and D, not fitted"
+    steps = max(1, round(tokens / (batch * row.context)))
+    if (fit := study.tuned.get(rules.tuned)) is None:
+        return RecipeAt(rate, batch, row.size, steps, False, note)
+    regret = _interval(recipe.regret(fit, parameters, tokens, rate, batch * row.context))
+    note = "tuned here" if rules.rule == "law" else "set by hand beside a tuned recipe"
+    note += f"; regret {regret.value:.2%} of the loss, at most {regret.hi:.2%}"
+    best = {name: _interval(cell) for name, cell in recipe.best(fit, parameters, tokens).items()}
+    return RecipeAt(rate, batch, row.size, steps, rules.rule == "law", note, best, regret)
+
+
+def _interval(cell: Mapping[str, float]) -> Interval:
+    from analysis.card import Interval
+
+    return Interval(value=cell["value"], lo=cell["lo"], hi=cell["hi"])
+
+
+def _recipe_lines(found: RecipeAt | None) -> list[str]:
+    if found is None:
+        return []
+    units = {"learning_rate": "", "batch": " tokens"}
+    return [
+        f"  learning rate {found.learning_rate:.3g}, batch {found.batch}, {found.steps:,} steps: {found.note}",
+        *(
+            f"    best {name.replace('_', ' ')} {interval(cell, 3)}{units[name]}, as tuned"
+            for name, cell in found.best.items()
+        ),
+    ]
+
+
+# --- the seal
+
+
+def _seal(options: SimpleNamespace) -> int:
+    from analysis.decide import forecast
+    from analysis.show.answers import forecaster, sentence
+
+    for name in ("flops", "params", "tokens", *CONDITIONS):
+        if getattr(options, name) is not None:
+            raise UserError(name, getattr(options, name), "needs a fit card; a study's own cells are sealed without it")
+    result = forecast.seal(options.path)
+    if options.json:
+        print_json(result)
+        return 0
+    entry = result.entry
+    print(sentence(result))
+    for dataset, power in entry.power.items():
+        print(f"expected power, {dataset}: {sentence(power)}")
+    columns: dict[str, Callable[[Forecast], object]] = {
+        "forecaster": lambda row: forecaster(row.forecaster),
+        "loss": lambda row: f"{row.value:.4f}",
+        "95 % interval": lambda row: "{:.4f} to {:.4f}".format(*row.interval95),
+    }
+    for cell in entry.cells:
+        beyond = " and ".join(cell.beyond) or "nothing"
+        print(f"\n{cell.run}: {cell.compute_ratio:.2g} times the largest fitted compute, beyond it in {beyond}")
+        rows = [row for row in entry.forecasts if row.run == cell.run]
+        print("\n".join("  " + line for line in table(rows, columns)))
+    return 0
+
+
+VERB = Verb(
+    summary="what to train for a compute budget, by a fit card; of a study: seal forecasts of its held-out runs",
+    positional=("FIT.json|WORKDIR",),
+    flags=(
+        Flag("flops", float, "training compute in FLOPs"),
+        Flag("params", float, "number of parameters N"),
+        Flag("tokens", float, "number of training tokens D"),
+        Flag("learning_rate", float, "of a law with a learning rate (lr_loss): what this one costs"),
+        Flag("max_params", float, "with --flops: no more parameters than this"),
+        Flag("tokens_per_parameter", float, "with --flops: train at this D/N, whatever is optimal"),
+        Flag("unique_tokens", float, "with --flops: tokens of data there are; beyond them they repeat"),
+        Flag("inference_tokens", float, "with --flops: tokens to be served; least compute of training and serving"),
+        Flag("device_hours", float, "in place of --flops: hours of one device, at the measured speed of the runs"),
+        LEVEL,
+        DISCREPANCY,
+        Flag("force", bool, "answer even where the fit does not support it; the answer says why not", False),
+        JSON,
+    ),
+    example="scaling predict fit.json --flops=1e18",
+    call=predict,
+)

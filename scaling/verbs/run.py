@@ -1,0 +1,73 @@
+"""run: trains what is not final."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from scaling import engines
+from scaling.errors import Code, UserError
+from scaling.verbs._declare import JSON, WORKDIR, Verb
+from scaling.verbs._study import planned, print_failures
+from scaling.verbs._training import TRAINING
+from scaling.verbs.show import print_json
+
+
+def run(options: SimpleNamespace) -> int:
+    """Trains what is not final. 0 all done; 1 some failed; 2 some were rejected; 130 after a Ctrl-C."""
+    from scaling.progress import follow
+    from scaling.status import StatusReader, duration, headline
+    from scaling.worker.programs import reset, settled
+
+    made = None
+    if options.config is not None:
+        made, workdir = planned(options)
+    elif options.workdir:
+        workdir = Path(options.workdir)
+    else:
+        raise UserError("config", "nothing", "give --config=FILE.py, or --workdir of a study to continue", Code.MISSING)
+    # What is wrong with its options is heard of before anything is written.
+    start = engines.engine(options.engine)
+    engine = start(workdir, **{flag.name: getattr(options, flag.name) for flag in engines.flags(options.engine)})
+    if made is not None:
+        from scaling import plan as plans
+
+        plans.write(made, workdir)
+    reader = StatusReader(workdir)
+    if options.retry_failed:
+        reset(workdir, reader.programs)
+    pending = [p for p in reader.programs if not all(settled(workdir, spec) for spec in p.runs)]
+    signalled = problem = None
+    if pending:
+        engine.submit(pending)
+        left = duration(reader.read(engine.size).seconds.eta)
+        amount = f"{len(pending)} of {len(reader.programs)} programs to train on {engine.size} workers"
+        print(f"{reader.name}: {amount}, about {left}; {workdir}", file=sys.stderr, flush=True)
+        signalled, problem = follow(engine, reader, sys.stderr)
+    status = reader.read()
+    if problem is not None and signalled is None:
+        raise problem
+    if options.json:
+        print_json(status)
+    elif pending:
+        print(headline(status))
+    else:
+        print(f"nothing to do: all {status.counts['total']} runs of {workdir} are final")
+    if signalled is not None:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130 if signalled == signal.SIGINT else 128 + signalled
+    print_failures(status, sys.stderr)
+    for text in status.warnings:
+        print(f"warning: {text}", file=sys.stderr)
+    return 2 if status.counts["rejected"] else 1 if status.counts["failed"] else 0
+
+
+VERB = Verb(
+    summary="train every run of a study that is not finished; after an interruption, the same command continues",
+    flags=(WORKDIR, *TRAINING, JSON),
+    study=True,
+    example="scaling run --config=demo:smoke",
+    call=run,
+)

@@ -1,0 +1,200 @@
+"""tune: a small sweep of learning rate and batch, and the recipe that it supports."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from scaling.errors import UserError
+from scaling.flags import Flag
+from scaling.records import SCHEMA, Manifest, read_study, write_json
+from scaling.records.typed import plain
+from scaling.verbs._declare import JSON, LEVEL, WORKDIR, Verb
+from scaling.verbs._study import default_workdir
+from scaling.verbs._training import TRAINING
+from scaling.verbs.plan import VERB as PLAN
+from scaling.verbs.plan import plan
+from scaling.verbs.run import run
+from scaling.verbs.show import interval, print_json, table
+
+if TYPE_CHECKING:
+    from analysis.card import Interval
+    from analysis.decide.tune import PowerLaw, SweptCell, Tuned
+    from scaling.recipe import Recipe
+
+
+def tune(options: SimpleNamespace) -> int:
+    """Trains the sweep, fits the best learning rate and batch, and writes the recipe. Resumable, as ``run`` is."""
+    if options.config is None:
+        raise UserError("config", "nothing", "give --config=FILE.py: the study whose recipe is to be tuned")
+    config, base = sweep(options.config, options)
+    workdir = Path(options.workdir) if options.workdir else default_workdir(config.name, options.argument)
+    if options.dry_run:
+        asked = {flag.name: flag.default for flag in PLAN.flags} | {"workdir": str(workdir), "json": options.json}
+        return plan(SimpleNamespace(**asked, config=config, argument=None))
+    training = {flag.name: getattr(options, flag.name) for flag in TRAINING}
+    asked = SimpleNamespace(**training, config=config, workdir=str(workdir), argument=None, json=False)
+    with contextlib.redirect_stdout(sys.stderr):  # what it prints is progress here
+        code = run(asked)
+    if code != 0:
+        return code
+    found = fitted(workdir, options.level)
+    out = Path(options.out) if options.out else workdir / "recipe.json"
+    write_json(out, {"schema": SCHEMA, "kind": "recipe", "recipe": fields(base, found, workdir), "fit": found})
+    if options.json:
+        shown = {name: value for name, value in plain(found).items() if name != "draws"}
+        print_json({"schema": SCHEMA, "kind": "tune", "path": str(out), "workdir": str(workdir), **shown})
+        return 0
+    print("\n".join(summary(found)))
+    print(f"written: {out}; name it in a study: config.recipe.name = {str(out)!r}")
+    return 0
+
+
+def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Recipe]:
+    """The configuration of the sweep and the recipe that it starts from: learning rates x batches x sizes x D.
+
+    Defaults, of the study's first block that is fitted: its three smallest sizes, its smallest D and four times that,
+    five learning rates a factor of 2 apart around the recipe's, and half, once and twice its batch.
+    """
+    from scaling import recipe
+    from scaling import study as studies
+
+    first = next((b for b in config.cells.values() if b["role"] != "holdout"), None)
+    if first is None:
+        raise UserError("config.cells", "holdouts only", "tune needs a block that is fitted")
+    resolved = studies.resolve(config)
+    cells = [c for c in resolved.cells if c.dataset == first["dataset"] and c.role != "holdout"]
+    sizes = _list("sizes", options.sizes, int) or sorted({cell.size for cell in cells})[:3]
+    least = min(cell.tokens for cell in cells)
+    tokens = _list("tokens", options.tokens, float) or [least, 4 * least]
+    rules = recipe.read(config.recipe.to_dict(), dict(first["recipe"]))
+    middle = sorted(cells, key=lambda cell: cell.tokens)[len(cells) // 2].recipe
+    rates = _list("rates", options.rates, float) or [middle.learning_rate * 2.0**i for i in range(-2, 3)]
+    batches = _list("batches", options.batches, int)
+    batches = batches or sorted({max(1, middle.batch // 2), middle.batch, 2 * middle.batch})
+    seeds = _list("seeds", options.seeds, int) or [0]
+    made = studies.base(f"{config.name}-tune")
+    kept = config.to_dict()
+    made.update({name: value for name, value in kept.items() if name not in ("name", "cells", "recipe", "data")})
+    made.data[first["dataset"]] = kept["data"][first["dataset"]]
+    # Every cell says its own recipe, which is the study's but for what is swept.
+    start = {k: v for k, v in recipe.record(rules).items() if k not in ("rate_law", "batch_law", "tuned")}
+    for number, rate in enumerate(rates):
+        for batch in batches:
+            made.cells[f"rate{number}_batch{batch}"] = studies.block(
+                "grid",
+                first["dataset"],
+                sizes,
+                tokens=tuple(tokens),
+                seeds=tuple(seeds),
+                model=dict(first["model"]),
+                recipe={**start, "rule": "fixed", "learning_rate": rate, "batch": batch},
+            )
+    return made, rules
+
+
+def fitted(workdir: Path, level: float) -> Tuned:
+    """What a sweep's finished runs say of the best learning rate and batch."""
+    from analysis.decide import tune
+    from analysis.table import runs
+
+    table = runs.load(workdir).table
+    per_step = {manifest.run: manifest.tokens.per_step for manifest in _manifests(workdir)}
+    table["batch"] = [float(per_step[name]) for name in table["run"]]
+    return tune.fit(table, level=level)
+
+
+def _manifests(workdir: Path) -> list[Manifest]:
+    return [spec.manifest for program in read_study(workdir).programs for spec in program.runs]
+
+
+def fields(base: Recipe, found: Tuned, workdir: Path) -> dict[str, Any]:
+    """The recipe of the file: the one that was tuned, with the fitted laws for learning rate and batch."""
+    from scaling import recipe
+
+    kept = {k: v for k, v in recipe.record(base).items() if k not in ("learning_rate", "batch", "tuned", "batch_law")}
+    laws: dict[str, Any] = {"rule": "law", "rate_law": _coefficients(found.rate_law)}
+    if found.batch_law is not None:
+        return {**kept, **laws, "batch_law": _coefficients(found.batch_law)}
+    batch = next(m.recipe["batch"] for m in _manifests(workdir) if m.tokens.per_step == found.batch)
+    return {**kept, **laws, "batch": batch}
+
+
+def _coefficients(law: PowerLaw) -> list[float]:
+    return [law.k.value, law.p.value, law.q.value]
+
+
+def _rate(cell: Interval | None) -> str:
+    return "edge of the sweep" if cell is None else interval(cell, 3)
+
+
+COLUMNS: dict[str, Callable[[SweptCell], object]] = {
+    "N": lambda row: f"{row.N:,.0f}",
+    "D": lambda row: f"{row.D:,.0f}",
+    "batch tokens": lambda row: f"{row.batch:,.0f}",
+    "best loss": lambda row: f"{row.loss:.4f}",
+    "best run": lambda row: f"{row.best_run:.3g}",
+    "learning rate": lambda row: _rate(row.learning_rate),
+}
+
+
+def summary(found: Tuned) -> list[str]:
+    """The fit for people."""
+    from analysis.show.tuning_sentences import sentence
+
+    lines = table(found.optima, COLUMNS)
+    for name, law in (("learning rate", found.rate_law), ("batch in tokens", found.batch_law)):
+        if law is not None:
+            k, p, q = (interval(cell, 3) for cell in (law.k, law.p, law.q))
+            lines.append(f"{name} = k N^p D^q: k {k}, p {p}, q {q}")
+    curvature = found.curvature
+    value, lo, hi = (_twice(h) for h in (curvature.value, curvature.lo, curvature.hi))
+    lines.append(
+        f"a learning rate 2x off costs {value} [{lo}, {hi}] of the loss; {found.runs} runs of {found.stems} stems "
+        f"within {found.window:.0%} of their cell's best, noise {found.noise:.2%}"
+    )
+    return [*lines, *(f"warning {w.code}: {sentence(w)}" for w in found.warnings)]
+
+
+def _twice(curvature: float | None) -> str:
+    """The share of the loss that a learning rate costs at twice or half the best one."""
+    return "open" if curvature is None else f"{math.expm1(curvature * math.log(2) ** 2):.2%}"
+
+
+def _list(field: str, text: str | None, kind: type) -> list[Any]:
+    try:
+        given = [float(item) for item in (text or "").split(",") if item.strip()]
+    except ValueError:
+        given = [math.nan]
+    if not all(map(math.isfinite, given)):
+        raise UserError(field, text, "must be numbers with commas between them")
+    found = [kind(value) for value in given]
+    if found != given:
+        raise UserError(field, text, "must be whole numbers")
+    return found
+
+
+VERB = Verb(
+    summary="sweep learning rate and batch at small sizes, and write the recipe that the sweep supports",
+    flags=(
+        WORKDIR,
+        Flag("sizes", str, "sizes of the ladder to sweep, such as '0,1,2' (default: the study's three smallest)"),
+        Flag("tokens", str, "values of D (default: the study's smallest, and four times that)"),
+        Flag("rates", str, "learning rates (default: five, a factor of 2 apart around the recipe's)"),
+        Flag("batches", str, "batches, in sequences (default: half the recipe's, the recipe's, twice that)"),
+        Flag("seeds", str, "seeds of the sweep, such as '0,1'", "0"),
+        Flag("dry_run", bool, "show the plan of the sweep and train nothing", False),
+        *TRAINING,
+        LEVEL,
+        Flag("out", str, "file of the recipe (default: recipe.json in the work directory of the sweep)"),
+        JSON,
+    ),
+    study=True,
+    example="scaling tune --config=demo --dry_run",
+    call=tune,
+)

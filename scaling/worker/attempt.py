@@ -1,0 +1,160 @@
+"""One attempt at a program under its lease: how it begins, and how its end is recorded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from scaling import distributed
+from scaling.errors import Code, UserError
+from scaling.records.types import (
+    ErrorRow,
+    FinishRow,
+    InterruptedRow,
+    ProgramSpec,
+    Result,
+    StartRow,
+)
+from scaling.worker import EXIT_AGAIN, EXIT_INTERRUPTED
+from scaling.worker.failures import is_environment_error, one_line
+from scaling.worker.lease import Lease, LeaseLost
+from scaling.worker.lease_file import Progress
+from scaling.worker.log import log, now
+from scaling.worker.programs import attempts, progress_marks, record_of, settled
+from scaling.worker.training import Training
+
+
+class Attempt:
+    """One attempt at a program.
+
+    Args:
+      workdir, program, lease: at what, held by what.
+      number: of the attempt, from 1. training: the module that trains.
+      stopping: whether the worker was asked to stop.
+
+    Attributes:
+      over: whether its end is recorded.
+      exit_code: with which the process must end after it; None where it may go on.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        program: ProgramSpec,
+        lease: Lease,
+        number: int,
+        *,
+        training: Training,
+        stopping: Callable[[], bool],
+    ):
+        self.workdir, self.program, self.lease, self.number = workdir, program, lease, number
+        self.training, self._stopping = training, stopping
+        self.record = record_of(workdir, program.program)
+        self.over = False
+        self.exit_code: int | None = None
+
+    @property
+    def callbacks(self) -> dict[str, Callable[..., Any]]:
+        """``progress`` and ``should_stop``, which what trains it calls at every chunk."""
+        return {"progress": self._progress, "should_stop": self._should_stop}
+
+    def _progress(self, run: str, flops: int) -> None:
+        self.lease.report(Progress(run, int(flops)))
+        self.lease.check()
+
+    def _should_stop(self) -> bool:
+        self.lease.check()
+        return self._stopping()
+
+    def end(self, problem: Exception | None) -> None:
+        """Records the end, with what was raised, and gives the lease back.
+
+        Raises:
+          UserError: ``problem`` is one of the machine, for which no run is to blame.
+        """
+        self._record_end(self._missing_result() if problem is None else problem)
+        self.over = True
+        self.lease.release()
+
+    def _missing_result(self) -> Exception | None:
+        missing = [spec.run for spec in self.program.runs if not settled(self.workdir, spec)]
+        return RuntimeError(f"{self.training.name} returned, but {missing[0]} has no result") if missing else None
+
+    def _record_end(self, problem: Exception | None) -> None:
+        name = self.program.program
+        if problem is None:
+            self.record.append(FinishRow(time=now()))
+            log(f"{name}: finished")
+        elif isinstance(problem, LeaseLost):
+            log(f"{name}: the lease was lost, leaving it to its new owner")
+            if distributed.count() > 1:  # the others are still at it, and must end
+                self.exit_code = EXIT_AGAIN
+        elif isinstance(problem, self.training.interrupted):
+            self.record.append(InterruptedRow(time=now()))
+            log(f"{name}: interrupted")
+            self.exit_code = EXIT_INTERRUPTED
+        elif is_environment_error(problem):
+            if isinstance(problem, UserError):
+                raise problem
+            remedy = f"{one_line(problem)}; free space or mend access"
+            raise UserError("workdir", self.workdir, remedy, Code.ENVIRONMENT) from problem
+        elif isinstance(problem, UserError):
+            if self.lease.alive():
+                give_up(self.workdir, self.program, "rejected", str(problem))
+        else:
+            log(f"{name}: {one_line(problem)}")
+            if self.lease.alive():
+                self._record_error(problem)
+            self.exit_code = EXIT_AGAIN  # a fresh process: an accelerator may be unusable after an error
+
+    def _record_error(self, problem: Exception) -> None:
+        with open(self.record.path / "error.log", "a") as file:
+            text = "".join(traceback.format_exception(problem)).rstrip()
+            file.write(f"{now()} attempt {self.number}\n{text}\n")
+        self.record.append(ErrorRow(time=now(), reason=one_line(problem)))
+
+
+def begin(workdir: Path, program: ProgramSpec, core: str, max_attempts: int) -> int | None:
+    """Records the start of an attempt, under the lease of the program.
+
+    Returns:
+      Its number, from 1; None where the program used up its attempts, and its unfinished runs have failed.
+    """
+    record, marks = record_of(workdir, program.program), progress_marks(workdir, program)
+    spent = attempts(record, marks)
+    if spent >= max_attempts:
+        last = [row for row in record.rows() if isinstance(row, StartRow | ErrorRow)][-1]
+        why = last.reason if isinstance(last, ErrorRow) else "the worker died (killed, or out of memory)"
+        give_up(workdir, program, "failed", f"{spent} attempts without progress; the last: {why}")
+        return None
+    record.append(StartRow(time=now(), marks=marks, host=socket.gethostname(), pid=os.getpid(), core=core))
+    log(f"{program.program}: start, attempt {spent + 1} of {max_attempts}")
+    return spent + 1
+
+
+def give_up(workdir: Path, program: ProgramSpec, status: Literal["failed", "rejected"], reason: str) -> None:
+    """Writes the result of every unfinished run of a program."""
+    starts = len(record_of(workdir, program.program).events(StartRow))
+    for spec in program.runs:
+        if settled(workdir, spec):
+            continue
+        record = record_of(workdir, spec.run)
+        record.begin(spec.manifest)
+        steps = record.steps()
+        step = steps[-1].step if steps else 0
+        record.finish(
+            Result(
+                status=status,
+                reason=reason,
+                steps=step,
+                tokens=step * spec.manifest.tokens.per_step,
+                decayed=False,
+                attempts=starts,
+                finished=now(),
+            )
+        )
+    log(f"{program.program}: {status}: {reason}")

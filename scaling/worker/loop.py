@@ -1,0 +1,247 @@
+"""What a worker does until every program is final: takes one, or several of one shape, trains them, takes the next."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaling import distributed
+from scaling.errors import Code, UserError
+from scaling.records import canonical
+from scaling.records.types import ProgramSpec
+from scaling.worker import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED
+from scaling.worker.attempt import Attempt, begin
+from scaling.worker.compile_ahead import CompileAhead
+from scaling.worker.ensembles import EnsembleSize
+from scaling.worker.failures import is_environment_error, one_line
+from scaling.worker.lease import BEAT, TTL, Lease
+from scaling.worker.lease_file import holder
+from scaling.worker.log import log
+from scaling.worker.programs import load_programs, record_of, settled
+from scaling.worker.training import EXECUTE, Training
+from scaling.worker.watch import Watch
+
+MAX_ATTEMPTS = 3
+POLL = 1.0  # seconds between two looks at what other workers hold
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker is told.
+
+    Attributes:
+      core: the core that it is bound to, or all.
+      execute: ``module:function`` that trains a program.
+      max_attempts: of a program, without progress, before it is ``failed``.
+      ensemble: programs of one shape to train at a time; None measures it.
+      only: names of programs to take; empty for all of study.json.
+      parent: process without which it ends; None for none.
+      ttl, beat: of leases, in seconds.
+    """
+
+    core: str = "all"
+    execute: str = EXECUTE
+    max_attempts: int = MAX_ATTEMPTS
+    ensemble: int | None = None
+    only: tuple[str, ...] = ()
+    parent: int | None = None
+    ttl: float = TTL
+    beat: float = BEAT
+
+
+class Worker:
+    """One worker process.
+
+    Raises:
+      UserError: the work directory has no study that can be read.
+    """
+
+    def __init__(self, workdir: Path, settings: Settings):
+        self.workdir, self.settings = workdir, settings
+        self.watch = Watch(settings.ttl, settings.beat)
+        self.programs = [p for p in load_programs(workdir) if not settings.only or p.program in settings.only]
+        self._stop = threading.Event()
+        self._code: int | None = None  # with which this process must end, and no longer train
+        self._settled: set[str] = set()
+        self._ahead: CompileAhead | None = None
+
+    def stop(self, *_: object) -> None:
+        """Signal handler: end at the next chunk."""
+        self._stop.set()
+
+    def stopping(self) -> bool:
+        """Whether this worker must end, was asked to, or its parent is gone: a pool leaves no worker behind."""
+        parent = self.settings.parent
+        if parent is not None and os.getppid() != parent and not self._stop.is_set():
+            log("the parent is gone")
+            self._stop.set()
+        return self._stop.is_set() or self._code is not None
+
+    @property
+    def compiling(self) -> bool:
+        """Whether a thread compiles ahead."""
+        return self._ahead is not None and self._ahead.compiling
+
+    def run(self) -> int:
+        """Works until every program is settled (0) or somebody says stop (75); the exit code."""
+        if not distributed.primary():
+            return self._follow()
+        code = self._lead()
+        if code != EXIT_AGAIN:  # else the others are lost in the program, or have raised too
+            distributed.agree({"exit": code})
+        return code
+
+    def _follow(self) -> int:
+        """Trains what process 0 of the group says, until it says how to end."""
+        log(f"process {distributed.index()} of {distributed.count()} on {socket.gethostname()}")
+        training = Training(self.settings.execute)
+        programs = {program.program: program for program in load_programs(self.workdir)}
+        while "exit" not in (word := distributed.agree(patience=None)):
+            name = word["program"]
+            try:
+                training.execute(programs[name], self.workdir, progress=lambda *_: None, should_stop=self.stopping)
+            except training.interrupted:
+                log(f"{name}: interrupted")
+                return EXIT_INTERRUPTED
+            except UserError as error:
+                if is_environment_error(error):
+                    raise
+            except Exception as error:
+                log(f"{name}: {one_line(error)}\n{traceback.format_exc().rstrip()}")
+                return EXIT_AGAIN
+        return word["exit"]
+
+    def _lead(self) -> int:
+        settings = self.settings
+        log(f"worker on core {settings.core} of {socket.gethostname()}, {len(self.programs)} programs")
+        if not self._left():
+            return EXIT_DONE
+        # Before any lease: a broken installation is no program's fault.
+        self._training = training = Training(settings.execute)
+        if settings.ensemble not in (None, 1) and not training.batches:
+            remedy = f"{settings.execute} trains one program at a time"
+            raise UserError("ensemble", settings.ensemble, remedy, Code.UNSUPPORTED)
+        self._size = EnsembleSize(training, self.workdir, settings.ensemble)
+        # Workers of a pool, each bound to its core, compile for each other; a group has no thread to spare.
+        if settings.core == "all" and distributed.count() == 1 and training.compiles_ahead:
+            self._ahead = CompileAhead(training)
+        while not self.stopping():
+            if not self._left():
+                log("all programs are final")
+                return EXIT_DONE
+            attempt = self._claim()
+            if attempt is None:
+                self._stop.wait(POLL)  # what others hold may become free: a dead peer's program is taken over
+            else:
+                self._train(attempt)
+        return EXIT_INTERRUPTED if self._code is None else self._code
+
+    def _claim(self, key: str | None = None) -> Attempt | None:
+        """Begins an attempt at the largest program that is free; ``key``: of those that have this batching key."""
+        while True:
+            left = [p for p in self._left() if key is None or self._training.batching_key(p) == key]
+            taken = self._take(left)
+            if taken is None:
+                return None
+            attempt = self._begin(*taken)
+            if attempt is not None:
+                return attempt
+
+    def _take(self, left: Sequence[ProgramSpec]) -> tuple[ProgramSpec, Lease] | None:
+        """Leases the largest program that is free; one whose shape another worker is just compiling comes last, since
+        its executable will be in the cache in a few seconds."""
+        compiling = set()
+        for program in left:
+            held = holder(record_of(self.workdir, program.program).path)
+            if held is not None and held.progress is None and not held.dead:
+                compiling.add(_compiled_for(program))
+        for program in sorted(left, key=lambda program: _compiled_for(program) in compiling):
+            if self.stopping():
+                break
+            if lease := self.watch.take(record_of(self.workdir, program.program).path):
+                return program, lease
+        return None
+
+    def _begin(self, program: ProgramSpec, lease: Lease) -> Attempt | None:
+        """An attempt, whose start is recorded; None, and the lease is given back, where there is nothing to attempt."""
+        number = None
+        if not self._is_settled(program):  # else its last holder finished it between the look and the lease
+            number = begin(self.workdir, program, self.settings.core, self.settings.max_attempts)
+        if number is None:
+            lease.release()
+            return None
+        distributed.agree({"program": program.program})
+        return Attempt(self.workdir, program, lease, number, training=self._training, stopping=self.stopping)
+
+    def _train(self, first: Attempt) -> None:
+        """Trains a program, and others beside it where this worker takes several at a time."""
+        begun = [first]
+
+        def claims() -> Iterator[Attempt]:
+            while attempt := self._claim(self._training.batching_key(first.program)):
+                begun.append(attempt)
+                yield attempt
+
+        try:
+            more, left = claims(), self._left()
+            beside = list(itertools.islice(more, self._size.of(first.program, left) - 1))
+            if self._ahead is not None:
+                self._ahead.during(first.program, self._left())
+            if beside:
+                self._drive(first, itertools.chain([first, *beside], more), begun)
+            else:
+                self._training.execute(first.program, self.workdir, **first.callbacks)
+                self._end(first, None)
+        except Exception as problem:  # of all of them, not of one
+            for attempt in begun:
+                if not attempt.over:
+                    self._end(attempt, problem)
+        finally:
+            for attempt in begun:
+                attempt.lease.release()
+
+    def _drive(self, first: Attempt, attempts: Iterator[Attempt], begun: Sequence[Attempt]) -> None:
+        """Trains attempts together, as many at a time as have begun, in a multiple of the mesh's ensemble axis."""
+        from scaling import drive
+
+        log(f"together: {', '.join(attempt.program.program for attempt in begun)}")
+        ways = first.program.options.mesh.get("ensemble", 1)
+        members = (
+            (
+                self._training.work(attempt.program, self.workdir, **attempt.callbacks),
+                lambda problem, attempt=attempt: self._end(attempt, problem),
+            )
+            for attempt in attempts
+        )
+        drive.drive(members, -(-len(begun) // ways) * ways)
+
+    def _end(self, attempt: Attempt, problem: Exception | None) -> None:
+        """Records the end of an attempt, and notes when this process must end too."""
+        attempt.end(problem)
+        if attempt.exit_code is not None:
+            # An exception of any of them asks for a fresh process, whatever the others were asked.
+            again = EXIT_AGAIN in (self._code, attempt.exit_code)
+            self._code = EXIT_AGAIN if again else attempt.exit_code
+
+    def _left(self) -> list[ProgramSpec]:
+        return [program for program in self.programs if not self._is_settled(program)]
+
+    def _is_settled(self, program: ProgramSpec) -> bool:
+        for spec in program.runs:
+            if spec.run not in self._settled:
+                if not settled(self.workdir, spec):
+                    return False
+                self._settled.add(spec.run)
+        return True
+
+
+def _compiled_for(program: ProgramSpec) -> str:
+    """What the executables of a program depend on, roughly: a wrong guess costs a compilation, nothing else."""
+    manifest = program.runs[0].manifest
+    return canonical([manifest.family, manifest.config, manifest.recipe.get("batch")])

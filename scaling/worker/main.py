@@ -1,0 +1,114 @@
+"""The command ``python -m scaling.worker``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from scaling import distributed
+from scaling.errors import Code, UserError
+from scaling.worker import EXIT_AGAIN, EXIT_USER
+from scaling.worker.ensembles import parse_ensemble_size
+from scaling.worker.environment import bind, usable_cache, variables
+from scaling.worker.failures import Problem, is_environment_error, one_line
+from scaling.worker.lease import BEAT, TTL
+from scaling.worker.log import log
+from scaling.worker.loop import MAX_ATTEMPTS, Settings, Worker
+from scaling.worker.training import EXECUTE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    report, worker = 1, None
+    try:
+        options.workdir = options.workdir.absolute()  # orbax takes no relative path
+        ensemble = parse_ensemble_size(options.ensemble)
+        group = distributed.detect(os.environ, options.processes, options.process, options.coordinator)
+        if group is not None and ensemble not in (None, 1):
+            remedy = "a group of processes trains one program at a time"
+            raise UserError("ensemble", ensemble, remedy, Code.CONFLICT)
+        report = _redirect(options.workdir, options.core + (f"-{group.process}" if group else ""))
+        bind(options.core)
+        os.environ.update(variables(usable_cache(options.cache), single=options.core != "all"))
+        worker = Worker(options.workdir, _settings(options, ensemble))
+        if group is not None:
+            log(f"joining a group of {group.processes} at {group.coordinator}")
+            distributed.join(group)
+        signal.signal(signal.SIGTERM, worker.stop)
+        signal.signal(signal.SIGINT, worker.stop)
+        code = worker.run()
+    except (UserError, OSError) as error:
+        if not isinstance(error, UserError) and not is_environment_error(error):
+            raise
+        _report(report, _as_user_error(error, options.workdir), as_json=options.json)
+        code = EXIT_USER
+    if (distributed.count() > 1 and code in (EXIT_AGAIN, EXIT_USER)) or (worker is not None and worker.compiling):
+        os._exit(code)  # leaving in order would wait for the others, or for the compiler
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m scaling.worker", description="Trains programs of a study.")
+    parser.add_argument("--workdir", required=True, type=Path)
+    parser.add_argument("--core", default="all", help="bind to this core with one thread; all: no binding")
+    parser.add_argument("--cache", default=None, help="compilation cache (default $SCALING_CACHE or ~/.cache/scaling)")
+    parser.add_argument("--execute", default=EXECUTE, help="module:function that trains a program")
+    parser.add_argument("--max_attempts", default=MAX_ATTEMPTS, type=int)
+    parser.add_argument("--ensemble", default="auto", help="programs at a time, or auto (see scaling run --help)")
+    parser.add_argument("--only", default="", help="comma-separated programs; default all of study.json")
+    parser.add_argument("--parent", default=None, type=int, help="end when this process is no longer the parent")
+    parser.add_argument("--ttl", default=TTL, type=float, help="seconds of silence after which a lease is void")
+    parser.add_argument("--processes", default=None, type=int, help="of a group that trains as one (1: never a group)")
+    parser.add_argument("--process", default=None, type=int, help="index of this one, from 0")
+    parser.add_argument("--coordinator", default=None, help="HOST:PORT of process 0, free there")
+    parser.add_argument("--beat", default=BEAT, type=float, help="seconds between renewals of a lease")
+    parser.add_argument("--json", action="store_true", help="say what is wrong as JSON, for an engine")
+    return parser
+
+
+def _settings(options: argparse.Namespace, ensemble: int | None) -> Settings:
+    return Settings(
+        core=options.core,
+        execute=options.execute,
+        max_attempts=options.max_attempts,
+        ensemble=ensemble,
+        only=tuple(name for name in options.only.split(",") if name),
+        parent=options.parent,
+        ttl=options.ttl,
+        beat=options.beat,
+    )
+
+
+def _redirect(workdir: Path, core: str) -> int:
+    """Sends this process's output to its log. Returns a descriptor of the former standard output."""
+    report = os.dup(1)
+    path = workdir / "logs" / f"worker-{core}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        remedy = f"cannot be written ({error.strerror}); choose another"
+        raise UserError("workdir", workdir, remedy, Code.ENVIRONMENT) from error
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    return report
+
+
+def _as_user_error(error: UserError | OSError, workdir: Path) -> UserError:
+    return error if isinstance(error, UserError) else UserError("workdir", workdir, one_line(error), Code.ENVIRONMENT)
+
+
+def _report(descriptor: int, error: UserError, *, as_json: bool) -> None:
+    """Says what is wrong, in the log and to whoever started this process."""
+    log(str(error))
+    said = msgspec.json.encode(Problem.of(error)) if as_json else str(error).encode()
+    with contextlib.suppress(OSError):
+        os.write(descriptor, said + b"\n")

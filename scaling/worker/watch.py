@@ -1,0 +1,54 @@
+"""Takes leases that are free, and those whose holder is dead or silent for long."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from scaling.worker.lease import BEAT, TTL, Lease, acquire
+from scaling.worker.lease_file import NAME, parse, read, take_away
+
+SETTLE = 0.2  # seconds that a lease taken from somebody must last before it counts
+
+
+class Watch:
+    """One observer's memory of leases that others hold.
+
+    A lease counts as abandoned when it was seen unchanged for ``ttl`` seconds in total, where the time between two
+    looks counts at most a quarter of it: an observer that slept together with the owner must look a few times more.
+    """
+
+    def __init__(self, ttl: float = TTL, beat: float = BEAT):
+        self.ttl, self.beat = ttl, beat
+        self._seen: dict[Path, tuple[bytes, float, float]] = {}  # content, last look, evidence in seconds
+
+    def take(self, directory: str | os.PathLike[str]) -> Lease | None:
+        """The lease, if it is free or its holder is dead or silent for long enough; else None.
+
+        Waits only after a takeover, for ``SETTLE`` seconds: a rival that had looked at the old lease just before may
+        move the new one by mistake, so the new one counts when no rival can still be between its look and its move.
+        """
+        path = Path(directory) / NAME
+        content = read(path)
+        if content is not None and not (self._abandoned(path, content) and take_away(path, content)):
+            return None
+        contested = content is not None or self._seen.pop(path, None) is not None
+        lease = acquire(directory, beat=self.beat, ttl=self.ttl)
+        if lease is None or not contested:
+            return lease
+        time.sleep(SETTLE)
+        if lease.confirm():
+            return lease
+        lease.release()
+        return None
+
+    def _abandoned(self, path: Path, content: bytes) -> bool:
+        record = parse(content)
+        if record is not None and record.dead:
+            return True
+        now = time.monotonic()
+        before, looked, evidence = self._seen.get(path, (b"", now, 0.0))
+        evidence = evidence + min(now - looked, self.ttl / 4) if before == content else 0.0
+        self._seen[path] = (content, now, evidence)
+        return evidence >= self.ttl
