@@ -10,4 +10,4 @@ Legend of the axis letters that names carry (``x_BTD`` is an array of shape (bat
 In prose and in tables N is parameters, D is training tokens and C is training FLOPs, as in the literature.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -1,12 +1,12 @@
 """Approaches 1, 2, 3: planted surfaces with a known answer always, published runs where they are at hand."""
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from references import reference_file
 
 from analysis import laws
 from analysis.check.approaches import (
@@ -23,8 +23,6 @@ from analysis.fitting import fit
 from analysis.show.approach_sentences import approach_method, approach_notes, compared, why_not
 from analysis.table.runs import Runs, from_frame, load
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "reference_runs"
-shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared reference runs are not here")
 E, A, B, ALPHA, BETA = 1.8, 480.0, 2000.0, 0.35, 0.37
 TRUTH = BETA / (ALPHA + BETA)
 
@@ -136,7 +134,6 @@ def test_a_law_without_an_optimum_is_named():
     assert why_not(three.why) == laws.get("product").no_optimum
 
 
-@shared
 @pytest.mark.parametrize(
     "where, published",
     [
@@ -149,33 +146,30 @@ def test_a_law_without_an_optimum_is_named():
 )
 def test_porian(where, published):
     """Porian 2024, arXiv 2406.19146: five exponents on RefinedWeb, each within our interval and near."""
-    result = approach2(load(SHARED / "porian_isoflop.csv", dataset="rw", where=where))
+    result = approach2(load(reference_file("porian_isoflop"), dataset="rw", where=where))
     assert holds(result.a, published)
     assert result.a.value == pytest.approx(published, abs=0.03)
 
 
-@shared
 def test_gemstones_envelope():
     """McLeish 2025, arXiv 2502.06857: approach 1 gives 0.4579."""
-    result = approach1(load(SHARED / "gemstones.csv", where="subset == 'hot_100b+'"))
+    result = approach1(load(reference_file("gemstones"), where="subset == 'hot_100b+'"))
     assert holds(result.a, 0.4579) and result.a.value == pytest.approx(0.4579, abs=0.06)
 
 
-@shared
 @pytest.mark.parametrize("dataset, two, three", [("comma", 0.426, 0.330), ("nemotron", 0.444, 0.374)])
 def test_marin_approaches_disagree(dataset, two, three):
     """Parabolas over all sizes give what the reference recomputation gives; approach 3 is lower, and that is said."""
-    runs = load(SHARED / "marin_isoflop.csv", dataset=dataset, where="not outlier")
+    runs = load(reference_file("marin_isoflop"), dataset=dataset, where="not outlier")
     result = compare_approaches(runs, fit(runs))
     assert result.approaches["2"].sensitivity["all sizes"] == pytest.approx(two, abs=0.001)
     assert result.approaches["3"].a.value == pytest.approx(three, abs=0.03)
     assert between(result, "2", "3").disagree and "Approaches 2 and 3 disagree" in compared(result)
 
 
-@shared
 def test_chinchilla_isoflop():
     """All 9 budgets of the figure; 0.51 by the published form, within every interval but the noisy envelope's."""
-    runs = load(SHARED / "chinchilla_mlscalefit_isoflop.csv", where="not outlier")
+    runs = load(reference_file("chinchilla_mlscalefit_isoflop"), where="not outlier")
     result = compare_approaches(runs, fit(runs)).approaches
     assert holds(result["1"].a, 0.51) and holds(result["2"].a, 0.51)
     assert result["3"].a.value == pytest.approx(0.51, abs=0.03)

@@ -1,18 +1,17 @@
 """The engine: the global optimum, robustly, quickly, inside the bounds."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from references import reference_file
 from scipy import optimize
 
 from analysis import laws
 from analysis.engine.estimate import estimate, huber, minimise, objective, proposal2, refit
 from scaling.errors import UserError
 
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "reference_runs"
 LAW = laws.get("chinchilla")
 HOFFMANN = np.array([1.69, 406.4, 410.7, 0.34, 0.28])
 
@@ -25,10 +24,7 @@ def planted(n: int = 240, noise: float = 0.005, seed: int = 0) -> tuple[dict[str
 
 
 def reference() -> pd.DataFrame:
-    path = SHARED / "chinchilla_besiroglu.csv"
-    if not path.exists():
-        pytest.skip("reference runs are not beside this checkout")
-    table = pd.read_csv(path)
+    table = pd.read_csv(reference_file("chinchilla_besiroglu"))
     return table.query("excluded_by_besiroglu == 0")
 
 

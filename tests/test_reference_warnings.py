@@ -1,34 +1,25 @@
 """What the tool itself says of published runs: rows that pull the fit or are wrong, approaches and papers that differ.
 
-The warnings stand on cards of plain tables with default settings. The reference runs are not part of the repository:
-tests on them are skipped without; the planted twins always run.
+The warnings stand on cards of plain tables with default settings. Tests on tables without a licence are skipped where
+those are not at hand (``references``); the planted twins always run.
 """
 
 import contextlib
 import dataclasses
 import io
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from references import reference_file as reference
 
 from analysis.check.approaches import approach2
 from analysis.fitting import Fit, fit
 from analysis.laws import published
 from analysis.table.runs import Runs, from_frame, load
 from scaling import cli
-
-SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "reference_runs"
-
-
-def reference(name: str) -> Path:
-    path = SHARED / f"{name}.csv"
-    if not path.exists():
-        pytest.skip("reference runs are not beside this checkout")
-    return path
 
 
 def warned(f: Fit, name: str) -> list[dict[str, Any]]:
@@ -127,12 +118,18 @@ def isoflop(loss: Any, noise: float, seed: int) -> Runs:
     return from_frame(pd.DataFrame({"N": n, "D": d, "C": c, "loss": y}))
 
 
+def bent(n: Any, d: Any) -> Any:
+    """A surface whose valley at equal C lies elsewhere than the form can put it."""
+    return surface(n, d) + 0.02 * np.log(n / (0.1 * (n * d) ** 0.5) / 3) ** 2
+
+
+def test_a_planted_disagreement_is_printed(tmp_path):
+    isoflop(bent, 1e-3, 0).table[["N", "D", "C", "loss"]].to_csv(tmp_path / "runs.csv", index=False)
+    text = printed("fit", tmp_path / "runs.csv")
+    assert "warning approaches_disagree: Approaches 2 and 3 disagree" in text
+
+
 def test_planted_disagreement_is_on_the_card_and_agreement_is_not():
-    """A surface whose valley at equal C lies elsewhere than the form can put it; then the form itself."""
-
-    def bent(n: Any, d: Any) -> Any:
-        return surface(n, d) + 0.02 * np.log(n / (0.1 * (n * d) ** 0.5) / 3) ** 2
-
     (found,) = warned(fit(isoflop(bent, 1e-3, 0)), "approaches_disagree")
     assert found["a"]["disagree"] or found["N"]["disagree"]
     for seed in range(3):

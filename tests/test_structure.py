@@ -7,8 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("scaling", "analysis")
-ROOMS = ("card", "laws", "table", "engine", "check", "fitting", "decide", "show", "api")
-REFERENCE = "reference"  # data beside its loader: it makes a table, and `table` loads it by name
+ROOMS = ("card", "laws", "table", "engine", "check", "fitting", "decide", "show", "reference", "api")
 LINES, PARAMETERS = 60, 8
 LOOSE = 60  # annotations dict[str, Any] at the edges that parse
 
@@ -34,7 +33,7 @@ def excused(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str], word
 def test_rooms_of_analysis_import_downwards_only():
     for path in files("analysis"):
         room = path.relative_to(ROOT / "analysis").parts[0].removesuffix(".py")
-        if room in ("__init__", REFERENCE):
+        if room == "__init__":
             continue
         assert room in ROOMS, f"{path.relative_to(ROOT)} is in no room of the house"
         for node in ast.walk(ast.parse(path.read_text())):
@@ -46,10 +45,9 @@ def test_rooms_of_analysis_import_downwards_only():
             else:
                 continue
             for target in targets:
-                if target != REFERENCE:
-                    assert target in ROOMS, f"{path.relative_to(ROOT)}:{node.lineno} imports {target}"
-                    here = f"{path.relative_to(ROOT)}:{node.lineno} imports {target}, above it"
-                    assert ROOMS.index(target) <= ROOMS.index(room), here
+                assert target in ROOMS, f"{path.relative_to(ROOT)}:{node.lineno} imports {target}"
+                here = f"{path.relative_to(ROOT)}:{node.lineno} imports {target}, above it"
+                assert ROOMS.index(target) <= ROOMS.index(room), here
 
 
 def test_functions_can_be_read_at_once():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from references import reference_file
 
 from analysis.decide import tune
 from analysis.table import runs
@@ -107,10 +108,10 @@ def test_an_edge_is_said_and_no_minimum_is_refused():
         tune.fit(planted(3, rates=(0.02,), batches=(1024,)))
 
 
-def test_step_law_runs_give_the_published_batch_exponent(shared):
+def test_step_law_runs_give_the_published_batch_exponent():
     """Li 2025 publishes batch = 0.58 D^0.571 (0.534 to 0.606) and lr = 1.79 N^-0.713 D^0.307, of which the raw rows do
     not reproduce the second (their issue 10); the parabola over all rows gives these."""
-    raw: Any = pd.read_csv(shared / "reference_runs/steplaw_dense_lr_bs.csv")
+    raw: Any = pd.read_csv(reference_file("steplaw_dense_lr_bs"))
     table = pd.DataFrame({"N": raw["N"], "loss": raw["smooth_loss"], "learning_rate": raw["lr"]})
     table["batch"] = raw["batch_seqs"] * 2048.0
     table["D"] = 10 ** np.log10(raw["steps"] * table["batch"]).round(1)

@@ -59,7 +59,7 @@ def _batch(options: SimpleNamespace) -> _Batch:
 
     path, study = options.path, options.path.is_dir()
     every, named = options.law == "all" or (study and options.law is None), pairs("columns", options.columns, str)
-    laws = _standard() if every else _laws(options.law, named)
+    laws = _standard() if every else _laws(options.law or _recommended(path), named)
     several = study and every
     conventions = (options.n,) if options.n else CONVENTIONS if several else ("nonembedding",)
     datasets: Iterable[str | None] = (options.dataset,)
@@ -72,6 +72,14 @@ def _batch(options: SimpleNamespace) -> _Batch:
             for n in conventions:
                 batch.fit(dataset, n, laws, term)
     return batch
+
+
+def _recommended(path: Path) -> str | None:
+    """The law of a set of published runs, ``reference:NAME``; None for any other path."""
+    from analysis import reference
+
+    source = reference.find(path)
+    return None if source is None else source.law
 
 
 def _standard() -> tuple[Law, ...]:
@@ -216,6 +224,7 @@ class _Batch:
             self._compare(found, made, folder and folder / card_name(label, "approaches", n))
 
     def _load(self, dataset: str | None, n: str, wanted: Sequence[Law], term: str | None) -> Runs:
+        from analysis import reference
         from analysis.table import runs as tables
 
         options = self.options
@@ -224,6 +233,8 @@ class _Batch:
             more["law"] = wanted[0]
         if options.warmup is not None:
             more["warmup"] = options.warmup
+        if term is None and reference.find(options.path) is not None:
+            return reference.load(options.path, where=options.where, dataset=dataset, n=n, **more)
         return tables.load(options.path, where=options.where, dataset=dataset, n=n, term=term, **more)
 
     def _place(self, found: Runs, term: str | None) -> Path | None:
