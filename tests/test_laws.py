@@ -1,7 +1,9 @@
 """Every law of the registry: derivatives, planted coefficients, bounds, allocation; and what importing costs."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from analysis.engine.surface import surface_of
 from analysis.fitting import fit, load_fit
 from analysis.laws.smooth import of_power
 from analysis.table.runs import from_frame
+from scaling.cli import main
 from scaling.errors import Code
 
 ALL = sorted(laws.REGISTRY)
@@ -414,6 +417,31 @@ def test_a_file_that_makes_no_such_law_is_one_line(text, name, code, tmp_path):
     with refuses(code, "law") as caught:
         laws.get(f"{tmp_path}/mine.py:{name}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_law_in_a_file_is_fitted_and_asked_from_the_shell(tmp_path, monkeypatch, capsys):
+    """One new file and nothing else: fit, the card, and what the card says of a budget."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from analysis.laws import E, Law, Term, amplitude, exponent\n"
+        "parameters = (E, amplitude('A', 'a'), amplitude('B', 'b'), exponent('s', 'one slope for both'))\n"
+        "terms = (Term('A', (('N', 's'),)), Term('B', (('D', 's'),)))\n"
+        "law = Law('equal', 'L = E + A N^-s + B D^-s', parameters, terms, 'this test')\n"
+    )
+    columns = rows(40)
+    loss = laws.get("mine.py:law").predict({"E": 1.7, "A": 400.0, "B": 900.0, "s": 0.34}, columns)
+    noise = np.exp(0.002 * np.random.default_rng(2).standard_normal(40))
+    text = [f"{n},{d},{y}" for n, d, y in zip(columns["N"], columns["D"], loss * noise)]
+    Path("runs.csv").write_text("\n".join(["N,D,loss", *text]))
+    assert main(["fit", "runs.csv", "--law=mine.py:law", "--out=fits", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card["law"] == "mine.py:law" and abs(card["params"]["s"]["value"] - 0.34) < 0.02
+    (saved,) = Path("fits").glob("*.json")
+    assert load_fit(saved).law.name == "mine.py:law"
+    assert main(["predict", str(saved), "--flops=1e20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["law"] == "mine.py:law"
+    assert main(["fit", "runs.csv", "--law=mine.py:lwa"]) == 2
+    assert "did you mean law?" in capsys.readouterr().err
 
 
 def test_importing_the_fitter_brings_no_jax_and_the_package_brings_nothing():
