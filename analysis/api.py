@@ -208,6 +208,7 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
     return from_frame(frame, warmup=warmup, source=str(path), rows=rows, **selected)
 
 
+# long: most of it is its help
 def fit(  # wide: each keyword is one choice of the user, and a flag of the shell
     data: str | Path | pd.DataFrame | Runs,
     law: str | Law | None = None,

@@ -269,7 +269,7 @@ def test_a_law_that_holds_a_hyperparameter_says_what_is_left_at_its_best():
     assert set(held) == {"lr_loss"}
     law, tuning = held["lr_loss"], held["lr_loss"].tuning
     inner, theta = laws.reduced(law), law.vector(law.example)
-    assert inner is not None and inner.name == "chinchilla" and set(inner.names) < set(law.names)
+    assert tuning is not None and inner is not None and inner.name == "chinchilla" and set(inner.names) < set(law.names)
     cells = {"N": np.array([1e8, 1e9]), "D": np.array([1e10, 1e11])}
     best = {**cells, tuning.column: tuning.best(theta, cells)}
     at_best = inner.predict({name: law.example[name] for name in inner.names}, cells)
@@ -301,11 +301,13 @@ def test_kinds_of_parameters_agree_with_the_form():
 def test_reducible_loss_falls_along_the_optimum_by_the_named_exponent():
     law = laws.get("chinchilla")
     theta = law.vector(law.example)
-    (c,) = law.reducible_exponent(theta)
+    found = law.reducible_exponent(np.stack([theta, [1.0, 1.0, 1.0, 0.0, 0.0]]))
+    assert found is not None
+    c, flat = found
+    assert flat == 0.0
     n, d = law.optimum(theta, [1e20, 1e22])
     excess = law.predict(theta, {"N": n[0], "D": d[0]}) - law.example["E"]
     assert np.log(excess[0] / excess[1]) / np.log(100) == pytest.approx(c, rel=1e-9)
-    assert law.reducible_exponent([1.0, 1.0, 1.0, 0.0, 0.0])[0] == 0.0
     for other in ("kaplan", "product_floor", "chinchilla_outer", "overtraining", "lr_loss", "power_floor"):
         assert laws.get(other).reducible_exponent(laws.get(other).vector(laws.get(other).example)) is None
 
