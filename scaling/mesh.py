@@ -37,8 +37,10 @@ EVALUATION_BATCH = PartitionSpec(("data", "fsdp"))
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the mesh's axes, the slowest first: members of an ensemble never communicate, the parts of a tensor do in
-    every layer."""
+    """Sizes of the mesh's axes, from the one that communicates least to the one that does most.
+
+    Members of an ensemble never communicate, the parts of a tensor do in every layer.
+    """
 
     ensemble: int = setting(1, least=1)
     data: int = setting(1, least=1)

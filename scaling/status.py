@@ -290,20 +290,20 @@ class StatusReader:
     def _failure(self, row: RunStatus) -> Failure:
         return Failure(row.run, row.state, row.reason, str(self.workdir / "runs" / row.program / "error.log"))
 
-    def _sealed(self, warnings: list[str]) -> set[str]:
+    def _sealed(self, warnings: list[str]) -> frozenset[str]:
         """Runs whose forecasts are sealed. A prediction that was tampered with seals nothing."""
         path = self.workdir / "prediction.json"
 
-        def load() -> set[str]:
+        def load() -> frozenset[str]:
             from analysis.table.seal import sealed_runs
 
             return sealed_runs(self.workdir)
 
         try:
-            return self._cached("sealed", path, load) or set()
+            return self._cached("sealed", path, load) or frozenset()
         except UserError as error:
             warnings.append(str(error))
-            return set()
+            return frozenset()
 
     def _cached(self, what: str, path: Path, load: Callable[[], Any]) -> Any:
         """``load()``, done again only when the file at ``path`` changed; None where there is no file."""
@@ -318,7 +318,7 @@ class StatusReader:
             self._cache[what, path] = (key, load())
         return self._cache[what, path][1]
 
-    def _program(self, program: ProgramSpec, sealed: set[str]) -> _ProgramLook:
+    def _program(self, program: ProgramSpec, sealed: frozenset[str]) -> _ProgramLook:
         hidden = any(spec.role == "holdout" and spec.run not in sealed for spec in program.runs)
         first = Record(self.workdir / "runs" / program.program)
         starts = self._cached("starts", first.path / "metrics.jsonl", lambda: len(first.events(StartRow))) or 0

@@ -1,4 +1,4 @@
-"""The compiled functions of one shape: initialisation, a chunk of steps, evaluation. No file and no clock changes them."""
+"""The compiled functions of one shape: initialisation, a chunk of steps, evaluation. They read no file and no clock."""
 
 from __future__ import annotations
 

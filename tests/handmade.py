@@ -122,6 +122,13 @@ def write(workdir: Path, about: Manifest, ended: Result | None = None) -> Record
     return record
 
 
+def ended(record: Record) -> Result:
+    """The result of a run, which has one."""
+    result = record.result
+    assert result is not None, f"{record.path.name} has not ended"
+    return result
+
+
 def edited(value: Any, **fields: Any) -> Any:
     """The Struct with fields replaced."""
     return msgspec.structs.replace(value, **fields)

@@ -120,7 +120,10 @@ def a_loop_of_links(path: Path, _: random.Random) -> None:
 
 
 def content(value: bytes) -> Damage:
-    return lambda path, _: path.write_bytes(value) and None
+    def damage(path: Path, _: random.Random) -> None:
+        path.write_bytes(value)
+
+    return damage
 
 
 def truncated(path: Path, rng: random.Random) -> None:

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 from test_own_sources import samples, write_tar
 from test_prepare import texts, write_parquet, write_records
 
 from scaling import data
 from scaling.data import _documents, _prepare, _random, _tokenizer, _tokens, stdlib
 from scaling.data.bin import HEADER, MAGIC
-from scaling.errors import UserError
+from scaling.errors import Code
 
 CONTEXT = 32
 
@@ -257,12 +258,12 @@ def test_a_limit_keeps_a_part_of_the_library_and_the_same_evaluation():
     one, two = (source.evaluation(64, 4096) for source in (whole, part))
     assert (one["tokens"] == two["tokens"]).all() and part.describe()["sha256"] == whole.describe()["sha256"]
     for limit in (-1, 10**9):
-        with pytest.raises(UserError, match=r"data\.limit"):
+        with refuses(Code.INVALID if limit < 0 else Code.TOO_FEW, "data.limit"):
             stdlib.make(stdlib.Config(limit=limit))
 
 
 def test_stdlib_without_source_files(tmp_path):
-    with pytest.raises(UserError, match="0 source files"):
+    with refuses(Code.MISSING, "data.source", "stdlib"):
         stdlib.make(stdlib.Config(), tmp_path)
 
 
@@ -311,23 +312,22 @@ def test_text_where_the_hash_chooses_badly_still_has_both_sides(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prepare", "fields", "field", "message"),
+    ("prepare", "fields", "code", "field"),
     [
-        (lambda root: None, {"path": ""}, "data.path", "is not there"),
-        (lambda root: None, {"path": "{root}/nowhere"}, "data.path", "is not there"),
-        (lambda root: None, {}, "data.glob", "matches no file"),
-        (lambda root: write_words(root / "a.txt", 100), {}, "data.path", "at least 32768"),
-        (lambda root: write_words(root / "a.md", 9000), {}, "data.glob", "matches no file"),
-        (lambda root: write_words(root / "a.txt", 9000), {"glob": ""}, "data.glob", "no pattern"),
-        (lambda root: (root / "a.txt").write_bytes(b"a" * 65536), {}, "data.path", "same text"),
+        (lambda root: None, {"path": ""}, Code.MISSING, "data.path"),
+        (lambda root: None, {"path": "{root}/nowhere"}, Code.MISSING, "data.path"),
+        (lambda root: None, {}, Code.MISSING, "data.glob"),
+        (lambda root: write_words(root / "a.txt", 100), {}, Code.TOO_FEW, "data.path"),
+        (lambda root: write_words(root / "a.md", 9000), {}, Code.MISSING, "data.glob"),
+        (lambda root: write_words(root / "a.txt", 9000), {"glob": ""}, Code.INVALID, "data.glob"),
+        (lambda root: (root / "a.txt").write_bytes(b"a" * 65536), {}, Code.TOO_FEW, "data.path"),
     ],
 )
-def test_text_errors(tmp_path, prepare, fields, field, message):
+def test_text_errors(tmp_path, prepare, fields, code, field):
     prepare(tmp_path)
-    fields = {key: value.format(root=tmp_path) for key, value in fields.items()}
-    with pytest.raises(UserError, match=message) as caught:
-        data.load({"source": "text", "path": str(tmp_path), **fields})
-    assert caught.value.field == field
+    given = {"path": str(tmp_path), **{key: value.format(root=tmp_path) for key, value in fields.items()}}
+    with refuses(code, field, {"glob": "**/*.txt", **given}[field.removeprefix("data.")]):
+        data.load({"source": "text", **given})
 
 
 # bin
@@ -376,7 +376,7 @@ def test_bytes_per_token_is_what_was_given(tmp_path):
     TOKENS.astype("<u2").tofile(tmp_path / "a.bin")
     assert binary(tmp_path / "a.bin", bytes_per_token=4).bytes_per_token == 4.0
     for wrong in (-4.0, float("inf"), float("nan")):
-        with pytest.raises(UserError, match=r"data\.bytes_per_token = "):
+        with refuses(Code.INVALID, "data.bytes_per_token", wrong):
             binary(tmp_path / "a.bin", bytes_per_token=wrong)
 
 
@@ -394,83 +394,87 @@ def test_a_token_that_the_first_look_missed_is_found_in_its_batch(tmp_path):
     source = binary(tmp_path / "a.bin")
     tampered = np.memmap(tmp_path / "a.bin", "<u2", mode="r+")
     tampered[:] = 600
-    with pytest.raises(UserError, match="token 600"):
+    with refuses(Code.CONFLICT, "data.vocab") as caught:
         rows(source, [5])
-    with pytest.raises(UserError, match="token 600"):
+    assert "600" in caught.value.remedy
+    with refuses(Code.CONFLICT, "data.vocab"):
         source.evaluation(CONTEXT, 100)
 
 
 @pytest.mark.parametrize(
-    ("content", "fields", "field", "message"),
+    ("content", "fields", "code", "field", "number"),
     [
-        (None, {}, "data.path", "is not there"),
-        ("folder", {}, "data.path", "is no file"),
-        (b"", {}, "data.path", "holds no tokens"),
-        (b"\1\0\1", {}, "data.path", "no multiple of 2"),
-        (b"\1\0" * 3001, {"dtype": "uint32"}, "data.path", "no multiple of 4"),
-        (b"\1\0" * 3000, {"dtype": "int64"}, "data.dtype", "uint16 or uint32"),
-        (b"\1\0" * 3000 + b"\x58\2", {}, "data.vocab", "has the token 600"),
-        (b"\1\0" * 3000, {"vocab": 1}, "data.vocab", "at least 2"),
-        (b"\1\0" * 3000, {"block": 1}, "data.block", "at least 2"),
-        (b"\1\0" * 3000, {"block": 5000}, "data.fraction", "no training tokens"),
-        (b"\1\0" * 3000, {"fraction": 1.5}, "data.fraction", "between 0 and 1"),
-        (b"\1\0" * 3000, {"val": "nowhere.bin"}, "data.path", "cannot be read"),
-        (b"\xff\xff\xff\xff" * 1000, {"dtype": "uint32"}, "data.vocab", "token 4294967295"),
+        (None, {}, Code.MISSING, "data.path", ""),
+        ("folder", {}, Code.MISSING, "data.path", ""),
+        (b"", {}, Code.TOO_FEW, "data.path", ""),
+        (b"\1\0\1", {}, Code.DAMAGED, "data.path", "multiple of 2"),
+        (b"\1\0" * 3001, {"dtype": "uint32"}, Code.DAMAGED, "data.path", "multiple of 4"),
+        (b"\1\0" * 3000, {"dtype": "int64"}, Code.INVALID, "data.dtype", ""),
+        (b"\1\0" * 3000 + b"\x58\2", {}, Code.CONFLICT, "data.vocab", "600"),
+        (b"\1\0" * 3000, {"vocab": 1}, Code.INVALID, "data.vocab", "2"),
+        (b"\1\0" * 3000, {"block": 1}, Code.INVALID, "data.block", "2"),
+        (b"\1\0" * 3000, {"block": 5000}, Code.TOO_FEW, "data.fraction", "3000"),
+        (b"\1\0" * 3000, {"fraction": 1.5}, Code.INVALID, "data.fraction", ""),
+        (b"\1\0" * 3000, {"val": "nowhere.bin"}, Code.MISSING, "data.path", ""),
+        (b"\xff\xff\xff\xff" * 1000, {"dtype": "uint32"}, Code.CONFLICT, "data.vocab", "4294967295"),
     ],
 )
-def test_bin_errors(tmp_path, content, fields, field, message):
+def test_bin_errors(tmp_path, content, fields, code, field, number):
     path = tmp_path / "tokens.bin"
     if content == "folder":
         path.mkdir()
         (path / "train.bin").mkdir()
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=message) as caught:
+    with refuses(code, field, fields.get(field.removeprefix("data."))) as caught:
         binary(path, **fields)
-    assert caught.value.field == field
+    assert number in caught.value.remedy
 
 
 @pytest.mark.parametrize(
-    ("count", "version", "message"),
-    [(20_001, 1, "20001 tokens by its header, but has 20000"), (19_999, 1, "copy again"), (20_000, 2, "version 2")],
+    ("count", "version", "code", "numbers"),
+    [
+        (20_001, 1, Code.DAMAGED, ("20001", "20000")),
+        (19_999, 1, Code.DAMAGED, ("19999", "20000")),
+        (20_000, 2, Code.UNSUPPORTED, ("2",)),
+    ],
 )
-def test_llmc_header_against_the_file(tmp_path, count, version, message):
+def test_llmc_header_against_the_file(tmp_path, count, version, code, numbers):
     write_llmc(tmp_path / "a.bin", TOKENS, count, version)
-    with pytest.raises(UserError, match=message):
+    with refuses(code, "data.path", tmp_path / "a.bin") as caught:
         binary(tmp_path / "a.bin")
+    assert all(number in caught.value.remedy for number in numbers)
 
 
 def test_llmc_header_alone_is_truncated(tmp_path):
     (tmp_path / "a.bin").write_bytes(struct.pack("<3i", MAGIC, 1, 5))
-    with pytest.raises(UserError, match="has 0"):
+    with refuses(Code.DAMAGED, "data.path", tmp_path / "a.bin"):
         binary(tmp_path / "a.bin")
 
 
 # load
 
+SOURCES = "arrayrecord, bin, markov, parquet, prepared, rhm, scenes, stdlib, text, webdataset, zipf"
+
 
 @pytest.mark.parametrize(
-    ("config", "field", "message"),
+    ("config", "code", "field", "names"),
     [
-        ({}, "source", "arrayrecord, bin, markov, parquet, prepared, rhm, scenes, stdlib, text, webdataset, zipf"),
-        (
-            {"source": "webtext"},
-            "source",
-            "arrayrecord, bin, markov, parquet, prepared, rhm, scenes, stdlib, text, webdataset, zipf",
-        ),
-        ({"source": "_tokens"}, "source", "arrayrecord, bin"),
-        ({"source": "stdlib", "path": "x"}, "data.path", "limit"),
-        ({"source": "text", "paht": "x"}, "data.paht", "it has: path, glob"),
-        ({"source": "bin", "vocab": "x"}, "data.vocab", "must be int"),
-        ({"source": "bin", "vocab": True}, "data.vocab", "must be int"),
-        ({"source": "bin", "fraction": "0.1"}, "data.fraction", "must be float"),
-        ({"source": "text", "path": None}, "data.path", "must be str"),
+        ({}, Code.UNKNOWN, "source", SOURCES),
+        ({"source": "webtext"}, Code.UNKNOWN, "source", SOURCES),
+        ({"source": "_tokens"}, Code.UNKNOWN, "source", SOURCES),
+        ({"source": "stdlib", "path": "x"}, Code.UNKNOWN, "data.path", "limit"),
+        ({"source": "text", "paht": "x"}, Code.UNKNOWN, "data.paht", "path, glob"),
+        ({"source": "bin", "vocab": "x"}, Code.INVALID, "data.vocab", ""),
+        ({"source": "bin", "vocab": True}, Code.INVALID, "data.vocab", ""),
+        ({"source": "bin", "fraction": "0.1"}, Code.INVALID, "data.fraction", ""),
+        ({"source": "text", "path": None}, Code.INVALID, "data.path", ""),
     ],
 )
-def test_wrong_configurations_name_what_exists(config, field, message):
-    with pytest.raises(UserError, match=message) as caught:
+def test_wrong_configurations_name_what_exists(config, code, field, names):
+    with refuses(code, field, config.get(field.removeprefix("data."))) as caught:
         data.load(config)
-    assert caught.value.field == field
+    assert names in caught.value.remedy
 
 
 def test_resolve_writes_the_defaults_out():

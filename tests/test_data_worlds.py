@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refuses
 
 from analysis.fitting import fit
 from analysis.table import runs
@@ -17,7 +18,7 @@ from scaling.data.markov import Markov
 from scaling.data.rhm import Hierarchy
 from scaling.data.scenes import BLANK, CHOICES, END, FIRST, START, Scenes
 from scaling.data.zipf import Zipf
-from scaling.errors import UserError
+from scaling.errors import Code
 
 
 def markov(**fields) -> Markov:
@@ -134,7 +135,7 @@ def test_a_hierarchy_has_the_published_entropy():
     drawn, counts = np.unique(tokens[:, 1:].reshape(-1, 4), axis=0, return_counts=True)
     assert {tuple(row) for row in drawn} == blocks
     assert np.abs(counts - 500).max() < 5 * math.sqrt(500)  # each as likely as any other
-    with pytest.raises(UserError, match="multiple of 4"):
+    with refuses(Code.CONFLICT, "model.context", 6):
         source.batch(np.arange(1), seed=0, context=6)
 
 
@@ -265,19 +266,20 @@ def test_scenes_are_fast_enough():
 
 
 @pytest.mark.parametrize(
-    ("source", "fields", "message"),
+    ("source", "field", "value", "code", "bound"),
     [
-        ("markov", {"vocab": 1}, "at least 2"),
-        ("markov", {"order": 9}, "at most"),
-        ("markov", {"concentration": 0.0}, "0.01 to"),
-        ("rhm", {"rules": 17}, "from 1 to 16"),
-        ("rhm", {"split": 1}, "at least 2"),
-        ("rhm", {"depth": 0}, "at least 1"),
-        ("rhm", {"symbols": 1}, "from 2"),
-        ("scenes", {"swap": 1.5}, "from 0 to 1"),
-        ("scenes", {"noise": 200}, "cannot be told apart"),
+        ("markov", "vocab", 1, Code.INVALID, "2"),
+        ("markov", "order", 9, Code.CONFLICT, "4194304"),
+        ("markov", "concentration", 0.0, Code.INVALID, "0.01"),
+        ("rhm", "rules", 17, Code.CONFLICT, "from 1 to 16"),
+        ("rhm", "split", 1, Code.INVALID, "2"),
+        ("rhm", "depth", 0, Code.INVALID, "1"),
+        ("rhm", "symbols", 1, Code.INVALID, "2"),
+        ("scenes", "swap", 1.5, Code.INVALID, "1"),
+        ("scenes", "noise", 200, Code.INVALID, "60"),
     ],
 )
-def test_a_world_that_cannot_be_is_named(source: str, fields: dict, message: str):
-    with pytest.raises(UserError, match=message):
-        data.load({"source": source, **fields})
+def test_a_world_that_cannot_be_is_named(source: str, field: str, value: float, code: Code, bound: str):
+    with refuses(code, f"data.{field}", value) as caught:
+        data.load({"source": source, field: value})
+    assert bound in caught.value.remedy

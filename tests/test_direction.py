@@ -89,8 +89,8 @@ def test_a_csv_is_fitted_without_jax(tmp_path: Path):
     (tmp_path / "runs.csv").write_text("\n".join(rows))
     code = (
         "import sys; from analysis.fitting import fit; from analysis.table.runs import load\n"
-        f"card = fit(load({str(tmp_path / 'runs.csv')!r}), 'chinchilla').card()\n"
-        "assert abs(card['params']['alpha']['value'] - 0.34) < 0.01, card['params']\n"
+        f"card = fit(load({str(tmp_path / 'runs.csv')!r}), 'chinchilla').card\n"
+        "assert abs(card.params['alpha'].value - 0.34) < 0.01, card.params\n"
         "assert 'jax' not in sys.modules and 'flax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import handmade
 import msgspec
@@ -20,7 +21,7 @@ from scaling.engines.local import Local, accelerated
 from scaling.errors import Code
 from scaling.progress import follow
 from scaling.records import Record, read_json, write_json
-from scaling.records.types import FinishRow, InterruptedRow, Marks, RetryRow, Row, StartRow, StepRow
+from scaling.records.types import FinishRow, InterruptedRow, Marks, RetryRow, StartRow, StepRow
 from scaling.status import FlopCounts, StatusReader, study_status
 from scaling.worker import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER, lease
 from scaling.worker.programs import attempts, reset
@@ -149,7 +150,7 @@ def test_reset_gives_failed_and_rejected_runs_all_their_attempts_again(study):
 def test_what_counts_as_an_attempt(tmp_path, events, marks, count):
     """``events``: rows that a program had at a start, or how it went on."""
 
-    def row(event: int | type[Row]) -> Row:
+    def row(event: Any) -> Any:
         if isinstance(event, int):
             return StartRow(time="now", marks=Marks(settled=0, rows=event), host="here", pid=1, core="all")
         return event(time="now")
@@ -261,7 +262,7 @@ def test_a_program_that_kills_its_worker_uses_up_its_attempts_and_the_others_fin
     assert result.status == "failed" and "worker died" in result.reason
     assert study.record("fine-1").status == "done"
     status = study_status(study.workdir)
-    assert status.counts["failed"] == 1 and status.retry.endswith("--retry_failed")
+    assert status.counts["failed"] == 1 and str(status.retry).endswith("--retry_failed")
 
 
 def test_two_parents_at_once_train_nothing_twice(study):
@@ -310,6 +311,7 @@ def test_workers_end_with_a_parent_that_is_killed(study):
     text = f"""
 import time
 from pathlib import Path
+from typing import Any
 from scaling.engines.local import Local
 from scaling.worker.programs import load_programs
 pool = Local(Path({str(study.workdir)!r}), workers=1, execute="chains:execute")
@@ -407,7 +409,7 @@ def test_status_while_a_program_runs(study):
         status = reader.read()
         assert status.counts["running"] == 1 and status.programs.running == 1
         assert 0.03 < status.share < 0.5 and 0 < status.seconds.eta <= 40
-        assert status.running[0].pid == process.pid and status.running[0].loss > 0
+        assert status.running[0].pid == process.pid and (status.running[0].loss or 0) > 0
         process.kill()
         process.wait()
         status = reader.read()

@@ -1,7 +1,9 @@
 """Every law of the registry: derivatives, planted coefficients, bounds, allocation; and what importing costs."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from analysis.engine.surface import surface_of
 from analysis.fitting import fit, load_fit
 from analysis.laws.smooth import of_power
 from analysis.table.runs import from_frame
+from scaling.cli import main
 from scaling.errors import Code
 
 ALL = sorted(laws.REGISTRY)
@@ -266,7 +269,7 @@ def test_a_law_that_holds_a_hyperparameter_says_what_is_left_at_its_best():
     assert set(held) == {"lr_loss"}
     law, tuning = held["lr_loss"], held["lr_loss"].tuning
     inner, theta = laws.reduced(law), law.vector(law.example)
-    assert inner is not None and inner.name == "chinchilla" and set(inner.names) < set(law.names)
+    assert tuning is not None and inner is not None and inner.name == "chinchilla" and set(inner.names) < set(law.names)
     cells = {"N": np.array([1e8, 1e9]), "D": np.array([1e10, 1e11])}
     best = {**cells, tuning.column: tuning.best(theta, cells)}
     at_best = inner.predict({name: law.example[name] for name in inner.names}, cells)
@@ -298,11 +301,13 @@ def test_kinds_of_parameters_agree_with_the_form():
 def test_reducible_loss_falls_along_the_optimum_by_the_named_exponent():
     law = laws.get("chinchilla")
     theta = law.vector(law.example)
-    (c,) = law.reducible_exponent(theta)
+    found = law.reducible_exponent(np.stack([theta, [1.0, 1.0, 1.0, 0.0, 0.0]]))
+    assert found is not None
+    c, flat = found
+    assert flat == 0.0
     n, d = law.optimum(theta, [1e20, 1e22])
     excess = law.predict(theta, {"N": n[0], "D": d[0]}) - law.example["E"]
     assert np.log(excess[0] / excess[1]) / np.log(100) == pytest.approx(c, rel=1e-9)
-    assert law.reducible_exponent([1.0, 1.0, 1.0, 0.0, 0.0])[0] == 0.0
     for other in ("kaplan", "product_floor", "chinchilla_outer", "overtraining", "lr_loss", "power_floor"):
         assert laws.get(other).reducible_exponent(laws.get(other).vector(laws.get(other).example)) is None
 
@@ -414,6 +419,30 @@ def test_a_file_that_makes_no_such_law_is_one_line(text, name, code, tmp_path):
     with refuses(code, "law") as caught:
         laws.get(f"{tmp_path}/mine.py:{name}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_law_in_a_file_is_fitted_and_asked_from_the_shell(tmp_path, monkeypatch, capsys):
+    """One new file and nothing else: fit, the card, and what the card says of a budget."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(
+        "from analysis.laws import E, Law, Term, amplitude, exponent\n"
+        "parameters = (E, amplitude('A', 'a'), amplitude('B', 'b'), exponent('s', 'one slope for both'))\n"
+        "terms = (Term('A', (('N', 's'),)), Term('B', (('D', 's'),)))\n"
+        "law = Law('equal', 'L = E + A N^-s + B D^-s', parameters, terms, 'this test')\n"
+    )
+    columns = rows(40)
+    loss = laws.get("mine.py:law").predict({"E": 1.7, "A": 400.0, "B": 900.0, "s": 0.34}, columns)
+    noise = np.exp(0.002 * np.random.default_rng(2).standard_normal(40))
+    text = [f"{n},{d},{y}" for n, d, y in zip(columns["N"], columns["D"], loss * noise)]
+    Path("runs.csv").write_text("\n".join(["N,D,loss", *text]))
+    assert main(["fit", "runs.csv", "--law=mine.py:law", "--out=card.json", "--json"]) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert card["law"] == "mine.py:law" and abs(card["params"]["s"]["value"] - 0.34) < 0.02
+    assert load_fit("card.json").law.name == "mine.py:law"
+    assert main(["predict", "card.json", "--flops=1e20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["law"] == "mine.py:law"
+    assert main(["fit", "runs.csv", "--law=mine.py:lwa"]) == 2
+    assert "did you mean law?" in capsys.readouterr().err
 
 
 def test_importing_the_fitter_brings_no_jax_and_the_package_brings_nothing():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import handmade
 import pytest
 from conftest import tiny_config
 
@@ -87,11 +88,14 @@ def test_two_processes_train_what_one_does_through_a_signal_to_one_of_them(tmp_p
         # Written once: a second writer would have doubled the rows.
         assert sum(isinstance(row, StepRow) for row in together.rows()) == len(rows[1])
         assert [row.loss for row in rows[1]] == pytest.approx([row.loss for row in rows[0]], rel=1e-6)
-        losses = [record.result.evaluation.get("loss") for record in (alone, together)]
-        if losses[0] is not None:  # a stem has none
-            assert losses[1].value == pytest.approx(losses[0].value, rel=1e-6)
-            assert losses[1].documents.id == losses[0].documents.id
+        losses = [handmade.ended(record).evaluation.get("loss") for record in (alone, together)]
+        single, both = losses
+        if single is not None:  # a stem has none
+            assert both is not None and both.value == pytest.approx(single.value, rel=1e-6)
+            assert both.documents is not None and single.documents is not None
+            assert both.documents.id == single.documents.id
         environment = together.manifest.environment
+        assert environment is not None
         assert (environment.device_count, environment.processes) == (4, 2)
     stem = next(record for record in two if record.manifest.kind == "stem")
     assert stem.events(InterruptedRow) and len(stem.events(StartRow)) == 2

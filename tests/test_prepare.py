@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from scaling import cli, data
 from scaling.data import _documents, _prepare, _tokenizer, _tokens
 from scaling.data.prepared import Shards
-from scaling.errors import UserError
+from scaling.errors import Code
 from scaling.records import read_json, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -205,7 +206,7 @@ def test_a_crash_at_any_commit_changes_nothing(tmp_path, monkeypatch, tokenizer)
                 with pytest.raises(Crash):
                     _prepare.prepare(job(paths, out, tokenizer, shard_tokens=1500))
             crashes += 1
-            with pytest.raises(UserError, match=r"not finished|holds no manifest"):
+            with refuses(Code.MISSING, "data.path", out):
                 source(out)
             _prepare.prepare(job(paths, out, tokenizer, shard_tokens=1500))
             assert contents(out) == expected
@@ -383,7 +384,7 @@ def test_an_input_that_changes_while_it_is_read(tmp_path):
             with open(path, "a") as file:
                 file.write("\n")
 
-    with pytest.raises(UserError, match="changed while it was read"):
+    with refuses(Code.CHANGED, "path", "a.jsonl"):
         _prepare.prepare(job([path], tmp_path / "out", shard_tokens=500), grow)
 
 
@@ -398,25 +399,26 @@ def _flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "name", "words"),
+    ("damage", "name", "code", "field"),
     [
-        (_shorten, "train-00001.bin", r"train-00001.bin: has \d+ bytes of"),
-        (Path.unlink, "evaluation-00000.bin", "is not there"),
-        (_flip, "train-00000.bin", "is damaged"),
-        (_flip, "evaluation-00000.documents", "is not what the manifest says"),
-        (Path.unlink, "evaluation-00000.documents", "cannot be read"),
-        (lambda path: path.write_text('{"a": '), "manifest.json", "is not JSON"),
-        (lambda path: write_json(path, {"kind": "tokens", "schema": 2}), "manifest.json", "something else"),
-        (lambda path: write_json(path, {"kind": "tokens", "schema": 1}), "manifest.json", "lacks 'dtype'"),
-        (Path.unlink, "manifest.json", "holds no manifest"),
+        (_shorten, "train-00001.bin", Code.DAMAGED, "path"),
+        (Path.unlink, "evaluation-00000.bin", Code.DAMAGED, "path"),
+        (_flip, "train-00000.bin", Code.DAMAGED, "path"),
+        (_flip, "evaluation-00000.documents", Code.DAMAGED, "path"),
+        (Path.unlink, "evaluation-00000.documents", Code.DAMAGED, "path"),
+        (lambda path: path.write_text('{"a": '), "manifest.json", Code.DAMAGED, "file"),
+        (lambda path: write_json(path, {"kind": "tokens", "schema": 2}), "manifest.json", Code.DAMAGED, "data.path"),
+        (lambda path: write_json(path, {"kind": "tokens", "schema": 1}), "manifest.json", Code.DAMAGED, "data.path"),
+        (Path.unlink, "manifest.json", Code.MISSING, "data.path"),
     ],
 )
-def test_damage_is_found_before_training(tmp_path, capsys, damage, name, words):
+def test_damage_is_found_before_training(tmp_path, capsys, damage, name, code, field):
     path, out = write_text(tmp_path / "text", texts(40)), tmp_path / "out"
     _prepare.prepare(job([path], out, shard_tokens=6000, share=0.3))
     damage(out / name)
-    with pytest.raises(UserError, match=words):
+    with refuses(code, field) as caught:
         source(out)
+    assert str(caught.value.value) in (str(out / name), str(out))
     if name.endswith((".bin", ".documents")):
         assert name.split(".")[0] in refused(capsys, path, f"--out={out}", "--shard_tokens=6000", "--share=0.3")
 
@@ -430,7 +432,7 @@ def test_a_large_folder_is_not_read_but_its_tokens_are_watched(tmp_path, monkeyp
     monkeypatch.setattr(_tokens, "HASH_WHOLE", 10)
     _flip(out / "train-00000.bin")
     made = source(out)
-    with pytest.raises(UserError, match="has the token"):
+    with refuses(Code.CONFLICT, "data.vocab", 100):
         made.batch(np.arange(20), seed=0, context=64)
 
 
@@ -444,5 +446,6 @@ def test_a_study_takes_its_vocabulary_and_refuses_a_smaller_model(tmp_path, toke
     made = study.resolve(config)
     assert made.cells[0].config.vocab == 300
     config.model.vocab = 200
-    with pytest.raises(UserError, match="dataset mine has tokens up to 300"):
+    with refuses(Code.CONFLICT, "model.vocab", 200) as caught:
         study.resolve(config)
+    assert "300" in caught.value.remedy

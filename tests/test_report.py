@@ -57,6 +57,7 @@ FITTED, TOKENS = 5, (128 * K, 256 * K, 512 * K, M)
 TRUTH = {"stdlib": (1.0, 20.0, 100.0, 0.40, 0.45, None), "known": (0.62, 26.0, 60.0, 0.45, 0.42, 0.62)}
 # Beyond the ladder in N, in D twice, and in both; (size, D, seed).
 HOLDOUTS = ((5, 512 * K, 100), (2, 4 * M, 100), (3, 4 * M, 100), (5, 1536 * K, 101))
+SCHEDULE = {"schedule": "wsd", "decay_fraction": 0.2, "decay_steps": 0}
 ENVIRONMENT = Environment(
     python="3.11.9",
     jax="0.10.2",
@@ -93,7 +94,7 @@ def manifest(run, dataset, size, d, *, kind="branch", role="fit", seed=0, stem=N
         family="gpt",
         size=size,
         config={"width": width, "depth": depth, "context": context},
-        recipe={"name": "width", "learning_rate": 0.03 * 16 / width, "batch": batch, "schedule": "wsd"},
+        recipe={"name": "width", "learning_rate": 0.03 * 16 / width, "batch": batch, **SCHEDULE},
         parameters=Parameters(
             total=n + 2 * head, nonembedding=n, trainable=n, active=n, nonembedding_active=n, groups=groups
         ),

@@ -4,6 +4,7 @@ import functools
 import math
 import types
 import typing
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,14 +13,17 @@ import pytest
 from law_tables import runs_of
 
 from analysis import card, laws
+from analysis.check import approaches
+from analysis.decide import allocate, compare, entropy, next_cells, spending, tune
 from analysis.fitting import fit
-from analysis.show import tables
+from analysis.show import answers, tables, tuning_sentences
+from analysis.show.approach_sentences import why_not
 from analysis.show.numbers import interval, short
 from analysis.show.sentences import meaning, sentence, verdict
 from scaling.records.unit import Unit
 
 
-def example(kind):
+def example(kind: Any) -> Any:
     """A value of a type, made of its annotations: every field set to something plausible."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
@@ -37,26 +41,43 @@ def example(kind):
     return {str: "N", int: 3, float: 0.25, bool: True}[kind]
 
 
-def choices(kind):
+def choices(kind: Any) -> list[Any]:
     """Values of a type with each Literal of its field ``why`` in turn."""
     made = example(kind)
     hints = typing.get_type_hints(kind)
     for field in ("why", "setting"):
-        if field in hints:
+        if typing.get_origin(hints.get(field)) is typing.Literal:
             return [msgspec.structs.replace(made, **{field: word}) for word in typing.get_args(hints[field])]
     return [made]
 
 
+assert answers.sentence is tuning_sentences.sentence is sentence  # one dispatcher, which the rooms above extend
 WARNINGS = typing.get_args(card.AnyWarning)
+DECISIONS = (
+    *typing.get_args(allocate.AllocationWarning),
+    *typing.get_args(spending.AnyCondition),
+    *typing.get_args(compare.AnyReason),
+    *typing.get_args(next_cells.ProposalWarning),
+    tune.NoBestBatch,
+    tune.EdgeOfSweep,
+    compare.NotComparable,
+    entropy.EntropyCheck,
+)
 OTHERS = (card.Dropped, card.Scheme, card.Discrepancy, card.Weights, card.EvaluationError, card.PublishedFit)
 
 
-@pytest.mark.parametrize("kind", [*WARNINGS, *OTHERS], ids=lambda kind: kind.__name__)
-def test_everything_on_a_card_has_a_sentence(kind):
+@pytest.mark.parametrize("kind", [*WARNINGS, *OTHERS, *DECISIONS], ids=lambda kind: kind.__name__)
+def test_every_value_has_a_sentence(kind):
     for value in choices(kind):
         said = sentence(value)
         assert len(said) > 3 and "None" not in said and "{" not in said, said
         assert said == said.strip() and "  " not in said
+
+
+@pytest.mark.parametrize("kind", typing.get_args(approaches.AnyReason), ids=lambda kind: kind.__name__)
+def test_every_reason_of_an_approach_has_a_sentence(kind):
+    for value in choices(kind):
+        assert why_not(value) and "None" not in why_not(value)
 
 
 def test_what_has_no_sentence_is_refused():
@@ -162,7 +183,7 @@ def test_python_of_a_law_is_the_law(name):
     elif law.form == "multipower":
         columns = {c: rng.uniform(0.5, 1.5, 9) if c == "S1" else rng.uniform(0.1, 1.0, (9, 4)) for c in law.columns}
     columns |= {c: near_one[c] for c in law.columns if c == "learning_rate"}
-    found = types.SimpleNamespace(law=law, params=theta)
+    found: Any = types.SimpleNamespace(law=law, params=theta)
     space: dict = {}
     text = tables.to_python(found)
     exec(text, space)
@@ -172,6 +193,7 @@ def test_python_of_a_law_is_the_law(name):
 
 def test_python_of_a_column_that_is_called_as_a_parameter():
     law = laws.get("power:A")
+    found: Any = types.SimpleNamespace(law=law, params={"A": 3.0, "a": 0.5})
     space: dict = {}
-    exec(tables.to_python(types.SimpleNamespace(law=law, params={"A": 3.0, "a": 0.5})), space)
+    exec(tables.to_python(found), space)
     assert space["loss"](np.array([4.0]))[0] == pytest.approx(1.5, rel=1e-12)

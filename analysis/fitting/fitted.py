@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -176,7 +176,7 @@ class Fit:
         value, lo, hi = (float(np.quantile(drawn, q)) for q in (0.5, (1 - level) / 2, (1 + level) / 2))
         return Interval(value=value, lo=lo, hi=hi)
 
-    def reduced(self, law: str | Law) -> Fit:
+    def reduced(self, law: str | Law) -> Self:
         """This fit as one of a law whose parameters are among its own: ``lr_loss`` at its best rate is chinchilla."""
         form = laws.get(law)
         params = {name: self.card.params[name] for name in form.names}
@@ -184,12 +184,12 @@ class Fit:
         draws = self.draws[:, [self.law.index(name) for name in form.names]]
         return type(self)(card, form, draws, self.sigma_run, self.sigma_stem)
 
-    def with_discrepancy(self, term: cards.Discrepancy) -> Fit:
+    def with_discrepancy(self, term: cards.Discrepancy) -> Self:
         """This fit with another term for how wrong the law may be beyond its runs (``check.discrepancy.term``)."""
         card = msgspec.structs.replace(self.card, discrepancy=term)
         return type(self)(card, self.law, self.draws, self.sigma_run, self.sigma_stem)
 
-    def save(self, path: str | Path) -> Fit:
+    def save(self, path: str | Path) -> Self:
         """Writes the draws beside ``path`` (named by their hash), then the card.
 
         Returns:

@@ -329,7 +329,8 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: dict[str, Any], sa
                 say("tokenizing", before + done, total, tokens)
             before += each.size
             if _stamp(each) != stamp:
-                raise UserError("path", each.name, f"changed while it was read; delete {job.out} and prepare again")
+                remedy = f"changed while it was read; delete {job.out} and prepare again"
+                raise UserError("path", each.name, remedy, Code.CHANGED)
         shards.commit()
     say("tokenizing", total, total, tokens)
 

@@ -49,7 +49,7 @@ def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
         get one of their own, 256; a tokenizer's trades places with its highest.
 
     Raises:
-      UserError: there is no such file (MISSING) or token (UNKNOWN), the file is no tokenizer (DAMAGED), a text has no end
+      UserError: there is no such file (MISSING) or token (UNKNOWN), the file is no tokenizer (DAMAGED), there is no end
         though ``closed`` (MISSING), or ``tokenizers`` is not installed (ENVIRONMENT).
     """
     if name == "bytes":

@@ -55,14 +55,15 @@ def open_tokens(path: Path, dtype: str) -> np.ndarray:
     """The tokens of one file, memory-mapped: uint16 or uint32 (n,).
 
     Raises:
-      UserError: the file is missing (MISSING) or empty (TOO_FEW), its size is no multiple of a token, or it differs from
+      UserError: the file is missing (MISSING) or empty (TOO_FEW), or its size is no multiple of a token or not that of
         its header (DAMAGED).
     """
     try:
         size = path.stat().st_size
         head = np.fromfile(path, "<i4", count=min(3, size // 4)) if path.is_file() else None
     except OSError as error:
-        raise UserError("data.path", path, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
+        code = Code.MISSING if isinstance(error, FileNotFoundError) else Code.DAMAGED
+        raise UserError("data.path", path, f"cannot be read ({error.strerror})", code) from error
     if head is None:
         remedy = "is no file; give the token file or the folder of train.bin"
         raise UserError("data.path", path, remedy, Code.MISSING)

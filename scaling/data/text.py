@@ -35,8 +35,8 @@ def read(config: Config) -> list[tuple[str, bytes]]:
     """(relative posix path, content) of the files, sorted by path, empty ones left out.
 
     Raises:
-      UserError: the path is missing or holds no such file (MISSING), cannot be read (DAMAGED), or has less than 32 kB of
-        text (TOO_FEW).
+      UserError: the path is missing or holds no such file (MISSING), cannot be read (DAMAGED), or holds less than 32 kB
+        of text (TOO_FEW).
     """
     files = _files.below(config.path, config.glob, "the folder (or file) of your text")
     try:

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from scaling import objectives
 from scaling.blocks import head, patches, stack
-from scaling.blocks.patches import Embed, patchify
 from scaling.blocks.logical import Axes, Parameters
+from scaling.blocks.patches import Embed, patchify
 from scaling.count import Component
 from scaling.errors import Code, UserError
 from scaling.families import Term, gpt

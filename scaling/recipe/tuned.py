@@ -1,8 +1,7 @@
 """What a recipe file's fit says of a cell: the best learning rate and batch with intervals, and the regret of others.
 
-``fit`` is what ``analysis.decide.tune`` fitted, as an object or as the ``fit`` section of a recipe file has it; each draw
-and ``point`` are (h, r, g, log k, p, q of the learning rate, log k, p, q of the batch in tokens) of its parabola of log
-loss.
+``fit`` is what ``analysis.decide.tune`` fitted, as an object or as the ``fit`` section of a recipe file. Each draw and
+``point`` are (h, r, g, log k, p, q of the rate, log k, p, q of the batch in tokens) of its parabola of log loss.
 """
 
 from __future__ import annotations

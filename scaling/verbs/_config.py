@@ -82,9 +82,12 @@ def _run(path: Path, argument: str | None) -> ConfigDict:
                 line = f" in line {at.tb_lineno}"
             at = at.tb_next
         given = "" if argument is None else f":{argument}"
-        raise UserError("config", f"{path}{given}", f"cannot be used: {type(error).__name__}{line}: {error}") from error
+        remedy = f"cannot be used: {type(error).__name__}{line}: {error}"
+        raise UserError("config", f"{path}{given}", remedy, Code.DAMAGED) from error
     if not isinstance(config, ConfigDict):
-        raise UserError("config", path, f"get_config returned a {type(config).__name__}; it must return a ConfigDict")
+        raise UserError(
+            "config", path, f"get_config returned a {type(config).__name__}; it must return a ConfigDict", Code.DAMAGED
+        )
     return config
 
 

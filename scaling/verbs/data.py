@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError, choose
 from scaling.flags import Flag
 from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import count, print_json
@@ -46,9 +46,9 @@ def data(options: SimpleNamespace) -> int:
     """Prepares the files, or goes on, or checks what is there."""
     action, *paths = map(str, options.paths)
     if action != "prepare":
-        raise UserError("data", action, "give scaling data prepare PATH ... --out=DIR")
+        raise UserError("data", action, choose(action, ["prepare"]), Code.UNKNOWN)
     if not options.out:
-        raise UserError("out", "nothing", "give --out=DIR, a directory for the tokens")
+        raise UserError("out", "nothing", "give --out=DIR, a directory for the tokens", Code.MISSING)
     from scaling.data import _documents, _prepare, _tokenizer
 
     given = options.evaluation.split(",") if options.evaluation else []

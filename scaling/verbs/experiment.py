@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from scaling.errors import Code, UserError
+from scaling.flags import Flag, read
 from scaling.records import Manifest, Result, records, write_json
+from scaling.verbs._declare import JSON
 from scaling.verbs.show import print_json
 from scaling.worker import EXIT_USER
 
@@ -30,29 +31,34 @@ def finished(workdir: Path) -> Iterator[tuple[Manifest, Result]]:
         raise UserError("workdir", workdir, "holds no finished run; run the study first", Code.MISSING)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in the one line of the verbs, not below three of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError("arguments", " ".join(sys.argv[1:]) or "none", f"{message}; --help lists what there is")
-
-
 def command(doc: str | None, file: str, analyse: Callable[[Path], Any], lines: Callable[[Any], list[str]]) -> None:
     """``python experiments/NAME.py --workdir=W [--json]``: the answer as a table or as JSON, and in ``W/file``.
 
     Exits with 2 and one line on a UserError.
+
+    Args:
+      doc: the docstring of the script, whose first line is its help.
+      file: name of the answer in the work directory.
+      analyse: from the work directory to the answer, which JSON can hold.
+      lines: the answer for people.
     """
-    parser = _Parser(description=(doc or "").split("\n")[0])
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--json", action="store_true")
+    flags = (Flag("workdir", str, "directory of the study"), JSON)
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"usage: python {sys.argv[0]} --workdir=DIRECTORY [--json]\n\n  {(doc or '').splitlines()[0]}")
+        sys.exit(0)
     try:
-        options = parser.parse_args()
-        answer = analyse(options.workdir)
-        write_json(options.workdir / file, answer)
+        given = read(flags, sys.argv[1:])
+        if given.positional or "workdir" not in given.flags:
+            raise UserError(
+                "workdir", " ".join(given.positional) or "nothing", "give --workdir=DIRECTORY", Code.MISSING
+            )
+        workdir = Path(str(given.flags["workdir"]))
+        answer = analyse(workdir)
+        write_json(workdir / file, answer)
     except UserError as error:
         print(f"scaling: error: {error}", file=sys.stderr)
         sys.exit(EXIT_USER)
-    if options.json:
+    if given.flags.get("json"):
         print_json(answer)
     else:
         print("\n".join(lines(answer)))

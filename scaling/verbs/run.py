@@ -11,7 +11,7 @@ from scaling import engines
 from scaling.errors import Code, UserError
 from scaling.verbs._declare import JSON, WORKDIR, Verb
 from scaling.verbs._study import planned, print_failures
-from scaling.verbs._training import TRAINING
+from scaling.verbs._training import TRAINING, engine_options
 from scaling.verbs.show import print_json
 
 
@@ -29,8 +29,7 @@ def run(options: SimpleNamespace) -> int:
     else:
         raise UserError("config", "nothing", "give --config=FILE.py, or --workdir of a study to continue", Code.MISSING)
     # What is wrong with its options is heard of before anything is written.
-    start = engines.engine(options.engine)
-    engine = start(workdir, **{flag.name: getattr(options, flag.name) for flag in engines.flags(options.engine)})
+    engine = engines.engine(options.engine)(workdir, **engine_options(options))
     if made is not None:
         from scaling import plan as plans
 

@@ -1,0 +1,367 @@
+"""What ``import analysis`` offers beside its rooms: from a table of runs to a law and what follows from it.
+
+    import analysis
+    fit = analysis.fit("runs.csv")
+    fit                                  # a summary; HTML in a notebook
+    fit.predict(N=7e9, D=1e12)
+    fit.optimal(flops=1e24)
+    fit.plot()
+
+Rooms above the fit are imported when they are asked for, so that a fit costs neither figures nor allocations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pandas as pd
+
+from analysis import laws
+from analysis.fitting import Fit as _Fit
+from analysis.fitting import fit as _fit
+from analysis.fitting import load_fit
+from analysis.laws import Law
+from analysis.table import read as tables
+from analysis.table.runs import Runs, from_frame
+from analysis.table.runs import load as _load
+from scaling.errors import Code, UserError, choose
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from analysis.decide.allocate import Allocation
+    from analysis.decide.compare import Axis, Comparison
+    from analysis.engine.frontier import Cost
+
+Units = Mapping[str, float | str]
+FACTORS = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "bits": math.log(2)}
+
+
+class Fit(_Fit):
+    """A fitted law: its numbers with intervals, and what follows from them. Immutable.
+
+    ``analysis.fit`` and ``Fit.load`` make one.
+
+    Attributes:
+      card: every number, with what was done and what is wrong (``analysis.card.FitCard``).
+      law: the formula.
+      params: the estimate by name.
+      intervals: parameters, and the exponents a and b of the optimum, as ``Interval(value, lo, hi)``.
+      draws: (S, P), parameters in the order of ``law.names``; intervals of anything else come from them.
+      warnings: what is wrong or unknowable, one value a kind.
+    """
+
+    def __repr__(self) -> str:
+        from analysis.show.tables import summary
+
+        return summary(self)
+
+    def _repr_html_(self) -> str:
+        from analysis.show.tables import summary_html
+
+        return summary_html(self)
+
+    @classmethod
+    def load(cls, path: str | Path, law: str | Law | None = None) -> Self:
+        """Reads a card that ``save`` wrote.
+
+        Args:
+          path: of the card.
+          law: where the card's own cannot be found by its name, as one made in Python.
+
+        Raises:
+          UserError: the card or its draws are missing or damaged, or the law is not found or another one.
+        """
+        return cls.of(load_fit(path, law))
+
+    @classmethod
+    def of(cls, fit: _Fit) -> Self:
+        """A fit of ``analysis.fitting`` with these methods."""
+        return cls(fit.card, fit.law, fit.draws, fit.sigma_run, fit.sigma_stem)
+
+    def optimal(
+        self,
+        *,
+        flops: float | None = None,
+        params: float | None = None,
+        tokens: float | None = None,
+        level: float = 0.95,
+        cost: Cost | None = None,
+        force: bool = False,
+    ) -> Allocation:
+        """What to train: the compute-optimal partners of one number, or the loss of a cell of two.
+
+        Args:
+          flops: training FLOPs.
+          params: N, counted as the fitted runs count it.
+          tokens: training tokens D.
+          level: of the intervals.
+          cost: C(N, D); by default that of the fitted runs, else 6 N D.
+          force: answer with a warning where the answer would be refused.
+
+        Returns:
+          N, D, FLOPs, tokens per parameter and the loss of a new run there, each ``Interval(value, lo, hi)``.
+
+        Raises:
+          UserError: NOT_IDENTIFIED, BEYOND (over 100 times the largest fitted compute), UNSUPPORTED or INVALID.
+
+        Example:
+          >>> fit.optimal(flops=1e24).N.value  # doctest: +SKIP
+          1.1e11
+        """
+        from analysis.decide.allocate import optimal
+
+        return optimal(self, flops=flops, params=params, tokens=tokens, level=level, cost=cost, force=force)
+
+    def plot(self, *, ax: Axes | None = None) -> Figure:
+        """Runs and fitted law: loss against tokens, a line for each size, or against the law's one column.
+
+        Other figures are in ``analysis.plots``.
+
+        Args:
+          ax: axes to draw into; by default those of a new figure.
+
+        Returns:
+          The figure.
+        """
+        from analysis.show.plots import loss
+
+        return loss(self, ax=ax)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Parameters and derived numbers, one a row: ``value``, ``lo``, ``hi``, ``unit``, ``identified``, meaning."""
+        from analysis.show.tables import to_frame
+
+        return to_frame(self)
+
+    def to_latex(self) -> str:
+        """A LaTeX table (booktabs) of the numbers with their intervals, and a caption."""
+        from analysis.show.tables import to_latex
+
+        return to_latex(self)
+
+    def to_python(self) -> str:
+        """A function of the law's columns, in a few lines that need numpy alone."""
+        from analysis.show.tables import to_python
+
+        return to_python(self)
+
+
+def load(  # wide: each keyword is one choice of the user, and a flag of the shell
+    data: str | Path | pd.DataFrame,
+    *,
+    where: str | None = None,
+    dataset: str | None = None,
+    n: str = "nonembedding",
+    columns: Mapping[str, str] | None = None,
+    units: Units | None = None,
+    law: str | Law | None = None,
+    warmup: int | None = None,
+    term: str | None = None,
+) -> Runs:
+    """Reads the runs that a law may be fitted to, and checks them.
+
+    Args:
+      data: a DataFrame, a .csv, .tsv, .jsonl or .parquet table with columns N, D, loss and perhaps C (else C = 6 N D),
+        a work directory of this trainer, or a published set, ``reference:NAME``.
+      where: a selection of rows such as ``"outlier == 0 and N > 1e6"``.
+      dataset: which data set; sets are never mixed.
+      n: which parameters are N: of a work directory ``nonembedding``, ``total``, ``active``; of a table a column.
+      columns: the table's names where they are others, such as ``{"loss": "val_loss"}``.
+      units: what the table counts in, by the names N, D, C, loss or the law's: ``{"N": "M", "D": "B"}`` of a table in
+        millions and billions, ``{"loss": "bits"}``, or the number that one unit of the table is.
+      law: what the runs are for; N and D are needed only where it has them.
+      warmup: of learning curves: steps of a linear rise from 0 to the first learning rate in the table.
+      term: of a work directory, which loss term or metric is the loss.
+
+    Returns:
+      The rows, what was dropped and why, and what the columns mean.
+
+    Raises:
+      UserError: no such path, an unusable table (row and column are named), a selection of nothing.
+    """
+    selected: Mapping[str, Any] = {"where": where, "dataset": dataset, "n": n, "columns": columns, "law": law}
+    if isinstance(data, pd.DataFrame):
+        if term is not None:
+            raise UserError(
+                "term", term, "is for work directories; name the column: columns={'loss': ...}", Code.UNSUPPORTED
+            )
+        frame = data if units is None else _in_units(data, units, n, columns, law)
+        return from_frame(frame, warmup=warmup, **selected)
+    if str(data).startswith("reference:"):
+        if units is not None or term is not None:
+            raise UserError("reference", data, "has its own units and loss; leave out units and term", Code.CONFLICT)
+        from analysis import reference
+
+        return reference.load(data, warmup=warmup, **selected)
+    if units is None:
+        return _load(data, warmup=warmup, term=term, **selected)
+    path = Path(data)
+    if not path.is_file():
+        raise UserError("units", path, "are for the numbers of a table; this is none", Code.UNSUPPORTED)
+    frame, rows = tables.read(path)
+    frame = _in_units(frame, units, n, columns, law)
+    return from_frame(frame, warmup=warmup, source=str(path), rows=rows, **selected)
+
+
+# long: most of it is its help
+def fit(  # wide: each keyword is one choice of the user, and a flag of the shell
+    data: str | Path | pd.DataFrame | Runs,
+    law: str | Law | None = None,
+    *,
+    where: str | None = None,
+    dataset: str | None = None,
+    n: str = "nonembedding",
+    columns: Mapping[str, str] | None = None,
+    units: Units | None = None,
+    warmup: int | None = None,
+    term: str | None = None,
+    objective: str = "auto",
+    level: float = 0.95,
+    fixed: Mapping[str, float] | None = None,
+    priors: Mapping[str, tuple[float, float]] | None = None,
+    seed: int = 0,
+    scheme: str = "auto",
+    discrepancy: str | float = "auto",
+    weights: str = "none",
+) -> Fit:
+    """Fits a law to a table of runs.
+
+    Deterministic in ``seed``.
+
+    Args:
+      data: a DataFrame, a path or a published set as in ``load``, or what ``load`` returned.
+      law: a name of ``analysis.laws.REGISTRY``, one with ties or a column (``chinchilla[beta=alpha]``, ``power:C``),
+        ``FILE.py:NAME``, or a ``Law``; by default L = E + A N^-alpha + B D^-beta, or that of a published set.
+      where, dataset, n, columns, units, warmup, term: as in ``load``.
+      objective: ``auto`` (Huber adapted to the noise), ``squares``, ``huber:DELTA``, ``student`` or ``student:NU``;
+        ``raw:`` before it for residuals of the loss itself instead of its logarithm.
+      level: of the intervals, from 0.5 to 1.
+      fixed: parameters that are held, and at which values.
+      priors: normal ones, ``{name: (mean, standard deviation)}``.
+      scheme: of the intervals: ``auto``, ``likelihood-t``, ``profile-t``, ``delta-t``, ``bootstrap``,
+        ``bootstrap-runs``, ``jackknife-t``, or ``all``.
+      discrepancy: how wrong the law may be beyond the runs: ``auto`` (learned over real studies), ``off``, or a scale
+        of log loss per e-fold.
+      weights: ``none``, ``seeds`` or a column of precisions.
+
+    Returns:
+      The fit; printing it gives a summary.
+
+    Raises:
+      UserError: an unusable table, too few rows, bad numbers, an unknown law or a wrong option.
+
+    Example:
+      >>> fit = analysis.fit(df, columns={"N": "params", "loss": "val_loss"}, units={"D": "B"})  # doctest: +SKIP
+    """
+    form, columns = _form(data, law, columns)
+    reading: Mapping[str, Any] = {
+        "where": where,
+        "dataset": dataset,
+        "n": n,
+        "columns": columns,
+        "units": units,
+        "warmup": warmup,
+        "term": term,
+    }
+    if isinstance(data, Runs):
+        given = [name for name, value in reading.items() if value and (name, value) != ("n", "nonembedding")]
+        if given:
+            raise UserError(given[0], reading[given[0]], "is for `load`, which made these runs", Code.CONFLICT)
+        runs = data
+    else:
+        runs = load(data, law=form, **reading)
+    made = _fit(
+        runs,
+        form,
+        objective=objective,
+        level=level,
+        fixed=fixed,
+        priors=priors,
+        seed=seed,
+        scheme=scheme,
+        discrepancy=discrepancy,
+        weights=weights,
+    )
+    return Fit.of(made)
+
+
+def compare(
+    *fits: _Fit,
+    labels: Sequence[str] | None = None,
+    level: float = 0.95,
+    margins: Mapping[str, float] | None = None,
+    axis: Axis = "auto",
+    seed: int = 0,
+) -> Comparison:
+    """Differences of exponents between fits of different runs, and all of them pooled.
+
+    Args:
+      fits: two or more.
+      labels: their names in the answer; by default the data set, law or place that tells them apart.
+      level: of the intervals.
+      margins: by quantity, the difference below which two are called equal.
+      axis: of compute for equal loss: ``auto`` or ``bits_per_byte``.
+      seed: of the draws.
+
+    Returns:
+      For each quantity that the fits share: its intervals, the difference of each pair with its verdict, the pool.
+
+    Raises:
+      UserError: TOO_FEW: fewer than two fits; CONFLICT: fits of the same runs or label; MIXED: counts of N that differ.
+    """
+    from analysis.decide.compare import Member
+    from analysis.decide.compare import compare as _compare
+
+    names = _labels(fits) if labels is None else list(labels)
+    if len(names) != len(fits):
+        raise UserError("labels", ", ".join(names), f"give one for each of the {len(fits)} fits")
+    members = [Member(name, fit) for name, fit in zip(names, fits)]
+    return _compare(members, level=level, margins=margins, axis=axis, seed=seed)
+
+
+def _labels(fits: Sequence[_Fit]) -> list[str]:
+    """The shortest names that tell fits apart."""
+    stems = [fit.data.dataset or Path(fit.data.source).stem for fit in fits]
+    whole = [f"{fit.law.name} of {stem}" for fit, stem in zip(fits, stems)]
+    for names in (stems, [fit.law.name for fit in fits], whole):
+        if len(set(names)) == len(fits):
+            return names
+    return [f"{name} {i + 1}" for i, name in enumerate(whole)]
+
+
+def _form(
+    data: object, law: str | Law | None, columns: Mapping[str, str] | None
+) -> tuple[Law, Mapping[str, str] | None]:
+    """The law to fit and the columns to read: a law of x in the column that is named x goes by that column's name."""
+    if law is None and isinstance(data, str | Path) and str(data).startswith("reference:"):
+        from analysis import reference
+
+        law = reference.source(str(data)).law
+    form = laws.default() if law is None else laws.get(law)
+    if columns and "x" in columns and form.columns == ("x",):
+        others = {name: column for name, column in columns.items() if name != "x"}
+        return form.in_column(columns["x"]), others
+    return form, columns
+
+
+def _in_units(
+    frame: pd.DataFrame, units: Units, n: str, columns: Mapping[str, str] | None, law: str | Law | None
+) -> pd.DataFrame:
+    """The table with its numbers in parameters, tokens, FLOPs and nats."""
+    named, _ = tables.name_columns(frame, n, columns or {}, None if law is None else laws.get(law))
+    out = frame.copy()
+    for name, unit in units.items():
+        if name not in named:
+            raise UserError("units", name, f"is no column here; {choose(name, named)}", Code.UNKNOWN)
+        factor = FACTORS.get(unit) if isinstance(unit, str) else unit
+        if factor is None:
+            raise UserError("units", f"{name}={unit}", f"{choose(unit, FACTORS)}, or give a number", Code.UNKNOWN)
+        if not (math.isfinite(factor) and factor > 0):
+            raise UserError("units", f"{name}={unit}", "must be a positive number")
+        out[named[name]] = tables.number(frame[named[name]]) * factor
+    return out
