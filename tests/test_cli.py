@@ -11,14 +11,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import handmade
 import pytest
 from chain_study import ROOT, Study, chain_study, ending, program, wait_for  # noqa: F401
+from refusals import refuses
 
 from analysis import laws
 from analysis.decide.spending import measured
-from scaling import cli, verbs
-from scaling.errors import UserError
+from scaling import cli, flags, verbs
+from scaling.errors import Code, UserError
+from scaling.flags import Flag
 from scaling.records import read_json, write_json
+from scaling.verbs import _config
 from scaling.verbs._study import default_workdir
 from scaling.verbs.show import pairs, table
 
@@ -47,6 +51,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "runs.csv").write_text("\n".join(["N,D,loss", *LOSSES]))
     (tmp_path / "lossless.csv").write_text("N,D\n1,2\n")
     (tmp_path / "text.csv").write_text("N,D,loss\n1e6,1e8,3.0\n1e7,many,2.5\n")
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "text.csv.py").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("not a directory")
     monkeypatch.chdir(tmp_path)
@@ -61,7 +68,7 @@ def scaling(*arguments: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def test_help_is_complete_and_imports_nothing_heavy():
+def test_help_fits_a_screen_and_imports_nothing_heavy():
     code = (
         "import sys\nfrom scaling import cli\n"
         "assert cli.main([]) == cli.main(['--help']) == 0\n"
@@ -71,98 +78,191 @@ def test_help_is_complete_and_imports_nothing_heavy():
     )
     ran = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+    overview = cli.overview().splitlines()
     for name, verb in VERBS.items():
-        assert f"  {name} " in ran.stdout and verb.summary in ran.stdout
-        assert all(f"--{flag.name}" in ran.stdout for flag in verb.flags)
+        assert any(line.split() == [name, *verb.summary.split()] for line in overview)
+        lines = cli.usage(name).splitlines()
+        assert len(lines) <= 40 and max(map(len, lines)) <= 100, name
+        assert all(any(line.startswith(f"  --{flag.name}") for line in lines) for flag in verb.flags)
+        assert lines[-1] == f"example: {verb.example}" and verb.example.startswith(f"scaling {name}")
+
+
+def trained(workdir: Path, arguments: list[str]) -> None:
+    """The study of a configuration, with losses by hand: its plan, its records, nothing trained."""
+    from scaling import plan, study
+
+    planned = plan.make(study.resolve(cli.parse("plan", arguments).config))
+    plan.write(planned, workdir)
+    for spec in (spec for each in planned.programs for spec in each.runs):
+        n, d = spec.manifest.parameters.nonembedding, spec.manifest.tokens.D
+        loss = (1.0 + 30 / n**0.4 + 60 / d**0.4) * (1 + 0.002 * spec.manifest.seed)
+        handmade.write(workdir, spec.manifest, handmade.result(loss, steps=spec.manifest.steps, tokens=d))
+
+
+def test_every_example_works(place):
+    other = [",".join([*row.split(",")[:2], str(float(row.split(",")[2]) * 1.02)]) for row in LOSSES]
+    (place / "other.csv").write_text("\n".join(["N,D,loss", *other]))
+    for table_name, card in (("runs.csv", "fit.json"), ("runs.csv", "one.json"), ("other.csv", "two.json")):
+        assert scaling("fit", table_name, f"--out={card}")[0] == 0
+    (place / "texts").mkdir()
+    for name in "abcdefgh":
+        (place / "texts" / f"{name}.txt").write_text(f"{name} word " * 1000)
+    trained(place / "runs/demo-smoke", ["--config=demo:smoke"])
+    for name, verb in VERBS.items():
+        code, out, err = scaling(*shlex.split(verb.example)[1:])
+        assert code == 0 and out, (name, err)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "head"),
     [
-        ("jump", "verb = jump: choose one of plan, run"),
-        ("plan", "config = nothing: give --config"),
-        ("plan --config", "config = nothing: give a file or one of "),
-        ("plan --config=missing.py", "config = missing.py: no such file; give FILE.py or the name of an installed one"),
-        ("plan --config=nothing", "the name of an installed one ("),
-        ("plan --config=folder", "no such file"),
-        (
-            "plan --config=exp.py:wrong",
-            "config = exp.py:wrong: cannot be used: ValueError in line 7: no argument wrong",
-        ),
-        ("plan --config=broken.py", "NameError in line 2: name 'undefined_name' is not defined"),
-        ("plan --config=syntax.py", "SyntaxError"),
-        ("plan --config=empty.py", "no attribute 'get_config'"),
-        ("plan --config=exp.py --config.nothing=3", "config.nothing = 3: no such field"),
-        ("plan --config=exp.py --config.model.nothing=3", "model.nothing = 3: unknown field"),
-        ("plan --config=exp.py --config.recipe.lr=3", "recipe.lr = 3: unknown field"),
-        ("plan --config=exp.py --config.chunk=many", "config.chunk = many: invalid literal"),
-        ("plan --config=exp.py --config.chunk=0", "config.chunk = 0: must be"),
-        ("plan --config.chunk=3", "config.chunk = overridden: there is nothing to override; give --config too"),
-        ("plan --config=exp.py --wrkdir=a", "flag = --wrkdir: unknown flag; did you mean --workdir?"),
-        ("plan --config=exp.py --json=perhaps", "json = perhaps: Non-boolean argument to boolean flag"),
-        ("plan --config=exp.py --workdir", "Missing value for flag --workdir"),
-        ("plan exp.py", "plan = exp.py: takes no argument"),
-        ("plan --config=exp.py --config.cells.grid.sizes=(-1,)", "size"),
-        ("run", "config = nothing: give --config=FILE.py, or --workdir"),
-        ("run --workdir=folder", "workdir = folder: holds no study.json"),
-        ("run --workdir=nowhere", "workdir = nowhere: does not exist"),
-        ("run --config=exp.py --engine=cloud", "engine = cloud: choose one of local"),
-        ("run --config=exp.py --workers=0", "workers = 0: must be at least 1"),
-        ("run --config=exp.py --workers=a", "workers = a: invalid literal"),
-        ("run --config=exp.py --max_attempts=0", "max_attempts = 0: must be at least 1"),
-        ("run --config=exp.py --ensemble=0", "ensemble = 0: must be a whole number of at least 1, or auto"),
-        ("run --config=exp.py --ensemble=all", "ensemble = all: must be a whole number of at least 1, or auto"),
-        ("tune --config=exp.py --ensemble=-2", "ensemble = -2: must be a whole number of at least 1, or auto"),
-        ("tune --config=exp.py --sizes=0.5", "sizes = 0.5: must be whole numbers"),
-        ("tune --config=exp.py --batches=inf", "batches = inf: must be numbers with commas between them"),
-        ("tune --config=exp.py --rates=0.1,nan", "rates = 0.1,nan: must be numbers with commas between them"),
-        ("tune --config=exp.py --level=95", "level = 95.0: give a probability from 0.5 to 1"),
-        ("plan --config=exp.py --config.cells.grid.tokens=(1e999,)", "tokens = inf: must be a positive number"),
-        ("plan --config=exp.py --noise=-1", "noise = -1.0: give the sd of log loss between runs"),
-        ("plan --config=exp.py --simulate=-1", "simulate = -1: give how many studies to draw and fit, or 0"),
-        ("plan --config=exp.py --noise=nan", "noise = nan: give the sd of log loss between runs"),
-        ("run --config=exp.py --workdir=file", "cannot be written"),
-        ("run --config=exp.py --config.data.known.source=dream", "dream"),
-        ("status", "status = nothing: takes WORKDIR"),
-        ("status folder", "holds no study.json"),
-        ("fit", "fit = nothing: takes PATH"),
-        ("fit runs.csv more.csv", "fit = runs.csv more.csv: takes PATH"),
-        ("fit nowhere.csv", "does not exist"),
-        ("fit lossless.csv", "loss"),
-        ("fit text.csv", "many"),
-        ("fit runs.csv --law=guess", "law = guess: choose one of"),
-        ("fit runs.csv --fixed=E", "fixed = E: must be NAME=VALUE"),
-        ("fit runs.csv --fixed=E=low", "fixed = E=low: must be NAME=VALUE"),
-        ("fit runs.csv --objective=best", "objective"),
-        ("fit runs.csv --where=N>1e30", "leaves none"),
-        ("fit folder --law=chinchilla", "workdir"),
-        ("fit folder", "workdir"),
-        ("predict nothing.json --flops=1e18", "nothing.json"),
-        ("predict runs.csv --flops=1e18", "runs.csv"),
-        ("predict folder", "folder"),
-        ("predict nothing.json --device_hours=2", "nothing.json"),
-        ("next", "next = nothing: takes FIT.json|WORKDIR"),
-        ("next nothing.json --target=a", "budget = nothing: give --target"),
-        ("next nothing.json --budget=1e18", "target = nothing: give --target"),
-        ("next nothing.json --target=a --budget=1e18", "nothing.json"),
-        ("next nothing.json --target=a --budget=1e18 --out=next.txt", "out = next.txt: give NAME.py"),
-        ("next nothing.json --target=a --budget=1e18 --out=next.py", "a table has no study to go on with"),
-        ("next folder --target=a --budget=1e18", "holds no study.json"),
-        ("compare", "compare = nothing: takes FIT.json|WORKDIR|RUN..."),
-        ("compare nothing.json", "nothing.json"),
-        ("compare folder file.json", "holds no study.json"),
-        ("compare nothing.json other.json --margin=a", "margin = a: must be NAME=VALUE"),
-        ("report file", "is no directory"),
-        ("plot nowhere.json", "nowhere.json"),
+        ("jump", "verb = jump"),
+        ("plan", "config = nothing"),
+        ("plan --config", "config = nothing"),
+        ("plan --config=missing.py", "config = missing.py"),
+        ("plan --config=nothing", "config = nothing"),
+        ("plan --config=folder", "config = folder"),
+        ("plan --config=exp.py:wrong", "config = exp.py:wrong"),
+        ("plan --config=broken.py", "config = broken.py"),
+        ("plan --config=syntax.py", "config = syntax.py"),
+        ("plan --config=empty.py", "config = empty.py"),
+        ("plan --config=leaves.py", "config = leaves.py"),
+        ("plan --config=text.csv.py", "config = text.csv.py"),
+        ("plan --config=exp.py --config.nothing=3", "config.nothing = 3"),
+        ("plan --config=exp.py --config.name.nothing=3", "config.name.nothing = 3"),
+        ("plan --config=exp.py --config.mesh.nothing=3", "config.mesh.nothing = 3"),
+        ("plan --config=exp.py --config.mesh=3", "config.mesh = 3"),
+        ("plan --config=exp.py --config.cells.none.seeds=3", "config.cells.none = 3"),
+        ("plan --config=exp.py --config.cells.grid.seeds=one", "config.cells.grid.seeds = one"),
+        ("plan --config=exp.py --config.model.nothing=3", "model.nothing = 3"),
+        ("plan --config=exp.py --config.recipe.lr=3", "recipe.lr = 3"),
+        ("plan --config=exp.py --config.chunk=many", "config.chunk = many"),
+        ("plan --config=exp.py --config.chunk", "config.chunk = nothing"),
+        ("plan --config=exp.py --config.repeats=perhaps", "config.repeats = perhaps"),
+        ("plan --config=exp.py --config.chunk=0", "config.chunk = 0"),
+        ("plan --config.chunk=3", "config.chunk = 3"),
+        ("plan --config=exp.py --wrkdir=a", "flag = --wrkdir"),
+        ("plan --config=exp.py --json=perhaps", "json = perhaps"),
+        ("plan --config=exp.py --workdir", "workdir = nothing"),
+        ("plan --config=exp.py --workdir --json", "workdir = nothing"),
+        ("plan exp.py", "plan = exp.py"),
+        ("plan --config=exp.py --config.cells.grid.sizes=(-1,)", "size = -1"),
+        ("status folder --config=exp.py", "flag = --config"),
+        ("run", "config = nothing"),
+        ("run --workdir=folder", "workdir = folder"),
+        ("run --workdir=nowhere", "workdir = nowhere"),
+        ("run --config=exp.py --engine=cloud", "engine = cloud"),
+        ("run --config=exp.py --workers=0", "workers = 0"),
+        ("run --config=exp.py --workers=a", "workers = a"),
+        ("run --config=exp.py --workers=1.5", "workers = 1.5"),
+        ("run --config=exp.py --max_attempts=0", "max_attempts = 0"),
+        ("run --config=exp.py --ensemble=0", "ensemble = 0"),
+        ("run --config=exp.py --ensemble=all", "ensemble = all"),
+        ("tune --config=exp.py --ensemble=-2", "ensemble = -2"),
+        ("tune --config=exp.py --sizes=0.5", "sizes = 0.5"),
+        ("tune --config=exp.py --batches=inf", "batches = inf"),
+        ("tune --config=exp.py --rates=0.1,nan", "rates = 0.1,nan"),
+        ("tune --config=exp.py --level=95", "level = 95.0"),
+        ("plan --config=exp.py --config.cells.grid.tokens=(1e999,)", "cells.grid.tokens = inf"),
+        ("plan --config=exp.py --noise=-1", "noise = -1.0"),
+        ("plan --config=exp.py --simulate=-1", "simulate = -1"),
+        ("plan --config=exp.py --noise=nan", "noise = nan"),
+        ("run --config=exp.py --workdir=file", "path = file/study.json"),
+        ("run --config=exp.py --config.data.known.source=dream", "source = dream"),
+        ("status", "status = nothing"),
+        ("status folder", "workdir = folder"),
+        ("fit", "fit = nothing"),
+        ("fit runs.csv more.csv", "fit = runs.csv more.csv"),
+        ("fit nowhere.csv", "path = nowhere.csv"),
+        ("fit lossless.csv", "table = no column loss"),
+        ("fit text.csv", "line 3, column D = many"),
+        ("fit runs.csv --law=guess", "law = guess"),
+        ("fit runs.csv --fixed=E", "fixed = E"),
+        ("fit runs.csv --fixed=E=low", "fixed = E=low"),
+        ("fit runs.csv --objective=best", "objective = best"),
+        ("fit runs.csv --where=N>1e30", "where = N>1e30"),
+        ("fit folder --law=chinchilla", "workdir = folder"),
+        ("fit folder", "workdir = folder"),
+        ("fit loop.csv", "path = loop.csv"),
+        ("predict nothing.json --flops=1e18", "fit = nothing.json"),
+        ("predict runs.csv --flops=1e18", "fit = runs.csv"),
+        ("predict folder", "workdir = folder"),
+        ("predict loop.csv --flops=1e18", "file = loop.csv"),
+        ("predict nothing.json --device_hours=2", "fit = nothing.json"),
+        ("next", "next = nothing"),
+        ("next nothing.json --target=a", "budget = nothing"),
+        ("next nothing.json --budget=1e18", "target = nothing"),
+        ("next nothing.json --target=a --budget=1e18", "fit = nothing.json"),
+        ("next nothing.json --target=a --budget=1e18 --out=next.txt", "out = next.txt"),
+        ("next nothing.json --target=a --budget=1e18 --out=next.py", "out = next.py"),
+        ("next folder --target=a --budget=1e18", "workdir = folder"),
+        ("compare", "compare = nothing"),
+        ("compare nothing.json", "fit = nothing.json"),
+        ("compare folder file.json", "workdir = folder"),
+        ("compare nothing.json other.json --margin=a", "margin = a"),
+        ("data improve text.csv --out=t", "data = improve"),
+        ("data prepare text.csv", "out = nothing"),
+        ("report file", "workdir = file"),
+        ("plot nowhere.json", "fit = nowhere.json"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_2(place, arguments, words):
+def test_mistakes_are_one_line_and_exit_2(place, arguments, head):
     before = sorted(path.relative_to(place) for path in place.rglob("*") if "__pycache__" not in path.parts)
     code, out, err = scaling(*arguments.split())
     assert code == 2, (out, err)
-    assert err.startswith("scaling: error: ") and err.count("\n") == 1 and words in err, err
+    assert err.startswith(f"scaling: error: {head}") and err.count("\n") == 1, err
     after = sorted(path.relative_to(place) for path in place.rglob("*") if "__pycache__" not in path.parts)
     assert after == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        ("statsu", "status"),
+        ("plan --config=dmo", "demo"),
+        ("plan --config=exp.py --wrkdir=a", "--workdir"),
+        ("plan --config=exp.py --config.chunks=3", "chunk"),
+        ("plan --config=exp.py --config.cells.grid.seed=3", "seeds"),
+        ("plan --config=exp.py --config.model.widht=3", "width"),
+        ("plan --config=exp.py --config.family=gtp", "gpt"),
+        ("run --config=exp.py --engine=locla", "local"),
+        ("fit runs.csv --law=chinchila", "chinchilla"),
+    ],
+)
+def test_what_is_mistyped_is_answered_with_the_nearest_name(place, arguments, nearest):
+    code, _, err = scaling(*arguments.split())
+    assert code == 2 and f"did you mean {nearest}?" in err, err
+
+
+def test_codes_say_what_kind_of_mistake_it_is(place):
+    for arguments, code, field in (
+        (["plan", "--wrkdir=a"], Code.UNKNOWN, "flag"),
+        (["plan", "--workdir"], Code.MISSING, "workdir"),
+        (["plan", "--config=broken.py"], Code.DAMAGED, "config"),
+        (["plan", "--config=empty.py"], Code.MISSING, "config"),
+        (["plan", "--config=exp.py", "--config.chunks=3"], Code.UNKNOWN, "config.chunks"),
+        (["plan", "--config=exp.py", "--config.chunk=x"], Code.INVALID, "config.chunk"),
+        (["plan", "--config.chunk=3"], Code.MISSING, "config.chunk"),
+        (["plan", "--noise=low"], Code.INVALID, "noise"),
+        (["status"], Code.MISSING, "status"),
+        (["jump"], Code.UNKNOWN, "verb"),
+    ):
+        with refuses(code, field):
+            cli.parse(arguments[0], arguments[1:])
+
+
+def test_flags_are_read_as_people_write_them():
+    declared = [Flag("workdir", str, ""), Flag("cut", int, ""), Flag("json", bool, "", False), Flag("noise", float, "")]
+    given = flags.read(declared, ["a", "--workdir", "w=1", "-cut=1e6", "--json", "--noise=-1e-3", "--", "--json"])
+    assert given.flags == {"workdir": "w=1", "cut": 10**6, "json": True, "noise": -1e-3}
+    assert given.positional == ["a", "--json"] and given.config is None
+    assert flags.read(declared, ["--nojson"]).flags == flags.read(declared, ["--json=FALSE"]).flags == {"json": False}
+    assert flags.read(declared, ["--cut=1", "--cut=2"]).flags == {"cut": 2}  # the last one counts
+    study = flags.read(declared, ["--config", "a.py:b", "--config.x.y", "3", "--config.z==="], study=True)
+    assert study.config == "a.py:b" and study.overrides == [("config.x.y", "3"), ("config.z", "==")]
+    for wrong in ("--cut=1.5", "--cut=inf", "--cut=" + "9" * 5000, "--noise=", "--nocut", "--cut"):
+        with pytest.raises(UserError):
+            flags.read(declared, [wrong])
 
 
 def test_the_argument_names_its_own_workdir():
@@ -179,6 +279,45 @@ def test_a_config_is_found_by_name_by_file_and_with_a_space(place):
         options = cli.parse("plan", [*arguments, "--config.cells.grid.seeds=(1, 2)", "--config.chunk=5"])
         assert options.config.cells.grid.seeds == (1, 2) and options.config.chunk == 5
         assert options.argument == ("two words" if "two" in arguments[-1] else None)
+
+
+def test_experiments_are_found_in_the_package_and_nowhere_else(place, monkeypatch):
+    """In a wheel they lie inside the package; beside it only in its repository; never in the current directory."""
+    (place / "experiments").mkdir()
+    (place / "experiments" / "mine.py").write_text(EXPERIMENT)
+    assert "mine" not in _config.installed() and "demo" in _config.installed()
+    package = place / "site" / "scaling"
+    (package / "_experiments").mkdir(parents=True)
+    (package / "_experiments" / "inside.py").touch()
+    (package.parent / "experiments").mkdir()
+    (package.parent / "experiments" / "foreign.py").touch()
+    monkeypatch.setattr("scaling.__file__", str(package / "__init__.py"))
+    assert set(_config.installed()) == {"inside"}
+    (package / "_experiments" / "inside.py").unlink()
+    (package / "_experiments").rmdir()
+    assert not _config.installed()
+
+
+def test_overrides_take_the_kind_of_the_field(place):
+    """Of a field that is there its type; of one that the experiment leaves at its default what the text says."""
+    given = ["chunk=1e2", "checkpoint_seconds=5", "repeats=yes", "name=3", "cells.grid.seeds=7", "model.width=16"]
+    config = cli.parse("plan", ["--config=exp.py", *(f"--config.{each}" for each in given)]).config
+    found = [config.chunk, config.checkpoint_seconds, config.repeats, config.name, config.cells.grid.seeds]
+    assert found == [100, 5.0, True, "3", (7,)] and config.model.width == 16
+    assert [type(each) for each in found] == [int, float, bool, str, tuple] and config.is_locked
+    (place / "plain.py").write_text(
+        "from scaling import study\n\ndef get_config():\n    config = study.base('plain')\n"
+        "    config.recipe = {'batch': 8}\n    config.data.known = {'source': 'zipf'}\n"
+        "    config.cells.grid = study.block('grid', 'known', (0,), tokens=(2**16,))\n    return config\n"
+    )
+    code, out, err = scaling("plan", "--config=plain.py", "--json")
+    assert code == 0 and json.loads(out)["cells"][0]["batch"] == 8, err
+    for section in ("recipe", "model", "data", "mesh", "evaluation", "execution", "cells"):
+        (place / "number.py").write_text(
+            (place / "plain.py").read_text().replace("    return", f"    config.{section} = 5\n    return")
+        )
+        code, _, err = scaling("plan", "--config=number.py")
+        assert code == 2 and err.startswith("scaling: error: ") and err.count("\n") == 1, (section, err)
 
 
 def test_plan_prints_the_cells_and_writes_nothing(place):

@@ -64,8 +64,10 @@ def test_seeds_are_kept_or_dropped_together_so_that_noise_hides_no_best_rate():
     """Noise of 2 % a run, as small models have; kept one by one, the luckiest runs of every rate are equally good."""
     covered, studies = {"p": 0, "q": 0}, 12
     for seed in range(studies):
-        seeds = [planted(100 * seed + k, batches=(1024,), rates=0.005 * 2 ** np.arange(0, 5, 0.5), noise=0.02)
-                 for k in range(3)]  # fmt: skip
+        seeds = [
+            planted(100 * seed + k, batches=(1024,), rates=0.005 * 2 ** np.arange(0, 5, 0.5), noise=0.02)
+            for k in range(3)
+        ]
         table = pd.concat([each.assign(stem=each["stem"] + f" {k}") for k, each in enumerate(seeds)])
         # The best rate at this batch: that of the law, moved by a batch that is not the best one.
         true = {"p": TRUTH["p"], "q": TRUTH["q"] - 0.25 * BATCH["q"]}
@@ -140,8 +142,14 @@ def test_the_verb_goes_from_a_sweep_to_a_recipe_that_a_study_names(tiny, tmp_pat
         x = np.log(manifest["recipe"]["learning_rate"] / (2.0 * n**-0.5))
         noise = np.random.default_rng(int(manifest["identity"], 16)).standard_normal()
         loss = 2.0 * n**-0.02 * d**-0.02 * np.exp(0.05 * x * x + 1e-4 * noise)
-        result = {"schema": 1, "status": "done", "reason": None, "decayed": True, "steps": spec["steps"],
-                  "evaluation": {"loss": {"value": loss, "se": 0.01}}}  # fmt: skip
+        result = {
+            "schema": 1,
+            "status": "done",
+            "reason": None,
+            "decayed": True,
+            "steps": spec["steps"],
+            "evaluation": {"loss": {"value": loss, "se": 0.01}},
+        }
         (folder / "manifest.json").write_text(json.dumps(manifest))
         (folder / "result.json").write_text(json.dumps(result))
 
@@ -179,10 +187,12 @@ def test_the_verb_goes_from_a_sweep_to_a_recipe_that_a_study_names(tiny, tmp_pat
     assert rule["best"]["learning_rate"]["value"] == pytest.approx(rule["learning_rate"], rel=1e-9)
     assert rule["best"]["learning_rate"]["lo"] < 2.0 * 5e4**-0.5 < rule["best"]["learning_rate"]["hi"]
     # next: a study written from its own cells has the same cells, though the rate follows D.
-    again = tiny(**{
-        f"block_{i}": study.block(**block)
-        for i, block in enumerate(next_verb._blocks([next_verb._cell(m) for m in _manifests(made)]))
-    })  # fmt: skip
+    again = tiny(
+        **{
+            f"block_{i}": study.block(**block)
+            for i, block in enumerate(next_verb._blocks([next_verb._cell(m) for m in _manifests(made)]))
+        }
+    )
     again.model = {}
     assert {m["run"] for m in _manifests(plan.make(study.resolve(again)))} == {m["run"] for m in _manifests(made)}
     config.recipe = {"name": str(path), "rule": "fixed", "learning_rate": 0.5}

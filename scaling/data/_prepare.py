@@ -25,20 +25,32 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from scaling.data import _documents
 from scaling.data._documents import Input
+from scaling.data._preparation import (
+    Amounts,
+    Asked,
+    InputEntry,
+    Manifest,
+    Progress,
+    ShardEntry,
+    Split,
+    SplitRule,
+)
 from scaling.data._tokenizer import Tokenizer
 from scaling.data._tokens import below, split
 from scaling.errors import Code, UserError
-from scaling.records import read_json, write_atomic, write_json
+from scaling.records import read_typed, write_atomic, write_json
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
-TRAIN, EVALUATION = "train", "evaluation"
+TRAIN: Split = "train"
+EVALUATION: Split = "evaluation"
+SPLITS: tuple[Split, Split] = (TRAIN, EVALUATION)
 INDEX = np.dtype([("end", "<u8"), ("digest", "<u8")])
 SHARD_TOKENS = 2**26
 SCAN = 64 * 2**20
@@ -73,7 +85,7 @@ class _Shard:
     """One shard of a split while it is written; its files have their names only when it is whole."""
 
     folder: Path
-    split: str
+    split: Split
     number: int
     dtype: np.dtype
     tokens: int = 0
@@ -96,7 +108,7 @@ class _Shard:
         self.text += text
         self.index.append((self.tokens, mark))
 
-    def finish(self) -> dict[str, Any] | None:
+    def finish(self) -> ShardEntry | None:
         """Gives the files their names; what the manifest says of them, or None where the shard has no document."""
         if self.file is None:
             return None
@@ -106,35 +118,35 @@ class _Shard:
         index = np.array(self.index, INDEX).tobytes()
         write_atomic((self.folder / self.name).with_suffix(".documents"), index)
         os.replace(self.folder / f"{self.name}.part", self.folder / self.name)
-        return {
-            "file": self.name,
-            "split": self.split,
-            "tokens": self.tokens,
-            "documents": len(self.index),
-            "text_bytes": self.text,
-            "sha256": self.sha256.hexdigest(),
-            "documents_sha256": hashlib.sha256(index).hexdigest(),
-        }
+        return ShardEntry(
+            file=self.name,
+            split=self.split,
+            tokens=self.tokens,
+            documents=len(self.index),
+            text_bytes=self.text,
+            sha256=self.sha256.hexdigest(),
+            documents_sha256=hashlib.sha256(index).hexdigest(),
+        )
 
 
 class _Shards:
     """The open shard of each split. ``commit`` makes them whole, says so in progress.json, and opens the next."""
 
-    def __init__(self, job: Job, state: dict[str, Any]):
+    def __init__(self, job: Job, state: Progress):
         self._job, self._state = job, state
         self._next()
 
     def _next(self) -> None:
-        number, dtype = self._state["segment"], self._job.tokenizer.dtype
-        self.open = {name: _Shard(self._job.out, name, number, dtype) for name in (TRAIN, EVALUATION)}
+        number, dtype = self._state.segment, self._job.tokenizer.dtype
+        self.open = {name: _Shard(self._job.out, name, number, dtype) for name in SPLITS}
 
     @property
     def tokens(self) -> int:
         return sum(shard.tokens for shard in self.open.values())
 
     def commit(self) -> None:
-        self._state["shards"] += [entry for entry in (shard.finish() for shard in self.open.values()) if entry]
-        self._state["segment"] += 1
+        self._state.shards += [entry for entry in (shard.finish() for shard in self.open.values()) if entry]
+        self._state.segment += 1
         write_json(self._job.out / PROGRESS, self._state)
         self._next()
 
@@ -147,15 +159,16 @@ class _Shards:
 Say = Callable[[str, int, int, int], None]
 
 
-def prepare(job: Job, say: Say = lambda *_: None) -> tuple[dict[str, Any], bool]:
+def prepare(job: Job, say: Say = lambda *_: None) -> tuple[Manifest, bool]:
     """Writes what is missing of ``job.out``; returns its manifest and whether anything was missing.
 
     Args:
       say: called with what is being done, bytes done and to do, and tokens so far.
 
     Raises:
-      UserError: an input is damaged, changed or of another shape; ``out`` holds something else, is being prepared by
-        another process, or cannot be written.
+      UserError: an input is damaged (DAMAGED) or changed (CHANGED), there is too little text (TOO_FEW); ``out`` holds
+        something else or is being prepared by another process (CONFLICT), was begun otherwise (CHANGED), is damaged
+        (DAMAGED), or cannot be written (ENVIRONMENT).
     """
     try:
         job.out.mkdir(parents=True, exist_ok=True)
@@ -185,39 +198,34 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _prepare(job: Job, say: Say) -> tuple[dict[str, Any], bool]:
+def _prepare(job: Job, say: Say) -> tuple[Manifest, bool]:
     every = [*job.evaluation, *job.inputs]
     state = _found(job.out)
-    # Chosen by the inputs once: should these have changed since, it is they that are named, not a cut nobody gave.
-    cut = job.cut or (_documents.piece(every) if state is None else state["asked"]["cut"])
-    asked = {
-        "tokenizer": job.tokenizer.about(),
-        "column": job.column,
-        "share": 0.0 if job.evaluation else job.share,
-        "cut": cut,
-        "shard_tokens": job.shard_tokens,
-        "evaluation_inputs": len(job.evaluation),
-    }
+    # The cut follows from the inputs. If they have changed since, that is what is reported, not another cut.
+    cut = job.cut or (_documents.piece(every) if state is None else state.asked.cut)
+    asked = Asked(
+        tokenizer=job.tokenizer.about(),
+        column=job.column,
+        share=0.0 if job.evaluation else job.share,
+        cut=cut,
+        shard_tokens=job.shard_tokens,
+        evaluation_inputs=len(job.evaluation),
+    )
     if state is None:
-        stray = [path.name for path in job.out.iterdir() if path.suffix != ".part"]
-        if stray:
-            remedy = f"holds {sorted(stray)[0]}, which is not of a preparation; choose another directory"
-            raise UserError("out", job.out, remedy, Code.CONFLICT)
-        state = {"schema": SCHEMA, "asked": asked, "inputs": []}
-    if state["asked"] != asked:
-        other = next(name for name in asked if state["asked"].get(name) != asked[name])
+        _require_empty(job.out)
+    elif state.asked != asked:
+        other = next(name for name in asked.__struct_fields__ if getattr(state.asked, name) != getattr(asked, name))
         remedy = f"was begun with another {other}; delete it or choose another directory"
         raise UserError("out", job.out, remedy, Code.CHANGED)
-    identified = _identify(every, state["inputs"], job.out, say)
-    if "done" in state:
+    identified = _identify(every, () if state is None else state.inputs, job.out, say)
+    if isinstance(state, Manifest):
         _verify(job.out, state, say)
         return state, False
-    state["inputs"] = identified
-    if "threshold" not in state:
-        state["threshold"] = 0 if job.evaluation else _threshold(job, cut)
-        state |= {"input": 0, "position": 0, "empty": 0, "copies": 0, "segment": 0, "shards": []}
+    if state is None:
+        state = Progress(SCHEMA, asked, identified, 0 if job.evaluation else _threshold(job, cut))
         write_json(job.out / PROGRESS, state)
-    for entry in state["shards"]:
+    state.inputs = identified
+    for entry in state.shards:
         _sizes(job.out, entry, job.tokenizer.dtype)
     _write(job, every, cut, state, say)
     manifest = _manifest(job, state)
@@ -227,32 +235,38 @@ def _prepare(job: Job, say: Say) -> tuple[dict[str, Any], bool]:
     return manifest, True
 
 
-def _found(folder: Path) -> dict[str, Any] | None:
+def _require_empty(folder: Path) -> None:
+    """Raises UserError (CONFLICT) where a new preparation would lie among other files."""
+    stray = sorted(path.name for path in folder.iterdir() if path.suffix != ".part")
+    if stray:
+        remedy = f"holds {stray[0]}, which is not of a preparation; choose another directory"
+        raise UserError("out", folder, remedy, Code.CONFLICT)
+
+
+def _found(folder: Path) -> Manifest | Progress | None:
     """The manifest, or else the progress, or else nothing."""
-    for name in (MANIFEST, PROGRESS):
-        with contextlib.suppress(FileNotFoundError):
-            state = read_json(folder / name)
-            if not isinstance(state, dict) or state.get("schema") != SCHEMA or "asked" not in state:
-                remedy = "is of no preparation of this version; choose another directory"
-                raise UserError("out", folder / name, remedy, Code.DAMAGED)
-            return state
+    remedy = "choose another directory"
+    with contextlib.suppress(FileNotFoundError):
+        return read_typed(folder / MANIFEST, Manifest, field="out", remedy=remedy)
+    with contextlib.suppress(FileNotFoundError):
+        return read_typed(folder / PROGRESS, Progress, field="out", remedy=remedy)
     return None
 
 
-def _stamp(each: Input) -> list[int]:
+def _stamp(each: Input) -> tuple[int, int]:
     status = each.path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    return status.st_size, status.st_mtime_ns
 
 
-def _identify(every: Sequence[Input], known: list[dict[str, Any]], out: Path, say: Say) -> list[dict[str, Any]]:
+def _identify(every: Sequence[Input], known: Sequence[InputEntry], out: Path, say: Say) -> list[InputEntry]:
     """Name, bytes and sha256 of each input; UserError where they are not those of the first time."""
-    if known and [each.name for each in every] != [entry["name"] for entry in known]:
+    if known and [each.name for each in every] != [entry.name for entry in known]:
         remedy = f"are not the {len(known)} of {out}; delete it or choose another"
         raise UserError("path", f"{len(every)} files", remedy, Code.CHANGED)
     found, total, done = [], sum(each.size for each in every), 0
     for number, each in enumerate(every):
         stamp, before = _stamp(each), known[number] if known else None
-        if before is not None and before.get("stamp") == stamp:
+        if before is not None and before.stamp == stamp:
             found.append(before)
             continue
         digest = hashlib.sha256()
@@ -264,8 +278,8 @@ def _identify(every: Sequence[Input], known: list[dict[str, Any]], out: Path, sa
                     say("hashing", done, total, 0)
         except OSError as error:
             raise UserError("path", each.name, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
-        entry = {"name": each.name, "bytes": stamp[0], "sha256": digest.hexdigest(), "stamp": stamp}
-        if before is not None and before["sha256"] != entry["sha256"]:
+        entry = InputEntry(each.name, stamp[0], digest.hexdigest(), stamp)
+        if before is not None and before.sha256 != entry.sha256:
             remedy = f"changed since {out} was begun; delete {out.name} and prepare again"
             raise UserError("path", each.name, remedy, Code.CHANGED)
         found.append(entry)
@@ -299,33 +313,33 @@ def _threshold(job: Job, cut: int) -> int:
     return split(digests, sizes, sum(sizes), job.share)
 
 
-def _write(job: Job, every: Sequence[Input], cut: int, state: dict[str, Any], say: Say) -> None:
-    known = _known(job.out, state["shards"]) if job.evaluation else set()
-    total, before = sum(each.size for each in every), sum(each.size for each in every[: state["input"]])
-    tokens, shards = sum(entry["tokens"] for entry in state["shards"]), _Shards(job, state)
+def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say) -> None:
+    known = _known(job.out, state.shards) if job.evaluation else set()
+    total, before = sum(each.size for each in every), sum(each.size for each in every[: state.input])
+    tokens, shards = sum(entry.tokens for entry in state.shards), _Shards(job, state)
     with contextlib.closing(shards):
-        for number in range(state["input"], len(every)):
-            each, own, stamp = every[number], number < len(job.evaluation), state["inputs"][number]["stamp"]
-            begin, length = state["position"] if number == state["input"] else 0, _length(each)
+        for number in range(state.input, len(every)):
+            each, own, stamp = every[number], number < len(job.evaluation), state.inputs[number].stamp
+            begin, length = state.position if number == state.input else 0, _length(each)
             for batch in batches(_documents.documents(each, job.column, cut, begin)):
                 for document, made, after in encoded(job.tokenizer, each.name, batch):
                     if made is None:
-                        state["empty"] += 1
+                        state.empty += 1
                     else:
                         digest = document_digest(document)
                         mark = int.from_bytes(digest[:8], "big")
                         if own:
                             known.add(mark)
                         if mark in known and not own:
-                            state["copies"] += 1
+                            state.copies += 1
                         else:
-                            held = own or below(digest, state["threshold"])
+                            held = own or below(digest, state.threshold)
                             shards.open[EVALUATION if held else TRAIN].add(made, mark, text_bytes(document))
                             tokens += len(made)
-                    state |= {"input": number, "position": after}
+                    state.input, state.position = number, after
                     if shards.tokens >= job.shard_tokens:
                         shards.commit()
-                done = min(each.size, each.size * state["position"] // length) if length else 0
+                done = min(each.size, each.size * state.position // length) if length else 0
                 say("tokenizing", before + done, total, tokens)
             before += each.size
             if _stamp(each) != stamp:
@@ -381,84 +395,98 @@ def encoded(
         yield document, np.concatenate([tokens, *end]) if end else tokens, after
 
 
-def _known(folder: Path, shards: Sequence[dict[str, Any]]) -> set[int]:
+def _known(folder: Path, shards: Sequence[ShardEntry]) -> set[int]:
     """Hashes of the evaluation documents that are written."""
-    indices = [index(folder, entry)["digest"] for entry in shards if entry["split"] == EVALUATION]
+    indices = [index(folder, entry)["digest"] for entry in shards if entry.split == EVALUATION]
     return set(chain.from_iterable(each.tolist() for each in indices))
 
 
-def index(folder: Path, entry: dict[str, Any]) -> np.ndarray:
-    """Ends and hashes of the documents of a shard, (documents,) of ``INDEX``."""
-    path = (folder / entry["file"]).with_suffix(".documents")
+def index(folder: Path, entry: ShardEntry) -> np.ndarray:
+    """Ends and hashes of the documents of a shard, (documents,) of ``INDEX``.
+
+    Raises:
+      UserError: the file cannot be read or is not what was written (DAMAGED).
+    """
+    path = (folder / entry.file).with_suffix(".documents")
     try:
         found = np.fromfile(path, INDEX)
     except OSError as error:
         remedy = f"cannot be read ({error.strerror}); prepare the folder again"
         raise UserError("path", path, remedy, Code.DAMAGED) from error
-    if hashlib.sha256(found.tobytes()).hexdigest() != entry["documents_sha256"]:
+    if hashlib.sha256(found.tobytes()).hexdigest() != entry.documents_sha256:
         raise UserError("path", path, "is not what the manifest says; prepare the folder again", Code.DAMAGED)
     return found
 
 
-def _sizes(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> Path:
-    path = folder / entry["file"]
-    size = path.stat().st_size if path.is_file() else None
-    if size != entry["tokens"] * dtype.itemsize:
-        has = "is not there" if size is None else f"has {size} bytes of {entry['tokens'] * dtype.itemsize}"
+def _sizes(folder: Path, entry: ShardEntry, dtype: np.dtype) -> Path:
+    path = folder / entry.file
+    size, due = path.stat().st_size if path.is_file() else None, entry.tokens * dtype.itemsize
+    if size != due:
+        has = "is not there" if size is None else f"has {size} bytes of {due}"
         remedy = f"{has}; copy it again, or delete the folder and prepare again"
         raise UserError("path", path, remedy, Code.DAMAGED)
     return path
 
 
-def opened(folder: Path, entry: dict[str, Any], dtype: np.dtype) -> np.ndarray:
-    """The tokens of a shard, memory-mapped; UserError where the file is missing or of another size."""
+def opened(folder: Path, entry: ShardEntry, dtype: np.dtype) -> np.ndarray:
+    """The tokens of a shard, memory-mapped.
+
+    Raises:
+      UserError: the file is missing or of another size (DAMAGED).
+    """
     return np.memmap(_sizes(folder, entry, dtype), dtype, mode="r")
 
 
-def check(folder: Path, entry: dict[str, Any]) -> None:
-    """UserError unless the bytes of a shard are those that were written."""
-    with open(folder / entry["file"], "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+def check(folder: Path, entry: ShardEntry) -> None:
+    """Holds the bytes of a shard against their hash.
+
+    Raises:
+      UserError: they are not those that were written (DAMAGED).
+    """
+    with open(folder / entry.file, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
             remedy = "is damaged: its sha256 is not the manifest's; copy it again"
-            raise UserError("path", folder / entry["file"], remedy, Code.DAMAGED)
+            raise UserError("path", folder / entry.file, remedy, Code.DAMAGED)
 
 
-def _verify(folder: Path, manifest: dict[str, Any], say: Say) -> None:
-    total, done = sum(entry["tokens"] for entry in manifest["shards"]), 0
-    for entry in manifest["shards"]:
-        _sizes(folder, entry, np.dtype(manifest["dtype"]))
+def _verify(folder: Path, manifest: Manifest, say: Say) -> None:
+    total, done = sum(entry.tokens for entry in manifest.shards), 0
+    for entry in manifest.shards:
+        _sizes(folder, entry, np.dtype(manifest.dtype))
         index(folder, entry)
         check(folder, entry)
-        done += entry["tokens"]
+        done += entry.tokens
         say("checking", done, total, done)
 
 
-def _manifest(job: Job, state: dict[str, Any]) -> dict[str, Any]:
-    shards, amounts = state["shards"], ("tokens", "documents", "text_bytes")
-    counts = {
-        name: {what: sum(entry[what] for entry in shards if entry["split"] == name) for what in amounts}
-        for name in (TRAIN, EVALUATION)
-    }
-    for name, other in ((EVALUATION, TRAIN), (TRAIN, EVALUATION)):
-        if counts[name]["tokens"] < 2:
-            remedy = f"all {counts[other]['documents']} documents went to {other}; change --share, or give more text"
+def _amounts(shards: Sequence[ShardEntry], side: Split) -> Amounts:
+    own = [entry for entry in shards if entry.split == side]
+    sums = (sum(getattr(entry, what) for entry in own) for what in Amounts.__struct_fields__)
+    return Amounts(*sums)
+
+
+def _manifest(job: Job, state: Progress) -> Manifest:
+    train, evaluation = (_amounts(state.shards, side) for side in SPLITS)
+    for name, here, other, there in (
+        (EVALUATION, evaluation, TRAIN, train),
+        (TRAIN, train, EVALUATION, evaluation),
+    ):
+        if here.tokens < 2:
+            remedy = f"all {there.documents} documents went to {other}; change --share, or give more text"
             raise UserError(name, "nothing", f"{remedy}, and delete {job.out}", Code.TOO_FEW)
-    return {
-        "schema": SCHEMA,
-        "kind": "tokens",
-        "done": True,
-        "asked": state["asked"],
-        "tokenizer": job.tokenizer.about(),
-        "dtype": job.tokenizer.dtype.str,
-        "inputs": [{name: entry[name] for name in ("name", "bytes", "sha256")} for entry in state["inputs"]],
-        "split": {
-            "rule": "own files, copies left out of training"
-            if job.evaluation
-            else "first 8 bytes of sha256 < threshold",
-            "threshold": state["threshold"],
-        },
-        "empty": state["empty"],
-        "copies": state["copies"],
-        **counts,
-        "shards": shards,
-    }
+    own = "own files, copies left out of training"
+    return Manifest(
+        schema=SCHEMA,
+        kind="tokens",
+        done=True,
+        asked=state.asked,
+        tokenizer=job.tokenizer.about(),
+        dtype=job.tokenizer.dtype.str,
+        inputs=tuple(InputEntry(entry.name, entry.bytes, entry.sha256) for entry in state.inputs),
+        split=SplitRule(own if job.evaluation else "first 8 bytes of sha256 < threshold", state.threshold),
+        empty=state.empty,
+        copies=state.copies,
+        train=train,
+        evaluation=evaluation,
+        shards=tuple(state.shards),
+    )

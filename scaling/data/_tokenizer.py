@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from scaling.data._extras import need
+from scaling.data._preparation import TokenizerEntry
 from scaling.errors import Code, UserError
 
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|endofdoc|>", "<|end|>", "[SEP]")
@@ -32,8 +32,9 @@ class Tokenizer:
         """The smallest of uint8, uint16 and uint32, little-endian, that holds every token."""
         return np.dtype("u1" if self.vocab <= 2**8 else "<u2" if self.vocab <= 2**16 else "<u4")
 
-    def about(self) -> dict[str, Any]:
-        return {"name": self.name, "sha256": self.sha256, "vocab": self.vocab, "end": self.end}
+    def about(self) -> TokenizerEntry:
+        """What a manifest says of it."""
+        return TokenizerEntry(self.name, self.sha256, self.vocab, self.end)
 
 
 def _bytes(texts: Sequence[bytes]) -> list[np.ndarray]:

@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from scaling.data import _prepare, _tokens
+from scaling.data._preparation import Manifest
 from scaling.data._tokens import CheckedTokens, Document, TokenSource
 from scaling.errors import Code, UserError
-from scaling.records import canonical, read_json
+from scaling.records import canonical, read_typed
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,18 @@ def joined(parts: list[np.ndarray]) -> Shards:
     return Shards([np.asarray(part) for part in parts], np.cumsum([len(part) for part in parts]))
 
 
-def _manifest(config: Config) -> tuple[Path, dict[str, Any]]:
+def _manifest(config: Config) -> tuple[Path, Manifest]:
     folder = Path(config.path).expanduser()
     if not config.path or not folder.is_dir():
         remedy = "is not there; write it with scaling data prepare FILES --out=DIR"
         raise UserError("data.path", config.path, remedy, Code.MISSING)
     try:
-        manifest: Any = read_json(folder / _prepare.MANIFEST)
+        remedy = "prepare the folder again, with this version"
+        return folder, read_typed(folder / _prepare.MANIFEST, Manifest, field="data.path", remedy=remedy)
     except FileNotFoundError as error:
         begun = (folder / _prepare.PROGRESS).exists()
         remedy = "is not finished; give the same scaling data prepare again" if begun else "holds no manifest.json"
         raise UserError("data.path", config.path, remedy, Code.MISSING) from error
-    if not isinstance(manifest, dict) or manifest.get("kind") != "tokens" or manifest.get("schema") != _prepare.SCHEMA:
-        remedy = "has a manifest of something else; prepare it with this version"
-        raise UserError("data.path", config.path, remedy, Code.DAMAGED)
-    return folder, manifest
 
 
 def make(config: Config) -> TokenSource:
@@ -81,22 +78,14 @@ def make(config: Config) -> TokenSource:
       UserError: there is no finished preparation (MISSING), or a shard is missing, cut short or damaged (DAMAGED).
     """
     folder, manifest = _manifest(config)
-    try:
-        return _source(config, folder, manifest)
-    except (KeyError, TypeError) as error:
-        remedy = f"lacks {error}; prepare the folder again"
-        raise UserError("data.path", folder / _prepare.MANIFEST, remedy, Code.DAMAGED) from error
-
-
-def _source(config: Config, folder: Path, manifest: dict[str, Any]) -> TokenSource:
-    dtype, tokenizer = np.dtype(manifest["dtype"]), manifest["tokenizer"]
-    small = sum(entry["tokens"] for entry in manifest["shards"]) * dtype.itemsize <= _tokens.HASH_WHOLE
+    dtype, tokenizer = np.dtype(manifest.dtype), manifest.tokenizer
+    small = sum(entry.tokens for entry in manifest.shards) * dtype.itemsize <= _tokens.HASH_WHOLE
     train, documents = [], []
-    for entry in manifest["shards"]:
+    for entry in manifest.shards:
         tokens = _prepare.opened(folder, entry, dtype)
         if small:
             _prepare.check(folder, entry)
-        if entry["split"] == _prepare.TRAIN:
+        if entry.split == _prepare.TRAIN:
             train.append(tokens)
             continue
         index = _prepare.index(folder, entry)
@@ -105,19 +94,19 @@ def _source(config: Config, folder: Path, manifest: dict[str, Any]) -> TokenSour
             digest = mark.to_bytes(8, "big")
             documents.append(Document(f"{len(documents)}-{digest.hex()}", plain[begin:end], digest))
             begin = end
-    held, text = manifest[_prepare.EVALUATION], [manifest[name]["text_bytes"] for name in ("train", "evaluation")]
-    shards = [[entry["split"], entry["tokens"], entry["sha256"]] for entry in manifest["shards"]]
+    held, text = manifest.evaluation, (manifest.train.text_bytes, manifest.evaluation.text_bytes)
+    shards = [[entry.split, entry.tokens, entry.sha256] for entry in manifest.shards]
     about = {
         "source": "prepared",
-        "sha256": hashlib.sha256(canonical([tokenizer["sha256"], tokenizer["vocab"], shards]).encode()).hexdigest(),
+        "sha256": hashlib.sha256(canonical([tokenizer.sha256, tokenizer.vocab, shards]).encode()).hexdigest(),
         "bytes": sum(text) or None,
         "evaluation_bytes": text[1] or None,
-        "tokenizer": tokenizer["name"],
-        "tokenizer_sha256": tokenizer["sha256"],
-        "vocab": tokenizer["vocab"],
-        "documents": manifest["train"]["documents"],
-        "evaluation_documents": held["documents"],
+        "tokenizer": tokenizer.name,
+        "tokenizer_sha256": tokenizer.sha256,
+        "vocab": tokenizer.vocab,
+        "documents": manifest.train.documents,
+        "evaluation_documents": held.documents,
     }
     # Bits/byte are those of the evaluation text; a column of tokens has none.
-    known = text[1] / held["tokens"] if text[1] else None
-    return CheckedTokens(joined(train), documents, tokenizer["vocab"], known, about, path=config.path)
+    known = text[1] / held.tokens if text[1] else None
+    return CheckedTokens(joined(train), documents, tokenizer.vocab, known, about, path=config.path)

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from scaling.errors import Code, UserError, choose
 from scaling.flags import Flag
+from scaling.records.typed import plain
 from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import count, print_json
 
@@ -68,20 +69,19 @@ def data(options: SimpleNamespace) -> int:
     finally:
         progress.close()
     if options.json:
-        print_json({**manifest, "out": options.out})
+        print_json({**plain(manifest), "out": options.out})
         return 0
     if not new:
         print(f"nothing to do: inputs and shards of {options.out} are what its manifest says")
-    for name in ("train", "evaluation"):
-        found = manifest[name]
-        print(f"{name}: {found['tokens']:,} tokens, {found['documents']:,} documents, {found['text_bytes']:,} bytes")
-    tokenizer, end = manifest["tokenizer"], manifest["tokenizer"]["end"]
+    for name, found in (("train", manifest.train), ("evaluation", manifest.evaluation)):
+        print(f"{name}: {found.tokens:,} tokens, {found.documents:,} documents, {found.text_bytes:,} bytes")
+    tokenizer, end = manifest.tokenizer, manifest.tokenizer.end
     ends = "no token between documents" if end is None else f"token {end} after each document"
-    print(f"{tokenizer['name']}, vocabulary {tokenizer['vocab']:,}, {ends}")
-    if manifest["empty"]:
-        print(f"{manifest['empty']:,} documents without text were left out")
-    if manifest["copies"]:
-        print(f"{manifest['copies']:,} training documents that are in evaluation were left out")
+    print(f"{tokenizer.name}, vocabulary {tokenizer.vocab:,}, {ends}")
+    if manifest.empty:
+        print(f"{manifest.empty:,} documents without text were left out")
+    if manifest.copies:
+        print(f"{manifest.copies:,} training documents that are in evaluation were left out")
     print(f'config.data.mine = {{"source": "prepared", "path": "{options.out}"}}')
     return 0
 
