@@ -33,7 +33,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import laws
-from analysis.check.diagnose import expected
+from analysis.card import Conventions, Doubtful, NotIdentified
+from analysis.check.diagnose import FLOOR_REACHED
+from analysis.check.expected import expected
 from analysis.engine.estimate import estimate, objective
 from analysis.engine.inference import infer
 from analysis.fitting import fit
@@ -65,7 +67,7 @@ BOUNDARY = [
     ("5x3", 0.02, 0.5, 0.0, "stems"),
     ("demo", 0.03, 0.5, 0.0, "stems"),
 ]
-FLAGS = ("not_identified", "doubtful")
+FLAGS = (NotIdentified, Doubtful)
 WIDE, SURE = 0.15, 0.05  # expected half-widths of a above which a design is unidentified, below which well identified
 BLOCK = 50  # studies that are written at once, so that a run that was cut off goes on from there
 
@@ -115,11 +117,11 @@ def rows_of(table: pd.DataFrame, rows: str) -> Runs:
         table = table.assign(stem=table["run"])
     elif rows == "sizes":
         table = table.drop(columns="stem")
-    return Runs(table, [], {}, "simulated", None, sha256="-")
+    return Runs(table, (), Conventions(origin="table"), "simulated", None, "-")
 
 
 def expectation(name: str, noise: float, shared: float, rows: str) -> dict[str, Any]:
-    """What the design can hope for at the TRUE law and noise, and the class that follows: the rule for flags.
+    """What the design is expected to show at the TRUE law and noise, and the class that follows: the rule for flags.
 
     ``unidentified``: the expected 95 % profile of E reaches 0.01 (statistic below 1) or the half-width of a is above
     0.15. ``identified``: neither, and the half-width is below 0.05. Between: no claim.
@@ -134,8 +136,8 @@ def expectation(name: str, noise: float, shared: float, rows: str) -> dict[str, 
     G = point.surface.jacobian(point.surface.evaluate(point.z[None])[1])[0]
     white = G.T if at.groups is None else at.groups.whiten(G.T, at.rho)
     at.gram = white @ white.T
-    hope = expected(at, 0.95)
-    width, reach = hope["a_half_width"], hope["floor_reach"]
+    found = expected(at, 0.95, FLOOR_REACHED)
+    width, reach = found.a_half_width, found.floor_statistic
     assert width is not None and reach is not None
     lost = width > WIDE or reach < 1
     return {
@@ -157,13 +159,13 @@ def block(name: str, noise: float, shared: float, outliers: float, rows: str, fi
         # the truth is the law itself here, so the term for a wrong law stays out
         f = fit(rows_of(table, rows), seed=k, discrepancy="off")
         for j, target in enumerate(TARGETS[:4]):
-            lo, hi = f.intervals[target]["lo"], f.intervals[target]["hi"]
+            lo, hi = f.intervals[target].lo, f.intervals[target].hi
             ends[i, :, j] = -math.inf if lo is None else lo, math.inf if hi is None else hi
         at = f.predict(cell, new_run=False)
-        ends[i, :, 4] = at["lo"][0], at["hi"][0]
-        flagged += any(w["name"] in FLAGS for w in f.warnings)
-        lost += any(w["name"] == "not_identified" for w in f.warnings)
-        scheme = f.card()["interval"]["scheme"]
+        ends[i, :, 4] = at.lo[0], at.hi[0]
+        flagged += any(isinstance(w, FLAGS) for w in f.warnings)
+        lost += any(isinstance(w, NotIdentified) for w in f.warnings)
+        scheme = f.card.scheme.name
     lo, hi = ends[:, 0], ends[:, 1]
     half = np.minimum((hi - lo) / 2, 1e9)
     return {
@@ -191,9 +193,9 @@ def summary(setting: tuple[Any, ...], blocks: list[dict[str, Any]]) -> dict[str,
     def rate(key: str) -> dict[str, float]:
         return named(np.sum([b[key] for b in blocks], axis=0) / studies)
 
-    hope = expectation(name, noise, shared, rows)
+    rule = expectation(name, noise, shared, rows)
     flagged = sum(b["flagged"] for b in blocks) / studies
-    wanted = {"unidentified": flagged >= 0.95, "identified": flagged < 0.05}.get(hope["class"])
+    wanted = {"unidentified": flagged >= 0.95, "identified": flagged < 0.05}.get(rule["class"])
     return {
         "design": name,
         "noise": noise,
@@ -208,7 +210,7 @@ def summary(setting: tuple[Any, ...], blocks: list[dict[str, Any]]) -> dict[str,
         "truth_below": rate("below"),
         "truth_above": rate("above"),
         "median_half_width": named(np.median([row for b in blocks for row in b["half"]], axis=0)),
-        "expected": hope,
+        "expected": rule,
         "flagged": round(flagged, 4),
         "of_these_not_identified": round(sum(b["lost"] for b in blocks) / studies, 4),
         "flag_rule_holds": wanted,
@@ -257,8 +259,8 @@ def fingerprint() -> str:
     code = hashlib.sha256()
     for name, noise, shared, outliers, rows in (*SETTINGS, *BOUNDARY):
         f = fit(rows_of(simulate(design(name), noise, shared, outliers, 0), rows), seed=0, discrepancy="off")
-        ends = [f"{f.intervals[t][end]:.6g}" for t in TARGETS[:4] for end in ("lo", "hi")]
-        flags = sorted(w["name"] for w in f.warnings if w["name"] in FLAGS)
+        ends = [f"{getattr(f.intervals[t], end):.6g}" for t in TARGETS[:4] for end in ("lo", "hi")]
+        flags = sorted(w.code for w in f.warnings if isinstance(w, FLAGS))
         code.update(" ".join([*ends, *flags]).encode())
     return code.hexdigest()[:12]
 

@@ -85,16 +85,30 @@ def peer(name: str, size: str, seconds: float, compiled: bool) -> dict[str, Any]
     width, layers, heads = SIZES[size]
     if name == "gpt2":
         config = transformers.GPT2Config(
-            vocab_size=VOCAB, n_positions=CONTEXT, n_embd=width, n_layer=layers, n_head=heads,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, attn_implementation="sdpa",
-        )  # fmt: skip
+            vocab_size=VOCAB,
+            n_positions=CONTEXT,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            use_cache=False,
+            attn_implementation="sdpa",
+        )
         model = transformers.GPT2LMHeadModel(config)
     else:
         config = transformers.LlamaConfig(
-            vocab_size=VOCAB, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=layers,
-            num_attention_heads=heads, max_position_embeddings=CONTEXT, tie_word_embeddings=True, use_cache=False,
+            vocab_size=VOCAB,
+            hidden_size=width,
+            intermediate_size=width * 8 // 3,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+            use_cache=False,
             attn_implementation="sdpa",
-        )  # fmt: skip
+        )
         model = transformers.LlamaForCausalLM(config)
     model.train()
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -189,9 +203,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.child:
         os.sched_setaffinity(0, {options.core})
         name, _, compiled = options.child.partition("-")
-        found = ours(options.sizes, options.seconds) if name == "ours" else peer(
-            name, options.sizes, options.seconds, bool(compiled)
-        )  # fmt: skip
+        found = (
+            ours(options.sizes, options.seconds)
+            if name == "ours"
+            else peer(name, options.sizes, options.seconds, bool(compiled))
+        )
         print(json.dumps(found))
         return 0
     found = compare(options)

@@ -4,7 +4,7 @@
 
 The grid: 5 budgets over two decades of compute, 7 of 15 sizes around each optimum, every cell a run, analysed by
 approach 3. ``next``: a pilot of 12 cells (4 sizes x 3 D) at about the lowest budget, then two rounds of
-``analysis.design.propose`` for log N_opt on the same 15 sizes, no cell above the grid's largest compute, each round
+``decide.design.propose`` for log N_opt on the same 15 sizes, no cell above the grid's largest compute, each round
 fitted before the next. Both are fitted by the same default fit, and both pay whole runs (``pricing`` whole), or stems
 once and decays of 30 % (``stems``). Truths: the law (Besiroglu 2024's coefficients), and two that no fit here can hold:
 ``outer``, (E' + A N^-alpha + B D^-beta)^0.8 matched to it, and ``ratio``, cells away from 20 tokens per parameter worse
@@ -34,6 +34,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 
 from analysis import laws
+from analysis.card import Conventions
 from analysis.decide import design
 from analysis.engine.frontier import frontier
 from analysis.fitting import fit
@@ -68,9 +69,11 @@ def best(truth: str, flops: float) -> float:
     """ln N_opt of a truth at a budget."""
     x = math.log(flops)
     found: Any = minimize_scalar(
-        lambda u: float(np.log(loss(truth, math.exp(u), flops / 6 / math.exp(u)))), bounds=(x / 2 - 6, x / 2 + 4),
-        method="bounded", options={"xatol": 1e-8},
-    )  # fmt: skip
+        lambda u: float(np.log(loss(truth, math.exp(u), flops / 6 / math.exp(u)))),
+        bounds=(x / 2 - 6, x / 2 + 4),
+        method="bounded",
+        options={"xatol": 1e-8},
+    )
     return float(found.x)
 
 
@@ -121,7 +124,7 @@ class Noise:
 
 def estimate(table: pd.DataFrame, seed: int) -> tuple[Any, float, float, float]:
     """The fit, and ln N_opt at the target with its 95 % interval; NaN where there is no optimum."""
-    fitted = fit(Runs(table, [], {}, "simulated", None, sha256="-"), seed=seed)
+    fitted = fit(Runs(table, (), Conventions(origin="table"), "simulated", None, "-"), seed=seed)
     log_n = frontier(fitted, np.array([TARGET]))[0][:, 0]
     lo, hi = np.quantile(np.where(np.isnan(log_n), np.inf, log_n), [0.025, 0.975], method="nearest")
     return fitted, float(log_n[0]), float(lo), float(hi)
@@ -141,30 +144,33 @@ def follow(noise: Noise, pricing: str, budget: float, seed: int) -> tuple[pd.Dat
         n, d = np.meshgrid(SIZES, np.geomspace(2e8, 2e8 * 2**12, 25), indexing="ij")
         c = 6 * n * d
         known = {(round(1e6 * math.log(a)), round(1e6 * math.log(b))) for a, b in zip(cells["N"], cells["D"])}
-        new = np.array([
-            (round(1e6 * math.log(a)), round(1e6 * math.log(b))) not in known for a, b in zip(n.ravel(), d.ravel())
-        ]).reshape(n.shape)  # fmt: skip
+        new = np.array(
+            [(round(1e6 * math.log(a)), round(1e6 * math.log(b))) not in known for a, b in zip(n.ravel(), d.ravel())]
+        ).reshape(n.shape)
         keep = (d / n >= 2.5) & (d / n <= 160) & (c >= BUDGETS[0] / 4) & (c <= BUDGETS[-1] * 1.001) & new
         stems = [f"{v:.6g}" for v in n[keep]]
-        trained = {} if pricing == "whole" else {
-            f"{a:.6g}": (1 - DECAY) * b for a, b in cells.groupby("N")["D"].max().items()
-        }  # fmt: skip
+        trained = (
+            {}
+            if pricing == "whole"
+            else {f"{a:.6g}": (1 - DECAY) * b for a, b in cells.groupby("N")["D"].max().items()}
+        )
         decay = None if pricing == "whole" else DECAY
         own: list[Any] = stems if noise.stem or decay else [f"cell {i}" for i in range(int(keep.sum()))]
         pool = design.Pool(n[keep], d[keep], 6 * n[keep], own, decay, trained)
         step = len(fitted.draws) // 7
         thetas = np.vstack([fitted.theta[None], fitted.draws[::step][:7]])
         sd = design.Noise(
-            float(np.median(fitted.sigma_run)), float(np.median(fitted.sigma_stem)) if noise.stem else 0.0, design.DRIFT
+            run=float(np.median(fitted.sigma_run)),
+            stem=float(np.median(fitted.sigma_stem)) if noise.stem else 0.0,
+            drift=design.DRIFT,
         )
         done = {k: table[k].to_numpy() for k in ("N", "D", "C", "stem")}
         try:
-            found = design.propose(
-                LAW, thetas, done, pool, design.Target("log_N_opt", TARGET), budget=left, noise=sd
-            )  # fmt: skip
+            request = design.Request(design.Target("log_N_opt", TARGET), left)
+            found = design.propose(LAW, thetas, done, pool, request, noise=sd)
         except UserError:
             continue  # no optimum at this fit, or nothing affordable: what is left goes to the next round
-        j = found["chosen"]
+        j = list(found.chosen)
         cells = pd.concat([cells, pd.DataFrame({"N": pool.N[j], "D": pool.D[j]})], ignore_index=True)
         total = spend(cells, pricing)
     return cells, *estimate(noise.measure(cells), seed)[1:]
@@ -195,15 +201,17 @@ def score(truth: str, pricing: str, sd: float, shares: tuple[float, ...], studie
         error = rows[:, k, 2]
         lost = ~np.isfinite(error)
         seen = np.where(lost, 5.0, np.clip(error, -5, 5))  # no optimum at all counts as wrong by a factor e^5
-        table.append({
-            "design": "next" if k else "isoFLOP grid",
-            "spend": round(float(rows[:, k, 1].mean()), 4),
-            "rmse": round(float(np.sqrt(np.mean(seen**2))), 4),
-            "median_error": round(float(np.median(seen)), 4),
-            "cover": round(float(rows[:, k, 3].mean()), 4),
-            "median_half_width": round(float(np.median(np.minimum(rows[:, k, 4], 99))), 4),
-            "no_optimum": round(float(lost.mean()), 4),
-        })  # fmt: skip
+        table.append(
+            {
+                "design": "next" if k else "isoFLOP grid",
+                "spend": round(float(rows[:, k, 1].mean()), 4),
+                "rmse": round(float(np.sqrt(np.mean(seen**2))), 4),
+                "median_error": round(float(np.median(seen)), 4),
+                "cover": round(float(rows[:, k, 3].mean()), 4),
+                "median_half_width": round(float(np.median(np.minimum(rows[:, k, 4], 99))), 4),
+                "no_optimum": round(float(lost.mean()), 4),
+            }
+        )
     equal = None
     x, y = np.log([r["spend"] for r in table[1:]]), np.log([r["rmse"] for r in table[1:]])
     level = math.log(table[0]["rmse"])

@@ -4,7 +4,7 @@
 
 Each study simulates Chinchilla's law on a design of coverage.py, fits it, and draws four held-out runs beyond the
 fitted range (twice N and D; four times D; three times D; twice N), each a stem of its own. ``refuted`` is the share
-outside the region that ``analysis.forecast`` seals, ``nominal`` the share outside the draws' own 95 % region,
+outside the region that ``decide.forecast`` seals, ``nominal`` the share outside the draws' own 95 % region,
 ``inside95`` the coverage of single cells. About 0.3 CPU-seconds a study.
 """
 
@@ -18,7 +18,6 @@ import pandas as pd
 
 from analysis.decide import forecast
 from analysis.fitting import fit
-from analysis.table.runs import Runs
 from scaling.records import write_json
 
 SETTINGS = [("demo", 0.003, 0.5), ("demo", 0.01, 0.5), ("5x3", 0.01, 0.0), ("5x3", 0.01, 0.5), ("8x5", 0.01, 0.5)]
@@ -33,7 +32,7 @@ def score(name: str, noise: float, shared: float, studies: int) -> dict[str, flo
     refuted, nominal, inside = [], [], []
     for k in range(studies):
         table = coverage.simulate(frame, noise, shared, 0.0, k)
-        fitted = fit(Runs(table, [], {}, "simulated", None, sha256="-"), seed=k, discrepancy="off")
+        fitted = fit(coverage.rows_of(table, "stems"), seed=k, discrepancy="off")
         logs = np.log(fitted.samples(forecast.columns_of(cells)))
         y = truth + noise * np.random.default_rng([k, 11]).standard_normal(len(truth))
         centre, covariance, limit = forecast.region(logs)
@@ -43,8 +42,13 @@ def score(name: str, noise: float, shared: float, studies: int) -> dict[str, flo
         low, high = np.quantile(logs, [0.025, 0.975], axis=0)
         inside.append(np.mean((low <= y) & (y <= high)))
     rates = {"refuted": refuted, "nominal": nominal, "inside95": inside}
-    return {"design": name, "noise": noise, "shared": shared, "studies": studies,
-            **{k: round(float(np.mean(v)), 4) for k, v in rates.items()}}  # fmt: skip
+    return {
+        "design": name,
+        "noise": noise,
+        "shared": shared,
+        "studies": studies,
+        **{k: round(float(np.mean(v)), 4) for k, v in rates.items()},
+    }
 
 
 def main() -> None:

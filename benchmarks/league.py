@@ -1,6 +1,6 @@
 """The extrapolation league: who forecasts the dear runs best from the cheap ones, on real studies, and who means it.
 
-    python benchmarks/league.py --shared=../shared --out=benchmarks/league.json --learn=analysis/discrepancy.json
+    python benchmarks/league.py --shared=../shared --out=benchmarks/league.json --learn=analysis/check/discrepancy.json
 
 The protocol, sets and cuts are in league_protocol.md. ``--package=PYTHON`` names the interpreter of an environment
 that holds the PyPI package ``chinchilla``; its fits are kept in league_package.json. ``--only``: a part of the sets'
@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
+from analysis.card import Conventions, Discrepancy, Scope
 from analysis.check import discrepancy
 from analysis.check import rolling as crossval
 from analysis.decide import forecast
@@ -63,8 +64,8 @@ class Split:
 
     @property
     def x(self) -> Array:
-        scope = {f"{c}_max": float(self.below[c].max()) for c in ("C", "N", "D")}
-        return discrepancy.beyond(scope, self.above)
+        c, n, d = (float(self.below[c].max()) for c in ("C", "N", "D"))
+        return discrepancy.beyond(Scope(rows=len(self.below), C_max=c, N_max=n, D_max=d), self.above)
 
     @property
     def outcome(self) -> Array:
@@ -134,7 +135,7 @@ def runs_of(table: Any) -> Runs:
     named = table.assign(run=[f"r{i}" for i in range(len(table))])
     if "stem" not in named:
         named["stem"] = named["run"]  # rows of these sets are runs of their own
-    return Runs(named, [], {"N": "as in the set", "n": "set"}, "reference", None, sha256="-")
+    return Runs(named, (), Conventions(origin="table", n="set"), "reference", None, "-")
 
 
 def columns_of(table: Any) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def ours(split: Split, law: str) -> tuple[Array, Fit]:
 
 
 def with_term(logs: Array, split: Split, k: float, shared: float) -> Array:
-    entry = {"k": k, "df": discrepancy.DF, "shared": shared}
+    entry = Discrepancy(k=k, df=discrepancy.DF, shared=shared, setting="given")
     return logs + discrepancy.deviations(entry, split.x, len(logs), np.random.default_rng(7))
 
 
@@ -300,10 +301,13 @@ def play(
     left_out = {source: {law: round(v["k"], 6) for law, v in rows.items()} for source, rows in sorted(loo.items())}
     final = {law: learned(parts, logs, law, None) for law in (*laws, discrepancy.OTHER)}
     by_set = {
-        s.name: {law: round(learned([p for p in parts if p.study is s], _of(logs, parts, s), law, None)["k"], 6)
-                 for law in laws}
-        for s in sets if any(p.study is s for p in parts)
-    }  # fmt: skip
+        s.name: {
+            law: round(learned([p for p in parts if p.study is s], _of(logs, parts, s), law, None)["k"], 6)
+            for law in laws
+        }
+        for s in sets
+        if any(p.study is s for p in parts)
+    }
     return {
         "schema": 1,
         "kind": "league",
@@ -359,9 +363,11 @@ def _rounded(scores: dict[str, float | None]) -> dict[str, float | None]:
 
 
 def shipped(result: dict[str, Any]) -> dict[str, Any]:
-    """What ``analysis/discrepancy.json`` holds: k by law and where it comes from."""
-    laws = {law: {**row, "k": round(row["k"], 6), "shared": round(row["shared"], 3)}
-            for law, row in result["learned"].items()}  # fmt: skip
+    """What ``analysis/check/discrepancy.json`` holds: k by law and where it comes from."""
+    laws = {
+        law: {**row, "k": round(row["k"], 6), "shared": round(row["shared"], 3)}
+        for law, row in result["learned"].items()
+    }
     return {
         "schema": 1,
         "made_by": "benchmarks/league.py",

@@ -11,7 +11,7 @@ observation's error, and a term for the law being wrong. k is the one learned wi
 Forms of the term, each a t scale of log N_opt at x e-folds beyond the fitted range, h the law's curvature of log loss:
 
     none       no term
-    term       k sqrt(2 (1 - shared)) x / CURVATURE      ``analysis.discrepancy``, nothing fitted to optima
+    term       k sqrt(2 (1 - shared)) x / CURVATURE      ``check.discrepancy``, nothing fitted to optima
     by h       k sqrt(2 (1 - shared)) x / h
     c k x / h, c k x / sqrt(h), c k x, c x    c by maximum likelihood over the other sources
 
@@ -35,10 +35,10 @@ from scipy import stats
 
 from analysis.check import approaches, discrepancy
 from analysis.check import rolling as crossval
-from analysis.decide.allocate import BEND
+from analysis.decide.allocate import CURVATURE_STEP
 from analysis.engine.frontier import optimum_along
 from analysis.fitting import fit
-from scaling.records import write_json
+from scaling.records import read_json, write_json
 
 Array = np.ndarray
 LAW = "chinchilla"
@@ -96,14 +96,23 @@ def deviations(sets: list[league.Study], left_out: dict[str, float], shared: flo
                 low, middle, high = np.quantile(draws, [0.1587, 0.5, 0.8413])
                 n = math.exp(log_n[0, j])
                 cell = {"N": [n], "D": [budgets[j] / 6 / n], "C": [budgets[j]]}
-                sizes = n * np.exp(BEND * np.array([-1.0, 0.0, 1.0]))
+                sizes = n * np.exp(CURVATURE_STEP * np.array([-1.0, 0.0, 1.0]))
                 loss = np.log(fitted.law.predict(fitted.theta, {"N": sizes, "D": budgets[j] / 6 / sizes}))
-                rows.append({
-                    "set": study.name, "source": study.source, "factor": split.factor,
-                    "x": float(discrepancy.beyond(fitted.scope, cell)[0]), "k": left_out[study.source],
-                    "h": float(loss[0] - 2 * loss[1] + loss[2]) / BEND**2, "own": math.sqrt(2 * (1 - shared)),
-                    "deviation": seen_n - middle, "fit": (high - low) / 2, "noise": noise, "window": window,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "set": study.name,
+                        "source": study.source,
+                        "factor": split.factor,
+                        "x": float(discrepancy.beyond(fitted.scope, cell)[0]),
+                        "k": left_out[study.source],
+                        "h": float(loss[0] - 2 * loss[1] + loss[2]) / CURVATURE_STEP**2,
+                        "own": math.sqrt(2 * (1 - shared)),
+                        "deviation": seen_n - middle,
+                        "fit": (high - low) / 2,
+                        "noise": noise,
+                        "window": window,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -139,22 +148,30 @@ def score(rows: Any) -> list[dict[str, Any]]:
             off += scale * stats.t.rvs(discrepancy.DF, size=(DRAWS, 1), random_state=rng)
             half = np.quantile(np.abs(off), LEVEL, axis=0)
             y = mine.deviation.to_numpy()
-            parts.append(mine.assign(inside=np.abs(y) <= half, width=2 * half, crps=crossval.crps(off.T, y),
-                                     log_score=log_score(mine, scale)))  # fmt: skip
+            parts.append(
+                mine.assign(
+                    inside=np.abs(y) <= half,
+                    width=2 * half,
+                    crps=crossval.crps(off.T, y),
+                    log_score=log_score(mine, scale),
+                )
+            )
         every: Any = pd.concat(parts)
         columns = ["inside", "width", "crps", "log_score"]
         by_set: Any = every.groupby(["set", "factor"])[columns].mean().groupby("set").mean()
         far, near = every[every.x > math.log(10)], every[every.x <= math.log(10)]
-        out.append({
-            "form": name,
-            "coverage90": float(by_set.inside.mean()),
-            "coverage90_rows": float(every.inside.mean()),
-            "coverage90_within_10x": float(near.inside.mean()),
-            "coverage90_beyond_10x": float(far.inside.mean()),
-            **{key: float(by_set[key].mean()) for key in ("width", "crps", "log_score")},
-            "coverage90_by_set": {str(k): round(float(v), 3) for k, v in by_set.inside.items()},
-            **({"factors": {k: round(v, 3) for k, v in factors.items()}} if factors else {}),
-        })  # fmt: skip
+        out.append(
+            {
+                "form": name,
+                "coverage90": float(by_set.inside.mean()),
+                "coverage90_rows": float(every.inside.mean()),
+                "coverage90_within_10x": float(near.inside.mean()),
+                "coverage90_beyond_10x": float(far.inside.mean()),
+                **{key: float(by_set[key].mean()) for key in ("width", "crps", "log_score")},
+                "coverage90_by_set": {str(k): round(float(v), 3) for k, v in by_set.inside.items()},
+                **({"factors": {k: round(v, 3) for k, v in factors.items()}} if factors else {}),
+            }
+        )
     return out
 
 
@@ -163,7 +180,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    start, table = time.process_time(), discrepancy._table()
+    start, table = time.process_time(), read_json(discrepancy.FILE)
     left_out = {source: row[LAW] for source, row in table["k_with_one_source_left_out"].items()}
     rows = deviations(league.studies(options.shared), left_out, table["laws"][LAW]["shared"])
     forms = score(rows)

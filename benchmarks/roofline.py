@@ -120,8 +120,14 @@ def estimate(model: str, chip: Chip, data: int, fsdp: int, tensor: int) -> Estim
     tokens = CONTEXT * config.width * 2  # bytes of one sequence's activations
     each = tokens * (config.layers + 34 / tensor) + 256 * VOCAB * 4 / tensor
     fixed = STATE * parameters / (fsdp * tensor) + 2 * 2 * layer / tensor
-    turns = next((n for n in range(1, sequences + 1) if sequences % n == 0
-                  and fixed + each * sequences / n <= chip.memory * USABLE), 0)  # fmt: skip
+    turns = next(
+        (
+            n
+            for n in range(1, sequences + 1)
+            if sequences % n == 0 and fixed + each * sequences / n <= chip.memory * USABLE
+        ),
+        0,
+    )
     if not turns:
         return f"{(fixed + each) / 1e9:,.0f} GB does not fit"
     memory = fixed + each * sequences / turns

@@ -58,16 +58,16 @@ def ours(table: dict[str, list[float]]) -> dict[str, Any]:
     """The fit and its bootstraps in Hoffmann mode, card and diagnosis included."""
     import pandas as pd
 
-    from analysis import fitting as room
+    from analysis.fitting import make
     from analysis.table.runs import from_frame
 
     runs = from_frame(pd.DataFrame(table))
-    room.DRAWS = BOOTSTRAPS
+    make.DRAWS = BOOTSTRAPS
     start = time.process_time()
-    fitted = room.fit(runs, "chinchilla", objective=f"huber:{DELTA}", scheme="bootstrap-runs")
+    fitted = make.fit(runs, "chinchilla", objective=f"huber:{DELTA}", scheme="bootstrap-runs")
     seconds = time.process_time() - start
     assert len(fitted.draws) == BOOTSTRAPS
-    return {"cpu": seconds, "objective": fitted.card()["objective"]["value"], "a": fitted.intervals["a"]["value"]}
+    return {"cpu": seconds, "objective": fitted.card.objective.value, "a": fitted.intervals["a"].value}
 
 
 def _objective(table: dict[str, list[float]]) -> tuple[Callable[..., Any], int]:
@@ -208,8 +208,8 @@ def million(table: dict[str, list[float]]) -> dict[str, Any]:
         out[name] = {
             "fit": time.process_time() - begin,
             "checking the table": table_seconds,
-            "scheme": fitted.card()["interval"]["scheme"],
-            "a": [fitted.intervals["a"][k] for k in ("lo", "value", "hi")],
+            "scheme": fitted.card.scheme.name,
+            "a": [getattr(fitted.intervals["a"], k) for k in ("lo", "value", "hi")],
             "a_planted": truth["beta"] / (truth["alpha"] + truth["beta"]),
         }
         if name == "checkpoints":
@@ -237,9 +237,8 @@ def _law_tables() -> Any:
 
 
 TASKS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    f.__name__: f
-    for f in (ours, scipy_starts, scipy_few, scipy_bootstraps, laws_analytic, law_by_jax, million)
-}  # fmt: skip
+    f.__name__: f for f in (ours, scipy_starts, scipy_few, scipy_bootstraps, laws_analytic, law_by_jax, million)
+}
 
 
 # --- the run

@@ -51,9 +51,13 @@ def get_config(argument: str = "") -> ConfigDict:
     for batch in batches:
         tokens = M * max(1, batch // 16) // (10 if smoke else 1)
         config.cells[f"batch_{batch}"] = study.block(
-            "grid", "stdlib", (0 if smoke else 2,), tokens=(tokens,), seeds=(0,) if smoke else (0, 1),
+            "grid",
+            "stdlib",
+            (0 if smoke else 2,),
+            tokens=(tokens,),
+            seeds=(0,) if smoke else (0, 1),
             recipe={"batch": batch},
-        )  # fmt: skip
+        )
     return config
 
 
@@ -81,14 +85,17 @@ def analyse(workdir: Path) -> list[dict[str, Any]]:
 
 
 def lines(answers: list[dict[str, Any]]) -> list[str]:
-    return show.table(answers, {
-        "training loss": lambda row: f"{row['loss']:.3f}",
-        "runs": lambda row: row["runs"],
-        "critical batch, sweep (tokens)": lambda row: (
-            show.interval(row["critical"], 3) if row["critical"] else row["reason"]
-        ),
-        "gradient noise scale (tokens)": lambda row: show.interval(row["noise_scale"], 3),
-    })  # fmt: skip
+    return show.table(
+        answers,
+        {
+            "training loss": lambda row: f"{row['loss']:.3f}",
+            "runs": lambda row: row["runs"],
+            "critical batch, sweep (tokens)": lambda row: (
+                show.interval(row["critical"], 3) if row["critical"] else row["reason"]
+            ),
+            "gradient noise scale (tokens)": lambda row: show.interval(row["noise_scale"], 3),
+        },
+    )
 
 
 if __name__ == "__main__":

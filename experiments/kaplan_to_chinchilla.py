@@ -101,10 +101,19 @@ def rows(workdir: Path) -> Any:
         else:
             arm = "decay" if recipe["parametrisation"] == "standard" else "tuned"
         without, head = manifest["parameters"]["nonembedding"], config["vocab"] * config["width"]
-        found.append({"run": manifest["run"], "stem": manifest["stem"] or manifest["run"], "seed": manifest["seed"],
-                      "arm": arm, "D": float(manifest["tokens"]["D"]), "N_without": float(without),
-                      "N_with": float(without + head), "C_exact": float(manifest["flops"]["training"]),
-                      "loss": result["evaluation"]["loss"]["value"]})  # fmt: skip
+        found.append(
+            {
+                "run": manifest["run"],
+                "stem": manifest["stem"] or manifest["run"],
+                "seed": manifest["seed"],
+                "arm": arm,
+                "D": float(manifest["tokens"]["D"]),
+                "N_without": float(without),
+                "N_with": float(without + head),
+                "C_exact": float(manifest["flops"]["training"]),
+                "loss": result["evaluation"]["loss"]["value"],
+            }
+        )
     return pd.DataFrame(found)
 
 
@@ -124,25 +133,36 @@ def analyse(workdir: Path) -> list[dict[str, Any]]:
         loaded = runs.from_frame(own[["run", "stem", "seed", "N", "D", "C", "loss"]], source=f"{workdir}, {arm}")
         fitted = fit(loaded, "chinchilla")
         third = approaches.approach3(loaded, fitted)
-        answers.append({
-            "step": step, "runs": arm, "rows": len(loaded), "N": "with head" if with_head else "without head",
-            "C": "exact" if exact else "6 N D", "a": third["a"], "a_isoflop": approaches.approach2(loaded)["a"],
-            "alpha": fitted.params["alpha"], "beta": fitted.params["beta"],
-            "loss_at_largest": float(own.sort_values(["N", "D"])["loss"].iloc[-1]),
-            "warnings": [entry["name"] for entry in fitted.warnings],
-        })  # fmt: skip
+        answers.append(
+            {
+                "step": step,
+                "runs": arm,
+                "rows": len(loaded),
+                "N": "with head" if with_head else "without head",
+                "C": "exact" if exact else "6 N D",
+                "a": third["a"],
+                "a_isoflop": approaches.approach2(loaded)["a"],
+                "alpha": fitted.params["alpha"],
+                "beta": fitted.params["beta"],
+                "loss_at_largest": float(own.sort_values(["N", "D"])["loss"].iloc[-1]),
+                "warnings": [entry["name"] for entry in fitted.warnings],
+            }
+        )
     return answers
 
 
 def lines(answers: list[dict[str, Any]]) -> list[str]:
-    return show.table(answers, {
-        "step": lambda row: row["step"],
-        "N": lambda row: row["N"],
-        "C": lambda row: row["C"],
-        "a (law)": lambda row: show.interval(row["a"], 3),
-        "a (isoFLOP)": lambda row: show.interval(row["a_isoflop"], 3),
-        "loss at the largest": lambda row: f"{row['loss_at_largest']:.4f}",
-    })  # fmt: skip
+    return show.table(
+        answers,
+        {
+            "step": lambda row: row["step"],
+            "N": lambda row: row["N"],
+            "C": lambda row: row["C"],
+            "a (law)": lambda row: show.interval(row["a"], 3),
+            "a (isoFLOP)": lambda row: show.interval(row["a_isoflop"], 3),
+            "loss at the largest": lambda row: f"{row['loss_at_largest']:.4f}",
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -151,16 +151,19 @@ def judge(found: Any, exact: dict[str, float | None]) -> list[dict[str, Any]]:
 
 
 def lines(answer: dict[str, Any]) -> list[str]:
-    shown = show.table(answer["rows"], {
-        "world": lambda row: row["world"],
-        "learner": lambda row: row["learner"],
-        "law": lambda row: row["law"],
-        "quantity": lambda row: row["quantity"],
-        "exact": lambda row: "-" if row["exact"] is None else f"{row['exact']:.4f}",
-        "fitted": lambda row: show.interval(row["fitted"], 4) + ("" if row["identified"] else "*"),
-        "bias": lambda row: "-" if row["bias"] is None else f"{row['bias']:+.1%}",
-        "verdict": lambda row: row["verdict"],
-    })  # fmt: skip
+    shown = show.table(
+        answer["rows"],
+        {
+            "world": lambda row: row["world"],
+            "learner": lambda row: row["learner"],
+            "law": lambda row: row["law"],
+            "quantity": lambda row: row["quantity"],
+            "exact": lambda row: "-" if row["exact"] is None else f"{row['exact']:.4f}",
+            "fitted": lambda row: show.interval(row["fitted"], 4) + ("" if row["identified"] else "*"),
+            "bias": lambda row: "-" if row["bias"] is None else f"{row['bias']:+.1%}",
+            "verdict": lambda row: row["verdict"],
+        },
+    )
     below = f"{answer['below']} losses lie below the entropy; * the fit does not identify it"
     return [*shown, f"{answer['family']} with recipe {answer['recipe']}; {below}"]
 

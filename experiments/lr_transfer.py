@@ -55,17 +55,26 @@ def get_config(argument: str = "") -> ConfigDict:
     widths, depths = ((16, 32), (2, 4)) if smoke else ((16, 32, 64, 128), (2, 4, 8, 16))
     steps, seeds, tokens = (1, (0, 1), 16 * K) if smoke else (4, (0, 1, 2), 128 * K)
     config.evaluation.tokens = (16 if smoke else 128) * K
-    shapes = [(axis, name, width, BASE_DEPTH) for axis, names in AXES.items() for name in names
-              for width in widths if axis == "width"]  # fmt: skip
+    shapes = [
+        (axis, name, width, BASE_DEPTH)
+        for axis, names in AXES.items()
+        for name in names
+        for width in widths
+        if axis == "width"
+    ]
     shapes += [("layers", name, BASE_WIDTH, depth) for name in AXES["layers"] for depth in depths]
     for axis, name, width, depth in shapes:
         centre = RATE * (BASE_WIDTH / width) ** 0.5 if name == "standard" else RATE
         for step in range(-steps, steps + 1):
             config.cells[f"{axis}_{name}_{width}x{depth}_{step + steps}"] = study.block(
-                "grid", "stdlib", (0,), tokens=(tokens,), seeds=seeds,
+                "grid",
+                "stdlib",
+                (0,),
+                tokens=(tokens,),
+                seeds=seeds,
                 model={"width": width, "layers": depth, "heads": width // 8, "tied": False},
                 recipe={"parametrisation": name, "learning_rate": centre * 2 ** (step / 2)},
-            )  # fmt: skip
+            )
     return config
 
 
@@ -78,10 +87,18 @@ def rows(workdir: Path) -> Any:
 
 def _row(manifest: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
     recipe, config = manifest["recipe"], manifest["config"]
-    return {"run": manifest["run"], "stem": manifest["stem"], "seed": manifest["seed"], "width": config["width"],
-            "layers": config["layers"], "parametrisation": recipe["parametrisation"],
-            "learning_rate": recipe["learning_rate"], "D": float(manifest["tokens"]["D"]),
-            "batch": float(manifest["tokens"]["per_step"]), "loss": result["evaluation"]["loss"]["value"]}  # fmt: skip
+    return {
+        "run": manifest["run"],
+        "stem": manifest["stem"],
+        "seed": manifest["seed"],
+        "width": config["width"],
+        "layers": config["layers"],
+        "parametrisation": recipe["parametrisation"],
+        "learning_rate": recipe["learning_rate"],
+        "D": float(manifest["tokens"]["D"]),
+        "batch": float(manifest["tokens"]["per_step"]),
+        "loss": result["evaluation"]["loss"]["value"],
+    }
 
 
 def analyse(workdir: Path) -> list[dict[str, Any]]:
@@ -103,25 +120,35 @@ def analyse(workdir: Path) -> list[dict[str, Any]]:
                 answers.append({"axis": axis, "parametrisation": name, "exponent": None, "reason": str(error)})
                 continue
             exponent, span = found["rate_law"]["p"], own["N"].max() / own["N"].min()
-            answers.append({
-                "axis": axis, "parametrisation": name, "exponent": exponent, "span": float(span),
-                "factor": {key: float(span ** exponent[key]) for key in ("value", "lo", "hi")},
-                "optima": [{**row, axis: row.pop("N")} for row in found["optima"]],
-                "noise": found["noise"], "curvature": found["curvature"], "runs": found["runs"],
-            })  # fmt: skip
+            answers.append(
+                {
+                    "axis": axis,
+                    "parametrisation": name,
+                    "exponent": exponent,
+                    "span": float(span),
+                    "factor": {key: float(span ** exponent[key]) for key in ("value", "lo", "hi")},
+                    "optima": [{**row, axis: row.pop("N")} for row in found["optima"]],
+                    "noise": found["noise"],
+                    "curvature": found["curvature"],
+                    "runs": found["runs"],
+                }
+            )
     return answers
 
 
 def lines(answers: list[dict[str, Any]]) -> list[str]:
-    return show.table(answers, {
-        "axis": lambda row: row["axis"],
-        "parametrisation": lambda row: row["parametrisation"],
-        "lr* ~ axis^e": lambda row: show.interval(row["exponent"], 2),
-        "over the range": lambda row: show.interval(row.get("factor"), 3) if row["exponent"] else row["reason"],
-        "best at each": lambda row: ", ".join(
-            f"{cell[row['axis']]:g}: {_best(cell)}" for cell in row.get("optima", ())
-        ),
-    })  # fmt: skip
+    return show.table(
+        answers,
+        {
+            "axis": lambda row: row["axis"],
+            "parametrisation": lambda row: row["parametrisation"],
+            "lr* ~ axis^e": lambda row: show.interval(row["exponent"], 2),
+            "over the range": lambda row: show.interval(row.get("factor"), 3) if row["exponent"] else row["reason"],
+            "best at each": lambda row: ", ".join(
+                f"{cell[row['axis']]:g}: {_best(cell)}" for cell in row.get("optima", ())
+            ),
+        },
+    )
 
 
 def _best(cell: dict[str, Any]) -> str:

@@ -72,8 +72,15 @@ def rows(workdir: Path) -> Any:
     found = []
     for manifest, result in experiment.finished(workdir):
         loss = math.log(result["evaluation"]["loss"]["value"])
-        found.append({"arm": arm_of(manifest), "size": manifest["size"], "D": manifest["tokens"]["D"],
-                      "seed": manifest["seed"] % 100, "y": loss})  # fmt: skip
+        found.append(
+            {
+                "arm": arm_of(manifest),
+                "size": manifest["size"],
+                "D": manifest["tokens"]["D"],
+                "seed": manifest["seed"] % 100,
+                "y": loss,
+            }
+        )
     return pd.DataFrame(found)
 
 
@@ -100,8 +107,11 @@ def difference(table: Any, one: str, two: str, *, paired: bool) -> dict[str, Any
         # Sizes may differ for good: the noise is that of seeds within a size.
         groups = [group.to_numpy() for _, group in both.groupby("size")]
     else:
-        groups = [m.loc[size].to_numpy() * sign for m, sign in ((means[one], 1), (means[two], -1))
-                  for size in sorted(set(table["size"]))]  # fmt: skip
+        groups = [
+            m.loc[size].to_numpy() * sign
+            for m, sign in ((means[one], 1), (means[two], -1))
+            for size in sorted(set(table["size"]))
+        ]
     sizes = table["size"].nunique()
     centre = sum(float(group.mean()) for group in groups) / sizes
     parts = [float(np.var(group, ddof=1)) / len(group) / sizes**2 for group in groups]
@@ -112,9 +122,15 @@ def difference(table: Any, one: str, two: str, *, paired: bool) -> dict[str, Any
     equal = lo > -MARGIN and hi < MARGIN
     verdict = "equal" if equal else "different" if lo > MARGIN or hi < -MARGIN else "cannot tell"
     by_d = table.groupby(["arm", "D"])["y"].mean()
-    return {"one": one, "two": two, "difference": {"value": centre, "lo": lo, "hi": hi}, "df": df, "margin": MARGIN,
-            "verdict": verdict, "by_D": {str(d): float(by_d[one, d] - by_d[two, d]) for d in sorted(set(table["D"]))},
-            }  # fmt: skip
+    return {
+        "one": one,
+        "two": two,
+        "difference": {"value": centre, "lo": lo, "hi": hi},
+        "df": df,
+        "margin": MARGIN,
+        "verdict": verdict,
+        "by_D": {str(d): float(by_d[one, d] - by_d[two, d]) for d in sorted(set(table["D"]))},
+    }
 
 
 def spent(workdir: Path) -> dict[str, float]:

@@ -64,8 +64,10 @@ def test_training_measures_noise_when_asked_and_is_not_changed_by_it(tiny, tmp_p
 def test_the_noise_scale_is_a_ratio_of_means_with_an_interval():
     rng = np.random.default_rng(0)
     # Single measurements are worse than useless (the signal is often negative); their means are not.
-    rows = [{"gradient_noise": 8 * (1 + 0.3 * rng.standard_normal()), "gradient_signal": 0.1 + 0.15 * x}
-            for x in rng.standard_normal(400)]  # fmt: skip
+    rows = [
+        {"gradient_noise": 8 * (1 + 0.3 * rng.standard_normal()), "gradient_signal": 0.1 + 0.15 * x}
+        for x in rng.standard_normal(400)
+    ]
     found = batch.noise_scale([*rows, {"loss": 1.0}], context=64)
     assert found is not None and found["rows"] == 400
     assert found["lo"] < 80 * 64 < found["hi"] and found["hi"] < 1.6 * found["lo"]

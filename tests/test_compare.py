@@ -34,9 +34,14 @@ def make(seed, dataset: str | None = "c4", noise=1e-3, law="chinchilla", **chang
 @pytest.fixture(scope="module")
 def fits():
     return {
-        "one": make(0), "two": make(1), "steep": make(2, beta=0.6, B=2e5), "dear": make(3, A=480 * 1.5, B=2000 * 1.5),
-        "vague": make(4, noise=0.05), "other": make(5, dataset="pile"), "unnamed": make(6, dataset=None),
-    }  # fmt: skip
+        "one": make(0),
+        "two": make(1),
+        "steep": make(2, beta=0.6, B=2e5),
+        "dear": make(3, A=480 * 1.5, B=2000 * 1.5),
+        "vague": make(4, noise=0.05),
+        "other": make(5, dataset="pile"),
+        "unnamed": make(6, dataset=None),
+    }
 
 
 def test_the_three_verdicts(fits):
@@ -137,8 +142,12 @@ def test_what_cannot_be_compared_at_all(fits):
     with pytest.raises(UserError, match="count N differently"):
         compare.compare([one, Member("total", total)])
     both = [one, Member("two", fits["two"])]
-    for more, words in [({"margins": {"speed": 1}}, "is not shared"), ({"margins": {"a": -1}}, "positive"),
-                        ({"level": 2}, "probability"), ({"axis": "raw"}, "choose auto")]:  # fmt: skip
+    for more, words in [
+        ({"margins": {"speed": 1}}, "is not shared"),
+        ({"margins": {"a": -1}}, "positive"),
+        ({"level": 2}, "probability"),
+        ({"axis": "raw"}, "choose auto"),
+    ]:
         with pytest.raises(UserError, match=words):
             compare.compare(both, **more)
 
@@ -205,8 +214,11 @@ def test_power_from_the_shell(tmp_path, capsys):
     assert main(["compare", "--expected", *paths]) == 0
     assert f"one stdlib of {paths[0]} - one stdlib of {paths[1]}" in capsys.readouterr().out
     write_json(tmp_path / "odd.json", {"study": "odd", "hopes": {"stdlib": {"level": 0.95}}})
-    wrong = {str(tmp_path / "none.json"): "scaling plan", str(tmp_path / "odd.json"): "scaling plan",
-             paths[0]: "one plan is given twice"}  # fmt: skip
+    wrong = {
+        str(tmp_path / "none.json"): "scaling plan",
+        str(tmp_path / "odd.json"): "scaling plan",
+        paths[0]: "one plan is given twice",
+    }
     for path, words in wrong.items():
         assert main(["compare", "--expected", paths[0], path]) == 2
         said = capsys.readouterr().err
