@@ -61,7 +61,16 @@ def test_families_know_nothing_of_optimisers_meshes_or_loops():
     for path in [*(ROOT / "scaling/families").glob("*.py"), *(ROOT / "scaling/blocks").glob("*.py")]:
         for imported in _imports(path):
             assert "optax" not in imported and "sharding" not in imported
-            assert _room(imported) in (None, "families", "blocks", "objectives", "count", "errors", "settings", "records")
+            assert _room(imported) in (
+                None,
+                "families",
+                "blocks",
+                "objectives",
+                "count",
+                "errors",
+                "settings",
+                "records",
+            )
 
 
 def test_analysis_meets_the_trainer_at_the_record_only():
