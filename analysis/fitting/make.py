@@ -41,7 +41,7 @@ Array = np.ndarray
 DRAWS = 1000
 
 
-# wide: each keyword is one choice of the user, and a flag of the shell
+# wide: each keyword is one choice of the user, and a flag of the shell; long: half of it is what help() shows
 def fit(
     runs: Runs,
     law: str | Law | None = None,

@@ -169,13 +169,13 @@ def _check(long: Any, cells: Any, names: Mapping[str, str], rows: list[str]) -> 
         ("learning_rate", lambda v: v >= 0, "a number, zero or more"),
         ("loss", lambda v: v > 0, "a positive number"),
     )
-    for name, good, words in rules:
+    for name, good, wanted in rules:
         values = long[name].to_numpy(dtype=np.float64)
         bad = ~(np.isfinite(values) & good(values))
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
             shown = values[i] if cells is None else cells[names[name]][i]
-            raise UserError(f"{rows[i]}, column {names[name]}", shown, f"must be {words}")
+            raise UserError(f"{rows[i]}, column {names[name]}", shown, f"must be {wanted}")
 
 
 def _schedule(run: str, curve: Any, warmup: int | None) -> Array:

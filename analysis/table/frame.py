@@ -62,7 +62,8 @@ def runs_of(table: Any, dropped: list[Dropped], conventions: Conventions, source
     return Runs(table, tuple(dropped), conventions, source, dataset, sha256, found)
 
 
-def from_frame(  # nine keywords: those of `load`, and where the rows stand
+# wide: the keywords of `load`, and where the rows stand
+def from_frame(
     frame: pd.DataFrame,
     *,
     where: str | None = None,
