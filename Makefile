@@ -1,4 +1,5 @@
 # The two commands of a newcomer: `make demo` and `make test`. Needs make and Python >= 3.11, nothing else.
+# `make lint` (ruff, pyright) and `make test-system` (every case of the long batteries) are what CI runs beside them.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -27,11 +28,11 @@ demo: $(VENV)/.installed
 	$(BIN)/scaling predict $(WORKDIR)
 	$(BIN)/scaling report $(WORKDIR)
 
-test: $(VENV)/.installed-dev lint
+test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadfile
 
 test-system: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m system
+	$(BIN)/python -m pytest -m system -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT / "benchmarks")
 
 
+@pytest.mark.system
 def test_the_gpu_benchmark_runs_small_on_a_cpu(tmp_path):
     """All sections but remat at depth and cold compilation, which compile for long and use the same function."""
     done = run(
@@ -44,6 +45,7 @@ def test_the_gpu_benchmark_runs_small_on_a_cpu(tmp_path):
     assert "tokens_a_second" in done.stdout
 
 
+@pytest.mark.system
 def test_the_cpu_benchmark_runs_small_and_its_result_holds_the_goal(tmp_path):
     done = run("cpu.py", "--sizes=30k", "--rounds=1", "--seconds=0.1", f"--out={tmp_path / 'cpu.json'}")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -56,6 +58,7 @@ def test_the_cpu_benchmark_runs_small_and_its_result_holds_the_goal(tmp_path):
         assert all(peer["ours_over_this"] >= 1.1 for peer in size.values())
 
 
+@pytest.mark.system
 def test_the_sweep_benchmark_runs_small_and_its_result_holds_the_goal(tmp_path):
     done = run("sweep.py", "--argument=smoke", "--cells=2", f"--out={tmp_path / 'sweep.json'}")
     assert done.returncode == 0, done.stderr[-2000:]

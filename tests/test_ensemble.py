@@ -169,6 +169,7 @@ def command(tmp_path, monkeypatch):
     return start
 
 
+@pytest.mark.system
 def test_a_study_of_ensembles_is_the_study_of_single_runs_through_a_kill(command, tmp_path):
     with ending(command("one", "--ensemble=1")) as process:
         assert process.wait() == 0
@@ -201,6 +202,7 @@ def test_a_worker_that_cannot_train_several_says_so(tmp_path):
     assert records(tmp_path) == []
 
 
+@pytest.mark.system
 def test_a_worker_without_siblings_compiles_the_next_shape_while_one_trains(tmp_path):
     cells = {
         f"batch{size}": study.block("grid", "known", (0,), tokens=(96 * 60,), recipe={"batch": size})

@@ -213,6 +213,7 @@ def test_microbatches_must_divide_the_batch():
         trainer(Execution(microbatches=3))
 
 
+@pytest.mark.system
 def test_a_member_of_an_ensemble_is_a_single_run():
     steps, members = 4, 3
     made = trainer(Execution(), steps, warmup_steps=2, clip=0.5)

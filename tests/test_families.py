@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import refuses
+from selection import mostly_system
 
 from scaling import count, families, recipe
 from scaling.blocks import execution
@@ -160,7 +161,7 @@ def test_loss_starts_where_it_must_and_gradients_are_finite(name: str, case: str
     assert any(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(("name", "case"), mostly_system(CASES, ("gpt", ""), ("bert", "mlm"), ("t5", "")))
 def test_loss_tokens_are_what_the_term_says(name: str, case: str):
     module, config = small(name, case, context=64)
     batch = batch_of(module, config, 4)
@@ -182,7 +183,7 @@ def trained(module, config, batch, steps: int, **fields):
     return trainer, batches, hyper, trainer.chunk(trainer.init(0), hyper, batches)
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(("name", "case"), mostly_system(CASES, ("gpt", ""), ("vit", "class")))
 def test_eight_examples_are_learnt_by_heart(name: str, case: str):
     module, config = small(name, case, context=8, image=8, patch=4, layers=1)
     batch = batch_of(module, config, 8)
@@ -202,7 +203,7 @@ def twenty_steps(name: str, case: str):
     return trained(module, config, batch_of(module, config), 20)
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(("name", "case"), mostly_system(CASES, ("gpt", "")))
 def test_members_of_an_ensemble_equal_single_runs(name: str, case: str):
     trainer, batches, hyper, (state, metrics) = twenty_steps(name, case)
     states = quick(jax.vmap(trainer._init))(jnp.arange(3, dtype=jnp.uint32))
@@ -215,7 +216,7 @@ def test_members_of_an_ensemble_equal_single_runs(name: str, case: str):
     assert float(jnp.abs(many["loss"][1] - many["loss"][0]).max()) > 1e-3
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(("name", "case"), mostly_system(CASES, ("gpt", ""), ("bert", "mlm")))
 def test_a_resumed_run_ends_with_the_same_bits(name: str, case: str, tmp_path):
     """Seven steps, a checkpoint, and the rest from what is read of it."""
     trainer, batches, hyper, (whole, metrics) = twenty_steps(name, case)
@@ -231,7 +232,7 @@ def test_a_resumed_run_ends_with_the_same_bits(name: str, case: str, tmp_path):
     np.testing.assert_array_equal(losses, metrics["loss"])
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(("name", "case"), mostly_system(CASES, ("gpt", ""), ("t5", "")))
 def test_scanned_layers_equal_unrolled_layers(name: str, case: str):
     module, config = small(name, case, layers=3)
     parameters = initial(module, config, 0.2)
@@ -245,7 +246,7 @@ def test_scanned_layers_equal_unrolled_layers(name: str, case: str):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), scanned_gradient, gradient)
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize(("name", "case"), mostly_system(CASES, ("gpt", "")))
 def test_bfloat16_computes_close_to_float32(name: str, case: str):
     module, config = small(name, case)
     batch = batch_of(module, config)

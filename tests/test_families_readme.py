@@ -75,6 +75,7 @@ def test_it_passes_the_battery(name: str, tmp_path: Path):
             assert arguments["tied"] is False  # the page's family has one head
 
 
+@pytest.mark.system
 def test_it_trains_alike_on_a_mesh(folder: Path):
     environment = {
         **os.environ,

@@ -92,6 +92,7 @@ def get_config(argument=""):
 """
 
 
+@pytest.mark.system
 def test_small_runs_are_put_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "small.py").write_text(SMALL)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

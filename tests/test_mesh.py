@@ -21,9 +21,9 @@ QUICK = " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3}
 
 
-@pytest.fixture(scope="module")
-def meshes(tmp_path_factory):
-    command = [sys.executable, "-W", "error", "tests/mesh_battery.py", str(tmp_path_factory.mktemp("checkpoints"))]
+def battery(folder: Path, *arguments: str) -> dict[str, Any]:
+    """What tests/mesh_battery.py prints, and what it says on its way."""
+    command = [sys.executable, "-W", "error", "tests/mesh_battery.py", str(folder), *arguments]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     for flags in (DEVICES + QUICK, DEVICES):  # a flag that another XLA does not know ends the process
         done = subprocess.run(
@@ -35,6 +35,23 @@ def meshes(tmp_path_factory):
     return {**json.loads(done.stdout.splitlines()[-1]), "stderr": done.stderr}
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return battery(tmp_path_factory.mktemp("checkpoints"), "--few")
+
+
+@pytest.fixture(scope="module")
+def meshes(tmp_path_factory):
+    return battery(tmp_path_factory.mktemp("checkpoints"))
+
+
+def test_gpt_trains_alike_on_a_mesh_of_all_axes(few):
+    alone, split = (few["cases"]["gpt float32"][shape]["losses"] for shape in ("1x1x1", "2x2x2"))
+    assert alone[-1] != pytest.approx(alone[0], rel=1e-3)
+    assert split == pytest.approx(alone, rel=TOLERANCE["float32"])
+
+
+@pytest.mark.system
 def test_every_family_trains_alike_on_every_mesh(meshes):
     """Every family on all four meshes in both precisions, every further objective or switch on that of all axes."""
     for case, runs in meshes["cases"].items():
@@ -50,6 +67,7 @@ def test_every_family_trains_alike_on_every_mesh(meshes):
     assert {case.split()[0] for case in meshes["cases"] if case.endswith("bfloat16")} == set(FAMILIES)
 
 
+@pytest.mark.system
 def test_no_more_is_sent_than_the_table_says(meshes):
     table = json.loads((Path(__file__).parent / "collectives.json").read_text())
     slack = 1.05 if table["jax"] == meshes["jax"] else 1.5  # another compiler may cut the work otherwise
@@ -65,28 +83,28 @@ def test_no_more_is_sent_than_the_table_says(meshes):
     assert table["jax"] != meshes["jax"] or "full rematerialization" not in meshes["stderr"], meshes["stderr"][:500]
 
 
-def test_what_is_sent_follows_from_the_parameters(meshes):
+def test_what_is_sent_follows_from_the_parameters(few):
     """Data parallel: gradients are summed once. Fully sharded: weights are gathered once, gradients summed once."""
-    close, size = meshes["close"], meshes["bytes"]
+    close, size = few["close"], few["bytes"]
     assert set(close["8x1x1"]) == {"all-reduce"} and close["8x1x1"]["all-reduce"][1] <= 1.05 * size
     assert set(close["1x8x1"]) <= {"all-gather", "all-reduce", "reduce-scatter"}
     assert close["1x8x1"]["all-gather"][1] <= 1.05 * size and close["1x8x1"]["all-reduce"][1] <= 1.05 * size
     assert "all-to-all" not in close["2x2x2"]
 
 
-def test_weights_and_moments_are_split_by_their_path(meshes):
-    assert meshes["spec"]["up"] == meshes["moment"] == [None, "fsdp", "tensor"]
-    assert meshes["spec"]["q"] == [None, "fsdp", "tensor", None]
-    assert meshes["spec"]["down"] == [None, "tensor", "fsdp"]
-    assert meshes["members"] == ["ensemble", "fsdp", "tensor"]
+def test_weights_and_moments_are_split_by_their_path(few):
+    assert few["spec"]["up"] == few["moment"] == [None, "fsdp", "tensor"]
+    assert few["spec"]["q"] == [None, "fsdp", "tensor", None]
+    assert few["spec"]["down"] == [None, "tensor", "fsdp"]
+    assert few["members"] == ["ensemble", "fsdp", "tensor"]
 
 
-def test_a_checkpoint_is_restored_onto_another_mesh(meshes):
-    assert meshes["moved"] and meshes["devices"] == 1
+def test_a_checkpoint_is_restored_onto_another_mesh(few):
+    assert few["moved"] and few["devices"] == 1
 
 
-def test_negatives_of_all_devices_are_those_of_the_whole_batch(meshes):
-    assert meshes["contrasted"]
+def test_negatives_of_all_devices_are_those_of_the_whole_batch(few):
+    assert few["contrasted"]
 
 
 def test_a_mesh_that_cannot_be_is_named():

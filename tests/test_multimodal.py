@@ -134,6 +134,7 @@ def towers(batch: int = 16, evaluation: int = 32, **data: Any):
     return plan.make(study.resolve(config)).programs[0]
 
 
+@pytest.mark.system
 def test_a_contrast_is_evaluated_in_its_own_batch_with_an_error_by_batch(tmp_path):
     program = towers()
     (spec,) = program.runs

@@ -68,6 +68,7 @@ def group(workdir: Path) -> list[int]:
             process.communicate()
 
 
+@pytest.mark.system
 def test_two_processes_train_what_one_does_through_a_signal_to_one_of_them(tmp_path):
     config: Any = tiny_config(grid=study.block("grid", "known", (0,), tokens=(96 * 15, 96 * 20)))
     config.recipe.batch, config.chunk, config.mesh.data, config.mesh.fsdp = 8, 5, 2, 2

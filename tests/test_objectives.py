@@ -215,6 +215,7 @@ def test_pictures_are_turned():
     np.testing.assert_allclose(patches[0, 1].reshape(2, 2, 3), np.asarray(image[0, :2, 2:]) / 127.5 - 1, atol=1e-6)
 
 
+@pytest.mark.system
 def test_a_mixture_is_the_sum_of_its_chosen_experts():
     shape = experts.Experts(4, 2, 6, shared=1, capacity=2.0)
     weights = {
@@ -253,6 +254,7 @@ def test_a_full_expert_takes_the_first_and_no_more():
     np.testing.assert_allclose(found[0, 0], 4 * gate[0, 0, 0], rtol=1e-5)
 
 
+@pytest.mark.system
 def test_grouped_queries_share_keys_and_values():
     whole = stack.Stack(2, 16, 4, 32)
     shared = stack.Stack(2, 16, 4, 32, kv_heads=2)

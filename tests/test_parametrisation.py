@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from selection import mostly_system
 
 from scaling import families, recipe
 from scaling.step import Trainer
@@ -75,22 +76,25 @@ def flat(ratio: np.ndarray) -> bool:
     return bool(np.all(np.abs(np.log(ratio)) < np.log(1.5)))
 
 
-@pytest.mark.parametrize("model", ["gpt", "vit"])
+@pytest.mark.parametrize("model", mostly_system(["gpt", "vit"], "gpt"))
 def test_changes_stay_flat_in_width_under_mup_and_grow_under_standard(model):
     assert np.all(growth(model, "standard") > 2.0), "at four times the width"
     assert flat(growth(model, "mup"))
 
 
+@pytest.mark.system
 def test_a_tied_table_is_a_head():
     assert growth("tied gpt", "width")[1] > 2.0, "the width rule leaves the table alone"
     assert flat(growth("tied gpt", "mup"))
 
 
+@pytest.mark.system
 def test_changes_stay_flat_in_depth_under_completep_and_grow_under_mup():
     assert growth("gpt", "mup", (BASE, 4))[0] > 1.7, "at four times the depth"
     assert flat(growth("gpt", "completep", (BASE, 4)))
 
 
+@pytest.mark.system
 def test_steps_of_muon_stay_flat_in_width_by_the_spectral_rule():
     assert flat(growth("gpt", "mup", optimizer="muon"))
 
