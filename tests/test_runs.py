@@ -3,41 +3,41 @@
 import json
 from pathlib import Path
 
+import handmade
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from references import reference_file
+from refusals import refuses
 
+from analysis import card
 from analysis.table import seal as sealed
 from analysis.table.runs import datasets, from_frame, load, load_holdouts, open_holdouts
 from analysis.table.select import select
-from scaling.errors import UserError
-from scaling.records import Record, write_json
+from scaling.errors import Code, UserError
+from scaling.records import Manifest, Record, write_json
 
 GOOD = "N,D,loss\n1e6,1e8,4.0\n2e6,1e8,3.8\n4e6,2e8,3.5\n"
 
 
-def manifest(run, *, n=1000, d=10_000, role="fit", dataset="text", seed=0, stem=None, entropy=None):
-    return {
-        "schema": 1, "run": run, "study": "t", "origin": "trained", "kind": "stem" if role == "stem" else "branch",
-        "role": role, "dataset": dataset, "stem": stem, "seed": seed, "family": "gpt", "size": 1,
-        "config": {"width": 16, "depth": 2}, "recipe": {"learning_rate": 0.01, "batch": 8, "schedule": "wsd"},
-        "parameters": {"total": 2 * n, "nonembedding": n, "trainable": 2 * n, "active": n, "groups": {"mlp": n // 2}},
-        "steps": 10, "tokens": {"D": d, "unique": d, "epochs": 1.0},
-        "flops": {"training": 9 * n * d, "6ND": 6 * n * d}, "loss_unit": "nats/token", "headline": "loss",
-        "data": {"entropy": entropy},
-    }  # fmt: skip
+def manifest(run, *, n=1000, d=10_000, role="fit", **fields) -> Manifest:
+    """A run of which N_total is 2 n, and n / 2 parameters are in the group mlp; its exact count is 1.5 times 6 N D."""
+    made = handmade.manifest(run, n=n, d=d, role=role, **fields)
+    parameters = handmade.edited(made.parameters, total=2 * n, groups={"mlp": n // 2})
+    return handmade.edited(made, parameters=parameters, flops=handmade.edited(made.flops, training=9 * n * d))
 
 
-def add(workdir, run, loss=2.0, *, status="done", decayed=True, **kwargs):
-    record = Record(Path(workdir) / "runs" / run)
-    record.begin(manifest(run, **kwargs))
-    if status != "unfinished":
-        term = {"loss": {"value": loss, "se": 0.01}}
-        record.finish({"status": status, "reason": "nan at step 3", "decayed": decayed, "evaluation": term})
-    return record
+def add(workdir, run, loss=2.0, *, status="done", decayed=True, stem=None, role="fit", **fields) -> Record:
+    kind = "stem" if role == "stem" else "whole" if stem is None else "branch"
+    about = manifest(run, role=role, kind=kind, stem=stem, branch_step=None if stem is None else 8, **fields)
+    if status == "unfinished":
+        return handmade.write(Path(workdir), about)
+    reason = None if status == "done" else "nan at step 3"
+    ended = handmade.result(loss, se=0.01, status=status, reason=reason, decayed=decayed)
+    return handmade.write(Path(workdir), about, ended)
 
 
 def table(tmp_path, text, name="runs.csv"):
@@ -50,9 +50,11 @@ def test_csv_gets_compute_and_conventions(tmp_path):
     runs = load(table(tmp_path, GOOD))
     assert list(runs.table.columns[:5]) == ["run", "N", "D", "C", "loss"]
     assert runs.table["C"].tolist() == [6e14, 1.2e15, 4.8e15]
-    assert runs.conventions["C"] == "6ND, as the table has no C"
+    assert runs.conventions == card.Conventions(
+        origin="table", flops="6ND", columns={"N": "N", "D": "D", "loss": "loss"}
+    )
     assert runs.table["run"].tolist() == ["line 2", "line 3", "line 4"]
-    assert runs.dropped == [] and runs.dataset is None
+    assert runs.dropped == () and runs.dataset is None
 
 
 def test_formats_agree_and_order_does_not_matter(tmp_path):
@@ -67,83 +69,92 @@ def test_formats_agree_and_order_does_not_matter(tmp_path):
 
 def test_aliases_and_named_columns(tmp_path):
     path = table(tmp_path, "Params,tokens,flops,loss_c4,lr\n1e6,1e8,7e14,4.0,0.1\n2e6,1e8,1e15,3.9,0.2\n")
-    with pytest.raises(UserError, match=r"no column loss.*rename loss_c4 to loss"):
+    with refuses(Code.MISSING, "table", "no column loss") as caught:
         load(path)
+    assert "rename loss_c4 to loss" in caught.value.remedy
     runs = load(path, columns={"loss": "loss_c4"})
     assert runs.table["C"].tolist() == [7e14, 1e15] and runs.table["learning_rate"].tolist() == [0.1, 0.2]
-    with pytest.raises(UserError, match=r"could each be loss"):
+    with refuses(Code.CONFLICT, "column", "val_loss, test_loss"):
         load(table(tmp_path, "N,D,val_loss,test_loss\n1,1,1,1\n"))
     runs = load(table(tmp_path, "N,N_total,D,loss\n1,2,3,4\n"), n="total")
-    assert runs.table["N"].tolist() == [2.0] and runs.conventions["N"] == "column N_total of the table"
-    with pytest.raises(UserError, match=r"n = total: is no column"):
+    assert runs.table["N"].tolist() == [2.0]
+    assert runs.conventions.columns["N"] == "N_total" and runs.conventions.n == "total"
+    with refuses(Code.MISSING, "n", "total"):
         load(table(tmp_path, GOOD), n="total")
 
 
 @pytest.mark.parametrize(
-    "line, message",
+    ("line", "code", "field", "value"),
     [
-        ("1e6,1e8,abc", r"line 5, column loss = abc: must be a positive number"),
-        ("1e6,1e8,nan", r"line 5, column loss = nan"),
-        ("1e6,1e8,inf", r"line 5, column loss = inf"),
-        ("1e6,,3.0", r"line 5, column D = empty"),
-        ("0,1e8,3.0", r"line 5, column N = 0"),
-        ("1e6,-1e8,3.0", r"line 5, column D = -1e8"),
-        ("1e6,1e8,-3.0", r"line 5, column loss = -3.0"),
-        ("1e200,1e200,3.0", r"line 5 = N 1e\+200 and D 1e\+200: have no finite compute"),
-        ("1e6,1e8", r"line 5: has 2 cells where the header has 3"),
+        ("1e6,1e8,abc", Code.INVALID, "line 5, column loss", "abc"),
+        ("1e6,1e8,nan", Code.INVALID, "line 5, column loss", "nan"),
+        ("1e6,1e8,inf", Code.INVALID, "line 5, column loss", "inf"),
+        ("1e6,,3.0", Code.INVALID, "line 5, column D", "empty"),
+        ("0,1e8,3.0", Code.INVALID, "line 5, column N", "0"),
+        ("1e6,-1e8,3.0", Code.INVALID, "line 5, column D", "-1e8"),
+        ("1e6,1e8,-3.0", Code.INVALID, "line 5, column loss", "-3.0"),
+        ("1e200,1e200,3.0", Code.INVALID, "line 5", "N 1e+200 and D 1e+200"),
+        ("1e6,1e8", Code.DAMAGED, "table", "{path}, line 5"),
     ],
 )
-def test_bad_cells_are_named_by_line_and_column(tmp_path, line, message):
-    with pytest.raises(UserError, match=message):
-        load(table(tmp_path, GOOD + line + "\n"))
+def test_bad_cells_are_named_by_line_and_column(tmp_path, line, code, field, value):
+    path = table(tmp_path, GOOD + line + "\n")
+    with refuses(code, field, value.format(path=path)):
+        load(path)
 
 
 @pytest.mark.parametrize(
-    "text, name, message",
+    ("text", "name", "code", "field", "value"),
     [
-        ("", "a.csv", "is empty"),
-        ("N,D,loss\n", "a.csv", "has no rows"),
-        ("N,D,N,loss\n1,2,3,4\n", "a.csv", "appears twice"),
-        ("N;D;loss\n1;2;3\n", "a.csv", "no column N"),
-        ('{"N": 1, "D": 2, "loss": 3}\n{"N": ', "a.jsonl", "line 2: is not JSON"),
-        ("[1, 2]\n", "a.jsonl", "line 1: is not a JSON object"),
-        ("N,D,loss\n1,2,3\n", "a.xlsx", "neither a work directory nor a table"),
+        ("", "a.csv", Code.MISSING, "table", "{path}"),
+        ("N,D,loss\n", "a.csv", Code.MISSING, "table", "{path}"),
+        ("N,D,N,loss\n1,2,3,4\n", "a.csv", Code.CONFLICT, "column", "N"),
+        ("N;D;loss\n1;2;3\n", "a.csv", Code.MISSING, "table", "no column N"),
+        ('{"N": 1, "D": 2, "loss": 3}\n{"N": ', "a.jsonl", Code.DAMAGED, "table", "{path}, line 2"),
+        ("[1, 2]\n", "a.jsonl", Code.DAMAGED, "table", "{path}, line 1"),
+        ("N,D,loss\n1,2,3\n", "a.xlsx", Code.UNSUPPORTED, "path", "{path}"),
     ],
 )
-def test_unusable_files(tmp_path, text, name, message):
-    with pytest.raises(UserError, match=message):
-        load(table(tmp_path, text, name))
-    with pytest.raises(UserError, match=r"does not exist"):
+def test_unusable_files(tmp_path, text, name, code, field, value):
+    path = table(tmp_path, text, name)
+    with refuses(code, field, value.format(path=path)):
+        load(path)
+    with refuses(Code.MISSING, "path", tmp_path / "nowhere.csv"):
         load(tmp_path / "nowhere.csv")
 
 
 def test_bad_rows_outside_the_selection_do_no_harm(tmp_path):
     path = table(tmp_path, "N,D,loss,ok\n1,2,3,1\n1,2,broken,0\n2,2,3,1\n")
     assert len(load(path, where="ok == 1")) == 2
-    with pytest.raises(UserError, match=r"line 3"):
+    with refuses(Code.INVALID, "line 3, column loss", "broken"):
         load(path)
 
 
 def test_copies_are_dropped_and_replicates_kept(tmp_path):
     runs = load(table(tmp_path, "N,D,loss\n1,2,3\n1,2,3\n1,2,3.1\n"))
     assert runs.table["loss"].tolist() == [3.0, 3.1]
-    assert runs.dropped == [{"row": "line 3", "reason": "the same in every cell as line 2"}]
+    assert runs.dropped == (card.Dropped(row="line 3", why="copy", detail="line 2"),)
 
 
 def test_exported_records_keep_their_meaning(tmp_path):
     text = "N,D,loss,status,decayed,role\n1,2,3,done,True,fit\n1,3,3,diverged,True,fit\n1,4,3,done,False,fit\n"
     runs = load(table(tmp_path, text + "1,5,1,done,True,holdout\n"))
-    assert [d["reason"] for d in runs.dropped] == ["status is diverged", "decayed is False", "role is holdout"]
+    assert runs.dropped == (
+        card.Dropped(row="line 3", why="status", detail="diverged"),
+        card.Dropped(row="line 4", why="undecayed", detail="False"),
+        card.Dropped(row="line 5", why="role", detail="holdout"),
+    )
     assert len(runs) == 1
 
 
 def test_datasets_of_a_table_are_not_mixed(tmp_path):
     path = table(tmp_path, "N,D,loss,dataset\n1,2,3,a\n2,2,3,b\n")
-    with pytest.raises(UserError, match=r"dataset = a, b: .*never mixed"):
+    with refuses(Code.MIXED, "dataset", "a, b"):
         load(path)
     assert load(path, dataset="b").table["N"].tolist() == [2.0]
-    with pytest.raises(UserError, match=r"is not in the table; it has a, b"):
+    with refuses(Code.UNKNOWN, "dataset", "c") as caught:
         load(path, dataset="c")
+    assert "a, b" in caught.value.remedy
 
 
 FRAME = pd.DataFrame({"N": [1.0, 2.0, 3.0], "ok": [True, False, True], "kind": ["a", "b", "c"], "x y": [1.0, 0.0, 0.0]})
@@ -171,18 +182,31 @@ def test_selection(where, expected):
 @pytest.mark.parametrize(
     "where",
     [
-        "__import__('os').getcwd() == ''", "N.sum() > 1", "@N > 1", "N", "1 < 2", "lambda: 1", "[i for i in N]", "N > ",
-        "M > 1", "kind == 3", "kind * 2 == 'aa'", "9 ** 9 ** 9 ** 9 > N", "N == (1, 2)", "kind['a'] == 1", "(" * 300,
+        "__import__('os').getcwd() == ''",
+        "N.sum() > 1",
+        "@N > 1",
+        "N",
+        "1 < 2",
+        "lambda: 1",
+        "[i for i in N]",
+        "N > ",
+        "M > 1",
+        "kind == 3",
+        "kind * 2 == 'aa'",
+        "9 ** 9 ** 9 ** 9 > N",
+        "N == (1, 2)",
+        "kind['a'] == 1",
+        "(" * 300,
         "f'{N}' == kind",
     ],
-)  # fmt: skip
+)
 def test_selection_is_nothing_but_selection(where):
-    with pytest.raises(UserError):
+    with refuses(Code.UNKNOWN if where == "M > 1" else Code.INVALID, "where"):
         select(FRAME, where)
 
 
 def test_selection_of_nothing(tmp_path):
-    with pytest.raises(UserError, match=r"leaves none of the 3 rows"):
+    with refuses(Code.TOO_FEW, "where", "N > 1e9"):
         load(table(tmp_path, GOOD), where="N > 1e9")
 
 
@@ -198,43 +222,60 @@ def test_workdir_reads_only_finished_decayed_fit_runs(tmp_path):
     (tmp_path / "runs" / "h" / "result.json").write_text("not even JSON: it must not be read")
     runs = load(tmp_path)
     assert runs.table["run"].tolist() == ["a", "b"] and runs.table["stem"].tolist() == ["stem", "b"]
-    assert {d["row"]: d["reason"] for d in runs.dropped} == {
-        "c": "diverged: nan at step 3",
-        "d": "the learning rate was not decayed",
-        "e": "unfinished",
-        "f": "its loss is -1.0",
-    }
-    assert runs.table["C"].tolist() == [9e7, 9e7] and runs.conventions["n"] == "nonembedding"
+    assert runs.dropped == (
+        card.Dropped(row="c", why="status", detail="diverged", reason="nan at step 3"),
+        card.Dropped(row="d", why="undecayed"),
+        card.Dropped(row="e", why="unfinished"),
+        card.Dropped(row="f", why="no_loss", detail="loss"),
+    )
+    assert runs.table["C"].tolist() == [9e7, 9e7] and runs.conventions.n == "nonembedding"
     assert load(tmp_path, n="total").table["N"].tolist() == [2000.0, 2000.0]
     assert load(tmp_path, n="mlp").table["N"].tolist() == [500.0, 500.0]
-    with pytest.raises(UserError, match=r"is no count of these runs"):
+    with refuses(Code.UNKNOWN, "n", "nope"):
         load(tmp_path, n="nope")
     assert load(tmp_path, where="seed == 1").table["run"].tolist() == ["b"]
 
 
 def test_datasets_of_a_workdir(tmp_path):
-    with pytest.raises(UserError, match=r"holds no runs"):
+    with refuses(Code.MISSING, "workdir", tmp_path):
         load(tmp_path)
     add(tmp_path, "a", dataset="one")
     assert load(tmp_path).dataset == "one"
     add(tmp_path, "b", dataset="two")
-    with pytest.raises(UserError, match=r"there are several and no study.json"):
+    with refuses(Code.CONFLICT, "dataset", "one, two"):
         load(tmp_path)
-    write_json(tmp_path / "study.json", {"datasets": {"two": {}, "one": {}}, "programs": []})
+    write_json(tmp_path / "study.json", handmade.study(datasets={"two": {}, "one": {}}))
     assert load(tmp_path).table["run"].tolist() == ["b"] and datasets(tmp_path) == ["two", "one"]
-    with pytest.raises(UserError, match=r"it has two, one"):
+    with refuses(Code.UNKNOWN, "dataset", "three") as caught:
         load(tmp_path, dataset="three")
+    assert "two, one" in caught.value.remedy
     (tmp_path / "runs" / "b" / "result.json").unlink()
-    with pytest.raises(UserError, match=r"no finished run of two to fit .unfinished"):
+    with refuses(Code.TOO_FEW, "workdir", tmp_path) as caught:
         load(tmp_path)
+    assert "unfinished" in caught.value.remedy
 
 
 def test_manifest_that_lacks_a_count(tmp_path):
-    write_json(
-        tmp_path / "runs" / "a" / "manifest.json", {"role": "fit", "dataset": "text", "parameters": {"total": 1}}
-    )
-    with pytest.raises(UserError, match=r"manifest = runs/a/manifest.json: lacks"):
+    plain = msgspec.to_builtins(manifest("a"))
+    del plain["parameters"]["nonembedding"]
+    path = tmp_path / "runs" / "a" / "manifest.json"
+    write_json(path, plain)
+    with refuses(Code.DAMAGED, value=path) as caught:
         load(tmp_path)
+    assert "nonembedding" in caught.value.remedy
+
+
+def sealed_cell(run: str) -> sealed.SealedCell:
+    return sealed.SealedCell(
+        run=run,
+        dataset="text",
+        N={"nonembedding": 1000.0},
+        D=1e4,
+        C=9e7,
+        beyond=(),
+        compute_ratio=1.0,
+        status="planned",
+    )
 
 
 def test_holdouts_stay_closed_until_sealed(tmp_path):
@@ -242,20 +283,22 @@ def test_holdouts_stay_closed_until_sealed(tmp_path):
     add(tmp_path, "h1", 1.5, role="holdout")
     add(tmp_path, "h2", 1.4, role="holdout")
     add(tmp_path, "h3", role="holdout", status="unfinished")
-    planned = {"run": "h4", "manifest": manifest("h4", role="holdout")}
-    write_json(tmp_path / "study.json", {"datasets": {"text": {}}, "programs": [{"runs": [planned]}]})
+    write_json(tmp_path / "study.json", handmade.study(handmade.program(manifest("h4", role="holdout"))))
     cells = load_holdouts(tmp_path)
     assert cells["run"].tolist() == ["h1", "h2", "h3", "h4"] and "loss" not in cells
     assert cells["status"].tolist() == ["done", "done", "unfinished", "planned"]
-    with pytest.raises(UserError, match=r"seals no cell"):
+    with refuses(Code.MISSING, "prediction", tmp_path / sealed.FILE):
         open_holdouts(tmp_path)
-    entry = {"cells": [{"run": "h1"}, {"run": "h3"}], "forecasts": [1.5]}
-    write_json(tmp_path / sealed.FILE, sealed.stamp({"schema": 1, "entries": [entry]}))
+    entry = sealed.Entry(
+        time="now", fits=(), cells=(sealed_cell("h1"), sealed_cell("h3")), forecasts=(), joint=(), power={}, naive={}
+    )
+    write_json(tmp_path / sealed.FILE, sealed.stamp(sealed.Prediction(entries=(entry,))))
     opened = open_holdouts(tmp_path)
     assert opened["run"].tolist() == ["h1"] and opened["loss"].tolist() == [1.5]
     text = (tmp_path / sealed.FILE).read_text()
+    assert '"h3"' in text
     (tmp_path / sealed.FILE).write_text(text.replace('"h3"', '"h2"'))
-    with pytest.raises(UserError, match=r"changed after it was sealed"):
+    with refuses(Code.CHANGED, "prediction", tmp_path / sealed.FILE):
         open_holdouts(tmp_path)
 
 
