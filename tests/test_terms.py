@@ -3,19 +3,27 @@
 import json
 from pathlib import Path
 
+import handmade
+import msgspec
 import numpy as np
 import pytest
+from refusals import refuses
 from test_cli import scaling
 from test_runs import GOOD, manifest
 
-from analysis.decide import entropy, forecast
+from analysis.card import Conventions
+from analysis.decide import forecast
+from analysis.decide.entropy import check_entropy
+from analysis.show.sentences import meaning
 from analysis.table.runs import entropy, load, terms
-from scaling.errors import UserError
-from scaling.records import Record, write_json
+from scaling.errors import Code
+from scaling.records import write_json
+from scaling.records.types import Evaluation
+from scaling.records.unit import Unit
 
 # What is trained on, a likelihood of hidden tokens, and a metric: each with a law of its own.
 LAWS = {"mlm": (1.2, 30.0, 0.45, 60.0, 0.4), "error": (0.05, 5.0, 0.3, 40.0, 0.5)}
-UNITS = {"mlm": "nats/hidden token", "error": "share of images"}
+UNITS = {"mlm": Unit(per="hidden token"), "error": Unit(quantity="share", per="image")}
 
 
 def value(term: str, n: float, d: float) -> float:
@@ -30,14 +38,14 @@ def workdir(tmp_path: Path) -> Path:
         for d in (2**17, 2**19, 2**21):
             for seed in (0, 1):
                 run = f"n{n}-d{d}-s{seed}"
-                record = Record(where / "runs" / run)
-                about = manifest(run, n=n, d=d, seed=seed, role="seed" if seed else "fit", entropy=1.9)
-                record.begin({**about, "headline": "mlm", "loss_unit": UNITS["mlm"], "terms": UNITS})
-                found = {t: {"value": value(t, n, d) * np.exp(0.001 * rng.standard_normal())} for t in LAWS}
+                role = "seed" if seed else "fit"
+                about = manifest(run, n=n, d=d, seed=seed, role=role, entropy=1.9, headline="mlm", terms=UNITS)
+                found = {t: float(value(t, n, d) * np.exp(0.001 * rng.standard_normal())) for t in LAWS}
                 if (n, d, seed) == (55_000, 2**21, 1):
-                    found["error"]["value"] = 0.0  # none of the pictures was wrong: no logarithm
-                record.finish({"status": "done", "reason": None, "decayed": True, "evaluation": found})
-    write_json(where / "study.json", {"schema": 1, "name": "t", "datasets": {"text": {}}, "programs": []})
+                    found["error"] = 0.0  # none of the pictures was wrong: no logarithm
+                evaluation = {term: Evaluation(value=loss) for term, loss in found.items()}
+                handmade.write(where, about, handmade.result(evaluation=evaluation))
+    write_json(where / "study.json", handmade.study(datasets={"text": {}}))
     return where
 
 
@@ -51,13 +59,15 @@ def test_every_term_has_its_cards(workdir: Path):
     assert [a["conventions"]["term"] for a in made["approaches"]] == ["mlm", "mlm", "error", "error"]
     for term, (e, _, alpha, _, beta) in LAWS.items():
         card = cards[term, "chinchilla", "nonembedding"]
-        assert card["conventions"]["loss"] == f"{term} on the evaluation set, {UNITS[term]}"
+        conventions = msgspec.convert(card["conventions"], Conventions)
+        assert (conventions.term, conventions.unit) == (term, UNITS[term])
+        assert meaning(conventions)["loss"] == f"{term} on the evaluation set, {UNITS[term]}"
         for name, truth in (("E", e), ("alpha", alpha), ("beta", beta)):
             cell = card["params"][name]
             assert cell["lo"] < truth < cell["hi"] and cell["hi"] - cell["lo"] < truth, (term, name)
     assert cards["mlm", "product", "total"]["data"]["rows"] == 24
     dropped = cards["error", "product", "total"]["data"]["dropped"]
-    assert dropped == [{"row": "n55000-d2097152-s1", "reason": "its error is 0.0"}]
+    assert dropped == [{"row": "n55000-d2097152-s1", "why": "no_loss", "detail": "error", "reason": ""}]
     # The headline's cards are where forecasts and the report look for them, and theirs are the only ones there.
     files = {path.relative_to(workdir / "fits").as_posix() for path in (workdir / "fits").rglob("*.json")}
     assert {"text-chinchilla-nonembedding.json", "error/text-chinchilla-nonembedding.json"} < files
@@ -86,9 +96,10 @@ def test_one_term_is_asked_for_by_name(workdir: Path):
 
 def test_the_entropy_bounds_likelihoods_of_tokens_only(workdir: Path):
     """A hidden token is seen from both sides: its loss may be below the entropy of the text."""
-    assert entropy.check_entropy(workdir).datasets == {}
+    assert check_entropy(workdir).datasets == {}
     assert "entropy" not in load(workdir).table
     about = manifest("x", entropy=1.9)
-    assert entropy(about) == 1.9 and entropy({**about, "loss_unit": "nats/token (bound)"}) == 1.9
-    with pytest.raises(UserError, match="choose one of loss"):
+    bound = manifest("x", entropy=1.9, terms={"loss": Unit(bound=True)})
+    assert entropy(about) == 1.9 and entropy(bound) == 1.9
+    with refuses(Code.UNKNOWN, "term", "mlm"):
         entropy(about, "mlm")
