@@ -27,24 +27,25 @@ from scaling.records import records, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = """
-import json, sys
+import sys
 from pathlib import Path
 from absl import flags
 from scaling import train
+from scaling.records import read_study
 flags.FLAGS.mark_as_parsed()
 workdir = Path(sys.argv[1])
-(program,) = json.loads((workdir / "study.json").read_text())["programs"]
+(program,) = read_study(workdir).programs
 train.execute(program, workdir, progress=lambda run, flops: None, should_stop=lambda: False)
 """
 
 
 def prepare(config: str, argument: str | None, cells: int, workdir: Path) -> tuple[Path, list[Path]]:
     """Writes study.json for the cells together and for each alone; the directories."""
-    from scaling import cli, plan, study
+    from scaling import plan, study
+    from scaling.verbs import _config
 
-    where, _ = cli._locate_config([f"--config={config}"])
-    assert where is not None
-    whole = study.resolve(cli._load_config(where, argument))
+    loaded, _ = _config.load(config if argument is None else f"{config}:{argument}", ())
+    whole = study.resolve(loaded)
     chosen = whole.cells[:cells] if cells else whole.cells
     alone = []
     for index, cell in enumerate(chosen):
@@ -78,8 +79,8 @@ def losses(workdirs: list[Path]) -> dict[str, float]:
     for workdir in workdirs:
         for record in records(workdir):
             result, manifest = record.result, record.manifest
-            if manifest["kind"] != "stem" and result and result["status"] == "done":
-                found[record.path.name] = result["evaluation"][manifest["headline"]]["value"]
+            if manifest.kind != "stem" and result is not None and result.status == "done":
+                found[record.path.name] = result.evaluation[manifest.headline].value
     return found
 
 

@@ -28,14 +28,18 @@ only batches of 32 and more went that far, and their learning rates follow a rul
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.records import Record
+from scaling.records.value import Value
 from scaling.verbs import experiment, show
+
+if TYPE_CHECKING:
+    from analysis.decide.critical_batch import CriticalBatch, NoiseScale
 
 K, M = 2**10, 2**20
 
@@ -61,39 +65,48 @@ def get_config(argument: str = "") -> ConfigDict:
     return config
 
 
-def analyse(workdir: Path) -> list[dict[str, Any]]:
+class Row(Value):
+    """A target loss: the critical batch by the sweep, and the noise scale of rows from the target before to it."""
+
+    sweep: CriticalBatch
+    noise_scale: NoiseScale | None
+
+
+def analyse(workdir: Path) -> list[Row]:
     """At target losses that every batch passes: the critical batch by the sweep and by the gradients."""
     from analysis.decide import critical_batch as batch
 
     runs, context = {}, 0
     for manifest, _ in experiment.finished(workdir):
-        context = manifest["config"]["context"]
-        steps = Record(workdir / "runs" / manifest["run"]).steps()
-        runs[manifest["run"]] = (float(manifest["tokens"]["per_step"]), steps)
+        context = manifest.config["context"]
+        steps = Record(workdir / "runs" / manifest.run).steps()
+        runs[manifest.run] = (float(manifest.tokens.per_step), steps)
     # From where every batch has left its warmup down to what the worst of them reaches, in equal steps of loss.
-    start = min(next((row["loss"] for row in rows if row["step"] >= 30), rows[-1]["loss"]) for _, rows in runs.values())
-    end = max(min(row["loss"] for row in rows) for _, rows in runs.values())
+    start = min(next((row.loss for row in rows if row.step >= 30), rows[-1].loss) for _, rows in runs.values())
+    end = max(min(row.loss for row in rows) for _, rows in runs.values())
     if not end < start:
-        raise UserError("workdir", workdir, "its runs share no range of losses; train longer")
+        raise UserError("workdir", workdir, "its runs share no range of losses; train longer", Code.NOT_IDENTIFIED)
     targets = [start + (end - start) * (i + 1) / 4 for i in range(4)]
-    answers = batch.sweep(runs, targets)
-    above = start
-    for answer in answers:
-        near = [row for _, rows in runs.values() for row in rows if answer["loss"] <= row["loss"] < above]
-        answer["noise_scale"], above = batch.noise_scale(near, context), answer["loss"]
+    answers, above = [], start
+    for found in batch.sweep(runs, targets):
+        near = [row for _, rows in runs.values() for row in rows if found.loss <= row.loss < above]
+        answers.append(Row(sweep=found, noise_scale=batch.noise_scale(near, context)))
+        above = found.loss
     return answers
 
 
-def lines(answers: list[dict[str, Any]]) -> list[str]:
+def lines(answers: list[Row]) -> list[str]:
+    from analysis.show.tuning_sentences import no_critical_batch
+
     return show.table(
         answers,
         {
-            "training loss": lambda row: f"{row['loss']:.3f}",
-            "runs": lambda row: row["runs"],
+            "training loss": lambda row: f"{row.sweep.loss:.3f}",
+            "runs": lambda row: row.sweep.runs,
             "critical batch, sweep (tokens)": lambda row: (
-                show.interval(row["critical"], 3) if row["critical"] else row["reason"]
+                show.interval(row.sweep.critical, 3) if row.sweep.critical else no_critical_batch(row.sweep)
             ),
-            "gradient noise scale (tokens)": lambda row: show.interval(row["noise_scale"], 3),
+            "gradient noise scale (tokens)": lambda row: show.interval(row.noise_scale and row.noise_scale.interval, 3),
         },
     )
 

@@ -44,13 +44,17 @@ decays, not where it does.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
+from scaling.records.value import Value
 from scaling.verbs import experiment, show
+
+if TYPE_CHECKING:
+    from analysis.card import Interval
 
 K, M = 2**10, 2**20
 # Training of each set of runs; what each adds to the one before it is one cause.
@@ -95,29 +99,48 @@ def rows(workdir: Path) -> Any:
 
     found = []
     for manifest, result in experiment.finished(workdir):
-        recipe, config = manifest["recipe"], manifest["config"]
+        recipe, config = manifest.recipe, manifest.config
         if recipe["schedule"] == "constant":
             arm = "plain" if recipe["warmup_steps"] == PLAIN["warmup_steps"] else "warmup"
         else:
             arm = "decay" if recipe["parametrisation"] == "standard" else "tuned"
-        without, head = manifest["parameters"]["nonembedding"], config["vocab"] * config["width"]
+        without, head = manifest.parameters.nonembedding, config["vocab"] * config["width"]
         found.append(
             {
-                "run": manifest["run"],
-                "stem": manifest["stem"] or manifest["run"],
-                "seed": manifest["seed"],
+                "run": manifest.run,
+                "stem": manifest.stem or manifest.run,
+                "seed": manifest.seed,
                 "arm": arm,
-                "D": float(manifest["tokens"]["D"]),
+                "D": float(manifest.tokens.D),
                 "N_without": float(without),
                 "N_with": float(without + head),
-                "C_exact": float(manifest["flops"]["training"]),
-                "loss": result["evaluation"]["loss"]["value"],
+                "C_exact": float(manifest.flops.training),
+                "loss": result.evaluation["loss"].value,
             }
         )
     return pd.DataFrame(found)
 
 
-def analyse(workdir: Path) -> list[dict[str, Any]]:
+class Answer(Value):
+    """A step of the way: its account of N and C, and the exponent a by the law and by isoFLOP parabolas.
+
+    Intervals are open, or None, where the runs do not show the exponent. ``warnings``: the codes of the fit's.
+    """
+
+    step: str
+    runs: str
+    rows: int
+    N: str
+    C: str
+    a: Interval | None
+    a_isoflop: Interval | None
+    alpha: float
+    beta: float
+    loss_at_largest: float
+    warnings: tuple[str, ...]
+
+
+def analyse(workdir: Path) -> list[Answer]:
     """The exponent at each step, by approaches 3 and 2, with intervals or the reason why there is none."""
     from analysis.check import approaches
     from analysis.fitting import fit
@@ -127,40 +150,40 @@ def analyse(workdir: Path) -> list[dict[str, Any]]:
     for step, arm, with_head, exact in STEPS:
         own = table[table["arm"] == arm].copy()
         if own.empty:
-            raise UserError("workdir", workdir, f"holds no finished run of the set {arm}; finish the study first")
+            remedy = f"holds no finished run of the set {arm}; finish the study first"
+            raise UserError("workdir", workdir, remedy, Code.MISSING)
         own["N"] = own["N_with" if with_head else "N_without"]
         own["C"] = own["C_exact"] if exact else 6 * own["N"] * own["D"]
         loaded = runs.from_frame(own[["run", "stem", "seed", "N", "D", "C", "loss"]], source=f"{workdir}, {arm}")
         fitted = fit(loaded, "chinchilla")
-        third = approaches.approach3(loaded, fitted)
         answers.append(
-            {
-                "step": step,
-                "runs": arm,
-                "rows": len(loaded),
-                "N": "with head" if with_head else "without head",
-                "C": "exact" if exact else "6 N D",
-                "a": third["a"],
-                "a_isoflop": approaches.approach2(loaded)["a"],
-                "alpha": fitted.params["alpha"],
-                "beta": fitted.params["beta"],
-                "loss_at_largest": float(own.sort_values(["N", "D"])["loss"].iloc[-1]),
-                "warnings": [entry["name"] for entry in fitted.warnings],
-            }
+            Answer(
+                step=step,
+                runs=arm,
+                rows=len(loaded),
+                N="with head" if with_head else "without head",
+                C="exact" if exact else "6 N D",
+                a=approaches.approach3(loaded, fitted).a,
+                a_isoflop=approaches.approach2(loaded).a,
+                alpha=fitted.params["alpha"],
+                beta=fitted.params["beta"],
+                loss_at_largest=float(own.sort_values(["N", "D"])["loss"].iloc[-1]),
+                warnings=tuple(warning.code for warning in fitted.warnings),
+            )
         )
     return answers
 
 
-def lines(answers: list[dict[str, Any]]) -> list[str]:
+def lines(answers: list[Answer]) -> list[str]:
     return show.table(
         answers,
         {
-            "step": lambda row: row["step"],
-            "N": lambda row: row["N"],
-            "C": lambda row: row["C"],
-            "a (law)": lambda row: show.interval(row["a"], 3),
-            "a (isoFLOP)": lambda row: show.interval(row["a_isoflop"], 3),
-            "loss at the largest": lambda row: f"{row['loss_at_largest']:.4f}",
+            "step": lambda row: row.step,
+            "N": lambda row: row.N,
+            "C": lambda row: row.C,
+            "a (law)": lambda row: show.interval(row.a, 3),
+            "a (isoFLOP)": lambda row: show.interval(row.a_isoflop, 3),
+            "loss at the largest": lambda row: f"{row.loss_at_largest:.4f}",
         },
     )
 

@@ -45,15 +45,21 @@ What it means, and what a column of 64 steps did to it, is in experiments/LOG.md
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from scaling import data, study
 from scaling.data import _tabular
-from scaling.errors import UserError
-from scaling.records import read_json
+from scaling.errors import Code, UserError
+from scaling.records import read_study
+from scaling.records.value import Value
 from scaling.verbs import experiment, show
+
+if TYPE_CHECKING:
+    from analysis.card import Interval
+    from analysis.fitting import Fit
+    from analysis.table.runs import Runs
 
 K, M = 2**10, 2**20
 LAWS = ("chinchilla", "product_floor")
@@ -88,43 +94,80 @@ def exponent(world: dict[str, Any], learner: str) -> float | None:
     return 1.0 if world["source"] == "markov" else None
 
 
-def verdict(cell: dict[str, Any], exact: float, margin: float) -> str:
+class Row(Value):
+    """A quantity of a fit on a world, beside its exact value.
+
+    Attributes:
+      exact: None where it is not known.
+      fitted: None where the law has no such number.
+      identified: whether the runs show it. bias: relative to the exact value.
+      verdict: ``within``, ``outside``, ``cannot tell``, or ``-`` without an exact value.
+    """
+
+    world: str
+    learner: str
+    law: str
+    quantity: str
+    exact: float | None
+    fitted: Interval | None
+    identified: bool
+    bias: float | None
+    verdict: str
+
+
+class Answer(Value):
+    """What learnt, how many of its losses lie more than four standard errors below the entropy, and a row for each
+    world, learner, law and quantity."""
+
+    family: str
+    recipe: str
+    below: int
+    rows: tuple[Row, ...]
+
+
+def verdict(cell: Interval, exact: float, margin: float) -> str:
     """within, outside or cannot tell: of an interval, against the exact value with a relative margin."""
-    if cell["lo"] is None or cell["hi"] is None:
+    if cell.lo is None or cell.hi is None:
         return "cannot tell"
-    if exact * (1 - margin) <= cell["lo"] and cell["hi"] <= exact * (1 + margin):
+    if exact * (1 - margin) <= cell.lo and cell.hi <= exact * (1 + margin):
         return "within"
-    return "cannot tell" if cell["lo"] <= exact <= cell["hi"] else "outside"
+    return "cannot tell" if cell.lo <= exact <= cell.hi else "outside"
 
 
-def analyse(workdir: Path) -> dict[str, Any]:
-    """{"family", "recipe", "below": losses more than four standard errors below the entropy, "rows": one for each
-    world, learner, law and quantity (see ``judge``)}."""
+def analyse(workdir: Path) -> Answer:
+    """Fits of all worlds against what is exact.
+
+    Raises:
+      UserError: MIXED: several learners; UNSUPPORTED: losses that no entropy bounds.
+    """
     from analysis.fitting import fit
     from analysis.table import runs
 
-    kinds = {(m["family"], m["recipe"]["name"]) for m, _ in experiment.finished(workdir)}
+    kinds = {(m.family, m.recipe["name"]) for m, _ in experiment.finished(workdir)}
     if len(kinds) > 1:
         text = ", ".join(f"{family} with {recipe}" for family, recipe in sorted(kinds))
-        raise UserError("workdir", workdir, f"holds several learners ({text}); give each a work directory of its own")
+        remedy = f"holds several learners ({text}); give each a work directory of its own"
+        raise UserError("workdir", workdir, remedy, Code.MIXED)
     ((family, recipe),) = kinds
-    rows, below = [], 0
-    for name, world in read_json(workdir / "study.json")["datasets"].items():
+    rows: list[Row] = []
+    below = 0
+    for name, world in read_study(workdir).datasets.items():
         trained, source = runs.load(workdir, dataset=name), data.load(world)
         if "entropy" not in trained.table:
-            raise UserError("workdir", workdir, f"no entropy bounds its losses on {name}; choose a likelihood")
+            remedy = f"no entropy bounds its losses on {name}; choose a likelihood"
+            raise UserError("workdir", workdir, remedy, Code.UNSUPPORTED)
         exact = {"floor E": source.describe()["entropy"], "exponent of D": exponent(world, family)}
         error = trained.table.reindex(columns=["loss_se"], fill_value=0.0)["loss_se"]  # one document alone has none
         below += int((trained.table["loss"] + 4 * error < exact["floor E"]).sum())
         for law in LAWS:
-            rows += [{"world": name, "learner": family, **row} for row in judge(fit(trained, law), exact)]
+            rows += judge(name, family, fit(trained, law), exact)
         if isinstance(source, _tabular.Known):
             found, exact = fit(_counted(source), "power_floor:D"), {**exact, "exponent of D": exponent(world, "table")}
-            rows += [{"world": name, "learner": "table", **row} for row in judge(found, exact)]
-    return {"family": family, "recipe": recipe, "below": below, "rows": rows}
+            rows += judge(name, "table", found, exact)
+    return Answer(family=family, recipe=recipe, below=below, rows=tuple(rows))
 
 
-def _counted(source: _tabular.Known) -> Any:
+def _counted(source: _tabular.Known) -> Runs:
     """Runs of the tabular learner: the mean loss of its samples at each D."""
     import numpy as np
     import pandas as pd
@@ -135,37 +178,50 @@ def _counted(source: _tabular.Known) -> Any:
     return runs.from_frame(pd.DataFrame({"N": 1.0, "D": np.array(TABULAR, float), "loss": loss}))
 
 
-def judge(found: Any, exact: dict[str, float | None]) -> list[dict[str, Any]]:
+def judge(world: str, learner: str, found: Fit, exact: dict[str, float | None]) -> list[Row]:
     """A row for each quantity of a fit: its exact and fitted value, its relative bias and the verdict."""
-    bad = {w.get("parameter") for w in found.warnings if w["name"] in ("not_identified", "parameter_at_bound")}
+    from analysis.card import NotIdentified, ParameterAtBound
+
+    bad = {w.parameter for w in found.warnings if isinstance(w, NotIdentified | ParameterAtBound)}
     names, rows = {"floor E": "E", "exponent of D": "beta" if "beta" in found.intervals else "a"}, []
     for quantity, name in names.items():
         cell, value = found.intervals.get(name), exact[quantity]
-        known = name not in bad and cell is not None
-        row = {"law": found.law.name, "quantity": quantity, "exact": value, "fitted": cell, "identified": known}
+        known, bias, said = name not in bad and cell is not None, None, "-" if value is None else "cannot tell"
         if value is not None and cell is not None:
-            row["bias"] = cell["value"] / value - 1
-            row["verdict"] = verdict(cell, value, MARGIN[quantity]) if known else "cannot tell"
-        rows.append({"bias": None, "verdict": "-" if value is None else "cannot tell", **row})
+            bias = cell.value / value - 1
+            said = verdict(cell, value, MARGIN[quantity]) if known else "cannot tell"
+        rows.append(
+            Row(
+                world=world,
+                learner=learner,
+                law=found.law.name,
+                quantity=quantity,
+                exact=value,
+                fitted=cell,
+                identified=known,
+                bias=bias,
+                verdict=said,
+            )
+        )
     return rows
 
 
-def lines(answer: dict[str, Any]) -> list[str]:
+def lines(answer: Answer) -> list[str]:
     shown = show.table(
-        answer["rows"],
+        answer.rows,
         {
-            "world": lambda row: row["world"],
-            "learner": lambda row: row["learner"],
-            "law": lambda row: row["law"],
-            "quantity": lambda row: row["quantity"],
-            "exact": lambda row: "-" if row["exact"] is None else f"{row['exact']:.4f}",
-            "fitted": lambda row: show.interval(row["fitted"], 4) + ("" if row["identified"] else "*"),
-            "bias": lambda row: "-" if row["bias"] is None else f"{row['bias']:+.1%}",
-            "verdict": lambda row: row["verdict"],
+            "world": lambda row: row.world,
+            "learner": lambda row: row.learner,
+            "law": lambda row: row.law,
+            "quantity": lambda row: row.quantity,
+            "exact": lambda row: "-" if row.exact is None else f"{row.exact:.4f}",
+            "fitted": lambda row: show.interval(row.fitted, 4) + ("" if row.identified else "*"),
+            "bias": lambda row: "-" if row.bias is None else f"{row.bias:+.1%}",
+            "verdict": lambda row: row.verdict,
         },
     )
-    below = f"{answer['below']} losses lie below the entropy; * the fit does not identify it"
-    return [*shown, f"{answer['family']} with recipe {answer['recipe']}; {below}"]
+    below = f"{answer.below} losses lie below the entropy; * the fit does not identify it"
+    return [*shown, f"{answer.family} with recipe {answer.recipe}; {below}"]
 
 
 if __name__ == "__main__":

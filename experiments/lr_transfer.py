@@ -34,13 +34,19 @@ and completep's optimum rises: with 16 layers 128 steps end at 2.46 at a rate of
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from scaling import study
 from scaling.errors import UserError
+from scaling.records import Manifest, Result
+from scaling.records.value import Value
 from scaling.verbs import experiment, show
+
+if TYPE_CHECKING:
+    from analysis.card import Interval
+    from analysis.decide.tune import SweptCell
 
 K = 2**10
 BASE_WIDTH, BASE_DEPTH, RATE = 32, 2, 0.02
@@ -85,24 +91,46 @@ def rows(workdir: Path) -> Any:
     return pd.DataFrame([_row(manifest, result) for manifest, result in experiment.finished(workdir)])
 
 
-def _row(manifest: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
-    recipe, config = manifest["recipe"], manifest["config"]
+def _row(manifest: Manifest, result: Result) -> dict[str, Any]:
+    recipe, config = manifest.recipe, manifest.config
     return {
-        "run": manifest["run"],
-        "stem": manifest["stem"],
-        "seed": manifest["seed"],
+        "run": manifest.run,
+        "stem": manifest.stem,
+        "seed": manifest.seed,
         "width": config["width"],
         "layers": config["layers"],
         "parametrisation": recipe["parametrisation"],
         "learning_rate": recipe["learning_rate"],
-        "D": float(manifest["tokens"]["D"]),
-        "batch": float(manifest["tokens"]["per_step"]),
-        "loss": result["evaluation"]["loss"]["value"],
+        "D": float(manifest.tokens.D),
+        "batch": float(manifest.tokens.per_step),
+        "loss": result.evaluation["loss"].value,
     }
 
 
-def analyse(workdir: Path) -> list[dict[str, Any]]:
+class Answer(Value):
+    """How the best learning rate moves along an axis (width or layers) under a parametrisation.
+
+    Attributes:
+      exponent: e of lr* ~ axis^e; None where the sweep shows no best rate, and ``reason`` why.
+      span: largest over smallest of the axis. factor: by which lr* changes over it.
+      optima: the best at each shape, whose N is the axis. noise, curvature, runs: of the fit.
+    """
+
+    axis: str
+    parametrisation: str
+    exponent: Interval | None = None
+    reason: str = ""
+    span: float | None = None
+    factor: Interval | None = None
+    optima: tuple[SweptCell, ...] = ()
+    noise: float | None = None
+    curvature: Interval | None = None
+    runs: int | None = None
+
+
+def analyse(workdir: Path) -> list[Answer]:
     """For each axis and parametrisation: the exponent of the best learning rate, and the best one at each shape."""
+    from analysis.card import Interval
     from analysis.decide import tune
 
     table, answers = rows(workdir), []
@@ -117,43 +145,42 @@ def analyse(workdir: Path) -> list[dict[str, Any]]:
             try:
                 found = tune.fit(own)
             except UserError as error:
-                answers.append({"axis": axis, "parametrisation": name, "exponent": None, "reason": str(error)})
+                answers.append(Answer(axis=axis, parametrisation=name, reason=str(error)))
                 continue
-            exponent, span = found["rate_law"]["p"], own["N"].max() / own["N"].min()
+            exponent, span = found.rate_law.p, float(own["N"].max() / own["N"].min())
+            lo, hi = (None if end is None else span**end for end in (exponent.lo, exponent.hi))
             answers.append(
-                {
-                    "axis": axis,
-                    "parametrisation": name,
-                    "exponent": exponent,
-                    "span": float(span),
-                    "factor": {key: float(span ** exponent[key]) for key in ("value", "lo", "hi")},
-                    "optima": [{**row, axis: row.pop("N")} for row in found["optima"]],
-                    "noise": found["noise"],
-                    "curvature": found["curvature"],
-                    "runs": found["runs"],
-                }
+                Answer(
+                    axis=axis,
+                    parametrisation=name,
+                    exponent=exponent,
+                    span=span,
+                    factor=Interval(value=span**exponent.value, lo=lo, hi=hi),
+                    optima=found.optima,
+                    noise=found.noise,
+                    curvature=found.curvature,
+                    runs=found.runs,
+                )
             )
     return answers
 
 
-def lines(answers: list[dict[str, Any]]) -> list[str]:
+def lines(answers: list[Answer]) -> list[str]:
     return show.table(
         answers,
         {
-            "axis": lambda row: row["axis"],
-            "parametrisation": lambda row: row["parametrisation"],
-            "lr* ~ axis^e": lambda row: show.interval(row["exponent"], 2),
-            "over the range": lambda row: show.interval(row.get("factor"), 3) if row["exponent"] else row["reason"],
-            "best at each": lambda row: ", ".join(
-                f"{cell[row['axis']]:g}: {_best(cell)}" for cell in row.get("optima", ())
-            ),
+            "axis": lambda row: row.axis,
+            "parametrisation": lambda row: row.parametrisation,
+            "lr* ~ axis^e": lambda row: show.interval(row.exponent, 2),
+            "over the range": lambda row: show.interval(row.factor, 3) if row.exponent else row.reason,
+            "best at each": lambda row: ", ".join(f"{cell.N:g}: {_best(cell)}" for cell in row.optima),
         },
     )
 
 
-def _best(cell: dict[str, Any]) -> str:
-    found = cell["learning_rate"]
-    return f"{cell['best_run']:.3g} (edge)" if found is None else f"{found['value']:.3g}"
+def _best(cell: SweptCell) -> str:
+    found = cell.learning_rate
+    return f"{cell.best_run:.3g} (edge)" if found is None else f"{found.value:.3g}"
 
 
 if __name__ == "__main__":

@@ -34,14 +34,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import UserError
-from scaling.records import read_json
+from scaling.errors import Code, UserError
+from scaling.records import Manifest, read_study
+from scaling.records.value import Value
 from scaling.verbs import experiment, show
+
+if TYPE_CHECKING:
+    from analysis.card import Interval
 
 K, M = 2**10, 2**20
 MARGIN = 0.003
@@ -71,27 +75,51 @@ def rows(workdir: Path) -> Any:
 
     found = []
     for manifest, result in experiment.finished(workdir):
-        loss = math.log(result["evaluation"]["loss"]["value"])
+        loss = math.log(result.evaluation["loss"].value)
         found.append(
             {
                 "arm": arm_of(manifest),
-                "size": manifest["size"],
-                "D": manifest["tokens"]["D"],
-                "seed": manifest["seed"] % 100,
+                "size": manifest.size,
+                "D": manifest.tokens.D,
+                "seed": manifest.seed % 100,
                 "y": loss,
             }
         )
     return pd.DataFrame(found)
 
 
-def arm_of(manifest: dict[str, Any]) -> str:
+def arm_of(manifest: Manifest) -> str:
     """The arm that a run belongs to."""
-    if manifest["recipe"]["schedule"] == "cosine":
-        return "cosine" if manifest["recipe"]["final_fraction"] else "cosine to 0"
-    return "branch" if manifest["seed"] < 100 else "whole"
+    if manifest.recipe["schedule"] == "cosine":
+        return "cosine" if manifest.recipe["final_fraction"] else "cosine to 0"
+    return "branch" if manifest.seed < 100 else "whole"
 
 
-def difference(table: Any, one: str, two: str, *, paired: bool) -> dict[str, Any]:
+class Comparison(Value):
+    """Mean difference of log loss of two arms, its 90 % interval and degrees of freedom, and the mean at each D.
+
+    ``verdict``: ``equal`` where the interval is within the margin, ``different`` where it is outside, else
+    ``cannot tell``.
+    """
+
+    one: str
+    two: str
+    difference: Interval
+    df: float
+    margin: float
+    verdict: str
+    by_D: dict[str, float]
+
+
+class Answer(Value):
+    """The comparisons, and training FLOPs by arm with the share that is ``saved``."""
+
+    comparisons: tuple[Comparison, ...]
+    flops: dict[str, float]
+    runs: int
+
+
+def difference(table: Any, one: str, two: str, *, paired: bool) -> Comparison:
     """Mean difference of log loss, ``one`` - ``two``, over cells, with its 90 % interval and the verdict.
 
     ``paired``: arms share seeds, and the mean difference of a size and seed is one observation. Otherwise the arms'
@@ -100,6 +128,8 @@ def difference(table: Any, one: str, two: str, *, paired: bool) -> dict[str, Any
     """
     import numpy as np
     from scipy import stats
+
+    from analysis.card import Interval
 
     means = {arm: table[table["arm"] == arm].groupby(["size", "seed"])["y"].mean() for arm in (one, two)}
     if paired:
@@ -122,46 +152,51 @@ def difference(table: Any, one: str, two: str, *, paired: bool) -> dict[str, Any
     equal = lo > -MARGIN and hi < MARGIN
     verdict = "equal" if equal else "different" if lo > MARGIN or hi < -MARGIN else "cannot tell"
     by_d = table.groupby(["arm", "D"])["y"].mean()
-    return {
-        "one": one,
-        "two": two,
-        "difference": {"value": centre, "lo": lo, "hi": hi},
-        "df": df,
-        "margin": MARGIN,
-        "verdict": verdict,
-        "by_D": {str(d): float(by_d[one, d] - by_d[two, d]) for d in sorted(set(table["D"]))},
-    }
+    return Comparison(
+        one=one,
+        two=two,
+        difference=Interval(value=centre, lo=lo, hi=hi),
+        df=df,
+        margin=MARGIN,
+        verdict=verdict,
+        by_D={str(d): float(by_d[one, d] - by_d[two, d]) for d in sorted(set(table["D"]))},
+    )
 
 
 def spent(workdir: Path) -> dict[str, float]:
     """Training FLOPs of each arm as planned, and the share that sharing a stem saves over whole runs."""
     total = dict.fromkeys(ARMS, 0.0)
-    for program in read_json(workdir / "study.json")["programs"]:
-        total[arm_of(program["runs"][0]["manifest"])] += program["flops"]
+    for program in read_study(workdir).programs:
+        total[arm_of(program.runs[0].manifest)] += program.flops
     return {**total, "saved": 1 - total["branch"] / total["cosine"]}
 
 
-def analyse(workdir: Path) -> dict[str, Any]:
+def analyse(workdir: Path) -> Answer:
     """The comparisons and the FLOPs."""
     table = rows(workdir)
     seeds = table.groupby(["arm", "size"])["seed"].nunique().unstack(fill_value=0)
     if len(seeds) < len(ARMS) or seeds.to_numpy().min() < 2:
-        raise UserError("workdir", workdir, "needs two finished seeds of each arm and size; finish the study first")
-    found = [difference(table, "branch", arm, paired=arm != "whole") for arm in ARMS[1:]]
-    return {"comparisons": found, "flops": spent(workdir), "runs": len(table)}
+        remedy = "needs two finished seeds of each arm and size; finish the study first"
+        raise UserError("workdir", workdir, remedy, Code.TOO_FEW)
+    found = tuple(difference(table, "branch", arm, paired=arm != "whole") for arm in ARMS[1:])
+    return Answer(comparisons=found, flops=spent(workdir), runs=len(table))
 
 
-def lines(answer: dict[str, Any]) -> list[str]:
-    flops = answer["flops"]
+def lines(answer: Answer) -> list[str]:
+    flops = answer.flops
     columns = {
-        "arms": lambda row: f"{row['one']} - {row['two']}",
-        "log loss, 90 %": lambda row: "{value:+.3%} [{lo:+.3%}, {hi:+.3%}]".format(**row["difference"]),
-        "margin": lambda row: f"{row['margin']:.1%}",
-        "verdict": lambda row: row["verdict"],
-        "by D": lambda row: ", ".join(f"{int(d):,}: {value:+.2%}" for d, value in row["by_D"].items()),
+        "arms": lambda row: f"{row.one} - {row.two}",
+        "log loss, 90 %": lambda row: _percent(row.difference),
+        "margin": lambda row: f"{row.margin:.1%}",
+        "verdict": lambda row: row.verdict,
+        "by D": lambda row: ", ".join(f"{int(d):,}: {value:+.2%}" for d, value in row.by_D.items()),
     }
     cost = f"FLOPs: branches {flops['branch']:.3g}, cosine runs {flops['cosine']:.3g}: {flops['saved']:.0%} saved"
-    return [*show.table(answer["comparisons"], columns), cost]
+    return [*show.table(answer.comparisons, columns), cost]
+
+
+def _percent(cell: Interval) -> str:
+    return f"{cell.value:+.3%} [{cell.lo:+.3%}, {cell.hi:+.3%}]"
 
 
 if __name__ == "__main__":

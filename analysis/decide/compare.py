@@ -134,6 +134,7 @@ class UnknownData(Reason, tag="unknown_data"):
 class DifferentData(Reason, tag="different_data"):
     """The losses are of different data, or of two versions of one."""
 
+    members: tuple[str, str]
     datasets: tuple[str, str]
 
 
@@ -221,6 +222,13 @@ class PairPower(Value):
     half_width: float | None = None
     seen: float | None = None
     equal: float | None = None
+
+
+class PlannedStudy(msgspec.Struct, frozen=True):
+    """The part of ``scaling plan --json`` that ``power`` needs: by data set, what its cells can be expected to show."""
+
+    study: str
+    expected_precision: dict[str, ExpectedPrecision]
 
 
 class ComparisonPower(Value):
@@ -382,7 +390,7 @@ def comparable(one: Member, two: Member) -> AnyReason | None:
     if a is None or b is None:
         return UnknownData()
     if a != b or (None not in (one.data, two.data) and one.data != two.data):
-        return DifferentData(datasets=(a, b))
+        return DifferentData(members=(one.label, two.label), datasets=(a, b))
     x, y = LossName.of(one.fit), LossName.of(two.fit)
     return DifferentLosses(losses=(x, y)) if x != y else None
 

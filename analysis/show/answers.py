@@ -216,7 +216,8 @@ def _(_: compare.UnknownData) -> str:
 
 @sentence.register
 def _(why: compare.DifferentData) -> str:
-    return f"the losses are of different data ({' and '.join(why.datasets)}), which are never put on one axis"
+    named = " and ".join(f"{dataset} of {member}" for dataset, member in zip(why.datasets, why.members))
+    return f"the losses are of different data ({named}), which are never put on one axis"
 
 
 @sentence.register

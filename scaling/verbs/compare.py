@@ -66,22 +66,15 @@ def _apart(places: Sequence[Place]) -> list[str]:
 
 def _plans(options: SimpleNamespace) -> dict[str, ExpectedPrecision]:
     """What each plan can expect, by a label of the study and data set."""
-    import msgspec
-
+    from analysis.decide.compare import PlannedStudy
     from scaling.records.typed import read_typed
-
-    class Plan(msgspec.Struct):
-        """The part of a plan's JSON that says what its cells can show."""
-
-        study: str
-        expected_precision: dict[str, ExpectedPrecision]
 
     places: list[Place] = []
     found: list[ExpectedPrecision] = []
     remedy = "write a plan with `scaling plan --config=FILE.py --json > PLAN.json`"
     for path in options.paths:
         try:
-            plan = read_typed(path, Plan, remedy=remedy)
+            plan = read_typed(path, PlannedStudy, remedy=remedy)
         except FileNotFoundError:
             raise UserError("compare", path, f"does not exist; {remedy}", Code.MISSING) from None
         for dataset, expected in plan.expected_precision.items():
