@@ -1,25 +1,32 @@
 """tune: planted optima found again, with intervals that cover; the verb from a sweep to a recipe that a study names."""
 
-import json
+import re
 from types import SimpleNamespace
 from typing import Any
 
+import handmade
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 from references import reference_file
+from refusals import refuses
 
 from analysis.decide import tune
+from analysis.show.sentences import meaning
+from analysis.show.tuning_sentences import sentence
 from analysis.table import runs
 from scaling import plan, recipe, study
-from scaling.errors import UserError
-from scaling.records import read_json
+from scaling.errors import Code
+from scaling.records import Manifest, read_json
 from scaling.verbs import next as next_verb
 from scaling.verbs import predict as predict_verb
 from scaling.verbs import tune as tune_verb
 
 TRUTH = {"k": 0.3, "p": -0.4, "q": 0.1}
-FITTED: Any = SimpleNamespace(data={"dataset": "known"}, conventions={"n": "nonembedding"})  # what predict reads
+# What predict reads of a fit and of its answer.
+FITTED: Any = SimpleNamespace(data=SimpleNamespace(dataset="known"), conventions=SimpleNamespace(n="nonembedding"))
+ANSWER: Any = SimpleNamespace(N=SimpleNamespace(value=5e4), D=SimpleNamespace(value=1e5))
 BATCH = {"k": 2.0, "p": 0.0, "q": 0.5}
 
 
@@ -46,9 +53,9 @@ def test_the_planted_best_point_is_found_and_its_intervals_cover():
     covered, studies = {"p": 0, "q": 0, "far": 0, "batch": 0}, 12
     for seed in range(studies):
         found = tune.fit(planted(seed))
-        assert found["batch_law"] is not None and found["batch"] is None
-        for name in ("p", "q"):
-            covered[name] += found["rate_law"][name]["lo"] <= TRUTH[name] <= found["rate_law"][name]["hi"]
+        assert found.batch_law is not None and found.batch is None
+        for name, cell in (("p", found.rate_law.p), ("q", found.rate_law.q)):
+            covered[name] += cell.lo <= TRUTH[name] <= cell.hi
         # Ten times beyond the sweep in N and in D.
         best = recipe.best(found, 1e6, 1.2e7)
         for name, law, key in (("learning_rate", TRUTH, "far"), ("batch", BATCH, "batch")):
@@ -57,7 +64,8 @@ def test_the_planted_best_point_is_found_and_its_intervals_cover():
     # 95 % intervals: 9 of 12 or fewer has a chance of 0.2 % each.
     assert min(covered.values()) >= 10, covered
     again = tune.fit(planted(0))
-    assert again == tune.fit(planted(0)) and json.loads(json.dumps(again, allow_nan=False)) == again
+    assert again == tune.fit(planted(0))
+    assert msgspec.json.decode(msgspec.json.encode(again), type=tune.Tuned) == again
 
 
 def test_seeds_are_kept_or_dropped_together_so_that_noise_hides_no_best_rate():
@@ -71,9 +79,9 @@ def test_seeds_are_kept_or_dropped_together_so_that_noise_hides_no_best_rate():
         table = pd.concat([each.assign(stem=each["stem"] + f" {k}") for k, each in enumerate(seeds)])
         # The best rate at this batch: that of the law, moved by a batch that is not the best one.
         true = {"p": TRUTH["p"], "q": TRUTH["q"] - 0.25 * BATCH["q"]}
-        law = tune.fit(table)["rate_law"]
-        for name, value in true.items():
-            covered[name] += law[name]["lo"] <= value <= law[name]["hi"]
+        law = tune.fit(table).rate_law
+        for name, cell in (("p", law.p), ("q", law.q)):
+            covered[name] += cell.lo <= true[name] <= cell.hi
     assert min(covered.values()) >= 10, covered
 
 
@@ -90,8 +98,9 @@ def test_regret_is_zero_at_the_best_and_a_parabola_beside_it():
 
 def test_a_batch_beyond_the_sweep_is_not_made_up():
     found = tune.fit(planted(2, batches=(512, 600, 700), noise=1e-3))
-    assert found["batch_law"] is None and found["batch"] == 700.0
-    assert any(text.startswith("batch: ") for text in found["warnings"])
+    assert found.batch_law is None and found.batch == 700.0
+    (told,) = (w for w in found.warnings if isinstance(w, tune.NoBestBatch))
+    assert told.swept == (512.0, 700.0) and sentence(told).startswith("batch: ")
     # At that batch the best rate is the parabola's along it: lr* exp(0.01 b / 0.04), and b falls with D.
     best = recipe.best(found, 3e4, 6e5)
     b = np.log(700 / (BATCH["k"] * 6e5 ** BATCH["q"]))
@@ -101,12 +110,14 @@ def test_a_batch_beyond_the_sweep_is_not_made_up():
 
 def test_an_edge_is_said_and_no_minimum_is_refused():
     rows = tune.optima(planted(3, rates=(0.005, 0.01, 0.02), batches=(1024,)))
-    assert {row["learning_rate"] is None for row in rows} == {True, False}
-    with pytest.raises(UserError, match=r"rates = 0.0001, .*no best one \(0 of 6 .* 6 of 6 at 0.0008\); widen"):
+    assert {row.learning_rate is None for row in rows} == {True, False}
+    with refuses(Code.NOT_IDENTIFIED, "rates", "0.0001, 0.0002, 0.0004, 0.0008") as caught:
         tune.fit(planted(3, rates=(1e-4, 2e-4, 4e-4, 8e-4), batches=(1024,), noise=0.01))
-    with pytest.raises(UserError, match=r"0 of 6 at 0.08\); noise of \d+\.\d\d% a run hides it; add seeds"):
+    assert re.search(r"no best one \(0 of 6 .* 6 of 6 at 0.0008\); widen", caught.value.remedy)
+    with refuses(Code.NOT_IDENTIFIED, "rates") as caught:
         tune.fit(planted(11, batches=(1024,), noise=0.05))
-    with pytest.raises(UserError, match=r"runs = .*too few"):
+    assert re.search(r"0 of 6 at 0.08\); noise of \d+\.\d\d% a run hides it; add seeds", caught.value.remedy)
+    with refuses(Code.TOO_FEW, "runs"):
         tune.fit(planted(3, rates=(0.02,), batches=(1024,)))
 
 
@@ -119,14 +130,14 @@ def test_step_law_runs_give_the_published_batch_exponent():
     table["D"] = 10 ** np.log10(raw["steps"] * table["batch"]).round(1)
     table["stem"] = np.arange(len(table)).astype(str)
     found = tune.fit(table)
-    q = found["batch_law"]["q"]
-    assert q["lo"] < 0.571 < q["hi"] and q["hi"] - q["lo"] < 0.1
-    rate = found["rate_law"]
-    assert -0.65 < rate["p"]["value"] < -0.5 and 0.12 < rate["q"]["value"] < 0.24
+    assert found.batch_law is not None
+    q = found.batch_law.q
+    assert q.lo < 0.571 < q.hi and q.hi - q.lo < 0.1
+    assert -0.65 < found.rate_law.p.value < -0.5 and 0.12 < found.rate_law.q.value < 0.24
 
 
-def _manifests(made: plan.Plan) -> list[dict[str, Any]]:
-    return [spec["manifest"] for program in made.programs for spec in program["runs"] if spec["kind"] != "stem"]
+def _manifests(made: plan.Plan) -> list[Manifest]:
+    return [spec.manifest for program in made.programs for spec in program.runs if spec.kind != "stem"]
 
 
 def test_the_verb_goes_from_a_sweep_to_a_recipe_that_a_study_names(tiny, tmp_path, monkeypatch, capsys):
@@ -136,28 +147,19 @@ def test_the_verb_goes_from_a_sweep_to_a_recipe_that_a_study_names(tiny, tmp_pat
 
     def train(spec, workdir):
         """A record as training leaves it, with a planted loss."""
-        manifest, folder = spec["manifest"], workdir / "runs" / spec["run"]
-        folder.mkdir(parents=True)
-        n, d = manifest["parameters"]["nonembedding"], manifest["tokens"]["D"]
-        x = np.log(manifest["recipe"]["learning_rate"] / (2.0 * n**-0.5))
-        noise = np.random.default_rng(int(manifest["identity"], 16)).standard_normal()
-        loss = 2.0 * n**-0.02 * d**-0.02 * np.exp(0.05 * x * x + 1e-4 * noise)
-        result = {
-            "schema": 1,
-            "status": "done",
-            "reason": None,
-            "decayed": True,
-            "steps": spec["steps"],
-            "evaluation": {"loss": {"value": loss, "se": 0.01}},
-        }
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        (folder / "result.json").write_text(json.dumps(result))
+        manifest = spec.manifest
+        n, d = manifest.parameters.nonembedding, manifest.tokens.D
+        x = np.log(manifest.recipe["learning_rate"] / (2.0 * n**-0.5))
+        noise = np.random.default_rng(int(manifest.identity, 16)).standard_normal()
+        loss = float(2.0 * n**-0.02 * d**-0.02 * np.exp(0.05 * x * x + 1e-4 * noise))
+        assert not (workdir / "runs" / spec.run).exists()
+        handmade.write(workdir, manifest, handmade.result(loss, se=0.01, steps=spec.steps))
 
     def run(asked):
         made = plan.make(study.resolve(asked.config))
         plan.write(made, tmp_path)
         for program in made.programs:
-            for spec in program["runs"]:
+            for spec in program.runs:
                 train(spec, tmp_path)
         return 0
 
@@ -174,18 +176,18 @@ def test_the_verb_goes_from_a_sweep_to_a_recipe_that_a_study_names(tiny, tmp_pat
     config.recipe = {"name": str(path)}
     made = plan.make(study.resolve(config))
     for row in made.rows():
-        assert row["learning_rate"] == pytest.approx(2.0 * row["N"] ** -0.5, rel=0.05)
-        assert 0 <= row["regret"]["lo"] <= row["regret"]["value"] <= row["regret"]["hi"] < 0.01
-    assert list(made.to_json()["tuned"]) == [recipe.named(str(path)).tuned]
-    plain = predict_verb._rule(tmp_path / "default", FITTED, {"N": {"value": 5e4}, "D": {"value": 1e5}})
-    assert plain is not None and not plain["fitted"] and "best" not in plain and "a rule, not fitted" in plain["note"]
+        assert row.learning_rate == pytest.approx(2.0 * row.N**-0.5, rel=0.05)
+        assert row.regret is not None and 0 <= row.regret.lo <= row.regret.value <= row.regret.hi < 0.01
+    assert list(made.record().tuned) == [recipe.named(str(path)).tuned]
+    plain = predict_verb._recipe(tmp_path / "default", FITTED, ANSWER)
+    assert plain is not None and not plain.fitted and plain.best == {} and "a rule, not fitted" in plain.note
     # predict: rate with an interval at any N and D, because it was tuned.
     plan.write(made, tmp_path / "on")
-    answer = {"N": {"value": 5e4}, "D": {"value": 1e5}}
-    rule = predict_verb._rule(tmp_path / "on", FITTED, answer)
-    assert rule is not None and rule["fitted"]
-    assert rule["best"]["learning_rate"]["value"] == pytest.approx(rule["learning_rate"], rel=1e-9)
-    assert rule["best"]["learning_rate"]["lo"] < 2.0 * 5e4**-0.5 < rule["best"]["learning_rate"]["hi"]
+    rule = predict_verb._recipe(tmp_path / "on", FITTED, ANSWER)
+    assert rule is not None and rule.fitted
+    best = rule.best["learning_rate"]
+    assert best.value == pytest.approx(rule.learning_rate, rel=1e-9)
+    assert best.lo is not None and best.hi is not None and best.lo < 2.0 * 5e4**-0.5 < best.hi
     # next: a study written from its own cells has the same cells, though the rate follows D.
     again = tiny(
         **{
@@ -194,14 +196,16 @@ def test_the_verb_goes_from_a_sweep_to_a_recipe_that_a_study_names(tiny, tmp_pat
         }
     )
     again.model = {}
-    assert {m["run"] for m in _manifests(plan.make(study.resolve(again)))} == {m["run"] for m in _manifests(made)}
+    assert {m.run for m in _manifests(plan.make(study.resolve(again)))} == {m.run for m in _manifests(made)}
     config.recipe = {"name": str(path), "rule": "fixed", "learning_rate": 0.5}
     off = plan.make(study.resolve(config))
-    largest = max(off.rows(), key=lambda row: row["N"])
-    x = np.log(0.5 / (2.0 * largest["N"] ** -0.5))
-    assert largest["regret"]["value"] == pytest.approx(np.expm1(0.05 * x * x), rel=0.1)
-    for spec in (spec for program in off.programs for spec in program["runs"]):
+    largest = max(off.rows(), key=lambda row: row.N)
+    x = np.log(0.5 / (2.0 * largest.N**-0.5))
+    assert largest.regret is not None
+    assert largest.regret.value == pytest.approx(np.expm1(0.05 * x * x), rel=0.1)
+    for spec in (spec for program in off.programs for spec in program.runs):
         train(spec, tmp_path / "off")
     table: Any = runs.load(tmp_path / "off")
-    assert table.table["lr_regret"].max() == pytest.approx(largest["regret"]["value"], rel=0.2)
-    assert "of a tuned recipe" in table.conventions["learning rate"]
+    assert table.table["lr_regret"].max() == pytest.approx(largest.regret.value, rel=0.2)
+    assert table.conventions.regret.value == table.table["lr_regret"].max()
+    assert "of a tuned recipe" in meaning(table.conventions)["learning rate"]

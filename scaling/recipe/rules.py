@@ -14,7 +14,7 @@ import msgspec
 
 from scaling.errors import Code, UserError
 from scaling.recipe import tuned
-from scaling.records import identity, read_json
+from scaling.records import SCHEMA, identity, read_json
 from scaling.settings import check, mapping, names, require_known, setting
 from scaling.settings import read as read_settings
 
@@ -23,6 +23,7 @@ DECAY_SHAPES = ("linear", "sqrt")
 PARAMETRISATIONS = ("standard", "width", "mup", "completep")
 RULES = ("fixed", "sqrt", "law")
 OPTIMIZERS = ("adamw", "adam", "muon")
+SCHEMAS = (1, SCHEMA)  # of a recipe file: they differ in what is not read here
 
 
 @dataclass(frozen=True)
@@ -216,8 +217,8 @@ def load(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         remedy = "there is no such file; write one with `scaling tune`"
         raise UserError("recipe.name", path, remedy, Code.MISSING) from None
-    if not isinstance(held, dict) or held.get("kind") != "recipe" or held.get("schema") != 1:
-        remedy = "is no recipe file of schema 1; write one with `scaling tune`"
+    if not isinstance(held, dict) or held.get("kind") != "recipe" or held.get("schema") not in SCHEMAS:
+        remedy = f"is no recipe file of schema {SCHEMA}; write one with `scaling tune`"
         raise UserError("recipe.name", path, remedy, Code.DAMAGED)
     try:
         mapping("recipe", held.get("recipe"))
