@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refuses
 
+from analysis.card import Interval
 from analysis.decide import critical_batch as batch
 from scaling import families, recipe, study, train
 from scaling.blocks.execution import Execution
-from scaling.errors import UserError
+from scaling.errors import Code
 from scaling.plan import make
 from scaling.records import records
+from scaling.records.types import StepRow
 from scaling.step import Trainer
 
 
@@ -33,7 +36,7 @@ def test_noise_and_signal_are_those_of_the_examples_gradients():
     # Parts of one example: tr(S) is the unbiased sample variance of the examples' gradients, summed.
     assert found["noise"] == pytest.approx(flat.var(axis=0, ddof=1).sum(), rel=1e-4)
     assert found["signal"] + found["noise"] / 8 == pytest.approx(np.sum(flat.mean(0) ** 2), rel=1e-4)
-    with pytest.raises(UserError, match=r"config\.noise_scale = 3: a batch is split in two"):
+    with refuses(Code.CONFLICT, "config.noise_scale", 3):
         Trainer(family, config, recipe.named("width", batch=3), {"data": 1}, 1).noise(params, {}, 0)
     # Microbatches split each part again, so parts are larger; the same gradients, in parts of two examples.
     split = Trainer(family, config, recipe.named("width", batch=8), {"data": 1}, 1, Execution(microbatches=2))
@@ -42,7 +45,7 @@ def test_noise_and_signal_are_those_of_the_examples_gradients():
     assert split.noise(params, {"tokens": tokens}, 0)["noise"] == pytest.approx(
         (square - whole) / (1 / 2 - 1 / 8), rel=1e-4
     )
-    with pytest.raises(UserError, match=r"config\.noise_scale = 8: a batch is split in two, each a multiple of 8"):
+    with refuses(Code.CONFLICT, "config.noise_scale", 8):
         Trainer(family, config, recipe.named("width", batch=8), {}, 1, Execution(microbatches=8)).noise(params, {}, 0)
 
 
@@ -57,23 +60,34 @@ def test_training_measures_noise_when_asked_and_is_not_changed_by_it(tiny, tmp_p
         losses[asked] = [row.loss for row in rows]
         # Three chunks of ten steps; after the last there is no next batch.
         assert [row.gradient_noise is not None for row in rows] == [asked, asked, False]
-        assert all(row.gradient_noise > 0 for row in rows[:2] if asked)
+        assert all((row.gradient_noise or 0) > 0 for row in rows[:2] if asked)
     assert losses[True] == losses[False]
+
+
+def row(step: int = 1, loss: float = 1.0, **measured: float) -> StepRow:
+    return StepRow(step=step, loss=loss, norm=1.0, learning_rate=0.01, tokens=64 * step, seconds=0.1, **measured)
 
 
 def test_the_noise_scale_is_a_ratio_of_means_with_an_interval():
     rng = np.random.default_rng(0)
     # Single measurements are worse than useless (the signal is often negative); their means are not.
     rows = [
-        {"gradient_noise": 8 * (1 + 0.3 * rng.standard_normal()), "gradient_signal": 0.1 + 0.15 * x}
+        row(gradient_noise=8 * (1 + 0.3 * rng.standard_normal()), gradient_signal=0.1 + 0.15 * x)
         for x in rng.standard_normal(400)
     ]
-    found = batch.noise_scale([*rows, {"loss": 1.0}], context=64)
-    assert found is not None and found["rows"] == 400
-    assert found["lo"] < 80 * 64 < found["hi"] and found["hi"] < 1.6 * found["lo"]
-    assert batch.noise_scale([{"loss": 1.0}], 64) is None
-    none = batch.noise_scale([{"gradient_noise": 1.0, "gradient_signal": -0.1}] * 20, 64)
-    assert none == {"value": None, "lo": 0.0, "hi": None, "rows": 20}
+    found = batch.noise_scale([*rows, row()], context=64)
+    assert found is not None and found.rows == 400
+    lo, hi = ends(found.interval)
+    assert lo < 80 * 64 < hi and hi < 1.6 * lo
+    assert batch.noise_scale([row()], 64) is None
+    none = batch.noise_scale([row(gradient_noise=1.0, gradient_signal=-0.1)] * 20, 64)
+    assert none == batch.NoiseScale(interval=None, rows=20)
+
+
+def ends(cell: Interval | None) -> tuple[float, float]:
+    """Of an interval that is closed."""
+    assert cell is not None and cell.lo is not None and cell.hi is not None
+    return cell.lo, cell.hi
 
 
 def test_the_knee_of_a_planted_sweep_is_found():
@@ -83,9 +97,9 @@ def test_the_knee_of_a_planted_sweep_is_found():
         for seed in range(2):
             step = np.arange(10, 6001, 10)
             loss = 1.5 + 20 / (step / (1 + knee / size)) ** 0.6 + 0.004 * rng.standard_normal(len(step))
-            runs[f"{size} {seed}"] = (float(size), [{"step": int(s), "loss": float(y)} for s, y in zip(step, loss)])
+            runs[f"{size} {seed}"] = (float(size), [row(int(s), float(y)) for s, y in zip(step, loss)])
     answers = batch.sweep(runs, (2.5, 2.2, 0.1))
     for answer in answers[:2]:
-        assert answer["runs"] == 12 and answer["critical"]["lo"] < knee < answer["critical"]["hi"]
-        assert answer["critical"]["hi"] < 1.25 * answer["critical"]["lo"]
-    assert answers[2]["critical"] is None and answers[2]["reason"] == "fewer than three batches reach it"
+        lo, hi = ends(answer.critical)
+        assert answer.runs == 12 and lo < knee < hi and hi < 1.25 * lo
+    assert answers[2].critical is None and answers[2].why == "few_batches"

@@ -32,10 +32,13 @@ def short(value: float | None, digits: int) -> str:
 def test_the_league():
     shown = rows("Extrapolation league", "forecaster")
     table = {re.sub(r"^analysis:", "analysis: ", row["forecaster"]): row for row in result("league")["table"]}
-    names = {"analysis (default fit, with discrepancy)": "analysis",
-             "chinchilla 0.2.0 (PyPI, log-Huber, 243 starts)": "chinchilla 0.2.0",
-             "least squares (scipy, 81 starts)": "least squares", "naive (nearest cell, local slopes)": "naive",
-             "analysis, chosen by rolling CRPS": "analysis, chosen"}  # fmt: skip
+    names = {
+        "analysis (default fit, with discrepancy)": "analysis",
+        "chinchilla 0.2.0 (PyPI, log-Huber, 243 starts)": "chinchilla 0.2.0",
+        "least squares (scipy, 81 starts)": "least squares",
+        "naive (nearest cell, local slopes)": "naive",
+        "analysis, chosen by rolling CRPS": "analysis, chosen",
+    }
     assert {names.get(name, name) for name in shown} == set(table)
     columns = (("median_error", 4), ("median_crps", 4), ("coverage90", 3), ("coverage90_rows", 3), ("width90", 3))
     for name, cells in shown.items():
@@ -90,8 +93,10 @@ def test_speed():
     found = result("speed")
     shown = [float(cells[0].split()[0]) for cells in rows("Speed", "what").values()]
     peers = {row["name"]: row["cpu"] for row in found["peers"]["rows"]}
-    wanted = [next(v for name, v in peers.items() if part in name)
-              for part in ("analysis", "PyPI", "4500", "162", "4000 bootstraps of one")]  # fmt: skip
+    wanted = [
+        next(v for name, v in peers.items() if part in name)
+        for part in ("analysis", "PyPI", "4500", "162", "4000 bootstraps of one")
+    ]
     assert shown == pytest.approx(wanted, rel=0.03)
     goals = [float(cells[1].split()[0]) for cells in rows("Speed", "goal").values()]
     order = ("fit + 4000", "scaling fit", "import", "any law with", "any law by JAX", "million")
@@ -101,8 +106,11 @@ def test_speed():
 
 def test_design():
     shown = rows("Design", "truth")
-    names = {"law": "the fitted law", "outer": "an outer exponent that no fit has",
-             "ratio": "worse away from 20 tokens per parameter"}  # fmt: skip
+    names = {
+        "law": "the fitted law",
+        "outer": "an outer exponent that no fit has",
+        "ratio": "worse away from 20 tokens per parameter",
+    }
     for setting in result("design")["settings"]:
         cell = shown[names[setting["truth"]]][("whole", "stems").index(setting["pricing"])]
         grid, *rest = (short(round(row["cover"], 3), 3) for row in setting["rows"])

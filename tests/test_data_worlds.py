@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from refusals import refuses
 
+from analysis.card import Interval
 from analysis.fitting import fit
 from analysis.table import runs
 from scaling import data
@@ -97,8 +98,9 @@ def test_the_exponent_of_a_chain_is_one_through_the_fitter(vocab: int, order: in
     theory = vocab**order * (vocab - 1) / (2 * amounts)
     np.testing.assert_allclose(loss - source.entropy, theory, rtol=0.1)
     found = fitted(loss, D=amounts)
-    assert found["a"]["value"] == pytest.approx(1, rel=0.05) and found["a"]["lo"] < 1 < found["a"]["hi"]
-    assert found["E"]["value"] == pytest.approx(source.entropy, rel=1e-3)
+    lo, hi = found["a"].lo, found["a"].hi
+    assert found["a"].value == pytest.approx(1, rel=0.05) and lo is not None and hi is not None and lo < 1 < hi
+    assert found["E"].value == pytest.approx(source.entropy, rel=1e-3)
 
 
 @pytest.mark.parametrize("a", [0.6, 1.0])
@@ -108,12 +110,12 @@ def test_both_exponents_of_a_power_law_spectrum_through_the_fitter(a: float):
     of_d = fitted(np.mean([losses(world, amounts.tolist(), seed=seed) for seed in range(4)], axis=0), D=amounts)
     of_n = fitted(np.concatenate([losses(world, [2**20], rows=int(n)) for n in rows]), N=rows)
     for found, exact in ((of_d, a / (1 + a)), (of_n, a)):
-        assert found["a"]["value"] == pytest.approx(exact, rel=0.05)
+        assert found["a"].value == pytest.approx(exact, rel=0.05)
         # What is missing of an endless tail and the last frequent rows move the floor, by little.
-        assert found["E"]["value"] == pytest.approx(world.entropy, abs=0.03)
+        assert found["E"].value == pytest.approx(world.entropy, abs=0.03)
 
 
-def fitted(loss: np.ndarray, **axis: np.ndarray) -> dict[str, dict[str, float]]:
+def fitted(loss: np.ndarray, **axis: np.ndarray) -> dict[str, Interval]:
     ((name, amounts),) = axis.items()
     table = pd.DataFrame({"N": 1.0, "D": 1e6, "loss": loss} | {name: amounts.astype(float)})
     return fit(runs.from_frame(table), f"power_floor:{name}").intervals

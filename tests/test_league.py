@@ -13,6 +13,7 @@ from references import SHARED, UNLICENSED, reference_file
 
 from analysis import laws
 from analysis.check import discrepancy
+from scaling.records import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,7 +52,7 @@ def test_the_committed_league_meets_its_goals(result):
 
 def test_the_committed_table_follows_from_its_entries(result):
     assert league.table_of(result["entries"]) == result["table"]
-    assert league.shipped(result) == discrepancy._table()
+    assert league.shipped(result) == read_json(discrepancy.FILE)
     for entry in result["entries"]:
         assert set(entry["scores"]) == {r["forecaster"] for r in result["table"]}
         assert entry["fitted"] >= league.FITTED and league.SCORED <= entry["scored"] <= league.MOST_SCORED

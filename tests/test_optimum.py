@@ -9,8 +9,9 @@ import pytest
 from test_league import ROOT, room
 
 from analysis import laws
+from analysis.card import Interval
 from analysis.check import discrepancy
-from analysis.decide.allocate import optimal
+from analysis.decide.allocate import Allocation, Extrapolation, optimal
 from analysis.fitting import fit
 
 with pytest.MonkeyPatch.context() as patch:
@@ -44,9 +45,7 @@ def test_the_committed_result(result):
 
 def test_the_scores_follow_from_the_rows(result, monkeypatch):
     monkeypatch.setattr(optimum, "FORMS", {name: optimum.FORMS[name] for name in ("none", optimum.TERM)})
-    rows = pd.DataFrame(result["rows"]).assign(
-        own=math.sqrt(2 * (1 - discrepancy._table()["laws"]["chinchilla"]["shared"]))
-    )
+    rows = pd.DataFrame(result["rows"]).assign(own=math.sqrt(2 * (1 - discrepancy.term("chinchilla").shared)))
     for again, was in zip(optimum.score(rows), result["forms"]):
         assert again["form"] == was["form"] and again["coverage90"] == pytest.approx(was["coverage90"], abs=0.02)
         assert again["crps"] == pytest.approx(was["crps"], rel=0.01)
@@ -86,45 +85,59 @@ def fitted():
     return fit(league.runs_of(t))
 
 
-def widths(answer: dict) -> dict[str, float]:
-    return {key: math.log(answer[key]["hi"] / answer[key]["lo"]) for key in ("N", "D", "tokens_per_parameter")}
+def width(cell: Interval) -> float:
+    """Of the interval of the logarithm."""
+    assert cell.lo is not None and cell.hi is not None
+    return math.log(cell.hi / cell.lo)
+
+
+def moved(answer: Allocation) -> float:
+    """How far the optimum may be off: t scale in e-folds."""
+    assert answer.discrepancy is not None and answer.discrepancy.optimum is not None
+    return answer.discrepancy.optimum
+
+
+def beyond(answer: Allocation) -> Extrapolation:
+    (warning,) = (w for w in answer.warnings if isinstance(w, Extrapolation))
+    return warning
 
 
 def test_the_allocation_holds_the_term(fitted):
     """Each e-fold of compute beyond the runs widens log N by the same t scale; D mirrors N; the value stays."""
-    top = fitted.scope["C_max"]
-    plain = fit(league.runs_of(pd.DataFrame(fitted.card()["runs"])), discrepancy="off")
+    top = fitted.scope.C_max
+    plain = fit(league.runs_of(pd.DataFrame(dict(fitted.columns))), discrepancy="off")
     for factor in (3.0, 30.0):
         ours, off = (optimal(f, flops=factor * top, level=0.5) for f in (fitted, plain))
-        assert off["discrepancy"] is None and ours["N"]["value"] == off["N"]["value"]
-        entry, wide = ours["discrepancy"], widths(ours)
-        assert entry["optimum"] == pytest.approx(discrepancy.shift(fitted.discrepancy, math.log(factor)), rel=0.01)
+        assert off.discrepancy is None and ours.N.value == off.N.value
+        scale, wide = moved(ours), width(ours.N)
+        assert scale == pytest.approx(discrepancy.shift(fitted.discrepancy, math.log(factor)), rel=0.01)
         # the middle half of a Student-t with 4 degrees of freedom is 1.482 scales wide; the draws add little
-        assert wide["N"] == pytest.approx(math.hypot(1.482 * entry["optimum"], widths(off)["N"]), rel=0.12)
-        assert wide["D"] == pytest.approx(wide["N"], rel=1e-6)
-        assert wide["tokens_per_parameter"] == pytest.approx(2 * wide["N"], rel=1e-6)
-        assert "the discrepancy" in ours["warnings"][0]["message"] and "no interval" in off["warnings"][0]["message"]
+        assert wide == pytest.approx(math.hypot(1.482 * scale, width(off.N)), rel=0.12)
+        assert width(ours.D) == pytest.approx(wide, rel=1e-6)
+        assert width(ours.tokens_per_parameter) == pytest.approx(2 * wide, rel=1e-6)
+        assert ours.warnings[0] == beyond(ours) and off.warnings[0] == beyond(off)
+        assert beyond(ours).held == "all" and beyond(off).held == "none"
     within = optimal(fitted, flops=1e-3 * top), optimal(plain, flops=1e-3 * top)
-    assert within[0]["N"] == within[1]["N"] and within[0]["discrepancy"]["optimum"] == 0
+    assert within[0].N == within[1].N and moved(within[0]) == 0
 
 
 def test_the_partner_of_a_size_moves_as_the_slope_says(fitted):
     """At given N the optimal D moves by the same error of the slope: by (alpha + beta) / beta of the move of N."""
-    far = optimal(fitted, flops=20 * fitted.scope["C_max"])
-    by_size = optimal(fitted, params=far["N"]["value"])
+    far = optimal(fitted, flops=20 * fitted.scope.C_max)
+    by_size = optimal(fitted, params=far.N.value)
     alpha, beta = fitted.params["alpha"], fitted.params["beta"]
-    expected = far["discrepancy"]["optimum"] * (alpha + beta) / beta
-    assert by_size["discrepancy"]["optimum"] == pytest.approx(expected, rel=0.05)
-    by_data = optimal(fitted, tokens=far["D"]["value"])
-    assert by_data["discrepancy"]["optimum"] == pytest.approx(expected * beta / alpha, rel=0.05)
-    assert by_size["N"]["lo"] == by_size["N"]["hi"] and by_data["D"]["lo"] == by_data["D"]["hi"]
+    expected = moved(far) * (alpha + beta) / beta
+    assert moved(by_size) == pytest.approx(expected, rel=0.05)
+    by_data = optimal(fitted, tokens=far.D.value)
+    assert moved(by_data) == pytest.approx(expected * beta / alpha, rel=0.05)
+    assert by_size.N.lo == by_size.N.hi and by_data.D.lo == by_data.D.hi
 
 
 def test_the_sensitivity_is_the_law_at_half_and_twice_the_size(fitted):
-    c = 5 * fitted.scope["C_max"]
+    c = 5 * fitted.scope.C_max
     got = optimal(fitted, flops=c)
-    n = got["N"]["value"] * np.array([1.0, 0.5, 2.0])
+    n = got.N.value * np.array([1.0, 0.5, 2.0])
     loss = LAW.predict(fitted.theta, {"N": n, "D": c / 6 / n})
-    assert got["sensitivity"]["half_N"] == pytest.approx(loss[1] / loss[0] - 1, rel=1e-6)
-    assert got["sensitivity"]["double_N"] == pytest.approx(loss[2] / loss[0] - 1, rel=1e-6)
-    assert 0 < got["sensitivity"]["half_N"] < 0.03
+    assert got.sensitivity.half_N == pytest.approx(loss[1] / loss[0] - 1, rel=1e-6)
+    assert got.sensitivity.double_N == pytest.approx(loss[2] / loss[0] - 1, rel=1e-6)
+    assert 0 < got.sensitivity.half_N < 0.03
