@@ -4,77 +4,85 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from handmade import result, write
+from refusals import refuses
 from test_cli import ROOT, scaling
 
+from analysis.card import Interval
 from experiments import known_answers
 from scaling import plan, study
-from scaling.errors import UserError
-from scaling.records import Record, records
+from scaling.errors import Code
+from scaling.records import records
 
 
 def planted(workdir: Path, floor: float = 1.0, beta: float = 1.0, noise: float = 1e-4) -> Path:
     """The study as planned, its losses drawn from an additive law above ``floor`` times the entropy."""
     made, rng = plan.make(study.resolve(known_answers.get_config())), np.random.default_rng(0)
     plan.write(made, workdir)
-    for spec in (spec for program in made.programs for spec in program["runs"] if spec["kind"] != "stem"):
-        manifest, record = spec["manifest"], Record(workdir / "runs" / spec["run"])
-        n, d = manifest["parameters"]["nonembedding"], manifest["tokens"]["D"]
+    for spec in (spec for program in made.programs for spec in program.runs if spec.kind != "stem"):
+        n, d, entropy = spec.manifest.parameters.nonembedding, spec.manifest.tokens.D, spec.manifest.data.entropy
+        assert entropy is not None
         excess = 0.2 * (n / 4608) ** -0.7 + 0.5 * (d / 2**16) ** -beta
-        loss = (floor * manifest["data"]["entropy"] + excess) * np.exp(noise * rng.standard_normal())
-        record.begin(manifest)
-        term = {"value": loss, "se": 1e-4}
-        record.finish({"status": "done", "reason": None, "decayed": True, "evaluation": {"loss": term}})
+        loss = (floor * entropy + excess) * np.exp(noise * rng.standard_normal())
+        write(workdir, spec.manifest, result(float(loss), se=1e-4))
     return workdir
 
 
-def rows(answer: dict[str, Any], **wanted: str) -> dict[str, dict[str, Any]]:
+def rows(answer: known_answers.Answer, **wanted: str) -> dict[str, known_answers.Row]:
     """By quantity, the rows of an answer that have these fields."""
-    return {row["quantity"]: row for row in answer["rows"] if wanted.items() <= row.items()}
+    return {
+        row.quantity: row for row in answer.rows if all(getattr(row, name) == value for name, value in wanted.items())
+    }
+
+
+def bias(row: known_answers.Row) -> float:
+    assert row.bias is not None
+    return row.bias
 
 
 def test_verdicts_are_those_of_the_planted_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     good = known_answers.analyse(planted(tmp_path / "good"))
-    assert good["below"] == 0 and (good["family"], good["recipe"]) == ("gpt", "width")
+    assert good.below == 0 and (good.family, good.recipe) == ("gpt", "width")
     for world in known_answers.WORLDS:
         found = rows(good, world=world, learner="gpt", law="chinchilla")
-        assert found["floor E"]["verdict"] == "within" and abs(found["floor E"]["bias"]) < 0.01
+        assert found["floor E"].verdict == "within" and abs(bias(found["floor E"])) < 0.01
         of_d = found["exponent of D"]
-        assert (of_d["verdict"], of_d["exact"]) == (("within", 1.0) if world == "markov" else ("-", None))
+        assert (of_d.verdict, of_d.exact) == (("within", 1.0) if world == "markov" else ("-", None))
     # Counted, so true of any study on these worlds: the fitter alone misses no exponent by 5 %.
     for world, exact in (("markov", 1.0), ("zipf", 0.5)):
         found = rows(good, world=world, learner="table")
-        assert found["exponent of D"]["exact"] == exact and abs(found["exponent of D"]["bias"]) < 0.05
-        assert found["floor E"]["verdict"] == "within"
+        assert found["exponent of D"].exact == exact and abs(bias(found["exponent of D"])) < 0.05
+        assert found["floor E"].verdict == "within"
     monkeypatch.setattr(known_answers, "LAWS", ("chinchilla",))
     monkeypatch.setattr(known_answers, "SAMPLES", 1)
     bad = known_answers.analyse(planted(tmp_path / "bad", floor=1.06, beta=0.6))
     found = rows(bad, world="markov", learner="gpt", law="chinchilla")
-    assert {row["verdict"] for row in found.values()} == {"outside"}
-    assert found["floor E"]["bias"] == pytest.approx(0.06, abs=0.01)
-    assert found["exponent of D"]["bias"] == pytest.approx(-0.4, abs=0.03)
+    assert {row.verdict for row in found.values()} == {"outside"}
+    assert bias(found["floor E"]) == pytest.approx(0.06, abs=0.01)
+    assert bias(found["exponent of D"]) == pytest.approx(-0.4, abs=0.03)
     low = known_answers.analyse(planted(tmp_path / "low", floor=0.8))
-    assert low["below"] > 0  # a loss below the entropy is a mistake somewhere: it is counted
+    assert low.below > 0  # a loss below the entropy is a mistake somewhere: it is counted
     assert any("losses lie below the entropy" in line for line in known_answers.lines(low))
 
 
 def test_a_verdict_needs_the_whole_interval():
-    cell = {"value": 1.0, "lo": 0.95, "hi": 1.05}
+    cell = Interval(value=1.0, lo=0.95, hi=1.05)
     assert known_answers.verdict(cell, 1.0, 0.06) == "within"
     assert known_answers.verdict(cell, 1.0, 0.02) == "cannot tell"
     assert known_answers.verdict(cell, 1.2, 0.06) == "outside"
-    assert known_answers.verdict({**cell, "hi": None}, 1.0, 0.06) == "cannot tell"
+    assert known_answers.verdict(Interval(value=1.0, lo=0.95, hi=None), 1.0, 0.06) == "cannot tell"
 
 
 def test_recipes_are_not_mixed(tmp_path: Path):
     planted(tmp_path)
-    path = next(record.path for record in records(tmp_path) if record.manifest["dataset"] == "rhm") / "manifest.json"
+    path = next(record.path for record in records(tmp_path) if record.manifest.dataset == "rhm") / "manifest.json"
     path.write_text(path.read_text().replace('"name": "width"', '"name": "mup"'))
-    with pytest.raises(UserError, match=r"several learners .*gpt with mup, gpt with width.*give each a work directory"):
+    with refuses(Code.MIXED, "workdir", tmp_path) as caught:
         known_answers.analyse(tmp_path)
+    assert "gpt with mup, gpt with width" in caught.value.remedy
 
 
 SMALL = """
@@ -105,6 +113,6 @@ def test_small_runs_are_put_through_it(tmp_path: Path, monkeypatch: pytest.Monke
     answer = json.loads((tmp_path / "w" / "certificate.json").read_text())
     assert {row["learner"] for row in answer["rows"]} == {"gpt", "table"} and len(answer["rows"]) == 6
     entropy = next(row["exact"] for row in answer["rows"] if row["quantity"] == "floor E")
-    losses = [r.result["evaluation"]["loss"] for r in records(tmp_path / "w") if r.result and r.result["evaluation"]]
+    losses = [r.result.evaluation["loss"] for r in records(tmp_path / "w") if r.result and r.result.evaluation]
     # Above the entropy, and below what knows the frequencies of tokens alone: something was learnt.
-    assert len(losses) == 6 and all(entropy < loss["value"] < np.log(8) for loss in losses)
+    assert len(losses) == 6 and all(entropy < loss.value < np.log(8) for loss in losses)

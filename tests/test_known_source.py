@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from refusals import refuses
 
 from scaling import data
 from scaling.data import zipf
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 ENTROPY = 0.5159681804033731  # of the default world; a change here makes old records of it incomparable
 FIRST = [[9, 22, 78, 1, 24, 55, 1, 24, 55], [1, 24, 55, 1, 24, 55, 12, 27, 84]]
@@ -149,6 +150,7 @@ def test_wrong_worlds(field, value):
 
 
 def test_a_context_that_holds_no_target():
-    with pytest.raises(UserError, match="at least 2"):
+    with refuses(Code.CONFLICT, "model.context", 1) as caught:
         world().batch(np.arange(3), seed=0, context=1)
+    assert "at least 2" in caught.value.remedy
     assert world().batch(np.arange(3), seed=0, context=2)["mask"].sum() == 3
