@@ -166,3 +166,15 @@ def test_fits_are_told_apart_by_what_differs(df, fit):
     assert [m.label for m in analysis.compare(fit, equal).members] == ["chinchilla", "equal"]
     again = analysis.fit(table(seed=2))
     assert len({m.label for m in analysis.compare(fit, again).members}) == 2
+
+
+def test_the_block_of_the_readme_runs(df, tmp_path, monkeypatch):
+    """Word by word, on a table of that name."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    block = text.split("## From Python", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    df.to_csv(tmp_path / "runs.csv", index=False)
+    table(seed=1).to_csv(tmp_path / "other.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert isinstance(names["fit"], analysis.Fit)
