@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from handmade import edited
 from refusals import refuses
 
 from analysis.card import Interval
@@ -65,7 +66,8 @@ def test_training_measures_noise_when_asked_and_is_not_changed_by_it(tiny, tmp_p
 
 
 def row(step: int = 1, loss: float = 1.0, **measured: float) -> StepRow:
-    return StepRow(step=step, loss=loss, norm=1.0, learning_rate=0.01, tokens=64 * step, seconds=0.1, **measured)
+    plain = StepRow(step=step, loss=loss, norm=1.0, learning_rate=0.01, tokens=64 * step, seconds=0.1)
+    return edited(plain, **measured)
 
 
 def test_the_noise_scale_is_a_ratio_of_means_with_an_interval():
