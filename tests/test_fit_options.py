@@ -1,26 +1,31 @@
 """What a fit may be asked for: priors, schemes, Student's t, weights from seeds, any column, learning curves."""
 
+import dataclasses
 import json
 from typing import Any
 
+import handmade
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refuses
 from scipy import optimize, stats
 from test_cli import scaling
 
-from analysis import laws
+from analysis import card, laws
+from analysis.card import Interval
 from analysis.check import replicates
 from analysis.decide import paired
 from analysis.engine.estimate import estimate, objective
 from analysis.engine.inference import infer
 from analysis.engine.losses import student, t_scale
-from analysis.fitting import fit
+from analysis.fitting import Fit, fit, read_card
 from analysis.laws import curves
-from analysis.table.runs import Runs, from_frame, load
+from analysis.table.runs import from_frame, load
 from benchmarks import coverage
-from scaling.errors import UserError
-from scaling.records import read_json, write_json
+from scaling.errors import Code
+from scaling.records.types import Documents, Evaluation
 from scaling.verbs import fit as fit_verb
 
 LAW = laws.get("chinchilla")
@@ -35,20 +40,44 @@ def grid(seed: int = 0, noise: float = 0.005, seeds: int = 1) -> pd.DataFrame:
     return table.assign(loss=loss * np.exp(noise * rng.standard_normal(len(table))))
 
 
+def codes(found: Fit) -> set[str]:
+    return {w.code for w in found.warnings}
+
+
+def only(found: Fit, kind: type) -> Any:
+    """The one warning of this type."""
+    (told,) = (w for w in found.warnings if isinstance(w, kind))
+    return told
+
+
+def width(cell: Interval) -> float:
+    return 2 * cell.half_width
+
+
+def unidentified(found: Fit) -> set[str]:
+    return {w.parameter for w in found.warnings if isinstance(w, card.NotIdentified)}
+
+
 def test_stem_effects_take_no_law_off_its_runs():
     """Losses of experiments/moe.py:dense, 2026-11-22, which this form misses along D by 1 %. Freed of that by stem
     effects of 10 %, where two seeds differ by 2 % at most, it fitted within stems and missed the runs by 13 %."""
-    sizes = {6256: 2 * ["2.088 1.970 1.894 1.846"], 13976: ["1.988 1.841 1.730 1.660"],
-             24768: ["1.924 1.753 1.652 1.579", "1.892 1.730 1.630 1.565"],
-             55568: ["1.837 1.660 1.545 1.473"]}  # fmt: skip
-    rows = [(n, 2.0 ** (19 + i), float(loss), f"{n} {seed}") for n, seeds in sizes.items()
-            for seed, losses in enumerate(seeds) for i, loss in enumerate(losses.split())]  # fmt: skip
-    found = fit(from_frame(pd.DataFrame(rows, columns=pd.Index(["N", "D", "loss", "stem"])))).card()
-    assert np.std([row["residual_log"] for row in found["runs"]]) < 0.02
-    (told,) = (entry for entry in found["warnings"] if entry["name"] == "stem_effects")
-    assert told["sd"] > 0.04 and found["noise"]["sigma_stem"] < 0.02
-    best = found["optima"][0]["params"]["alpha"]
-    assert found["params"]["alpha"]["lo"] < best < found["params"]["alpha"]["hi"]
+    sizes = {
+        6256: 2 * ["2.088 1.970 1.894 1.846"],
+        13976: ["1.988 1.841 1.730 1.660"],
+        24768: ["1.924 1.753 1.652 1.579", "1.892 1.730 1.630 1.565"],
+        55568: ["1.837 1.660 1.545 1.473"],
+    }
+    rows = [
+        (n, 2.0 ** (19 + i), float(loss), f"{n} {seed}")
+        for n, seeds in sizes.items()
+        for seed, losses in enumerate(seeds)
+        for i, loss in enumerate(losses.split())
+    ]
+    found = fit(from_frame(pd.DataFrame(rows, columns=pd.Index(["N", "D", "loss", "stem"]))))
+    assert np.std(found.columns["residual_log"]) < 0.02
+    assert only(found, card.StemEffects).sd > 0.04 and found.noise.sigma_stem < 0.02
+    best, alpha = found.card.optima[0].params["alpha"], found.intervals["alpha"]
+    assert alpha.lo < best < alpha.hi
 
 
 @pytest.mark.parametrize(
@@ -60,19 +89,23 @@ def test_stem_effects_of_a_law_that_holds_are_left_alone(setting):
         found = fit(
             coverage.rows_of(coverage.simulate(coverage.design(design), noise, shared, outliers, seed), "stems")
         )
-        assert "stem_effects" not in {entry["name"] for entry in found.warnings}
+        assert "stem_effects" not in codes(found)
 
 
 def test_draws_leave_a_bound_at_which_the_estimate_lies():
     """Kaplan's form on losses of a product with a floor, as of the demo's known source: its outer exponent stands at
     its bound, and every start that led beyond it was taken back to the estimate: intervals had no width."""
     rng, names = np.random.default_rng(0), ["N", "D", "loss", "stem"]
-    rows = [(n, d, (0.51 + 9e5 * n**-0.25 * d**-1.04) * np.exp(0.02 * rng.standard_normal()), f"{n} {seed}")
-            for seed in range(2) for n in (6e3, 1.4e4, 2.5e4, 5.5e4, 9.9e4) for d in (3e5, 6e5, 1.2e6)]  # fmt: skip
-    found = fit(from_frame(pd.DataFrame(rows, columns=pd.Index(names))), "kaplan").card()
-    assert any(entry["name"] == "parameter_at_bound" for entry in found["warnings"])
-    for name, cell in found["params"].items():
-        assert cell["hi"] > 1.01 * cell["lo"], name
+    rows = [
+        (n, d, (0.51 + 9e5 * n**-0.25 * d**-1.04) * np.exp(0.02 * rng.standard_normal()), f"{n} {seed}")
+        for seed in range(2)
+        for n in (6e3, 1.4e4, 2.5e4, 5.5e4, 9.9e4)
+        for d in (3e5, 6e5, 1.2e6)
+    ]
+    found = fit(from_frame(pd.DataFrame(rows, columns=pd.Index(names))), "kaplan")
+    assert "parameter_at_bound" in codes(found)
+    for name, cell in found.card.params.items():
+        assert cell.hi > 1.01 * cell.lo, name
 
 
 # --- priors
@@ -100,11 +133,10 @@ def test_a_prior_reaches_the_profile_and_the_flag_of_the_floor():
     runs = from_frame(grid(noise=0.2))
     free = fit(runs, scheme="profile-t")
     held = fit(runs, scheme="profile-t", priors={"E": (1.69, 0.02)})
-    assert held.intervals["E"]["hi"] - held.intervals["E"]["lo"] < 0.1
-    assert any(w["name"] == "not_identified" and w["parameter"] == "E" for w in free.warnings)
-    assert not any(w["name"] == "not_identified" and w["parameter"] == "E" for w in held.warnings)
+    assert width(held.intervals["E"]) < 0.1
+    assert "E" in unidentified(free) and "E" not in unidentified(held)
     both = fit(runs, scheme="profile-t", priors={"alpha": (0.34, 0.01)}).intervals["a"]
-    assert both["hi"] - both["lo"] > 0.01  # a is a ratio of alpha and a beta that no prior holds
+    assert width(both) > 0.01  # a is a ratio of alpha and a beta that no prior holds
 
 
 def test_a_prior_pins_a_scale_that_the_runs_do_not_show():
@@ -115,8 +147,7 @@ def test_a_prior_pins_a_scale_that_the_runs_do_not_show():
     runs = from_frame(pd.DataFrame({"C": x, "loss": law.predict(theta, {"C": x}) * noise}), law=law)
     for priors, known in (({}, False), ({"x0": (3e5, 6e4)}, True)):
         found = fit(runs, law, priors=priors)
-        flagged = any(w["name"] == "not_identified" and w["parameter"] == "x0" for w in found.warnings)
-        assert flagged is not known, found.intervals["x0"]
+        assert ("x0" in unidentified(found)) is not known, found.intervals["x0"]
 
 
 # --- schemes, seeds and the command line
@@ -129,29 +160,35 @@ def table(tmp_path, monkeypatch):
     return "runs.csv"
 
 
+def printed(*arguments: object) -> card.FitCard:
+    """The card that ``scaling fit ... --json`` prints."""
+    code, out, err = scaling("fit", *arguments, "--json")
+    assert code == 0, err
+    return msgspec.json.decode(out, type=card.FitCard)
+
+
 def test_every_scheme_beside_the_chosen_one(table):
     code, out, _ = scaling("fit", table, "--scheme=all", "--out=all.json")
     assert code == 0 and "likelihood-t (chosen)" in out and "bootstrap-runs" in out and "jackknife-t" in out
-    card = read_json("all.json")
-    plain = json.loads(scaling("fit", table, "--json")[1])
-    assert card["params"] == plain["params"] and "schemes" not in plain and plain["interval"]["asked"] == "auto"
-    asked = json.loads(scaling("fit", table, "--scheme=delta-t", "--json")[1])
-    assert asked["interval"]["scheme"] == "delta-t"
-    assert card["schemes"]["delta-t"]["intervals"]["alpha"] == asked["params"]["alpha"]
-    other = json.loads(scaling("fit", table, "--seed=3", "--json")[1])
-    assert other["seed"] == 3 and other["params"]["alpha"]["lo"] != plain["params"]["alpha"]["lo"]
+    every, plain = read_card("all.json"), printed(table)
+    assert every.params == plain.params and plain.schemes == {} and plain.scheme.asked == "auto"
+    asked = printed(table, "--scheme=delta-t")
+    assert asked.scheme.name == asked.scheme.asked == "delta-t"
+    assert every.schemes["delta-t"].intervals["alpha"] == asked.params["alpha"]
+    other = printed(table, "--seed=3")
+    assert other.seed == 3 and other.params["alpha"].lo != plain.params["alpha"].lo
 
 
 def test_options_are_on_the_card_and_in_words(table):
     options = ("--prior=E=1.7:0.02,alpha=0.35:0.05", "--objective=student:5", "--weights=seeds")
     code, out, _ = scaling("fit", table, *options)
-    assert code == 0 and "normal priors (mean +- sd): E = 1.7 +- 0.02, alpha = 0.35 +- 0.05" in out
+    assert code == 0 and "normal priors (mean ± sd): E = 1.7 ± 0.02, alpha = 0.35 ± 0.05" in out
     assert "objective student:5" in out and "rows weighted by seeds" in out
-    card = json.loads(scaling("fit", table, *options, "--json")[1])
-    assert card["priors"] == {"E": [1.7, 0.02], "alpha": [0.35, 0.05]} and card["objective"]["name"] == "student:5"
-    assert card["weights"]["name"] == "seeds" and len(card["weights"]["sizes"]) == 6 and "weight" in card["runs"][0]
-    raw = json.loads(scaling("fit", table, "--objective=raw:student", "--json")[1])
-    assert raw["objective"]["name"] == "raw:student"
+    made = printed(table, *options)
+    assert made.priors == {"E": (1.7, 0.02), "alpha": (0.35, 0.05)} and made.objective.name == "student:5"
+    assert made.weights is not None and made.weights.name == "seeds" and len(made.weights.sizes) == 6
+    assert len(made.runs.columns["weight"]) == len(made.runs) == 60
+    assert printed(table, "--objective=raw:student").objective.name == "raw:student"
 
 
 @pytest.mark.parametrize(
@@ -223,8 +260,8 @@ def test_intervals_under_student_noise_are_no_wider_than_under_squares():
     table["loss"] *= np.exp(0.004 * rng.standard_t(2.5, len(table)))
     table["stem"] = np.arange(len(table))
     runs = from_frame(table)
-    width = {k: fit(runs, objective=k).intervals["alpha"] for k in ("student", "squares")}
-    assert width["student"]["hi"] - width["student"]["lo"] < width["squares"]["hi"] - width["squares"]["lo"]
+    found = {k: fit(runs, objective=k).intervals["alpha"] for k in ("student", "squares")}
+    assert width(found["student"]) < width(found["squares"])
 
 
 # --- weights
@@ -247,15 +284,13 @@ def test_weights_from_seeds_favour_the_quiet_sizes_and_tighten_what_they_hold():
     table["stem"] = np.arange(len(table))
     runs = from_frame(table)
     flat, weighted = fit(runs), fit(runs, weights="seeds")
-    sizes = weighted.card()["weights"]["sizes"]
-    assert min(s["weight"] for s in sizes if s["N"] > 1e8) > 50 * max(s["weight"] for s in sizes if s["N"] < 1e8)
-
-    def width(f, name):
-        return f.intervals[name]["hi"] - f.intervals[name]["lo"]
-
-    assert width(weighted, "beta") < 0.6 * width(flat, "beta")
-    assert weighted.intervals["beta"]["lo"] < 0.28 < weighted.intervals["beta"]["hi"]
-    assert any(w["name"] == "heteroscedastic" for w in flat.warnings)
+    weights = weighted.card.weights
+    assert weights is not None and weights.by == "N"
+    quiet = [size.weight for size in weights.sizes if size.value > 1e8]
+    assert min(quiet) > 50 * max(size.weight for size in weights.sizes if size.value < 1e8)
+    assert width(weighted.intervals["beta"]) < 0.6 * width(flat.intervals["beta"])
+    assert weighted.intervals["beta"].lo < 0.28 < weighted.intervals["beta"].hi
+    assert "heteroscedastic" in codes(flat)
     column = fit(from_frame(table.assign(precision=1 / sd**2)), weights="precision")
     assert column.params["beta"] == pytest.approx(weighted.params["beta"], abs=0.003)
 
@@ -268,8 +303,8 @@ def test_weights_within_a_cell_leave_the_noise_between_seeds_what_it_is():
         table["stem"] = np.arange(len(table)) if stems == "run" else table["seed"] * 1e12 + table["N"]
         plain, weighted = (fit(from_frame(table), weights=name).noise for name in ("none", "weight"))
         for found in (plain, weighted):
-            assert found["pure_error"]["sd"] == pytest.approx(0.005, rel=0.35) and found["pure_error"]["df"] == 150
-            assert found["lack_of_fit"]["p"] > 0.001
+            assert found.pure_error.sd == pytest.approx(0.005, rel=0.35) and found.pure_error.df == 150
+            assert found.lack_of_fit.p > 0.001
 
 
 def test_equal_weights_change_nothing():
@@ -280,10 +315,11 @@ def test_equal_weights_change_nothing():
 
 
 def test_the_evaluation_error_is_on_the_card_once():
-    plain = Runs(from_frame(grid()).table, [], {}, "test", None, "0")
-    noted = Runs(plain.table.assign(loss_se=0.004), [], {}, "test", None, "0")
+    plain = from_frame(grid())
+    noted = dataclasses.replace(plain, table=plain.table.assign(loss_se=0.004))
     one, two = fit(plain), fit(noted)
-    assert one.card()["evaluation"] is None and two.card()["evaluation"]["se"] == pytest.approx(0.004)
+    assert one.card.evaluation is None
+    assert two.card.evaluation is not None and two.card.evaluation.se == pytest.approx(0.004)
     np.testing.assert_array_equal(one.draws, two.draws)
 
 
@@ -302,11 +338,18 @@ def test_several_laws_of_a_table_are_compared(table):
 
 
 def test_a_star_marks_the_number_that_is_not_identified_and_no_other():
-    cell = {"value": 0.5, "lo": 0.1, "hi": 0.9}
-    flag = {"name": "not_identified", "parameter": "E"}
-    card = {"params": {"E": cell}, "derived": {"a": cell}, "warnings": [flag, {"name": "several_optima"}]}
-    shown = {name: column(card) for name, column in fit_verb.FIT_COLUMNS.items() if name[0] in "fa"}
-    assert shown == {"floor E": "0.5 [0.1, 0.9]*", "a (N_opt ~ C^a)": "0.5 [0.1, 0.9]"}
+    found, cell = fit(from_frame(grid())), Interval(value=0.5, lo=0.1, hi=0.9)
+    flag = card.NotIdentified(parameter="E", why="floor")
+    several = card.SeveralOptima(count=2, ranges={})
+    marked = msgspec.structs.replace(
+        found.card,
+        params={**found.card.params, "E": cell},
+        derived=card.Derived(a=cell, b=cell),
+        warnings=(flag, several),
+    )
+    one = dataclasses.replace(found, card=marked)
+    shown = {name: column(one) for name, column in fit_verb.FIT_COLUMNS.items() if name[0] in "fa"}
+    assert shown == {"floor": "0.5 [0.1, 0.9]*", "a (N_opt ~ C^a)": "0.5 [0.1, 0.9]"}
 
 
 # --- one variable, any column
@@ -329,15 +372,12 @@ def test_two_columns_are_enough_for_a_law_of_one_variable(tmp_path, monkeypatch,
     rows = [f"{v},{1.5 + 40 * v**-0.3}" for v in x]
     (tmp_path / "two.csv").write_text("\n".join([header, *rows]))
     options = arguments if "--law" in arguments else f"--law=power_floor {arguments}"
-    code, out, err = scaling("fit", "two.csv", *options.split(), "--json")
-    assert code == 0, err
-    card = json.loads(out)
-    assert card["law"] == law and card["params"]["a"]["value"] == pytest.approx(0.3, rel=1e-5)
+    found = printed("two.csv", *options.split())
+    assert found.law == law and found.params["a"].value == pytest.approx(0.3, rel=1e-5)
 
 
 def test_compute_of_a_table_of_n_and_d_is_a_column_too(table):
-    code, out, _ = scaling("fit", table, "--law=power_floor:C", "--json")
-    assert code == 0 and json.loads(out)["law"] == "power_floor:C"
+    assert printed(table, "--law=power_floor:C").law == "power_floor:C"
     assert "or fit a law of one variable" in scaling("fit", _only(table, "N"))[2]
 
 
@@ -353,10 +393,12 @@ def schedules() -> dict[str, np.ndarray]:
     t = np.arange(3000)
     rise = np.minimum((t + 1) / 100, 1.0) * 3e-4
     return {
-        "constant": rise, "cosine": rise * (0.55 + 0.45 * np.cos(np.pi * t / 3000)),
-        "step": rise * np.where(t > 1500, 0.3, 1.0), "wsd": rise * np.where(t < 2000, 1, 1 - (t - 2000) / 1100),
+        "constant": rise,
+        "cosine": rise * (0.55 + 0.45 * np.cos(np.pi * t / 3000)),
+        "step": rise * np.where(t > 1500, 0.3, 1.0),
+        "wsd": rise * np.where(t < 2000, 1, 1 - (t - 2000) / 1100),
         "short": rise[:1500] * (0.55 + 0.45 * np.cos(np.pi * t[:1500] / 1500)),
-    }  # fmt: skip
+    }
 
 
 def planted(law, noise: float = 0.0) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -385,14 +427,10 @@ def test_a_law_of_curves_is_fitted_from_the_shell_on_rows_of_arrays(tmp_path, mo
         (tmp_path / table).write_text("\n".join(json.dumps(row) for row in rows))
     code, out, err = scaling("fit", table, f"--law={asked}", "--objective=squares", "--out=fit.json")
     assert code == 0 and "intervals by jackknife-t" in out, err
-    card = read_json("fit.json")
-    assert (
-        card["law"] == name
-        and card["interval"]["df"] == 4
-        and card["data"]["rows"] == sum(len(r["loss"]) for r in rows)
-    )
-    for key, cell in card["params"].items():
-        assert cell["value"] == pytest.approx(law.example[key], rel=0.05), key
+    found = read_card("fit.json")
+    assert found.law == name and found.scheme.df == 4 and found.data.rows == sum(len(r["loss"]) for r in rows)
+    for key, cell in found.params.items():
+        assert cell.value == pytest.approx(law.example[key], rel=0.05), key
 
 
 def test_a_long_table_of_curves_is_fitted_with_its_runs_as_clusters(tmp_path):
@@ -411,11 +449,10 @@ def test_a_long_table_of_curves_is_fitted_with_its_runs_as_clusters(tmp_path):
     logged.to_csv(tmp_path / "long.csv", index=False)
     columns = {"run": "curve", "learning_rate": "lr"}
     runs = load(tmp_path / "long.csv", law="annealing", columns=columns)
-    assert {d["reason"] for d in runs.dropped} <= {"1 logged steps of its warm-up"} and set(runs.table["stem"]) == set(
-        made
-    )
+    assert {(row.why, row.detail) for row in runs.dropped} <= {("warmup", "1")}
+    assert set(runs.table["stem"]) == set(made)
     found = fit(runs, "annealing")
-    assert found.card()["interval"]["scheme"] == "jackknife-t" and found.card()["influence"][0]["run"] in made
+    assert found.card.scheme.name == "jackknife-t" and found.card.influence[0].run in made
     again = load(tmp_path / "long.csv", law="annealing", columns=columns, where="curve != 'short'")
     assert len(set(again.table["run"])) == 4
 
@@ -427,29 +464,65 @@ def test_the_warm_up_that_a_table_lacks_is_given_or_named(tmp_path):
     exact = curves.multipower_columns(rate, at)
     frame = pd.DataFrame({"step": at, "lr": rate[at], "loss": 3.0 - 1e-4 * at})
     late = from_frame(frame, law=law)
-    assert [w["name"] for w in late.warnings] == ["curve_starts_late"]
+    assert late.warnings == (card.CurveStartsLate(runs=("run",), first_step=200),)
     told = from_frame(frame, law=law, warmup=100)
     assert not told.warnings
     miss = [np.abs(np.asarray(t.table["S1"]) / exact["S1"] - 1).max() for t in (late, told)]
     assert miss[1] < 1e-2 < 0.1 < miss[0]
-    with pytest.raises(UserError, match="was logged from step 200"):
+    with refuses(Code.CONFLICT, "warmup", 500) as caught:
         from_frame(frame, law=law, warmup=500)
+    assert "was logged from step 200" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
-    ("row", "words"),
+    ("row", "code", "field", "value"),
     [
-        ({"step": [1, 2], "learning_rate": [1e-3, 1e-3], "loss": [3.0]}, "2 steps and 1 losses"),
-        ({"step": [1, 2], "learning_rate": [1e-3] * 1 + [0.1] * 2, "loss": [3.0, -1.0]}, "must be a positive number"),
-        ({"step": [1, 9], "learning_rate": [1e-3] * 5, "loss": [3.0, 2.0]}, "5 learning rates"),
-        ({"step": [1, 1], "learning_rate": [1e-3, 1e-3], "loss": [3.0, 2.0]}, "is logged twice"),
-        ({"step": [1, 2], "learning_rate": ["a", "b"], "loss": [3.0, 2.0]}, "must be an array of numbers"),
-        ({"step": [1, 2.5], "learning_rate": [1e-3, 1e-3], "loss": [3.0, 2.0]}, "must be a whole number"),
-        ({"step": [1, 2], "learning_rate": [0.0, 0.0], "loss": [3.0, 2.0]}, "nothing to learn from"),
+        (
+            {"step": [1, 2], "learning_rate": [1e-3, 1e-3], "loss": [3.0]},
+            Code.INVALID,
+            "row 1",
+            "2 steps and 1 losses",
+        ),
+        (
+            {"step": [1, 2], "learning_rate": [1e-3] * 1 + [0.1] * 2, "loss": [3.0, -1.0]},
+            Code.INVALID,
+            "row 1, entry 2, column loss",
+            "-1.0",
+        ),
+        (
+            {"step": [1, 9], "learning_rate": [1e-3] * 5, "loss": [3.0, 2.0]},
+            Code.INVALID,
+            "row 1",
+            "5 learning rates",
+        ),
+        (
+            {"step": [1, 1], "learning_rate": [1e-3, 1e-3], "loss": [3.0, 2.0]},
+            Code.CONFLICT,
+            "step",
+            "1 of run row 1",
+        ),
+        (
+            {"step": [1, 2], "learning_rate": ["a", "b"], "loss": [3.0, 2.0]},
+            Code.INVALID,
+            "row 1, column learning_rate",
+            "['a', 'b']",
+        ),
+        (
+            {"step": [1, 2.5], "learning_rate": [1e-3, 1e-3], "loss": [3.0, 2.0]},
+            Code.INVALID,
+            "row 1, entry 2, column step",
+            "2.5",
+        ),
+        (
+            {"step": [1, 2], "learning_rate": [0.0, 0.0], "loss": [3.0, 2.0]},
+            Code.INVALID,
+            "learning_rate",
+            "0 in all of run row 1",
+        ),
     ],
 )
-def test_bad_curves_are_named(row, words):
-    with pytest.raises(UserError, match=words):
+def test_bad_curves_are_named(row, code, field, value):
+    with refuses(code, field, value):
         from_frame(pd.DataFrame([row]), law="annealing")
 
 
@@ -458,15 +531,11 @@ def test_bad_curves_are_named(row, words):
 
 def run_on_documents(folder, name, losses, role="fit", status="done"):
     count = np.full(len(losses), 50)
-    term = {"value": 1.0, "count": 1, "se": 0.1}
-    documents = {"id": [f"d{i}" for i in range(len(losses))], "sum": list(losses * count), "count": count.tolist()}
-    manifest = {"role": role, "data": {"sha256": "s"}, "headline": "loss", "loss_unit": "nats/token"}
-    write_json(folder / "runs" / name / "manifest.json", manifest)
-    write_json(
-        folder / "runs" / name / "result.json",
-        {"status": status, "evaluation": {"loss": {**term, "documents": documents}}},
-    )
-    return folder / "runs" / name
+    ids = tuple(f"d{i}" for i in range(len(losses)))
+    documents = Documents(id=ids, sum=tuple((losses * count).tolist()), count=tuple(count.tolist()))
+    evaluation = {"loss": Evaluation(value=1.0, count=1, se=0.1, documents=documents)}
+    ended = handmade.result(status=status, evaluation=evaluation)
+    return handmade.write(folder, handmade.manifest(name, role=role), ended).path
 
 
 def test_documents_that_are_hard_for_both_cancel(tmp_path):
@@ -475,13 +544,14 @@ def test_documents_that_are_hard_for_both_cancel(tmp_path):
     one, two = hard + 0.02 * rng.standard_normal(400), hard - 0.01 + 0.02 * rng.standard_normal(400)
     a, b = run_on_documents(tmp_path, "a", one), run_on_documents(tmp_path, "b", two)
     found = paired.difference(a, b)
-    assert found["difference"]["value"] == pytest.approx(np.mean(one - two), abs=1e-9)
-    assert found["se"] == pytest.approx(np.std(one - two, ddof=1) / 20, rel=1e-9)
-    assert found["se_unpaired"] == pytest.approx(np.hypot(one.std(ddof=1), two.std(ddof=1)) / 20, rel=1e-9)
-    assert found["se_unpaired"] > 15 * found["se"] and found["correlation"] > 0.99
+    assert found.difference.value == pytest.approx(np.mean(one - two), abs=1e-9)
+    assert found.se == pytest.approx(np.std(one - two, ddof=1) / 20, rel=1e-9)
+    assert found.se_unpaired == pytest.approx(np.hypot(one.std(ddof=1), two.std(ddof=1)) / 20, rel=1e-9)
+    assert found.se_unpaired > 15 * found.se and found.correlation is not None and found.correlation > 0.99
     code, out, _ = scaling("compare", a, b)
     assert code == 0 and "paired over 400 documents" in out
-    assert json.loads(scaling("compare", a, b, "--json")[1]) == found
+    out = scaling("compare", a, b, "--json")[1]
+    assert msgspec.json.decode(out, type=paired.PairedDifference) == found
 
 
 def test_runs_that_cannot_be_paired_are_refused(tmp_path):
