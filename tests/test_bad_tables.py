@@ -4,16 +4,18 @@ silent fit. Fuzzed: a sound table with one kind of harm done to it."""
 import contextlib
 import io
 import itertools
-import json
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from analysis import card
 from analysis.fitting import fit
+from analysis.show.sentences import sentence
 from analysis.table.quality import GAP
 from analysis.table.runs import load
 from scaling import cli
@@ -84,28 +86,30 @@ def test_bits_among_nats_are_a_warning_with_the_rows(tmp_path, rows, bits):
     for row in rows:
         table[row][2] = f"{float(table[row][2]) * (1 / math.log(2) if bits else math.log(2)):.6f}"
     (found,) = load(write(tmp_path / "t.csv", table)).warnings
-    assert found["name"] == "mixed_units" and found["column"] == "loss"
-    assert found["rows"] == [f"line {row + 2}" for row in sorted(rows)]
-    assert ("in bits" if bits else "in nats") in found["message"]
+    named = tuple(f"line {row + 2}" for row in sorted(rows))
+    assert found == card.MixedUnits(rows=named, of=len(ROWS), looks_like="bits" if bits else "nats")
+    assert "column loss" in sentence(found) and ("in bits" if bits else "in nats") in sentence(found)
 
 
 def test_a_sound_table_has_no_warning_of_the_table_and_a_warning_reaches_the_card(tmp_path):
-    assert load(write(tmp_path / "a.csv", ROWS)).warnings == []
+    assert load(write(tmp_path / "a.csv", ROWS)).warnings == ()
     path = write(tmp_path / "b.csv", changed(7, 2, f"{float(ROWS[7][2]) / math.log(2):.6f}"))
     code, out, _ = scaling("fit", path, "--json")
-    named = {w["name"]: w for w in json.loads(out)["warnings"]}
-    assert code == 0 and named["mixed_units"]["rows"] == ["line 9"]
+    assert code == 0
+    (found,) = (w for w in msgspec.json.decode(out, type=card.FitCard).warnings if isinstance(w, card.MixedUnits))
+    assert found.rows == ("line 9",)
     assert "mixed_units" in scaling("fit", path)[1]
 
 
 def test_duplicates_are_dropped_or_named(tmp_path):
     runs = load(write(tmp_path / "a.csv", [*ROWS, ROWS[3]]))
     assert len(runs) == len(ROWS)
-    assert runs.dropped == [{"row": f"line {len(ROWS) + 2}", "reason": "the same in every cell as line 5"}]
+    assert runs.dropped == (card.Dropped(row=f"line {len(ROWS) + 2}", why="copy", detail="line 5"),)
+    assert sentence(runs.dropped[0]) == "the same in every cell as line 5"
     text = "\n".join(["N,D,loss,note", *(",".join([*r, str(i)]) for i, r in enumerate([*ROWS, ROWS[3]]))])
     (tmp_path / "b.csv").write_text(text)
     (found,) = load(tmp_path / "b.csv").warnings
-    assert found["name"] == "duplicates" and found["rows"] == ["line 5", f"line {len(ROWS) + 2}"]
+    assert found == card.Duplicates(rows=("line 5", f"line {len(ROWS) + 2}"))
 
 
 @pytest.mark.parametrize(
@@ -135,9 +139,9 @@ NUMBER = st.one_of(
 def test_any_table_is_fitted_or_refused_in_one_line(tmp_path, rows):
     path = write(tmp_path / "t.csv", [list(r) for r in rows])
     try:
-        card = fit(load(path), "chinchilla").card()
+        found = fit(load(path), "chinchilla").card
     except UserError as error:
         assert "\n" not in str(error)
     else:
-        json.dumps(card, allow_nan=False)
-        assert all(math.isfinite(p["value"]) for p in card["params"].values())
+        assert msgspec.json.decode(card.encode(found), type=card.FitCard) == found
+        assert all(math.isfinite(p.value) for p in found.params.values())

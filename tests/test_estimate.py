@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from references import reference_file
+from refusals import refuses
 from scipy import optimize
 
 from analysis import laws
 from analysis.engine.estimate import estimate, huber, minimise, objective, proposal2, refit
-from scaling.errors import UserError
+from scaling.errors import Code
 
 LAW = laws.get("chinchilla")
 HOFFMANN = np.array([1.69, 406.4, 410.7, 0.34, 0.28])
@@ -40,7 +41,7 @@ def test_hoffmann_mode_reproduces_besiroglu():
         0.34731,
         0.36717,
     )
-    assert len(found.optima) == 1 and found.optima[0]["share_of_starts"] > 0.9
+    assert len(found.optima) == 1 and found.optima[0].share_of_starts > 0.9
 
 
 def test_fit_and_4000_bootstraps_within_a_cpu_budget():
@@ -161,9 +162,9 @@ def test_distinct_optima_are_listed_with_their_shares():
     )
     loss = two.predict([3.0, 5.0, 0.05, 0.6], {"x": x}) * np.exp(0.001 * np.random.default_rng(0).standard_normal(40))
     found = estimate(two, {"x": x}, loss, objective("squares"))
-    exponents = sorted((round(o["params"]["a"], 2), round(o["params"]["b"], 2)) for o in found.optima[:2])
+    exponents = sorted((round(o.params["a"], 2), round(o.params["b"], 2)) for o in found.optima[:2])
     assert exponents == [(0.05, 0.6), (0.6, 0.05)]
-    assert sum(o["share_of_starts"] for o in found.optima) <= 1
+    assert sum(o.share_of_starts for o in found.optima) <= 1
 
 
 def test_a_batch_gives_what_single_problems_give():
@@ -182,14 +183,19 @@ def test_a_batch_gives_what_single_problems_give():
     "text", ["hubber", "huber:", "huber:-1", "huber:nan", "l2", "student:0.5", "student:", "students", "raw:", "auto:3"]
 )
 def test_unknown_objective_is_refused(text):
-    with pytest.raises(UserError, match="auto, squares, huber"):
+    code = Code.INVALID if text.partition(":")[0] in ("huber", "student") else Code.UNKNOWN
+    with refuses(code, "objective", text.removeprefix("raw:")) as caught:
         objective(text)
+    assert "auto, squares, huber" in caught.value.remedy
 
 
-@pytest.mark.parametrize(("fixed", "match"), [({"gamma": 1.0}, "has E"), ({"alpha": -1.0}, "between")])
-def test_bad_fixed_values_are_refused(fixed, match):
+@pytest.mark.parametrize(
+    ("fixed", "code", "field", "value"),
+    [({"gamma": 1.0}, Code.UNKNOWN, "parameter", "gamma"), ({"alpha": -1.0}, Code.INVALID, "fixed alpha", -1.0)],
+)
+def test_bad_fixed_values_are_refused(fixed, code, field, value):
     columns, loss = planted(30)
-    with pytest.raises(UserError, match=match):
+    with refuses(code, field, value):
         estimate(LAW, columns, loss, objective("squares"), fixed=fixed)
 
 

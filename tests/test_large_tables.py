@@ -13,6 +13,7 @@ from analysis.engine import random_effects as effects
 from analysis.engine.estimate import estimate, objective
 from analysis.engine.groups import groups_of
 from analysis.fitting import fit
+from analysis.show.sentences import sentence
 from analysis.table.runs import from_frame
 
 LAW = laws.get("chinchilla")
@@ -32,15 +33,16 @@ def table(stems: int, each: int, seeds: int = 1, stem_noise: float = 0.0) -> pd.
 
 def test_the_sandwich_over_stems_agrees_with_the_bootstrap_over_stems(monkeypatch):
     runs = from_frame(table(60, 6, stem_noise=0.005))
-    resampled = fit(runs).card()
+    resampled = fit(runs).card
     monkeypatch.setattr(uncertainty, "HUGE", 100)
-    summed = fit(runs).card()
-    assert resampled["interval"]["scheme"] == "bootstrap" and summed["interval"]["scheme"] == "delta-t"
-    assert "scores summed by stem" in summed["interval"]["reason"]
+    summed = fit(runs).card
+    assert resampled.scheme.name == "bootstrap" and summed.scheme.name == "delta-t"
+    assert (summed.scheme.why, summed.scheme.grouped) == ("huge", "stem")
+    assert "scores summed by stem" in sentence(summed.scheme)
     for name in ("alpha", "beta", "E"):
-        one, two = (c["params"][name]["hi"] - c["params"][name]["lo"] for c in (resampled, summed))
+        one, two = (2 * card.params[name].half_width for card in (resampled, summed))
         assert two == pytest.approx(one, rel=0.25), name
-        assert summed["params"][name]["value"] == resampled["params"][name]["value"]
+        assert summed.params[name].value == resampled.params[name].value
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -66,8 +68,8 @@ def test_what_replicates_leave_is_that_of_a_matrix_of_cells(stem_noise, weighted
 def test_replicates_of_many_rows_need_no_matrix_of_rows():
     frame = from_frame(table(10, 200, seeds=2)).table
     point = estimate(LAW, frame, frame["loss"], objective("auto"))
-    found = replicates.pure_error(point.y, frame, point)
-    assert found["df"] == 2000 and found["p"] > 0.001
+    error, lack = replicates.pure_error(point.y, frame, point)
+    assert error.df == 2000 and lack.p is not None and lack.p > 0.001
 
 
 def test_fewer_rows_are_left_out_of_a_large_table(monkeypatch):
@@ -78,4 +80,4 @@ def test_fewer_rows_are_left_out_of_a_large_table(monkeypatch):
     monkeypatch.setattr(influence, "LARGE", 9)
     few = influence.influence(point, point.y, ids, top=400)
     assert len(many) == influence.LEAVE_OUT and len(few) == 4
-    assert {row["run"] for row in few} < {row["run"] for row in many}
+    assert {row.run for row in few} < {row.run for row in many}

@@ -24,9 +24,9 @@ TABLE = pd.DataFrame({"N": N.astype(np.int64), "D": D.astype(np.int64), "loss": 
 def test_a_parquet_table_is_fitted_as_its_csv_is(tmp_path):
     TABLE.to_csv(tmp_path / "runs.csv", index=False)
     TABLE.to_parquet(tmp_path / "runs.parquet")
-    first, second = (fit(load(tmp_path / f"runs.{kind}"), "chinchilla").card() for kind in ("csv", "parquet"))
-    assert first["params"] == second["params"] and first["data"]["rows"] == second["data"]["rows"] == 20
-    assert 0.2 < first["params"]["alpha"]["value"] < 0.5
+    first, second = (fit(load(tmp_path / f"runs.{kind}"), "chinchilla").card for kind in ("csv", "parquet"))
+    assert first.params == second.params and first.data.rows == second.data.rows == 20
+    assert 0.2 < first.params["alpha"].value < 0.5
 
 
 @pytest.mark.parametrize(
