@@ -113,8 +113,12 @@ class Study:
         command = [sys.executable, "-m", "scaling.worker", f"--workdir={self.workdir}", "--core=all"]
         return subprocess.Popen(
             [*command, "--execute=chains:execute", *arguments],
-            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def record(self, run: str) -> Record:
         return Record(self.workdir / "runs" / run)

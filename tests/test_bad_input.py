@@ -90,8 +90,8 @@ def test_numbers_of_the_data_that_are_none_reject_the_run(place):
 
 def test_a_checkpoint_of_another_configuration_and_one_that_was_cut_short(place):
     """The first is refused and left as it is; after the second the run falls back, and says so."""
-    assert scaling("run", "--config=exp.py", "--workdir=w", "--workers=1", "--config.cells.grid.seeds=(0, 1)",
-                   "--execute=nothing:at_all")[0] != 0  # writes the plan, and trains nothing  # fmt: skip
+    plan = ("run", "--config=exp.py", "--workdir=w", "--workers=1", "--config.cells.grid.seeds=(0, 1)")
+    assert scaling(*plan, "--execute=nothing:at_all")[0] != 0  # writes the plan, and trains nothing
     stems = [program.program for program in read_study(place / "w").programs]
     foreign, torn = (place / "w" / "runs" / stem / "checkpoints" for stem in stems)
     write_json(foreign / "10.json", {"step": 10, "leaves": {"['params']['other']": "0"}})

@@ -421,10 +421,21 @@ def test_a_tables_numbers_are_aligned():
 
 def command(study: Study, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "scaling.cli", "run", f"--workdir={study.workdir}", "--execute=chains:execute",
-         *arguments],
-        cwd=ROOT, env=study.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "scaling.cli",
+            "run",
+            f"--workdir={study.workdir}",
+            "--execute=chains:execute",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env=study.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -480,8 +491,11 @@ def test_a_reader_that_leaves_is_no_error(study):
     try:
         process = subprocess.run(
             [sys.executable, "-m", "scaling.cli", "status", str(study.workdir)],
-            cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     finally:
         os.close(write)
     assert process.stderr == "" and process.returncode == cli.EXIT_PIPE
