@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from references import reference_file
 
-from analysis import laws
+from analysis import card, laws
 from analysis.engine.estimate import Estimate, estimate, objective
 from analysis.fitting import fit
 from analysis.laws import curves, published
+from analysis.show.sentences import sentence
 from analysis.table.runs import from_frame
 
 SQUARES = objective("squares")
@@ -51,13 +52,14 @@ def test_epochs_bootstrap_intervals():
     """Percentiles of resampled rows, as their notebook has them; ours draws other samples and 1000 instead of 4000."""
     table = reference("chinchilla_besiroglu").query("excluded_by_besiroglu == 0").reset_index(drop=True)
     runs = from_frame(table)
-    card = fit(runs, "chinchilla", objective="huber:1e-3", scheme="bootstrap-runs").card()
+    found = fit(runs, "chinchilla", objective="huber:1e-3", scheme="bootstrap-runs").card
     for name, (lo, hi) in published.get("besiroglu2024").intervals.items():
-        cell, wide = card["params"][name], hi - lo
-        assert abs(cell["lo"] - lo) < 0.06 * wide and abs(cell["hi"] - hi) < 0.06 * wide, (name, cell, lo, hi)
-    assert card["interval"]["scheme"] == "bootstrap-runs"
-    a, error = card["derived"]["a"], 0.020  # 0.513 with that standard error
-    assert abs(a["hi"] - a["lo"] - 2 * 1.96 * error) < 0.006
+        cell, wide = found.params[name], hi - lo
+        assert cell.lo is not None and cell.hi is not None
+        assert abs(cell.lo - lo) < 0.06 * wide and abs(cell.hi - hi) < 0.06 * wide, (name, cell, lo, hi)
+    assert found.scheme.name == "bootstrap-runs"
+    a, error = found.derived.a, 0.020  # 0.513 with that standard error
+    assert a is not None and abs(2 * a.half_width - 2 * 1.96 * error) < 0.006
 
 
 def likelihood_ratio(table: Any, name: str) -> float:
@@ -122,10 +124,8 @@ def test_porian(name):
     dataset, _, step = name.removeprefix("porian2024-").partition("-")
     hparams, warmup, decay, count = _STEPS[step]
     table = reference("porian_optima")
-    rows = table[
-        (table["dataset"] == dataset) & (table["hparams"] == hparams) & (table["warmup"] == warmup)
-        & (table["decay"] == decay) & (table["flop_count"] == count)
-    ]  # fmt: skip
+    asked = {"dataset": dataset, "hparams": hparams, "warmup": warmup, "decay": decay, "flop_count": count}
+    rows = table[(table[list(asked)] == pd.Series(asked)).all(axis=1)]
     found = optima_exponent(rows)
     assert found == pytest.approx(entry.params["a"], abs=6e-4)
     if "a" in entry.intervals:
@@ -215,7 +215,7 @@ def test_datablations_both_optima_and_the_valley():
     entry = published.get("muennighoff2023").params
     held = {k: entry[k] for k in ("E", "A", "B", "alpha", "beta")}
     found = repeats_protocol(table, held)
-    seen = [(o["params"]["R_D"], o["params"]["R_N"], o["objective"]) for o in found.optima]
+    seen = [(o.params["R_D"], o.params["R_N"], o.objective) for o in found.optima]
 
     def listed(r_d, r_n, value):
         return any(
@@ -225,9 +225,9 @@ def test_datablations_both_optima_and_the_valley():
     assert listed(15.3718, 5.3151, 0.01582593), seen  # the published one, a local minimum
     assert listed(46.99, 2.330, 0.01580738), seen  # the lower one
     assert found.value <= 0.01580738  # and lower still further along
-    card = fit(from_frame(table), "repeats", objective="huber:1e-3", fixed=held).card()
-    flat = next(w for w in card["warnings"] if w["name"] == "several_optima")
-    assert "flat valley" in flat["message"] and flat["ranges"]["R_D"][1] > 3 * flat["ranges"]["R_D"][0]
+    warnings = fit(from_frame(table), "repeats", objective="huber:1e-3", fixed=held).warnings
+    (flat,) = (w for w in warnings if isinstance(w, card.SeveralOptima))
+    assert "flat valley" in sentence(flat) and flat.ranges["R_D"][1] > 3 * flat.ranges["R_D"][0]
 
 
 def test_datablations_planted():

@@ -15,15 +15,18 @@ import pandas as pd
 import pytest
 from references import reference_file as reference
 
+from analysis import card
+from analysis.card import Interval
 from analysis.check.approaches import approach2
 from analysis.fitting import Fit, fit
 from analysis.laws import published
+from analysis.show.sentences import sentence, verdict
 from analysis.table.runs import Runs, from_frame, load
 from scaling import cli
 
 
-def warned(f: Fit, name: str) -> list[dict[str, Any]]:
-    return [w for w in f.card()["warnings"] if w["name"] == name]
+def warned(f: Fit, kind: type) -> list[Any]:
+    return [w for w in f.warnings if isinstance(w, kind)]
 
 
 def printed(*arguments: object) -> str:
@@ -51,11 +54,11 @@ def test_the_five_outliers_of_chinchilla_are_named_as_influential(objective):
     """Besiroglu 2024 drops the five highest losses. Alone the fifth moves a by 0.005 and lies 2.6 noise units off."""
     path = reference("chinchilla_besiroglu")
     five = {f"line {i + 2}" for i in np.flatnonzero(pd.read_csv(path)["excluded_by_besiroglu"])}
-    (found,) = warned(fit(load(path), objective=objective), "influential")
-    assert len(five) == 5 and five <= set(found["together"]["runs"]) and len(found["together"]["runs"]) <= 8
-    assert found["together"]["change"] < -0.05  # LAWS: five outliers move a by 0.05
-    assert five <= {row["run"] for row in found["rows"]} and "they hide each other" in found["message"]
-    assert max(abs(row["change"]) for row in found["rows"]) < abs(found["together"]["change"]) / 2
+    (found,) = warned(fit(load(path), objective=objective), card.Influential)
+    assert len(five) == 5 and five <= set(found.group.runs) and len(found.group.runs) <= 8
+    assert found.group.change < -0.05  # LAWS: five outliers move a by 0.05
+    assert five <= {row.run for row in found.rows} and "each hides the others" in sentence(found)
+    assert max(abs(row.change) for row in found.rows) < abs(found.group.change) / 2
 
 
 def planted_mask(seed: int) -> Runs:
@@ -70,22 +73,22 @@ def planted_mask(seed: int) -> Runs:
 
 def test_planted_rows_that_hide_each_other_are_named_together():
     f = fit(planted_mask(0))
-    (found,) = warned(f, "influential")
+    (found,) = warned(f, card.Influential)
     hidden = {f"row {i}" for i in range(1, 7)}
-    assert set(found["together"]["runs"]) == hidden
-    residual = {row["run"]: math.log(row["loss"] / row["fitted"]) for row in f.card()["runs"]}
+    assert set(found.group.runs) == hidden
+    residual = dict(zip(f.runs, np.log(f.columns["loss"] / f.columns["fitted"])))
     for row in ("row 1", "row 2"):  # seen from the common fit they are no outliers
-        assert abs(residual[row]) < 4.5 * f.noise["sigma_run"]
-    assert {row["run"] for w in warned(f, "outliers") for row in w["rows"]} == hidden
-    true, without = 0.37 / 0.72, f.intervals["a"]["value"] + found["together"]["change"]
-    assert abs(without - true) < 0.01 < abs(f.intervals["a"]["value"] - true)
+        assert abs(residual[row]) < 4.5 * f.noise.sigma_run
+    assert {row.run for w in warned(f, card.Outliers) for row in w.rows} == hidden
+    true, without = 0.37 / 0.72, f.intervals["a"].value + found.group.change
+    assert abs(without - true) < 0.01 < abs(f.intervals["a"].value - true)
 
 
 def test_clean_tables_name_nothing():
     """Of 200 such tables, seeds 0 to 199, none names a row."""
     for seed in range(5):
         f = fit(from_frame(grid(8, 5, 0.01, seed)))
-        assert not warned(f, "influential") and not warned(f, "outliers")
+        assert not warned(f, card.Influential) and not warned(f, card.Outliers)
 
 
 # --- approaches that disagree -----------------------------------------------------------------------------------------
@@ -98,16 +101,16 @@ def test_marins_approaches_2_and_3_disagree_and_the_card_says_so(dataset, two, t
     runs = load(reference("marin_isoflop"), dataset=dataset, where="not outlier")
     assert approach2(runs).sensitivity["all sizes"] == pytest.approx(two, abs=6e-4)
     reproduction = fit(runs, objective="huber:1e-3", scheme="delta-t")
-    assert reproduction.intervals["a"]["value"] == pytest.approx(three, abs=6e-4)
+    assert reproduction.intervals["a"].value == pytest.approx(three, abs=6e-4)
     for f in (reproduction, fit(runs)) if dataset == "comma" else (fit(runs),):
-        (found,) = warned(f, "approaches_disagree")
-        assert "Approaches 2 and 3 disagree" in found["message"] and found["a"]["disagree"]
-        assert abs(found["a"]["difference"]) > found["a"]["allowed"]
+        (found,) = warned(f, card.ApproachesDisagree)
+        assert sentence(found).startswith("approaches 2 and 3 disagree: ") and found.a.disagree
+        assert abs(found.a.difference) > found.a.allowed
 
 
 def test_marins_disagreement_is_printed():
     text = printed("fit", reference("marin_isoflop"), "--dataset=comma", "--where=not outlier")
-    assert "warning approaches_disagree: Approaches 2 and 3 disagree" in text
+    assert "warning approaches_disagree: approaches 2 and 3 disagree" in text
 
 
 def isoflop(loss: Any, noise: float, seed: int) -> Runs:
@@ -126,21 +129,21 @@ def bent(n: Any, d: Any) -> Any:
 def test_a_planted_disagreement_is_printed(tmp_path):
     isoflop(bent, 1e-3, 0).table[["N", "D", "C", "loss"]].to_csv(tmp_path / "runs.csv", index=False)
     text = printed("fit", tmp_path / "runs.csv")
-    assert "warning approaches_disagree: Approaches 2 and 3 disagree" in text
+    assert "warning approaches_disagree: approaches 2 and 3 disagree" in text
 
 
 def test_planted_disagreement_is_on_the_card_and_agreement_is_not():
-    (found,) = warned(fit(isoflop(bent, 1e-3, 0)), "approaches_disagree")
-    assert found["a"]["disagree"] or found["N"]["disagree"]
+    (found,) = warned(fit(isoflop(bent, 1e-3, 0)), card.ApproachesDisagree)
+    assert found.a.disagree or found.N.disagree
     for seed in range(3):
-        assert not warned(fit(isoflop(surface, 0.003, seed)), "approaches_disagree")
+        assert not warned(fit(isoflop(surface, 0.003, seed)), card.ApproachesDisagree)
 
 
 # --- a row that is wrong ----------------------------------------------------------------------------------------------
 
 
 def stray(runs: Runs) -> list[tuple[str, list[str]]]:
-    return [(w["column"], w["rows"]) for w in runs.warnings if w["name"] == "stray_value"]
+    return [(w.column, list(w.rows)) for w in runs.warnings if isinstance(w, card.StrayValue)]
 
 
 def test_obsscalings_wrong_row_is_named_by_row_and_column():
@@ -188,8 +191,8 @@ def test_sound_published_tables_have_no_stray_value(name, how):
 # --- a flat valley ----------------------------------------------------------------------------------------------------
 
 
-def unidentified(f: Fit) -> dict[str, dict[str, Any]]:
-    return {w["parameter"]: w for w in warned(f, "not_identified")}
+def unidentified(f: Fit) -> dict[str, card.NotIdentified]:
+    return {w.parameter: w for w in f.warnings if isinstance(w, card.NotIdentified)}
 
 
 def test_datablations_valley_is_flagged():
@@ -200,9 +203,11 @@ def test_datablations_valley_is_flagged():
     f = fit(runs, "repeats", objective="huber:1e-3", fixed=held)
     found = unidentified(f)
     for name, optima in (("R_D", (15.3718, 46.99)), ("R_N", (5.3151, 2.330))):
-        assert all(found[name]["lo"] <= at * 1.0002 and at <= found[name]["hi"] * 1.0002 for at in optima)
-        assert f.intervals[name]["lo"] > min(optima) or f.intervals[name]["hi"] < max(optima)
-        assert f"{name} =" in f.verdict.partition("Not identified at this scale:")[2]
+        lo, hi, cell = found[name].lo, found[name].hi, f.intervals[name]
+        assert lo is not None and hi is not None and cell.lo is not None and cell.hi is not None
+        assert all(lo <= at * 1.0002 and at <= hi * 1.0002 for at in optima)
+        assert cell.lo > min(optima) or cell.hi < max(optima)
+        assert f"{name} =" in verdict(f).partition("Not identified at this scale:")[2]
     assert "R_D" in unidentified(fit(runs, "repeats", fixed=held))
     assert "R_N" in unidentified(fit(runs, "repeats"))  # nothing asked for: all seven are free
 
@@ -222,45 +227,53 @@ def test_planted_repetitions_identify_their_worth_only_where_there_are_many():
     assert unidentified(fit(repeats(110, 100, 0), "repeats", fixed=held)) == {}
     few = fit(repeats(110, 1.5, 0), "repeats", fixed=held)  # half an epoch more tells no half-life of 15
     (found,) = unidentified(few).values()
-    assert found["parameter"] == "R_D" and "Not identified at this scale: R_D" in few.verdict
+    assert found.parameter == "R_D" and "Not identified at this scale: R_D" in verdict(few)
 
 
 # --- published fits beside one's own ----------------------------------------------------------------------------------
+
+
+def outside(parameter: card.PublishedParameter) -> tuple[bool, bool]:
+    """Whether the published value lies outside the interval here, and the value here outside the published one."""
+    return parameter.outside_here, parameter.outside_published
 
 
 def test_step_laws_disagreement_is_on_the_card():
     table = pd.read_csv(reference("steplaw_dense_lr_bs"))
     best = table.loc[table.groupby(["N", "D"])["smooth_loss"].idxmin()]
     cells: Any = best[["N", "D"]].astype(float)
-    (lr,) = fit(from_frame(cells.assign(loss=best["lr"])), "best_lr", objective="squares").card()["published"]
-    assert lr["name"] == "steplaw2025-lr" and "differs in p" in lr["verdict"]
-    assert lr["params"]["p"]["says"] == "outside the published interval" and "raw rows" in lr["note"]
+    (lr,) = fit(from_frame(cells.assign(loss=best["lr"])), "best_lr", objective="squares").card.published
+    assert lr.name == "steplaw2025-lr" and "differs in p" in sentence(lr) and "raw rows" in lr.note
+    assert outside(lr.params["p"]) == (False, True)
     batch = fit(from_frame(cells.assign(loss=best["batch_seqs"] * 2048.0)), "growth:D", objective="squares")
-    assert [e["verdict"] for e in batch.card()["published"]] == ["agrees in k; differs in a"]
+    assert [sentence(entry) for entry in batch.card.published] == ["agrees in k; differs in a"]
 
 
 def test_planted_runs_of_a_published_law_agree_with_it_and_others_do_not():
     entry = published.get("besiroglu2024")
     table = grid(8, 6, 0.0, 0)
     table["loss"] = entry.predict(table) * np.exp(0.001 * np.random.default_rng(1).standard_normal(48))
-    found = {e["name"]: e for e in fit(from_frame(table)).card()["published"]}
-    assert found["besiroglu2024"]["verdict"] == "agrees in E, A, B, alpha, beta"
-    assert "differs in" in found["mcleish2025"]["verdict"] and "beta" in found["mcleish2025"]["verdict"]
-    assert found["besiroglu2024"]["params"]["alpha"]["interval"] == [0.317, 0.373]
+    found = {entry.name: entry for entry in fit(from_frame(table)).card.published}
+    assert sentence(found["besiroglu2024"]) == "agrees in E, A, B, alpha, beta"
+    assert "differs in" in sentence(found["mcleish2025"]) and "beta" in sentence(found["mcleish2025"])
+    assert True in outside(found["mcleish2025"].params["beta"])
+    assert found["besiroglu2024"].params["alpha"].interval == (0.317, 0.373)
 
 
 def test_a_published_interval_that_excludes_the_value_here_is_told():
-    here = {"p": {"value": -0.8, "lo": -1.1, "hi": -0.5}, "q": {"value": 0.3, "lo": 0.3, "hi": 0.3}}
+    here = {"p": Interval(value=-0.8, lo=-1.1, hi=-0.5), "q": Interval(value=0.3, lo=0.3, hi=0.3)}
     (found,) = published.beside("best_lr", here)
-    assert found["params"]["p"]["says"] == "outside the published interval" and "q" not in found["params"]
-    narrow = {"p": {"value": -0.8, "lo": -0.85, "hi": -0.75}}
-    assert published.beside("best_lr", narrow)[0]["params"]["p"]["says"] == "outside both intervals"
+    assert outside(found.params["p"]) == (False, True) and "q" not in found.params
+    narrow = {"p": Interval(value=-0.8, lo=-0.85, hi=-0.75)}
+    assert outside(published.beside("best_lr", narrow)[0].params["p"]) == (True, True)
 
 
 def test_losses_of_other_tokens_are_not_beside_the_published_ones():
     table = grid(8, 6, 0.0, 0)
     table["loss"] = published.get("besiroglu2024").predict(table)
     runs = from_frame(table)
-    own = dataclasses.replace(runs, conventions={**runs.conventions, "term": "mlm"})
-    for entry in fit(own).card()["published"]:
-        assert set(entry["params"]) == {"alpha", "beta"}, entry["name"]
+    own = dataclasses.replace(runs, conventions=card.Conventions(origin="records", n="nonembedding", term="mlm"))
+    beside = fit(own).card.published
+    assert beside
+    for entry in beside:
+        assert set(entry.params) == {"alpha", "beta"}, entry.name
