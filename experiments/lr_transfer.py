@@ -11,7 +11,7 @@ way between staying and falling with the width, so that neither answer lies at t
 128 steps of 16 x 64.
 
 The answer is the exponent e of lr* ~ width^e (or layers^e): one parabola in log learning rate for all shapes of a
-parametrisation (``analysis.decide.tune``), its interval jackknifed over runs, and what it makes of lr* over the whole range.
+parametrisation (``decide.tune``), its interval jackknifed over runs, and what it makes of lr* over the whole range.
 0 is transfer. Width 1/m in the learning rate of matrices is what mup does; the width rule differs from it in a tied
 table alone, so with this head the two must agree, and only mup is trained.
 
