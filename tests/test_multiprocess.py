@@ -10,10 +10,11 @@ from typing import Any
 import handmade
 import pytest
 from conftest import tiny_config
+from refusals import refuses
 
 from scaling import distributed, plan, study
 from scaling.distributed import Group, detect
-from scaling.errors import UserError
+from scaling.errors import Code
 from scaling.records import read_json, records
 from scaling.records.types import InterruptedRow, StartRow, StepRow
 from scaling.worker import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
@@ -141,19 +142,19 @@ def test_a_group_is_found_in_the_environment_of_its_launcher(environ, given, exp
 
 
 @pytest.mark.parametrize(
-    ("environ", "given", "message"),
+    ("environ", "given", "code", "field", "value"),
     [
-        ({}, {"processes": 0}, "processes = 0: must be at least 1"),
-        ({}, {"processes": 2}, "process = -1: must be from 0 to 1"),
-        ({}, {"processes": 2, "process": 2, "coordinator": "a:1"}, "process = 2: must be from 0 to 1"),
-        ({}, {"processes": 2, "process": 0}, "coordinator = nothing: must be HOST:PORT"),
-        ({}, {"processes": 2, "process": 0, "coordinator": "a"}, "coordinator = a: must be HOST:PORT"),
-        ({}, {"process": 1}, "processes = nothing: give the number of processes too"),
-        ({"SCALING_PROCESSES": "two"}, {}, "SCALING_PROCESSES = two: must be a whole number"),
+        ({}, {"processes": 0}, Code.INVALID, "processes", 0),
+        ({}, {"processes": 2}, Code.INVALID, "process", -1),
+        ({}, {"processes": 2, "process": 2, "coordinator": "a:1"}, Code.INVALID, "process", 2),
+        ({}, {"processes": 2, "process": 0}, Code.ENVIRONMENT, "coordinator", "nothing"),
+        ({}, {"processes": 2, "process": 0, "coordinator": "a"}, Code.ENVIRONMENT, "coordinator", "a"),
+        ({}, {"process": 1}, Code.MISSING, "processes", "nothing"),
+        ({"SCALING_PROCESSES": "two"}, {}, Code.INVALID, "SCALING_PROCESSES", "two"),
     ],
 )
-def test_half_a_group_is_named(environ, given, message):
-    with pytest.raises(UserError, match=message):
+def test_half_a_group_is_named(environ, given, code, field, value):
+    with refuses(code, field, value):
         detect(environ, **given)
 
 
