@@ -323,7 +323,8 @@ def test_overrides_take_the_kind_of_the_field(place):
 def test_plan_prints_the_cells_and_writes_nothing(place):
     code, out, _ = scaling("plan", "--config=exp.py")
     assert code == 0 and "2 cells in 1 programs" in out and "parameters by group" in out
-    assert "95 % intervals that these cells can hope for (prior: " in out and "too few runs to fit the law" in out
+    assert "expected half-widths of the 95 % intervals of these cells (prior: " in out
+    assert "too few runs to fit the law" in out
     code, out, _ = scaling("plan", "--config=exp.py", "--json")
     made = json.loads(out)
     assert code == 0 and [cell["D"] for cell in made["cells"]] == [48 * 20, 48 * 40]
@@ -420,22 +421,9 @@ def test_a_tables_numbers_are_aligned():
 
 
 def command(study: Study, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "scaling.cli",
-            "run",
-            f"--workdir={study.workdir}",
-            "--execute=chains:execute",
-            *arguments,
-        ],
-        cwd=ROOT,
-        env=study.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    run = [sys.executable, "-m", "scaling.cli", "run", f"--workdir={study.workdir}", "--execute=chains:execute"]
+    pipe, arguments = subprocess.PIPE, (*run, *arguments)
+    return subprocess.Popen(arguments, cwd=ROOT, env=study.environment, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -489,13 +477,8 @@ def test_a_reader_that_leaves_is_no_error(study):
     read, write = os.pipe()
     os.close(read)
     try:
-        process = subprocess.run(
-            [sys.executable, "-m", "scaling.cli", "status", str(study.workdir)],
-            cwd=ROOT,
-            stdout=write,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, "-m", "scaling.cli", "status", str(study.workdir)]
+        process = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
     finally:
         os.close(write)
     assert process.stderr == "" and process.returncode == cli.EXIT_PIPE

@@ -33,14 +33,15 @@ def smoke(tmp_path_factory) -> Path:
 def test_everything_is_trained_once(smoke: Path):
     found = records(smoke / "runs" / "demo-smoke")
     assert found and all(record.status == "done" for record in found)
-    losses = [record.result["evaluation"]["loss"] for record in found if record.result and record.result["evaluation"]]
-    entropy = {record.manifest["dataset"]: record.manifest["data"].get("entropy") for record in found}["known"]
-    known = [r.result for r in found if r.manifest["dataset"] == "known" and r.manifest["kind"] == "branch"]
+    losses = [record.result.evaluation["loss"] for record in found if record.result and record.result.evaluation]
+    entropy = {record.manifest.dataset: record.manifest.data.entropy for record in found}["known"]
+    known = [r.result for r in found if r.manifest.dataset == "known" and r.manifest.kind == "branch"]
     assert len(losses) == 33 and len(known) == 15
     for result in known:
-        assert result is not None
-        term = result["evaluation"]["loss"]
-        assert term["value"] > entropy and abs(term["sample"] - term["value"]) < 0.2
+        assert result is not None and entropy is not None
+        term = result.evaluation["loss"]
+        assert term.sample is not None
+        assert term.value > entropy and abs(term.sample - term.value) < 0.2
     again = scaling("run", "--config=demo:smoke", cwd=smoke)
     assert again.returncode == 0 and "nothing to do: all" in again.stdout
 
@@ -48,8 +49,8 @@ def test_everything_is_trained_once(smoke: Path):
 def test_holdouts_stay_sealed_until_they_are_forecast(smoke: Path):
     """In one test, because the order is the point."""
     workdir = smoke / "runs" / "demo-smoke"
-    held = [record for record in records(workdir) if record.manifest["role"] == "holdout"]
-    losses = [f"{record.result['evaluation']['loss']['value']:.4f}" for record in held if record.result]
+    held = [record for record in records(workdir) if record.manifest.role == "holdout"]
+    losses = [f"{record.result.evaluation['loss'].value:.4f}" for record in held if record.result]
     assert len(losses) == 3
     fitted = scaling("fit", "runs/demo-smoke", cwd=smoke)
     assert fitted.returncode == 0, fitted.stderr
