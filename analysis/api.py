@@ -104,7 +104,8 @@ class Fit(_Fit):
           force: answer with a warning where the answer would be refused.
 
         Returns:
-          N, D, FLOPs, tokens per parameter and the loss of a new run there, each ``Interval(value, lo, hi)``.
+          N, D, FLOPs, tokens per parameter and the loss of a new run there, each ``Interval(value, lo, hi)``; printing
+          it says what they stand on.
 
         Raises:
           UserError: NOT_IDENTIFIED, BEYOND (over 100 times the largest fitted compute), UNSUPPORTED or INVALID.
@@ -114,8 +115,10 @@ class Fit(_Fit):
           1.1e11
         """
         from analysis.decide.allocate import optimal
+        from analysis.show.readable import ReadableAllocation
 
-        return optimal(self, flops=flops, params=params, tokens=tokens, level=level, cost=cost, force=force)
+        answer = optimal(self, flops=flops, params=params, tokens=tokens, level=level, cost=cost, force=force)
+        return ReadableAllocation.of(answer)
 
     def plot(self, *, ax: Axes | None = None) -> Figure:
         """Runs and fitted law: loss against tokens, a line for each size, or against the law's one column.
@@ -309,19 +312,21 @@ def compare(
       seed: of the draws.
 
     Returns:
-      For each quantity that the fits share: its intervals, the difference of each pair with its verdict, the pool.
+      For each quantity that the fits share: its intervals, the difference of each pair with its verdict, the pool;
+      printing it gives a table.
 
     Raises:
       UserError: TOO_FEW: fewer than two fits; CONFLICT: fits of the same runs or label; MIXED: counts of N that differ.
     """
     from analysis.decide.compare import Member
     from analysis.decide.compare import compare as _compare
+    from analysis.show.readable import ReadableComparison
 
     names = _labels(fits) if labels is None else list(labels)
     if len(names) != len(fits):
         raise UserError("labels", ", ".join(names), f"give one for each of the {len(fits)} fits")
     members = [Member(name, fit) for name, fit in zip(names, fits)]
-    return _compare(members, level=level, margins=margins, axis=axis, seed=seed)
+    return ReadableComparison.of(_compare(members, level=level, margins=margins, axis=axis, seed=seed))
 
 
 def _labels(fits: Sequence[_Fit]) -> list[str]:

@@ -53,6 +53,7 @@ def test_every_call_from_python(df, fit, tmp_path):
     assert there.value.shape == (1,) and there.lo[0] < there.value[0] < there.hi[0]
     best = fit.optimal(flops=1e22)
     assert isinstance(best.N, Interval) and best.N.value * best.D.value * 6 == pytest.approx(1e22, rel=1e-6)
+    assert f"  N      {best.N.value:.4g} [" in repr(best) and "cost: C = 6ND" in repr(best)
     assert fit.draws.shape == (1000, 5)
     figure, ax = plt.subplots()
     fit.plot(ax=ax)
@@ -68,6 +69,7 @@ def test_every_call_from_python(df, fit, tmp_path):
     other = analysis.fit(table(seed=1, shift=1.02))
     found = analysis.compare(fit, other, labels=("here", "there"))
     assert {pair.outcome for pair in found.quantities["a"].pairs} == {"equal"}
+    assert "\na: here - there = " in repr(found) and repr(found).startswith("member  law ")
     gadre = analysis.reference.load("gadre")
     assert analysis.fit(gadre, law="overtraining", scheme="delta-t").params["eta"] == pytest.approx(0.13, abs=0.02)
 

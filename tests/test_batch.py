@@ -18,6 +18,7 @@ from scaling.records.types import StepRow
 from scaling.step import Trainer
 
 
+@pytest.mark.system
 def test_noise_and_signal_are_those_of_the_examples_gradients():
     family = families.load("gpt")
     config = families.configure(family, 0, width=8, layers=1, heads=1, vocab=16, context=8)

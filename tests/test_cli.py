@@ -517,6 +517,7 @@ def get_config(argument=""):
 """
 
 
+@pytest.mark.system
 def test_next_of_a_study_is_a_configuration_that_run_takes(place, monkeypatch):
     """Trained, fitted, designed, and trained again: the new cells only, on the stems that were there."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

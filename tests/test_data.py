@@ -479,7 +479,7 @@ def test_wrong_configurations_name_what_exists(config, code, field, names):
 
 def test_resolve_writes_the_defaults_out():
     assert data.resolve({"source": "text", "path": "x"}) == {"source": "text", "path": "x", "glob": "**/*.txt"}
-    assert data.resolve({"source": "bin", "fraction": 0, "path": "x"})["fraction"] == 0.0
+    assert repr(data.resolve({"source": "bin", "bytes_per_token": 4, "path": "x"})["bytes_per_token"]) == "4.0"
 
 
 def test_a_source_is_found_by_its_file(tmp_path, monkeypatch):

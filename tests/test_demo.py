@@ -13,6 +13,7 @@ import pytest
 
 from scaling.records import read_json, records
 
+pytestmark = pytest.mark.system  # three minutes of training and fitting
 ROOT = Path(__file__).parents[1]
 SCALING = Path(sys.executable).with_name("scaling")
 
@@ -93,7 +94,6 @@ def test_a_card_answers_for_a_budget(smoke: Path):
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "--force" in refused.stderr
 
 
-@pytest.mark.system
 def test_make_demo_is_interrupted_continued_and_then_has_nothing_to_do(tmp_path: Path):
     files = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     for name in files:

@@ -101,6 +101,7 @@ def together(
     return ends
 
 
+@pytest.mark.system
 def test_members_end_as_alone_through_stops_free_places_and_a_divergence(alone, tmp_path):
     programs = prepare(mixed(), tmp_path)
     assert len(programs) == 5 and len({train.batching_key(program) for program in programs}) == 1

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import refuses
+from selection import mostly_system
 from test_families import batch_of, initial, small
 
 from scaling import cli, count, device, families, plan, recipe, study
@@ -43,7 +44,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("how", WAYS, ids=lambda how: str(dataclasses.asdict(how)))
+@pytest.mark.parametrize("how", mostly_system(WAYS, *WAYS[1:3]), ids=lambda how: str(dataclasses.asdict(how)))
 def test_every_execution_gives_the_same_loss_and_gradient(how: Execution):
     (loss, plain), ran = gradient(Execution())
     (found, other), other_ran = gradient(how)
@@ -52,6 +53,7 @@ def test_every_execution_gives_the_same_loss_and_gradient(how: Execution):
     assert ran == {"own"} and other_ran == ({"xla"} if how.attention == "xla" else {"own"})
 
 
+@pytest.mark.system
 def test_microbatches_do_what_the_batch_does_and_no_more():
     batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch_of(gpt, CONFIG).items()}
     shapes, key = jax.eval_shape(lambda: gpt.init(jax.random.key(0), CONFIG)), jax.random.key(0)
@@ -66,7 +68,7 @@ def test_microbatches_do_what_the_batch_does_and_no_more():
 COUNTED = [("gpt", ""), ("gpt", "experts"), ("bert", "nsp"), ("t5", ""), ("vit", "mim")]
 
 
-@pytest.mark.parametrize(("name", "case"), COUNTED)
+@pytest.mark.parametrize(("name", "case"), mostly_system(COUNTED, ("gpt", "experts")))
 def test_the_count_of_products_is_known_for_every_execution(name: str, case: str):
     module, config = small(name, case, context=24)
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), config))
@@ -109,6 +111,7 @@ def test_chunked_logits_are_never_whole():
     assert temporary(0) > logits and temporary(8) < logits / 2
 
 
+@pytest.mark.system
 def test_the_weight_of_a_bfloat16_head_is_summed_in_float32():
     x_BTD = jax.random.normal(jax.random.key(0), (2, 64, 8)).astype(jnp.bfloat16)
     weight = jax.random.normal(jax.random.key(1), (8, 16)) / 3

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from refusals import refuses
 from scipy import stats
+from selection import mostly_system
 
 from analysis import card, laws
 from analysis.card import Conventions, encode
@@ -93,9 +94,9 @@ def test_a_fit_is_immutable():
     with pytest.raises(ValueError, match="read-only"):
         f.columns["loss"][0] = 1.0
     with pytest.raises(AttributeError):
-        setattr(f, "card", f.card)
+        f.card = f.card
     with pytest.raises(AttributeError):
-        setattr(f.card, "seed", 3)
+        f.card.seed = 3
 
 
 def test_same_seed_same_card_other_seed_other_draws():
@@ -279,7 +280,7 @@ def test_schemes_agree_where_the_design_is_rich(scheme):
 
 @pytest.mark.parametrize(
     ("sizes", "tokens", "noise", "shared"),
-    [(8, 5, 0.01, 0.5), (5, 3, 0.003, 0.5), (5, 3, 0.01, 0.0)],
+    mostly_system([(8, 5, 0.01, 0.5), (5, 3, 0.003, 0.5), (5, 3, 0.01, 0.0)], (5, 3, 0.003, 0.5)),
 )
 def test_nominal_95_percent_intervals_cover(sizes, tokens, noise, shared):
     """A shrunk benchmarks/coverage.py: 30 studies, four targets; of 120 hits about 114 are due."""

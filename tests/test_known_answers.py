@@ -43,6 +43,7 @@ def bias(row: known_answers.Row) -> float:
     return row.bias
 
 
+@pytest.mark.system
 def test_verdicts_are_those_of_the_planted_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     good = known_answers.analyse(planted(tmp_path / "good"))
     assert good.below == 0 and (good.family, good.recipe) == ("gpt", "width")

@@ -111,6 +111,7 @@ def test_early_and_late_are_one_flag_apart_and_frozen_parts_cost_no_backward():
     assert count.jaxpr_flops(jax.grad(nats), shapes, batch) == 3 * sum(executed.values())
 
 
+@pytest.mark.system
 def test_what_is_frozen_stays_through_decay_and_steps():
     module, config = small("fusion", layers=2, fusion="late", frozen=True, patch=4)
     trainer = Trainer(module, config, recipe.named("width", batch=4), {}, 5)
@@ -184,6 +185,7 @@ def test_similarities_are_counted_by_the_batch():
     assert per_pair == [3 * 2 * 8 * 16, 3 * 2 * 8 * 32]
 
 
+@pytest.mark.system
 def test_what_would_split_the_negatives_is_refused(tmp_path):
     config = families.configure(clip, 0, image=8)
     with refuses(Code.UNSUPPORTED, "execution.microbatches", 2):

@@ -82,6 +82,7 @@ def test_bert_sees_no_hidden_token_and_no_padding():
         assert bool((found[0] == found[1]).all()) == unseen
 
 
+@pytest.mark.system
 def test_t5_decoder_sees_the_holes_only_through_what_it_wrote():
     config = families.configure(t5, 0, vocab=32, context=16, rate=0.4)
     parameters = noisy(t5, config)
@@ -99,6 +100,7 @@ def test_t5_decoder_sees_the_holes_only_through_what_it_wrote():
     assert differs(t5_logits(parameters, first[0], given, config), t5_logits(parameters, moved, given, config)).all()
 
 
+@pytest.mark.system
 def test_mim_encoder_sees_visible_patches_only():
     config = families.configure(vit, 0, image=8, patch=2, objective="mim")
     parameters = noisy(vit, config)
@@ -177,6 +179,7 @@ def test_diffusion_bounds_the_likelihood_and_is_exact_for_exact_conditionals():
     assert (np.bincount(counts, minlength=17)[1:] == 4).all()  # stratified: each number as often as any other
 
 
+@pytest.mark.system
 def test_spans_are_as_many_and_as_long_as_asked_and_can_be_put_back():
     time, rate, span = 64, 0.15, 3.0
     noise, count = objectives.span_shape(time, rate, span)

@@ -524,6 +524,7 @@ def get_config(argument=""):
 """
 
 
+@pytest.mark.system
 def test_tars_train_and_a_corrupt_sample_rejects_its_run_by_file_and_key(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

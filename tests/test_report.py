@@ -334,6 +334,7 @@ def test_a_card_of_any_law_is_found_by_the_name_of_the_law(workdir, tmp_path, ca
     assert "has no ladder in" in capsys.readouterr().err  # it read the card
 
 
+@pytest.mark.system
 def test_held_out_runs_stay_hidden_until_they_are_sealed(workdir, tmp_path):
     copy = shutil.copytree(workdir, tmp_path / "study")
     (copy / "prediction.json").unlink()

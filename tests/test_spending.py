@@ -87,6 +87,7 @@ def test_scarce_data_without_a_law_of_repeats(fitted):
     assert plenty.condition == UniqueTokens(binds=False) and plenty.N == optimal(fitted, flops=C).N
 
 
+@pytest.mark.system
 def test_scarce_data_under_the_law_of_repeats():
     law = laws.get("repeats")
     theta = law.vector({"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4, "R_N": 5.3})

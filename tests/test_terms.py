@@ -49,6 +49,7 @@ def workdir(tmp_path: Path) -> Path:
     return where
 
 
+@pytest.mark.system
 def test_every_term_has_its_cards(workdir: Path):
     assert terms(workdir) == ["mlm", "error"]
     code, out, err = scaling("fit", workdir, "--json")

@@ -134,6 +134,7 @@ def child(workdir: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", CHILD, str(workdir)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
+@pytest.mark.system
 def test_sigkill_at_any_moment_changes_nothing(tiny, tmp_path):
     """Two runs in one-core processes, one killed wherever it happens to be: mid-chunk, mid-checkpoint, mid-result."""
 

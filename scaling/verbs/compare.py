@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,18 +12,10 @@ from scaling.errors import Code, UserError
 from scaling.flags import Flag
 from scaling.records import read_study, records
 from scaling.verbs._declare import JSON, LEVEL, Verb
-from scaling.verbs.show import card_name, interval, law_name, pairs, print_json, study_of, table
+from scaling.verbs.show import card_name, law_name, pairs, print_json, study_of
 
 if TYPE_CHECKING:
-    from analysis.decide.compare import (
-        Comparison,
-        ComparisonPower,
-        EqualLoss,
-        LossRow,
-        Member,
-        NotComparable,
-        PairPower,
-    )
+    from analysis.decide.compare import Member
     from analysis.decide.design import ExpectedPrecision
     from analysis.decide.paired import PairedDifference
     from analysis.fitting import Fit
@@ -34,17 +26,18 @@ Place = tuple[str, str]  # a short name, and the place that tells it from others
 def compare(options: SimpleNamespace) -> int:
     """Exponents, their differences, the pooled values, and compute for equal loss where that means one thing."""
     from analysis.decide import compare as comparing
+    from analysis.show import comparisons
 
     if any((path / "manifest.json").is_file() for path in options.paths):
         paired = _paired(options)
-        return _print(options, paired, _paired_lines(paired))
+        return _print(options, paired, comparisons.paired(paired))
     margins = pairs("margin", options.margin, float)
     if options.expected:
         power = comparing.power(_plans(options), level=options.level, margins=margins)
-        return _print(options, power, _power_lines(power))
+        return _print(options, power, comparisons.power(power))
     members = _labelled([member for path in options.paths for member in _members(path, options)])
     found = comparing.compare(members, level=options.level, margins=margins, axis=options.axis)
-    return _print(options, found, _lines(found))
+    return _print(options, found, comparisons.comparison(found))
 
 
 def _print(options: SimpleNamespace, found: object, lines: Sequence[str]) -> int:
@@ -88,25 +81,6 @@ def _plans(options: SimpleNamespace) -> dict[str, ExpectedPrecision]:
     return dict(zip(labels, found))
 
 
-def _power_lines(found: ComparisonPower) -> list[str]:
-    from analysis.decide.compare import POWER
-    from analysis.show.answers import sentence
-
-    shown: dict[str, Callable[[PairPower], object]] = {
-        "exponent": lambda row: row.quantity,
-        "of": lambda row: f"{row.one} - {row.two}",
-        f"± at {found.level:.0%}": lambda row: _number(row.half_width, ".2g"),
-        f"seen by {POWER:.0%} from": lambda row: _number(row.seen, ".2g"),
-        "margin": lambda row: row.margin,
-        "equal ones shown equal": lambda row: _number(row.equal, ".0%"),
-    }
-    return [*table(found.pairs, shown), *dict.fromkeys(map(sentence, found.priors.values()))]
-
-
-def _number(value: float | None, style: str) -> str:
-    return "too few runs" if value is None else format(value, style)
-
-
 # --- two runs
 
 
@@ -120,15 +94,6 @@ def _paired(options: SimpleNamespace) -> PairedDifference:
         if not (path / "manifest.json").is_file():
             raise UserError("compare", path, "is no run directory; give two of them, or cards and work directories")
     return difference(*options.paths, level=options.level)
-
-
-def _paired_lines(found: PairedDifference) -> list[str]:
-    return [
-        *(f"{row.run}: {row.loss:.5g}, standard error {row.se:.2g}" for row in (found.one, found.two)),
-        f"difference of {found.term} in {found.unit}: {interval(found.difference)}, {found.level:.0%}",
-        f"  standard error {found.se:.2g} paired over {found.documents} documents, {found.se_unpaired:.2g} if they "
-        "were not; of the evaluation alone, no seed's",
-    ]
 
 
 # --- fits
@@ -182,43 +147,6 @@ def _measured(workdir: Path, fitted: Fit) -> tuple[float | None, str | None]:
         hashes.add(manifest.data.sha256)
     ratio = ratios.pop() if len(ratios) == 1 else None
     return ratio, (hashes.pop() if len(hashes) == 1 else None)
-
-
-def _lines(found: Comparison) -> list[str]:
-    from analysis.show.answers import pair
-
-    names = list(found.quantities)
-    rows = [[member.label, member.law, str(member.rows)] for member in found.members]
-    for row in rows:
-        row += [interval(found.quantities[name].members.get(row[0]), 3) for name in names]
-    pooled = {name: found.quantities[name].pooled for name in names}
-    if pooled:
-        rows.append(["pooled", "", "", *(interval(each.mean, 3) for each in pooled.values())])
-    columns: dict[str, Callable[[list[str]], object]] = {
-        title: (lambda row, i=i: row[i]) for i, title in enumerate(("member", "law", "runs", *names))
-    }
-    lines = [*table(rows, columns), "" if names else "no exponent means the same in these fits"]
-    lines += [pair(name, each) for name in names for each in found.quantities[name].pairs]
-    for name, each in pooled.items():
-        if each.tau is not None:
-            lines.append(f"pooled {name}: {interval(each.mean, 3)}, sd between members {each.tau:.2g}")
-    return lines + [line for entry in found.equal_loss for line in _equal_loss(entry)]
-
-
-def _equal_loss(entry: EqualLoss | NotComparable) -> list[str]:
-    from analysis.decide.compare import NotComparable
-    from analysis.show.answers import loss_words, sentence
-
-    head = f"compute for equal loss, {entry.two} over {entry.one}"
-    if isinstance(entry, NotComparable):
-        return [f"{head}: {sentence(entry)}"]
-    axis = "bits per byte" if entry.axis is None else loss_words(entry.axis)
-    shown: dict[str, Callable[[LossRow], object]] = {
-        "C": lambda row: f"{row.C:.3g}",
-        "loss": lambda row: f"{row.loss:.4f}",
-        "times the compute": lambda row: interval(row.compute_ratio, 3),
-    }
-    return [f"{head} ({axis})", *("  " + line for line in table(entry.rows, shown))]
 
 
 VERB = Verb(

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from scaling.records.types import LadderRow, StudyRecord
 
 CONDITIONS = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens", "device_hours")
-QUANTITIES = {"N": "N", "D": "D", "tokens_per_parameter": "D/N", "flops": "FLOPs", "loss": "loss"}
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,7 @@ def predict(options: SimpleNamespace) -> int:
     from analysis import laws
     from analysis.check.discrepancy import term
     from analysis.fitting import load_fit
+    from analysis.show.allocations import allocation
 
     whole = load_fit(options.path)
     if options.discrepancy != "auto":
@@ -77,7 +77,7 @@ def predict(options: SimpleNamespace) -> int:
     if options.json:
         print_json({**plain(answer), "law": whole.law.name, "recipe": recipe, "learning_rate": rate})
         return 0
-    print("\n".join(_lines(answer, whole.law.name, recipe, rate)))
+    print("\n".join(allocation(answer, whole.law.name, [*_rate_lines(rate), *_recipe_lines(recipe)])))
     return 0
 
 
@@ -96,45 +96,6 @@ def _answer(fitted: Fit, workdir: Path | None, options: SimpleNamespace) -> Allo
     if "device_hours" in given and workdir is not None:
         throughput = measured(workdir, fitted.data.dataset, fitted.conventions.n or "nonembedding")
     return spend(fitted, Budget(flops=options.flops, throughput=throughput, **given), **more)
-
-
-def _lines(answer: Allocation, law: str, recipe: RecipeAt | None, rate: Rate | None) -> list[str]:
-    from analysis.show.answers import cost_words, sentence
-    from analysis.show.sentences import meaning
-
-    lines = [
-        f"{law}, {answer.level:.0%} intervals, {answer.extrapolation_ratio:.3g} times the largest fitted compute",
-        *(f"  {label:6} {interval(getattr(answer, name))}" for name, label in QUANTITIES.items()),
-    ]
-    if (wrong := answer.discrepancy) is not None and wrong.e_folds_beyond > 0:
-        optimum = f", a factor of {math.exp(wrong.optimum):.2g} of the optimum" if wrong.optimum else ""
-        lines.append(
-            f"  discrepancy, {wrong.e_folds_beyond:.2g} e-folds beyond these runs: {wrong.log_loss:.2%} of the "
-            f"loss{optimum} (t scales, in the intervals)"
-        )
-    lines += [*_rate_lines(rate), *_recipe_lines(recipe)]
-    half, twice = answer.sensitivity.half_N, answer.sensitivity.double_N  # below zero where a condition binds
-    lines.append(f"  at this compute half of N changes the loss by {half:+.2%}, twice N by {twice:+.2%}")
-    lines += _condition_lines(answer)
-    counted = meaning(answer.conventions).get("N", "not said")
-    lines.append(f"  N is {counted}; cost: {cost_words(answer.cost)}")
-    lines += [f"  warning {w.code}: {sentence(w)}" for w in answer.warnings]
-    return lines + [f"  warning {w.code}: of the fit: {sentence(w)}" for w in answer.of_fit]
-
-
-def _condition_lines(answer: Allocation) -> list[str]:
-    from analysis.decide.spending import Spending
-    from analysis.show.answers import sentence
-
-    if not isinstance(answer, Spending):
-        return []
-    lines, plain = [f"  {sentence(answer.condition)}"], answer.unconstrained
-    if answer.cost_of_condition is not None and plain is not None:
-        lines.append(
-            f"  without the condition N {plain.N:.4g}, D {plain.D:.4g}; it costs {answer.cost_of_condition:.2%} of the "
-            "loss"
-        )
-    return lines
 
 
 # --- hyperparameters at the answer

@@ -1,0 +1,52 @@
+"""What to train, for people: the numbers of an allocation, what they stand on, and what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analysis.decide.allocate import Allocation
+from analysis.decide.spending import Spending
+from analysis.show.answers import cost_words, sentence
+from analysis.show.numbers import digits, interval, percent
+from analysis.show.sentences import meaning
+
+QUANTITIES = {"N": "N", "D": "D", "tokens_per_parameter": "D/N", "flops": "FLOPs", "loss": "loss"}  # field: label
+
+
+def allocation(answer: Allocation, law: str, more: Sequence[str] = ()) -> list[str]:
+    """Lines of an allocation by the law of that name.
+
+    Args:
+      more: lines that follow its numbers, such as the recipe there.
+    """
+    lines = [
+        f"{law}, {percent(answer.level)} intervals, {answer.extrapolation_ratio:.3g} times the largest fitted compute",
+        *(f"  {label:6} {interval(getattr(answer, name), digits(4))}" for name, label in QUANTITIES.items()),
+    ]
+    if (wrong := answer.discrepancy) is not None and wrong.e_folds_beyond > 0:
+        optimum = f", a factor of {math.exp(wrong.optimum):.2g} of the optimum" if wrong.optimum else ""
+        lines.append(
+            f"  discrepancy, {wrong.e_folds_beyond:.2g} e-folds beyond these runs: {wrong.log_loss:.2%} of the "
+            f"loss{optimum} (t scales, in the intervals)"
+        )
+    lines += more
+    half, twice = answer.sensitivity.half_N, answer.sensitivity.double_N  # below zero where a condition binds
+    lines.append(f"  at this compute half of N changes the loss by {half:+.2%}, twice N by {twice:+.2%}")
+    lines += _conditions(answer)
+    counted = meaning(answer.conventions).get("N", "not said")
+    lines.append(f"  N is {counted}; cost: {cost_words(answer.cost)}")
+    lines += [f"  warning {w.code}: {sentence(w)}" for w in answer.warnings]
+    return lines + [f"  warning {w.code}: of the fit: {sentence(w)}" for w in answer.of_fit]
+
+
+def _conditions(answer: Allocation) -> list[str]:
+    if not isinstance(answer, Spending):
+        return []
+    lines, free = [f"  {sentence(answer.condition)}"], answer.unconstrained
+    if answer.cost_of_condition is not None and free is not None:
+        lines.append(
+            f"  without the condition N {free.N:.4g}, D {free.D:.4g}; it costs {answer.cost_of_condition:.2%} of the "
+            "loss"
+        )
+    return lines
