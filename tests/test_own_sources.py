@@ -120,7 +120,7 @@ def test_no_pickle_is_loaded(tmp_path):
     assert len(seen(pairs(tmp_path / "a.tar"), 50)) >= 50 - 1
     with refuses(Code.DAMAGED, "data.image") as caught:
         pairs(tmp_path / "a.tar", image="pkl").batch(np.arange(4), seed=0, context=40)
-    assert re.fullmatch(r"a\.tar:000\d\d", caught.value.value)
+    assert re.fullmatch(r"a\.tar:000\d\d", str(caught.value.value))
 
 
 def test_a_process_reads_its_own_rows_only(tmp_path):
@@ -218,7 +218,7 @@ def test_damaged_tars_and_wrong_fields(tmp_path, damage, fields, code, field, va
     with refuses(code, field, value) as caught:
         pairs(path, **fields).batch(np.arange(30), seed=0, context=40)
     if code is Code.CONFLICT:  # a label of 5 or more, and the sample that has it
-        assert caught.value.value >= 5 and re.search(r"a\.tar:000\d\d", caught.value.remedy)
+        assert int(str(caught.value.value)) >= 5 and re.search(r"a\.tar:000\d\d", caught.value.remedy)
 
 
 def test_captions_that_are_no_text_are_named(tmp_path):
@@ -232,7 +232,7 @@ def test_captions_that_are_no_text_are_named(tmp_path):
     ):
         with refuses(Code.DAMAGED, "data.text") as caught:
             use()
-        assert re.fullmatch(r"a\.tar:000\d\d", caught.value.value)
+        assert re.fullmatch(r"a\.tar:000\d\d", str(caught.value.value))
 
 
 def test_a_large_picture_is_refused_not_unpacked(tmp_path, monkeypatch):
@@ -240,7 +240,7 @@ def test_a_large_picture_is_refused_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(image, "MAX_IMAGE_PIXELS", 20)
     with refuses(Code.DAMAGED, "data.image") as caught:
         pairs(write_tar(tmp_path / "a.tar", samples(40))).batch(np.arange(2), seed=0, context=40)
-    assert re.fullmatch(r"a\.tar:000\d\d", caught.value.value)
+    assert re.fullmatch(r"a\.tar:000\d\d", str(caught.value.value))
     assert "decompression bomb" in caught.value.remedy  # Pillow's own reason
 
 
@@ -459,7 +459,7 @@ def test_damaged_records_and_wrong_fields(tmp_path, damage, fields, code, field,
         damage(path)
     with refuses(code, field) as caught:
         load("arrayrecord", path, **fields)
-    assert re.fullmatch(value, str(caught.value.value))
+    assert re.fullmatch(value, str(str(caught.value.value)))
     if code is Code.CONFLICT:
         assert re.search(r"a\.array_record:\d+", caught.value.remedy)
 

@@ -40,10 +40,12 @@ from scaling.records.types import (
     Environment,
     Evaluation,
     Flops,
+    Kind,
     Manifest,
     Parameters,
     Positions,
     Result,
+    Role,
     Seconds,
     StepRow,
     StudyRecord,
@@ -75,7 +77,7 @@ ENVIRONMENT = Environment(
 )
 
 
-def manifest(run, dataset, size, d, *, kind="branch", role="fit", seed=0, stem=None):
+def manifest(run, dataset, size, d, *, kind: Kind = "branch", role: Role = "fit", seed=0, stem=None):
     width, depth, batch, context = WIDTHS[size], 2, 16, 64
     body, head = 12 * depth * width**2, 256 * width
     groups = {"embedding": head, "attention": body // 3, "mlp": body - body // 3, "norm": 5 * width, "head": head}
@@ -120,14 +122,15 @@ def train(workdir, m, stem_noise, rng):
     n, d, start = m.parameters.nonembedding, m.tokens.D, m.branch_step or 0
     steps = np.unique(np.linspace(start + 20, m.steps, 12).astype(int))
     drop = 0.97 if m.kind == "branch" else 1.0
-    shared = {"norm": 1.0, "learning_rate": 0.01, "seconds": 0.1}
     record.append(
         *(
             StepRow(
                 step=int(s),
                 loss=float(law(m.dataset, n, s * 1024) * drop ** ((s - start) / m.steps) + 1.5 * s**-0.6),
                 tokens=int(s) * 1024,
-                **shared,
+                norm=1.0,
+                learning_rate=0.01,
+                seconds=0.1,
             )
             for s in steps
         )
