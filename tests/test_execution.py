@@ -241,6 +241,7 @@ def test_a_member_of_an_ensemble_is_a_single_run():
 
 
 class TestMemory:
+    @pytest.mark.system
     def test_every_shape_is_compared_with_the_device(self, tiny, monkeypatch):
         made = plan.make(study.resolve(tiny()))
         seen = plan.check_memory(made, "v5e")

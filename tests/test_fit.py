@@ -279,7 +279,7 @@ def test_schemes_agree_where_the_design_is_rich(scheme):
 
 @pytest.mark.parametrize(
     ("sizes", "tokens", "noise", "shared"),
-    mostly_system([(8, 5, 0.01, 0.5), (5, 3, 0.003, 0.5), (5, 3, 0.01, 0.0)], (5, 3, 0.003, 0.5)),
+    mostly_system([(8, 5, 0.01, 0.5), (5, 3, 0.003, 0.5), (5, 3, 0.01, 0.0)]),
 )
 def test_nominal_95_percent_intervals_cover(sizes, tokens, noise, shared):
     """A shrunk benchmarks/coverage.py: 30 studies, four targets; of 120 hits about 114 are due."""
