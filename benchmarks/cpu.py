@@ -175,7 +175,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
             }
     return {
         "benchmark": "cpu",
-        "machine": {"cpu": _cpu(), "python": sys.version.split()[0], "load_at_end": os.getloadavg()[0]},
+        "machine": {"cpu": cpu_name(), "python": sys.version.split()[0], "load_at_end": os.getloadavg()[0]},
         "step": {"batch": BATCH, "context": CONTEXT, "vocab": VOCAB, "dtype": "float32"},
         "rounds": options.rounds,
         "seconds": options.seconds,
@@ -183,7 +183,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 

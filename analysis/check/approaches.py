@@ -20,7 +20,6 @@ import numpy as np
 from msgspec import field
 from msgspec.structs import replace
 from scipy import special
-from scipy.interpolate import PchipInterpolator
 
 from analysis.card import SCHEMA, ApproachesDifference, ApproachesDisagree, Conventions, Interval, Value
 from analysis.engine.frontier import Cost, Fitted, cost_table, frontier
@@ -343,6 +342,8 @@ def _curves(n: np.ndarray, d: np.ndarray, loss: np.ndarray, log_c: np.ndarray) -
 
 
 def _interpolate(curves: list[_Curve], step: float) -> list[Budget]:
+    from scipy.interpolate import PchipInterpolator  # slow to import, and only grids need it
+
     if len(curves) < 3:
         return []
     ends = [(c.log_c[0], c.log_c[-1]) for c in curves]

@@ -32,7 +32,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from analysis import laws
 from analysis.card import Discrepancy, Scope
@@ -123,6 +123,8 @@ def learn(residual: Array, spread: Array, x: Array, weight: Array) -> float:
 
     The density is Student-t with ``DF`` degrees of freedom and scale^2 = spread^2 + (k x)^2; ``weight`` (n,).
     """
+    from scipy import optimize  # slow to import, and no fit learns it
+
     r2, s2, x2 = residual**2, np.maximum(spread, 1e-6) ** 2, x**2
 
     def cost(log_k: float) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special
+from scipy import special
 
 from analysis.card import LackOfFit, PureError, SeedWeights, Weights
 from analysis.engine.estimate import Estimate, minimise
@@ -107,6 +107,8 @@ def moderation(variance: Array, df: Array) -> tuple[float, float]:
     spread = float(e.var(ddof=1) - special.polygamma(1, half).mean())
     if spread <= special.polygamma(1, 1e6):
         return math.inf, float(np.exp(e.mean()))
+    from scipy import optimize  # slow to import, and seldom needed
+
     root: Any = optimize.brentq(lambda u: float(special.polygamma(1, np.exp(u))) - spread, -20, math.log(1e6))
     d0 = 2 * math.exp(root)
     return d0, float(np.exp(e.mean() + special.digamma(d0 / 2) - math.log(d0 / 2)))

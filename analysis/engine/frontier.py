@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 
 from analysis.card import Derived, FitCard
 from analysis.laws import Law
@@ -172,6 +171,8 @@ def _per_token(n: np.ndarray, cost: Any) -> np.ndarray:
         return 6.0 * np.exp(x) * (1.0 + np.exp(inside))
     # A count of N that holds more than what is multiplied: no such rule, so the ratio to 6N keeps its last value.
     if len(log_n) > 2:
+        from scipy.interpolate import PchipInterpolator  # slow to import, and seldom needed
+
         return 6.0 * np.exp(x + PchipInterpolator(log_n, surplus)(np.clip(x, log_n[0], log_n[-1])))
     return 6.0 * np.exp(x + np.interp(x, log_n, surplus))
 
