@@ -139,3 +139,9 @@ def test_the_sweep():
         f"agree to {found['largest_difference_of_loss']:.3f} nats",
     ):
         assert words in text, words
+
+
+def test_the_command():
+    found = result("command")
+    assert f"`command.json`: {found['ratio']:.2f} of the CPU-seconds of {found['commits']['old']}" in TEXT
+    assert found["ratio"] < 2 / 3
