@@ -320,6 +320,17 @@ def test_overrides_take_the_kind_of_the_field(place):
         assert code == 2 and err.startswith("scaling: error: ") and err.count("\n") == 1, (section, err)
 
 
+def test_an_edit_within_a_second_is_read(place, monkeypatch):
+    """Bytecode, found by size and second of a file, would give the old cells."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for tokens in ("20", "30"):
+        (place / "exp.py").write_text(EXPERIMENT.replace("20", tokens))
+        os.utime(place / "exp.py", (1, 1))
+        _, out, _ = scaling("plan", "--config=exp.py", "--json")
+        assert json.loads(out)["cells"][0]["D"] == 48 * int(tokens)
+    assert not (place / "__pycache__").exists()
+
+
 def test_plan_prints_the_cells_and_writes_nothing(place):
     code, out, _ = scaling("plan", "--config=exp.py")
     assert code == 0 and "2 cells in 1 programs" in out and "parameters by group" in out

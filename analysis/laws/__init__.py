@@ -8,7 +8,6 @@ code elsewhere names one.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -30,6 +29,7 @@ from analysis.laws.base import (
     variant,
 )
 from analysis.laws.smooth import Smooth, tie
+from scaling import python_file
 from scaling.errors import Code, UserError, choose
 
 __all__ = [
@@ -134,11 +134,8 @@ def _in_file(asked: str, file: Path, name: str, folder: str | Path | None) -> La
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise UserError("law", asked, f"there is no file {file}; give FILE.py:NAME, NAME a Law in it", Code.MISSING)
-    spec = importlib.util.spec_from_file_location(f"_law_of_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # any path that ends in .py has one
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = python_file.run(path, f"_law_of_{path.stem}")
     except UserError as error:
         raise UserError("law", asked, f"{file} makes no law: {error}", error.code) from None
     except (Exception, SystemExit) as error:  # whatever a user's file raises is one line to its author

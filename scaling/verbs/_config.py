@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import scaling
+from scaling import python_file
 from scaling.errors import Code, UserError, choose
 from scaling.flags import convert
 
@@ -64,11 +64,8 @@ def _run(path: Path, argument: str | None) -> ConfigDict:
     """What ``get_config(argument)`` of an experiment file returns."""
     from ml_collections import ConfigDict
 
-    spec = importlib.util.spec_from_file_location("experiment", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = python_file.run(path, "experiment")
         get_config = getattr(module, "get_config", None)
         if get_config is None:
             raise UserError("config", path, "defines no function get_config(argument)", Code.MISSING)
