@@ -21,6 +21,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "learning_rate": (1e-4, 1e-2),
     "width": (64, 4096),
     "depth": (2, 64),
+    "streams": (1, 8),
+    "sparsity": (0.02, 0.95),
     "unimodal": (2, 4),
     "teacher_loss": (1.9, 2.6),
     "student_loss": (2, 3),
