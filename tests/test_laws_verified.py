@@ -20,7 +20,7 @@ def test_the_published_optimum_of_sparsity_is_found_to_be_none():
     table = table.assign(N=table["N"] / 1e6, D=table["D"] / 1e5)
     printed = {"E": 0.6507, "a_S": 0.5678, "c_S": 1.5227, "B": 0.6336, "b_S": 0.7216, "b_N": 0.2451, "b_D": 0.2027}
     assert mean_huber("sparsity", printed, table) == pytest.approx(7.604e-6, rel=1e-4)
-    columns = table[["N", "D", "sparsity", "loss"]]
+    columns = pd.DataFrame({name: table[name] for name in ("N", "D", "sparsity", "loss")})
     fit = analysis.fit(columns, law="sparsity", objective="huber:1e-3", scheme="delta-t")
     assert mean_huber("sparsity", fit.params, table) == pytest.approx(4.880e-6, rel=1e-4)
     lower = {"E": 0.830, "a_S": 0.436, "c_S": 1.695, "B": 0.4176, "b_S": 1.345, "b_N": 0.2317, "b_D": 0.3846}

@@ -262,9 +262,9 @@ def spearman(x: Array, y: Array) -> tuple[float, float]:
 
     As ``scipy.stats.spearmanr``, without the half second that its import takes.
     """
-    ranks = [pd.Series(values).rank() for values in (x, y)]
+    ranks = np.stack([pd.Series(values).rank() for values in (x, y)])
     with np.errstate(invalid="ignore", divide="ignore"):  # a constant has no correlation; that of equals is sure
-        r, spare = np.corrcoef(*ranks)[0, 1], len(x) - 2
+        r, spare = np.corrcoef(ranks)[0, 1], len(x) - 2
         return float(r), 2 * float(special.stdtr(spare, -abs(r) * np.sqrt(spare / ((1 + r) * (1 - r)))))
 
 
