@@ -193,7 +193,7 @@ def squared_error(predicted_BPX: jax.Array, target_BPX: jax.Array) -> Term:
 
 
 def turn(key: jax.Array, image_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rotation prediction (arXiv 1803.07728): square images turned by 0 to 3 quarters, and the number of quarters (B,)."""
+    """Rotation prediction (arXiv 1803.07728): square images turned by 0 to 3 quarters, and by how many (B,)."""
     quarters_B = jax.random.randint(key, (len(image_BHWC),), 0, 4)
     turned_4BHWC = jnp.stack([jnp.rot90(image_BHWC, quarters, (1, 2)) for quarters in range(4)])
     return turned_4BHWC[quarters_B, jnp.arange(len(image_BHWC))], quarters_B

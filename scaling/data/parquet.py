@@ -1,13 +1,14 @@
-"""Tables of Hugging Face's ``datasets``: Parquet files, or a folder of ``save_to_disk`` (Arrow). Needs pyarrow alone.
+"""Tables of Hugging Face's ``datasets``: Parquet files, or a folder of ``save_to_disk`` (Arrow). Needs only pyarrow.
 
-Text, ``{"source": "parquet", "path": "wiki/", "text": "text"}``: each row is a document, of UTF-8 or of tokens (lists
-of integers). It is tokenized into memory each time the source is made, so it is for up to 1 GiB of text; for more, or
-for a slow tokenizer, `scaling data prepare` does it once.
+Text, ``{"source": "parquet", "path": "wiki/", "text": "text"}``: each row is a document, as text or as tokens (lists
+of integers). The text is tokenized into memory whenever the source is made, so it is limited to 1 GiB; for more text,
+or a slow tokenizer, use `scaling data prepare`, which does it once.
 
 Pictures, ``{"source": "parquet", "path": "cifar/", "image": "img", "label": "label", "classes": 10, "text": ""}``: the
 column holds encoded pictures, as bytes or as ``datasets`` stores them ({"bytes", "path"}), and the caption is ``text``.
-An Arrow file is mapped, and a row costs itself. Parquet is packed by row groups, of which 512 MiB are kept unpacked: in
-a larger table nearly every example unpacks its group again, so save such a table with ``save_to_disk`` first.
+An Arrow file is memory-mapped, so reading a row is cheap. Parquet is compressed by row groups, of which 512 MiB are
+kept decompressed: in a larger table nearly every example decompresses its group again, so convert it with
+``save_to_disk``.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ class Config(Pictures):
     path: str = ""
     """A Parquet or Arrow file, or a folder of them."""
     glob: str = ""
-    """Which files below the folder; empty: all that end in .parquet or .arrow."""
+    """Glob pattern of the files in the folder; empty: all that end in .parquet or .arrow."""
     text: str = "text"
     """Column of the text (or tokens), or of the caption; empty: no captions."""
     image: str = ""
-    """Column of the picture; empty: text alone."""
+    """Column of the picture; empty: text only."""
     label: str = "label"
-    """Column of the label, read where there are ``classes``."""
+    """Column of the label, read if ``classes`` is not 0."""
     end: str = "auto"
     """Token after each document: none, auto (the tokenizer's own) or its name."""
 
@@ -53,8 +54,8 @@ class Config(Pictures):
 
 
 def _inputs(config: Config) -> list[Input]:
-    found = _documents.inputs([config.path], config.glob) if config.path else []
-    tables = [each for each in found if each.kind in ("parquet", "arrow")]
+    files = _documents.inputs([config.path], config.glob) if config.path else []
+    tables = [each for each in files if each.kind in ("parquet", "arrow")]
     if not tables:
         remedy = "holds no .parquet or .arrow file; give a file or a folder of them"
         raise UserError("data.path", config.path, remedy, Code.MISSING)
@@ -65,8 +66,8 @@ def make(config: Config) -> CheckedTokens | Pairs:
     """Reads the text, or indexes the pictures.
 
     Raises:
-      UserError: there is no such file or column (MISSING), a file is damaged (DAMAGED), or there is too little text
-        (TOO_FEW) or too much of it (UNSUPPORTED).
+      UserError: a file or column does not exist (MISSING), a file is damaged (DAMAGED), or there is too little text
+        (TOO_FEW) or too much (UNSUPPORTED).
     """
     tables, reads = _inputs(config), _columns(config)
     for each in tables:
@@ -87,20 +88,20 @@ def make(config: Config) -> CheckedTokens | Pairs:
 
 @contextlib.contextmanager
 def _damage(each: Input) -> Iterator[None]:
-    """Turns what pyarrow raises on a damaged file into a UserError that names it."""
+    """Turns pyarrow's exceptions for a damaged file into a UserError that names it."""
     try:
         yield
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0][:150]
-        # Without a number it is about the data, not about the machine, as a worker would take an OSError to be.
+        # An OSError without errno is about the data; as a cause, a worker would take it for a problem of the machine.
         cause = error if getattr(error, "errno", None) else None
         raise UserError("data.path", each.name, f"cannot be read ({reason}); copy it again", Code.DAMAGED) from cause
 
 
 def _columns(config: Config) -> dict[str, str]:
-    """The columns that are read, by the fields of the configuration that name them."""
-    found = {"image": config.image, "text": config.text, "label": config.label if config.classes else ""}
-    return {name: column for name, column in found.items() if column}
+    """The columns to read, by the field of the configuration that names them."""
+    columns = {"image": config.image, "text": config.text, "label": config.label if config.classes else ""}
+    return {name: column for name, column in columns.items() if column}
 
 
 def _names(each: Input) -> list[str]:
@@ -119,7 +120,7 @@ def _mapped(each: Input) -> np.ndarray:
 
 def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> CheckedTokens:
     tokenizer = _tokenizer.load(config.tokenizer, config.end)
-    found, sizes, texts, total = [], [], [], 0
+    every, sizes, texts, total = [], [], [], 0
     for each in tables:
         for batch in _prepare.batches(_documents.documents(each, config.text, 0)):
             for document, tokens, after in _prepare.encoded(tokenizer, each.name, batch):
@@ -127,24 +128,24 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
                     continue
                 total += len(document)
                 if total > LARGEST:
-                    remedy = "holds more than 1 GiB of text; tokenize it once, with scaling data prepare"
+                    remedy = "holds more than 1 GiB of text; tokenize it once, with `scaling data prepare`"
                     raise UserError("data.path", config.path, remedy, Code.UNSUPPORTED)
                 sizes.append(len(document))
                 texts.append(_prepare.text_bytes(document))
                 kept = tokens.astype(tokenizer.dtype)
-                found.append(Document(f"{each.name}:{after - 1}", kept, _prepare.document_digest(document)))
-    threshold = split([document.digest for document in found], sizes, max(1, total))
-    held = np.array([below(document.digest, threshold) for document in found], bool)
+                every.append(Document(f"{each.name}:{after - 1}", kept, _prepare.document_digest(document)))
+    threshold = split([document.digest for document in every], sizes, max(1, total))
+    held = np.array([below(document.digest, threshold) for document in every], bool)
     if held.all() or not held.any():
-        remedy = f"holds {len(found)} documents, too few or all the same; give more"
+        remedy = f"holds {len(every)} documents, too few or all the same; give more"
         raise UserError("data.path", config.path, remedy, Code.TOO_FEW)
-    train = np.concatenate([document.tokens for document, out in zip(found, held) if not out])
-    documents = [document for document, out in zip(found, held) if out]
+    train = np.concatenate([document.tokens for document, out in zip(every, held) if not out])
+    documents = [document for document, out in zip(every, held) if out]
     evaluated = int(np.array(texts)[held].sum())
     about |= {
         "bytes": sum(texts) or None,
         "evaluation_bytes": evaluated or None,
-        "documents": len(found),
+        "documents": len(every),
         "vocab": tokenizer.vocab,
         "tokenizer": tokenizer.name,
         "tokenizer_sha256": tokenizer.sha256,
@@ -156,7 +157,7 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
 
 @dataclass
 class _Table:
-    """The rows of the tables by number; see ``scaling.data._pairs.Store``. ``starts``: the first row of each group."""
+    """Rows of the tables by number, see ``scaling.data._pairs.Store``. ``starts``: number of each group's first row."""
 
     config: Config
     groups: list[tuple[Input, int, Any]]
@@ -187,7 +188,7 @@ class _Table:
 
     def _caption(self, value: Any, number: int) -> bytes:
         if not isinstance(value, str):
-            remedy = f"is {type(value).__name__}, no text; mend or remove it"
+            remedy = f"is {type(value).__name__}, not text; repair or remove it"
             raise UserError("data.text", self.name(number), remedy, Code.DAMAGED)
         return value.encode("utf-8", "surrogatepass")
 
@@ -200,7 +201,7 @@ class _Table:
         picture, label = row[self.config.image], row.get(self.config.label, -1)
         picture = picture.get("bytes") if isinstance(picture, dict) else picture
         if not isinstance(picture, bytes):
-            remedy = "holds no encoded picture; save the data with its pictures"
+            remedy = "is not an encoded picture; save the data with its pictures"
             raise UserError("data.image", self.name(number), remedy, Code.DAMAGED)
         caption = self._caption(row[self.config.text], number) if self.config.text else b""
         return Sample(picture, caption, label if isinstance(label, int) else -1)
@@ -214,12 +215,12 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
         with _damage(each):
             if each.kind == "parquet":
                 opened = parquet.ParquetFile(each.path)
-                found = [(each, group, opened) for group in range(opened.num_row_groups)]
+                row_groups = [(each, group, opened) for group in range(opened.num_row_groups)]
                 rows = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
             else:
                 batches = list(arrow.ipc.open_stream(arrow.memory_map(str(each.path))))
-                found, rows = [(each, 0, batch) for batch in batches], [batch.num_rows for batch in batches]
-        groups += [each for each, count in zip(found, rows) if count]
+                row_groups, rows = [(each, 0, batch) for batch in batches], [batch.num_rows for batch in batches]
+        groups += [each for each, count in zip(row_groups, rows) if count]
         counts += [count for count in rows if count]
     store = _Table(config, groups, np.cumsum([0, *counts])[:-1], sum(counts))
     digests = []
