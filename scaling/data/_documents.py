@@ -87,7 +87,7 @@ def inputs(paths: Sequence[str], pattern: str = "") -> list[Input]:
             remedy = f"holds no {pattern or ', '.join(KINDS)} file; give a pattern such as --glob='**/*.py'"
             raise UserError("path", given, remedy, Code.MISSING)
         files += [Input(path, path.relative_to(root).as_posix()) for path in known]
-    if not sum(each.size for each in files):
+    if not sum(input_file.size for input_file in files):
         raise UserError("path", " ".join(paths), "is empty; give files that hold text", Code.TOO_FEW)
     return files
 
@@ -101,10 +101,10 @@ def piece(files: Sequence[Input]) -> int:
     """Bytes above which plain text is cut into documents: 1 MiB for many files, less for a few."""
     if len(files) >= FEW:
         return LARGE
-    return min(SMALL, max(SMALLEST, sum(each.size for each in files) // 40))
+    return min(SMALL, max(SMALLEST, sum(input_file.size for input_file in files) // 40))
 
 
-def documents(each: Input, column: str, cut: int, start: int = 0) -> Iterator[tuple[Any, int]]:
+def documents(input_file: Input, column: str, cut: int, start: int = 0) -> Iterator[tuple[Any, int]]:
     """Yields (document, position of the next one) from position ``start`` on. The document of a null row is None.
 
     Args:
@@ -114,16 +114,16 @@ def documents(each: Input, column: str, cut: int, start: int = 0) -> Iterator[tu
     Raises:
       UserError: the file cannot be read or is damaged (DAMAGED), or has no such column (MISSING).
     """
-    read = {"text": _text, "jsonl": _jsonl, "parquet": _parquet, "arrow": _arrow, "records": _records}[each.kind]
+    read = {"text": _text, "jsonl": _jsonl, "parquet": _parquet, "arrow": _arrow, "records": _records}[input_file.kind]
     try:
-        yield from read(each, cut if each.kind == "text" else column, start)
+        yield from read(input_file, cut if input_file.kind == "text" else column, start)
     except (OSError, EOFError, ValueError, zlib.error) as error:  # pyarrow's errors are OSErrors or ValueErrors
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:200]
-        raise UserError("path", each.name, f"cannot be read ({reason}); copy it again", Code.DAMAGED) from error
+        raise UserError("path", input_file.name, f"cannot be read ({reason}); copy it again", Code.DAMAGED) from error
 
 
-def _text(each: Input, cut: Any, start: int) -> Iterator[tuple[Any, int]]:
-    with each.open() as file:
+def _text(input_file: Input, cut: Any, start: int) -> Iterator[tuple[Any, int]]:
+    with input_file.open() as file:
         file.seek(start)
         block = b""
         while block := block + file.read(cut + 1 - len(block)):
@@ -155,14 +155,14 @@ def _value(value: Any, where: Callable[[], str], column: str) -> Any:
     raise UserError(f"column {column}", where(), remedy, Code.DAMAGED)
 
 
-def _jsonl(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
+def _jsonl(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
     begin = start
 
     def where() -> str:
-        with each.open() as again:
-            return f"{each.name}, line {again.read(begin).count(10) + 1}"
+        with input_file.open() as again:
+            return f"{input_file.name}, line {again.read(begin).count(10) + 1}"
 
-    with each.open() as file:
+    with input_file.open() as file:
         file.seek(start)
         for line in file:
             begin, start = start, start + len(line)
@@ -180,10 +180,10 @@ def _jsonl(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
             yield _value(row[column], where, column), start
 
 
-def _parquet(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
-    parquet = need("pyarrow.parquet", each.name)
-    with parquet.ParquetFile(each.path) as file:
-        _has(column, file.schema_arrow.names, each)
+def _parquet(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
+    parquet = need("pyarrow.parquet", input_file.name)
+    with parquet.ParquetFile(input_file.path) as file:
+        _has(column, file.schema_arrow.names, input_file)
         row = 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
@@ -191,44 +191,44 @@ def _parquet(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
                 row += count
                 continue
             for batch in file.iter_batches(ROWS, row_groups=[group], columns=[column]):
-                yield from _rows(batch, column, row, start, each)
+                yield from _rows(batch, column, row, start, input_file)
                 row += batch.num_rows
 
 
-def _arrow(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
-    arrow = need("pyarrow", each.name)
-    with arrow.memory_map(str(each.path)) as mapped, arrow.ipc.open_stream(mapped) as file:
-        _has(column, file.schema.names, each)
+def _arrow(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
+    arrow = need("pyarrow", input_file.name)
+    with arrow.memory_map(str(input_file.path)) as mapped, arrow.ipc.open_stream(mapped) as file:
+        _has(column, file.schema.names, input_file)
         row = 0
         for batch in file:
             for begin in range(0, batch.num_rows, ROWS):
                 part = batch.slice(begin, ROWS)
                 if row + part.num_rows > start:
-                    yield from _rows(part, column, row, start, each)
+                    yield from _rows(part, column, row, start, input_file)
                 row += part.num_rows
 
 
-def _has(column: str, names: Sequence[str], each: Input) -> None:
+def _has(column: str, names: Sequence[str], input_file: Input) -> None:
     if column not in names:
-        remedy = f"is not in {each.name}, which has {', '.join(names)}; name one of these"
+        remedy = f"is not in {input_file.name}, which has {', '.join(names)}; name one of these"
         raise UserError("column", column, remedy, Code.MISSING)
 
 
-def _rows(batch: Any, column: str, row: int, start: int, each: Input) -> Iterator[tuple[Any, int]]:
+def _rows(batch: Any, column: str, row: int, start: int, input_file: Input) -> Iterator[tuple[Any, int]]:
     values = batch.column(batch.schema.get_field_index(column)).to_pylist()
     for number, value in enumerate(values, row):
         if number >= start:
-            yield _value(value, lambda number=number: f"{each.name}, row {number}", column), number + 1
+            yield _value(value, lambda number=number: f"{input_file.name}, row {number}", column), number + 1
 
 
-def _records(each: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
-    module = need("array_record.python.array_record_data_source", each.name)
+def _records(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
+    module = need("array_record.python.array_record_data_source", input_file.name)
     try:
-        with module.ArrayRecordDataSource([str(each.path)]) as source:
+        with module.ArrayRecordDataSource([str(input_file.path)]) as source:
             for row in range(start, len(source), ROWS):
                 for record in source.__getitems__(range(row, min(row + ROWS, len(source)))):
                     row += 1
                     yield record, row
     except RuntimeError as error:
         remedy = f"is damaged or not an ArrayRecord ({str(error)[:150]}); copy it again"
-        raise UserError("path", each.name, remedy, Code.DAMAGED) from error
+        raise UserError("path", input_file.name, remedy, Code.DAMAGED) from error

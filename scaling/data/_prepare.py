@@ -253,35 +253,35 @@ def _found(folder: Path) -> Manifest | Progress | None:
     return None
 
 
-def _stamp(each: Input) -> tuple[int, int]:
-    status = each.path.stat()
+def _stamp(input_file: Input) -> tuple[int, int]:
+    status = input_file.path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def _identify(every: Sequence[Input], known: Sequence[InputEntry], out: Path, say: Say) -> list[InputEntry]:
     """Name, bytes and sha256 of each input. Raises UserError (CHANGED) if they differ from ``known``."""
-    if known and [each.name for each in every] != [entry.name for entry in known]:
+    if known and [input_file.name for input_file in every] != [entry.name for entry in known]:
         remedy = f"are not the {len(known)} of {out}; delete it or choose another"
         raise UserError("path", f"{len(every)} files", remedy, Code.CHANGED)
-    identified, total, done = [], sum(each.size for each in every), 0
-    for number, each in enumerate(every):
-        stamp, before = _stamp(each), known[number] if known else None
+    identified, total, done = [], sum(input_file.size for input_file in every), 0
+    for number, input_file in enumerate(every):
+        stamp, before = _stamp(input_file), known[number] if known else None
         if before is not None and before.stamp == stamp:
             identified.append(before)
             continue
         digest = hashlib.sha256()
         try:
-            with open(each.path, "rb") as file:
+            with open(input_file.path, "rb") as file:
                 while block := file.read(2**22):
                     digest.update(block)
                     done += len(block)
                     say("hashing", done, total, 0)
         except OSError as error:
-            raise UserError("path", each.name, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
-        entry = InputEntry(each.name, stamp[0], digest.hexdigest(), stamp)
+            raise UserError("path", input_file.name, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
+        entry = InputEntry(input_file.name, stamp[0], digest.hexdigest(), stamp)
         if before is not None and before.sha256 != entry.sha256:
             remedy = f"changed since {out} was begun; delete {out.name} and prepare again"
-            raise UserError("path", each.name, remedy, Code.CHANGED)
+            raise UserError("path", input_file.name, remedy, Code.CHANGED)
         identified.append(entry)
     return identified
 
@@ -298,12 +298,12 @@ def text_bytes(document: Any) -> int:
 
 def _threshold(job: Job, cut: int) -> int:
     """The hash below which documents go to evaluation. Large inputs are not scanned for it; see ``split``."""
-    total = sum(each.size for each in job.inputs)
+    total = sum(input_file.size for input_file in job.inputs)
     if total > SCAN:
         return int(job.share * 2.0**64)
     digests, sizes = [], []
-    for each in job.inputs:
-        for document, _ in _documents.documents(each, job.column, cut):
+    for input_file in job.inputs:
+        for document, _ in _documents.documents(input_file, job.column, cut):
             if document is not None and len(document):
                 digests.append(document_digest(document))
                 sizes.append(len(document))
@@ -315,14 +315,17 @@ def _threshold(job: Job, cut: int) -> int:
 
 def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say) -> None:
     known = _known(job.out, state.shards) if job.evaluation else set()
-    total, before = sum(each.size for each in every), sum(each.size for each in every[: state.input])
+    total, before = (
+        sum(input_file.size for input_file in every),
+        sum(input_file.size for input_file in every[: state.input]),
+    )
     tokens, shards = sum(entry.tokens for entry in state.shards), _Shards(job, state)
     with contextlib.closing(shards):
         for number in range(state.input, len(every)):
-            each, own, stamp = every[number], number < len(job.evaluation), state.inputs[number].stamp
-            begin, length = state.position if number == state.input else 0, _length(each)
-            for batch in batches(_documents.documents(each, job.column, cut, begin)):
-                for document, tokenized, after in encoded(job.tokenizer, each.name, batch):
+            input_file, own, stamp = every[number], number < len(job.evaluation), state.inputs[number].stamp
+            begin, length = state.position if number == state.input else 0, _length(input_file)
+            for batch in batches(_documents.documents(input_file, job.column, cut, begin)):
+                for document, tokenized, after in encoded(job.tokenizer, input_file.name, batch):
                     if tokenized is None:
                         state.empty += 1
                     else:
@@ -339,19 +342,19 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say
                     state.input, state.position = number, after
                     if shards.tokens >= job.shard_tokens:
                         shards.commit()
-                done = min(each.size, each.size * state.position // length) if length else 0
+                done = min(input_file.size, input_file.size * state.position // length) if length else 0
                 say("tokenizing", before + done, total, tokens)
-            before += each.size
-            if _stamp(each) != stamp:
+            before += input_file.size
+            if _stamp(input_file) != stamp:
                 remedy = f"changed while it was read; delete {job.out} and prepare again"
-                raise UserError("path", each.name, remedy, Code.CHANGED)
+                raise UserError("path", input_file.name, remedy, Code.CHANGED)
         shards.commit()
     say("tokenizing", total, total, tokens)
 
 
-def _length(each: Input) -> int | None:
+def _length(input_file: Input) -> int | None:
     """The last position in an input, if known without reading it; else None."""
-    return each.size if each.kind in ("text", "jsonl") and each.path.suffix.lower() != ".gz" else None
+    return input_file.size if input_file.kind in ("text", "jsonl") and input_file.path.suffix.lower() != ".gz" else None
 
 
 def batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]]]:
@@ -401,7 +404,7 @@ def encoded(
 def _known(folder: Path, shards: Sequence[ShardEntry]) -> set[int]:
     """Hashes of the evaluation documents written so far."""
     indices = [index(folder, entry)["digest"] for entry in shards if entry.split == EVALUATION]
-    return set(chain.from_iterable(each.tolist() for each in indices))
+    return set(chain.from_iterable(index.tolist() for index in indices))
 
 
 def index(folder: Path, entry: ShardEntry) -> np.ndarray:

@@ -55,7 +55,7 @@ class Config(Pictures):
 
 def _inputs(config: Config) -> list[Input]:
     files = _documents.inputs([config.path], config.glob) if config.path else []
-    tables = [each for each in files if each.kind in ("parquet", "arrow")]
+    tables = [input_file for input_file in files if input_file.kind in ("parquet", "arrow")]
     if not tables:
         remedy = "holds no .parquet or .arrow file; give a file or a folder of them"
         raise UserError("data.path", config.path, remedy, Code.MISSING)
@@ -70,13 +70,13 @@ def make(config: Config) -> CheckedTokens | Pairs:
         (TOO_FEW) or too much (UNSUPPORTED).
     """
     tables, reads = _inputs(config), _columns(config)
-    for each in tables:
-        names = _names(each)
+    for input_file in tables:
+        names = _names(input_file)
         for name, column in reads.items():
             if column not in names:
-                remedy = f"is not in {each.name}, which has {', '.join(names)}"
+                remedy = f"is not in {input_file.name}, which has {', '.join(names)}"
                 raise UserError(f"data.{name}", column, remedy, Code.MISSING)
-    sha256, extent = digest([_mapped(each) for each in tables])
+    sha256, extent = digest([_mapped(input_file) for input_file in tables])
     columns = [config.text, config.image, config.label if config.classes else ""]
     about = {
         "source": "parquet",
@@ -87,7 +87,7 @@ def make(config: Config) -> CheckedTokens | Pairs:
 
 
 @contextlib.contextmanager
-def _damage(each: Input) -> Iterator[None]:
+def _damage(input_file: Input) -> Iterator[None]:
     """Turns pyarrow's exceptions for a damaged file into a UserError that names it."""
     try:
         yield
@@ -95,7 +95,9 @@ def _damage(each: Input) -> Iterator[None]:
         reason = str(error).split("\n")[0][:150]
         # An OSError without errno is about the data; as a cause, a worker would take it for a problem of the machine.
         cause = error if getattr(error, "errno", None) else None
-        raise UserError("data.path", each.name, f"cannot be read ({reason}); copy it again", Code.DAMAGED) from cause
+        raise UserError(
+            "data.path", input_file.name, f"cannot be read ({reason}); copy it again", Code.DAMAGED
+        ) from cause
 
 
 def _columns(config: Config) -> dict[str, str]:
@@ -104,26 +106,26 @@ def _columns(config: Config) -> dict[str, str]:
     return {name: column for name, column in columns.items() if column}
 
 
-def _names(each: Input) -> list[str]:
+def _names(input_file: Input) -> list[str]:
     arrow, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
-    with _damage(each):
-        if each.kind == "parquet":
-            return parquet.read_schema(each.path).names
-        with arrow.memory_map(str(each.path)) as mapped, arrow.ipc.open_stream(mapped) as stream:
+    with _damage(input_file):
+        if input_file.kind == "parquet":
+            return parquet.read_schema(input_file.path).names
+        with arrow.memory_map(str(input_file.path)) as mapped, arrow.ipc.open_stream(mapped) as stream:
             return stream.schema.names
 
 
-def _mapped(each: Input) -> np.ndarray:
-    with _damage(each):
-        return np.memmap(each.path, np.uint8, mode="r")
+def _mapped(input_file: Input) -> np.ndarray:
+    with _damage(input_file):
+        return np.memmap(input_file.path, np.uint8, mode="r")
 
 
 def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> CheckedTokens:
     tokenizer = _tokenizer.load(config.tokenizer, config.end)
     every, sizes, texts, total = [], [], [], 0
-    for each in tables:
-        for batch in _prepare.batches(_documents.documents(each, config.text, 0)):
-            for document, tokens, after in _prepare.encoded(tokenizer, each.name, batch):
+    for input_file in tables:
+        for batch in _prepare.batches(_documents.documents(input_file, config.text, 0)):
+            for document, tokens, after in _prepare.encoded(tokenizer, input_file.name, batch):
                 if tokens is None:
                     continue
                 total += len(document)
@@ -133,7 +135,7 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
                 sizes.append(len(document))
                 texts.append(_prepare.text_bytes(document))
                 kept = tokens.astype(tokenizer.dtype)
-                every.append(Document(f"{each.name}:{after - 1}", kept, _prepare.document_digest(document)))
+                every.append(Document(f"{input_file.name}:{after - 1}", kept, _prepare.document_digest(document)))
     threshold = split([document.digest for document in every], sizes, max(1, total))
     held = np.array([below(document.digest, threshold) for document in every], bool)
     if held.all() or not held.any():
@@ -151,7 +153,7 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
         "tokenizer_sha256": tokenizer.sha256,
     }
     # A column of tokens has no bytes of text.
-    known = evaluated / sum(len(each.tokens) for each in documents) if evaluated else None
+    known = evaluated / sum(len(document.tokens) for document in documents) if evaluated else None
     return CheckedTokens(train, documents, tokenizer.vocab, known, about, path=config.path)
 
 
@@ -170,10 +172,10 @@ class _Table:
 
     def _row(self, number: int, columns: list[str]) -> list[Any]:
         group = int(np.searchsorted(self.starts, number, side="right")) - 1
-        each, index, opened = self.groups[group]
-        batch = opened if each.kind == "arrow" else self.held.get(group)
+        input_file, index, opened = self.groups[group]
+        batch = opened if input_file.kind == "arrow" else self.held.get(group)
         if batch is None:
-            with _damage(each):
+            with _damage(input_file):
                 batch = opened.read_row_group(index, columns=list(_columns(self.config).values()))
             while self.held and sum(other.nbytes for other in self.held.values()) + batch.nbytes > HELD:
                 del self.held[next(iter(self.held))]
@@ -182,9 +184,9 @@ class _Table:
 
     def name(self, number: int) -> str:
         group = int(np.searchsorted(self.starts, number, side="right")) - 1
-        each, _, _ = self.groups[group]
-        first = next(start for (other, _, _), start in zip(self.groups, self.starts) if other is each)
-        return f"{each.name}:{number - int(first)}"
+        input_file, _, _ = self.groups[group]
+        first = next(start for (other, _, _), start in zip(self.groups, self.starts) if other is input_file)
+        return f"{input_file.name}:{number - int(first)}"
 
     def _caption(self, value: Any, number: int) -> bytes:
         if not isinstance(value, str):
@@ -211,16 +213,16 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
     tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
     arrow, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
     groups, counts = [], []
-    for each in tables:
-        with _damage(each):
-            if each.kind == "parquet":
-                opened = parquet.ParquetFile(each.path)
-                row_groups = [(each, group, opened) for group in range(opened.num_row_groups)]
+    for input_file in tables:
+        with _damage(input_file):
+            if input_file.kind == "parquet":
+                opened = parquet.ParquetFile(input_file.path)
+                row_groups = [(input_file, group, opened) for group in range(opened.num_row_groups)]
                 rows = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
             else:
-                batches = list(arrow.ipc.open_stream(arrow.memory_map(str(each.path))))
-                row_groups, rows = [(each, 0, batch) for batch in batches], [batch.num_rows for batch in batches]
-        groups += [each for each, count in zip(row_groups, rows) if count]
+                batches = list(arrow.ipc.open_stream(arrow.memory_map(str(input_file.path))))
+                row_groups, rows = [(input_file, 0, batch) for batch in batches], [batch.num_rows for batch in batches]
+        groups += [group for group, count in zip(row_groups, rows) if count]
         counts += [count for count in rows if count]
     store = _Table(config, groups, np.cumsum([0, *counts])[:-1], sum(counts))
     digests = []
@@ -229,5 +231,5 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
         digests.append(sample_digest(len(sample.picture), sample.picture, sample.caption))
     if not digests:
         raise UserError("data.path", config.path, "holds no row; give a table with rows", Code.TOO_FEW)
-    about["bytes"] = sum(each.size for each in tables)
+    about["bytes"] = sum(input_file.size for input_file in tables)
     return Pairs(store, digests, tokenizer, config.side, config.classes, bool(config.text), about)

@@ -94,7 +94,11 @@ VERB = Verb(
         Flag("tokenizer", str, "bytes, or a tokenizer.json of Hugging Face's tokenizers", "bytes"),
         Flag("end", str, "token to put after every document: its name, none, or auto (the tokenizer's own)", "auto"),
         Flag("column", str, "column of jsonl, parquet and arrow files that holds text, or lists of tokens", "text"),
-        Flag("glob", str, "files of a folder to read as plain text, such as '*.log' (default: every supported format)"),
+        Flag(
+            "glob",
+            str,
+            "files of a folder, such as '*.log'; unknown formats are read as text (default: known ones)",
+        ),
         Flag(
             "evaluation",
             str,
@@ -109,7 +113,7 @@ VERB = Verb(
         Flag(
             "cut",
             int,
-            "split plain text longer than this many bytes into documents (default: by file size)",
+            "split plain text longer than this many bytes (default: from number and size of the files)",
         ),
         Flag("shard_tokens", int, "tokens per shard; after a crash at most one shard is written again", 2**26),
         JSON,

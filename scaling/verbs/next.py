@@ -265,7 +265,7 @@ VERB = Verb(
         Flag("out", str, "write NAME.py, an experiment file with the study and the new cells, or NAME.json"),
         Flag("seeds", str, "seeds to allow in addition to those of the study, such as '1,2'"),
         Flag("ratios", str, "smallest and largest D/N, such as '2,400' (default: those of the fitted runs)"),
-        Flag("share", float, "spend at least this share of the budget in the top decade of compute", 0.3),
+        Flag("share", float, "spend at least this share of the FLOPs in the top decade of compute", 0.3),
         Flag("drift", float, "assumed model error: sd of log loss per e-fold of compute (default: that of the card)"),
         Flag("dataset", str, "data set of a study (default: the first)"),
         Flag("law", str, "use the card of this law in a study (default: the default law)"),
