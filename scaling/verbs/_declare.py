@@ -40,5 +40,5 @@ JSON = Flag("json", bool, "print JSON instead of text", False)
 WORKDIR = Flag("workdir", str, "directory of the study (default: runs/NAME, or runs/NAME-ARGUMENT)")
 LEVEL = Flag("level", float, "confidence level of the intervals", 0.95, _probability)
 DISCREPANCY = Flag(
-    "discrepancy", str, "model error in extrapolation: auto, off, or its size in log loss per e-fold", "auto"
+    "discrepancy", str, "model error beyond the runs: auto, off, or its size in log loss per e-fold", "auto"
 )
