@@ -211,7 +211,7 @@ def axes(*, cross: bool = False, experts: moe.Experts | None = None) -> dict[str
     return {**{name: names for name, names in tree.items() if name not in ("up", "down")}, **moe.axes(experts)}
 
 
-# many arguments: the shape of a stack, one number each
+# wide: the shape of a stack, one number each
 def stack_components(
     layers: int,
     width: int,
