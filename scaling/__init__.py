@@ -1,13 +1,13 @@
-"""scaling: from a study to run records.
+"""scaling: trains the runs of a study and writes their records.
 
-Legend of the axis letters that names carry (``x_BTD`` is an array of shape (batch, time, width)):
+Suffixes of array names are axis letters: ``x_BTD`` has shape (batch, time, width).
 
     B  batch, sequences           T  time, positions in a sequence   S  time of the keys and values
     D  width of the residual      H  heads                           K  width of one head
     F  width of the MLP           V  vocabulary                      L  layers
     C  steps in a chunk           M  members of an ensemble
 
-In prose and in tables N is parameters, D is training tokens and C is training FLOPs, as in the literature.
+In text and tables, N is parameters, D is training tokens and C is training FLOPs, as in the literature.
 """
 
 __version__ = "0.2.0.dev0"

@@ -1,12 +1,12 @@
-"""Checkpoints: orbax writes the arrays, this file verifies them and keeps their order.
+"""Checkpoints: orbax writes the arrays; this module verifies them and orders saves.
 
-No save is skipped: each waits for the one before it (orbax's Checkpointer drops a save that comes while one runs).
-Beside each checkpoint a sidecar has the sha256 of every leaf, written last: a checkpoint without one was cut short. A
-load checks every leaf (orbax returns flipped bits without an error) and falls back to the newest older checkpoint that
-verifies. The hashes are those of whole leaves, whatever mesh or number of processes wrote or reads them.
+No save is skipped: each waits for the previous one (orbax's Checkpointer drops a save that comes during another). A
+sidecar next to each checkpoint holds the sha256 of every leaf. It is written last, so a checkpoint without one is
+incomplete. Loading checks every leaf (orbax returns flipped bits without an error) and falls back to the newest older
+checkpoint that verifies. Hashes are of whole leaves, so they do not depend on the mesh or the number of processes.
 
-A checkpoint may lie at a URL. orbax writes to ``gs://`` itself; to what else ``etils.epath`` reaches (``s3://`` ...),
-where this orbax writes nothing, it is written beside the run record first and copied.
+A checkpoint may be stored at a URL. orbax writes to ``gs://`` itself. For other schemes that ``etils.epath`` supports
+(``s3://`` ...), the checkpoint is first written next to the run record, then copied.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from scaling import distributed
 from scaling.errors import Code, UserError
 from scaling.records import write_json
 
-# Above this many bytes a leaf that is spread over several processes is gathered for its hash in slices of its first
-# axis (of a stack of layers: a layer), so that no device must hold it whole.
+# A leaf that is spread over several processes and larger than this many bytes is gathered for its hash in slices of its
+# first axis (one layer of a stack at a time), so that no device must hold it whole.
 GATHER_BYTES = 2**28
 
 
@@ -40,7 +40,7 @@ def leaf_hashes(state: Any) -> dict[str, str]:
 def _hashing(state: Any) -> Callable[[], dict[str, str]]:
     """Snapshots the leaves before the state is donated; returns a function that hashes them.
 
-    A NumPy view keeps an array on the CPU from being overwritten: JAX then copies instead of donating.
+    On CPU, JAX does not overwrite an array that has a NumPy view: it copies instead of donating.
     """
     flat = jax.tree_util.tree_flatten_with_path(state)[0]
     if distributed.count() > 1:
@@ -51,14 +51,14 @@ def _hashing(state: Any) -> Callable[[], dict[str, str]]:
 
 
 def _digest(leaf: Any, pieces: Iterable[np.ndarray]) -> str:
-    found = hashlib.sha256(f"{np.dtype(leaf.dtype).str}{tuple(leaf.shape)}".encode())
+    digest = hashlib.sha256(f"{np.dtype(leaf.dtype).str}{tuple(leaf.shape)}".encode())
     for piece in pieces:
-        found.update(np.ascontiguousarray(piece).tobytes() if distributed.primary() else b"")
-    return found.hexdigest()
+        digest.update(np.ascontiguousarray(piece).tobytes() if distributed.primary() else b"")
+    return digest.hexdigest()
 
 
 def _pieces(leaf: Any) -> Iterator[np.ndarray]:
-    """A leaf of a group's state in pieces, in order. A collective: every process must take every piece."""
+    """The pieces of a leaf of a group's state, in order. A collective: every process must consume every piece."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         yield np.asarray(leaf)
         return
@@ -76,14 +76,14 @@ class Checkpoints:
 
     Args:
       root: a directory or a URL.
-      stage: a directory that all processes share, for a root that orbax cannot write to.
+      stage: a directory shared by all processes, used if orbax cannot write to ``root``.
 
     Raises:
       UserError: the URL cannot be reached (ENVIRONMENT).
     """
 
     def __init__(self, root: str | Path, stage: Path | None = None):
-        self.problems: list[str] = []  # what did not verify, for the log and the record
+        self.problems: list[str] = []  # checkpoints that did not verify, for the log and the record
         self._saving: threading.Thread | None = None
         self._failure: tuple[int, Exception] | None = None
         scheme, url, _ = str(root).partition("://")
@@ -91,7 +91,7 @@ class Checkpoints:
         self._stage = Path(stage).absolute() if stage is not None and url and scheme != "gs" else None
 
     def steps(self) -> list[int]:
-        """Steps with a complete checkpoint, ascending. Complete says nothing of intact: ``load`` verifies."""
+        """Steps with a complete checkpoint, ascending. Whether it is intact, only ``load`` verifies."""
         if not distributed.primary():
             return distributed.agree()
         try:
@@ -101,23 +101,23 @@ class Checkpoints:
         return distributed.agree(sorted(int(name) for name in names if name.isdigit() and f"{name}.json" in names))
 
     def save(self, step: int, state: Any, *, wait: bool = True) -> None:
-        """Writes the state of ``step``, after any save before it.
+        """Writes the state of ``step``, after any earlier save has finished.
 
         Args:
-          wait: return when it is on disk with its sidecar. Else it is written in the background, and a failure is
-            raised by the next call; the caller may donate the state at once.
+          wait: return only when checkpoint and sidecar are on disk. Otherwise write in the background, in which case
+            the next call raises a failure of this one. Either way the caller may donate the state at once.
 
         Raises:
-          UserError: the disk is full or read-only (ENVIRONMENT). Older checkpoints stay.
+          UserError: the disk is full or read-only (ENVIRONMENT). Older checkpoints are kept.
         """
-        from orbax.checkpoint import v1  # 0.95 s of import that planning must not pay
+        from orbax.checkpoint import v1  # the import takes 0.95 s, which planning should not pay
 
         try:
             self.wait()
         except UserError as problem:
             if not wait:
                 raise
-            self.problems.append(str(problem))  # the save that is waited for may find room where that one did not
+            self.problems.append(str(problem))  # this save may succeed where the earlier one ran out of space
         hashing, target = _hashing(state), self._local(step)
         try:
             response = v1.save_async(str(target), state, overwrite=True)
@@ -138,7 +138,7 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when no save is under way.
+        """Waits until no save is running.
 
         Raises:
           UserError: the last save failed; see ``save``.
@@ -165,7 +165,7 @@ class Checkpoints:
         (self.root / f"{step}.json").write_text(json.dumps(sidecar, indent=1) + "\n")
 
     def _refuse(self, step: int, error: Exception) -> NoReturn:
-        """Removes what a failed save left, and raises."""
+        """Cleans up after a failed save, and raises."""
         self._clean()
         if not isinstance(error, OSError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise error
@@ -174,7 +174,7 @@ class Checkpoints:
         raise UserError("checkpoint", self.root / str(step), remedy, Code.ENVIRONMENT) from error
 
     def _clean(self) -> None:
-        """Removes what saves that were cut short have left."""
+        """Removes leftovers of interrupted saves."""
         if distributed.primary():
             for place in (self.root, self._stage):
                 for leftover in place.glob("*.orbax-checkpoint-tmp*") if place is not None else ():
@@ -212,7 +212,7 @@ class Checkpoints:
         try:
             if self._stage is not None and distributed.primary():
                 _copy(self.root / str(step), self._local(step))
-        except Exception as error:  # whatever the client of the store raises
+        except Exception as error:  # the client of the store may raise anything
             problem = f"cannot be fetched ({type(error).__name__})"
         distributed.barrier()
         try:
@@ -231,28 +231,30 @@ class Checkpoints:
         return state
 
     def _expected(self, step: int) -> dict[str, str] | str:
-        """The hashes of a sidecar, or what is wrong with it."""
+        """The hashes in a sidecar, or a message that says why it cannot be read."""
         try:
             return dict(json.loads((self.root / f"{step}.json").read_text())["leaves"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             return f"sidecar unreadable ({error})"
 
     def keep(self, steps: Iterable[int], newest: int = 0) -> None:
-        """Deletes every complete checkpoint but the named steps and the ``newest`` few, sidecar first so that none is
-        half there. One that is being written is not complete yet."""
-        found = self.steps()
-        wanted = {*steps, *found[max(0, len(found) - newest) :]}
+        """Deletes all complete checkpoints except ``steps`` and the ``newest`` few.
+
+        The sidecar goes first, so that no checkpoint looks complete without its files. One that is still being written
+        is not complete yet."""
+        present = self.steps()
+        wanted = {*steps, *present[max(0, len(present) - newest) :]}
         if self._saving is None:
             self._clean()
         if distributed.primary():
-            for step in found:
+            for step in present:
                 if step not in wanted:
                     (self.root / f"{step}.json").unlink(missing_ok=True)
                     _remove(self.root / str(step))
 
 
 def _remote(url: str) -> Any:
-    """The path of a URL, made if missing."""
+    """The path of a URL, created if missing."""
     try:
         from etils import epath
 
@@ -260,13 +262,13 @@ def _remote(url: str) -> Any:
         if distributed.primary():
             root.mkdir(parents=True, exist_ok=True)
     except Exception as error:  # ImportError, or whatever the client of the store raises
-        remedy = f"cannot be used ({_first_line(error)}); install gcsfs or s3fs, and check the access"
+        remedy = f"cannot be used ({_first_line(error)}); install gcsfs or s3fs, and check access"
         raise UserError("checkpoints", url, remedy, Code.ENVIRONMENT) from error
     return root
 
 
 def _first_line(error: Exception) -> str:
-    """What an error says, or its type where it says nothing, as a timeout may."""
+    """The first line of an error's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -279,7 +281,7 @@ def _remove(path: Any) -> None:
 
 
 def _copy(source: Any, target: Any) -> None:
-    """Copies a directory between two places, of which either may be remote."""
+    """Copies a directory; source or target may be remote."""
     target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
         if path.is_dir():

@@ -1,7 +1,7 @@
 """The command line: ``scaling VERB``. Parses, calls, and turns a user's mistake into one line and exit status 2.
 
-A verb declares its flags, its example and what it does in its own file, ``scaling/verbs/NAME.py``; those that take a
-study have ``--config`` and ``--config.path.to.field`` besides. What is heavy is imported when a verb needs it.
+Each verb declares its flags, an example and its function in its own file, ``scaling/verbs/NAME.py``. Verbs that take a
+study also have ``--config`` and ``--config.path.to.field``. Heavy packages are imported only when a verb needs them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ from scaling.verbs._declare import Verb
 
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
 KINDS = {str: "TEXT", int: "INTEGER", float: "NUMBER"}
-WIDTH = 100  # of a help, in columns
-# errno values of a path that cannot be read, whoever named it; with the places that are the environment's.
+WIDTH = 100  # columns of help texts
+# errno values of a path that cannot be read or written; reported as a user's mistake.
 UNREADABLE = STORAGE | {errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The one error boundary. Returns the exit status: 0; 1 some run failed; 2 a user's mistake; 130 interrupted."""
+    """Runs a verb and turns errors into messages; the only place that does.
+
+    Returns:
+      Exit status: 0 success; 1 some run failed; 2 a user's mistake; 130 interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _dispatch(arguments)
@@ -36,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _refuse(str(error))
     except BrokenPipeError:
-        # The reader is gone (`scaling status | head`); Python would complain again when it flushes at exit.
+        # The reader is gone (`scaling status | head`); without this, Python would complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE
     except KeyboardInterrupt:
@@ -79,7 +83,7 @@ def _verb(name: str) -> Verb:
 
 
 def overview() -> str:
-    """The verbs, a line each."""
+    """Help text that lists the verbs, one per line."""
     names = verbs.names()
     width = max(map(len, names))
     lines = [f"  {name:{width}}  {_verb(name).summary}" for name in names]
@@ -89,7 +93,7 @@ def overview() -> str:
 
 
 def usage(name: str) -> str:
-    """What a verb does, its flags and an example."""
+    """Help text of a verb: what it does, its flags and an example."""
     verb = _verb(name)
     words = [*verb.positional, *(["--config=FILE.py[:ARGUMENT]"] if verb.study else []), "[--flag=value ...]"]
     left = max((len(text) for text, _ in _flags(verb)), default=0)
@@ -100,10 +104,10 @@ def usage(name: str) -> str:
 
 
 def _flags(verb: Verb) -> Iterator[tuple[str, str]]:
-    """How each flag is given, and what it does."""
+    """How each flag is written, and its help text."""
     if verb.study:
-        yield "--config=FILE.py[:ARGUMENT]", "experiment file, or the name of one that is installed (demo)"
-        yield "--config.PATH.TO.FIELD=VALUE", "another value for a field of it"
+        yield "--config=FILE.py[:ARGUMENT]", "experiment file, or the name of an installed one (demo)"
+        yield "--config.PATH.TO.FIELD=VALUE", "override a field of the configuration"
     for flag in verb.flags:
         default = "" if flag.default is None or flag.kind is bool else f" (default {flag.default})"
         yield f"--{flag.name}" + ("" if flag.kind is bool else f"={KINDS[flag.kind]}"), f"{flag.help}{default}"
@@ -117,8 +121,11 @@ def _paragraph(head: str, text: str, indent: int) -> list[str]:
 
 
 def parse(name: str, arguments: Sequence[str]) -> SimpleNamespace:
-    """The options of a verb: its flags, ``path`` and ``paths`` (the positional arguments), ``config`` (a ConfigDict or
-    None) and ``argument`` (of the configuration).
+    """Parses the arguments of a verb.
+
+    Returns:
+      Its options: one attribute per flag, ``path`` and ``paths`` (the positional arguments), ``config`` (a ConfigDict
+      or None) and ``argument`` (of the configuration).
 
     Raises:
       UserError: an unknown flag or field, a bad value, a missing file, a wrong number of arguments.
@@ -139,7 +146,7 @@ def parse(name: str, arguments: Sequence[str]) -> SimpleNamespace:
         field, value = given.overrides[0]
         raise UserError(field, value, "there is nothing to override; give --config too", Code.MISSING)
     options = {flag.name: flag.default for flag in verb.flags} | given.flags
-    paths = [Path(each) for each in given.positional]
+    paths = [Path(text) for text in given.positional]
     return SimpleNamespace(**options, path=paths[0] if paths else None, paths=paths, config=config, argument=argument)
 
 

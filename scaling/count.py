@@ -1,11 +1,11 @@
-"""Counting: parameters by group and FLOPs by part, the same rule for every family.
+"""Counts parameters by group and FLOPs by part, by the same rules for every family.
 
-A family describes itself as a list of components. Each costs, per example and forward,
-``2 * matmul * tokens + attention`` FLOPs, and in training ``k / 2`` times as much per weight (k = 6: forward,
-gradient of activations, gradient of weights). An embedding look-up costs none; the vocabulary head does; a causal
-mask is counted in full, since the reference attention computes every score. Products among the examples of a batch
-(a contrast) cost each example as many as the batch has. ``jaxpr_flops`` counts the matrix products of a traced
-function: the oracle that the analytic count must equal, exactly.
+A family describes itself as a list of components. Each costs ``2 * matmul * tokens + attention`` FLOPs per example in
+the forward pass, and in training ``k`` FLOPs instead of 2 per weight and token (k = 6: forward, gradient of
+activations, gradient of weights). Embedding look-ups are free, the vocabulary head is not. A causal mask is counted in
+full, since the reference attention computes every score. Products between the examples of a batch (a contrastive loss)
+cost each example an amount proportional to the batch. ``jaxpr_flops`` counts the matrix products of a traced function;
+tests require that the analytic count equals it exactly.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ EMBEDDING_GROUPS = frozenset({"embedding", "position", "head"})
 
 @dataclass(frozen=True)
 class Component:
-    """One part of a family, as counted.
+    """One counted part of a model.
 
     Attributes:
       name: unique within the family, for the table of FLOPs by part.
       group: embedding, position, attention, mlp, norm, head, encoder ...
-      parameters: parameters that it owns (a tied head owns none).
-      matmul: weights that multiply each of its tokens; a look-up or a norm has 0, a tied head has V * D.
+      parameters: number that it owns (a tied head owns none).
+      matmul: weights that multiply each of its tokens: 0 for a look-up or a norm, V * D for a tied head.
       tokens: positions per example that pass through it.
       k: training FLOPs per weight and token: 6 trained, 4 frozen with a gradient passing through, 2 frozen.
-      attention: forward FLOPs of the products without weights (scores, and values by scores) per example.
+      attention: forward FLOPs per example of products without weights (scores, and scores times values).
       active: parameters that one token uses; None means all (experts use fewer).
-      first: its input is data, so the gradient of that is never computed; counted by convention all the same.
-      among: forward FLOPs of its products without weights with each example of the batch, itself included.
+      first: its input is data, whose gradient is never computed; by convention it is counted all the same.
+      among: forward FLOPs of its products without weights per pair of examples of the batch, itself included.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Component:
 
 
 def parameters(components: Iterable[Component]) -> dict[str, Any]:
-    """Parameters: ``total``, ``nonembedding``, the active ones of each, ``trainable``, and ``groups`` by name."""
+    """Parameter counts: total, nonembedding, trainable, active, nonembedding_active, and by group (``groups``)."""
     parts = list(components)
     groups: dict[str, int] = {}
     for part in parts:
@@ -69,13 +69,14 @@ def parameters(components: Iterable[Component]) -> dict[str, Any]:
 
 
 def forward_flops(components: Iterable[Component], batch: int = 1) -> dict[str, int]:
-    """Forward FLOPs of one example of ``batch``, by component."""
+    """Forward FLOPs per example, by component; ``batch`` is the number of examples."""
     return {part.name: 2 * part.matmul * part.tokens + part.attention + part.among * batch for part in components}
 
 
 def training_flops(components: Iterable[Component], batch: int = 1) -> dict[str, int]:
-    """Training FLOPs of one example of ``batch``, by component. Products without weights have two gradients, or none
-    (k = 2)."""
+    """Training FLOPs per example, by component; ``batch`` is the number of examples.
+
+    Products without weights count three times (forward and two gradients), or once if frozen (k = 2)."""
     return {
         part.name: part.k * part.matmul * part.tokens
         + (part.attention + part.among * batch) * (1 if part.k == 2 else 3)
@@ -84,19 +85,22 @@ def training_flops(components: Iterable[Component], batch: int = 1) -> dict[str,
 
 
 def executed_flops(components: Iterable[Component], batch: int = 1) -> dict[str, int]:
-    """Training FLOPs of one example that a program without remat executes: no gradient of the data."""
+    """Training FLOPs per example that a program without remat executes, which has no gradient of the data."""
     parts = list(components)
     convention = training_flops(parts, batch)
     return {part.name: convention[part.name] - (2 * part.matmul * part.tokens if part.first else 0) for part in parts}
 
 
 def jaxpr_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """FLOPs (2 per multiply-add) of every ``dot_general`` and convolution that ``function(*arguments)`` traces to.
+    """FLOPs (2 per multiply-add) of every ``dot_general`` and convolution in the trace of ``function(*arguments)``.
 
-    A scan counts its body times its length, a cond its dearest branch; a while loop with a matrix product inside has
-    no count and raises ValueError. Arguments may be ShapeDtypeStructs: nothing is computed.
+    A scan counts its body times its length, a cond its most expensive branch. Arguments may be ShapeDtypeStructs:
+    nothing is computed.
+
+    Raises:
+      ValueError: a while loop contains a matrix product, so its trip count is unknown.
     """
-    import jax  # the only use; planning must not pay for it
+    import jax  # imported here only, so that planning does not pay for it
 
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -127,7 +131,7 @@ def _count(jaxpr: Any) -> int:
 
 def _jaxprs(value: Any) -> list[Any]:
     if isinstance(value, (tuple, list)):
-        return [found for item in value for found in _jaxprs(item)]
+        return [inner for item in value for inner in _jaxprs(item)]
     if hasattr(value, "eqns"):
         return [value]
     return [value.jaxpr] if hasattr(value, "jaxpr") and hasattr(value.jaxpr, "eqns") else []

@@ -1,4 +1,4 @@
-"""What a run ran on: versions and device for its record, and the peak rate that MFU is measured against."""
+"""Facts about the machine: versions and device for a run's record, memory, and the peak rate for MFU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from scaling.errors import Code, UserError, choose
 
 # Dense bf16 FLOP/s by the start of jax's device_kind. Sources: NVIDIA's H100, H200 and A100 data sheets (SXM, without
-# sparsity) and Google Cloud's TPU system pages. A device that is not here has no MFU in its record.
+# sparsity) and Google Cloud's TPU system pages. Runs on other devices have no MFU in their records.
 PEAK_BF16 = {
     "NVIDIA H200": 989e12,
     "NVIDIA H100": 989e12,
@@ -24,7 +24,7 @@ PEAK_BF16 = {
     "TPU v6 lite": 918e12,
 }
 
-# Bytes of memory by the name that ``plan --device`` takes, from the same data sheets.
+# Bytes of memory by the names that ``plan --device`` accepts, from the same data sheets.
 MEMORY = {
     "a100-40gb": 40e9,
     "a100-80gb": 80e9,
@@ -38,12 +38,12 @@ MEMORY = {
 
 
 def memory(name: str | None) -> tuple[str, float]:
-    """(name, bytes that a program may use) of a named device, or of the present one for None.
+    """Name of a device, and the bytes of memory that a program may use on it. None is the present device.
 
     JAX reserves XLA_PYTHON_CLIENT_MEM_FRACTION (0.75) of a GPU.
 
     Raises:
-      UserError: no device is known by that name (UNKNOWN).
+      UserError: no device of that name is known (UNKNOWN).
     """
     if name is not None:
         if name not in MEMORY:
@@ -54,18 +54,18 @@ def memory(name: str | None) -> tuple[str, float]:
     import jax
 
     device = jax.devices()[0]
-    seen = (device.memory_stats() or {}).get("bytes_limit")
-    return device.device_kind, seen or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return device.device_kind, limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak(kind: str) -> float | None:
-    """Peak dense bf16 FLOP/s of one device, None where it is not known."""
+    """Peak dense bf16 FLOP/s of one device of this ``device_kind``; None if it is not known."""
     return next((rate for prefix, rate in PEAK_BF16.items() if kind.startswith(prefix)), None)
 
 
 @cache
 def commit() -> str | None:
-    """Commit of the checkout that this code lies in, with ``+`` where files differ from it; None outside of one."""
+    """Commit of the checkout that contains this code, with ``+`` if files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[1]
     try:
         head = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)

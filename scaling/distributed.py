@@ -1,8 +1,8 @@
-"""Several processes that train as one: which group this process is in, and how its members agree.
+"""Groups of processes that train together: which group this process is in, and how its members agree.
 
-A process on its own pays nothing here, and JAX is not imported. In a group, process 0 reads and writes the records and
-decides; the others receive its decisions. Decisions go through JAX's coordination service, not through the
-devices: a collective on CPU gives up when its partners are 30 seconds apart, and one of them may be compiling.
+For a single process this costs nothing and does not import JAX. In a group, process 0 reads and writes the records and
+makes decisions; the others receive them through JAX's coordination service rather than the devices, since a collective
+on CPU fails if its partners are more than 30 seconds apart, and one of them may be compiling.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from scaling.errors import Code, UserError
 
 PORT = 55527
 PATIENCE = 3600.0  # seconds to wait for another process: longer than any compilation
-_LOOK = 2.0  # seconds of one blocking wait, between which Python handles signals
+_LOOK = 2.0  # seconds per blocking wait; Python handles signals in between
 
 
 @dataclass(frozen=True)
 class Group:
-    """``coordinator`` is HOST:PORT of process 0, ``process`` is the index of this one of ``processes``."""
+    """A group: HOST:PORT of process 0, the number of ``processes``, and the index of this ``process``."""
 
     coordinator: str
     processes: int
@@ -49,19 +49,19 @@ def detect(
     process: int | None = None,
     coordinator: str | None = None,
 ) -> Group | None:
-    """The group that the options or the launcher's environment describe; None for a process on its own.
+    """The group described by the options or the launcher's environment; None for a single process.
 
-    In this order, and each only for what is not given yet:
+    Sources in order of precedence, each used only for what is still unset:
 
     1. the options;
     2. SCALING_PROCESSES, SCALING_PROCESS, SCALING_COORDINATOR;
-    3. an indexed Job of Kubernetes: the process is JOB_COMPLETION_INDEX and, in a JobSet that hands its names on, the
-       coordinator is the first pod of JOBSET_NAME's job REPLICATED_JOB_NAME (the number of processes must be given);
+    3. an indexed Job of Kubernetes: the process is JOB_COMPLETION_INDEX and, if the JobSet sets JOBSET_NAME and
+       REPLICATED_JOB_NAME, the coordinator is the first pod of that job (the number of processes must be given);
     4. a SLURM step (``srun``) of several tasks: SLURM_STEP_NUM_TASKS, SLURM_PROCID, the first of SLURM_STEP_NODELIST.
 
     Raises:
-      UserError: a number is none or out of range (INVALID), the number of processes is not given (MISSING), or the
-        coordinator is no address (ENVIRONMENT).
+      UserError: a number is malformed or out of range (INVALID), the number of processes is not given (MISSING), or
+        the coordinator is not an address (ENVIRONMENT).
     """
     processes = processes if processes is not None else _number(environ, "SCALING_PROCESSES")
     process = process if process is not None else _number(environ, "SCALING_PROCESS")
@@ -76,7 +76,7 @@ def detect(
         processes = tasks
         process = process if process is not None else _number(environ, "SLURM_PROCID")
         first = _first_host(environ.get("SLURM_STEP_NODELIST", ""))
-        # Steps of several jobs may share a node: the job's number keeps their ports apart.
+        # Several jobs may share a node: the job's number keeps their ports apart.
         port = PORT + (_number(environ, "SLURM_JOB_ID") or 0) % 4096
         coordinator = coordinator or (f"{first}:{port}" if first else None)
     if processes is None and (process is not None or coordinator is not None) and not jobset:
@@ -97,21 +97,24 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
 
 
 def _first_host(nodes: str) -> str | None:
-    """The first name of SLURM's list: ``n1``, ``n1,n7``, ``n[01-12,20],m3``."""
+    """The first host of a SLURM node list such as ``n1``, ``n1,n7`` or ``n[01-12,20],m3``."""
     match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", nodes)
     return None if match is None else match[1] + (match[2] or "")
 
 
 def join(group: Group, timeout: float = 300.0) -> None:
-    """Joins the group; before anything else of JAX. Installs no signal handler.
+    """Joins the group. Call it before any other use of JAX. Installs no signal handler.
+
+    Args:
+      timeout: seconds to wait for the other processes.
 
     Raises:
-      UserError: its coordinator does not answer (ENVIRONMENT).
+      UserError: the coordinator does not answer (ENVIRONMENT).
     """
     global _group
     import jax
 
-    # JAX's own preemption service catches SIGTERM and does nothing with it; the worker has a handler.
+    # JAX's preemption service would catch SIGTERM and ignore it; the worker has its own handler.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -124,41 +127,43 @@ def join(group: Group, timeout: float = 300.0) -> None:
         )
     except RuntimeError as error:
         reason = str(error).splitlines()[0][:200]
-        remedy = f"no group of {group.processes} came together ({reason})"
+        remedy = f"the group of {group.processes} processes did not form ({reason})"
         raise UserError("coordinator", group.coordinator, remedy, Code.ENVIRONMENT) from error
     _group = group
 
 
 def count() -> int:
-    """Processes of this group."""
+    """Number of processes in this group; 1 without a group."""
     return 1 if _group is None else _group.processes
 
 
 def index() -> int:
-    """Which of them this is."""
+    """Index of this process in its group; 0 without a group."""
     return 0 if _group is None else _group.process
 
 
 def primary() -> bool:
-    """Whether this process writes records and decides."""
+    """Whether this process writes records and makes decisions: process 0."""
     return index() == 0
 
 
 def _client() -> Any:
-    # The same service that orbax synchronises its writers by.
+    # The service that orbax uses to synchronise its writers.
     from orbax.checkpoint import multihost
 
     return multihost.get_jax_distributed_client()
 
 
 def agree(value: Any = None, patience: float | None = PATIENCE) -> Any:
-    """What process 0 says, a JSON value; the others' ``value`` is ignored. All processes must call it, in one order.
+    """Broadcasts process 0's ``value``, a JSON value; that of the others is ignored.
+
+    All processes must call it, in the same order.
 
     Args:
-      patience: seconds to wait for process 0; None without end.
+      patience: seconds to wait for process 0; None waits forever.
 
     Raises:
-      RuntimeError: process 0 said nothing for that long, or the group is broken.
+      RuntimeError: process 0 did not answer in time, or the group is broken.
     """
     if _group is None:
         return value
@@ -177,7 +182,7 @@ def agree(value: Any = None, patience: float | None = PATIENCE) -> Any:
 
 
 def anyone(flag: bool) -> bool:
-    """Whether the flag is true in any process. All must call it, when they have done the same work."""
+    """Whether the flag is true in any process. A collective: all processes must call it at the same point."""
     if _group is None:
         return flag
     import numpy as np
@@ -187,6 +192,6 @@ def anyone(flag: bool) -> bool:
 
 
 def barrier() -> None:
-    """Returns when every process is here."""
+    """Waits until every process has called it."""
     if _group is not None:
         _client().wait_at_barrier(f"scaling/{next(_counter)}", round(PATIENCE * 1000))

@@ -1,12 +1,12 @@
-"""Drives runs chunk by chunk: one, or several of one shape as members of one program.
+"""Drives runs chunk by chunk: one alone, or several of one shape as members of an ensemble.
 
-A run is a generator. It yields a ``ChunkRequest``, is sent its new state and the outcome of the chunk, yields None when
-it has gathered the batches of the next chunk, and then yields its next request; logs, checkpoints, evaluation and its
-end are between. One loop in one thread serves all of them, so that runs know nothing of each other.
+A run is a generator. It yields a ``ChunkRequest``, is sent the new state and the outcome of the chunk, yields None once
+it has gathered the batches of the next chunk, and then yields the next request; logging, checkpoints and evaluation
+happen in between. One loop in one thread serves all runs, so runs do not know about each other.
 
-Programs of one trainer can be together: they differ in seed, learning rate, decay, schedule and length. The runs of one
-program follow each other, since a branch begins with a state of its stem. A stem, a branch and a whole run of three
-programs can be three members, each at its own step.
+Programs of one trainer can train together: they may differ in seed, learning rate, decay, schedule and length. The runs
+of one program train one after another, since a branch starts from a state of its stem. A stem, a branch and a whole run
+of three programs can be three members, each at its own step.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ class ChunkRequest(NamedTuple):
     batches: dict[str, np.ndarray]
 
 
-# Waits for the device: the metrics of the chunk on the host, its seconds, and by how many members they were shared.
+# Waits for the device; returns the metrics of the chunk, its seconds, and the number of members that share those.
 Outcome = Callable[[], tuple[dict[str, np.ndarray], float, int]]
 RunCoroutine = Generator[Any, Any, None]  # yields a ChunkRequest, is sent (State, Outcome), yields None, and so on
 OnExit = Callable[[Exception | None], object]
 
 
 def drive(runs: Iterator[tuple[RunCoroutine, OnExit]], size: int) -> None:
-    """Takes every run to its end, up to ``size`` at a time; a place that becomes free is filled again.
+    """Trains every run to its end, up to ``size`` at a time; a finished run is replaced by the next.
 
     Args:
-      runs: of one trainer, each with what is called at its end: with None, or with what it raised. The others go on,
-        unless that call raises.
+      runs: runs of one trainer, each with a function that is called at its end, with None or the exception that it
+        raised. The other runs continue, unless that function raises.
 
     Raises:
-      UserError: so many do not fit into memory.
+      UserError: ``size`` runs do not fit in memory (ENVIRONMENT).
     """
     active: dict[RunCoroutine, OnExit] = {}
 
@@ -72,8 +72,9 @@ def drive(runs: Iterator[tuple[RunCoroutine, OnExit]], size: int) -> None:
 
 
 def chunk(requests: Sequence[ChunkRequest], size: int) -> list[tuple[State, Outcome]]:
-    """New states and outcomes of the requests, as one program of ``size`` members; a free place repeats the first
-    request for no steps."""
+    """Trains the chunks of the requests as one program of ``size`` members; returns their states and outcomes.
+
+    Unused members repeat the first request with zero steps."""
     trainer = requests[0].trainer
     begun = trainer.clock()
     if size == 1:
@@ -93,9 +94,9 @@ def chunk(requests: Sequence[ChunkRequest], size: int) -> list[tuple[State, Outc
             states = ensemble.part(state)
 
     @functools.cache
-    def wait() -> tuple[dict[str, np.ndarray], float]:  # the first member that asks waits for all
+    def wait() -> tuple[dict[str, np.ndarray], float]:  # the first member that calls it waits for all
         with _fits(size):
-            jax.block_until_ready(metrics)  # on a CPU np.asarray of what found no memory aborts the process
+            jax.block_until_ready(metrics)  # on CPU, np.asarray aborts the process if the computation ran out of memory
             arrays = {name: np.asarray(value).reshape(size, -1) for name, value in metrics.items()}
         return arrays, trainer.clock() - begun
 
@@ -107,8 +108,8 @@ def chunk(requests: Sequence[ChunkRequest], size: int) -> list[tuple[State, Outc
 
 
 def speedup(request: Callable[[], ChunkRequest], size: int) -> float:
-    """Steps a second of ``size`` runs together over those of one alone, by the better of two chunks each; 0 where they
-    do not fit into memory."""
+    """Steps per second of ``size`` runs together over those of one alone, from the faster of two chunks each; 0 if
+    they do not fit in memory."""
 
     def seconds(members: int) -> float:
         return min(chunk([request()] * members, members)[0][1]()[1] for _ in range(2))
@@ -126,7 +127,7 @@ def _fits(size: int) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if size == 1 or "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        remedy = "so many runs do not fit into the device's memory; lower it"
+        remedy = "this many runs do not fit in the device's memory; lower it"
         raise UserError("ensemble", size, remedy, Code.ENVIRONMENT) from error
 
 

@@ -4,21 +4,22 @@ import enum
 import errno
 from collections.abc import Iterable
 
-# errno values of the environment (disk full, read-only, quota, permission): reported to the user, never counted as the
-# failure of a run.
+# errno values for problems of the machine (disk full, read-only, quota, permission): reported to the user, never
+# recorded as the failure of a run.
 STORAGE = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM})
 
 
 class Code(enum.StrEnum):
-    """What kind of mistake it is: what programs and tests read, instead of the wording.
+    """The kind of a UserError, for programs and tests, which should not depend on the wording.
 
-    INVALID: a value that cannot be (out of range, wrong type, empty). UNKNOWN: a name that is not one of those that
-    exist. MISSING: a file, column, field or record that is needed and not there. DAMAGED: a file that cannot be read or
-    has another shape. CHANGED: something differs from what was recorded of it (a hash, a seal, a parent).
-    CONFLICT: two things that exclude each other. MIXED: losses, data or units that may not be put together.
-    TOO_FEW: not enough runs, sizes or rows for what is asked. NOT_IDENTIFIED: the runs do not show what is asked.
-    BEYOND: further from the runs than a forecast may go. UNSUPPORTED: this law, family, source or engine cannot.
-    ENVIRONMENT: full disk, no permission, a missing extra: to be mended outside.
+    INVALID: an invalid value (out of range, wrong type, empty). UNKNOWN: a name that does not exist. MISSING: a
+      required
+    file, column, field or record that is not there. DAMAGED: a file that cannot be read or has the wrong form.
+    CHANGED: something differs from what was recorded about it (a hash, a seal, a parent). CONFLICT: two settings that
+    exclude each other. MIXED: losses, data or units that must not be combined. TOO_FEW: not enough runs, sizes or rows.
+    NOT_IDENTIFIED: the runs do not determine the requested quantity. BEYOND: further from the runs than a forecast may
+    extrapolate. UNSUPPORTED: this law, family, source or engine cannot do it. ENVIRONMENT: a problem of the machine,
+    such as a full disk, a missing permission or a missing extra.
     """
 
     INVALID = "invalid"
@@ -36,7 +37,7 @@ class Code(enum.StrEnum):
 
 
 def closest(word: object, names: Iterable[str]) -> str:
-    """``did you mean chinchilla?``, of the names that exist; empty where none is like the word."""
+    """``did you mean chinchilla?`` for the closest of ``names``; empty if none is similar."""
     import difflib
 
     near = difflib.get_close_matches(str(word)[:80], list(names), 1)
@@ -44,15 +45,21 @@ def closest(word: object, names: Iterable[str]) -> str:
 
 
 def choose(word: object, names: Iterable[str]) -> str:
-    """A remedy for a name that does not exist: the nearest one that does, and all of them."""
+    """A remedy for an unknown name: the closest existing name, and the list of all."""
     known = list(names)
     return f"{closest(word, known)} choose one of {', '.join(known) or 'none'}".lstrip()
 
 
 class UserError(Exception):
-    """A wrong input: which field, the value it had, what to do about it, and which kind of mistake it is.
+    """A user's mistake: the field, its value, the remedy, and the kind of mistake.
 
-    The command line prints it as one line and exits with status 2; nothing that exists is touched.
+    The command line prints it as one line and exits with status 2; existing files are not touched.
+
+    Args:
+      field: name of the flag, field, file or column.
+      value: its value.
+      remedy: what is wrong with it or what to do, one line.
+      code: kind of mistake.
     """
 
     def __init__(self, field: str, value: object, remedy: str, code: Code = Code.INVALID):

@@ -28,15 +28,14 @@ def term_summary(
 
     Args:
       nats: summed loss of each window, (windows,), or of each of its positions, (windows, T).
-      count: number of predictions, of the same shape.
-      document: (windows,), index of each window's document into ``names``.
-      names: of the documents.
-      reference: of the shape of ``nats``, the exact -log p under the source's own distribution, where it is known. The
-        sample's deviation from the exact ``entropy`` is then taken out of the mean (a control variate): what is left
-        of the error is that of the excess loss alone.
-      bytes_per_token: for bits per byte; None where they mean nothing.
-      entropy: of the source, nats per prediction.
-      positions: whether to add ``positions``, see ``by_position``; for (windows, T) only.
+      count: number of predictions, same shape as ``nats``.
+      document: (windows,), index of each window's document in ``names``.
+      names: names of the documents.
+      reference: exact -log p under the source's own distribution, if known; same shape as ``nats``. It serves as a
+        control variate whose mean is ``entropy``: the remaining error is that of the excess loss.
+      bytes_per_token: to compute bits per byte; None if that is meaningless.
+      entropy: of the source, in nats per prediction.
+      positions: whether to compute the loss by position, see ``by_position``; needs (windows, T).
     """
     nats, count = np.asarray(nats, np.float64), np.asarray(count, np.float64)
     exact = None if reference is None else np.asarray(reference, np.float64)
@@ -46,7 +45,7 @@ def term_summary(
     if exact is not None and entropy is not None:
         value, error = _ratio(sums - _by_document(exact, document, len(names)), counts)
         value += entropy
-    seen = counts > 0
+    evaluated = counts > 0
     return Evaluation(
         value=value,
         count=int(counts.sum()),
@@ -54,20 +53,26 @@ def term_summary(
         sample=sample,
         bits_per_byte=None if bytes_per_token is None else value / math.log(2) / bytes_per_token,
         documents=Documents(
-            id=tuple(name for name, keep in zip(names, seen) if keep),
-            sum=tuple(round(float(x), 4) for x in sums[seen]),
-            count=tuple(int(x) for x in counts[seen]),
+            id=tuple(name for name, keep in zip(names, evaluated) if keep),
+            sum=tuple(round(float(x), 4) for x in sums[evaluated]),
+            count=tuple(int(x) for x in counts[evaluated]),
         ),
         positions=by_position(nats, count, document, len(names), exact) if positions else None,
     )
 
 
 def by_position(nats: Array, count: Array, document: Array, documents: int, exact: Array | None) -> Positions:
-    """Mean loss of each bin of positions with its standard error by document, as columns.
+    """Mean loss in bins of positions, with standard errors by document.
 
-    A position is how many tokens of the window the prediction sees; a bin reaches from the one before it up to
-    ``upto``: 1, 2, 4, 8 ... and T. Bins without predictions are left out. Where the source is known, ``excess`` is the
-    mean loss above the source's own -log p of the same tokens, which nothing beats at any position.
+    A position is the number of tokens of the window that the prediction sees. Bins end at ``upto`` = 1, 2, 4, 8 ... and
+    T; bins without predictions are left out. If the source is known, ``excess`` is the mean loss above the source's own
+    -log p of the same tokens, the lower bound at every position.
+
+    Args:
+      nats, count: summed loss and number of predictions, (windows, T).
+      document: (windows,), index of each window's document.
+      documents: number of documents.
+      exact: -log p under the source's own distribution, (windows, T); None if unknown.
     """
     time = nats.shape[1]
     ends = [*(1 << power for power in range((time - 1).bit_length())), time]
@@ -87,12 +92,12 @@ def by_position(nats: Array, count: Array, document: Array, documents: int, exac
 
 
 def _by_document(values: Array, document: Array, documents: int) -> Array:
-    """Sums over the windows, and positions, of each document."""
+    """Sums over the windows and positions of each document, (documents,)."""
     return np.bincount(document, values.reshape(len(values), -1).sum(axis=1), documents)
 
 
 def _ratio(sums: Array, counts: Array) -> tuple[float, float | None]:
-    """sum / count over documents, and its standard error by document: None of a single one, which tells nothing."""
+    """Ratio of sums to counts over documents, and its standard error by document; None for a single document."""
     value, groups = float(sums.sum() / counts.sum()), np.count_nonzero(counts)
     if groups < 2:
         return value, None

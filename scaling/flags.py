@@ -1,7 +1,7 @@
-"""Flags of the command line: how one is declared, and how arguments are read. Standard library only.
+"""Declaration and parsing of command-line flags. Standard library only.
 
-Verbs declare theirs, and engines too. ``--name=value`` and ``--name value`` are the same; a flag that is a bool is
-given as ``--name`` or ``--noname``; what follows ``--`` is no flag.
+Verbs and engines declare flags. ``--name=value`` and ``--name value`` mean the same; a bool flag is given as ``--name``
+or ``--noname``; arguments after ``--`` are positional.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Flag:
     Attributes:
       name: without the dashes.
       kind: str, int, float or bool.
-      help: one line that says what it does, in words of somebody who has never used it.
-      default: its value where it is not given.
-      check: raises a UserError for a value that cannot be.
+      help: one line that says what it does, to somebody who has never used it.
+      default: value if the flag is not given.
+      check: raises a UserError for an invalid value.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Flag:
 
 @dataclass
 class Given:
-    """What the arguments of a verb say.
+    """The parsed arguments of a verb.
 
     Attributes:
-      flags: values of those that are given, by name.
-      positional: the arguments that are no flags.
-      config: of ``--config``; None where it is not given.
-      overrides: (``config.path.to.field``, text) in the order in which they are given.
+      flags: values of the flags that were given, by name.
+      positional: the arguments that are not flags.
+      config: value of ``--config``; None if it was not given.
+      overrides: (``config.path.to.field``, text) pairs, in the order given.
     """
 
     flags: dict[str, Value] = field(default_factory=dict)
@@ -54,15 +54,14 @@ class Given:
 
 
 def read(declared: Sequence[Flag], arguments: Sequence[str], *, study: bool = False) -> Given:
-    """Reads the arguments of a verb.
+    """Parses the arguments of a verb.
 
     Args:
-      declared: the flags that it has.
+      declared: the flags of the verb.
       study: whether it takes ``--config`` and ``--config.path.to.field``.
 
     Raises:
-      UserError: UNKNOWN, a flag that it does not have; MISSING, a flag without a value; INVALID, a value of another
-        kind.
+      UserError: a flag is not declared (UNKNOWN), has no value (MISSING), or has a value of the wrong type (INVALID).
     """
     given, left = Given(), list(arguments)
     while left:
@@ -94,10 +93,14 @@ def read(declared: Sequence[Flag], arguments: Sequence[str], *, study: bool = Fa
 
 
 def convert(name: str, kind: type[Value], text: str) -> Value:
-    """The value that a text stands for.
+    """The text converted to a type.
+
+    Args:
+      name: of the flag or field, for the message.
+      kind: str, int, float or bool.
 
     Raises:
-      UserError: INVALID, it is none of this kind.
+      UserError: the text is not a value of this type (INVALID).
     """
     try:
         if kind is bool:
@@ -108,10 +111,10 @@ def convert(name: str, kind: type[Value], text: str) -> Value:
 
 
 def whole(text: str) -> int:
-    """A whole number, which may be written as 1e6.
+    """Parses a whole number, which may be written as 1e6.
 
     Raises:
-      ValueError, OverflowError: it is none.
+      ValueError, OverflowError: the text is not a whole number.
     """
     try:
         return int(text)
@@ -123,7 +126,7 @@ def whole(text: str) -> int:
 
 
 def _value(name: str, text: str | None, left: list[str]) -> str:
-    """The value of a flag, from the argument after it where it has none of its own."""
+    """The value of a flag: after its ``=``, or else the next argument."""
     if text is None and (not left or left[0].startswith("--")):
         raise UserError(name, "nothing", f"needs a value: --{name}=VALUE", Code.MISSING)
     return left.pop(0) if text is None else text
@@ -134,6 +137,6 @@ def _find(declared: Sequence[Flag], name: str, text: str | None) -> Flag:
         if name == flag.name or (flag.kind is bool and text is None and name == f"no{flag.name}"):
             return flag
     if name.partition(".")[0] == "config":
-        raise UserError("flag", f"--{name}", "this verb takes no --config", Code.UNKNOWN)
+        raise UserError("flag", f"--{name}", "this verb does not take --config", Code.UNKNOWN)
     near = closest(f"--{name}", [f"--{flag.name}" for flag in declared])
     raise UserError("flag", f"--{name}", f"unknown flag; {near or 'see --help'}", Code.UNKNOWN)

@@ -1,9 +1,9 @@
-"""What a family reads of an example, held against what a source supplies. Standard library only.
+"""Matches the inputs that a family reads with those that a source supplies. Standard library only.
 
-A family's ``batch_spec`` and a source's ``supplies`` are numbers by the name of an input: a vocabulary, the side of an
-image, the samples of a sound. An input that is not listed here is an array of the batch of its own name, whose number
-family and source must have in common; a family that reads something else declares it in its module's ``INPUTS``. So a
-new modality is a source that supplies it and a family that reads it, and nothing between them knows its name.
+A family's ``batch_spec`` and a source's ``supplies`` map names of inputs to numbers: size of the vocabulary, side of
+the images, samples of a sound. An input that is not listed in ``INPUTS`` is the batch's array of the same name, and
+family and source must agree on its number; for anything else, the family's module declares its own ``INPUTS``. So a new
+modality needs only a source that supplies it and a family that reads it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from scaling.errors import Code, UserError
 
-LENGTHS = ("context", "text")  # positions of an example, which are no inputs
+LENGTHS = ("context", "text")  # numbers of positions of an example; not inputs
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Input:
 
     Attributes:
       arrays: names of the arrays of a batch that hold it.
-      described: what the number counts, after "dataset x has": ``images of side``.
-      exact: family and source must have the same number; else the family's may be larger, as a vocabulary may.
-      by_example: the arrays have a row for each example; else evaluation gives them whole, to ``metrics`` alone.
+      described: what the number means, completing "dataset x has": ``images of side``.
+      exact: family and source must have the same number; otherwise the family's may be larger, as for a vocabulary.
+      by_example: the arrays have a row per example; otherwise only ``metrics`` gets them, whole, in evaluation.
     """
 
     arrays: tuple[str, ...]
@@ -50,27 +50,29 @@ def inputs(family: Any, spec: Mapping[str, int]) -> dict[str, Input]:
 
 
 def arrays(family: Any, spec: Mapping[str, int], *, by_example: bool = True) -> set[str]:
-    """Names of the arrays that a family reads of a batch, or, not ``by_example``, of a whole evaluation set."""
-    found = inputs(family, spec).values()
-    return {name for each in found if each.by_example is by_example for name in each.arrays}
+    """Names of the arrays that a family reads from a batch, or (``by_example`` False) from the whole evaluation set."""
+    declared = inputs(family, spec).values()
+    return {name for item in declared if item.by_example is by_example for name in item.arrays}
 
 
 def require_supply(family: Any, spec: Mapping[str, int], supplies: Mapping[str, int], dataset: str, name: str) -> None:
-    """Holds what a family reads against what a source supplies.
+    """Checks that a source supplies what a family reads.
 
     Args:
       family, spec: the family's module and its ``batch_spec``.
-      supplies: of the source, see ``scaling.data.supplies``.
-      dataset, name: of the data set and the family, for messages.
+      supplies: what the source supplies, see ``scaling.data.supplies``.
+      dataset, name: names of the data set and the family, for messages.
 
     Raises:
-      UserError: the source lacks an input (MISSING), or has it in another size or with more values (CONFLICT).
+      UserError: the source lacks an input (MISSING), or its number does not match the family's (CONFLICT).
     """
-    for field, each in inputs(family, spec).items():
-        wanted = spec[field]
+    for field, item in inputs(family, spec).items():
+        needed = spec[field]
         if field not in supplies:
             remedy = f"reads {field}, which dataset {dataset} lacks: it has {', '.join(supplies)}"
             raise UserError("family", name, remedy, Code.MISSING)
-        has = supplies[field]
-        if (has != wanted) if each.exact else (has > wanted):
-            raise UserError(f"model.{field}", wanted, f"dataset {dataset} has {each.described} {has}", Code.CONFLICT)
+        supplied = supplies[field]
+        if (supplied != needed) if item.exact else (supplied > needed):
+            raise UserError(
+                f"model.{field}", needed, f"dataset {dataset} has {item.described} {supplied}", Code.CONFLICT
+            )

@@ -1,7 +1,7 @@
 """The only file that builds meshes and decides shardings: parameter path -> logical axes -> mesh axes.
 
-Between layers activations are constrained to the batch's split (``place``); inside a layer XLA's partitioner decides.
-``tests/test_mesh.py`` counts the collectives that result.
+Between layers, activations are constrained to the split of the batch (``place``); within a layer XLA's partitioner
+decides. ``tests/test_mesh.py`` counts the resulting collectives.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ ACTIVATIONS: dict[str, str | tuple[str, ...] | None] = {
     "embed": None,
     "vocab": "tensor",
 }
-ACTIVATIONS |= {"candidates": None}  # of a contrast: those of all examples, on every device
+ACTIVATIONS |= {"candidates": None}  # of a contrastive loss: those of all examples, on every device
 BATCH = PartitionSpec(None, ("data", "fsdp"))  # (steps of a chunk, batch, ...)
 EVALUATION_BATCH = PartitionSpec(("data", "fsdp"))
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the mesh's axes, from the one that communicates least to the one that does most.
+    """Sizes of the mesh's axes, ordered from least to most communication.
 
-    Members of an ensemble never communicate, the parts of a tensor do in every layer.
+    Members of an ensemble never communicate; the parts of a tensor do in every layer.
     """
 
     ensemble: int = setting(1, least=1)
@@ -58,37 +58,39 @@ def check(shape: object) -> Shape:
     """The shape of a mesh from the ``mesh`` section of a configuration, such as {"data": 2}.
 
     Raises:
-      UserError: an axis does not exist (UNKNOWN), or a size is no whole number of at least 1 (INVALID).
+      UserError: an axis does not exist (UNKNOWN), or a size is not a whole number of at least 1 (INVALID).
     """
     return read(Shape, "mesh", shape)
 
 
 def make(shape: Mapping[str, int]) -> Mesh:
-    """The mesh of a configuration such as {"data": 2, "fsdp": 1, "tensor": 1}; Auto axes on the first devices.
+    """The mesh of a configuration such as {"data": 2, "fsdp": 1, "tensor": 1}: Auto axes on the first devices.
 
     Raises:
-      UserError: as ``check``; or there are fewer devices than it needs or, where several processes work together, more:
-        each of them must have its part (ENVIRONMENT).
+      UserError: as ``check``; or there are too few devices; or, in a group of processes, too many: each process must
+        hold a part (ENVIRONMENT).
     """
     sizes = dataclasses.astuple(check(shape))
     needed, devices = math.prod(sizes), jax.devices()
     text = " x ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes) if size > 1) or "one device"
-    there = f"{len(devices)} ({devices[0].platform})"
+    available = f"{len(devices)} ({devices[0].platform})"
     if jax.process_count() > 1 and needed != len(devices):
-        remedy = f"needs {needed} devices, the {jax.process_count()} processes have {there}"
+        remedy = f"needs {needed} devices, the {jax.process_count()} processes have {available}"
         raise UserError("mesh", text, remedy, Code.ENVIRONMENT)
     if needed > len(devices):
-        raise UserError("mesh", text, f"needs {needed} devices, this process has {there}", Code.ENVIRONMENT)
+        raise UserError("mesh", text, f"needs {needed} devices, this process has {available}", Code.ENVIRONMENT)
     axis_types = (AxisType.Auto,) * len(MESH_AXES)
     return jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=devices[:needed])
 
 
 def check_batch(shape: Mapping[str, int], batch: int, field: str = "recipe.batch", *, microbatches: int = 1) -> None:
-    """Holds a batch against the mesh that splits it.
+    """Checks that a mesh can split a batch.
 
     Args:
-      shape: of a mesh: sizes by axis.
-      field: that gave the batch, for the message.
+      shape: sizes of the mesh by axis.
+      batch: number of examples.
+      field: the field that set the batch, for the message.
+      microbatches: equal parts of the batch that are trained one after another.
 
     Raises:
       UserError: the data and fsdp axes do not divide the batch, or its microbatches (CONFLICT).
@@ -102,29 +104,33 @@ def check_batch(shape: Mapping[str, int], batch: int, field: str = "recipe.batch
 
 
 def parts(shape: Mapping[str, int], batch: int, microbatches: int = 1) -> int:
-    """Into how many equal parts a batch is split to measure the noise of its gradient: 8, or as many as can be.
+    """Number of equal parts into which a batch is split to measure gradient noise: 8, or else 4 or 2.
 
     Raises:
-      UserError: it cannot be split in two (CONFLICT).
+      UserError: the batch cannot be split in two (CONFLICT).
     """
     ways = shape.get("data", 1) * shape.get("fsdp", 1) * microbatches
-    found = next((n for n in (8, 4, 2) if batch % (n * ways) == 0), 0)
-    if not found:
-        remedy = f"a batch is split in two, each a multiple of {ways}"
+    count = next((n for n in (8, 4, 2) if batch % (n * ways) == 0), 0)
+    if not count:
+        remedy = f"the batch must split into two halves, each a multiple of {ways}"
         raise UserError("config.noise_scale", batch, remedy, Code.CONFLICT)
-    return found
+    return count
 
 
 def rows(mesh: Mesh, batch: int) -> np.ndarray:
-    """Which rows of a batch the devices of this process hold, ascending: all of them where it is the only process."""
+    """Indices of the batch's rows that this process's devices hold, ascending; all rows if it is the only process."""
     if jax.process_count() == 1:
         return np.arange(batch)
-    held = NamedSharding(mesh, EVALUATION_BATCH).addressable_devices_indices_map((batch,)).values()
-    return np.unique(np.concatenate([np.arange(batch)[index] for index in held if index is not None]))
+    local = NamedSharding(mesh, EVALUATION_BATCH).addressable_devices_indices_map((batch,)).values()
+    return np.unique(np.concatenate([np.arange(batch)[index] for index in local if index is not None]))
 
 
 def put(mesh: Mesh, spec: PartitionSpec, value: np.ndarray, batch: int, axis: int) -> jax.Array:
-    """The array on the mesh of whose ``batch`` rows, on ``axis``, ``value`` has those of this process (``rows``)."""
+    """Places an array on the mesh.
+
+    Args:
+      value: this process's ``rows`` of the array.
+      batch: size of the whole array along ``axis``."""
     sharding = NamedSharding(mesh, spec)
     if jax.process_count() == 1:
         return jax.device_put(value, sharding)
@@ -141,12 +147,12 @@ def put(mesh: Mesh, spec: PartitionSpec, value: np.ndarray, batch: int, axis: in
 def state_shardings(mesh: Mesh, state: Any, axes: Axes, *, ensemble: bool = False) -> Any:
     """A NamedSharding for every leaf of a training state (shapes suffice).
 
-    The optimiser's moments carry the parameters' paths at the end of their own, so one look-up by suffix serves both;
-    a leaf without a parameter's path and shape (step, key) is replicated. An axis that the mesh does not divide stays
-    whole.
+    Paths of the optimiser's moments end with the path of their parameter, so one look-up by suffix serves both. Leaves
+    that belong to no parameter (step, key) are replicated. An axis whose size the mesh does not divide is not split.
 
     Args:
-      ensemble: every leaf has a leading axis of members, which is split over the mesh's ensemble axis.
+      axes: logical axes of each parameter.
+      ensemble: whether every leaf has a leading axis of members, split over the mesh's ensemble axis.
     """
     lead = 1 if ensemble else 0
     flat = jax.tree_util.tree_flatten_with_path(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))[0]
@@ -165,7 +171,7 @@ def state_shardings(mesh: Mesh, state: Any, axes: Axes, *, ensemble: bool = Fals
 
 
 def place(mesh: Mesh) -> Place | None:
-    """Puts an activation where its logical axes say, for ``blocks.logical``; None where there is one device."""
+    """A function that shards an activation by its logical axes, for ``blocks.logical``; None on one device."""
 
     def put(x_: jax.Array, axes: tuple[str, ...]) -> jax.Array:
         ways = [ACTIVATIONS[axis] for axis in axes]

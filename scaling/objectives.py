@@ -1,11 +1,11 @@
-"""Objectives: how inputs are hidden, and from a model's outputs to loss terms.
+"""Objectives: corruption of inputs, and loss terms from a model's outputs.
 
-A term is a pair (sum, count) in float32: what each example (B,), or each of its positions (B, T), adds and over how
-many predictions. The trainer takes sum / count over the batch; evaluation adds them up by document and by position.
-What needs other devices' examples takes the name of the axis that these lie on, or None where the batch is whole.
+A term is a pair (sum, count) in float32: the summed loss and number of predictions of each example (B,), or of each of
+its positions (B, T). The trainer takes sum / count over the batch; evaluation sums by document and by position.
+Functions that need the examples of other devices take the name of the mesh axis, or None if the batch is whole.
 
-What an objective hides is drawn from a key, and how much is fixed by the shape, not by chance: so many positions of
-every example, so many spans. Counts of loss tokens are then exact, and every array has a static shape.
+Which positions an objective hides is random, but how many positions and spans is fixed by the shape. So counts of loss
+tokens are exact, and every array has a static shape.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
 
 
 def clm(nats_BT: jax.Array, mask_BT: jax.Array | None = None) -> Term:
-    """Language modelling: nats of each position where the mask is 1 (everywhere without one)."""
+    """Language modelling: nats of each position where the mask is 1; of all positions without a mask."""
     if mask_BT is None:
         return nats_BT, jnp.ones(nats_BT.shape, jnp.float32)
     mask_BT = mask_BT.astype(jnp.float32)
@@ -35,22 +35,22 @@ def clm(nats_BT: jax.Array, mask_BT: jax.Array | None = None) -> Term:
 
 
 def classify(logits_BC: jax.Array, labels_B: jax.Array) -> Term:
-    """Nats per example of a choice among C."""
+    """Classification: nats per example, over C classes."""
     return cross_entropy(logits_BC, labels_B), jnp.ones(len(labels_B), jnp.float32)
 
 
 def error(logits_BC: jax.Array, labels_B: jax.Array) -> Term:
-    """Share of examples whose most probable class is another: a metric, without a gradient."""
+    """Share of examples whose most probable class is wrong: a metric, without a gradient."""
     return (logits_BC.argmax(axis=-1) != labels_B).astype(jnp.float32), jnp.ones(len(labels_B), jnp.float32)
 
 
 def before_padding(mask_BT: jax.Array) -> jax.Array:
-    """True up to the last position that counts: what follows it is padding, or cannot matter."""
+    """True up to the last position with mask 1; later positions are padding."""
     return jnp.flip(jnp.cumsum(jnp.flip(mask_BT, axis=1), axis=1), axis=1) > 0
 
 
 def ranks(scores_BT: jax.Array) -> jax.Array:
-    """Place of each entry in the ascending order of its row, ties in the order of T: int32 (B, T)."""
+    """Rank of each entry in its row, ascending, ties in the order of T: int32 (B, T)."""
     return jnp.argsort(jnp.argsort(scores_BT, axis=1, stable=True), axis=1).astype(jnp.int32)
 
 
@@ -67,12 +67,12 @@ def word_starts(tokens_BT: jax.Array) -> jax.Array:
 def choose(
     key: jax.Array, tokens_BT: jax.Array, count_B: jax.Array, keep_BT: jax.Array, unit: str = "token", span: float = 3.0
 ) -> jax.Array:
-    """``count_B`` positions of each example, among those of ``keep_BT``, as a bool (B, T).
+    """Chooses ``count_B`` positions of each example at random, among those of ``keep_BT``; bool (B, T).
 
     Args:
       unit: ``token``: independent positions; ``span``: runs whose lengths are geometric with mean ``span`` (SpanBERT,
         arXiv 1907.10529, without its cut at 10); ``word``: whole words of a byte text (see ``word_starts``). Units are
-        taken in random order; the last one is cut, so that the count is exact.
+        taken in random order, and the last one is cut so that the count is exact.
     """
     draw, cut = jax.random.split(key)
     scores_BT = jax.random.uniform(draw, tokens_BT.shape)
@@ -84,7 +84,7 @@ def choose(
 
 
 def mlm_count(keep_BT: jax.Array, rate: float) -> jax.Array:
-    """Positions that masked language modelling hides: the share ``rate`` of those that may be, at least one."""
+    """Number of positions that mlm hides, (B,): the share ``rate`` of those in ``keep_BT``, at least one."""
     total_B = keep_BT.sum(axis=1)
     return jnp.minimum(jnp.maximum(jnp.round(rate * total_B), 1), total_B).astype(jnp.int32)
 
@@ -99,7 +99,7 @@ def corrupt(key: jax.Array, tokens_BT: jax.Array, chosen_BT: jax.Array, vocab: i
 
 
 def diffusion_count(key: jax.Array, keep_BT: jax.Array) -> jax.Array:
-    """How many positions masked diffusion hides in each example: uniform from 1 to T, stratified over the batch."""
+    """Number of positions that masked diffusion hides, (B,): uniform from 1 to T, stratified over the batch."""
     size = len(keep_BT)
     total_B = keep_BT.sum(axis=1)
     offset, order = jax.random.split(key)
@@ -108,12 +108,12 @@ def diffusion_count(key: jax.Array, keep_BT: jax.Array) -> jax.Array:
 
 
 def diffusion(nats_BT: jax.Array, hidden_BT: jax.Array, keep_BT: jax.Array) -> Term:
-    """Masked discrete diffusion: an upper bound on -log p of the kept tokens, per token, from the nats of each.
+    """Masked discrete diffusion: an upper bound on -log p of the kept tokens, from the nats of the hidden ones.
 
     With masking rate t uniform on (0, 1] and weight 1 / t (arXiv 2406.07524, 2406.04329) the bound is
     E_t[1/t sum of hidden nats]. Since integral 1/t Binomial(k; T, t) dt = 1/k, this is E_k[T/k sum of hidden nats] with
-    k uniform on 1..T and the k positions uniform, for every network that is not told t: the same expectation, and a
-    weight that cannot explode. ``hidden_BT`` must have k as ``diffusion_count`` draws it.
+    k uniform on 1..T and the k positions uniform, for every network that does not see t: the same expectation, with a
+    bounded weight. The number of ``hidden_BT`` must come from ``diffusion_count``.
     """
     total_B = keep_BT.sum(axis=1).astype(jnp.float32)
     weight_B = total_B / jnp.maximum(hidden_BT.sum(axis=1), 1)
@@ -121,8 +121,8 @@ def diffusion(nats_BT: jax.Array, hidden_BT: jax.Array, keep_BT: jax.Array) -> T
 
 
 def pair(key: jax.Array, tokens_BT: jax.Array, split: int) -> tuple[jax.Array, jax.Array]:
-    """Next-sentence prediction: (tokens_BT, is_other_B), where half of the examples have another example's tokens from
-    ``split`` on: those of the next in the batch."""
+    """Next-sentence prediction: (tokens_BT, is_other_B). In half of the examples the tokens from ``split`` on are
+    replaced by those of another example of the batch."""
     other_B = jax.random.bernoulli(key, 0.5, (len(tokens_BT),))
     swapped_BT = jnp.concatenate([tokens_BT[:, :split], jnp.roll(tokens_BT, 1, axis=0)[:, split:]], axis=1)
     return jnp.where(other_B[:, None], swapped_BT, tokens_BT), other_B.astype(jnp.int32)
@@ -135,7 +135,7 @@ def span_shape(time: int, rate: float, span: float) -> tuple[int, int]:
 
 
 def _pieces(key: jax.Array, size: int, total: int, count: int) -> jax.Array:
-    """Piece of each of ``total`` items, cut at random into ``count`` pieces of at least one: int32 (B, total)."""
+    """Cuts ``total`` items at random into ``count`` nonempty pieces; the piece of each item, int32 (B, total)."""
     if total == 1:
         return jnp.zeros((size, 1), jnp.int32)
     cuts = ranks(jax.random.uniform(key, (size, total - 1))) < count - 1
@@ -143,10 +143,10 @@ def _pieces(key: jax.Array, size: int, total: int, count: int) -> jax.Array:
 
 
 def span_noise(key: jax.Array, size: int, time: int, rate: float, span: float) -> jax.Array:
-    """Noise of T5 (arXiv 1910.10683): text and noise spans alternate, text first, both cut at random: bool (B, T)."""
+    """Noise mask of T5 (arXiv 1910.10683), bool (B, T): random spans of text and noise alternate, text first."""
     noise, count = span_shape(time, rate, span)
     first, second = jax.random.split(key)
-    # Position of each item = those before it in its own stream + the whole other stream's pieces before its piece.
+    # Sorting by this key interleaves the pieces of the two streams: text 0, noise 0, text 1, noise 1 ...
     clean_BN = _pieces(first, size, time - noise, count)
     noisy_BN = _pieces(second, size, noise, count)
     order_BT = jnp.concatenate([2 * clean_BN, 2 * noisy_BN + 1], axis=1)
@@ -159,10 +159,10 @@ def span_noise(key: jax.Array, size: int, time: int, rate: float, span: float) -
 def span_corruption(
     tokens_BT: jax.Array, noise_BT: jax.Array, weight_BT: jax.Array, shape: tuple[int, int], vocab: int
 ):
-    """Inputs and targets of span corruption, all of static length.
+    """Inputs and targets of span corruption, all of static shape.
 
-    Each noise span is replaced by a sentinel, ``vocab`` + its index, in the input; the target lists each sentinel with
-    the tokens that it stands for, and one last sentinel.
+    In the input each noise span is replaced by a sentinel, ``vocab`` + its index. The target lists each sentinel
+    followed by the tokens that it replaces, and ends with one more sentinel.
 
     Args:
       weight_BT: 1 where a token may count in the loss; a sentinel counts where its span's first token does.
@@ -187,24 +187,28 @@ def span_corruption(
 
 
 def squared_error(predicted_BPX: jax.Array, target_BPX: jax.Array) -> Term:
-    """Mean squared error of each of P patches; counts patches."""
-    wrong_BP = jnp.square(predicted_BPX.astype(jnp.float32) - target_BPX).mean(axis=-1)
-    return wrong_BP.sum(axis=1), jnp.full(len(wrong_BP), wrong_BP.shape[1], jnp.float32)
+    """Squared error: the mean over each of P patches; counts patches."""
+    error_BP = jnp.square(predicted_BPX.astype(jnp.float32) - target_BPX).mean(axis=-1)
+    return error_BP.sum(axis=1), jnp.full(len(error_BP), error_BP.shape[1], jnp.float32)
 
 
 def turn(key: jax.Array, image_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rotation prediction (arXiv 1803.07728): each square image turned by 0 to 3 quarters, and by how many (B,)."""
+    """Rotation prediction (arXiv 1803.07728): square images turned by 0 to 3 quarters, and by how many (B,)."""
     quarters_B = jax.random.randint(key, (len(image_BHWC),), 0, 4)
     turned_4BHWC = jnp.stack([jnp.rot90(image_BHWC, quarters, (1, 2)) for quarters in range(4)])
     return turned_4BHWC[quarters_B, jnp.arange(len(image_BHWC))], quarters_B
 
 
 def matches(left_BD: jax.Array, right_BD: jax.Array, axis: str | tuple[str, ...] | None = None):
-    """(scores_BC, back_BC, own_B): each left against every right, each right against every left, and where its own is.
+    """Scores of all pairs of a contrastive loss.
 
     Args:
-      axis: inside ``shard_map``, of the mesh axes over which the batch is split: candidates C are gathered from all of
-        them. None where the batch is whole, as under ``jit`` whatever the mesh: the partitioner gathers.
+      axis: inside ``shard_map``, the mesh axes over which the batch is split; candidates C are gathered from all of
+        them. None if the batch is whole, as under ``jit`` on any mesh, where the partitioner gathers.
+
+    Returns:
+      (scores_BC, back_BC, own_B): each left against every right, each right against every left, and the index of each
+      example's own partner.
     """
 
     def all_of(x_BD: jax.Array) -> jax.Array:
@@ -217,11 +221,11 @@ def matches(left_BD: jax.Array, right_BD: jax.Array, axis: str | tuple[str, ...]
 
 
 def contrast(scores_BC: jax.Array, back_BC: jax.Array, own_B: jax.Array) -> Term:
-    """Symmetric InfoNCE (arXiv 2103.00020, figure 3): nats of the own partner among all, the mean of both ways."""
+    """Symmetric InfoNCE (arXiv 2103.00020, figure 3): nats of the own partner among all, mean of both directions."""
     return (cross_entropy(scores_BC, own_B) + cross_entropy(back_BC, own_B)) / 2, jnp.ones(len(own_B), jnp.float32)
 
 
 def retrieval_error(scores_BC: jax.Array, back_BC: jax.Array, own_B: jax.Array) -> Term:
-    """Share of examples whose best match is another's partner, the mean of both ways: a metric."""
+    """Share of examples whose best match is not their partner, mean of both directions: a metric."""
     (there_B, count_B), (back_B, _) = error(scores_BC, own_B), error(back_BC, own_B)
     return (there_B + back_B) / 2, count_B

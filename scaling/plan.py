@@ -1,4 +1,4 @@
-"""The plan: cells priced, grouped into programs (a stem with its branches), written as study.json for the workers."""
+"""The plan: groups cells into programs (a stem with its branches), estimates their cost and writes study.json."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from scaling.records.types import (
 from scaling.records.value import Value
 from scaling.study import Cell, Study, stem_key
 
-# A first guess of the time on one CPU core, replaced by what finished runs of the same workdir took. Measured on an AMD
-# EPYC core with AVX-512, 16 x 64 tokens a step: 2.9, 5.4 and 11.3 ms at sizes 0, 2 and 4 of gpt.
+# A first guess of the time on one CPU core; corrected by the measured time once the workdir has finished runs. Measured
+# on an AMD EPYC core with AVX-512, 16 x 64 tokens a step: 2.9, 5.4 and 11.3 ms at sizes 0, 2 and 4 of gpt.
 CPU_RATE, CPU_STEP_SECONDS, CPU_COMPILE_SECONDS = 9e10, 2e-3, 6.0
-# Of each parameter: itself, its gradient and two moments of the optimiser, in float32.
+# Bytes per parameter: itself, its gradient and two moments of the optimiser, in float32.
 STATE_BYTES = 16
-# The ladder of study.json reaches so many sizes beyond the largest trained.
+# Number of sizes beyond the largest trained one in the ladder of study.json.
 LADDER_BEYOND = 6
 
 
 class PlannedCell(Value, kw_only=True):
-    """A cell and its price.
+    """A planned cell and its cost.
 
     Attributes:
-      groups: parameters by group. state_bytes: of parameters, gradients and optimiser.
-      seconds, cost: its share of its program's, by FLOPs.
+      groups: parameters by group. state_bytes: bytes of parameters, gradients and optimiser state.
+      seconds, cost: the cell's share of its program's, by FLOPs.
     """
 
     run: str
@@ -71,7 +71,7 @@ class PlannedCell(Value, kw_only=True):
 
 
 class Totals(Value, kw_only=True):
-    """Cells, programs, the FLOPs that will be trained (a stem once), the device seconds and their price."""
+    """Totals of a plan: cells, programs, training FLOPs (each stem once), device seconds and their cost."""
 
     cells: int
     programs: int
@@ -81,7 +81,7 @@ class Totals(Value, kw_only=True):
 
 
 class ShapeMemory(Value, kw_only=True):
-    """Bytes that a compiled shape takes on each device: of its state, its batches, what is temporary, and in all."""
+    """Bytes that a compiled shape needs on each device: state, batches, temporary buffers, and in total."""
 
     shape: str
     N_total: int
@@ -92,7 +92,7 @@ class ShapeMemory(Value, kw_only=True):
 
 
 class MemoryCheck(Value, kw_only=True):
-    """What the shapes of a plan take of a device's ``bytes``; ``compiled_for`` is the present kind of device."""
+    """Memory that the shapes of a plan need, against the ``bytes`` of a device; ``compiled_for``: present backend."""
 
     device: str
     bytes: float
@@ -102,7 +102,7 @@ class MemoryCheck(Value, kw_only=True):
 
 @dataclass(frozen=True)
 class Plan:
-    """Programs in the order in which workers should take them, longest first, and what they cost."""
+    """The programs of a study in the order in which workers take them (longest first), with estimated times."""
 
     study: Study
     programs: tuple[ProgramSpec, ...]
@@ -110,7 +110,7 @@ class Plan:
     price_per_hour: float
 
     def rows(self) -> list[PlannedCell]:
-        """One row a cell, by data set, role, N, D and seed."""
+        """One row per cell, sorted by data set, role, N, D and seed."""
         rows = [self._row(program, spec) for program in self.programs for spec in program.runs if spec.kind != "stem"]
         return sorted(rows, key=lambda row: (row.dataset, row.role, row.N, row.D, row.seed))
 
@@ -141,7 +141,7 @@ class Plan:
 
     @property
     def totals(self) -> Totals:
-        """What the whole study costs."""
+        """The cost of the whole study."""
         seconds = sum(program.seconds for program in self.programs)
         return Totals(
             cells=len(self.study.cells),
@@ -164,19 +164,23 @@ class Plan:
 
 
 def make(study: Study, workdir: Path | None = None) -> Plan:
-    """Prices a study. With a workdir, the time estimate is scaled to what its finished runs took."""
+    """Plans a study and estimates its cost.
+
+    Args:
+      workdir: if given, time estimates are scaled to the time that its finished runs took.
+    """
     groups: dict[str, list[Cell]] = {}
     for cell in study.cells:
         key = stem_key(cell)
         groups.setdefault(key or f"whole {len(groups)}", []).append(cell)
     speed = _measured_speed(workdir)
-    made = [(_program(study, cells, speed), cells[0]) for cells in groups.values()]
-    seen, compiles = set(), {}
-    for program, cell in sorted(made, key=lambda pair: -pair[0].seconds):
+    programs = [(_program(study, cells, speed), cells[0]) for cells in groups.values()]
+    shapes, compiles = set(), {}
+    for program, cell in sorted(programs, key=lambda pair: -pair[0].seconds):
         shape = cell.family, cell.config, cell.recipe.batch
-        compiles[program.program] = 0 if shape in seen else CPU_COMPILE_SECONDS  # by the first that is trained
-        seen.add(shape)
-    priced = [msgspec.structs.replace(p, seconds=p.seconds + compiles[p.program]) for p, _ in made]
+        compiles[program.program] = 0 if shape in shapes else CPU_COMPILE_SECONDS  # only the first of a shape compiles
+        shapes.add(shape)
+    priced = [msgspec.structs.replace(p, seconds=p.seconds + compiles[p.program]) for p, _ in programs]
     priced.sort(key=lambda program: -program.seconds)
     return Plan(study, tuple(priced), tuple(_warnings(study)), study.price_per_hour)
 
@@ -185,8 +189,8 @@ def write(plan: Plan, workdir: Path) -> None:
     """Writes study.json.
 
     Raises:
-      UserError: CONFLICT where the workdir holds another study; DAMAGED where its study.json cannot be read;
-        ENVIRONMENT where it cannot be written.
+      UserError: the workdir holds another study (CONFLICT), its study.json cannot be read (DAMAGED), or it cannot be
+        written (ENVIRONMENT).
     """
     path = Path(workdir) / "study.json"
     if os.path.lexists(path) and (name := read_study(workdir).name) != plan.study.name:
@@ -195,14 +199,14 @@ def write(plan: Plan, workdir: Path) -> None:
 
 
 def check_memory(plan: Plan, name: str | None = None) -> MemoryCheck:
-    """Compiles each shape ahead of time and compares what it takes on each device with what there is.
+    """Compiles each shape ahead of time and compares the memory that it needs with that of a device.
 
     Args:
-      name: of the device (see ``device.MEMORY``); None is the present one. What is compiled is always for the present
-        kind, with its attention: a CPU's account of a program for another device is an estimate.
+      name: of the device (see ``device.MEMORY``); None for the present one. Programs are always compiled for the
+        present backend, so the result for another kind of device is an estimate.
 
     Raises:
-      UserError: a cell does not fit (ENVIRONMENT), or nobody knows the device.
+      UserError: a cell does not fit (ENVIRONMENT), or the device is unknown (UNKNOWN).
     """
     import jax
 
@@ -217,12 +221,12 @@ def check_memory(plan: Plan, name: str | None = None) -> MemoryCheck:
         if (key := (id(trainer), manifest.dataset)) in rows:
             continue
         source = plan.study.sources[manifest.dataset]
-        taken = trainer.memory(source.batch(np.zeros(1, np.int64), seed=0, context=trainer.text))
-        rows[key] = ShapeMemory(shape=shape, N_total=manifest.parameters.total, **taken)
-        if taken["total"] > limit:
-            parts = ", ".join(f"{part} {taken[part] / 1e9:.3g}" for part in ("state", "batches", "temporary"))
+        needed = trainer.memory(source.batch(np.zeros(1, np.int64), seed=0, context=trainer.text))
+        rows[key] = ShapeMemory(shape=shape, N_total=manifest.parameters.total, **needed)
+        if needed["total"] > limit:
+            parts = ", ".join(f"{part} {needed[part] / 1e9:.3g}" for part in ("state", "batches", "temporary"))
             remedy = (
-                f"needs {taken['total'] / 1e9:.3g} GB on each device ({parts}; compiled for {jax.default_backend()}), "
+                f"needs {needed['total'] / 1e9:.3g} GB on each device ({parts}; compiled for {jax.default_backend()}), "
                 f"{device_name} gives {limit / 1e9:.3g}; raise mesh.fsdp or execution.microbatches, or set "
                 "execution.remat=full or loss_chunk"
             )
@@ -231,13 +235,13 @@ def check_memory(plan: Plan, name: str | None = None) -> MemoryCheck:
 
 
 def training_flops_per_token(cell: Cell) -> float:
-    """Exact training FLOPs for each token that a cell of this shape sees."""
+    """Exact training FLOPs per token of a cell."""
     context = cell.module.batch_spec(cell.config)["context"]
     return sum(count.training_flops(cell.components, cell.recipe.batch).values()) / context
 
 
 def _ladder(cells: Sequence[Cell]) -> dict[str, tuple[LadderRow, ...]]:
-    """Per dataset, sizes of the ladder with their counts: how analysis turns an N into a cost and a configuration."""
+    """Sizes of the ladder with their counts, by dataset; analysis uses them to turn an N into a cost and a shape."""
     table: dict[str, tuple[LadderRow, ...]] = {}
     for dataset in dict.fromkeys(cell.dataset for cell in cells):
         own = [cell for cell in cells if cell.dataset == dataset]
@@ -270,7 +274,7 @@ def _ladder_row(cell: Cell) -> LadderRow:
 
 @dataclass(frozen=True)
 class _Placed:
-    """A cell's run, or its stem's, with its place among the runs of its program."""
+    """The run of a cell or stem, with its place in its program."""
 
     name: str
     kind: Kind
@@ -287,7 +291,7 @@ def _program(study: Study, cells: list[Cell], speed: float) -> ProgramSpec:
     if (key := stem_key(first)) is not None:
         digest = identity({"stem": key, "data": study.sources[first.dataset].describe()})
         stem = _name(first, "stem", digest)
-        # The longest branch point is where the stem ends; a stem has no D of its own.
+        # The stem ends at its last branch point; it has no D of its own.
         end = max(_branch_step(cell) for cell in cells)
         placed.append((first, _Placed(stem, "stem", digest, None, None, end)))
     for cell in cells:
@@ -315,7 +319,7 @@ def _branch_step(cell: Cell) -> int:
 
 
 def _identity(study: Study, cell: Cell) -> str:
-    """Of everything that can change the cell's loss."""
+    """Hash of everything that can change the cell's loss."""
     about: dict[str, Any] = {
         "cell": {**dataclasses.asdict(cell), "recipe": recipe.record(cell.recipe), "role": None, "dataset": None},
         "data": study.sources[cell.dataset].describe(),
@@ -326,9 +330,9 @@ def _identity(study: Study, cell: Cell) -> str:
     return identity(about)
 
 
-def _name(cell: Cell, what: str, digest: str) -> str:
-    """A name for people; nothing is ever parsed out of it."""
-    return re.sub(r"[^\w.-]", "_", f"{cell.dataset}-{cell.family}{cell.size}-s{cell.seed}-{what}-{digest[:8]}")
+def _name(cell: Cell, label: str, digest: str) -> str:
+    """A readable name; it is never parsed."""
+    return re.sub(r"[^\w.-]", "_", f"{cell.dataset}-{cell.family}{cell.size}-s{cell.seed}-{label}-{digest[:8]}")
 
 
 def _spec(study: Study, cell: Cell, place: _Placed, per_step: float) -> RunSpec:
@@ -402,7 +406,7 @@ def _tokens(study: Study, cell: Cell, steps: int) -> Tokens:
 
 
 def _loss_tokens(source: Any, text: int, share: float) -> float:
-    """Predictions in one example, the share of its loss tokens: exact, or the mean where a source's examples differ."""
+    """Predictions per example: ``share`` of its loss tokens; the mean if the source's examples differ."""
     if hasattr(source, "loss_tokens"):
         return share * source.loss_tokens(text)
     mask = source.batch(np.zeros(1, np.int64), seed=0, context=text).get("mask")
@@ -410,7 +414,7 @@ def _loss_tokens(source: Any, text: int, share: float) -> float:
 
 
 def _measured_speed(workdir: Path | None) -> float:
-    """Seconds that finished runs took over the seconds that the guess gives them; 1 where none is finished."""
+    """Measured over guessed seconds of the finished runs; 1 if none is finished."""
     measured = guessed = 0.0
     for record in [] if workdir is None else records(workdir):
         result = record.result
@@ -425,28 +429,28 @@ def _measured_speed(workdir: Path | None) -> float:
 
 
 def _warnings(study: Study) -> list[str]:
-    """What a fit of this plan will regret."""
-    found = []
+    """Warnings about designs that make a fit hard or misleading."""
+    warnings = []
     for dataset in study.datasets:
         cells = [cell for cell in study.cells if cell.dataset == dataset and cell.role != "holdout"]
         sizes = {cell.size for cell in cells}
         amounts = {cell.tokens for cell in cells}
         if len(sizes) < 4 or len(amounts) < 3:
-            found.append(f"{dataset}: {len(sizes)} sizes x {len(amounts)} D; a law in N and D wants 4 x 3 or more")
+            warnings.append(f"{dataset}: {len(sizes)} sizes x {len(amounts)} D; a law in N and D wants 4 x 3 or more")
         replicated = {
             cell.size for cell in cells if len({other.seed for other in cells if other.size == cell.size}) > 1
         }
         if len(replicated) < 2:
-            found.append(f"{dataset}: seeds at {len(replicated)} sizes; noise is measured with 2 seeds at 2 sizes")
+            warnings.append(f"{dataset}: seeds at {len(replicated)} sizes; noise is measured with 2 seeds at 2 sizes")
         if any(cell.tokens > data.unique(study.sources[dataset], _spec_of(cell)) for cell in cells):
-            found.append(f"{dataset}: some D repeat the data; repeated data follow another law")
+            warnings.append(f"{dataset}: some D repeat the data; repeated data follow another law")
         stems = {(cell.size, cell.seed, cell.role == "holdout"): set() for cell in cells}
         for cell in cells:
             if cell.recipe.rule != "fixed" and cell.recipe.schedule == "wsd":
                 stems[cell.size, cell.seed, cell.role == "holdout"].add(stem_key(cell))
         if (many := max(map(len, stems.values()), default=0)) > 1:
-            found.append(f"{dataset}: the recipe follows D, so a size trains up to {many} stems instead of one")
-    return found
+            warnings.append(f"{dataset}: the recipe follows D, so a size trains up to {many} stems instead of one")
+    return warnings
 
 
 def _spec_of(cell: Cell) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Follows an engine to its end: progress of the whole study, and a Ctrl-C that loses nothing."""
+"""Follows an engine until it ends: shows the progress of the study, and stops the workers cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scaling.engines import Engine
 from scaling.errors import UserError
 from scaling.status import StatusReader, StudyStatus, activity, headline
 
-PLAIN = 10.0  # seconds between two lines where nobody looks at a terminal
-LOOK = 0.2  # seconds between two looks at the workers
+PLAIN = 10.0  # seconds between lines if the output is not a terminal
+LOOK = 0.2  # seconds between polls of the workers
 
 
 class _Plain:
-    """A line every ten seconds, and at the end. rich would print its last frame only, so it is not used here."""
+    """Prints a line every ten seconds. rich would print only its last frame here, so it is not used."""
 
     def __init__(self, stream: TextIO):
         self._stream, self._said, self._last = stream, -PLAIN, ""
@@ -35,7 +35,7 @@ class _Plain:
 
 
 class _Live:
-    """A bar, and a line for each program in work, redrawn in place."""
+    """A progress bar and a line for each running program, redrawn in place."""
 
     def __init__(self, stream: TextIO):
         from rich.console import Console
@@ -60,7 +60,7 @@ class _Live:
 
 @contextlib.contextmanager
 def _signals(engine: Engine) -> Iterator[list[int]]:
-    """Until the block ends a signal asks the workers to stop, and a second one kills them."""
+    """Within the block, a first signal asks the workers to stop and a second one kills them. Yields the signals."""
     received: list[int] = []
 
     def handle(number: int, _: object) -> None:
@@ -68,7 +68,7 @@ def _signals(engine: Engine) -> Iterator[list[int]]:
         engine.cancel(force=len(received) > 1)
 
     wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    # Only the main thread may; elsewhere (a notebook's thread) the engine's owner has to call cancel.
+    # Only the main thread may set handlers; in other threads (a notebook's) the owner of the engine must call cancel.
     inside = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, handle) for number in wanted} if inside else {}
     try:
@@ -79,11 +79,11 @@ def _signals(engine: Engine) -> Iterator[list[int]]:
 
 
 def follow(engine: Engine, reader: StatusReader, stream: TextIO) -> tuple[int | None, UserError | None]:
-    """Shows progress on ``stream`` until every worker ended.
+    """Shows progress on ``stream`` until every worker has ended.
 
     Returns:
-      The signal that stopped it, or None; and the problem for which the engine gave up, or None. Either way every
-      worker is gone and what they did is in checkpoints.
+      The signal that stopped it, or None; and the problem for which the engine gave up, or None. In all cases every
+      worker has ended, and its work is in checkpoints.
     """
     display = _Live(stream) if stream.isatty() else _Plain(stream)
     shown = -display.every
@@ -93,7 +93,7 @@ def follow(engine: Engine, reader: StatusReader, stream: TextIO) -> tuple[int | 
                 if time.monotonic() - shown >= display.every or (received and not isinstance(display, _Plain)):
                     shown = time.monotonic()
                     note = f"stopping: {pool.workers} workers write checkpoints; again to kill them" if received else ""
-                    # A terminal that is gone or a file that is being replaced must not stop the study.
+                    # A closed terminal, or a file that is just being replaced, must not stop the study.
                     with contextlib.suppress(OSError, UserError):
                         display.show(reader.read(engine.size), note)
                 time.sleep(LOOK)

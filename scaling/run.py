@@ -1,4 +1,4 @@
-"""One run record while it trains: its chunks, checkpoints, evaluation and result."""
+"""Trains one run: its chunks, checkpoints, evaluation and result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from scaling.records.types import (
 )
 from scaling.step import State, Trainer
 
-# A mean loss this far above the first step's is divergence: nothing fits a law with it, and it rarely comes back.
+# A mean loss this far above the first step's counts as divergence: it rarely recovers, and is useless for a fit.
 DIVERGENCE_MARGIN = 1.0
 
 
@@ -46,7 +46,7 @@ class Interrupted(Exception):
 
 
 class Diverged(Exception):
-    """The loss is not finite, or far above where it began; ``steps`` were taken when that was seen."""
+    """The loss is not finite, or far above its first value; ``steps`` is the number of steps when it was detected."""
 
     def __init__(self, text: str, steps: int):
         super().__init__(text)
@@ -55,7 +55,7 @@ class Diverged(Exception):
 
 @functools.cache
 def _trainer(family: str, config: str, rules: str, mesh_shape: str, chunk: int, how: str) -> Trainer:
-    """One trainer a shape and process. ``rules`` comes without what is traced, so that cells share it."""
+    """One trainer per shape and process. ``rules`` excludes traced fields, so that cells share trainers."""
     module = families.load(family)
     execution = Execution.from_dict(json.loads(how))
     parts = module.Config(**json.loads(config)), recipe.Recipe(**json.loads(rules)), json.loads(mesh_shape)
@@ -73,7 +73,7 @@ def _evaluation(config: str, text: int, tokens: int) -> dict[str, Any]:
 
 
 def shape_of(manifest: Manifest, options: Options) -> tuple[str, str, str, str, int, str]:
-    """What decides a compilation; runs of equal shape share a trainer."""
+    """Everything that compilation depends on; runs of equal shape share a trainer."""
     return (
         manifest.family,
         canonical(manifest.config),
@@ -85,20 +85,20 @@ def shape_of(manifest: Manifest, options: Options) -> tuple[str, str, str, str, 
 
 
 def trainer_of(manifest: Manifest, options: Options) -> Trainer:
-    """The trainer for a run's manifest, shared by every run of the shape in this process."""
+    """The trainer for a run's manifest, shared by all runs of its shape in this process."""
     return _trainer(*shape_of(manifest, options))
 
 
 def source_of(program: ProgramSpec) -> Any:
-    """The source of a program's data, loaded once a process."""
+    """The source of a program's data, loaded once per process."""
     return _source(canonical(program.data))
 
 
 class Run:
-    """One run record while it trains.
+    """A run in training, and its record.
 
     Raises:
-      UserError: CHANGED: the data is not the planned data.
+      UserError: the data differs from the planned data (CHANGED).
     """
 
     def __init__(self, spec: RunSpec, program: ProgramSpec, workdir: Path):
@@ -107,7 +107,7 @@ class Run:
         url = self.options.checkpoints
         place = f"{url.rstrip('/')}/{spec.run}" if url else self.record.path / "checkpoints"
         self.checkpoints = Checkpoints(place, stage=self.record.path / "staging")
-        # Where branches leave: these checkpoints are not pruned.
+        # Branch points: these checkpoints are not pruned.
         branch_steps = {each.branch_step for each in program.runs[1:]} if spec.kind == "stem" else set()
         self.points = {step for step in branch_steps if step is not None}
         self.trainer = trainer_of(manifest, self.options)
@@ -124,14 +124,14 @@ class Run:
 
     @property
     def final(self) -> bool:
-        """Whether it has a result that training can add nothing to."""
+        """Whether the run has a result that more training would not change."""
         result = self.record.result
         if result is None or result.status == "failed":
             return False
         return self.spec.kind != "stem" or result.status != "done" or result.steps >= self.steps
 
     def begin(self) -> None:
-        """Writes the manifest, with what this process runs on."""
+        """Writes the manifest, including the environment of this process."""
         if not distributed.primary():
             return
         environment = msgspec.convert(device.environment(self.options.mesh), Environment)
@@ -151,12 +151,13 @@ class Run:
         }
 
     def batches(self, start: int, count: int) -> dict[str, np.ndarray]:
-        """Batches of ``count`` steps from ``start``, (C, B, ...), of B what this process places; the padding repeats
-        the first."""
+        """Batches of ``count`` steps from ``start``, (C, rows, ...), with this process's rows of each batch.
+
+        Steps beyond ``count`` repeat the first batch. If the data is damaged, ``raise_damage`` raises it later."""
         size, rows = self.trainer.steps_per_chunk, meshes.rows(self.trainer.mesh, self.rules.batch)
         step = np.where(np.arange(size) < count, np.arange(size), 0) + start
         indices = (step[:, None] * self.rules.batch + rows).astype(np.int64)
-        # Damage is raised when the batch is used: a chunk may be under way, and other processes must hear of it.
+        # Raised later, in raise_damage: a chunk may be running, and all processes of a group must stop together.
         try:
             flat = self.source.batch(indices.ravel(), seed=self.seed, context=self.trainer.text)
         except UserError as error:
@@ -166,16 +167,16 @@ class Run:
         return {name: value.reshape(size, len(rows), *value.shape[1:]) for name, value in flat.items()}
 
     def raise_damage(self) -> None:
-        """UserError in every process where one of them has examples that cannot be trained on."""
+        """Raises UserError in every process of the group if any of them has unreadable examples."""
         if distributed.anyone(self.damage is not None):
             remedy = "examples of another process cannot be read; see its log"
             raise self.damage or UserError("data", "damaged", remedy, Code.DAMAGED)
 
     def advance(self, state: State, start: int, stop: int, tick: Callable[[int], bool]) -> Generator[Any, Any, State]:
-        """Trains from step ``start`` to ``stop``, by chunks as ``drive`` serves them; returns the state.
+        """Trains from step ``start`` to ``stop`` in chunks, as a coroutine for ``drive``; returns the final state.
 
         Args:
-          tick: ``tick(step)`` reports and says whether to stop early.
+          tick: called with the step after each chunk; returns whether to stop early.
 
         Raises:
           Interrupted: after a checkpoint, when told to stop.
@@ -189,7 +190,7 @@ class Run:
             self.raise_damage()
             hyper = self.hyper(start, count)
             state, outcome = yield drive.ChunkRequest(self.trainer, state, hyper, batches)
-            # The device is at work and nothing has waited for it: meanwhile the host gathers what comes next.
+            # The device is busy and nothing has waited for it yet: meanwhile the host gathers the next batches.
             following = min(size, stop - start - count)
             batches = self.batches(start + count, following) if following else {}
             yield  # other members gather theirs
@@ -223,12 +224,12 @@ class Run:
         return state
 
     def _first_loss(self) -> float | None:
-        """Of the run's first step, from whichever row has it: a run that began anew has rows of the same steps."""
+        """Loss of the run's first step, from any row that has it: a restarted run has several rows for one step."""
         steps = (row for row in self.record.rows() if isinstance(row, StepRow))
         return distributed.agree(next((row.first_loss for row in steps if row.first_loss is not None), None))
 
     def _noise(self, state: State, batches: dict[str, np.ndarray], step: int) -> dict[str, float]:
-        """The gradient noise on the next batch, which these parameters have not seen."""
+        """Gradient noise on the next batch, which these parameters have not been trained on."""
         self.raise_damage()
         fresh = {name: value[0] for name, value in batches.items()}
         return {f"gradient_{name}": x for name, x in self.trainer.noise(state["params"], fresh, step).items()}
@@ -242,7 +243,7 @@ class Run:
         self.checkpoints.keep([self.steps] if self.options.keep_final else [])
 
     def finish(self, status: Status, *, steps: int, reason: str | None = None, state: State | None = None) -> None:
-        """Evaluates ``state`` where there is one and writes the result."""
+        """Evaluates ``state``, if given, and writes the result."""
         rows = self.record.steps()
         begun = self.trainer.clock()
         evaluation = {} if state is None else self.evaluate(state)
@@ -271,7 +272,7 @@ class Run:
         )
 
     def _utilisation(self, speed: float | None) -> Utilisation | None:
-        """None where the speed or the device's peak is unknown."""
+        """Model FLOPs utilisation; None if the speed or the device's peak is unknown."""
         peak = device.peak(jax.devices()[0].device_kind)
         if speed is None or peak is None:
             return None
@@ -280,10 +281,10 @@ class Run:
         return Utilisation(exact=flops.training / tokens * rate, six_nd=flops.six_nd / tokens * rate)
 
     def evaluate(self, state: State) -> dict[str, Evaluation]:
-        """Every loss term on the fixed evaluation set, with a standard error by document; the causal by position.
+        """Every loss term on the fixed evaluation set, with standard errors by document; causal terms also by position.
 
-        Where a term depends on the batch, the set is cut to whole batches, and the error of such a term is by batch:
-        its examples are each other's negatives.
+        If a term depends on the batch, the set is cut to whole batches, and standard errors of such terms are by batch,
+        since its examples are each other's negatives.
         """
         settings, terms = self.options.evaluation, self.trainer.terms
         fixed = _evaluation(self.source_config, self.trainer.text, settings.tokens)
@@ -311,7 +312,7 @@ class Run:
         return summaries
 
     def _term_sums(self, state: State, fixed: dict[str, Any], total: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """By term, summed loss and number of predictions of the first ``total`` windows, (total,) or (total, T)."""
+        """Summed loss and number of predictions of the first ``total`` windows, by term; (total,) or (total, T)."""
         size = self.options.evaluation.batch
         arrays = {name: value for name, value in fixed.items() if name in self.trainer.reads}
         whole = {name: fixed[name] for name in self.trainer.reads_whole if name in fixed}
@@ -319,15 +320,18 @@ class Run:
         for start in range(0, total, size):
             rows = np.minimum(np.arange(start, start + size), total - 1)
             batch = {name: value[rows] for name, value in arrays.items()}
-            seen = self.trainer.evaluate(state["params"], batch, start // size, whole)
-            for term, pair in jax.block_until_ready(seen).items():  # see drive.chunk
+            outputs = self.trainer.evaluate(state["params"], batch, start // size, whole)
+            for term, pair in jax.block_until_ready(outputs).items():  # see drive.chunk
                 for kept, values in zip(sums.setdefault(term, ([], [])), pair):
                     kept.append(np.asarray(values)[: total - start])
         return {name: (np.concatenate(nats), np.concatenate(count)) for name, (nats, count) in sums.items()}
 
 
 def _mean_loss(losses: np.ndarray, start: int, first: float) -> float:
-    """Mean loss of a chunk that began at step ``start``. Raises Diverged; ``first`` is the loss of the first step."""
+    """Mean loss of a chunk that began at step ``start``; ``first`` is the loss of the run's first step.
+
+    Raises:
+      Diverged: the loss is not finite, or too far above ``first``."""
     mean = float(losses.mean())
     if math.isfinite(mean) and mean <= first + DIVERGENCE_MARGIN:
         return mean
@@ -337,10 +341,10 @@ def _mean_loss(losses: np.ndarray, start: int, first: float) -> float:
 
 
 def _not_finite(batch: dict[str, Any], where: str) -> UserError | None:
-    """What to raise where numbers of the data are not finite."""
+    """The error to raise if the batch has numbers that are not finite; else None."""
     for name, value in batch.items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
-            remedy = f"{where} hold values that are not finite; mend the data"
+            remedy = f"{where} contain values that are not finite; repair the data"
             return UserError(f"data.{name}", "nan", remedy, Code.DAMAGED)
     return None
 

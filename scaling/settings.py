@@ -1,7 +1,7 @@
-"""Fields of configurations, declared once and checked by one helper. Standard library only.
+"""Declaration and validation of configuration fields. Standard library only.
 
 A configuration (of a family, a source, a recipe, the execution, the mesh) is a frozen dataclass of ints, floats,
-strings, booleans and tuples with defaults. ``setting`` declares what a field may hold::
+strings, booleans and tuples with defaults. ``setting`` declares the valid values of a field::
 
     @dataclass(frozen=True)
     class Config:
@@ -10,10 +10,9 @@ strings, booleans and tuples with defaults. ``setting`` declares what a field ma
         def __post_init__(self):
             check(self, "model")
 
-``check`` holds every field against its type and its rule, whoever made the configuration; ``read`` makes one from what
-a user wrote. Each refusal is a UserError that names the field by its path (``model.width``), the value and what to do:
-``Code.UNKNOWN`` for a field or name that does not exist, with the nearest one that does, ``Code.INVALID`` for a value
-that the field cannot hold.
+``check`` validates every field against its type and rule; ``read`` makes a configuration from a user's fields. Errors
+are UserErrors that name the field by its path (``model.width``), the value and the remedy: ``Code.UNKNOWN`` for a field
+or name that does not exist, with the closest one that does, and ``Code.INVALID`` for an invalid value.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "
 
 @dataclass(frozen=True)
 class Rule:
-    """What a field may hold beside what its type says, and what it means to the trainer.
+    """Constraints on a field's value beyond its type, and what the field means to the trainer.
 
     Attributes:
       least, most: inclusive bounds of a number.
       above, below: exclusive bounds.
-      choices: the texts that it may be.
-      traced: the compiled program does not depend on it: runs that differ in it alone share one compilation.
-      later: was added when records of the configuration existed. It is left out of a record where it holds its
-        default, so that older runs keep their identity.
+      choices: the allowed strings.
+      traced: the compiled program does not depend on the field, so runs that differ only in it share one compilation.
+      later: the field was added after records existed. It is left out of a record while it has its default, so that
+        older runs keep their identity.
     """
 
     least: float | None = None
@@ -87,26 +86,26 @@ def setting(
     choices: Iterable[str] = (),
     traced: bool = False,
     later: bool = False,
-) -> Any:  # as many as a Rule has, and the default
-    """A field of a configuration with its default and its rule, whose attributes the arguments are."""
+) -> Any:  # the default, and the attributes of a Rule
+    """A field of a configuration, with its default; the other arguments are the attributes of its ``Rule``."""
     rule = Rule(least, most, above, below, tuple(choices), traced, later)
     return dataclasses.field(default=default, metadata={RULE: rule})
 
 
 def names(kind: Any, flag: str) -> tuple[str, ...]:
-    """Fields of a configuration whose rule has a flag set: ``traced`` or ``later``."""
+    """Names of the fields of a configuration whose rule has a flag set: ``traced`` or ``later``."""
     rules = {field.name: field.metadata.get(RULE, Rule()) for field in dataclasses.fields(kind)}
     return tuple(name for name, rule in rules.items() if getattr(rule, flag))
 
 
 def check(config: Any, section: str) -> None:
-    """Holds every field of a configuration against the type of its default and its rule.
+    """Validates every field of a configuration against the type of its default and its rule.
 
     Args:
-      section: what the configuration is called in messages, before each field: ``model``, ``data``, ``recipe``.
+      section: prefix of the fields in messages: ``model``, ``data``, ``recipe``.
 
     Raises:
-      UserError: INVALID, for the first field that cannot be.
+      UserError: a field has an invalid value (INVALID); the message names the first.
     """
     for field in dataclasses.fields(config):
         value, rule = getattr(config, field.name), field.metadata.get(RULE, Rule())
@@ -120,7 +119,7 @@ def check(config: Any, section: str) -> None:
 
 
 def read(kind: type[T], section: str, values: object, base: T | None = None) -> T:
-    """The configuration that a user's fields make.
+    """Makes a configuration from a user's fields.
 
     Args:
       section: as for ``check``.
@@ -128,35 +127,35 @@ def read(kind: type[T], section: str, values: object, base: T | None = None) -> 
       base: a configuration that gives the other fields; None for the defaults.
 
     Raises:
-      UserError: ``values`` are no fields by name (INVALID), a field does not exist (UNKNOWN) or cannot hold its value
+      UserError: ``values`` is not a mapping (INVALID), a field does not exist (UNKNOWN), or has an invalid value
         (INVALID).
     """
     start: Any = base
-    given = typed(kind, section, values)
-    return kind(**given) if start is None else dataclasses.replace(start, **given)
+    fields = typed(kind, section, values)
+    return kind(**fields) if start is None else dataclasses.replace(start, **fields)
 
 
 def typed(kind: Any, section: str, values: object) -> dict[str, Any]:
-    """A user's fields, each of the type of its default: a whole number serves as a float, a list as a tuple.
+    """A user's fields converted to the types of their defaults: whole numbers to floats, lists to tuples.
 
     Raises:
-      UserError: as ``read``, but for the rules, which are checked where the configuration is made.
+      UserError: as ``read``, except for rules, which are checked when the configuration is made.
     """
     known = {field.name: field.default for field in dataclasses.fields(kind)}
-    found = {}
+    fields = {}
     for name, value in mapping(section, values).items():
         if name not in known:
             remedy = f"unknown field; {choose(name, known)}" if known else "unknown field: there are none"
             raise UserError(f"{section}.{name}", value, remedy, Code.UNKNOWN)
-        found[name] = _converted(f"{section}.{name}", value, known[name])
-    return found
+        fields[name] = _converted(f"{section}.{name}", value, known[name])
+    return fields
 
 
 def mapping(field: str, value: object) -> dict[str, Any]:
-    """A section of a configuration as fields by name.
+    """A section of a configuration as a dictionary.
 
     Raises:
-      UserError: INVALID, where it is anything else than a mapping.
+      UserError: it is not a mapping (INVALID).
     """
     if not isinstance(value, Mapping):
         raise UserError(field, value, "must be fields by name, such as {'name': value}")
@@ -170,7 +169,7 @@ def require_choice(field: str, value: object, choices: Collection[str]) -> None:
 
 
 def require_known(field: str, value: object, known: Collection[str], also: str = "") -> None:
-    """Raises UserError (UNKNOWN) unless ``value`` is one of the names ``known``; ``also``: what else could be given."""
+    """Raises UserError (UNKNOWN) unless ``value`` is in ``known``; ``also`` names further options, for the message."""
     if not isinstance(value, str) or value not in known:
         raise UserError(field, value, f"unknown; {choose(value, known)}{also}", Code.UNKNOWN)
 

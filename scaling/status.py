@@ -1,7 +1,7 @@
-"""What a study has done and what is left, read from its directories alone.
+"""The status of a study: what is done and what is left, read only from its directories.
 
-Losses of held-out cells stay hidden until their forecasts are sealed, and with them the losses of the stems that they
-leave from: a stem of a size that was never fitted says almost as much as its branch.
+Losses of held-out cells stay hidden until their forecasts are sealed. So do the losses of their stems: the stem of a
+size that was never fitted reveals almost as much as its branch.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ STATES = (*SETTLED, "running", "stopped", "waiting")
 
 
 class RunStatus(Value, kw_only=True):
-    """One run: what it is, its state (one of ``STATES``), and how far it is.
+    """Status of one run: its identity, state (one of ``STATES``) and progress.
 
     Attributes:
-      hidden: whether its loss may not be seen yet. loss, se: None while it is hidden or unknown.
+      hidden: whether its loss must not be shown yet. loss, se: None while hidden or unknown.
       seconds: of training and evaluation. attempts: starts of its program.
     """
 
@@ -52,7 +52,7 @@ class RunStatus(Value, kw_only=True):
 
 
 class ProgramCounts(Value):
-    """Programs in all, those of which every run is settled, and those that a worker holds."""
+    """Number of programs: total, with every run settled, and held by a worker."""
 
     total: int
     final: int
@@ -60,14 +60,14 @@ class ProgramCounts(Value):
 
 
 class FlopCounts(Value):
-    """Training FLOPs in all, and those that are behind us."""
+    """Training FLOPs: total and done."""
 
     total: int
     done: int
 
 
 class DeviceSeconds(Value):
-    """Device seconds: spent; left by the plan's estimate, corrected by what was spent; and until all is done (eta)."""
+    """Device seconds: spent; left (the plan's estimate, scaled by the time spent so far); and until the end (eta)."""
 
     spent: float
     left: float
@@ -75,7 +75,7 @@ class DeviceSeconds(Value):
 
 
 class Running(Value, kw_only=True):
-    """A program that a living worker holds; the run is None until its first chunk is trained."""
+    """A program that a live worker holds; ``run`` is None until its first chunk is trained."""
 
     program: str
     run: str | None
@@ -88,7 +88,7 @@ class Running(Value, kw_only=True):
 
 
 class Failure(Value):
-    """A run that failed or was rejected, why, and the file that says more."""
+    """A run that failed or was rejected, the reason, and a log file with details."""
 
     run: str
     status: str
@@ -97,13 +97,13 @@ class Failure(Value):
 
 
 class StudyStatus(Value, kw_only=True):
-    """One look at a study.
+    """The status of a study at one moment.
 
     Attributes:
-      counts: runs by state, and in all (``total``).
-      share: of the estimated time, 0 to 1.
-      retry: the command that trains failed runs again; None where none failed.
-      warnings: what is wrong with files of the study, or was with checkpoints.
+      counts: number of runs by state, and in ``total``.
+      share: share of the estimated time that is done, 0 to 1.
+      retry: the command that trains failed runs again; None if none failed.
+      warnings: problems with files of the study or with checkpoints.
     """
 
     schema: int = 1
@@ -122,16 +122,20 @@ class StudyStatus(Value, kw_only=True):
 
 
 def study_status(workdir: str | Path) -> StudyStatus:
-    """One look at a study; see ``StatusReader.read``."""
+    """The status of a study now; see ``StatusReader.read``.
+
+    Raises:
+      UserError: as ``StatusReader``.
+    """
     return StatusReader(workdir).read()
 
 
 @dataclass
 class _RunLook:
-    """What one look at a run's directory gives.
+    """The state of a run as read from its directory.
 
     Attributes:
-      share, flops_done: of its own steps. compile: seconds. problems: with its checkpoints.
+      share, flops_done: progress in its own steps. compile: seconds of compilation. problems: of its checkpoints.
     """
 
     spec: RunSpec
@@ -153,7 +157,7 @@ class _RunLook:
 
 @dataclass
 class _ProgramLook:
-    """What one look at a program gives. ``lease``: where a living worker holds it; ``share``: of its FLOPs."""
+    """The state of a program. ``lease`` is that of a live worker, or None; ``share`` is the share of its FLOPs done."""
 
     program: ProgramSpec
     runs: list[_RunLook]
@@ -163,7 +167,7 @@ class _ProgramLook:
 
     @property
     def share(self) -> float:
-        """How much is behind it, by FLOPs: what the records say, or its worker, whichever is more."""
+        """Share of the program's FLOPs that is done, from the records or from its worker, whichever is more."""
         total = self.program.flops
         if all(run.settled for run in self.runs) or not total:
             return 1.0 if all(run.settled for run in self.runs) else 0.0
@@ -173,7 +177,7 @@ class _ProgramLook:
 
     @property
     def running(self) -> Running | None:
-        """What its worker does."""
+        """What its worker is doing; None if no worker holds it."""
         if self.lease is None:
             return None
         at = next((run for run in self.runs if run.state == "running"), None)
@@ -189,7 +193,7 @@ class _ProgramLook:
         )
 
     def rows(self) -> list[RunStatus]:
-        """A row a run."""
+        """One row per run."""
         return [self._row(run) for run in self.runs]
 
     def _row(self, look: _RunLook) -> RunStatus:
@@ -217,13 +221,13 @@ class _ProgramLook:
 
 
 class StatusReader:
-    """Reads the status again and again, and every file only when it changed.
+    """Reads the status repeatedly; each file is read again only if it changed.
 
     Args:
-      workdir: holds study.json.
+      workdir: the directory with study.json.
 
     Raises:
-      UserError: there is no study (MISSING), or a file of it is damaged (DAMAGED).
+      UserError: there is no study (MISSING), or one of its files is damaged (DAMAGED).
     """
 
     def __init__(self, workdir: str | Path):
@@ -232,7 +236,7 @@ class StatusReader:
             raise UserError("workdir", workdir, "does not exist; give the directory of a study", Code.MISSING)
         self.study = read_study(self.workdir)
         self.name = self.study.name
-        # As workers take them.
+        # In the order in which workers take them.
         self.programs = sorted(self.study.programs, key=lambda program: (-program.seconds, program.program))
         self._cache: dict[tuple[str, Path], tuple[tuple[int, int, int], Any]] = {}
 
@@ -240,7 +244,8 @@ class StatusReader:
         """The status now.
 
         Args:
-          workers: how many will share what is left, for the ETA; default those that hold a lease, at least one.
+          workers: number that will share the remaining work, for the ETA; default the number that hold a lease, at
+            least one.
         """
         warnings: list[str] = []
         sealed = self._sealed(warnings)
@@ -250,8 +255,8 @@ class StatusReader:
         warnings += [f"{run.spec.run}: {problem}" for look in looks for run in look.runs for problem in run.problems]
         failures = tuple(self._failure(row) for row in rows if row.state in ("failed", "rejected"))
         retry = f"scaling run --workdir={shlex.quote(str(self.workdir))} --retry_failed" if failures else None
-        estimated, total = sum(each.program.seconds * each.share for each in looks), self._seconds
-        left = sum(each.program.seconds * (1 - each.share) for each in looks)
+        estimated, total = sum(look.program.seconds * look.share for look in looks), self._seconds
+        left = sum(look.program.seconds * (1 - look.share) for look in looks)
         return StudyStatus(
             study=self.name,
             workdir=str(self.workdir),
@@ -282,7 +287,7 @@ class StatusReader:
         spent = sum(run.seconds + run.compile for look in looks for run in look.runs)
         estimated = sum(look.program.seconds * look.share for look in looks)
         left = [look.program.seconds * (1 - look.share) for look in looks]
-        # Until a tenth of the estimate is behind us, compilation blurs the comparison: trust the plan.
+        # Until a tenth of the estimate is done, compilation distorts the comparison: use the plan's estimate.
         speed = spent / estimated if estimated > 0.1 * self._seconds and spent > 0 else 1.0
         longest = max(left, default=0.0)
         return DeviceSeconds(spent=spent, left=sum(left) * speed, eta=max(sum(left) / workers, longest) * speed)
@@ -291,7 +296,7 @@ class StatusReader:
         return Failure(row.run, row.state, row.reason, str(self.workdir / "runs" / row.program / "error.log"))
 
     def _sealed(self, warnings: list[str]) -> frozenset[str]:
-        """Runs whose forecasts are sealed. A prediction that was tampered with seals nothing."""
+        """Names of the runs whose forecasts are sealed; none if prediction.json was tampered with."""
         path = self.workdir / "prediction.json"
 
         def load() -> frozenset[str]:
@@ -305,18 +310,18 @@ class StatusReader:
             warnings.append(str(error))
             return frozenset()
 
-    def _cached(self, what: str, path: Path, load: Callable[[], Any]) -> Any:
-        """``load()``, done again only when the file at ``path`` changed; None where there is no file."""
+    def _cached(self, kind: str, path: Path, load: Callable[[], Any]) -> Any:
+        """``load()``, cached until the file at ``path`` changes; None if there is no file."""
         try:
             stat = path.stat()
         except OSError:
             if os.path.lexists(path):
-                return load()  # a loop of links, which it names
+                return load()  # a loop of links: load() raises an error that names it
             return None
         key = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        if (what, path) not in self._cache or self._cache[what, path][0] != key:
-            self._cache[what, path] = (key, load())
-        return self._cache[what, path][1]
+        if (kind, path) not in self._cache or self._cache[kind, path][0] != key:
+            self._cache[kind, path] = (key, load())
+        return self._cache[kind, path][1]
 
     def _program(self, program: ProgramSpec, sealed: frozenset[str]) -> _ProgramLook:
         hidden = any(spec.role == "holdout" and spec.run not in sealed for spec in program.runs)
@@ -357,7 +362,7 @@ class StatusReader:
 
 
 def _ended(spec: RunSpec, result: Result, hidden: bool) -> _RunLook:
-    tells = not hidden or result.status != "diverged"  # why a run diverged quotes its loss
+    tells = not hidden or result.status != "diverged"  # the reason of a diverged run quotes its loss
     loss = se = None
     if not hidden and result.status == "done":
         term = result.evaluation.get(spec.manifest.headline)
@@ -378,12 +383,12 @@ def _ended(spec: RunSpec, result: Result, hidden: bool) -> _RunLook:
 
 
 def _share(spec: RunSpec, step: int) -> float:
-    """Of a run's own steps, those up to ``step``."""
+    """Share of a run's own steps that is done at ``step``."""
     return min(1.0, max(0, step - (spec.branch_step or 0)) / max(1, spec.own_steps))
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 8 s, 3 min 20 s, 2 h 05 min, 3 d 4 h."""
+    """Formats seconds: 8 s, 3 min 20 s, 2 h 05 min, 3 d 4 h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -395,7 +400,7 @@ def duration(seconds: float) -> str:
 
 
 def headline(status: StudyStatus) -> str:
-    """The whole study on one line."""
+    """A one-line summary of the study."""
     counts, programs = status.counts, status.programs
     ended = sum(counts[state] for state in SETTLED)
     parts = [f"{status.study}: {100 * status.share:.0f} %", f"runs {ended}/{counts['total']}"]
@@ -407,7 +412,7 @@ def headline(status: StudyStatus) -> str:
 
 
 def activity(status: StudyStatus) -> list[str]:
-    """One line for each program that is being trained."""
+    """One line for each running program."""
     lines = []
     for work in status.running:
         if work.run is None:

@@ -1,4 +1,4 @@
-"""The compiled functions of one shape: initialisation, a chunk of steps, evaluation. They read no file and no clock."""
+"""The compiled functions of one shape: initialisation, a chunk of steps, evaluation. They do no I/O."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ Hyper = Mapping[str, Any]  # learning_rate, weight_decay, steps: arrays
 
 
 class Trainer:
-    """The compiled functions of one shape: init, chunk, evaluate.
+    """Initialises, trains and evaluates models of one shape with compiled functions.
 
     Args:
       family, config: the family's module and a configuration of it.
-      rules: the recipe; learning rate, decay and schedule are traced, and so are no part of the shape.
+      rules: the recipe; learning rate, decay and schedule are traced, so they are not part of the shape.
       mesh_shape: sizes of the mesh by axis.
-      chunk: steps of a chunk.
-      how: how the program is executed; None for the defaults.
+      chunk: steps per chunk.
+      how: execution settings; None for the defaults.
 
     Attributes:
-      compile_seconds: that calls have waited for compilation (or for reading the persistent cache) so far.
-      attention: backends of attention that have been traced so far.
-      reads, reads_whole: arrays that the family reads of a batch, and of a whole evaluation set.
+      compile_seconds: seconds that calls have waited for compilation (or for the persistent cache) so far.
+      attention: attention backends traced so far.
+      reads, reads_whole: names of the arrays that the family reads from a batch, and from a whole evaluation set.
 
     Raises:
-      UserError: the mesh needs devices that are not there (ENVIRONMENT), it or the microbatches do not divide the batch
-        (CONFLICT), or the family's batch cannot be split (UNSUPPORTED).
+      UserError: there are too few devices for the mesh (ENVIRONMENT), the mesh or the microbatches do not divide the
+        batch (CONFLICT), or the family's batch cannot be split (UNSUPPORTED).
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Trainer:
         self.attention: set[str] = set()
         self.mesh = meshes.make(mesh_shape)
         meshes.check_batch(mesh_shape, rules.batch, microbatches=how.microbatches)
-        # What the host reads (losses, norms) is replicated on every device, and so in every process.
+        # Values that the host reads (losses, norms) are replicated on every device, and so in every process.
         self._replicated = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
         spec = family.batch_spec(config)
         self.context, self.text = spec["context"], families.text(spec)
-        # Arrays of a batch that the family reads; what else a source gives never reaches the device.
+        # Other arrays of a source are never sent to the device.
         self.reads = inputs.arrays(family, spec)
         self.reads_whole = inputs.arrays(family, spec, by_example=False)
         self.terms = families.terms(family, config)
@@ -84,27 +84,27 @@ class Trainer:
             shapes,
             self._shardings,
         )
-        self._compiled: dict[tuple[str, Any], Any] = {}  # by name, and what the arguments hold
+        self._compiled: dict[tuple[str, Any], Any] = {}  # by name, and tree structure of the arguments
         self._compiling = threading.Lock()
 
     def clock(self) -> float:
-        """Seconds by a clock that stands still while this trainer compiles."""
+        """A clock in seconds that excludes the time that this trainer spends compiling."""
         return time.perf_counter() - self.compile_seconds
 
     def charge(self) -> float:
-        """Seconds of compilation since the last call, so that the sum over the runs that call it is what was spent."""
+        """Seconds of compilation since the last call, so that summing over runs gives the total."""
         due, self._charged = self.compile_seconds - self._charged, self.compile_seconds
         return due
 
     def init(self, seed: int) -> State:
-        """The state of ``seed`` before its first step."""
+        """The initial training state for ``seed``."""
         function = functools.partial(jax.jit, self._init, out_shardings=self._shardings)
         return self._call("init", function, np.uint32(seed))
 
     def chunk(self, state: State, hyper: Hyper, batches: Arrays) -> tuple[State, dict]:
         """Runs ``hyper["steps"]`` of the chunk's steps; see ``step_chunk``. ``state`` is donated.
 
-        ``batches`` hold this process's rows of each batch, ``mesh.rows``.
+        ``batches`` holds this process's rows of each batch (see ``mesh.rows``), (C, rows, ...).
         """
         place = functools.partial(meshes.put, self.mesh, meshes.BATCH, batch=self.rules.batch, axis=1)
         on_mesh = {name: place(value) for name, value in batches.items() if name in self.reads}
@@ -116,7 +116,7 @@ class Trainer:
         return jax.jit(self.step_chunk, donate_argnums=0, out_shardings=(self._shardings, self._replicated))
 
     def prepare(self, example: Arrays) -> None:
-        """Compiles the chunk ahead of its first call, from any thread; ``example`` as for ``memory``."""
+        """Compiles the chunk ahead of its first call, from any thread; for ``example`` see ``memory``."""
         shapes = self._chunk_shapes(example)
         self._compile(("chunk", jax.tree.structure(shapes)), self._jitted_chunk, shapes)
 
@@ -134,25 +134,25 @@ class Trainer:
         return self.abstract, hyper, batches
 
     def memory(self, example: Arrays) -> dict[str, int]:
-        """Bytes that a chunk of steps takes on each device: ``state``, ``batches``, ``temporary`` and their ``total``.
+        """Bytes that a chunk of steps needs on each device: ``state``, ``batches``, ``temporary`` and their ``total``.
 
-        As XLA's memory analysis of the program compiled for the present kind of device says; nothing is allocated.
+        From XLA's memory analysis of the program compiled for the present backend; nothing is allocated.
 
         Args:
-          example: a batch of the data, of any number of examples.
+          example: a batch of the data, with any number of examples.
         """
-        seen = self._jitted_chunk().lower(*self._chunk_shapes(example)).compile().memory_analysis()
-        state = seen.alias_size_in_bytes  # donated: the new state takes the place of the old one
-        given, made = seen.argument_size_in_bytes - state, seen.output_size_in_bytes - state
-        found = {"state": state, "batches": given, "temporary": seen.temp_size_in_bytes + made}
-        return {**found, "total": sum(found.values())}
+        analysis = self._jitted_chunk().lower(*self._chunk_shapes(example)).compile().memory_analysis()
+        state = analysis.alias_size_in_bytes  # donated: the new state replaces the old one in place
+        arguments, outputs = analysis.argument_size_in_bytes - state, analysis.output_size_in_bytes - state
+        parts = {"state": state, "batches": arguments, "temporary": analysis.temp_size_in_bytes + outputs}
+        return {**parts, "total": sum(parts.values())}
 
     def evaluate(self, params: Any, batch: Arrays, number: int, whole: Arrays | None = None) -> Terms:
-        """{term: (sum, count)} of the ``number``-th evaluation batch, under a key fixed by the number.
+        """{term: (sum, count)} of the ``number``-th evaluation batch; its random key depends only on the number.
 
         Args:
-          batch: whole in every process, which places its own rows.
-          whole: arrays of the evaluation set that are not by example, for the family's ``metrics`` (``reads_whole``).
+          batch: the whole batch in every process; each places its own rows.
+          whole: arrays of the evaluation set without an example axis, for the family's ``metrics`` (``reads_whole``).
         """
         size = len(next(iter(batch.values())))
         own = meshes.rows(self.mesh, size)
@@ -161,23 +161,23 @@ class Trainer:
         fixed = {name: self._replicate(value) for name, value in (whole or {}).items()}
 
         def loss(params: Any, batch: dict[str, jax.Array], fixed: dict[str, jax.Array], number: jax.Array) -> Any:
-            found = self._terms(params, batch, jax.random.fold_in(jax.random.key(0), number))
-            return {**found, **self._metrics(params, {**batch, **fixed})}
+            terms = self._terms(params, batch, jax.random.fold_in(jax.random.key(0), number))
+            return {**terms, **self._metrics(params, {**batch, **fixed})}
 
         function = functools.partial(jax.jit, loss, out_shardings=self._replicated)
         return self._call("evaluate", function, params, on_mesh, fixed, np.uint32(number))
 
     def noise(self, params: Any, batch: Arrays, number: int) -> dict[str, float]:
-        """Squared gradient norms of a batch and, on average, of its parts, from which the gradient noise scale follows.
+        """Unbiased estimates of gradient noise and signal, whose ratio is the gradient noise scale.
 
-        ``batch`` holds this process's rows of a training batch that ``params`` have not seen. With B examples and parts
-        of b, |g_b|^2 is |G|^2 + tr(S) / b on average (McCandlish 2018, arXiv 1812.06162, appendix A.1), so
-        ``noise`` = (|g_b|^2 - |g_B|^2) / (1/b - 1/B) estimates tr(S), per example, and
-        ``signal`` = (B |g_B|^2 - b |g_b|^2) / (B - b) the true |G|^2. Each is without bias, their ratio is not:
-        average them over steps first.
+        ``batch`` holds this process's rows of a training batch that ``params`` have not seen. For a part of b examples,
+        |g_b|^2 has expectation |G|^2 + tr(S) / b (McCandlish 2018, arXiv 1812.06162, appendix A.1). With B examples
+        in the whole batch, ``noise`` = (|g_b|^2 - |g_B|^2) / (1/b - 1/B) estimates tr(S), per example, and
+        ``signal`` = (B |g_B|^2 - b |g_b|^2) / (B - b) estimates |G|^2. Their ratio is biased: average each over steps
+        first.
 
         Raises:
-          UserError: the batch cannot be split (CONFLICT), or its loss cannot (UNSUPPORTED).
+          UserError: the batch size cannot be split (CONFLICT), or the loss is not a mean over examples (UNSUPPORTED).
         """
         size = self.rules.batch
         families.require_separable_loss(self.family, self.config, "config.noise_scale", True)
@@ -211,18 +211,18 @@ class Trainer:
         return jax.make_array_from_callback(array.shape, self._replicated, lambda index: array[index])
 
     def _call(self, name: str, jitted: Callable[[], Any], *arguments: Any) -> Any:
-        # Compiled ahead of time, so that compilation is timed apart and a changed shape is an error, not a recompile.
-        # What a batch holds may change: one shape serves data with a mask and data without.
+        # Compiled ahead of time, so that compilation is timed separately and a changed shape is an error, not a
+        # recompile. The key includes the tree structure, since batches may or may not have a mask.
         key = name, jax.tree.structure(arguments)
         if key not in self._compiled:
             start = time.perf_counter()
             self._compile(key, jitted, arguments)
             self.compile_seconds += time.perf_counter() - start
-            distributed.barrier()  # the first collective must not wait for a process that is still compiling
+            distributed.barrier()  # the first collective must not time out on a process that is still compiling
         return self._compiled[key](*arguments)
 
     def _compile(self, key: tuple[str, Any], jitted: Callable[[], Any], arguments: tuple[Any, ...]) -> None:
-        # Initialisation runs once: unoptimised, it compiles in a sixth of the time (experiments/LOG.md).
+        # Initialisation runs once; without optimisation it compiles in a sixth of the time (experiments/LOG.md).
         options = {"xla_backend_optimization_level": 0} if key[0].startswith("init") else None
         with self._compiling:
             if key not in self._compiled:
@@ -239,10 +239,13 @@ class Trainer:
         }
 
     def step_chunk(self, state: State, hyper: dict[str, jax.Array], batches: dict[str, jax.Array]):
-        """Pure: ``hyper["steps"]`` <= C optimiser steps on batches with a leading step axis C.
+        """Takes ``hyper["steps"]`` <= C optimiser steps on batches with a leading step axis C; a pure function.
 
-        The number of steps is traced like the learning rates and decays (C,), so one executable serves every length of
-        run; a shorter chunk leaves the rest of its metrics zero. Returns (state, {"loss": (C,), "norm": (C,)}).
+        The number of steps is traced, like the learning rates and decays (C,), so one executable serves runs of every
+        length. Metrics beyond the last step are zero.
+
+        Returns:
+          (state, {"loss": (C,), "norm": (C,)}).
         """
 
         def body(index: jax.Array, carry: tuple[State, dict[str, jax.Array]]):
@@ -274,11 +277,11 @@ class Trainer:
             return self.family.loss(params, batch, key, self.config)
 
     def _cast(self, params: Any) -> Any:
-        """The one cast to what the model computes in; norms, softmax and losses go back to float32 where they stand."""
+        """Parameters in the model's dtype; the only such cast. Norms, softmax and losses compute in float32."""
         return jax.tree.map(lambda leaf: leaf.astype(self.config.dtype), params)
 
     def _metrics(self, params: Any, batch: dict[str, jax.Array]) -> Terms:
-        """What the family measures in evaluation only."""
+        """Terms that the family measures only in evaluation."""
         if not hasattr(self.family, "metrics"):
             return {}
         params = self._cast(params)
@@ -286,7 +289,7 @@ class Trainer:
             return self.family.metrics(params, batch, self.config)
 
     def _gradient(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
-        """The loss of a batch, the weighted sum of its terms' means, and its gradient, summed over microbatches."""
+        """Loss of a batch (the weighted sum of the means of its terms) and its gradient, summed over microbatches."""
 
         def objective(params: Any, batch: dict[str, jax.Array], key: jax.Array, counts: Any = None) -> jax.Array:
             terms = self._terms(params, batch, key)
@@ -298,10 +301,10 @@ class Trainer:
         ways = self.how.microbatches
         if ways == 1:
             return jax.value_and_grad(objective)(params, batch, key)
-        # Every ways-th example to the same part, so that each device splits what it has and nothing moves.
+        # Every ways-th example goes to the same part, so each device splits its own examples and none moves.
         split = {name: value.reshape(-1, ways, *value.shape[1:]).swapaxes(0, 1) for name, value in batch.items()}
         parts = (split, jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(ways)))
-        # Counts of the whole batch, of which the compiler keeps nothing else: means are over it, not over a part.
+        # Means are over the whole batch, so its counts come first; the compiler drops the rest of this pass.
         counted = jax.lax.map(
             lambda part: {name: n.sum() for name, (_, n) in self._terms(params, *part).items()}, parts
         )
@@ -315,11 +318,11 @@ class Trainer:
 
 
 class Ensemble:
-    """Runs of one shape that differ in seed, learning rate, decay or D, trained by one program.
+    """Runs of one shape that differ in seed, learning rate, decay or D, trained by one compiled program.
 
-    It is the chunk function of a single run under ``jax.vmap``: a member has the numbers of that run to rounding.
-    States, rates and batches have a leading axis K of members, split over the mesh's ensemble axis. Members take the
-    same number of steps in a call and may be at different ones: each state knows its own.
+    It is the chunk function of a single run under ``jax.vmap``, so a member's numbers equal those of a single run up to
+    rounding. States, rates and batches have a leading axis K of members, split over the mesh's ensemble axis. Members
+    may be at different steps; each state holds its own.
 
     Raises:
       UserError: the mesh's ensemble axis does not divide the members (ENVIRONMENT).
@@ -336,16 +339,16 @@ class Ensemble:
         self._rates = jax.sharding.NamedSharding(trainer.mesh, jax.sharding.PartitionSpec("ensemble"))
 
     def init(self, seeds: np.ndarray) -> State:
-        """The states of ``seeds`` (K,) before their first step."""
+        """The initial states for ``seeds`` (K,)."""
         function = functools.partial(jax.jit, jax.vmap(self.trainer._init), out_shardings=self._shardings)
         return self.trainer._call(f"init {self.members}", function, np.asarray(seeds, np.uint32))
 
     def chunk(self, state: State, hyper: Hyper, batches: Arrays) -> tuple[State, dict]:
-        """Every member's next ``hyper["steps"]`` steps, as ``Trainer.step_chunk`` takes them. ``state`` is donated.
+        """Takes the next ``hyper["steps"]`` steps of every member, as ``Trainer.step_chunk``. ``state`` is donated.
 
         Args:
-          hyper: learning_rate and weight_decay (K, C); steps, one number, or one for each member (K,): those that
-            have theirs wait for the others.
+          hyper: learning_rate and weight_decay (K, C); steps, one number, or one for each member (K,), in which case
+            members that finish early wait for the others.
           batches: (K, C, B, ...).
 
         Returns:
@@ -365,7 +368,7 @@ class Ensemble:
             return trainer._call(name, function, state, {**rates, "steps": steps}, on_mesh)
 
     def join(self, states: Sequence[State]) -> State:
-        """The members' states, as single runs have them, as one."""
+        """Stacks states of single runs into the state of the ensemble."""
         function = functools.partial(
             jax.jit,
             lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states),
@@ -374,7 +377,7 @@ class Ensemble:
         return self.trainer._call(f"join {self.members}", function, list(states))
 
     def part(self, state: State) -> list[State]:
-        """The state of each member, as a single run has it: it may be evaluated, saved, or go on alone."""
+        """Splits the ensemble's state into states of single runs, to evaluate, save or continue each alone."""
         single = jax.tree.map(lambda leaf: leaf.sharding, self.trainer.abstract)
         function = functools.partial(
             jax.jit,

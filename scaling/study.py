@@ -1,8 +1,8 @@
-"""From an experiment file to cells, and from cells to stems and branches.
+"""Resolves an experiment file into the cells of a study, and decides which cells share a stem.
 
-An experiment file has ``get_config(argument)`` and returns ``base(name)`` with fields set. ``config.cells`` holds named
-blocks, each made into cells by its ``kind``; a study is finally the list of cells. All of it is data: the command line
-overrides it field by field, and workers need no Python file.
+An experiment file defines ``get_config(argument)``, which returns ``base(name)`` with fields set. ``config.cells``
+holds named blocks, each expanded into cells by its ``kind``; a study is the resulting list of cells. The configuration
+is plain data: the command line can override every field, and workers need no Python file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from scaling.records.types import JSON, EvaluationOptions, Options, Role
 from scaling.settings import setting
 
 BLOCK_KINDS = ("grid", "pairs", "isoflop")
-STORES = re.compile(r"/|(gs|s3|az)://[^/]")  # where checkpoints may lie
+STORES = re.compile(r"/|(gs|s3|az)://[^/]")  # where checkpoints may be stored
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The fixed evaluation set: loss tokens of it, and examples of one of its batches."""
+    """The fixed evaluation set: its size in loss tokens, and examples per batch."""
 
     tokens: int = setting(131072, least=1)
     batch: int = setting(64, least=1)
@@ -41,16 +41,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a study sets beside its sections.
+    """Fields of a study outside its sections.
 
     Attributes:
       name: of the study. family: of the models.
       repeats: allow D above the unique tokens of the source.
-      chunk: steps between two looks at a run. checkpoint_seconds: between two checkpoints.
-      noise_scale: measure the gradient noise scale once a chunk; costs one gradient.
-      keep_last: checkpoints of a run on its way; those that branches leave from stay. keep_final: the last one too.
-      checkpoints: their directory or URL (gs://, s3://), of this workdir alone; empty: beside the records.
-      price_per_hour: of one device, in your currency.
+      chunk: steps per compiled call; metrics are written after each. checkpoint_seconds: time between checkpoints.
+      noise_scale: measure the gradient noise scale once per chunk, at the cost of one gradient.
+      keep_last: checkpoints kept of an unfinished run, besides its branch points. keep_final: keep the final one too.
+      checkpoints: directory or URL (gs://, s3://) for them, used by this workdir only; empty: next to the records.
+      price_per_hour: of one device, in any currency.
     """
 
     name: str = ""
@@ -72,18 +72,19 @@ class Settings:
 
 
 def base(name: str, argument: str = "", known: Collection[str] = ()) -> Any:
-    """The configuration that every experiment file starts from: a ConfigDict, whose fields no type checker knows.
+    """The configuration that every experiment file starts from: a ConfigDict (typed Any, as its fields are dynamic).
 
-    Its fields are those of ``Settings`` and the sections ``model`` (of the family's Config, over its ladder),
-    ``recipe``, ``data`` (dataset name -> {"source": ..., fields of the source}), ``evaluation``, ``mesh``,
+    Its fields are those of ``Settings`` and the sections ``model`` (fields of the family's Config, overriding its
+    ladder), ``recipe``, ``data`` (dataset name -> {"source": ..., fields of the source}), ``evaluation``, ``mesh``,
     ``execution`` and ``cells`` (name -> ``block``).
 
     Args:
-      argument: what ``get_config`` was given. The study is then called NAME-ARGUMENT.
-      known: the arguments that the experiment knows, besides none.
+      name: of the study.
+      argument: the argument of ``get_config``; if not empty, the study is named NAME-ARGUMENT.
+      known: the arguments that the experiment accepts, besides the empty one.
 
     Raises:
-      UserError: UNKNOWN: it does not know this one.
+      UserError: ``argument`` is not one of ``known`` (UNKNOWN).
     """
     if argument:
         settings.require_known("config argument", argument, known)
@@ -101,7 +102,7 @@ def base(name: str, argument: str = "", known: Collection[str] = ()) -> Any:
 
 
 def _dict(**fields: Any) -> ConfigDict:
-    # In the order of writing: the first data set of a study is its primary one.
+    # Keep the order of the fields: the first data set of a study is its primary one.
     return ConfigDict(fields, sort_keys=False)
 
 
@@ -110,11 +111,13 @@ def block(kind: str, dataset: str, sizes: Iterable[int], **fields: Any) -> Any:
 
     Args:
       kind: ``grid``: every size at every D in ``tokens``; ``pairs``: size i at tokens[i]; ``isoflop``: every size at
-        every budget, D = C / exact training FLOPs per token.
+        every budget, with D = budget / exact training FLOPs per token.
+      dataset: name of a data set of the study.
+      sizes: of the family's ladder.
       fields: tokens or budgets; seeds (default (0,)), role (fit), model and recipe (overrides for this block).
 
     Raises:
-      UserError: UNKNOWN: a field that blocks do not have.
+      UserError: blocks have no field of that name (UNKNOWN).
     """
     unset: dict[str, Any] = {"tokens": (), "budgets": (), "seeds": (0,), "role": "fit", "model": {}, "recipe": {}}
     _require_fields("cells", fields, unset)
@@ -128,9 +131,9 @@ def _require_fields(section: str, given: Iterable[str], known: Collection[str]) 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a study asks for: one loss at (configuration, D, recipe, seed).
+    """One loss that a study measures, at (configuration, D, recipe, seed).
 
-    ``tokens`` is D exactly, ``steps`` x batch x context; ``components`` are its counts.
+    ``tokens`` is the exact D = ``steps`` x batch x context.
     """
 
     dataset: str
@@ -150,7 +153,7 @@ class Cell:
 
     @property
     def components(self) -> list[count.Component]:
-        """What the family counts for this cell's configuration."""
+        """The counted components of this cell's configuration."""
         return self.module.components(self.config)
 
 
@@ -159,9 +162,9 @@ class Study:
     """A resolved study.
 
     Attributes:
-      datasets: configuration of each source that its cells read. sources: these.
-      options: change no number (the evaluation apart).
-      tuned: identity of a recipe file that cells name -> what was fitted there.
+      datasets: configuration of each source that its cells read. sources: the sources themselves.
+      options: settings that do not change a loss, except those of the evaluation.
+      tuned: fit of each recipe file that cells use, by the file's identity.
     """
 
     name: str
@@ -174,11 +177,11 @@ class Study:
 
 
 def resolve(config: ConfigDict) -> Study:
-    """Checks a configuration and makes its cells.
+    """Validates a configuration and expands its blocks into cells.
 
     Raises:
-      UserError: anything in it that cannot be: an unknown field, family, source, recipe or role, a size that the
-        ladder lacks, a D that the source cannot give without repeats, a holdout on a stem that is fitted.
+      UserError: the configuration is invalid: for example an unknown field, family, source, recipe or role, a size
+        that the ladder lacks, a D above the unique tokens of the source, or a holdout on the stem of a fitted cell.
     """
     plain = config.to_dict()
     reference = base("").to_dict()
@@ -251,7 +254,7 @@ def _describe(cell: Cell) -> dict[str, Any]:
 
 
 def stem_key(cell: Cell) -> str | None:
-    """What cells on one stem share; None for a cell whose schedule depends on its length and so has no stem."""
+    """Key that cells on one stem share; None for a cell without a stem, whose schedule depends on its length."""
     if cell.recipe.schedule != "wsd":
         return None
     described = _describe(cell)
@@ -270,7 +273,7 @@ def _check_holdouts(cells: Iterable[Cell]) -> None:
 
 
 def _check_split(cell: Cell, options: Options) -> None:
-    """UserError where the mesh, or what splits a batch into parts, does not divide the cell's batch."""
+    """Raises UserError if the mesh or the microbatches do not divide the cell's batch."""
     ways = options.execution["microbatches"]
     mesh.check_batch(options.mesh, cell.recipe.batch, microbatches=ways)
     if ways > 1:
@@ -281,11 +284,11 @@ def _check_split(cell: Cell, options: Options) -> None:
 
 
 class _Block:
-    """A named block of cells, checked.
+    """A named block of cells, validated.
 
     Args:
-      name: of the block. fields: what it sets.
-      chosen, plain: the study's settings and all of its configuration.
+      name: of the block. fields: the fields that it sets.
+      chosen, plain: the study's settings, and its whole configuration.
     """
 
     def __init__(
@@ -314,11 +317,11 @@ class _Block:
         for seed in self.fields["seeds"]:
             if not isinstance(seed, int) or not 0 <= seed < 2**32:
                 raise UserError(f"cells.{self.name}.seeds", seed, "must be whole numbers from 0 to 2**32 - 1")
-        made = [self._cell(size, amount) for size, amount in pairs]
-        return [dataclasses.replace(cell, seed=seed) for cell in made for seed in self.fields["seeds"]]
+        cells = [self._cell(size, amount) for size, amount in pairs]
+        return [dataclasses.replace(cell, seed=seed) for cell in cells for seed in self.fields["seeds"]]
 
     def _cell(self, size: int, amount: float) -> Cell:
-        """The cell of a size at ``amount`` tokens, or FLOPs of an isoflop block, with seed 0."""
+        """The cell with seed 0 of a size at ``amount`` tokens, or FLOPs for an isoflop block."""
         config = self._configure(size)
         components = self.module.components(config)
         context, tokens = self.module.batch_spec(config)["context"], amount
@@ -328,25 +331,25 @@ class _Block:
         rules = recipe.resolve(self.recipe, parameters, tokens, context)
         steps = max(1, round(tokens / (rules.batch * context)))
         exact = steps * rules.batch * context
-        # At the D that it will have, so that a study written from its own cells gives the same cells.
+        # Resolve at the exact D, so that a study rewritten from its own cells gives the same cells.
         if (again := recipe.resolve(self.recipe, parameters, exact, context)).batch == rules.batch:
             rules = again
         self._check_length(config, exact)
         return Cell(self.dataset, self.chosen.family, size, config, rules, 0, self.fields["role"], steps, exact)
 
     def _configure(self, size: int) -> Any:
-        """The family's configuration at a size: what the source says of itself, the study's fields, the block's."""
+        """The family's configuration at a size: the source's fields, overridden by the study's, then the block's."""
         known = {field.name for field in dataclasses.fields(self.module.Config)} - set(inputs.LENGTHS)
         supplies = data.supplies(self.source)
-        given = {name: value for name, value in supplies.items() if name in known}
+        supplied = {name: value for name, value in supplies.items() if name in known}
         own = settings.mapping(f"cells.{self.name}.model", self.fields["model"])
-        config = families.configure(self.module, size, **{**given, **self.model, **own})
+        config = families.configure(self.module, size, **{**supplied, **self.model, **own})
         spec = self.module.batch_spec(config)
         inputs.require_supply(self.module, spec, supplies, self.dataset, self.chosen.family)
         return config
 
     def _check_length(self, config: Any, tokens: int) -> None:
-        """UserError where the source is too short for the context or, without repeats, for D."""
+        """Raises UserError if the source is too short for the context or, without repeats, for D."""
         spec, dataset, text = self.module.batch_spec(config), self.dataset, families.text
         context, supplies, unique = spec["context"], data.supplies(self.source), data.unique(self.source, spec)
         if unique < context:
@@ -360,7 +363,7 @@ class _Block:
             raise UserError(f"cells.{self.name}.tokens", f"{tokens:,}", remedy, Code.CONFLICT)
 
     def _pairs(self) -> list[tuple[int, float]]:
-        """Sizes with their tokens, or FLOPs of an isoflop block."""
+        """Pairs of a size and its tokens, or its FLOPs for an isoflop block."""
         axis = "budgets" if self.fields["kind"] == "isoflop" else "tokens"
         amounts, sizes = _numbers(f"cells.{self.name}.{axis}", self.fields[axis]), self.fields["sizes"]
         for field in ("sizes", "seeds"):

@@ -1,8 +1,8 @@
-"""Training: what turns a program into run records, alone or beside others in one ensemble (``drive``).
+"""Trains a program and writes its run records, alone or with others in one ensemble (``drive``).
 
-A program is a stem with its branches, or one whole run. The order in which a run starts is: its result exists, then
-nothing is done; else its own newest checkpoint that verifies; else, for a branch, the stem at the branch step (in
-memory, or from the stem's checkpoint there); else initialisation. Every way gives the same bits.
+A program is a stem with its branches, or one whole run. A run that has a result is not trained again. Otherwise it
+starts from its newest checkpoint that verifies; else, for a branch, from the stem at the branch step (in memory, or
+from the stem's checkpoint); else from initialisation. All of these give the same bits.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ ShouldStop = Callable[[], bool]
 
 
 def batching_key(program: ProgramSpec) -> str:
-    """Equal for programs that one compiled program can train as its members: of one trainer, on the same data."""
+    """A key that is equal for programs which can train together in one ensemble: same trainer, same data."""
     return canonical([*shape_of(program.runs[0].manifest, program.options), program.data])
 
 
 def prepare(program: ProgramSpec) -> Callable[[], None]:
-    """What compiles the steps of a program, to be called in another thread while this one trains."""
+    """Returns a function that compiles the steps of a program, to be called in another thread during training."""
     first = program.runs[0].manifest
     trainer = trainer_of(first, program.options)
     example = source_of(program).batch(np.zeros(1, np.int64), seed=first.seed, context=trainer.text)
@@ -41,7 +41,7 @@ def prepare(program: ProgramSpec) -> Callable[[], None]:
 
 
 def speedup(program: ProgramSpec, size: int, workdir: Path) -> float:
-    """Measures, by ten steps, how many times as fast ``size`` programs such as this train together as one by one."""
+    """Measures, over ten steps, the speedup of training ``size`` such programs together rather than one by one."""
     run = Run(program.runs[0], program, workdir)
     count = min(10, run.trainer.steps_per_chunk)
     hyper, batches = run.hyper(0, count), run.batches(0, count)
@@ -50,14 +50,14 @@ def speedup(program: ProgramSpec, size: int, workdir: Path) -> float:
 
 
 def execute(program: ProgramSpec, workdir: Path, *, progress: Progress, should_stop: ShouldStop) -> None:
-    """Trains what is not final of a program, alone; see ``work``."""
+    """Trains the runs of a program that are not final, on its own; see ``work``."""
     alone = work(program, workdir, progress=progress, should_stop=should_stop)
     for request in alone:
         alone.send(drive.chunk([request], 1)[0])
 
 
 def work(program: ProgramSpec, workdir: Path, *, progress: Progress, should_stop: ShouldStop) -> drive.RunCoroutine:
-    """What is not final of a program, to be driven: the stem to each branch step in turn, each branch from there.
+    """A coroutine for ``drive`` that trains every run that is not final: the stem, and each branch at its step.
 
     Args:
       program: of study.json.
@@ -65,18 +65,18 @@ def work(program: ProgramSpec, workdir: Path, *, progress: Progress, should_stop
       should_stop: polled at each chunk; once true, the state is checkpointed and ``Interrupted`` raised.
 
     Raises:
-      UserError: the data is not the planned data, or a checkpoint cannot be written.
+      UserError: the data differs from the plan (CHANGED), or a checkpoint cannot be written (ENVIRONMENT).
     """
     yield from _Program(program, workdir, progress, should_stop).train()
 
 
 class _Program:
-    """A program while it trains: the trunk's state, and how far it is.
+    """A program in training: the state of its trunk, and its progress.
 
     Attributes:
-      trunk: the stem, or the whole run. branches: from it.
-      state, at: of the trunk, and its step; None before it was initialised or loaded.
-      failure: that the trunk diverged; branches that leave before that step are still trained.
+      trunk: the stem, or the whole run. branches: the runs that start from it.
+      state, at: state of the trunk and its step; None before it is initialised or loaded.
+      failure: set if the trunk diverged; branches that start before that step are still trained.
     """
 
     def __init__(self, program: ProgramSpec, workdir: Path, progress: Progress, should_stop: ShouldStop):
@@ -90,7 +90,7 @@ class _Program:
         self.failure: Diverged | None = None
 
     def train(self) -> drive.RunCoroutine:
-        """Takes every run that is not final to its result."""
+        """Trains every run that is not final to its result."""
         if distributed.anyone(self.should_stop()):
             raise Interrupted(self.program.program)
         trunk, branches = self.trunk, self.branches
@@ -113,14 +113,14 @@ class _Program:
             trunk.checkpoints.keep({run.branch_step for run in branches} | set(trunk.checkpoints.steps()[-1:]))
 
     def _earlier_failure(self) -> Diverged | None:
-        """Why the trunk diverged in an earlier attempt."""
+        """The divergence of the trunk in an earlier attempt; None if it did not diverge."""
         result = self.trunk.record.result
         diverged = result is not None and result.status == "diverged"
         held = distributed.agree([result.reason, result.steps] if result is not None and diverged else None)
         return None if held is None else Diverged(*held)
 
     def _advance_trunk(self, end: int) -> drive.RunCoroutine:
-        """Takes the trunk to step ``end``, unless it diverges, or did, before."""
+        """Trains the trunk to step ``end``, unless it diverges or has diverged before that."""
         trunk = self.trunk
         if self.failure is not None and self.failure.steps <= end:
             return
@@ -142,14 +142,14 @@ class _Program:
             trunk.finish("diverged", steps=problem.steps, reason=str(problem))
 
     def _train_branch(self, run: Run, step: int) -> drive.RunCoroutine:
-        """Takes a branch from the trunk's state at ``step``, or from its own newer checkpoint, to its result."""
+        """Trains a branch to its result, from the trunk's state at ``step`` or from its own newer checkpoint."""
         run.begin()
         if self.failure is not None and self.failure.steps <= step:
             run.finish("diverged", steps=self.failure.steps, reason=f"its stem diverged: {self.failure}")
             return
         if self.state is None:
             return
-        # A copy: training donates its state, and the trunk goes on from this one.
+        # A copy, since training donates its state and the trunk continues from this one.
         start, state = run.checkpoints.load(run.trainer.abstract) or (step, jax.tree.map(jnp.copy, self.state))
         try:
             state = yield from run.advance(state, start, run.steps, self._tick(run))
@@ -159,7 +159,7 @@ class _Program:
         run.complete(state)
 
     def _tick(self, run: Run) -> Callable[[int], bool]:
-        """Reports the step of a run and says whether to stop."""
+        """A callback that reports the step of a run and returns whether to stop."""
         per_step = run.spec.flops // max(1, run.spec.own_steps)
 
         def tick(step: int) -> bool:

@@ -334,7 +334,7 @@ def test_an_edit_within_a_second_is_read(place, monkeypatch):
 def test_plan_prints_the_cells_and_writes_nothing(place):
     code, out, _ = scaling("plan", "--config=exp.py")
     assert code == 0 and "2 cells in 1 programs" in out and "parameters by group" in out
-    assert "expected half-widths of the 95 % intervals of these cells (prior: " in out
+    assert "expected half-widths of the 95 % intervals from a fit to these cells (prior: " in out
     assert "too few runs to fit the law" in out
     code, out, _ = scaling("plan", "--config=exp.py", "--json")
     made = json.loads(out)

@@ -241,7 +241,7 @@ def test_power_from_the_shell(tmp_path, capsys):
     wrong = {
         str(tmp_path / "none.json"): "scaling plan",
         str(tmp_path / "odd.json"): "scaling plan",
-        paths[0]: "one plan is given twice",
+        paths[0]: "the same plan is given twice",
     }
     for path, words in wrong.items():
         assert main(["compare", "--expected", paths[0], path]) == 2

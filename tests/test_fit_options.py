@@ -562,8 +562,8 @@ def test_runs_that_cannot_be_paired_are_refused(tmp_path):
     for other, words in ((short, "same documents"), (held, "no forecast of it is sealed"), (failed, "is not finished")):
         code, _, err = scaling("compare", a, other)
         assert code == 2 and err.count("\n") == 1 and words in err, err
-    assert "is no run directory" in scaling("compare", a, tmp_path)[2]
-    assert "takes two run directories" in scaling("compare", a, a, a)[2]
+    assert "is not a run directory" in scaling("compare", a, tmp_path)[2]
+    assert "give two run directories" in scaling("compare", a, a, a)[2]
 
 
 def test_the_outer_exponent_of_chinchilla_is_one_where_there_is_none():

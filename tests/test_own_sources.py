@@ -539,7 +539,7 @@ def test_tars_train_and_a_corrupt_sample_rejects_its_run_by_file_and_key(tmp_pat
     write_tar(tmp_path / "bad" / "a.tar", found)
     code, _, err = scaling("run", "--config=exp.py", "--workdir=w", "--workers=1")
     line = next((line for line in err.splitlines() if line.startswith("rejected: ")), "")
-    assert code == 2 and f"data.image = a.tar:{broken:05}: is no picture that can be read" in line, err
+    assert code == 2 and f"data.image = a.tar:{broken:05}: is not a readable picture" in line, err
     ended = [record.result for record in records(tmp_path / "w") if record.manifest.dataset == "good"]
     assert ended and all(result is not None and result.status == "done" for result in ended)
     assert any(result and "class" in result.evaluation for result in ended)

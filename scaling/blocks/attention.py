@@ -1,7 +1,7 @@
-"""Softmax attention behind one function, with backends by name; ``Execution.attention`` chooses, and what ran is noted.
+"""Softmax attention with several backends. ``Execution.attention`` chooses one, and the one that ran is recorded.
 
-Queries have T positions and H heads; keys and values have S positions and as many heads or a divisor of them, each
-then shared by H / (their number) queries (arXiv 2305.13245).
+Queries have T positions and H heads. Keys and values have S positions, and H heads or a divisor of H, in which case
+each head is shared by several query heads (arXiv 2305.13245).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def attend(
     """Attention of q to k and v, (B, H, T, K), with scores in float32.
 
     Args:
-      mask: ``causal``: position t sees positions up to t; ``prefix``: these and the first ``prefix``;
-        ``bidirectional``: all.
+      mask: ``causal``: position t sees positions up to t; ``prefix``: these and the first ``prefix`` positions;
+        ``bidirectional``: all positions.
       keep_BS: False hides a position from every query.
 
     Raises:
-      UserError: the backend that was asked for cannot run on this device, or not in this dtype or shape.
-      ValueError: there is no such mask; nothing must then be seen by mistake.
+      UserError: the requested backend does not support this device, dtype or shape (ENVIRONMENT).
+      ValueError: there is no such mask.
     """
     if mask not in MASKS:
         raise ValueError(f"mask {mask}: choose one of {', '.join(MASKS)}")
@@ -52,7 +52,7 @@ def attend(
 
 
 def _choose(asked: str, q_BHTK: jax.Array, k_BHSK: jax.Array, masked: bool) -> str:
-    """The backend that runs. One that was asked for and cannot is an error, save for a mask that only ours can do."""
+    """The backend to run. An unsupported request is an error, except that ``own`` handles masks that others cannot."""
     if asked in ("own", "xla"):
         return asked
     reasons = {name: _unfit(name, q_BHTK, k_BHSK) for name in ("cudnn", "splash")}
@@ -64,7 +64,7 @@ def _choose(asked: str, q_BHTK: jax.Array, k_BHSK: jax.Array, masked: bool) -> s
 
 
 def _unfit(name: str, q_BHTK: jax.Array, k_BHSK: jax.Array) -> str | None:
-    """What a backend lacks here, in words; None where it can run."""
+    """What a backend needs and lacks here, in words; None if it can run."""
     platform, head = jax.default_backend(), q_BHTK.shape[-1]
     if name == "cudnn":
         if platform != "gpu":
@@ -86,7 +86,7 @@ def _repeated(q_BHTK: jax.Array, *keys: jax.Array) -> list[jax.Array]:
 
 
 def _own(q_BHTK, k_BHSK, v_BHSK, causal: bool, allowed: jax.Array | None) -> jax.Array:
-    """The normaliser divides after the product with V: T * K divisions instead of T * S, 1.14 to 1.19x on a CPU."""
+    """Divides by the normaliser after the product with V: T * K divisions instead of T * S, 1.14 to 1.19x on a CPU."""
     k_BHSK, v_BHSK = _repeated(q_BHTK, k_BHSK, v_BHSK)
     scale = q_BHTK.shape[-1] ** -0.5
     scores = jnp.einsum("bhtk,bhsk->bhts", q_BHTK * scale, k_BHSK, preferred_element_type=jnp.float32)

@@ -1,7 +1,7 @@
-"""How a traced program is executed: the same numbers to rounding, at another cost in time and memory.
+"""Execution settings of a traced program: they change time and memory, and the numbers only by rounding.
 
-Families never see this. A loss is traced under ``using(how)``, the blocks ask ``current()``, and ``note`` collects the
-attention backends that ran. It is recorded with each run and is no part of the run's identity.
+Families do not see them. A loss is traced under ``using(how)``, blocks call ``current()``, and ``note`` collects the
+attention backends that ran. They are recorded with each run but are not part of its identity.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax
 
 from scaling.settings import check, read, setting
 
-# What is kept of a layer for its backward pass; the rest is recomputed. ``dots`` keeps the outputs of products with
+# What a layer keeps for its backward pass; the rest is recomputed. ``dots`` keeps the outputs of products with
 # weights (which have no batch axis), so attention scores and activations are recomputed.
 REMAT = {
     "none": None,
@@ -31,13 +31,13 @@ class Execution:
 
     Attributes:
       remat: what the backward pass recomputes: ``none`` nothing, ``dots`` what is cheap, ``full`` everything.
-      microbatches: equal parts of the batch that are trained one after another; their gradients are added.
-        A family whose loss is random draws anew for each part, so its numbers change; others keep theirs.
-      loss_chunk: positions of an example whose logits exist at once; 0: all.
+      microbatches: number of equal parts of the batch that are processed one after another, adding gradients. A family
+        with a random loss draws anew for each part, so its numbers change.
+      loss_chunk: positions per example whose logits exist at once; 0: all.
       attention: ``own`` (blocks/attention.py), ``xla`` or ``cudnn`` (jax.nn.dot_product_attention), ``splash`` (TPU);
-        ``auto`` takes the fastest that can do the work, ``own`` on a CPU.
-      unroll: layers up to which a stack is unrolled; deeper ones are scanned. Scanning costs 1.2 to 1.33x in step time
-        on a CPU and saves compile time from about 8 layers on.
+        ``auto`` takes the fastest that supports the inputs, ``own`` on a CPU.
+      unroll: largest number of layers of a stack that is unrolled; deeper ones are scanned. Scanning takes 1.2 to 1.33x
+        the step time on a CPU, and saves compile time from about 8 layers on.
     """
 
     remat: str = setting("none", choices=REMAT)
@@ -64,7 +64,7 @@ _ACTIVE: ContextVar[tuple[Execution, set[str]]] = ContextVar("execution", defaul
 
 @contextmanager
 def using(how: Execution, ran: set[str] | None = None) -> Iterator[None]:
-    """Traces what is inside for this execution; ``ran`` receives the attention backends that ran."""
+    """Within this context, traces use ``how``; the names of attention backends that ran are added to ``ran``."""
     token = _ACTIVE.set((how, set() if ran is None else ran))
     try:
         yield
@@ -73,7 +73,7 @@ def using(how: Execution, ran: set[str] | None = None) -> Iterator[None]:
 
 
 def current() -> Execution:
-    """The execution of what is being traced."""
+    """The execution settings of the current trace."""
     return _ACTIVE.get()[0]
 
 

@@ -1,8 +1,8 @@
-"""A mixture of experts in place of an MLP: top-k routing with a capacity, shared experts, a load balance term.
+"""A mixture of experts that replaces an MLP: top-k routing with a capacity, shared experts, and a load-balance term.
 
-Routing is within one example and in the order of its positions: whether an expert is full for position t depends on
-positions before t only, so a causal stack stays causal, and an example's loss does not depend on its batch. Tokens
-are moved by gathers, never by products with one-hot matrices: what is counted is what the experts compute.
+Routing is within each example, in the order of its positions: whether an expert is full at position t depends only on
+earlier positions, so a causal stack stays causal, and an example's loss does not depend on its batch. Tokens are moved
+by gathers, not by products with one-hot matrices, so the counted FLOPs are those of the experts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from scaling.count import Component
 
 @dataclass(frozen=True)
 class Experts:
-    """``count`` routed experts of ``hidden`` units, of which a token uses ``top``, and ``shared`` that all use.
+    """A mixture of ``count`` routed experts of ``hidden`` units, of which a token uses ``top``, and ``shared`` experts.
 
-    ``capacity``: an expert takes at most capacity * top * T / count positions of an example, rounded up; the rest skip
-    it (their residual passes on). 1.0 computes no more than top experts' worth of products.
+    ``capacity``: an expert processes at most capacity * top * T / count positions of an example, rounded up; the others
+    skip it, keeping only their residual. At 1.0 the products are those of ``top`` experts for every token.
     """
 
     count: int
@@ -32,40 +32,40 @@ class Experts:
     capacity: float = 1.25
 
     def slots(self, time: int) -> int:
-        """Positions that one expert takes of an example of ``time`` positions."""
+        """Largest number of positions that one expert processes in an example of ``time`` positions."""
         return min(time, math.ceil(self.capacity * self.top * time / self.count))
 
 
 def shapes(experts: Experts, layers: int, width: int) -> dict[str, tuple[int, ...]]:
     """Shapes of the weights, by name."""
-    found: dict[str, tuple[int, ...]] = {
+    weights: dict[str, tuple[int, ...]] = {
         "router": (layers, width, experts.count),
         "expert_up": (layers, experts.count, width, experts.hidden),
         "expert_down": (layers, experts.count, experts.hidden, width),
     }
     if experts.shared:
-        found["shared_up"] = (layers, width, experts.shared * experts.hidden)
-        found["shared_down"] = (layers, experts.shared * experts.hidden, width)
-    return found
+        weights["shared_up"] = (layers, width, experts.shared * experts.hidden)
+        weights["shared_down"] = (layers, experts.shared * experts.hidden, width)
+    return weights
 
 
 def axes(experts: Experts) -> dict[str, tuple[str, ...]]:
     """Logical axes of the weights, inputs before outputs."""
-    found: dict[str, tuple[str, ...]] = {
+    tree: dict[str, tuple[str, ...]] = {
         "router": ("layers", "embed", "experts"),
         "expert_up": ("layers", "experts", "embed", "mlp"),
         "expert_down": ("layers", "experts", "mlp", "embed"),
     }
     if experts.shared:
-        found |= {"shared_up": ("layers", "embed", "mlp"), "shared_down": ("layers", "mlp", "embed")}
-    return found
+        tree |= {"shared_up": ("layers", "embed", "mlp"), "shared_down": ("layers", "mlp", "embed")}
+    return tree
 
 
 def route(scores_BTE: jax.Array, experts: Experts) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """From router scores to (chosen_BTC, slot_BTC, gate_BTC) of the ``top`` choices C of every position.
+    """Routes every position: (chosen_BTC, slot_BTC, gate_BTC) for its ``top`` choices C, from router scores.
 
-    ``slot`` is the place in the expert's queue, in the order of positions; at or above ``slots(T)`` there is none left.
-    Gates are the probabilities of the chosen experts; for top > 1 they are made to sum to one.
+    ``slot`` is the position's place in the expert's queue; from ``slots(T)`` on, the expert is full. Gates are the
+    probabilities of the chosen experts, normalised to sum to one for top > 1.
     """
     probability_BTE = jax.nn.softmax(scores_BTE, axis=-1)
     gate_BTC, chosen_BTC = jax.lax.top_k(probability_BTE, experts.top)
@@ -77,8 +77,11 @@ def route(scores_BTE: jax.Array, experts: Experts) -> tuple[jax.Array, jax.Array
 
 
 def mixture(h_BTD: jax.Array, w: dict[str, jax.Array], experts: Experts, activation: Callable[[jax.Array], jax.Array]):
-    """(y_BTD, balance_B): what the experts add, and E * sum_e (share of choices) * (mean probability), which is 1 for
-    a router that spreads each example evenly (Switch Transformer, arXiv 2101.03961, equation 4)."""
+    """Applies the mixture: (y_BTD, balance_B), the experts' output and the load-balance term.
+
+    The term is E * sum_e (share of choices) * (mean probability), which is 1 for a router that spreads each example
+    evenly (Switch Transformer, arXiv 2101.03961, equation 4).
+    """
     size, time, width = h_BTD.shape
     slots, count = experts.slots(time), experts.count
     scores_BTE = jnp.einsum("btd,de->bte", h_BTD, w["router"], preferred_element_type=jnp.float32)
@@ -87,7 +90,7 @@ def mixture(h_BTD: jax.Array, w: dict[str, jax.Array], experts: Experts, activat
     balance_B = count * (jax.lax.stop_gradient(share_BE) * jax.nn.softmax(scores_BTE, axis=-1).mean(axis=1)).sum(
         axis=-1
     )
-    # A place beyond the last one is dropped by the scatter and filled with zero by the gather.
+    # Places beyond the last slot are dropped by the scatter and filled with zeros by the gather.
     place_BTC = jnp.where(slot_BTC < slots, chosen_BTC * slots + slot_BTC, count * slots)
     source_BTC = jnp.broadcast_to(jnp.arange(time)[None, :, None], place_BTC.shape)
     rows = jnp.arange(size)[:, None]
@@ -107,7 +110,7 @@ def mixture(h_BTD: jax.Array, w: dict[str, jax.Array], experts: Experts, activat
 
 
 def components(experts: Experts, layers: int, width: int, time: int, prefix: str = "") -> list[Component]:
-    """Router, routed and shared experts. FLOPs are those of every slot, filled or not; active are ``top`` experts."""
+    """Router, routed and shared experts. FLOPs count every slot, filled or not; ``top`` experts are active."""
     one, router = 2 * layers * width * experts.hidden, layers * width * experts.count
     parts = [
         Component(f"{prefix}router", f"{prefix}router", router, router, time),

@@ -1,5 +1,4 @@
-"""Both ends of a model: rows of a table, and from the last hidden states to logits, or to the nats of the targets
-without all logits."""
+"""The two ends of a model: look-ups in a table, and logits, or the nats of targets, from the last hidden states."""
 
 from __future__ import annotations
 
@@ -14,20 +13,20 @@ from scaling.blocks.logical import constrain
 def look_up(table_VD: jax.Array, index_BT: jax.Array) -> jax.Array:
     """Rows of a table, (B, T, D).
 
-    The table is whole in D there, since its split would split the activations; and the rows are put where activations
-    belong at once, since XLA would else put their gradient where the table is, and find no way back but by copying all.
+    The table is gathered along D first, since its sharding would spread to the activations. The rows are sharded like
+    activations at once, since XLA would otherwise shard their gradient like the table, and have to replicate it later.
     """
     return constrain(constrain(table_VD, "vocab", "embed")[index_BT], "batch", "time", "embed")
 
 
 def vocabulary(x_BTD: jax.Array, weight: jax.Array, targets_BT: jax.Array | None = None, *, tied: bool) -> jax.Array:
-    """Logits (B, T, V) in the dtype of x; with targets -log p(target) in nats instead, (B, T) float32.
+    """Logits (B, T, V) in the dtype of x; with targets, -log p(target) in nats instead, (B, T) float32.
+
+    With ``Execution.loss_chunk`` = C, only logits of C positions per example exist at once. The backward pass
+    recomputes them, which is one product more than the model's FLOPs count.
 
     Args:
-      weight: (V, D) of the embedding where ``tied``, else (D, V).
-
-    With ``Execution.loss_chunk`` = C, logits of C positions of each example exist at once, in the backward pass too:
-    it computes them again, one product more than the model's FLOPs count.
+      weight: (V, D), the embedding, if ``tied``, else (D, V).
     """
 
     def logits(x_BTD: jax.Array, weight: jax.Array) -> jax.Array:
@@ -35,7 +34,7 @@ def vocabulary(x_BTD: jax.Array, weight: jax.Array, targets_BT: jax.Array | None
 
     if targets_BT is None:
         return logits(x_BTD, weight)
-    weight32 = weight.astype(jnp.float32)  # cast back inside: its gradient is then added up over chunks in float32
+    weight32 = weight.astype(jnp.float32)  # cast back inside, so that its gradient is summed over chunks in float32
 
     def nats(x_BTD: jax.Array, targets_BT: jax.Array) -> jax.Array:
         return objectives.cross_entropy(logits(x_BTD, weight32), targets_BT)

@@ -1,7 +1,7 @@
-"""Where activations lie, by logical axes: a block names them, ``scaling.mesh`` decides; without a mesh, nowhere.
+"""Sharding of activations by logical axes: blocks name the axes, ``scaling.mesh`` decides. No effect without a mesh.
 
-Without this XLA lets a weight's split spread to the activations and moves them back and forth: GPT of width 64 on 8-way
-fsdp gathered 5.0 times its parameters a step, with 18 all-to-alls; with it 1.0 times, with none.
+Without these constraints XLA spreads the sharding of weights to activations and moves them back and forth: a GPT of
+width 64 on 8-way fsdp gathered 5.0 times its parameters per step, with 18 all-to-alls; with them, 1.0 times and none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ACTIVE: ContextVar[Place | None] = ContextVar("place", default=None)
 
 @contextmanager
 def placing(place: Place | None) -> Iterator[None]:
-    """Whatever is traced inside has its activations put by ``place(x, axes)``."""
+    """Within this context, ``constrain`` shards activations with ``place(x, axes)``."""
     token = _ACTIVE.set(place)
     try:
         yield
@@ -31,6 +31,6 @@ def placing(place: Place | None) -> Iterator[None]:
 
 
 def constrain(x_: jax.Array, *axes: str) -> jax.Array:
-    """The same array, put where its logical axes belong."""
+    """The same array, sharded by its logical axes."""
     place = _ACTIVE.get()
     return x_ if place is None else place(x_, axes)

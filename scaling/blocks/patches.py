@@ -1,4 +1,4 @@
-"""Patches of pictures and sounds: how bytes are cut, and their embedding with a learned place for each."""
+"""Patches of pictures and sounds, and their embedding with learned positions."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class ImageShape(Shape):
 
 
 def patchify(image_BHWC: jax.Array, patch: int) -> jax.Array:
-    """Bytes (B, H, W, 3) to patches (B, P, 3 * patch**2) in [-1, 1], row by row."""
+    """Cuts bytes (B, H, W, 3) into patches (B, P, 3 * patch**2) in [-1, 1], row by row."""
     size, side = image_BHWC.shape[0], image_BHWC.shape[1] // patch
     x = scaled(image_BHWC).reshape(size, side, patch, side, patch, 3).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(size, side * side, 3 * patch**2)
 
 
 def slices(sound_BS: jax.Array, patch: int) -> jax.Array:
-    """Bytes (B, S) to patches (B, S / patch, patch) in [-1, 1]."""
+    """Cuts bytes (B, S) into patches (B, S / patch, patch) in [-1, 1]."""
     return scaled(sound_BS).reshape(len(sound_BS), -1, patch)
 
 
@@ -66,10 +66,12 @@ def scaled(bytes_: jax.Array) -> jax.Array:
 
 
 class Embed(nn.Module):
-    """patches_BPX -> x_BPD of unit size, in the dtype of the parameters.
+    """Embeds patches_BPX as x_BPD of unit RMS, in the dtype of the parameters.
+
+    ``place_BP`` gives the positions of the patches; without it they are 0, 1, 2 ...
 
     Attributes:
-      places: how many there are. ``place_BP`` says which the patches have; without it they have them in order.
+      places: number of positions.
     """
 
     places: int
@@ -85,7 +87,14 @@ class Embed(nn.Module):
 
 
 def components(pixels: int, places: int, width: int, seen: int, prefix: str = "", *, k: int = 6) -> list[Component]:
-    """What an Embed of ``pixels`` numbers a patch counts, on ``seen`` patches. Its input is data."""
+    """Counted components of an Embed.
+
+    Args:
+      pixels: numbers per patch.
+      places: number of positions.
+      seen: patches per example that are embedded.
+      prefix: of the names, to distinguish streams.
+      k: as in ``Component``."""
     weights = pixels * width
     return [
         Component(f"{prefix}patch", "embedding", weights, weights, seen, k=k, first=k == 6),
@@ -94,5 +103,5 @@ def components(pixels: int, places: int, width: int, seen: int, prefix: str = ""
 
 
 def axes() -> Axes:
-    """Logical axes of an Embed. Pixels and places are looked up by index: their number grows with no width."""
+    """Logical axes of an Embed. The numbers of pixels and positions do not grow with the width."""
     return {"patch": ("pixels", "embed"), "position": ("vocab", "embed")}

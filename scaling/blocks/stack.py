@@ -1,9 +1,9 @@
 """The Transformer stack: RMSNorm, rotary positions, QK-norm, zero-initialised output projections.
 
-The weights of all layers are stacked on a leading axis L. Unrolled and scanned execution read the same parameters, so
-the choice is the machine's (``Execution``), not the model's, and a checkpoint has a dozen leaves at any depth.
-A stack may attend causally, to everything, or to a prefix; to a second stream (cross attention); with fewer heads of
-keys and values than of queries; and it may route its MLP over experts (blocks/experts.py).
+The weights of all layers are stacked on a leading axis L. Unrolled and scanned execution use the same parameters, so
+the choice belongs to ``Execution`` and not to the model, and a checkpoint has a dozen leaves at any depth. Attention
+may be causal, bidirectional or with a prefix, may include a second stream (cross attention), and may have fewer heads
+of keys and values than of queries. The MLP may be a mixture of experts (blocks/experts.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scaling.count import Component
 from scaling.errors import Code, UserError
 from scaling.settings import check, setting
 
-# Logical axes of each weight, inputs before outputs; mesh.py and recipe.py read these, the block knows neither.
+# Logical axes of each weight, inputs before outputs, for scaling.mesh and scaling.recipe.
 AXES: dict[str, tuple[str, ...]] = {
     "attention_norm": ("layers", "embed"),
     "q": ("layers", "embed", "heads", "head"),
@@ -60,10 +60,10 @@ class Shape:
 
     Attributes:
       width: of the residual stream; a multiple of 2 * ``heads``, since rotary positions turn pairs.
-      layers: blocks.
-      heads: of attention, ``width`` / ``heads`` wide.
+      layers: number of blocks.
+      heads: number of attention heads, each ``width`` / ``heads`` wide.
       mlp_ratio: hidden units of an MLP over ``width``.
-      dtype: what it trains in; parameters and their updates stay float32.
+      dtype: of the computation; parameters and their updates stay float32.
     """
 
     width: int = setting(64, least=1)
@@ -100,18 +100,18 @@ def rotate(x_BHTK: jax.Array, base: float = 10000.0) -> jax.Array:
 
 
 class Stack(nn.Module):
-    """``layers`` pre-norm blocks, x_BTD -> x_BTD, in the dtype of x.
+    """``layers`` pre-norm blocks that map x_BTD to x_BTD, in the dtype of x.
 
     Attributes:
       mask, prefix: which positions see which, as in ``attend``.
-      rotary: positions by rotation of queries and keys; without, the caller adds positions to x.
-      cross: each block also attends to ``memory_BSD``, between its attention and its MLP.
+      rotary: whether to use rotary positions; otherwise the caller adds positions to x.
+      cross: whether each block also attends to ``memory_BSD``, between its attention and its MLP.
       kv_heads: heads of keys and values, each shared by heads / kv_heads queries (arXiv 2305.13245); 0: as many.
-      experts: the MLP is a mixture; the stack then also returns its load balance (sum_B, count_B).
-      mixing: attention's output projection does not start at zero: for a stack that is read at one position, which
-        else says nothing of the others at the start.
+      experts: if given, the MLP is a mixture, and the stack also returns its load balance (sum_B, count_B).
+      mixing: whether attention's output projection does not start at zero. Needed for a stack whose output is read at
+        one position, which would otherwise not depend on the other positions at the start.
 
-    Whether layers are scanned or unrolled and what their gradients keep is said by ``execution.current()``.
+    ``execution.current()`` decides whether layers are scanned or unrolled, and what is kept for their gradients.
     """
 
     layers: int
@@ -129,7 +129,7 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, memory_BSD: jax.Array | None = None, *, keep_BT=None, keep_BS=None) -> Any:
-        """``keep_BT`` and ``keep_BS`` hide positions of x and of the memory from every query."""
+        """False in ``keep_BT`` or ``keep_BS`` hides a position of x or of the memory from every query."""
         count, width, heads, head = self.layers, self.width, self.heads, self.width // self.heads
         fan_in = nn.initializers.normal(width**-0.5)
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
@@ -166,7 +166,7 @@ class Stack(nn.Module):
             return constrain(x_BTD, "batch", "time", "embed"), balance
 
         if how.remat != "none":
-            # Inside a scan nothing can be merged across the passes, and the barriers against it cost time.
+            # Inside a scan, XLA cannot merge the two passes, so the barriers against that would only cost time.
             layer = jax.checkpoint(layer, policy=execution.REMAT[how.remat], prevent_cse=not scanned)
         if scanned:
             x_BTD, balance_LB = jax.lax.scan(layer, x_BTD, weights)
@@ -224,12 +224,12 @@ def stack_components(
     kv_heads: int = 0,
     experts: moe.Experts | None = None,
 ) -> list[Component]:
-    """What a Stack of this shape counts, on ``time`` positions that attend to each other.
+    """Counted components of a Stack of this shape, on ``time`` positions that attend to each other.
 
     Args:
-      prefix: before every name and group, to tell streams apart.
-      memory: positions of a second stream that each block attends to; 0: no cross attention. Its keys and values cost
-        a product for each position of the memory, the rest for each of ``time``.
+      prefix: of all names and groups, to distinguish streams.
+      memory: positions of a second stream that each block attends to; 0: no cross attention. Its keys and values are
+        computed for each position of the memory, the rest for each of ``time``.
     """
     kv_width = width // heads * (kv_heads or heads)
     attention, feedforward = 2 * layers * width * (width + kv_width), 2 * layers * width * mlp

@@ -1,22 +1,23 @@
-"""Sources of training tokens behind one contract. A source is one module of this folder; adding one touches no list.
+"""Sources of training data with a common interface. A source is one module of this folder; there is no other list.
 
-A source module has ``Config``, a frozen dataclass of ints, floats and strings with defaults whose fields declare what
-they may hold (``scaling.settings``), and ``make(config)``. ``load({"source": "text", "path": "books"})`` finds the
+A source module has ``Config``, a frozen dataclass of ints, floats and strings with defaults whose fields declare their
+valid values (``scaling.settings``), and ``make(config)``. ``load({"source": "text", "path": "books"})`` finds the
 module by its file name and refuses unknown names and fields.
 
-What every source promises:
+Every source guarantees:
 
-- Example ``index`` under ``seed`` is a pure function of the two (and of ``context``): no batch, chunk, host, device
-  or call before it has an influence, so a resumed run needs its step and nothing else.
-- A smaller D is a prefix of a larger D of the same seed, because D only says how many indices are read.
+- Example ``index`` under ``seed`` is a pure function of the two (and of ``context``). It does not depend on batch,
+chunk,
+  host, device or earlier calls, so a resumed run needs only its step.
+- The data of a smaller D is a prefix of that of a larger D with the same seed: D only says how many indices are read.
 - Seeds differ in the order of the same training tokens (for a generated source: in the sample drawn).
-- Evaluation is fixed by hash, shares no document with training, and is the same for every seed and D. A smaller
-  ``limit_tokens`` is a prefix of a larger one. Losses are summed by document, so that a standard error is by document.
-- ``describe()`` names the content by its hash: two machines with the same bytes get the same description, whatever
-  the folders are called, and D has no part in it.
+- Evaluation data is chosen by hash, shares no document with training, and is the same for every seed and D. The set for
+  a smaller ``limit_tokens`` is a prefix of that for a larger one. Losses are summed by document, for standard errors.
+- ``describe()`` identifies the content by its hash: two machines with the same bytes get the same description, whatever
+  the names of the folders. It does not depend on D.
 
-Imports numpy and the standard library only: the planner describes sources without starting JAX, and what reads users'
-own files (the extra ``data``) is imported by the source that needs it. In a Grain pipeline a source is
+This package imports only numpy and the standard library, so the planner can describe sources without starting JAX;
+libraries of the extra ``data`` are imported by the sources that need them. In a Grain pipeline a source is
 ``grain.MapDataset.range(n).map(lambda i: source.batch(np.array([i]), seed=0, context=256))``.
 """
 
@@ -36,7 +37,7 @@ from scaling.settings import mapping, read, require_known
 
 @runtime_checkable
 class Source(Protocol):
-    """What the planner and the trainer know of a source. Shapes: n examples, T = context, m evaluation windows."""
+    """The interface of a source. Shapes: n examples, T = context, m evaluation windows."""
 
     @property
     def vocab(self) -> int:
@@ -45,25 +46,25 @@ class Source(Protocol):
 
     @property
     def bytes_per_token(self) -> float | None:
-        """Bytes of the original text for a token (1.0 where tokens are bytes); None where unknown or meaningless."""
+        """Bytes of the original text per token (1.0 if tokens are bytes); None if unknown or meaningless."""
         ...
 
     def describe(self) -> dict[str, Any]:
         """For ``manifest["data"]``: source, sha256, bytes, unique_tokens (training tokens before they are cut into
-        windows; None if unbounded), entropy (nats per loss token where it is known exactly, else None) and what else
-        tells this content from another. JSON values only, no paths."""
+        windows; None if unbounded), entropy (nats per loss token if known exactly, else None) and other fields that
+        distinguish this content. JSON values only, no paths."""
         ...
 
     def unique_tokens(self, context: int) -> int:
-        """Training tokens that can be given without a repeat: windows * context. Planners refuse D above it."""
+        """Training tokens available without a repeat: windows * context. Planners refuse a larger D."""
         ...
 
     def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
-        """Examples ``indices`` (n,), int64, >= 0 -> {"tokens": int32 (n, T + 1)}, what else ``supplies`` names
-        ("image": uint8 (n, side, side, 3), "sound": uint8 (n, samples), "label": int32 (n,)) and, where not every
-        target counts, "mask": float32 (n, T), 1 where the loss of target ``tokens[:, 1:]`` counts. The mask is the same
-        for every example of a source, so loss tokens per example = ``mask[0].sum()``; a source whose examples differ
-        has ``loss_tokens(context)``, their mean. Indices past one epoch repeat the data in another order.
+        """Examples ``indices`` (n,), int64, >= 0, as {"tokens": int32 (n, T + 1)}, with other inputs of ``supplies``
+        ("image": uint8 (n, side, side, 3), "sound": uint8 (n, samples), "label": int32 (n,)) and, unless every target
+        counts, "mask": float32 (n, T), 1 where the loss of target ``tokens[:, 1:]`` counts. The mask is the same for
+        every example, so loss tokens per example = ``mask[0].sum()``; a source whose examples differ has
+        ``loss_tokens(context)``, their mean. Indices beyond one epoch repeat the data in another order.
 
         Raises:
           UserError: an example is damaged; the message names its file and key."""
@@ -71,33 +72,34 @@ class Source(Protocol):
 
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
         """{"tokens": int32 (m, T + 1), "mask": float32 (m, T), "document": int32 (m,) into "documents",
-        "documents": list of names; pictures, sounds and labels as in ``batch``} of the fewest windows, in order of
-        their hash, that hold ``limit_tokens`` loss tokens (all of them for None or a larger limit); a known source adds
-        "reference": float32 (m, T), the exact -log p in nats of every target under the distribution it was drawn
-        from, 0 where masked; one with labels and captions may add "prompts": int32 (classes, k, T + 1), texts that
-        tell of each class."""
+        "documents": list of names; other inputs as in ``batch``}.
+
+        It has the fewest windows, in order of their hash, that hold ``limit_tokens`` loss tokens; all windows for None
+        or a larger limit. A source with a known distribution adds "reference": float32 (m, T), the exact -log p in nats
+        of every target, 0 where masked. One with labels and captions may add "prompts": int32 (classes, k, T + 1),
+        texts that describe each class."""
         ...
 
 
 def supplies(source: Any) -> dict[str, int]:
-    """What a source has, by name of an input as a family's ``batch_spec`` names it (``scaling.inputs``).
+    """The inputs of a source and their numbers, by the names of a family's ``batch_spec`` (``scaling.inputs``).
 
-    {"vocab": tokens up to this}, the side of images ("image"), samples of a sound ("sound"), labels ("classes") and
-    texts that tell of each ("prompts"); where documents end, the tokens of the longest one of the evaluation
-    ("context"). The highest token of a caption is its end-of-text.
+    "vocab": size of the vocabulary; "image": side of the images; "sound": samples of a sound; "classes": number of
+    labels; "prompts": texts per label; "context": tokens of the longest evaluation document, if documents end. The
+    highest token of a caption is its end-of-text.
     """
     return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})
 
 
 def unique(source: Source, spec: Mapping[str, int]) -> int:
-    """What D counts of a family's ``batch_spec`` that the source gives without a repeat."""
+    """The largest D without a repeat, in the units in which D counts for a family's ``batch_spec``."""
     text = spec.get("text", spec["context"])
     return source.unique_tokens(text) // text * spec["context"]
 
 
 def names() -> list[str]:
-    """Sources that exist: the modules of this folder whose name has no leading underscore."""
-    return sorted(found.name for found in pkgutil.iter_modules(__path__) if not found.name.startswith("_"))
+    """Names of the sources: the modules of this folder whose name has no leading underscore."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def _resolved(config: object) -> tuple[ModuleType, Any]:
@@ -109,10 +111,10 @@ def _resolved(config: object) -> tuple[ModuleType, Any]:
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with every default written out, as study.json keeps it.
+    """The configuration with all defaults filled in, as stored in study.json.
 
     Raises:
-      UserError: the source or a field does not exist (UNKNOWN), or a field cannot hold its value (INVALID).
+      UserError: the source or a field does not exist (UNKNOWN), or a field has an invalid value (INVALID).
     """
     _, values = _resolved(config)
     return {"source": config["source"], **asdict(values)}
@@ -122,8 +124,8 @@ def load(config: Mapping[str, Any]) -> Source:
     """Makes the source that ``config["source"]`` names from the other fields of ``config``.
 
     Raises:
-      UserError: the source or a field does not exist (UNKNOWN), a field cannot hold its value (INVALID), or the data is
-        missing (MISSING), damaged (DAMAGED), or too little to be split (TOO_FEW).
+      UserError: the source or a field does not exist (UNKNOWN), a field has an invalid value (INVALID), or the data is
+        missing (MISSING), damaged (DAMAGED), or too small to be split (TOO_FEW).
     """
     module, values = _resolved(config)
     return module.make(values)

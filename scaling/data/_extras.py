@@ -1,4 +1,4 @@
-"""Libraries that only some sources need: imported when one is used, refused in one line where they are missing."""
+"""Imports libraries that only some sources need, with a one-line error if one is not installed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from scaling.errors import Code, UserError
 
 
 def need(module: str, what: str) -> ModuleType:
-    """The module, imported now.
+    """Imports a module.
+
+    Args:
+      what: the file or source that needs it, for the message.
 
     Raises:
-      UserError: it is not installed (ENVIRONMENT); ``what`` (a file, a source) needs it.
+      UserError: it is not installed (ENVIRONMENT).
     """
     try:
         return importlib.import_module(module)
@@ -20,5 +23,5 @@ def need(module: str, what: str) -> ModuleType:
         if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
             raise
         name = module.split(".")[0].replace("_", "-").replace("PIL", "pillow")
-        remedy = f"needs {name}, which is not there: pip install 'scaling-lab[data]'"
+        remedy = f"needs {name}, which is not installed: pip install 'scaling-lab[data]'"
         raise UserError("source", what, remedy, Code.ENVIRONMENT) from error

@@ -1,11 +1,11 @@
-"""Pictures with captions and labels in files: the body of ``webdataset`` and of ``parquet`` with pictures.
+"""Pictures with captions and labels in files, shared by ``webdataset`` and ``parquet``.
 
-A picture is cut to its middle square and scaled to ``side``. As tokens an example is the tokenizer's end token (the
-highest; 256 for bytes), the caption, the end token again, and more of them as padding. A caption that does not fit is
-cut and still ends with the end token, by which a tower of text may pool; the loss of that false end does not count.
+A picture is cropped to its central square and scaled to ``side``. The tokens of an example are the tokenizer's end
+token (the highest; 256 for bytes), the caption, and the end token again, repeated as padding. A caption that is too
+long is cut but still ends with the end token, at which a text tower may pool; the loss of that token is masked.
 
-A sample goes to evaluation by the hash of its caption and of the first 4 KiB of its picture, so copies stay on one
-side. An example is read when it is needed: a process that trains with others reads its own rows only.
+A hash of the caption and the first 4 KiB of the picture assigns a sample to training or evaluation, so copies stay on
+one side. Examples are read when needed: each process of a group reads only its own rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scaling.errors import Code, UserError
 from scaling.settings import check, setting
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is decoded. Not everything that Pillow knows: some formats run other programs."""
+"""Formats that are decoded. Not all that Pillow supports, since some of those run external programs."""
 HEAD = 4096
 SAMPLED = 4096
 
@@ -38,9 +38,9 @@ class Pictures:
     """Fields of every source of pictures, for its ``Config`` to inherit."""
 
     side: int = setting(32, least=1, most=4096)
-    """Pictures are scaled to this."""
+    """Side in pixels to which pictures are scaled."""
     classes: int = setting(0, least=0)
-    """Labels are below this; 0: no labels."""
+    """Number of labels; 0: no labels are read."""
     tokenizer: str = "bytes"
     """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
 
@@ -50,7 +50,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Sample:
-    """One example as it lies in its file; ``label`` is -1 where there is none."""
+    """One example as stored in its file; ``label`` is -1 if there is none."""
 
     picture: bytes
     caption: bytes
@@ -63,7 +63,7 @@ class Store(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, number: int) -> str:
-        """File and key, which is what a person needs to find the sample."""
+        """File and key of a sample, for messages."""
         ...
 
     def read(self, number: int) -> Sample: ...
@@ -72,20 +72,24 @@ class Store(Protocol):
 
 
 def sample_digest(size: int, head: bytes, caption: bytes) -> bytes:
-    """sha256 by which a sample is split: of the picture's size and first ``HEAD`` bytes, and the caption."""
+    """sha256 that decides the split: of the picture's size and first ``HEAD`` bytes, and the caption."""
     return hashlib.sha256(b"%d %d " % (size, len(caption)) + caption + head[:HEAD]).digest()
 
 
 def decode(picture: bytes, side: int, where: str) -> np.ndarray:
-    """(side, side, 3) uint8: the middle square, scaled with an antialiasing filter.
+    """Decodes a picture to (side, side, 3) uint8: its central square, scaled with an antialiasing filter.
+
+    Args:
+      picture: encoded bytes.
+      where: file and key, for the message.
 
     Raises:
-      UserError: the picture is damaged, of a format that is not read, or larger than Pillow holds for safe.
+      UserError: the picture is damaged, of an unsupported format, or larger than Pillow considers safe (DAMAGED).
     """
     pillow = need("PIL.Image", where)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a picture too large to be safe, or damaged data, only warns
+            warnings.simplefilter("error")  # for oversized pictures and damaged data Pillow only warns
             with pillow.open(io.BytesIO(picture), formats=FORMATS) as image:
                 image.draft("RGB", (side, side))  # JPEG: decoded at the smallest scale that is at least this large
                 width, height = image.size
@@ -97,8 +101,8 @@ def decode(picture: bytes, side: int, where: str) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything: SyntaxError, struct.error, zlib.error ...
         reason = str(error).split("\n")[0][:120] or type(error).__name__
-        # From None: many are OSErrors, which a worker takes for a fault of its machine and not of the data.
-        remedy = f"is no picture that can be read ({reason}); mend or remove it"
+        # From None: many are OSErrors, which a worker would take for a problem of the machine.
+        remedy = f"is not a readable picture ({reason}); repair or remove it"
         raise UserError("data.image", where, remedy, Code.DAMAGED) from None
 
 
@@ -129,7 +133,7 @@ class Pairs:
 
     @cached_property
     def _sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the training samples in their order, and of the evaluation samples by hash."""
+        """Indices of the training samples in order, and of the evaluation samples sorted by hash."""
         threshold = split(self.digests, [1] * len(self.digests), len(self.digests))
         held = np.array([below(digest, threshold) for digest in self.digests], bool)
         if held.all() or not held.any():
@@ -139,12 +143,12 @@ class Pairs:
         return np.flatnonzero(~held), np.array(ranking, np.int64)
 
     def describe(self) -> dict[str, Any]:
-        train, held = self._sides
+        train, evaluation = self._sides
         return {
             "unique_tokens": None,
             "entropy": None,
             "samples": len(train),
-            "evaluation_samples": len(held),
+            "evaluation_samples": len(evaluation),
             "vocab": self.vocab,
             "tokenizer": self.tokenizer.name,
             "tokenizer_sha256": self.tokenizer.sha256,
@@ -157,7 +161,7 @@ class Pairs:
         return len(self._sides[0]) * context
 
     def loss_tokens(self, context: int) -> float:
-        """Mean of the targets that count in an example: of 4,096 training samples where there are more."""
+        """Mean number of targets that count in an example, over at most 4,096 training samples."""
         train = self._sides[0]
         some = train[np.linspace(0, len(train) - 1, min(len(train), SAMPLED)).astype(np.int64)]
         return float(self._loss_tokens(some, context).mean())
@@ -173,14 +177,14 @@ class Pairs:
             encoded = self.tokenizer.encode(captions)
         except UnicodeDecodeError as error:
             wrong = next(number for number, caption in zip(numbers.tolist(), captions) if not _is_text(caption))
-            remedy = "is not UTF-8 text; mend or remove it"
+            remedy = "is not UTF-8 text; repair or remove it"
             raise UserError("data.text", self.store.name(wrong), remedy, Code.DAMAGED) from error
         tokens = np.full((len(captions), context + 1), self.tokenizer.end, np.int32)
         mask = np.zeros((len(captions), context), np.float32)
-        for row, found in enumerate(encoded):
-            kept = found[: context - 1]
+        for row, text_tokens in enumerate(encoded):
+            kept = text_tokens[: context - 1]
             tokens[row, 1 : 1 + len(kept)] = kept
-            mask[row, : len(kept) + (len(kept) == len(found))] = float(self.captions)
+            mask[row, : len(kept) + (len(kept) == len(text_tokens))] = float(self.captions)
         return tokens, mask
 
     def _examples(self, numbers: np.ndarray, context: int) -> dict[str, np.ndarray]:
@@ -194,10 +198,10 @@ class Pairs:
                 raise UserError("data.label", sample.label, remedy, Code.CONFLICT)
             samples.append(sample)
         tokens, mask = self._text(numbers, [sample.caption for sample in samples], context)
-        found = {"tokens": tokens, "mask": mask, "image": images}
+        examples = {"tokens": tokens, "mask": mask, "image": images}
         if self.classes:
-            found["label"] = np.array([sample.label for sample in samples], np.int32)
-        return found
+            examples["label"] = np.array([sample.label for sample in samples], np.int32)
+        return examples
 
     def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
         train = self._sides[0]
@@ -206,7 +210,7 @@ class Pairs:
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
         held = self._sides[1]
         if limit_tokens is not None:
-            # Without captions every sample stands for its context.
+            # Without captions every sample counts as its whole context.
             counts = np.full(len(held), context, np.float64)
             if self.captions:
                 counts = self._loss_tokens(held, context)

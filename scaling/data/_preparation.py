@@ -1,4 +1,4 @@
-"""What the files of a preparation hold: ``manifest.json`` of a finished one, ``progress.json`` of one on its way."""
+"""Contents of a preparation's files: ``manifest.json`` when it is finished, ``progress.json`` until then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Split = Literal["train", "evaluation"]
 
 
 class TokenizerEntry(Value):
-    """The tokenizer; ``end`` is the token after every document, None for none."""
+    """A tokenizer; ``end`` is the token after every document, or None."""
 
     name: str
     sha256: str
@@ -21,7 +21,7 @@ class TokenizerEntry(Value):
 
 
 class Asked(Value):
-    """What decides the tokens, beside the inputs. ``share`` is 0 where evaluation has files of its own."""
+    """Settings that, with the inputs, determine the tokens. ``share`` is 0 if evaluation has its own files."""
 
     tokenizer: TokenizerEntry
     column: str
@@ -32,7 +32,7 @@ class Asked(Value):
 
 
 class InputEntry(Value, omit_defaults=True):
-    """An input file. ``stamp``: size and time of change when it was hashed, known until the preparation is done."""
+    """An input file. ``stamp``: size and modification time when it was hashed; dropped once the preparation is done."""
 
     name: str
     bytes: int
@@ -41,7 +41,7 @@ class InputEntry(Value, omit_defaults=True):
 
 
 class ShardEntry(Value):
-    """A shard that is whole: its file, and hashes of its tokens and of its index of documents."""
+    """A complete shard: its file, and hashes of its tokens and of its index of documents."""
 
     file: Annotated[str, msgspec.Meta(pattern=r"^(train|evaluation)-\d+\.bin$")]
     split: Split
@@ -53,7 +53,7 @@ class ShardEntry(Value):
 
 
 class Amounts(Value):
-    """Of one side of the split; a column of tokens has no bytes of text."""
+    """Amounts on one side of the split; ``text_bytes`` is 0 for a column of tokens."""
 
     tokens: int
     documents: int
@@ -61,20 +61,20 @@ class Amounts(Value):
 
 
 class SplitRule(Value):
-    """How documents were split, in words, and the hash below which one goes to evaluation."""
+    """How documents were split, in words, and the hash below which a document goes to evaluation."""
 
     rule: str
     threshold: int
 
 
 class Progress(msgspec.Struct, forbid_unknown_fields=True):
-    """How far a preparation has come. Mutable: reading and writing move it on.
+    """Progress of a preparation. Mutable: updated while reading and writing.
 
     Attributes:
-      input, position: the file that is being read, and where its next document begins.
-      empty, copies: documents that were left out: without text, and of training that are in evaluation too.
-      segment: number of the shards that are open.
-      shards: those that are whole.
+      input, position: index of the file that is being read, and position of its next document.
+      empty, copies: skipped documents: those without text, and training documents that also occur in evaluation.
+      segment: number of the open shards.
+      shards: the complete shards.
     """
 
     schema: Literal[1]

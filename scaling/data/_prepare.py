@@ -1,17 +1,17 @@
-"""``scaling data prepare``: documents to memory-mapped shards of tokens, which the source ``prepared`` reads.
+"""``scaling data prepare``: writes documents as memory-mapped shards of tokens, which the source ``prepared`` reads.
 
-The folder holds, written in this order::
+The output folder holds, written in this order::
 
-    train-00003.bin         tokens and nothing else: little-endian uint8, uint16 or uint32, as nanoGPT's files
-    train-00003.documents   for each document its end in the shard and the first 8 bytes of its sha256, two uint64
+    train-00003.bin         tokens only: little-endian uint8, uint16 or uint32, as in nanoGPT's files
+    train-00003.documents   for each document, its end in the shard and the first 8 bytes of its sha256, as two uint64
     evaluation-00003.bin, evaluation-00003.documents
-    progress.json           until the end: the shards that are whole, and where reading goes on
+    progress.json           until the end: the complete shards, and where reading continues
     manifest.json           at the end: tokenizer, inputs and shards with their sha256, split, counts
 
-A document goes to evaluation by the hash of its content, so copies stay on one side; or evaluation has files of its
-own, and their copies are left out of training. Text is read once and in order, one shard of each split is open at a
-time, and a shard is whole before progress.json names it: after a crash at any moment the same command writes the same
-bytes. What is held in memory does not grow with the text.
+The hash of its content assigns a document to training or evaluation, so copies stay on one side. Or evaluation has
+files of its own, and copies of them are dropped from training. Text is read once and in order, one shard of each split
+is open at a time, and a shard is complete before progress.json lists it: after a crash at any moment the same command
+writes the same bytes. Memory use does not grow with the text.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ SPLITS: tuple[Split, Split] = (TRAIN, EVALUATION)
 INDEX = np.dtype([("end", "<u8"), ("digest", "<u8")])
 SHARD_TOKENS = 2**26
 SCAN = 64 * 2**20
-"""Inputs up to this many bytes are looked through before they are split: few documents need another threshold."""
+"""Inputs up to this many bytes are scanned before they are split, since few documents need a different threshold."""
 BATCH_BYTES, BATCH = 2**21, 512
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to prepare. ``cut``: bytes above which plain text is cut, 0 for a choice by the inputs."""
+    """What to prepare. ``cut``: bytes above which plain text is cut into documents; 0 chooses from the inputs."""
 
     inputs: Sequence[Input]
     out: Path
@@ -82,7 +82,7 @@ class Job:
 
 @dataclass
 class _Shard:
-    """One shard of a split while it is written; its files have their names only when it is whole."""
+    """A shard while it is written; its files get their final names when it is complete."""
 
     folder: Path
     split: Split
@@ -109,7 +109,7 @@ class _Shard:
         self.index.append((self.tokens, mark))
 
     def finish(self) -> ShardEntry | None:
-        """Gives the files their names; what the manifest says of them, or None where the shard has no document."""
+        """Gives the files their final names; returns their manifest entry, or None if the shard has no document."""
         if self.file is None:
             return None
         self.file.flush()
@@ -130,7 +130,7 @@ class _Shard:
 
 
 class _Shards:
-    """The open shard of each split. ``commit`` makes them whole, says so in progress.json, and opens the next."""
+    """The open shard of each split. ``commit`` completes them, records them in progress.json, and opens the next."""
 
     def __init__(self, job: Job, state: Progress):
         self._job, self._state = job, state
@@ -160,21 +160,21 @@ Say = Callable[[str, int, int, int], None]
 
 
 def prepare(job: Job, say: Say = lambda *_: None) -> tuple[Manifest, bool]:
-    """Writes what is missing of ``job.out``; returns its manifest and whether anything was missing.
+    """Writes what is missing in ``job.out``; returns its manifest and whether anything was missing.
 
     Args:
-      say: called with what is being done, bytes done and to do, and tokens so far.
+      say: called with the name of the phase, bytes done, total bytes, and tokens so far.
 
     Raises:
-      UserError: an input is damaged (DAMAGED) or changed (CHANGED), there is too little text (TOO_FEW); ``out`` holds
-        something else or is being prepared by another process (CONFLICT), was begun otherwise (CHANGED), is damaged
-        (DAMAGED), or cannot be written (ENVIRONMENT).
+      UserError: an input is damaged (DAMAGED) or changed (CHANGED); there is too little text (TOO_FEW); ``out`` holds
+        other files or is being prepared by another process (CONFLICT), was begun with other settings (CHANGED), is
+        damaged (DAMAGED), or cannot be written (ENVIRONMENT).
     """
     try:
         job.out.mkdir(parents=True, exist_ok=True)
         with _alone(job.out):
             for name in (PROGRESS, MANIFEST, f"{TRAIN}-*.documents", f"{EVALUATION}-*.documents"):
-                for path in job.out.glob(f".{name}.*"):  # what a kill left of an atomic write
+                for path in job.out.glob(f".{name}.*"):  # leftovers of an atomic write that was killed
                     path.unlink()
             return _prepare(job, say)
     except OSError as error:
@@ -191,7 +191,7 @@ def _alone(folder: Path) -> Iterator[None]:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             remedy = "is being prepared by another process; wait for it"
             raise UserError("out", folder, remedy, Code.CONFLICT) from error
-        # A file system without locks of folders: two writers would still write the same bytes.
+        # The file system cannot lock folders; two writers would still write the same bytes.
     try:
         yield
     finally:
@@ -201,7 +201,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _prepare(job: Job, say: Say) -> tuple[Manifest, bool]:
     every = [*job.evaluation, *job.inputs]
     state = _found(job.out)
-    # The cut follows from the inputs. If they have changed since, that is what is reported, not another cut.
+    # The cut depends on the inputs. If those have changed since, report that and not a different cut.
     cut = job.cut or (_documents.piece(every) if state is None else state.asked.cut)
     asked = Asked(
         tokenizer=job.tokenizer.about(),
@@ -236,15 +236,15 @@ def _prepare(job: Job, say: Say) -> tuple[Manifest, bool]:
 
 
 def _require_empty(folder: Path) -> None:
-    """Raises UserError (CONFLICT) where a new preparation would lie among other files."""
+    """Raises UserError (CONFLICT) if the folder has files that are not of a preparation."""
     stray = sorted(path.name for path in folder.iterdir() if path.suffix != ".part")
     if stray:
-        remedy = f"holds {stray[0]}, which is not of a preparation; choose another directory"
+        remedy = f"holds {stray[0]}, which does not belong to a preparation; choose another directory"
         raise UserError("out", folder, remedy, Code.CONFLICT)
 
 
 def _found(folder: Path) -> Manifest | Progress | None:
-    """The manifest, or else the progress, or else nothing."""
+    """The manifest if there is one, else the progress, else None."""
     remedy = "choose another directory"
     with contextlib.suppress(FileNotFoundError):
         return read_typed(folder / MANIFEST, Manifest, field="out", remedy=remedy)
@@ -253,57 +253,57 @@ def _found(folder: Path) -> Manifest | Progress | None:
     return None
 
 
-def _stamp(each: Input) -> tuple[int, int]:
-    status = each.path.stat()
+def _stamp(input_file: Input) -> tuple[int, int]:
+    status = input_file.path.stat()
     return status.st_size, status.st_mtime_ns
 
 
 def _identify(every: Sequence[Input], known: Sequence[InputEntry], out: Path, say: Say) -> list[InputEntry]:
-    """Name, bytes and sha256 of each input; UserError where they are not those of the first time."""
-    if known and [each.name for each in every] != [entry.name for entry in known]:
+    """Name, bytes and sha256 of each input. Raises UserError (CHANGED) if they differ from ``known``."""
+    if known and [input_file.name for input_file in every] != [entry.name for entry in known]:
         remedy = f"are not the {len(known)} of {out}; delete it or choose another"
         raise UserError("path", f"{len(every)} files", remedy, Code.CHANGED)
-    found, total, done = [], sum(each.size for each in every), 0
-    for number, each in enumerate(every):
-        stamp, before = _stamp(each), known[number] if known else None
+    identified, total, done = [], sum(input_file.size for input_file in every), 0
+    for number, input_file in enumerate(every):
+        stamp, before = _stamp(input_file), known[number] if known else None
         if before is not None and before.stamp == stamp:
-            found.append(before)
+            identified.append(before)
             continue
         digest = hashlib.sha256()
         try:
-            with open(each.path, "rb") as file:
+            with open(input_file.path, "rb") as file:
                 while block := file.read(2**22):
                     digest.update(block)
                     done += len(block)
                     say("hashing", done, total, 0)
         except OSError as error:
-            raise UserError("path", each.name, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
-        entry = InputEntry(each.name, stamp[0], digest.hexdigest(), stamp)
+            raise UserError("path", input_file.name, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
+        entry = InputEntry(input_file.name, stamp[0], digest.hexdigest(), stamp)
         if before is not None and before.sha256 != entry.sha256:
             remedy = f"changed since {out} was begun; delete {out.name} and prepare again"
-            raise UserError("path", each.name, remedy, Code.CHANGED)
-        found.append(entry)
-    return found
+            raise UserError("path", input_file.name, remedy, Code.CHANGED)
+        identified.append(entry)
+    return identified
 
 
 def document_digest(document: Any) -> bytes:
-    """sha256 of a document's text, or of its tokens: it tells to which side the document goes."""
+    """sha256 of a document's text, or of its tokens; it decides to which split the document goes."""
     return hashlib.sha256(document if isinstance(document, bytes) else document.astype("<i8").tobytes()).digest()
 
 
 def text_bytes(document: Any) -> int:
-    """Bytes of a document's text; a column of tokens has none."""
+    """Bytes of a document's text; 0 for a column of tokens."""
     return len(document) if isinstance(document, bytes) else 0
 
 
 def _threshold(job: Job, cut: int) -> int:
-    """The hash below which documents are for evaluation. Large inputs are not looked through: see ``split``."""
-    total = sum(each.size for each in job.inputs)
+    """The hash below which documents go to evaluation. Large inputs are not scanned for it; see ``split``."""
+    total = sum(input_file.size for input_file in job.inputs)
     if total > SCAN:
         return int(job.share * 2.0**64)
     digests, sizes = [], []
-    for each in job.inputs:
-        for document, _ in _documents.documents(each, job.column, cut):
+    for input_file in job.inputs:
+        for document, _ in _documents.documents(input_file, job.column, cut):
             if document is not None and len(document):
                 digests.append(document_digest(document))
                 sizes.append(len(document))
@@ -315,15 +315,18 @@ def _threshold(job: Job, cut: int) -> int:
 
 def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say) -> None:
     known = _known(job.out, state.shards) if job.evaluation else set()
-    total, before = sum(each.size for each in every), sum(each.size for each in every[: state.input])
+    total, before = (
+        sum(input_file.size for input_file in every),
+        sum(input_file.size for input_file in every[: state.input]),
+    )
     tokens, shards = sum(entry.tokens for entry in state.shards), _Shards(job, state)
     with contextlib.closing(shards):
         for number in range(state.input, len(every)):
-            each, own, stamp = every[number], number < len(job.evaluation), state.inputs[number].stamp
-            begin, length = state.position if number == state.input else 0, _length(each)
-            for batch in batches(_documents.documents(each, job.column, cut, begin)):
-                for document, made, after in encoded(job.tokenizer, each.name, batch):
-                    if made is None:
+            input_file, own, stamp = every[number], number < len(job.evaluation), state.inputs[number].stamp
+            begin, length = state.position if number == state.input else 0, _length(input_file)
+            for batch in batches(_documents.documents(input_file, job.column, cut, begin)):
+                for document, tokenized, after in encoded(job.tokenizer, input_file.name, batch):
+                    if tokenized is None:
                         state.empty += 1
                     else:
                         digest = document_digest(document)
@@ -334,28 +337,28 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say
                             state.copies += 1
                         else:
                             held = own or below(digest, state.threshold)
-                            shards.open[EVALUATION if held else TRAIN].add(made, mark, text_bytes(document))
-                            tokens += len(made)
+                            shards.open[EVALUATION if held else TRAIN].add(tokenized, mark, text_bytes(document))
+                            tokens += len(tokenized)
                     state.input, state.position = number, after
                     if shards.tokens >= job.shard_tokens:
                         shards.commit()
-                done = min(each.size, each.size * state.position // length) if length else 0
+                done = min(input_file.size, input_file.size * state.position // length) if length else 0
                 say("tokenizing", before + done, total, tokens)
-            before += each.size
-            if _stamp(each) != stamp:
+            before += input_file.size
+            if _stamp(input_file) != stamp:
                 remedy = f"changed while it was read; delete {job.out} and prepare again"
-                raise UserError("path", each.name, remedy, Code.CHANGED)
+                raise UserError("path", input_file.name, remedy, Code.CHANGED)
         shards.commit()
     say("tokenizing", total, total, tokens)
 
 
-def _length(each: Input) -> int | None:
-    """How far positions in the input go, where that is known without reading it."""
-    return each.size if each.kind in ("text", "jsonl") and each.path.suffix.lower() != ".gz" else None
+def _length(input_file: Input) -> int | None:
+    """The last position in an input, if known without reading it; else None."""
+    return input_file.size if input_file.kind in ("text", "jsonl") and input_file.path.suffix.lower() != ".gz" else None
 
 
 def batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]]]:
-    """What ``_documents.documents`` gives, as much at a time as a tokenizer does well on."""
+    """Groups what ``_documents.documents`` yields into batches of a good size for a tokenizer."""
     batch, size = [], 0
     for document, after in stream:
         batch.append((document, after))
@@ -370,21 +373,24 @@ def batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]]
 def encoded(
     tokenizer: Tokenizer, where: str, batch: list[tuple[Any, int]]
 ) -> Iterator[tuple[Any, np.ndarray | None, int]]:
-    """(document, its tokens with the end or None where it has none, where the next one begins).
+    """Yields (document, its tokens with the end token or None if it is empty, position of the next document).
+
+    Args:
+      where: name of the file, for the message.
 
     Raises:
-      UserError: text of the file ``where`` is not UTF-8 and the tokenizer needs characters, or a column of tokens has
-        one that the tokenizer has not.
+      UserError: text is not UTF-8 although the tokenizer needs that (DAMAGED), or a column of tokens has a token
+        outside the tokenizer's vocabulary (CONFLICT).
     """
     texts = [document for document, _ in batch if isinstance(document, bytes)]
     try:
-        made = iter(tokenizer.encode(texts))
+        encodings = iter(tokenizer.encode(texts))
     except UnicodeDecodeError as error:
         remedy = f"is not UTF-8 text ({error.reason}); convert it, or use bytes"
         raise UserError("path", where, remedy, Code.DAMAGED) from error
     end = [np.array([tokenizer.end])] if tokenizer.end is not None else []
     for document, after in batch:
-        tokens = next(made) if isinstance(document, bytes) else document
+        tokens = next(encodings) if isinstance(document, bytes) else document
         if tokens is None or not len(tokens):
             yield document, None, after
             continue
@@ -396,26 +402,26 @@ def encoded(
 
 
 def _known(folder: Path, shards: Sequence[ShardEntry]) -> set[int]:
-    """Hashes of the evaluation documents that are written."""
+    """Hashes of the evaluation documents written so far."""
     indices = [index(folder, entry)["digest"] for entry in shards if entry.split == EVALUATION]
-    return set(chain.from_iterable(each.tolist() for each in indices))
+    return set(chain.from_iterable(index.tolist() for index in indices))
 
 
 def index(folder: Path, entry: ShardEntry) -> np.ndarray:
     """Ends and hashes of the documents of a shard, (documents,) of ``INDEX``.
 
     Raises:
-      UserError: the file cannot be read or is not what was written (DAMAGED).
+      UserError: the file cannot be read, or does not match its hash (DAMAGED).
     """
     path = (folder / entry.file).with_suffix(".documents")
     try:
-        found = np.fromfile(path, INDEX)
+        rows = np.fromfile(path, INDEX)
     except OSError as error:
         remedy = f"cannot be read ({error.strerror}); prepare the folder again"
         raise UserError("path", path, remedy, Code.DAMAGED) from error
-    if hashlib.sha256(found.tobytes()).hexdigest() != entry.documents_sha256:
-        raise UserError("path", path, "is not what the manifest says; prepare the folder again", Code.DAMAGED)
-    return found
+    if hashlib.sha256(rows.tobytes()).hexdigest() != entry.documents_sha256:
+        raise UserError("path", path, "does not match the manifest; prepare the folder again", Code.DAMAGED)
+    return rows
 
 
 def _sizes(folder: Path, entry: ShardEntry, dtype: np.dtype) -> Path:
@@ -438,10 +444,10 @@ def opened(folder: Path, entry: ShardEntry, dtype: np.dtype) -> np.ndarray:
 
 
 def check(folder: Path, entry: ShardEntry) -> None:
-    """Holds the bytes of a shard against their hash.
+    """Verifies the sha256 of a shard.
 
     Raises:
-      UserError: they are not those that were written (DAMAGED).
+      UserError: it does not match the manifest (DAMAGED).
     """
     with open(folder / entry.file, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
@@ -461,7 +467,7 @@ def _verify(folder: Path, manifest: Manifest, say: Say) -> None:
 
 def _amounts(shards: Sequence[ShardEntry], side: Split) -> Amounts:
     own = [entry for entry in shards if entry.split == side]
-    sums = (sum(getattr(entry, what) for entry in own) for what in Amounts.__struct_fields__)
+    sums = (sum(getattr(entry, name) for entry in own) for name in Amounts.__struct_fields__)
     return Amounts(*sums)
 
 

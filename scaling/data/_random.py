@@ -1,7 +1,7 @@
-"""Counter-based randomness: hashes of integers, uniforms from them, and keyed permutations. All pure, all vectorised.
+"""Counter-based randomness: hashes of integers, uniforms and keyed permutations. Pure and vectorised functions.
 
 ``mix`` is the output function of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), a bijection of 64-bit integers whose
-outputs over a counter pass BigCrush. Nothing here keeps a state: the value at a counter is a function of the counter.
+outputs over a counter pass BigCrush. There is no state: the value at a counter is a function of the counter.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def uniform(bits: np.ndarray) -> np.ndarray:
 
 
 def permute(positions: np.ndarray, size: int, secret: np.ndarray) -> np.ndarray:
-    """Images of ``positions`` (n,), each in [0, size), under the permutation of range(size) that ``secret`` names.
+    """Images of ``positions`` (n,), each in [0, size), under the permutation of range(size) keyed by ``secret``.
 
-    A Feistel network over the next power of two (its halves may differ by one bit), with cycle walking: values that
-    fall outside are sent through again, which keeps it a bijection (Black and Rogaway, CT-RSA 2002). The domain is at
-    most twice ``size``, so two passes on average are enough, and nothing of length ``size`` is ever stored.
+    A Feistel network over the next power of two (its halves may differ by one bit), with cycle walking: values
+    outside the range are passed through again, which keeps it a bijection (Black and Rogaway, CT-RSA 2002). The domain
+    is at most twice ``size``, so at most two passes are needed on average, and no array of length ``size`` is stored.
     """
     if size == 1:
         return np.zeros_like(positions)
@@ -67,7 +67,7 @@ def permute(positions: np.ndarray, size: int, secret: np.ndarray) -> np.ndarray:
 
 
 def shuffled(indices: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Which of ``size`` things the examples ``indices`` (n,) are: each epoch takes all, in an order of its own."""
+    """Maps example indices (n,) to items in [0, size): every epoch is another permutation of all items."""
     epochs, positions = np.divmod(np.asarray(indices, np.int64), size)
     chosen = np.empty_like(positions)
     for epoch in np.unique(epochs):

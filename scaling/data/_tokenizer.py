@@ -1,4 +1,4 @@
-"""From text to tokens: bytes, or the ``tokenizer.json`` of Hugging Face's ``tokenizers``. Nothing is downloaded."""
+"""Tokenizers: bytes, or a ``tokenizer.json`` of Hugging Face's ``tokenizers``. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from scaling.data._preparation import TokenizerEntry
 from scaling.errors import Code, UserError
 
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|endofdoc|>", "<|end|>", "[SEP]")
-"""Names of an end-of-text token, in the order in which they are looked for."""
+"""Names of end-of-text tokens, in the order in which they are tried."""
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """``encode`` turns texts (UTF-8 bytes) into tokens; ``end`` is the token after a text, or None."""
+    """A tokenizer: ``encode`` turns texts (UTF-8 bytes) into tokens; ``end`` is the token after a text, or None."""
 
     name: str
     sha256: str
@@ -33,7 +33,7 @@ class Tokenizer:
         return np.dtype("u1" if self.vocab <= 2**8 else "<u2" if self.vocab <= 2**16 else "<u4")
 
     def about(self) -> TokenizerEntry:
-        """What a manifest says of it."""
+        """Its entry in a manifest."""
         return TokenizerEntry(self.name, self.sha256, self.vocab, self.end)
 
 
@@ -42,20 +42,21 @@ def _bytes(texts: Sequence[bytes]) -> list[np.ndarray]:
 
 
 def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
-    """``bytes``, or the path of a tokenizer.json.
+    """Loads a tokenizer.
 
     Args:
+      name: ``bytes``, or the path of a tokenizer.json.
       end: the token after every text: ``none``, its name, or ``auto``, the first of ``ENDS`` that the tokenizer has.
-      closed: a text must have an end, and it must be the highest token, by which a tower of text finds it. Bytes then
-        get one of their own, 256; a tokenizer's trades places with its highest.
+      closed: whether every text must end with an end token that is the highest token, so that a text tower can find it.
+        For bytes this is an extra token, 256; a tokenizer's end token is swapped with its highest token.
 
     Raises:
-      UserError: there is no such file (MISSING) or token (UNKNOWN), the file is no tokenizer (DAMAGED), there is no end
-        though ``closed`` (MISSING), or ``tokenizers`` is not installed (ENVIRONMENT).
+      UserError: the file (MISSING) or the token (UNKNOWN) does not exist, the file is not a tokenizer (DAMAGED), there
+        is no end token although ``closed`` (MISSING), or ``tokenizers`` is not installed (ENVIRONMENT).
     """
     if name == "bytes":
         if end not in ("auto", "none"):
-            remedy = "bytes have no such token; leave it out, or give a tokenizer"
+            remedy = "bytes have no such token; leave the flag out, or give a tokenizer"
             raise UserError("end", end, remedy, Code.UNKNOWN)
         sha256 = hashlib.sha256(b"bytes, 256 ends" if closed else b"bytes").hexdigest()
         return Tokenizer("bytes", sha256, 256 + closed, 256 if closed else None, _bytes)
@@ -64,34 +65,34 @@ def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
         raise UserError("tokenizer", name, "is no file; give a tokenizer.json, or bytes", Code.MISSING)
     library, content = need("tokenizers", path.name), path.read_bytes()
     try:
-        made = library.Tokenizer.from_str(content.decode())
+        huggingface = library.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises bare Exceptions
         remedy = f"is no tokenizer.json ({str(error)[:120]})"
         raise UserError("tokenizer", name, remedy, Code.DAMAGED) from error
-    # A file may ask for both, silently losing the rest of a long text or adding to a short one.
-    made.no_truncation()
-    made.no_padding()
-    table = made.get_vocab(with_added_tokens=True)
+    # A file may enable both, which would silently cut long texts or pad short ones.
+    huggingface.no_truncation()
+    huggingface.no_padding()
+    table = huggingface.get_vocab(with_added_tokens=True)
     if not table:
         raise UserError("tokenizer", name, "has an empty vocabulary; train it first", Code.DAMAGED)
-    found = next((token for token in ENDS if token in table), None) if end == "auto" else end
+    end_token = next((token for token in ENDS if token in table), None) if end == "auto" else end
     if end == "none":
-        found = None
-    if found is None and closed:
+        end_token = None
+    if end_token is None and closed:
         reason = "captions need an end" if end == "none" else f"{path.name} has no end-of-text token that is known"
         raise UserError("end", end, f"{reason}; give the name of a token", Code.MISSING)
-    if found is not None and found not in table:
+    if end_token is not None and end_token not in table:
         remedy = f"is no token of {path.name}; give one of its tokens, or none"
-        raise UserError("end", found, remedy, Code.UNKNOWN)
-    number, highest = None if found is None else table[found], max(table.values())
+        raise UserError("end", end_token, remedy, Code.UNKNOWN)
+    number, highest = None if end_token is None else table[end_token], max(table.values())
     traded = number if closed and number != highest else None
 
     def encode(texts: Sequence[bytes]) -> list[np.ndarray]:
-        encoded = made.encode_batch_fast([text.decode() for text in texts], add_special_tokens=False)
-        tokens = [np.array(each.ids, np.int64) for each in encoded]
+        encoded = huggingface.encode_batch_fast([text.decode() for text in texts], add_special_tokens=False)
+        tokens = [np.array(text.ids, np.int64) for text in encoded]
         if traded is None:
             return tokens
-        return [np.where(each == highest, traded, np.where(each == traded, highest, each)) for each in tokens]
+        return [np.where(ids == highest, traded, np.where(ids == traded, highest, ids)) for ids in tokens]
 
     sha256 = hashlib.sha256(content if traded is None else content + b"\nend highest").hexdigest()
     return Tokenizer(path.name, sha256, highest + 1, number if traded is None else highest, encode)

@@ -1,8 +1,8 @@
-"""Windows over the training tokens and a list of evaluation documents: the body of every source of text.
+"""Windows over training tokens, and evaluation documents: shared by all sources of text.
 
-The training text is the concatenation of the training documents, cut into windows of ``context`` tokens that share
-their last token with the next window's first (the target of the one is the input of the other): a token is a target
-exactly once an epoch. A window is the shuffled unit, so the order depends on the context and on nothing else.
+The training text is the concatenation of the training documents, cut into windows of ``context`` tokens. The last
+target of a window is the first input of the next, so every token is a target exactly once per epoch. Windows are
+shuffled, so the order depends on the context as well as the seed.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from scaling.data._random import mix, shuffled
 from scaling.errors import Code, UserError
 
 EVALUATION = 0.05
-"""Share of the bytes, in expectation, whose documents go to evaluation."""
+"""Expected share of the bytes that goes to evaluation."""
 HASH_WHOLE = 256 * 2**20
 """Bytes up to which content is hashed in full."""
 PIECES, PIECE = 4096, 4096
 
 
 class Tokens(Protocol):
-    """Tokens that lie elsewhere than in one array: in several files, or one document a record."""
+    """Tokens that are not stored in one array, but in several files, or one document per record."""
 
     def __len__(self) -> int: ...
 
     def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """Integers (n, length): the tokens from each of ``starts`` (n,) on."""
+        """``length`` tokens from each of ``starts`` (n,): integers (n, length)."""
         ...
 
 
@@ -42,20 +42,21 @@ def gather(tokens: np.ndarray | Tokens, starts: np.ndarray, length: int) -> np.n
 
 
 def held_out(digest: bytes, share: float = EVALUATION) -> bool:
-    """Whether the document with this sha256 belongs to evaluation. Copies of a document land on the same side."""
+    """Whether the document with this sha256 belongs to evaluation. Copies of a document go to the same side."""
     return below(digest, int(share * 2.0**64))
 
 
 def split(digests: Sequence[bytes], sizes: Sequence[int], total: int, share: float = EVALUATION) -> int:
-    """The threshold of a document's hash below which it goes to evaluation: ``share`` of 2**64.
+    """The hash below which a document goes to evaluation: ``share`` of 2**64.
 
-    Where that takes less than a fifth or more than five times the share of ``total`` bytes, as it may where documents
-    are few, the threshold is put above the smallest hashes that hold the share.
+    If that takes less than a fifth or more than five times the share of the bytes, as it may for few documents, the
+    threshold is instead put just above the smallest hashes whose documents hold the share.
 
     Args:
       digests, sizes: sha256 and bytes of the documents that may be held out.
+      total: bytes of all documents.
     """
-    numbers = np.array([int.from_bytes(each[:8], "big") for each in digests], np.uint64)
+    numbers = np.array([int.from_bytes(digest[:8], "big") for digest in digests], np.uint64)
     bytes_of, plain = np.asarray(sizes, np.int64), int(share * 2.0**64)
     if share / 5 <= bytes_of[numbers < plain].sum() / total <= min(5 * share, 0.5 + share / 2):
         return plain
@@ -65,15 +66,15 @@ def split(digests: Sequence[bytes], sizes: Sequence[int], total: int, share: flo
 
 
 def below(digest: bytes, threshold: int) -> bool:
-    """Whether the document with this sha256 belongs to evaluation."""
+    """Whether the document with this sha256 has a hash below the threshold, and so belongs to evaluation."""
     return int.from_bytes(digest[:8], "big") < threshold
 
 
 @dataclass(frozen=True)
 class Document:
-    """An evaluation document: its name in the records, its tokens (integers, 1-D), and what orders its windows.
+    """An evaluation document: name in the records, tokens (integers, 1-D), and the digest that orders its windows.
 
-    The tokens may lie elsewhere: only their length and slices are asked for.
+    ``tokens`` need not be an array: only its length and slices are used.
     """
 
     name: str
@@ -102,7 +103,7 @@ class TokenSource:
         return {"unique_tokens": len(self.train), "entropy": None, **self.about}
 
     def windows(self, context: int) -> int:
-        """Whole windows in the training text; the rest after the last one is not used."""
+        """Complete windows in the training text; the remainder is not used."""
         return max(0, (len(self.train) - 1) // context)
 
     def unique_tokens(self, context: int) -> int:
@@ -146,23 +147,23 @@ class TokenSource:
 
 @dataclass(frozen=True)
 class CheckedTokens(TokenSource):
-    """A TokenSource that refuses tokens outside the vocabulary, which an embedding would clip silently."""
+    """A TokenSource that raises on tokens outside the vocabulary, which an embedding would clip silently."""
 
     path: str = ""
 
     def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
-        found = super().batch(indices, seed=seed, context=context)
-        check_vocab(found["tokens"], self.vocab, self.path)
-        return found
+        batch = super().batch(indices, seed=seed, context=context)
+        check_vocab(batch["tokens"], self.vocab, self.path)
+        return batch
 
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
-        found = super().evaluation(context, limit_tokens)
-        check_vocab(found["tokens"], self.vocab, self.path)
-        return found
+        evaluation = super().evaluation(context, limit_tokens)
+        check_vocab(evaluation["tokens"], self.vocab, self.path)
+        return evaluation
 
 
 def check_vocab(tokens: np.ndarray, vocab: int, path: str) -> None:
-    """Holds tokens against a vocabulary; an int32 that overflowed is negative, so outside too.
+    """Checks that tokens are within the vocabulary; an int32 that overflowed is negative, so it is outside.
 
     Raises:
       UserError: a token is outside [0, vocab) (CONFLICT).
@@ -186,7 +187,7 @@ def content_hash(items: Sequence[tuple[str, bytes]]) -> str:
 def digest(parts: Sequence[np.ndarray]) -> tuple[str, str]:
     """(sha256, "all" | "sample") over arrays (1-D), each preceded by its type and length.
 
-    Above ``HASH_WHOLE`` bytes together, of each only 4,096 evenly spaced pieces of 4 KiB are hashed.
+    Above ``HASH_WHOLE`` bytes in total, only 4,096 evenly spaced pieces of 4 KiB of each array are hashed.
     """
     total = hashlib.sha256()
     whole = sum(part.nbytes for part in parts) <= HASH_WHOLE

@@ -1,15 +1,15 @@
 """ArrayRecord files, as Grain reads: ``{"source": "arrayrecord", "path": "c4/", "dtype": "uint16", "vocab": 32000}``.
 
-A record is one document and nothing else: its tokens as little-endian ``dtype``, or with ``uint8`` its UTF-8 bytes. No
-record is unpickled, and no protocol buffer is guessed at. Write them with ``group_size:1``, as Grain wants them::
+A record is one document: its tokens as little-endian ``dtype``, or with ``uint8`` its UTF-8 bytes. Records are never
+unpickled or parsed as protocol buffers. Write them with ``group_size:1``, as Grain expects::
 
     writer = ArrayRecordWriter("c4-00000.array_record", "group_size:1")
     writer.write(np.array(tokens, "<u2").tobytes())
 
-The reader is the one below ``grain.sources.ArrayRecordDataSource``, without the JAX that Grain imports. Lengths and
-hashes of the documents are found in one pass over the records when the source is made, 24 bytes a document; tokens stay
-in the files, and a window reads the records that it touches. The order is that of every source of text here: the same
-documents give the same batches from ``prepared`` shards.
+The reader is the one that ``grain.sources.ArrayRecordDataSource`` uses, without the JAX that Grain imports. One pass
+over the records computes lengths and hashes of the documents when the source is made, 24 bytes per document; tokens
+stay in the files, and a window reads only the records that it touches. The order is that of all text sources here:
+``prepared`` shards of the same documents give the same batches.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Config:
     path: str = ""
     """A file, or a folder of them."""
     glob: str = "**/*.array*record*"
-    """Which files below the folder."""
+    """Glob pattern of the files in the folder."""
     dtype: str = setting("uint8", choices=("uint8", "uint16", "uint32"))
-    """Of the tokens: uint8, uint16 or uint32."""
+    """Type of the tokens: uint8, uint16 or uint32."""
     vocab: int = setting(256, least=2)
-    """Tokens are below this."""
+    """Size of the vocabulary; tokens are below it."""
     bytes_per_token: float = setting(0.0, least=0)
-    """Mean bytes of text for a token, if you know it (1 for uint8). 0: not known."""
+    """Mean bytes of text per token, if known (1 for uint8). 0: not known."""
 
     def __post_init__(self):
         check(self, "data")
@@ -49,7 +49,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Records:
-    """The records of several files by number, and what is wrong with them by file and number."""
+    """The records of several files, by a common number; errors name file and number."""
 
     source: Any
     names: list[str]
@@ -81,7 +81,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Joined:
-    """The tokens of some records (numbers ``which``), one after another; ``ends`` is where each ends."""
+    """The tokens of some records (numbers ``which``), concatenated; ``ends`` is where each ends."""
 
     records: Records
     which: np.ndarray
@@ -97,18 +97,18 @@ class Joined:
         last = np.searchsorted(self.ends, starts + length - 1, side="right")
         needed = sorted({part for low, high in zip(first, last) for part in range(low, high + 1)})
         raw = self.records.read([int(self.which[part]) for part in needed])
-        found = {part: np.frombuffer(record, self.dtype) for part, record in zip(needed, raw)}
+        documents = {part: np.frombuffer(record, self.dtype) for part, record in zip(needed, raw)}
         rows = np.empty((len(starts), length), self.dtype)
         for row, (start, low, high) in enumerate(zip(starts.tolist(), first.tolist(), last.tolist())):
-            whole = np.concatenate([found[part] for part in range(low, high + 1)])
-            begin = start - int(self.ends[low]) + len(found[low])
+            whole = np.concatenate([documents[part] for part in range(low, high + 1)])
+            begin = start - int(self.ends[low]) + len(documents[low])
             rows[row] = whole[begin : begin + length]
         return rows
 
 
 @dataclass(frozen=True)
 class _Lazy:
-    """The tokens of one record, read when they are looked at."""
+    """The tokens of one record, read on access."""
 
     records: Records
     number: int
@@ -128,30 +128,30 @@ def _open(config: Config) -> Records:
     counts = []
     for path, name in files:
         try:
-            with module.ArrayRecordDataSource([str(path)]) as each:
-                counts.append(len(each))
+            with module.ArrayRecordDataSource([str(path)]) as opened:
+                counts.append(len(opened))
         except RuntimeError as error:
             reason = str(error).split(";")[0][:120]
-            remedy = f"is damaged or no ArrayRecord ({reason}); copy again"
+            remedy = f"is damaged or not an ArrayRecord ({reason}); copy it again"
             raise UserError("data.path", name, remedy, Code.DAMAGED) from error
     names = [name for _, name in files]
     return Records(module.ArrayRecordDataSource([str(path) for path, _ in files]), names, counts)
 
 
 def _scan(records: Records, dtype: np.dtype, config: Config) -> Iterator[tuple[int, bytes]]:
-    """(tokens, sha256) of each record."""
+    """(number of tokens, sha256) of each record."""
     for start in range(0, len(records), ROWS):
         numbers = range(start, min(start + ROWS, len(records)))
         for number, record in zip(numbers, records.read(numbers)):
             if len(record) % dtype.itemsize:
-                remedy = f"has {len(record)} bytes, no multiple of {dtype.itemsize} ({config.dtype}); give its dtype"
+                remedy = f"has {len(record)} bytes, not a multiple of {dtype.itemsize} ({config.dtype}); give its dtype"
                 raise UserError("data.path", records.name(number), remedy, Code.DAMAGED)
             check_vocab(np.frombuffer(record, dtype), config.vocab, records.name(number))
             yield len(record) // dtype.itemsize, hashlib.sha256(record).digest()
 
 
 def make(config: Config) -> CheckedTokens:
-    """Looks through the records.
+    """Opens the files and scans the records.
 
     Raises:
       UserError: there is no such file (MISSING), a record is damaged or of another type (DAMAGED, named by file and

@@ -1,16 +1,17 @@
-"""Memory-mapped token files, as other trainers leave them: ``{"source": "bin", "path": "tokens/", "vocab": 50257}``.
+"""Memory-mapped token files of other trainers: ``{"source": "bin", "path": "tokens/", "vocab": 50257}``.
 
-Two layouts, told apart by the first four bytes. Raw (nanoGPT): little-endian integers of ``dtype`` and nothing else.
-llm.c: 256 int32 of which the first three are magic 20240520, version and number of tokens, then the tokens, uint16 for
-version 1. The number of tokens is held against the size of the file, so a truncated download is an error here and not
-a strange loss later. (A raw file that begins with the magic by chance would need the tokens 55,432 and 308 in a row.)
+Two layouts, distinguished by the first four bytes. Raw (nanoGPT): only little-endian integers of ``dtype``. llm.c: 256
+int32, the first three being magic 20240520, version and number of tokens; then the tokens, uint16 for version 1. The
+number of tokens is checked against the size of the file, so a truncated download is an error and not a strange loss. (A
+raw file that starts with the magic by chance would need the tokens 55,432 and 308 in a row.)
 
-``path`` is a folder with ``train.bin`` and perhaps ``val.bin``, or the training file. Without validation tokens the
-last ``fraction`` of the training file is evaluation, one block away from training. Evaluation documents are blocks of
-``block`` tokens. Tokens at or above ``vocab`` are an error: looked for in a sample at the start and in every batch.
+``path`` is a folder with ``train.bin`` and optionally ``val.bin``, or the training file. Without validation tokens, the
+last ``fraction`` of the training file is for evaluation, separated from training by one block. Evaluation documents are
+blocks of ``block`` tokens. Tokens at or above ``vocab`` are an error: a sample is checked at the start, and every
+batch.
 
-The content hash covers every byte of files up to 256 MiB together; of larger ones the sizes and 4,096 evenly spaced
-pieces of 4 KiB, which ``sha256_of`` says ("all" or "sample").
+The content hash covers every byte if the files have up to 256 MiB in total, else their sizes and 4,096 evenly spaced
+pieces of 4 KiB each; ``sha256_of`` records which ("all" or "sample").
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from scaling.settings import check, setting
 
 MAGIC, HEADER = 20240520, 256
 DTYPES = ("uint16", "uint32")
-SAMPLES, SAMPLE = 64, 4096  # where tokens are held against the vocabulary when the files are opened
+SAMPLES, SAMPLE = 64, 4096  # number and length of the pieces checked against the vocabulary on opening
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,17 @@ class Config:
     path: str = ""
     """A folder with train.bin (and val.bin), or the training file."""
     val: str = ""
-    """The validation file; empty: val.bin of the folder, or the last ``fraction`` of the training file."""
+    """The validation file; empty: val.bin in the folder, or else the last ``fraction`` of the training file."""
     vocab: int = setting(50257, least=2)
-    """Tokens are below this; 50257 is GPT-2's."""
+    """Size of the vocabulary; tokens are below it. 50257 is GPT-2's."""
     dtype: str = setting("uint16", choices=DTYPES)
-    """Of raw files: uint16 or uint32."""
+    """Type of the tokens in raw files: uint16 or uint32."""
     fraction: float = setting(0.01, above=0, below=1)
-    """Evaluation share of the training file where there is no validation file."""
+    """Share of the training file used for evaluation if there is no validation file."""
     block: int = setting(8192, least=2)
     """Tokens of an evaluation document."""
     bytes_per_token: float = setting(0.0, least=0)
-    """Mean bytes of text for a token, if you know it: losses are then also given in bits/byte. 0: not known."""
+    """Mean bytes of text per token, if known: losses are then also given in bits/byte. 0: not known."""
 
     def __post_init__(self):
         check(self, "data")
@@ -55,8 +56,8 @@ def open_tokens(path: Path, dtype: str) -> np.ndarray:
     """The tokens of one file, memory-mapped: uint16 or uint32 (n,).
 
     Raises:
-      UserError: the file is missing (MISSING) or empty (TOO_FEW), or its size is no multiple of a token or not that of
-        its header (DAMAGED).
+      UserError: the file is missing (MISSING) or empty (TOO_FEW), its llm.c version is not 1 (UNSUPPORTED), or its size
+        is not a multiple of a token or differs from its header (DAMAGED).
     """
     try:
         size = path.stat().st_size
@@ -74,13 +75,13 @@ def open_tokens(path: Path, dtype: str) -> np.ndarray:
         offset, count, kind = HEADER * 4, int(head[2]), np.dtype("<u2")
         if size != offset + count * kind.itemsize:
             held = max(0, size - offset) / kind.itemsize
-            remedy = f"should hold {count} tokens by its header, but has {held:g}; copy again"
+            remedy = f"should hold {count} tokens by its header, but has {held:g}; copy it again"
             raise UserError("data.path", path, remedy, Code.DAMAGED)
     else:
         kind = np.dtype(dtype).newbyteorder("<")
         offset, count = 0, size // kind.itemsize
         if size % kind.itemsize:
-            remedy = f"has {size} bytes, no multiple of {kind.itemsize} ({dtype}); copy again"
+            remedy = f"has {size} bytes, not a multiple of {kind.itemsize} ({dtype}); copy it again"
             raise UserError("data.path", path, remedy, Code.DAMAGED)
     if count < 2:
         raise UserError("data.path", path, "holds no tokens", Code.TOO_FEW)
@@ -114,7 +115,7 @@ def make(config: Config) -> TokenSource:
 
 
 def _split(config: Config) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """The files' tokens, and those of training and of evaluation."""
+    """The tokens of the files, those of training, and those of evaluation."""
     root = Path(config.path).expanduser()
     if not config.path or not root.exists():
         remedy = "is not there; give the token file or the folder of train.bin"
@@ -133,7 +134,7 @@ def _split(config: Config) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
 
 
 def _sample(config: Config, *parts: np.ndarray) -> None:
-    """Holds a sample of the tokens against the vocabulary, the first and the last of each part among them."""
+    """Checks a sample of the tokens against the vocabulary, including the first and last of each part."""
     rng = np.random.Generator(np.random.Philox(0))
     for part in parts:
         last = max(0, len(part) - SAMPLE)

@@ -1,16 +1,17 @@
 """A Markov chain of order k with an exactly known entropy rate, and a learner whose excess loss is known too.
 
-From each of the V^k contexts the next token has a distribution drawn from a symmetric Dirichlet of ``concentration``,
-once, from ``world``. Windows start from the stationary distribution, so every target with k tokens before it costs
+The distribution of the next token in each of the V^k contexts is drawn once, from a symmetric Dirichlet distribution of
+``concentration``, seeded by ``world``. Windows start from the stationary distribution, so every target with k tokens
+before it costs
 
     entropy = sum_c pi(c) H(p(. | c))    nats on average,
 
-which no model beats; targets with fewer than k tokens before them do not count. A table of counts, the best that can be
-learnt without knowing more, has an excess of about V^k (V - 1) / (2 D) nats after D tokens, for D well above V^(k + 1)
-(``_tabular.py``): the data exponent of a model that can represent the chain is 1.
+which no model beats. Targets with fewer than k tokens before them do not count. A table of counts, the best learner
+without further knowledge, has an excess loss of about V^k (V - 1) / (2 D) nats after D tokens, for D well above V^(k +
+1) (``_tabular.py``): the data exponent of a model that can represent the chain is 1.
 
-Examples are pure functions of (world, seed, index). Evaluation draws from a key that no seed has, in documents of 16
-windows, with the exact -log p of every target beside it.
+Examples are pure functions of (world, seed, index). Evaluation uses a key that no seed has, in documents of 16
+windows, with the exact -log p of every target.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ MOST = 2**22
 @dataclass(frozen=True)
 class Config:
     vocab: int = setting(64, least=2)
-    """Tokens, V."""
+    """Number of tokens, V."""
     order: int = setting(1, least=1)
-    """Tokens that decide the next one, k."""
+    """Number of tokens that the next one depends on, k."""
     concentration: float = setting(0.1, least=0.01, most=1e6)
-    """Of the Dirichlet distribution of each row: small is predictable, large is uniform."""
+    """Concentration of the Dirichlet distribution of each row: small is predictable, large is uniform."""
     world: int = setting(0, least=0, most=2**63 - 1)
-    """Names the table."""
+    """Seed of the table."""
 
     def __post_init__(self):
         check(self, "data")
@@ -55,7 +56,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Markov:
-    """See ``scaling.data.Source`` for the methods. A context is a number of k digits, its oldest token first."""
+    """See ``scaling.data.Source`` for the methods. A context is a number of k base-V digits, oldest token first."""
 
     config: Config
     bytes_per_token: float | None = None
@@ -74,14 +75,14 @@ class Markov:
 
     @cached_property
     def stationary(self) -> np.ndarray:
-        """pi(context), (V^k,) float64: the fixed point, by iteration."""
+        """pi(context), (V^k,) float64: the stationary distribution, by fixed-point iteration."""
         contexts, vocab = self.table.shape
         share = np.full(contexts, 1 / contexts)
         for _ in range(100_000):
             # From context (a, b...) by token y to (b..., y): sum over the oldest token a.
             joint = (share[:, None] * self.table).reshape(vocab, contexts // vocab, vocab)
             new = joint.sum(axis=0).reshape(contexts)
-            new = 0.5 * (share + new)  # half a step: a periodic chain converges as well
+            new = 0.5 * (share + new)  # half a step, so that periodic chains converge too
             if np.abs(new - share).sum() < 1e-14:
                 break
             share = new / new.sum()
@@ -94,7 +95,7 @@ class Markov:
 
     @cached_property
     def _cumulative(self) -> tuple[np.ndarray, np.ndarray]:
-        """Inverse distribution functions for searchsorted: of contexts, and of all rows in one, context + cdf."""
+        """Cumulative distributions for searchsorted: of contexts, and of all rows in one array, as context + cdf."""
         start, rows = np.cumsum(self.stationary), np.cumsum(self.table, axis=1)
         start[-1], rows[:, -1] = 1.0, 1.0
         return start, (np.arange(len(rows))[:, None] + rows).ravel()
@@ -131,15 +132,15 @@ class Markov:
         tokens[:, :order] = state[:, None] // vocab ** np.arange(order)[::-1] % vocab
         for step in range(context + 1 - order):
             states[:, step] = state
-            found = np.searchsorted(rows, state + u[:, step + 1], side="right") - state * vocab
-            chosen = np.minimum(found, vocab - 1)  # a sum may round up to the next row
+            drawn = np.searchsorted(rows, state + u[:, step + 1], side="right") - state * vocab
+            chosen = np.minimum(drawn, vocab - 1)  # rounding may reach the next row
             tokens[:, order + step] = chosen
             state = state % (len(self.table) // vocab) * vocab + chosen
         return tokens, states
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """p(context), (V^k,), and p(next | context), (V^k, V): all that a learner has to find."""
+        """p(context), (V^k,), and p(next | context), (V^k, V): all that there is to learn."""
         return self.stationary, self.table
 
     def looks(self, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -176,5 +177,5 @@ class Markov:
 
 
 def make(config: Config) -> Markov:
-    """The chain that the configuration names."""
+    """The chain of a configuration."""
     return Markov(config)

@@ -2,9 +2,9 @@
 
     scaling data prepare books/ --tokenizer=tokenizer.json --out=data/mine
 
-The shards are mapped, not read: a window costs the pages that it touches, and each process touches its own rows only.
-Evaluation is by document, each named by the hash of its text, so that the losses of two runs can be paired. Sizes are
-held against the manifest every time, contents up to 256 MiB too; `scaling data prepare`, run again, checks everything.
+The shards are memory-mapped: a window costs only the pages that it touches, and each process touches only its own rows.
+Evaluation documents are named by the hash of their text, so that the losses of two runs can be paired. Sizes are always
+checked against the manifest, and contents up to 256 MiB; `scaling data prepare`, run again, checks everything.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from scaling.records import canonical, read_typed
 @dataclass(frozen=True)
 class Config:
     path: str = ""
-    """The folder that `scaling data prepare --out` wrote. Its name is no part of the data's identity."""
+    """The folder that `scaling data prepare --out` wrote. Its name is not part of the data's identity."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Arrays one after another, as one: ``parts`` (1-D each), and where each ends."""
+    """Several arrays as one: ``parts`` (1-D each), and the ``ends`` of the parts."""
 
     parts: list[np.ndarray]
     ends: np.ndarray
@@ -40,34 +40,34 @@ class Shards:
 
     def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
         """See ``scaling.data._tokens.Tokens``."""
-        found = np.empty((len(starts), length), self.parts[0].dtype)
+        windows = np.empty((len(starts), length), self.parts[0].dtype)
         first = np.searchsorted(self.ends, starts, side="right")
         for row, (start, part) in enumerate(zip(starts.tolist(), first.tolist())):
             filled = 0
             while filled < length:
                 begin = start + filled - int(self.ends[part]) + len(self.parts[part])
                 taken = self.parts[part][begin : begin + length - filled]
-                found[row, filled : filled + len(taken)] = taken
+                windows[row, filled : filled + len(taken)] = taken
                 filled, part = filled + len(taken), part + 1
-        return found
+        return windows
 
 
 def joined(parts: list[np.ndarray]) -> Shards:
-    """``parts`` as one array; plain views, which are cut faster than a memory map."""
+    """``parts`` as one sequence, as plain views, which slice faster than a memory map."""
     return Shards([np.asarray(part) for part in parts], np.cumsum([len(part) for part in parts]))
 
 
 def _manifest(config: Config) -> tuple[Path, Manifest]:
     folder = Path(config.path).expanduser()
     if not config.path or not folder.is_dir():
-        remedy = "is not there; write it with scaling data prepare FILES --out=DIR"
+        remedy = "does not exist; write it with `scaling data prepare FILES --out=DIR`"
         raise UserError("data.path", config.path, remedy, Code.MISSING)
     try:
         remedy = "prepare the folder again, with this version"
         return folder, read_typed(folder / _prepare.MANIFEST, Manifest, field="data.path", remedy=remedy)
     except FileNotFoundError as error:
         begun = (folder / _prepare.PROGRESS).exists()
-        remedy = "is not finished; give the same scaling data prepare again" if begun else "holds no manifest.json"
+        remedy = "is not finished; run the same `scaling data prepare` again" if begun else "holds no manifest.json"
         raise UserError("data.path", config.path, remedy, Code.MISSING) from error
 
 
@@ -107,6 +107,6 @@ def make(config: Config) -> TokenSource:
         "documents": manifest.train.documents,
         "evaluation_documents": held.documents,
     }
-    # Bits/byte are those of the evaluation text; a column of tokens has none.
+    # Bits/byte refer to the evaluation text; a column of tokens has no text.
     known = text[1] / held.tokens if text[1] else None
     return CheckedTokens(joined(train), documents, tokenizer.vocab, known, about, path=config.path)

@@ -1,19 +1,20 @@
-"""Rendered scenes: pictures of two things with captions and labels, and exactly known information between them.
+"""Rendered scenes: pictures of two objects with captions and labels, whose mutual information is known exactly.
 
-A scene is a large thing and a small one, each of 4 shapes and 8 colours, and where the large one stands to the small:
-left, right, above or below. Its caption is ``colour shape relation colour shape``, five independent uniform choices,
-ln(8 * 4 * 4 * 8 * 4) = 8.318 nats, and the picture (32 x 32 x 3 bytes) shows all five: H(caption | picture) = 0 for a
-caption that is true and whole. Two knobs take information away, and ``caption_information`` says exactly how much is
-left: ``swap``, the share of captions that belong to another scene (noise as in ALIGN, arXiv 2102.05918), and ``drop``,
-the share of words that are blanked. ``noise`` is the amplitude of the pixels' own noise, out of 255.
+A scene is a large object and a small one, each with one of 4 shapes and 8 colours, and the position of the large one
+relative to the small: left, right, above or below. Its caption is ``colour shape relation colour shape``, five
+independent uniform choices, ln(8 * 4 * 4 * 8 * 4) = 8.318 nats, and the picture (32 x 32 x 3 bytes) shows all five:
+H(caption | picture) = 0 for a caption that is true and complete. Two settings remove information, and
+``caption_information`` is the exact amount that remains: ``swap``, the share of captions that belong to another scene
+(noise as in ALIGN, arXiv 2102.05918), and ``drop``, the share of words that are blanked. ``noise`` is the amplitude of
+the pixels' own noise, out of 255.
 
-``label`` is the large thing's shape and colour, 32 classes, certain given the picture. A quarter turn of a picture can
-be told where a triangle or a bar stands in it: circles and squares, and the places of things, look alike from four
-sides, a bar from two. So the smallest loss of rotation prediction is 5/16 ln 2 + 4/16 ln 4 = 0.5632 nats.
+``label`` is the large object's shape and colour, 32 classes, certain given the picture. The rotation of a picture can
+be told only from triangles and bars: circles, squares and positions look alike in all four orientations, a bar in two.
+So the smallest loss of rotation prediction is 5/16 ln 2 + 4/16 ln 4 = 0.5632 nats.
 
 As tokens, an example is a start token, the caption, an end token (the highest of all), and padding that does not count.
-With ``sound``, a scene is also heard: a tone for each of the five choices, one after another, in any phase. ``PROMPTS``
-true captions stand for each label, every other word equally often among them: zero-shot classification averages them.
+With ``sound``, a scene also has a sound: one tone for each of the five choices in turn, with random phases. Each label
+has ``PROMPTS`` true captions, in which the other words are balanced: zero-shot classification averages them.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _RGB = np.array(
     np.uint8,
 )
 _BACKGROUND = 60
-_RADII = (5, 3)  # of the large thing and of the small one
+_RADII = (5, 3)  # of the large object and of the small one
 _TRAIN, _EVALUATE = 1, 2
 DOCUMENT = 16
 DOCUMENTS = 2048
@@ -73,18 +74,18 @@ class Config:
     drop: float = setting(0.0, least=0, most=1)
     """Share of words that are blanked."""
     noise: int = setting(16, least=0, most=60)
-    """Each byte of a picture is moved by up to this much; above 60 colours could not be told apart."""
+    """Amplitude of the noise added to each byte of a picture; above 60, colours could be confused."""
     world: int = setting(0, least=0, most=2**63 - 1)
-    """Names the sample of scenes."""
+    """Seed of the sample of scenes."""
     sound: bool = False
-    """Whether scenes are heard, too: 5 x 64 samples."""
+    """Whether scenes also have a sound: 5 x 64 samples."""
 
     def __post_init__(self):
         check(self, "data")
 
 
 def _stamp(shape: str, radius: int) -> np.ndarray:
-    """The thing as a mask (2 * radius + 1, 2 * radius + 1)."""
+    """A shape as a mask, (2 * radius + 1, 2 * radius + 1)."""
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     if shape == "circle":
         return x * x + y * y <= radius * radius
@@ -105,28 +106,29 @@ class Scenes:
 
     @property
     def supplies(self) -> dict[str, int]:
-        found = {"vocab": self.vocab, "image": SIDE, "classes": len(COLOURS) * len(SHAPES), "prompts": PROMPTS}
-        return {**found, "sound": SLOT * len(CHOICES)} if self.config.sound else found
+        supplied = {"vocab": self.vocab, "image": SIDE, "classes": len(COLOURS) * len(SHAPES), "prompts": PROMPTS}
+        return {**supplied, "sound": SLOT * len(CHOICES)} if self.config.sound else supplied
 
     @cached_property
     def _stamps(self) -> list[np.ndarray]:
-        """Masks of the large and of the small thing, (4 shapes * places**2, 32 * 32), by shape, y, x of the centre."""
-        found = []
+        """Masks of the large and of the small object, (4 shapes * places**2, 32 * 32), by shape, y and x of centre."""
+        tables = []
         for radius in _RADII:
             table = np.zeros((len(SHAPES), SIDE, SIDE, SIDE, SIDE), bool)
             for number, shape in enumerate(SHAPES):
                 stamp = _stamp(shape, radius)
                 for y, x in product(range(radius, SIDE - radius), repeat=2):
                     table[number, y, x, y - radius : y + radius + 1, x - radius : x + radius + 1] = stamp
-            found.append(table.reshape(-1, SIDE * SIDE))
-        return found
+            tables.append(table.reshape(-1, SIDE * SIDE))
+        return tables
 
     @cached_property
     def caption_information(self) -> float:
         """Mutual information of caption and picture in nats, exact.
 
-        The words that are left, of M possible values, are those of the scene with probability 1 - swap, else of an
-        independent scene: H = ln M, less that of one value at 1 - swap + swap / M and M - 1 values at swap / M.
+        The remaining words, of M possible values, are those of the scene with probability 1 - swap, else of an
+        independent scene. The information is ln M minus the entropy of a distribution with one value at
+        1 - swap + swap / M and M - 1 values at swap / M.
         """
         swap, drop, total = self.config.swap, self.config.drop, 0.0
         for kept in product((False, True), repeat=len(CHOICES)):
@@ -139,7 +141,7 @@ class Scenes:
 
     @property
     def caption_entropy(self) -> float:
-        """Nats of a caption on its own: blanks, and the words that are left."""
+        """Entropy of a caption in nats: which words are blank, and the remaining words."""
         drop = self.config.drop
         blanks = -sum(p * math.log(p) for p in (drop, 1 - drop) if p > 0)
         return sum(blanks + (1 - drop) * math.log(choice) for choice in CHOICES)
@@ -147,7 +149,7 @@ class Scenes:
     def describe(self) -> dict[str, Any]:
         world = asdict(self.config)
         if not self.config.sound:
-            del world["sound"]  # what scenes were before they had one
+            del world["sound"]  # keeps the hash of scenes from before this field
         text = json.dumps({"source": "scenes", "version": 1, **world}, sort_keys=True)
         return {
             "source": "scenes",
@@ -173,8 +175,8 @@ class Scenes:
         other = (u[:, 5:10] * CHOICES).astype(np.int64)
         told = np.where(u[:, 10:11] < self.config.swap, other, scene)
         caption = np.where(u[:, 11:16] < self.config.drop, BLANK, told + FIRST)
-        # Along the relation the large thing's centre is 6 to 9 from its side and the small one's 4 to 9 from the other;
-        # across it both are within 4 of the middle, so that no picture fits two relations.
+        # Along the relation, the large object's centre is 6 to 9 from its edge and the small one's 4 to 9 from the
+        # other; across it, both are within 4 of the middle, so that no picture fits two relations.
         near, far = 6 + (u[:, 16] * 4).astype(np.int64), SIDE - 5 - (u[:, 17] * 6).astype(np.int64)
         across = 12 + (u[:, 18:20] * 8).astype(np.int64)
         flip, vertical = scene[:, 2] % 2 == 1, scene[:, 2] >= 2
@@ -262,5 +264,5 @@ class Scenes:
 
 
 def make(config: Config) -> Scenes:
-    """The scenes that the configuration names."""
+    """The scenes of a configuration."""
     return Scenes(config)

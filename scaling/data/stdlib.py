@@ -1,14 +1,14 @@
 """The bytes of the running interpreter's standard library: real text that is on every machine with Python.
 
-Every ``*.py`` below the library's folder, sorted by relative path, but for: tests (``test``, ``tests``, ``idle_test``),
+Every ``*.py`` below the library's folder, sorted by relative path, except: tests (``test``, ``tests``, ``idle_test``),
 ``lib2to3`` (gone since 3.13), installed packages, and tables that a script generated (code pages, HTML entities, help
-topics, build settings). The tables are 1.9 of 11.8 MB in Python 3.11, repeat each other (xz: 0.96 to 1.26 bits/byte
-against 1.3 to 2.0 for code), and would make the loss a question of which tables fell into evaluation.
+topics, build settings). The tables are 1.9 of 11.8 MB in Python 3.11 and repetitive (xz: 0.96 to 1.26 bits/byte
+against 1.3 to 2.0 for code), and the loss would depend on which of them fell into evaluation.
 
 A file goes to evaluation by the hash of its content (5 % of the bytes in expectation): whole files, no shared copies.
 The text differs between Python versions and builds, so the version, the number of bytes and the sha256 over (relative
-name, content) are in every record, and losses are compared only where the sha256 is equal. Files that cannot be read,
-and links that lead to no file, are left out; the hash then tells that the text is another.
+name, content) are in every record, and losses are compared only where the sha256 is equal. Unreadable files and
+broken links are skipped, in which case the hash shows that the text differs.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ LOCAL = frozenset(("sitecustomize.py", "usercustomize.py"))
 
 @dataclass(frozen=True)
 class Config:
-    """The text is what the interpreter came with."""
+    """The text is the library of the running interpreter."""
 
     limit: int = setting(0, least=0)
-    """Training bytes kept: files in the order of their hash, the last one cut; 0 keeps all. Evaluation stays whole."""
+    """Training bytes to keep, of files in the order of their hash; 0 keeps all. Evaluation is not cut."""
 
     def __post_init__(self):
         check(self, "data")
@@ -50,8 +50,8 @@ def generated(name: str, content: bytes) -> bool:
 
 
 def files(root: Path) -> list[tuple[str, bytes]]:
-    """(relative posix path, content) of the text files below ``root``, sorted by path; empty files are left out."""
-    found = []
+    """(relative posix path, content) of the text files below ``root``, sorted by path; empty files are skipped."""
+    texts = []
     for folder, folders, members in os.walk(root):
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS and not name.startswith("config-")]
         for member in members:
@@ -63,16 +63,16 @@ def files(root: Path) -> list[tuple[str, bytes]]:
                 except OSError:
                     continue
                 if content and not generated(name, content):
-                    found.append((name, content))
-    return sorted(found)
+                    texts.append((name, content))
+    return sorted(texts)
 
 
 def make(config: Config, root: Path | None = None) -> TokenSource:
     """The library of this interpreter, or of ``root``.
 
     Raises:
-      UserError: this Python has no library of source files, or hardly any, as a zipped or a compiled one (MISSING), or
-        fewer bytes than ``limit`` (TOO_FEW).
+      UserError: this Python has (almost) no library source files, for example since it is zipped (MISSING), or fewer
+        bytes than ``limit`` (TOO_FEW).
     """
     root = Path(sysconfig.get_paths()["stdlib"]) if root is None else root
     library = files(root)
@@ -92,7 +92,7 @@ def make(config: Config, root: Path | None = None) -> TokenSource:
         remedy = f"the library has {len(tokens):,} training bytes; lower it"
         raise UserError("data.limit", f"{config.limit:,}", remedy, Code.TOO_FEW)
     tokens = tokens[: config.limit or None]
-    held = sum(len(each.tokens) for each in documents)
+    held = sum(len(document.tokens) for document in documents)
     about = {
         "source": "stdlib",
         "sha256": content_hash(library),

@@ -1,11 +1,11 @@
 """Image-text tar files in the layout of webdataset: ``{"source": "webdataset", "path": "cc3m/", "side": 64}``.
 
 Members that share their path up to the first dot of the file name are one sample: ``000017.jpg``, ``000017.txt``,
-perhaps ``000017.cls`` (a whole number). Members with other endings are not looked at, so no pickle is ever loaded.
+perhaps ``000017.cls`` (a whole number). Members with other extensions are ignored, so no pickle is ever loaded.
 
-The webdataset library reads tars as a stream, in which the example of a step cannot be found without reading those
-before it. Here the headers are read once, when the source is made; after that a sample is two reads at a known place,
-and a run resumes by its step alone. Tars that are packed (.tar.gz) have no such places: unpack them.
+The webdataset library reads tars as a stream, so it cannot find the example of a step without reading all earlier ones.
+Here the headers are read once, when the source is made; then a sample is two reads at known offsets, and a run resumes
+from its step alone. Compressed tars (.tar.gz) have no such offsets: decompress them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Config(Pictures):
     path: str = ""
     """A tar, or a folder of them."""
     glob: str = "**/*.tar"
-    """Which files below the folder."""
+    """Glob pattern of the files in the folder."""
     image: str = "jpg;jpeg;png;webp"
-    """Endings of the picture; the first that a sample has is taken."""
+    """Extensions of the picture, separated by semicolons; the first that a sample has is used."""
     text: str = "txt"
-    """Endings of the caption; empty: no captions."""
+    """Extensions of the caption; empty: no captions."""
     label: str = "cls"
-    """Ending of the label, read where there are ``classes``."""
+    """Extension of the label, read if ``classes`` is not 0."""
     end: str = "auto"
     """The tokenizer's end-of-text token: auto, or its name."""
 
@@ -70,11 +70,11 @@ class Tars:
             if len(self.handles) >= OPEN:
                 self.close()
             self.handles[file] = os.open(self.files[file], os.O_RDONLY | os.O_CLOEXEC)
-        found = os.pread(self.handles[file], wanted, offset)
-        if len(found) != wanted:
-            remedy = "was cut short since the source was made; copy it again"
+        content = os.pread(self.handles[file], wanted, offset)
+        if len(content) != wanted:
+            remedy = "was truncated after the source was made; copy it again"
             raise UserError("data.path", self.name(number), remedy, Code.CHANGED)
-        return found
+        return content
 
     def caption(self, number: int) -> bytes:
         return self._bytes(number, self.samples[number][3]).strip()
@@ -82,9 +82,9 @@ class Tars:
     def read(self, number: int) -> Sample:
         _, _, picture, _, label = self.samples[number]
         text = self._bytes(number, label).strip()
-        # int() alone would take "1_0" and digits of other scripts.
-        found = int(text) if text.isdigit() and text.isascii() and len(text) < 10 else -1
-        return Sample(self._bytes(number, picture), self.caption(number), found)
+        # int() alone would accept "1_0" and digits of other scripts.
+        value = int(text) if text.isdigit() and text.isascii() and len(text) < 10 else -1
+        return Sample(self._bytes(number, picture), self.caption(number), value)
 
     def digest(self, number: int) -> bytes:
         picture = self.samples[number][2]
@@ -99,7 +99,7 @@ class Tars:
 
 
 def _members(path: Path, name: str) -> Iterator[tuple[str, str, Place]]:
-    """(key, ending, place) of the plain files of a tar, in its order."""
+    """(key, extension, place) of the regular files of a tar, in order."""
     last = "its beginning"
     try:
         size = path.stat().st_size
@@ -112,14 +112,14 @@ def _members(path: Path, name: str) -> Iterator[tuple[str, str, Place]]:
                     if member.offset_data + member.size > size:
                         raise tarfile.ReadError("unexpected end of data")
                     yield last, ending.lower(), (member.offset_data, member.size)
-                del tar.members[:]  # type: ignore[attr-defined]  # every header would be kept; ours is a smaller index
-            # A damaged header looks to the library like the end, which is a block of zeros or the end of the file.
+                del tar.members[:]  # type: ignore[attr-defined]  # the library would keep every header; our index is smaller
+            # The library takes a damaged header for the end, which is a block of zeros or the end of the file.
             with open(path, "rb") as file:
                 file.seek(tar.offset)
                 if any(file.read(tarfile.BLOCKSIZE)):
                     raise tarfile.ReadError(f"bad header after it, at byte {tar.offset}")
     except tarfile.TarError as error:
-        remedy = f"is damaged, cut short or packed at {last} ({error}); copy or unpack it"
+        remedy = f"is damaged, truncated or compressed at {last} ({error}); copy it again or decompress it"
         raise UserError("data.path", f"{name}:{last}", remedy, Code.DAMAGED) from error
     except OSError as error:
         raise UserError("data.path", name, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
@@ -131,16 +131,16 @@ def _tars(config: Config) -> Tars:
     kinds = ["image"] + ["text"] * bool(config.text) + ["label"] * bool(config.classes)
     samples = []
     for number, (path, name) in enumerate(files):
-        found: dict[str, dict[str, Place]] = {}
+        members_by_key: dict[str, dict[str, Place]] = {}
         for key, ending, place in _members(path, name):
-            found.setdefault(key, {})[ending] = place
-        for key, members in found.items():
+            members_by_key.setdefault(key, {})[ending] = place
+        for key, members in members_by_key.items():
             if not members.keys() & {each for endings in wanted for each in endings}:
                 continue
             places = [next((members[each] for each in endings if each in members), None) for endings in wanted]
             for kind, place, endings in zip(("image", "text", "label"), places, wanted):
                 if kind in kinds and place is None:
-                    remedy = f"has no {' or '.join(endings)}, but {', '.join(members)}; mend or remove the sample"
+                    remedy = f"has no {' or '.join(endings)}, but {', '.join(members)}; repair or remove the sample"
                     raise UserError(f"data.{kind}", f"{name}:{key}", remedy, Code.MISSING)
             picture, caption, label = places
             assert picture is not None
@@ -153,8 +153,8 @@ def make(config: Config) -> Pairs:
     """Indexes the tars.
 
     Raises:
-      UserError: there is no tar (MISSING) or no sample (TOO_FEW), a tar is damaged (DAMAGED, named by file and key), or
-        a sample lacks its picture or caption (MISSING).
+      UserError: there is no tar (MISSING) or no sample (TOO_FEW), a tar is damaged (DAMAGED; the message names file and
+        key), or a sample lacks its picture or caption (MISSING).
     """
     tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
     tars = _tars(config)

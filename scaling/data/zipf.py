@@ -1,23 +1,23 @@
-"""A source with a power-law spectrum and an exactly known entropy: the floor that a fit has to find.
+"""A source with a power-law spectrum and an exactly known entropy, which is the floor that a fit should recover.
 
 The world has K = base^digits contexts. Context c (by rank, from 0) comes with probability proportional to
 (c + 1)^-(1 + exponent), independently of everything before it, and has a fixed distribution over ``targets`` symbols:
-softmax(peak * z_c), with z_c standard normal, drawn once from ``world``. Text is blocks of ``digits`` digit tokens that
-spell the context (ranks are scattered over the codes, so digits say nothing about frequency), then one target token::
+softmax(peak * z_c), with z_c standard normal, drawn once from ``world``. Text is blocks of ``digits`` digit tokens
+that spell the context (ranks are assigned to codes at random, so digits do not reveal frequency) and one target token::
 
     d1 d2 y  d1 d2 y  d1 d2 y ...
 
-Each digit has its own ``base`` tokens and targets have theirs: vocab = digits * base + targets. Loss counts on targets
-only (the mask), one in digits + 1 tokens. A target depends on its own context alone, so the smallest loss per target is
+Each digit place has its own ``base`` tokens, and targets have theirs: vocab = digits * base + targets. The mask counts
+only targets, one in digits + 1 tokens. A target depends only on its own context, so the smallest loss per target is
 
     entropy = sum_c p(c) H(p(. | c))    in nats, a finite sum
 
-up to rounding (uniforms have 53 bits). What a model lacks above it is what it has not learned of the K rare and
-frequent tables, as in Zipf memorisation (Hutter 2021, arXiv 2102.04074): a power-law spectrum gives the excess its
-power law in D and in N while K is not exhausted, with exponents that are exact for a table (``_tabular.py``).
+up to rounding (uniforms have 53 bits). The excess loss of a model is due to the contexts whose tables it has not
+learned, as in Zipf memorisation (Hutter 2021, arXiv 2102.04074): the power-law spectrum makes the excess a power law in
+D and in N until the K contexts are exhausted, with exponents that are exact for a table (``_tabular.py``).
 
-The default world was chosen so that a laptop sees the floor: a GPT (context 64, batch 16, WSD, seed 0) was measured at
-these excess losses, in nats per target above the entropy of 0.5160, which fall 8.4 times from corner to corner::
+The default world is chosen so that the floor is in reach of a laptop: a GPT (context 64, batch 16, WSD, seed 0) has
+these measured excess losses, in nats per target above the entropy of 0.5160, which fall by 8.4x from corner to corner::
 
     non-embedding N    D = 0.25M   0.5M     1M       (standard error 0.004 to 0.001)
               6,256      0.2091   0.1315   0.0782
@@ -26,9 +26,9 @@ these excess losses, in nats per target above the entropy of 0.5160, which fall 
              55,568      0.1477   0.0704   0.0295
              98,688      0.1226   0.0558   0.0250
 
-Examples are pure functions of (world, seed, index) by a counter-based hash: no state, no repeats, no end. Evaluation
-draws from a key that no seed has, in documents of 16 sequences, and gives the exact -log p of every target beside it:
-mean(model nats - reference) + entropy estimates the same loss as mean(model nats), without most of its sampling error.
+Examples are pure functions of (world, seed, index) by a counter-based hash: stateless and unbounded. Evaluation uses a
+key that no seed has, in documents of 16 sequences, and gives the exact -log p of every target: mean(model nats -
+reference) + entropy estimates the same loss as mean(model nats), with much smaller sampling error.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from scaling.settings import check, setting
 DOCUMENT = 16
 """Sequences in an evaluation document."""
 DOCUMENTS = 4096
-"""Evaluation documents that exist."""
+"""Number of evaluation documents."""
 UNBOUNDED = 2**62
 _WORLD, _TRAIN, _EVALUATE = 1, 2, 3
 
@@ -101,19 +101,19 @@ class Zipf:
 
     @cached_property
     def codes(self) -> np.ndarray:
-        """The number that the digits of a context spell, (K,), by rank: a permutation."""
+        """The number that the digits of each context spell, (K,), by rank: a permutation."""
         return np.argsort(mix(key(self.config.world, _WORLD, 1) + np.arange(len(self.frequencies), dtype=np.uint64)))
 
     @cached_property
     def _spelling(self) -> np.ndarray:
-        """Digit tokens of a context, (K, digits) int32, the most significant first."""
+        """Digit tokens of each context, (K, digits) int32, most significant first."""
         powers = self.config.base ** np.arange(self.config.digits)[::-1]
         digits = self.codes[:, None] // powers % self.config.base
         return (digits + self.config.base * np.arange(self.config.digits)).astype(np.int32)
 
     @cached_property
     def _cumulative(self) -> tuple[np.ndarray, np.ndarray]:
-        """Inverse distribution functions for searchsorted: of contexts (K,), and of all targets in one row, c + cdf."""
+        """Cumulative distributions for searchsorted: of contexts (K,), and of all targets in one array, as c + cdf."""
         contexts = np.cumsum(self.frequencies)
         targets = np.cumsum(np.exp(self.log_table), axis=1)
         contexts[-1], targets[:, -1] = 1.0, 1.0
@@ -160,8 +160,8 @@ class Zipf:
         draws = uniform(mix(start[:, None] + np.arange(2 * count[1], dtype=np.uint64))).reshape(-1, 2)
         of_context, of_target = self._cumulative
         chosen = np.searchsorted(of_context, draws[:, 0], side="right")
-        found = np.searchsorted(of_target, chosen + draws[:, 1], side="right") - chosen * self.config.targets
-        target = np.minimum(found, self.config.targets - 1)  # c + u rounds up to c + 1 once in about 2^44 draws
+        drawn = np.searchsorted(of_target, chosen + draws[:, 1], side="right") - chosen * self.config.targets
+        target = np.minimum(drawn, self.config.targets - 1)  # c + u rounds up to c + 1 once in about 2^44 draws
         tokens = np.empty((len(chosen), block), np.int32)
         tokens[:, :-1] = self._spelling[chosen]
         tokens[:, -1] = target + self.config.digits * self.config.base
@@ -169,7 +169,7 @@ class Zipf:
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """p(c), (K,), and p(target | c), (K, targets), by rank: all that a learner has to find."""
+        """p(c), (K,), and p(target | c), (K, targets), by rank: all that there is to learn."""
         return self.frequencies, np.exp(self.log_table)
 
     def looks(self, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -208,5 +208,5 @@ class Zipf:
 
 
 def make(config: Config) -> Zipf:
-    """The world that the configuration names."""
+    """The source of a configuration."""
     return Zipf(config)

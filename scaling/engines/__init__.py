@@ -1,9 +1,8 @@
 """Engines: where the workers of a study run.
 
-An engine is one file here that ends with ``ENGINE``, a class with the methods of ``Engine``, and declares its flags as
-``FLAGS``; nothing lists them. It starts and replaces workers and asks its scheduler how they are. What is trained, by
-whom and how far lives in the run directories alone, so two engines, two machines or two shells may serve one work
-directory at once.
+An engine is one file here that declares ``ENGINE``, a class with the methods of ``Engine``, and its flags ``FLAGS``;
+there is no other list. It starts and replaces workers, and asks its scheduler about them. All state of the training is
+in the run directories, so several engines, machines or shells may serve one work directory at once.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from scaling.settings import require_known
 
 @dataclass(frozen=True)
 class Pool:
-    """What ``poll`` saw.
+    """The workers of an engine as ``poll`` saw them.
 
     Attributes:
-      workers: how many live. finished: all of them ended and none will be started again.
-      problem: why the engine gave up, if it did; None otherwise.
+      workers: number that are alive. finished: whether all have ended and none will be restarted.
+      problem: why the engine gave up; None if it did not.
     """
 
     workers: int
@@ -36,44 +35,44 @@ class Pool:
 
 
 class Engine(Protocol):
-    """What every engine does. It is made of the work directory and options of its own."""
+    """The interface of an engine. It is constructed from the work directory and its own options."""
 
     @property
     def size(self) -> int:
-        """How many workers it means to run at once, for the estimate of the time that is left."""
+        """Number of workers that it runs at once, for the estimate of the remaining time."""
         ...
 
     def submit(self, programs: Sequence[ProgramSpec]) -> None:
-        """Starts workers for programs of the work directory's study.json. Returns at once."""
+        """Starts workers for these programs of study.json. Returns at once."""
         ...
 
     def poll(self) -> Pool:
-        """One look at all workers; replaces those that died."""
+        """Checks all workers once, and replaces those that died."""
         ...
 
     def cancel(self, *, force: bool = False) -> None:
-        """Asks every worker to checkpoint and end, or kills it. Returns at once; ``poll`` tells when they are gone."""
+        """Asks every worker to checkpoint and exit, or kills it. Returns at once; ``poll`` tells when they are gone."""
         ...
 
 
 def engines() -> list[str]:
-    """Names of the engines, by looking into this folder."""
+    """Names of the engines: the modules of this folder."""
     return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
 
 
 def engine(name: str) -> Callable[..., Engine]:
-    """The class of the engine of that name; call it with the work directory and the engine's options.
+    """The class of an engine; call it with the work directory and the engine's options.
 
     Raises:
-      UserError: UNKNOWN: there is none.
+      UserError: there is no engine of that name (UNKNOWN).
     """
     require_known("engine", name, engines())
     return _module(name).ENGINE
 
 
 def flags(name: str | None = None) -> tuple[Flag, ...]:
-    """The flags of one engine, or of all of them; one that several have counts once."""
-    declared = [_module(each).FLAGS for each in ([name] if name else engines())]
+    """The flags of one engine, or of all engines; a flag that several engines share is listed once."""
+    declared = [_module(engine_name).FLAGS for engine_name in ([name] if name else engines())]
     return tuple({flag.name: flag for own in declared for flag in own}.values())
 
 

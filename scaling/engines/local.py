@@ -1,8 +1,8 @@
-"""The local engine: one long-lived worker a core, or a single one where JAX has an accelerator.
+"""The local engine: one long-lived worker per core, or a single one if JAX has an accelerator.
 
-Workers are started by subprocess, never forked, each in a session of its own: a Ctrl-C reaches the parent alone, which
-then asks them to checkpoint. A worker whose parent is gone ends as well. Several parents may serve one work directory:
-their workers share the programs by leases.
+Workers are started as subprocesses, never forked, each in its own session: Ctrl-C reaches only the parent, which then
+asks them to checkpoint. A worker whose parent is gone exits too. Several parents may serve one work directory: their
+workers share the programs through leases.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from scaling.worker.failures import Problem
 from scaling.worker.loop import MAX_ATTEMPTS
 from scaling.worker.programs import load_programs, progress_marks, settled
 
-# How the plugins of jax begin (jax_plugins.xla_cuda13 ...), with what exists on a machine that has such a device.
+# Prefixes of jax plugins (jax_plugins.xla_cuda13 ...), and device files that exist on machines with such a device.
 ACCELERATORS = {"xla_cuda": ("/dev/nvidiactl", "/dev/dxg"), "xla_rocm": ("/dev/kfd",)}
 TPU = ("/dev/accel0", "/dev/vfio/0")
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # 1.5 to 1.9x on small models on CPU, see benchmarks
 
 FLAGS = (
-    Flag("workers", int, "worker processes (default: one a core, or one where there is an accelerator)"),
+    Flag("workers", int, "number of worker processes (default: one per core, or one if there is an accelerator)"),
     Flag("max_attempts", int, "attempts without progress before a program counts as failed", MAX_ATTEMPTS),
     Flag(
         "ensemble",
         str,
-        "programs of one shape (other seeds, learning rates or D) that a worker trains together; auto: 1 on CPU, on an "
-        "accelerator up to 8 where a measurement of a few steps says that it is faster",
+        "programs of one shape (differing in seed, learning rate or D) that a worker trains together; auto: 1 on CPU, "
+        "up to 8 on an accelerator if a measurement of a few steps shows that it is faster",
         "auto",
     ),
-    Flag("cache", str, "directory of compiled programs (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
-    Flag("execute", str, "module:function that trains in place of scaling.train:execute"),
+    Flag("cache", str, "compilation cache directory (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
+    Flag("execute", str, "module:function to train with instead of scaling.train:execute"),
 )
 
 
@@ -74,29 +74,32 @@ def cores() -> list[int]:
 
 
 def _worker_environment(cache: str | None, *, cpu: bool) -> dict[str, str]:
-    """The environment of a worker: ours, and what has to be there before a process starts."""
-    made = {**os.environ, **variables(cache, single=cpu)}
-    # Where the package is not installed, it is imported from where it was here. An empty entry would be the current
-    # directory.
+    """The environment of a worker: that of this process, plus what must be set before a process starts."""
+    environment = {**os.environ, **variables(cache, single=cpu)}
+    # If the package is not installed, workers import it from where this process did. An empty entry would mean the
+    # current directory.
     places = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(Path(scaling.__file__).parents[1])]
-    made["PYTHONPATH"] = os.pathsep.join(filter(None, places))
-    if cpu and sys.platform == "linux" and "hugetlb" not in made.get("GLIBC_TUNABLES", ""):
-        made["GLIBC_TUNABLES"] = ":".join(filter(None, [made.get("GLIBC_TUNABLES"), HUGE_PAGES]))
-    return made
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+    if cpu and sys.platform == "linux" and "hugetlb" not in environment.get("GLIBC_TUNABLES", ""):
+        environment["GLIBC_TUNABLES"] = ":".join(filter(None, [environment.get("GLIBC_TUNABLES"), HUGE_PAGES]))
+    return environment
 
 
 class Local:
     """The local pool.
 
     Args:
-      workdir: holds study.json.
-      workers: how many; default one a core of this process, or one where JAX has an accelerator. More workers than
-        cores share them in turn.
+      workdir: the directory with study.json.
+      workers: number of workers; default one per core of this process, or one if JAX has an accelerator. With more
+        workers than cores, several share a core.
       cache: directory of the compilation cache.
-      max_attempts: of a program, without progress, before it is ``failed``.
+      max_attempts: attempts at a program without progress before it is ``failed``.
       execute: ``module:function`` that trains a program.
       ensemble: programs of one shape that a worker trains at a time, or auto.
-      ttl, beat: of leases, in seconds.
+      ttl, beat: timeout and renewal interval of leases, in seconds.
+
+    Raises:
+      UserError: an option is out of range (INVALID), or several workers would share an accelerator (CONFLICT).
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class Local:
         ensemble: str | None = None,
         ttl: float | None = None,
         beat: float | None = None,
-    ):  # one argument a flag, and the two of leases, which tests shorten
+    ):  # one argument per flag, and the two of leases, which tests shorten
         if workers is not None and workers < 1:
             raise UserError("workers", workers, "must be at least 1")
         if max_attempts < 1:
@@ -138,34 +141,34 @@ class Local:
         self._last_marks: list[Marks] | None = None
 
     def submit(self, programs: Sequence[ProgramSpec]) -> None:
-        """Starts the workers for these programs of study.json: no more of them than programs.
+        """Starts workers for these programs of study.json, at most one per program.
 
         Raises:
-          UserError: the work directory cannot be written.
+          UserError: the work directory cannot be written (ENVIRONMENT).
         """
-        # The first thing a worker does is to write its log; a directory that refuses is reported here, once.
+        # Every worker first writes its log; if the directory cannot be written, that is reported here, once.
         write_atomic(self.workdir / "logs" / ".probe", "")
         (self.workdir / "logs" / ".probe").unlink(missing_ok=True)
         self._programs = list(programs)
-        asked = {program.program for program in programs}
-        rest = [program for program in load_programs(self.workdir) if program.program not in asked]
+        requested = {program.program for program in programs}
+        rest = [program for program in load_programs(self.workdir) if program.program not in requested]
         others = any(not settled(self.workdir, spec) for program in rest for spec in program.runs)
-        self._only = [f"--only={','.join(sorted(asked))}"] if others else []
+        self._only = [f"--only={','.join(sorted(requested))}"] if others else []
         for index in range(min(self.size, len(self._programs))):
             self._start(index)
 
     def poll(self) -> Pool:
-        """Looks at every worker. One that died is replaced, unless too many die without any progress."""
+        """Checks every worker. One that died is replaced, unless too many died without any progress."""
         for index, process in list(self._workers.items()):
             code = process.poll()
             if code is None:
                 continue
-            said = process.communicate()[0]
+            output = process.communicate()[0]
             del self._workers[index]
             if code == EXIT_DONE or self._cancelled:
                 continue
             if code == EXIT_USER:
-                self._problem = self._said(index, said)
+                self._problem = self._said(index, output)
                 self.cancel()
             elif self._may_replace():
                 self._start(index)
@@ -176,14 +179,14 @@ class Local:
         return Pool(len(self._workers), not self._workers, self._problem)
 
     def cancel(self, *, force: bool = False) -> None:
-        """Sends every worker SIGTERM, or SIGKILL. None is replaced from here on."""
+        """Sends every worker SIGTERM, or SIGKILL with ``force``. None is replaced from then on."""
         self._cancelled = True
         for process in self._workers.values():
             process.send_signal(signal.SIGKILL if force else signal.SIGTERM)
 
     @property
     def size(self) -> int:
-        """How many workers run at once."""
+        """Number of workers that run at once."""
         return min(self._size, max(1, len(self._programs)))
 
     def _log(self, index: int) -> Path:
@@ -191,7 +194,7 @@ class Local:
 
     def _start(self, index: int) -> None:
         core = self._places[index % len(self._places)]
-        # -P: a folder of the current directory that is called scaling or analysis must not be taken for the package.
+        # -P: a folder named scaling or analysis in the current directory must not be imported as the package.
         command = [sys.executable, "-P", "-m", "scaling.worker", f"--workdir={self.workdir}", f"--core={core}"]
         self._workers[index] = subprocess.Popen(
             [*command, "--json", f"--parent={os.getpid()}", *self._only, *self._options],
@@ -202,16 +205,16 @@ class Local:
             start_new_session=True,
         )
 
-    def _said(self, index: int, said: bytes) -> UserError:
+    def _said(self, index: int, output: bytes) -> UserError:
         """The error that a worker ended with."""
         try:
-            return msgspec.json.decode(said, type=Problem).error
-        except (msgspec.DecodeError, UnicodeDecodeError):  # it was killed while it said so
+            return msgspec.json.decode(output, type=Problem).error
+        except (msgspec.DecodeError, UnicodeDecodeError):  # it was killed while reporting
             return UserError("workers", "one ended", f"see {self._log(index)}", Code.ENVIRONMENT)
 
     def _may_replace(self) -> bool:
-        """Counts deaths since anything went forward. Programs that kill their worker must be able to use up their
-        attempts on every worker at once, so the bound is above that."""
+        """Counts deaths since the last progress, and says whether another worker may be started. The bound allows
+        programs that kill their worker to use up their attempts on every worker at once."""
         marks = [progress_marks(self.workdir, program) for program in self._programs]
         self._deaths = self._deaths + 1 if marks == self._last_marks else 1
         self._last_marks = marks

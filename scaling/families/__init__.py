@@ -2,30 +2,30 @@
 
 A family module has
 
-    Config                 frozen dataclass of ints, floats, strings and bools; each field declares what it may hold
-                           (``scaling.settings``); raises UserError where they do not go together
-    ladder(size)           size i of the family's ladder, one dial: the fields that grow with it, as a dict
-    init(key, config)      parameters: a nested dict of float32 arrays; a model computes in the dtype of those that it
-                           is given, and the trainer casts them to the config's ``dtype`` once, in step.py
+    Config                 frozen dataclass of ints, floats, strings and bools; each field declares its valid values
+                           (``scaling.settings``); raises UserError for fields that exclude each other
+    ladder(size)           the fields that set the shape of a size of the family's ladder, as a dict
+    init(key, config)      parameters: a nested dict of float32 arrays; a model computes in the dtype of the parameters
+                           it is given, and the trainer casts them once to the config's ``dtype``, in step.py
     loss(parameters, batch, key, config)  {term: (sum, count)} in float32, each (B,), or (B, T) by position; the first
                            term is the headline
-    terms(config)          what these are: {term: Term}, in the same order; without it one term, "loss", is causal
+    terms(config)          describes these terms: {term: Term}, in the same order; default: one causal term, "loss"
     batch_spec(config)     what the data must supply: {"context": positions per example, which D counts,
-                           "vocab": tokens up to this, "text": how many of them, where D counts other positions too,
-                           "image": side in pixels, "sound": samples, "classes": labels up to this,
-                           "prompts": texts of each class in the evaluation}, each where the family reads it, and any
-                           other number by the name of an array of the batch
-    INPUTS                 where it has some: what such a number means, {name: scaling.inputs.Input}
-    metrics(parameters, batch, config)  where it has some: further terms of weight 0, measured in evaluation only; the
-                           batch then has the source's "prompts" (classes, prompts, text + 1)
-    frozen(config)         top-level names of parameters that training leaves as they were drawn; without it none
-    OBJECTIVES             values of the Config's field ``objective``, where it has one: the battery runs over them
-    counted(config)        what D counts, in words; without it "tokens"
-    components(config)     what is counted, a list of scaling.count.Component
+                           "vocab": size of the vocabulary, "text": positions of text, if D counts others too,
+                           "image": side in pixels, "sound": samples, "classes": number of labels,
+                           "prompts": texts per class in the evaluation}, as far as the family reads them, and other
+                           numbers by the name of an array of the batch
+    INPUTS                 optional: the meaning of such other numbers, {name: scaling.inputs.Input}
+    metrics(parameters, batch, config)  optional: further terms of weight 0, measured only in evaluation, where the
+                           batch also has the source's "prompts" (classes, prompts, text + 1)
+    frozen(config)         optional: top-level names of parameters that are not trained; default: none
+    OBJECTIVES             optional: values of the Config's field ``objective``; tests run over them
+    counted(config)        optional: what D counts, in words; default: "tokens"
+    components(config)     the counted parts, a list of scaling.count.Component
     axes(config)           nested dict like the parameters: logical axes of each leaf, inputs before outputs
-                           (where the Config has ``tied``, the table that is the head too is called ``embedding``)
+                           (if the Config has ``tied``, the table that is also the head is named ``embedding``)
 
-and knows nothing of optimisers, meshes or loops.
+and does not know about optimisers, meshes or training loops.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ from scaling.settings import require_known, typed
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """What a term of a family's loss is.
+    """Description of a term of a family's loss.
 
     Attributes:
-      unit: of sum / count. The candidates of a batchwise term are those of the evaluation: see ``units``.
-      likelihood: it is, or bounds, -log p of the data per token, so that bits/byte mean something.
-      causal: each target is scored given what precedes it, and the term is by position: a known source can then
-        correct its own sampling error, and evaluation says how the loss falls with the context.
-      weight: in the trained sum of terms; 0 is a metric.
-      start: its value before the first step with an untied head; None where it depends on the data.
-      share: of the source's loss tokens that the term counts.
-      count: its predictions per example, where it does not count tokens.
-      batchwise: an example's value depends on the others of its batch. Evaluation then takes whole batches of one
-        size, whatever the training batch; a contrast starts at ln of it.
+      unit: unit of sum / count. For the number of candidates of a batchwise term see ``units``.
+      likelihood: whether it is, or bounds, -log p of the data per token, so that bits/byte are meaningful.
+      causal: whether each target is predicted from what precedes it, with the term given by position. Then a source of
+        known entropy can correct its sampling error, and evaluation reports the loss by position.
+      weight: in the trained sum of terms; 0 for a metric.
+      start: value before the first step with an untied head; None if it depends on the data.
+      share: share of the source's loss tokens that the term counts.
+      count: predictions per example, if it does not count tokens.
+      batchwise: whether an example's value depends on the others of its batch. Evaluation then uses whole batches of
+        one size, whatever the training batch; a contrastive loss starts at the log of that size.
     """
 
     unit: Unit = NATS_PER_TOKEN
@@ -73,17 +73,17 @@ class Term:
 
 
 def terms(family: ModuleType, config: Any) -> dict[str, Term]:
-    """What the family's loss returns, the headline first."""
+    """The terms of the family's loss, the headline first."""
     if hasattr(family, "terms"):
         return family.terms(config)
     return {"loss": Term(likelihood=True, causal=True, start=math.log(config.vocab))}
 
 
 def units(family: ModuleType, config: Any, evaluation_batch: int) -> dict[str, Unit]:
-    """The unit of each term as a record has it, the headline first.
+    """The unit of each term, as stored in records, the headline first.
 
     Args:
-      evaluation_batch: examples of an evaluation batch, among which a batchwise term chooses.
+      evaluation_batch: examples per evaluation batch, the candidates of a batchwise term.
     """
     return {
         name: msgspec.structs.replace(term.unit, among=evaluation_batch) if term.batchwise else term.unit
@@ -92,10 +92,10 @@ def units(family: ModuleType, config: Any, evaluation_batch: int) -> dict[str, U
 
 
 def require_separable_loss(family: ModuleType, config: Any, field: str, value: Any) -> None:
-    """Refuses to split a batch whose loss is not the mean over its parts.
+    """Checks that the loss of a batch is the mean over its parts, so that the batch may be split.
 
     Args:
-      field, value: the setting that splits it, for the message.
+      field, value: the setting that splits the batch, for the message.
 
     Raises:
       UserError: a term of the family is batchwise (UNSUPPORTED).
@@ -111,7 +111,7 @@ def counted(family: ModuleType, config: Any) -> str:
 
 
 def text(spec: Mapping[str, int]) -> int:
-    """Tokens of text per example of a ``batch_spec``: what is asked of the source as its context."""
+    """Tokens of text per example of a ``batch_spec``: the context to request from the source."""
     return spec.get("text", spec["context"])
 
 
@@ -121,15 +121,15 @@ def frozen(family: ModuleType, config: Any) -> tuple[str, ...]:
 
 
 def names() -> list[str]:
-    """Every family: the modules of this folder."""
+    """Names of the families: the modules of this folder."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def load(name: str) -> ModuleType:
-    """The family of that name.
+    """The module of the family of that name.
 
     Raises:
-      UserError: there is none (UNKNOWN); the message names the ones that exist.
+      UserError: there is no such family (UNKNOWN).
     """
     require_known("family", name, names())
     return importlib.import_module(f"{__name__}.{name}")
@@ -139,10 +139,12 @@ def configure(family: ModuleType, size: int, **fields: Any) -> Any:
     """The family's Config at a size of its ladder.
 
     Args:
+      family: the family's module.
+      size: of the ladder.
       fields: override those of the ladder and the defaults.
 
     Raises:
-      UserError: a size that the ladder lacks or a field that the Config lacks (UNKNOWN), a value of another type or
-        out of its range (INVALID), or fields that do not go together (CONFLICT).
+      UserError: the ladder lacks the size or the Config lacks a field (UNKNOWN), a value has the wrong type or is out
+        of range (INVALID), or fields exclude each other (CONFLICT).
     """
     return family.Config(**{**family.ladder(size), **typed(family.Config, "model", fields)})

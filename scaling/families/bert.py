@@ -1,9 +1,9 @@
 """BERT: a bidirectional encoder that predicts hidden tokens, by masked language modelling or by masked diffusion.
 
-The stack is gpt's without the causal mask. ``mlm`` hides a fixed share of each example (arXiv 1810.04805); its loss is
-no likelihood of the text and depends on the rate. ``diffusion`` hides a random share and weighs by its inverse; its
-loss is a bound on the likelihood, comparable to a causal model's. ``nsp`` adds next-sentence prediction: a class token
-and segments, half of the second segments taken from another example.
+The stack is that of gpt without the causal mask. ``mlm`` hides a fixed share of each example (arXiv 1810.04805); its
+loss is not a likelihood of the text, and depends on the rate. ``diffusion`` hides a random share and weights by its
+inverse; its loss bounds the likelihood, and is comparable to that of a causal model. ``nsp`` adds next-sentence
+prediction: a class token and two segments; half of the second segments come from another example.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ OBJECTIVES = ("mlm", "diffusion")
 
 @dataclass(frozen=True)
 class Config(stack.Shape):
-    """Shape and objective, beside what ``stack.Shape`` says.
+    """Shape and objective, in addition to the fields of ``stack.Shape``.
 
     Attributes:
       rate: share of an example's tokens that mlm hides.
-      unit: what mlm hides together: a token, a span or a word.
+      unit: the unit that mlm hides: token, span or word.
       span: mean length of a span.
-      nsp: adds next-sentence prediction.
+      nsp: whether to add next-sentence prediction.
     """
 
     vocab: int = setting(256, least=1)
@@ -62,8 +62,8 @@ ladder = gpt.ladder
 
 
 class Model(nn.Module):
-    """tokens_BT, and which positions are not padding, -> logits_BTV, or nats_BT of targets_BT; and logits_B2 of next
-    sentence or None."""
+    """Maps tokens_BT (and keep_BT, False for padding) to logits_BTV, or to nats_BT of targets_BT; and to logits_B2 of
+    the next sentence, or None."""
 
     config: Config
 
@@ -75,7 +75,7 @@ class Model(nn.Module):
         small = nn.initializers.normal(c.width**-0.5 / 16)  # as in gpt
         table_VD = self.param("embedding", small, (c.vocab + 1 + c.nsp, c.width))
         if c.nsp:
-            # A class token goes first, and belongs to no segment.
+            # The class token comes first and has no segment.
             tokens_BT = jnp.pad(tokens_BT, ((0, 0), (1, 0)), constant_values=c.vocab + 1)
             keep_BT = None if keep_BT is None else jnp.pad(keep_BT, ((0, 0), (1, 0)), constant_values=True)
         x_BTD = head.look_up(table_VD, tokens_BT)
@@ -102,7 +102,7 @@ def init(key: jax.Array, config: Config) -> Parameters:
 
 
 def logits(parameters: Parameters, tokens_BT: jax.Array, config: Config) -> jax.Array:
-    """Logits of every position, (B, T, V), for inputs (B, T) in which ``config.vocab`` is a blank."""
+    """Logits of every position, (B, T, V), for inputs (B, T), where the token ``config.vocab`` is a blank."""
     return _apply(parameters, config, tokens_BT)[0]
 
 
@@ -111,7 +111,9 @@ def _apply(parameters: Parameters, config: Config, *arguments: jax.Array | None)
 
 
 def hide(tokens_BT: jax.Array, mask_BT: jax.Array, key: jax.Array, config: Config):
-    """(inputs_BT, hidden_BT, targets_BT, is_other_B or None): what the model sees, and what it is asked."""
+    """Corrupts a batch: (inputs_BT, hidden_BT, targets_BT, is_other_B or None).
+
+    The model sees ``inputs_BT`` and predicts ``targets_BT`` where ``hidden_BT``."""
     choose, other, swap = jax.random.split(key, 3)
     is_other_B = None
     if config.nsp:
@@ -129,14 +131,14 @@ def hide(tokens_BT: jax.Array, mask_BT: jax.Array, key: jax.Array, config: Confi
 def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
     """{"mlm" or "diffusion": term, "nsp": term}: nats per hidden token (diffusion: per token; nsp: per example).
 
-    The T positions are the targets of a causal model on the same batch, so that both score the same tokens.
+    The T positions are the targets of a causal model on the same batch, so both predict the same tokens.
     """
     tokens_BT = batch["tokens"][:, 1:]
     keep_BT = None
     mask_BT = jnp.ones(tokens_BT.shape, bool)
     if "mask" in batch:
         mask_BT = batch["mask"] > 0
-        # Swapped halves bring their own padding along, which nothing tells apart: they are then all visible.
+        # Swapped halves have padding of their own that is not tracked, so all positions are visible.
         keep_BT = None if config.nsp else objectives.before_padding(mask_BT)
     inputs_BT, hidden_BT, targets_BT, is_other_B = hide(tokens_BT, mask_BT, key, config)
     nats_BT, next_B2 = _apply(parameters, config, inputs_BT, keep_BT, targets_BT)
@@ -147,7 +149,7 @@ def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, co
 
 
 def terms(config: Config) -> dict[str, Term]:
-    """What ``loss`` returns, the fitted term first."""
+    """The terms of ``loss``, the headline first."""
     start = math.log(config.vocab)
     if config.objective == "diffusion":
         return {"diffusion": Term(Unit(bound=True), likelihood=True, start=start)}
@@ -156,12 +158,12 @@ def terms(config: Config) -> dict[str, Term]:
 
 
 def batch_spec(config: Config) -> dict[str, int]:
-    """Positions per example and the vocabulary that the data must fit in."""
+    """Positions per example, and size of the vocabulary."""
     return {"context": config.context, "vocab": config.vocab}
 
 
 def components(config: Config) -> list[Component]:
-    """Embeddings, stack, final norm and heads on ``context`` positions, and one more for a class token."""
+    """Embeddings, stack, final norm and heads on ``context`` positions, plus one for a class token."""
     c = config
     table, time = c.vocab * c.width, c.context + c.nsp
     parts = [

@@ -1,16 +1,17 @@
-"""CLIP: towers that map a picture, its caption and, where there is one, its sound to unit vectors that agree.
+"""CLIP: towers that map a picture, its caption and optionally its sound to similar unit vectors.
 
-A ViT for the picture (mean of its patches), a causal Transformer for the text, pooled at end-of-text, and by
-configuration a Transformer over slices of a sound (VATT, arXiv 2104.11178): pictures are contrasted with each of the
-others. The loss is symmetric InfoNCE with a learned temperature (arXiv 2103.00020); the negatives are the other
-examples of the whole batch, on whatever devices they lie. So it depends on the batch, as retrieval does: evaluation
-has a batch of its own. Captions of other pictures (ALIGN, arXiv 2102.05918) are an option of the data, ``scenes``.
+The picture has a ViT (mean of its patches), the text a causal Transformer, pooled at end-of-text, and the optional
+sound a Transformer over its slices (VATT, arXiv 2104.11178); pictures are contrasted with each of the others. The loss
+is symmetric InfoNCE with a learned temperature (arXiv 2103.00020); the negatives are the other examples of the whole
+batch, across all devices. So loss and retrieval depend on the batch, and evaluation has its own batch size. Captions of
+other pictures (ALIGN, arXiv 2102.05918) are an option of the data source ``scenes``.
 
-The picture's projection starts at zero: every similarity is then 0, and the loss ln(batch). The text's attention does
-not: at end-of-text all captions would be alike, their gradients would cancel, and only rounding would lead away from
-there (up to 300 steps of 64 pairs stayed at ln 64). The scale of similarities begins at 1 / ``temperature`` and is at
-most 100, as in CLIP; one that has come there stays. It scales rounding, too: in bfloat16 on noise, ten steps on a mesh
-and on one device differ by 1.2e-2 of the loss at 0.07, by 1.3e-3 at 0.2 to 1.
+The picture's projection starts at zero, so every similarity starts at 0 and the loss at ln(batch). The attention
+outputs of the text do not start at zero: otherwise all captions would be equal at end-of-text, their gradients would
+cancel, and only rounding would break the symmetry (up to 300 steps of 64 pairs stayed at ln 64). The scale of
+similarities starts at 1 / ``temperature`` and is capped at 100, as in CLIP; at the cap its gradient is zero. It
+amplifies rounding: in bfloat16 on noise, ten steps on a mesh and on one device differ by 1.2e-2 of the loss at 0.07,
+and by 1.3e-3 at 0.2 to 1.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ LARGEST_SCALE = 100.0
 
 @dataclass(frozen=True)
 class Config(patches.ImageShape):
-    """Shape, beside what ``patches.ImageShape`` says: that of each tower. Vectors have ``width`` numbers.
+    """Shape of each tower, in addition to the fields of ``patches.ImageShape``. Vectors have ``width`` elements.
 
     Attributes:
-      text: positions of a caption with its end.
-      sound: samples of a sound; 0: two towers.
-      slice: samples of a patch of sound.
-      classes, prompts: so many texts for each of so many labels make zero-shot classification; 0: none.
-      temperature: of the similarities, learned from its value here.
+      text: positions of a caption with its end token.
+      sound: samples of a sound; 0: no sound tower.
+      slice: samples per patch of sound.
+      classes, prompts: number of labels, and texts per label, for zero-shot classification; 0: none.
+      temperature: initial temperature of the similarities; it is learned.
     """
 
     vocab: int = setting(19, least=1)
@@ -63,19 +64,19 @@ class Config(patches.ImageShape):
 
     @property
     def towers(self) -> dict[str, tuple[int, int]]:
-        """(positions, numbers of a patch) of each tower; a token has none."""
-        found = {"image": (self.patches, self.pixels), "text": (self.text, 0)}
-        return {**found, "sound": (self.sound // self.slice, self.slice)} if self.sound else found
+        """(positions, numbers per patch) of each tower; the text has 0 numbers per patch."""
+        towers = {"image": (self.patches, self.pixels), "text": (self.text, 0)}
+        return {**towers, "sound": (self.sound // self.slice, self.slice)} if self.sound else towers
 
 
 ladder = gpt.ladder
 
 
 class Tower(nn.Module):
-    """patches_BPX or tokens_BT -> unit vectors y_BD in float32."""
+    """Maps patches_BPX or tokens_BT to unit vectors y_BD in float32."""
 
     config: Config
-    places: int  # of patches; 0: tokens
+    places: int  # number of patches; 0 for tokens
 
     @nn.compact
     def __call__(self, inputs_: jax.Array) -> jax.Array:
@@ -89,7 +90,7 @@ class Tower(nn.Module):
             table_VD = self.param("embedding", small, (c.vocab, c.width))
             x_BTD = stack.Stack(*shape, mixing=True, name="stack")(stack.rms_norm(head.look_up(table_VD, inputs_)))
         x_BTD = stack.rms_norm(x_BTD, self.param("norm", nn.initializers.ones, (c.width,)))
-        # One vector an example: float32 from here on, since the scale enlarges what rounding does.
+        # One vector per example, in float32 from here on, since the scale amplifies rounding.
         if self.places:
             pooled_BD = x_BTD.astype(jnp.float32).mean(axis=1)
         else:
@@ -101,16 +102,16 @@ class Tower(nn.Module):
 
 
 class Model(nn.Module):
-    """{tower: its inputs} -> {tower: unit vectors y_BD}, and the scale of similarities."""
+    """Maps {tower: inputs} to {tower: unit vectors y_BD}, and the scale of similarities."""
 
     config: Config
 
     @nn.compact
     def __call__(self, inputs: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:
         places = {name: count if pixels else 0 for name, (count, pixels) in self.config.towers.items()}
-        found = {name: Tower(self.config, places[name], name=name)(x_) for name, x_ in inputs.items()}
+        by_tower = {name: Tower(self.config, places[name], name=name)(x_) for name, x_ in inputs.items()}
         log_scale = self.param("log_scale", nn.initializers.constant(-math.log(self.config.temperature)), ())
-        return found, jnp.exp(jnp.minimum(log_scale.astype(jnp.float32), math.log(LARGEST_SCALE)))
+        return by_tower, jnp.exp(jnp.minimum(log_scale.astype(jnp.float32), math.log(LARGEST_SCALE)))
 
 
 def init(key: jax.Array, config: Config) -> Parameters:
@@ -123,13 +124,13 @@ def init(key: jax.Array, config: Config) -> Parameters:
 
 
 def vectors(parameters: Parameters, inputs: dict[str, jax.Array], config: Config) -> Any:
-    """({tower: unit vectors (B, D)}, scale) of the towers that have ``inputs``: patches or tokens."""
+    """({tower: unit vectors (B, D)}, scale) for the towers in ``inputs``, which are patches or tokens."""
     return Model(config).apply({"params": parameters}, inputs)
 
 
 def _inputs(batch: dict[str, jax.Array], config: Config) -> dict[str, jax.Array]:
-    found = {"image": patches.patchify(batch["image"], config.patch), "text": batch["tokens"][:, 1:]}
-    return {**found, "sound": patches.slices(batch["sound"], config.slice)} if config.sound else found
+    inputs = {"image": patches.patchify(batch["image"], config.patch), "text": batch["tokens"][:, 1:]}
+    return {**inputs, "sound": patches.slices(batch["sound"], config.slice)} if config.sound else inputs
 
 
 def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
@@ -138,9 +139,9 @@ def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, co
     Every example is a negative of every other of the batch.
     """
     del key  # nothing here is random
-    found, scale = vectors(parameters, _inputs(batch, config), config)
-    image_BD, terms = constrain(found.pop("image"), "batch", "embed"), {}
-    for name, other_BD in found.items():
+    by_tower, scale = vectors(parameters, _inputs(batch, config), config)
+    image_BD, terms = constrain(by_tower.pop("image"), "batch", "embed"), {}
+    for name, other_BD in by_tower.items():
         scores_BC, back_BC, own_B = objectives.matches(image_BD, constrain(other_BD, "candidates", "embed"))
         terms[_named("contrast", name)] = objectives.contrast(scale * scores_BC, scale * back_BC, own_B)
         terms[_named("retrieval", name)] = objectives.retrieval_error(scores_BC, back_BC, own_B)
@@ -157,21 +158,21 @@ def metrics(parameters: Parameters, batch: dict[str, jax.Array], config: Config)
         return {}
     texts_NT = batch["prompts"][..., 1:].reshape(-1, config.text)
     inputs = {"image": patches.patchify(batch["image"], config.patch), "text": texts_NT}
-    found, _ = vectors(parameters, inputs, config)
-    class_CD = stack.rms_norm(found["text"].reshape(-1, config.prompts, config.width).mean(axis=1))
-    return {"zero_shot": objectives.error(jnp.einsum("bd,cd->bc", found["image"], class_CD), batch["label"])}
+    by_tower, _ = vectors(parameters, inputs, config)
+    class_CD = stack.rms_norm(by_tower["text"].reshape(-1, config.prompts, config.width).mean(axis=1))
+    return {"zero_shot": objectives.error(jnp.einsum("bd,cd->bc", by_tower["image"], class_CD), batch["label"])}
 
 
 def terms(config: Config) -> dict[str, Term]:
-    """What ``loss`` and ``metrics`` return, the fitted term first."""
+    """The terms of ``loss`` and ``metrics``, the headline first."""
     contrast = Term(Unit(per="pair"), count=1, batchwise=True)
     retrieval = Term(Unit(quantity="share", per="pair"), weight=0.0, count=1, batchwise=True)
     zero_shot = Term(Unit(quantity="share", per="image"), weight=0.0, count=1)
-    found = {}
+    terms = {}
     for name in config.towers:
         if name != "image":
-            found |= {_named("contrast", name): contrast, _named("retrieval", name): retrieval}
-    return {**found, "zero_shot": zero_shot} if config.prompts else found
+            terms |= {_named("contrast", name): contrast, _named("retrieval", name): retrieval}
+    return {**terms, "zero_shot": zero_shot} if config.prompts else terms
 
 
 def counted(config: Config) -> str:
@@ -181,7 +182,7 @@ def counted(config: Config) -> str:
 
 
 def batch_spec(config: Config) -> dict[str, int]:
-    """Positions of an example over all towers, and what each reads."""
+    """Positions of an example over all towers, and the inputs of each."""
     spec = {"context": sum(count for count, _ in config.towers.values())}
     spec |= {"text": config.text, "vocab": config.vocab, "image": config.image}
     spec |= {"sound": config.sound} if config.sound else {}
@@ -189,8 +190,7 @@ def batch_spec(config: Config) -> dict[str, int]:
 
 
 def components(config: Config) -> list[Component]:
-    """Each tower on its positions, its projection once, and the similarities, of which there are as many as the batch
-    has examples."""
+    """Each tower on its positions, its projection once per example, and similarities with all examples of the batch."""
     c, parts = config, []
     for name, (count, pixels) in c.towers.items():
         if pixels:

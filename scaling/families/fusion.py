@@ -1,12 +1,12 @@
-"""Fusion: a decoder that reads a picture, then writes its caption; early or late, one flag apart.
+"""Fusion: a decoder that reads a picture and then writes its caption, with early or late fusion.
 
-``early``: patches enter the one stack beside the text. ``late``: of the same ``layers`` blocks the first
-``vision_layers`` are a ViT, which only patches visit, and a projection leads from there into the stack of the rest
-(arXiv 2504.07951 compares the two). N of the two differs by the projection and a norm; the FLOPs of late are fewer, as
-text visits fewer blocks. ``frozen`` leaves the patches' embedding and the ViT as they were drawn: no backward pass.
+``early``: patches and text enter one stack together. ``late``: the first ``vision_layers`` of the same ``layers``
+blocks are a ViT for the patches only, followed by a projection into the stack of the remaining blocks (arXiv 2504.07951
+compares the two). Their N differ by the projection and a norm; late fusion has fewer FLOPs, as text passes through
+fewer blocks. With ``frozen``, the patch embedding and the ViT keep their initial values and have no backward pass.
 
-The stack's mask is causal, or a ``prefix`` of all patches that see each other. Objective ``text`` predicts the caption;
-``joint`` also each patch from those before it, which wants them unseen: fusion early and a causal mask.
+The stack's mask is causal, or a ``prefix`` in which all patches see each other. Objective ``text`` predicts the
+caption; ``joint`` also predicts each patch from earlier ones, which requires early fusion and a causal mask.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ OBJECTIVES = ("text", "joint")
 
 @dataclass(frozen=True)
 class Config(patches.ImageShape):
-    """Shape and wiring, beside what ``patches.ImageShape`` says.
+    """Shape and fusion, in addition to the fields of ``patches.ImageShape``.
 
     Attributes:
-      layers: every block, those of the ViT among them.
-      text: positions of a caption with its end.
-      fusion: where patches enter: ``early`` or ``late``.
-      vision_layers: blocks of the ViT, of fusion late.
-      frozen: patches' embedding and ViT stay as they were drawn.
-      mask: of the stack: ``causal``, or a ``prefix`` of all patches.
+      layers: number of all blocks, including those of the ViT.
+      text: positions of a caption with its end token.
+      fusion: ``early`` or ``late``.
+      vision_layers: blocks of the ViT, for late fusion.
+      frozen: whether the patch embedding and the ViT are not trained.
+      mask: of the stack: ``causal``, or ``prefix``, in which all patches see each other.
     """
 
     vocab: int = setting(19, least=1)
@@ -72,14 +72,14 @@ class Config(patches.ImageShape):
 
 
 def ladder(size: int) -> dict[str, int]:
-    """That of gpt; late fusion gives half of the blocks to the ViT."""
+    """The ladder of gpt; with late fusion, half of the blocks are the ViT's."""
     grown = gpt.ladder(size)
     return {**grown, "vision_layers": grown["layers"] // 2}
 
 
 class Model(nn.Module):
-    """(patches_BPX, tokens_BT) -> logits_BTV, or nats_BT of targets_BT; and for joint, pixels of all patches but the
-    first (B, P - 1, X), else None."""
+    """Maps (patches_BPX, tokens_BT) to logits_BTV, or to nats_BT of targets_BT; and, for objective joint, to pixels of
+    all patches except the first, (B, P - 1, X), else None."""
 
     config: Config
 
@@ -90,21 +90,21 @@ class Model(nn.Module):
         shape = (c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         small = nn.initializers.normal(c.width**-0.5 / 16)  # as in gpt
         table_VD = self.param("embedding", small, (c.vocab, c.width))
-        seen_BPD = patches.Embed(c.patches, c.width, name="patches")(patches_BPX)
+        image_BPD = patches.Embed(c.patches, c.width, name="patches")(patches_BPX)
         if c.vision:
             vit = stack.Stack(c.vision, *shape, mask="bidirectional", rotary=False, name="vision")
-            seen_BPD = stack.rms_norm(vit(seen_BPD), self.param("vision_norm", ones, (c.width,)))
+            image_BPD = stack.rms_norm(vit(image_BPD), self.param("vision_norm", ones, (c.width,)))
             project_DD = self.param("projection", nn.initializers.normal(c.width**-0.5), (c.width, c.width))
-            seen_BPD = jnp.einsum("bpd,de->bpe", seen_BPD, project_DD)
-        x_BSD = jnp.concatenate([seen_BPD, stack.rms_norm(head.look_up(table_VD, tokens_BT))], axis=1)
+            image_BPD = jnp.einsum("bpd,de->bpe", image_BPD, project_DD)
+        x_BSD = jnp.concatenate([image_BPD, stack.rms_norm(head.look_up(table_VD, tokens_BT))], axis=1)
         x_BSD = stack.Stack(c.layers - c.vision, *shape, mask=c.mask, prefix=c.patches, name="stack")(x_BSD)
         x_BSD = stack.rms_norm(x_BSD, self.param("norm", ones, (c.width,)))
         weight = table_VD if c.tied else self.param("head", zeros, (c.width, c.vocab))
-        found = head.vocabulary(x_BSD[:, c.patches :], weight, targets_BT, tied=c.tied)
+        predictions = head.vocabulary(x_BSD[:, c.patches :], weight, targets_BT, tied=c.tied)
         if c.objective == "text":
-            return found, None
+            return predictions, None
         pixels_DX = self.param("pixel_head", zeros, (c.width, c.pixels))
-        return found, jnp.einsum("bpd,dx->bpx", x_BSD[:, : c.patches - 1], pixels_DX)
+        return predictions, jnp.einsum("bpd,dx->bpx", x_BSD[:, : c.patches - 1], pixels_DX)
 
 
 def init(key: jax.Array, config: Config) -> Parameters:
@@ -114,13 +114,13 @@ def init(key: jax.Array, config: Config) -> Parameters:
 
 
 def frozen(config: Config) -> tuple[str, ...]:
-    """Parameters that are not trained."""
+    """Top-level names of the parameters that are not trained."""
     return ("patches", "vision", "vision_norm") if config.frozen else ()
 
 
 def outputs(parameters: Parameters, config: Config, *arguments: jax.Array) -> Any:
-    """What ``Model`` gives for patches (B, P, X), tokens (B, T) and, where nats are wanted, targets (B, T)."""
-    # Stopped at the weights: no product of the frozen part has a gradient.
+    """The output of ``Model`` for patches (B, P, X), tokens (B, T) and, for nats instead of logits, targets (B, T)."""
+    # Gradients are stopped at the weights, so that no product of the frozen part is differentiated.
     still = {name: jax.lax.stop_gradient(parameters[name]) for name in frozen(config)}
     return Model(config).apply({"params": {**parameters, **still}}, *arguments)
 
@@ -130,18 +130,18 @@ def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, co
     del key  # nothing here is random
     patches_BPX, tokens_BT = patches.patchify(batch["image"], config.patch), batch["tokens"]
     nats_BT, pixels_BPX = outputs(parameters, config, patches_BPX, tokens_BT[:, :-1], tokens_BT[:, 1:])
-    found = {"text": objectives.clm(nats_BT, batch.get("mask"))}
+    terms = {"text": objectives.clm(nats_BT, batch.get("mask"))}
     if pixels_BPX is None:
-        return found
-    return {**found, "patches": objectives.squared_error(pixels_BPX, patches_BPX[:, 1:])}
+        return terms
+    return {**terms, "patches": objectives.squared_error(pixels_BPX, patches_BPX[:, 1:])}
 
 
 def terms(config: Config) -> dict[str, Term]:
-    """What ``loss`` returns, the fitted term first."""
-    found = {"text": Term(Unit(given="the image"), likelihood=True, start=math.log(config.vocab))}
+    """The terms of ``loss``, the headline first."""
+    terms = {"text": Term(Unit(given="the image"), likelihood=True, start=math.log(config.vocab))}
     if config.objective == "text":
-        return found
-    return {**found, "patches": Term(patches.SQUARED_ERROR, count=config.patches - 1)}
+        return terms
+    return {**terms, "patches": Term(patches.SQUARED_ERROR, count=config.patches - 1)}
 
 
 def counted(config: Config) -> str:
@@ -150,13 +150,13 @@ def counted(config: Config) -> str:
 
 
 def batch_spec(config: Config) -> dict[str, int]:
-    """Positions of the stack, those of text among them, the vocabulary and the image's side."""
+    """Positions of the stack, of which text, size of the vocabulary, and side of the image."""
     c = config
     return {"context": c.patches + c.text, "text": c.text, "vocab": c.vocab, "image": c.image}
 
 
 def components(config: Config) -> list[Component]:
-    """Patches, and for late fusion ViT and projection on patches; stack on all positions; the heads on their own."""
+    """Patch embedding; for late fusion, ViT and projection on patches; stack on all positions; heads on targets."""
     c = config
     shape, k = (c.width, c.heads, c.mlp_ratio * c.width), 2 if c.frozen else 6
     square, table, pixels = c.width**2, c.vocab * c.width, c.pixels * c.width

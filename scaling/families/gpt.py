@@ -1,10 +1,10 @@
 """GPT: a decoder-only Transformer that predicts the next token.
 
-RMSNorm before each block, rotary positions, QK-norm, squared-ReLU MLP of four widths, zero-initialised output
-projections and head, so that the loss starts at ln V exactly. The head is tied to the embedding or its own.
+RMSNorm before each block, rotary positions, QK-norm, a squared-ReLU MLP of four times the width, and zero-initialised
+output projections and head, so that the loss starts at exactly ln V (untied). The head may be tied to the embedding.
 
-``kv_heads`` shares keys and values among heads; ``experts`` replaces each MLP by a mixture whose active parameters,
-router apart, are those of the MLP that it replaces: hidden units are divided among the ``top`` and ``shared`` experts.
+``kv_heads`` shares keys and values among heads. ``experts`` replaces each MLP by a mixture that has as many active
+parameters as the MLP, not counting the router: hidden units are divided among the ``top`` and ``shared`` experts.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from scaling.settings import setting
 
 @dataclass(frozen=True)
 class Config(stack.Shape):
-    """Shape of a GPT, beside what ``stack.Shape`` says.
+    """Shape of a GPT, in addition to the fields of ``stack.Shape``.
 
     Attributes:
-      tied: the embedding is the head too.
+      tied: whether the embedding is also the head.
       kv_heads: heads of keys and values, each shared by heads / kv_heads queries; 0: as many as ``heads``.
-      experts: routed experts in place of each MLP; 0: a plain MLP.
-      top: experts that a token uses.
-      shared: experts that every token uses beside them.
+      experts: number of routed experts that replace each MLP; 0: a plain MLP.
+      top: number of routed experts that a token uses.
+      shared: number of further experts that every token uses.
       capacity: see ``blocks.experts.Experts``.
-      balance: weight of the load balance in the trained loss.
+      balance: weight of the load-balance term in the trained loss.
     """
 
     vocab: int = setting(256, least=1)
@@ -74,13 +74,17 @@ class Config(stack.Shape):
         return Experts(self.experts, self.top, hidden, self.shared, self.capacity)
 
 
-# Four sizes a doubling of the width from 64 on (below, multiples of 8). Depth is width / 32, at least 2, so that the
-# aspect ratio is constant but for width 80. Non-embedding parameters go from 6k (size 0) to 1.4e11 (size 31).
+# Four sizes per doubling of the width from 64 on (below, multiples of 8). Depth is width / 32, at least 2, so that the
+# aspect ratio is constant, except at width 80. Non-embedding parameters go from 6k (size 0) to 1.4e11 (size 31).
 _WIDTHS = (16, 24, 32, 48, *(step << power for power in range(7) for step in (64, 80, 96, 112)))
 
 
 def ladder(size: int) -> dict[str, int]:
-    """Size 0, 1, 2 ...: width 16, 24, 32, 48, 64, 80, 96 ... and what follows from it."""
+    """Width, layers and heads of size 0, 1, 2 ..., whose widths are 16, 24, 32, 48, 64, 80, 96 ...
+
+    Raises:
+      UserError: the ladder has no such size (UNKNOWN).
+    """
     if not 0 <= size < len(_WIDTHS):
         raise UserError("size", size, f"the ladder of gpt has sizes 0 to {len(_WIDTHS) - 1}", Code.UNKNOWN)
     width = _WIDTHS[size]
@@ -89,15 +93,15 @@ def ladder(size: int) -> dict[str, int]:
 
 
 class Model(nn.Module):
-    """tokens_BT -> logits_BTV in the parameters' dtype, or nats_BT of targets_BT; and the experts' balance or None."""
+    """Maps tokens_BT to logits_BTV in the parameters' dtype, or nats_BT of targets_BT; and the balance term or None."""
 
     config: Config
 
     @nn.compact
     def __call__(self, tokens_BT: jax.Array, targets_BT: jax.Array | None = None) -> Any:
         c = self.config
-        # Small, so that tied logits start near zero and a step of Adam turns a row far; the norm after the look-up
-        # frees the scale. At 25k parameters and 0.5M tokens an untied table of std 1 costs 0.09 nats against this.
+        # Small, so that tied logits start near zero and a step of Adam can turn a row far; the norm after the look-up
+        # makes the scale irrelevant. At 25k parameters and 0.5M tokens, an untied table of std 1 is 0.09 nats worse.
         table_VD = self.param("embedding", nn.initializers.normal(c.width**-0.5 / 16), (c.vocab, c.width))
         x_BTD = stack.rms_norm(head.look_up(table_VD, tokens_BT))
         shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
@@ -123,27 +127,27 @@ def _apply(parameters: Parameters, config: Config, *arguments: jax.Array) -> Any
 
 
 def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
-    """{"loss": (nats_BT, count_BT)} of a batch with tokens (B, T + 1) and, where the data has one, a mask (B, T).
+    """{"loss": (nats_BT, count_BT)} of a batch with tokens (B, T + 1) and, if the data has one, a mask (B, T).
 
-    With experts also {"balance": term}, 1 where each example is spread evenly over them.
+    With experts also {"balance": term}, which is 1 if each example is spread evenly over them.
     """
     del key  # nothing here is random
     tokens = batch["tokens"]
     nats_BT, balance = _apply(parameters, config, tokens[:, :-1], tokens[:, 1:])
-    found = {"loss": objectives.clm(nats_BT, batch.get("mask"))}
-    return found if balance is None else {**found, "balance": balance}
+    terms = {"loss": objectives.clm(nats_BT, batch.get("mask"))}
+    return terms if balance is None else {**terms, "balance": balance}
 
 
 def terms(config: Config) -> dict[str, Term]:
-    """What ``loss`` returns."""
-    found = {"loss": Term(likelihood=True, causal=True, start=math.log(config.vocab))}
+    """The terms of ``loss``, the headline first."""
+    terms = {"loss": Term(likelihood=True, causal=True, start=math.log(config.vocab))}
     if not config.experts:
-        return found
-    return {**found, "balance": Term(Unit(quantity="ratio", per=None), weight=config.balance, count=1)}
+        return terms
+    return {**terms, "balance": Term(Unit(quantity="ratio", per=None), weight=config.balance, count=1)}
 
 
 def batch_spec(config: Config) -> dict[str, int]:
-    """Positions per example and the vocabulary that the data must fit in."""
+    """Positions per example, and size of the vocabulary."""
     return {"context": config.context, "vocab": config.vocab}
 
 

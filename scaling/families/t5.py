@@ -1,9 +1,9 @@
-"""T5: an encoder-decoder that is given a text with holes and writes what was in them (arXiv 1910.10683).
+"""T5: an encoder-decoder that reads a text with missing spans and writes them (arXiv 1910.10683).
 
 Span corruption: a share ``rate`` of each example, in spans of mean length ``span``, is replaced by sentinels; the
-decoder writes each sentinel and its tokens. Encoder and decoder are the stack of gpt, ``layers`` blocks each; the
-decoder attends to the encoder in every block. Both lengths follow from the shape, so D (tokens of text) fixes
-everything: of 64 tokens the encoder sees 57 and the decoder 14 at the default rate.
+decoder writes each sentinel and its tokens. Encoder and decoder are stacks as in gpt, with ``layers`` blocks
+each; every block of the decoder attends to the encoder. Both lengths are fixed by the shape, so D (tokens of text)
+determines them: for 64 tokens at the default rate, the encoder has 57 positions and the decoder 14.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from scaling.settings import setting
 
 @dataclass(frozen=True)
 class Config(stack.Shape):
-    """Shape and noise, beside what ``stack.Shape`` says.
+    """Shape and noise, in addition to the fields of ``stack.Shape``.
 
     Attributes:
-      layers: blocks of the encoder, and as many of the decoder.
-      rate: share of an example's tokens that is taken out.
-      span: mean length of a span that is taken out.
+      layers: number of blocks of the encoder, and of the decoder.
+      rate: share of an example's tokens that is removed.
+      span: mean length of a removed span.
     """
 
     vocab: int = setting(256, least=1)
@@ -43,12 +43,12 @@ class Config(stack.Shape):
 
     @property
     def noise(self) -> tuple[int, int]:
-        """(tokens taken out, spans)."""
+        """(removed tokens, spans) per example."""
         return objectives.span_shape(self.context, self.rate, self.span)
 
     @property
     def outputs(self) -> int:
-        """Symbols that the decoder may write: the tokens, a sentinel for each span and the last one."""
+        """Number of symbols that the decoder may write: tokens, a sentinel for each span, and a final sentinel."""
         return self.vocab + self.noise[1] + 1
 
     @property
@@ -62,8 +62,10 @@ ladder = gpt.ladder
 
 
 class Model(nn.Module):
-    """(input_BS, given_BU, keep_BS or None) -> logits_BUO, or nats_BU of target_BU. The decoder is given what it wrote
-    before each position."""
+    """Maps (input_BS, given_BU, keep_BS or None) to logits_BUO, or to nats_BU of target_BU.
+
+    ``given_BU`` is the target shifted by one: what precedes each position of the decoder.
+    """
 
     config: Config
 
@@ -71,7 +73,7 @@ class Model(nn.Module):
     def __call__(self, input_BS: jax.Array, given_BU: jax.Array, keep_BS=None, target_BU=None) -> jax.Array:
         c = self.config
         small, ones = nn.initializers.normal(c.width**-0.5 / 16), nn.initializers.ones  # as in gpt
-        # One table for tokens, sentinels and, last, the decoder's first input.
+        # One table for tokens, sentinels and (last) the decoder's first input.
         table_OD = self.param("embedding", small, (c.outputs + 1, c.width))
         shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         encoder = stack.Stack(*shape, mask="bidirectional", name="encoder")
@@ -100,7 +102,7 @@ def _apply(parameters: Parameters, config: Config, *arguments: jax.Array | None)
 
 
 def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
-    """{"span": (nats_BU, count_BU)}: of what the decoder writes, sentinels included."""
+    """{"span": (nats_BU, count_BU)} of the decoder's targets, including sentinels."""
     tokens_BT = batch["tokens"][:, 1:]
     weight_BT = batch.get("mask", jnp.ones(tokens_BT.shape, jnp.float32))
     noise_BT = objectives.span_noise(key, len(tokens_BT), config.context, config.rate, config.span)
@@ -116,7 +118,7 @@ def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, co
 
 
 def terms(config: Config) -> dict[str, Term]:
-    """What ``loss`` returns."""
+    """The term of ``loss``."""
     share = config.lengths[1] / config.context
     return {"span": Term(Unit(per="target token"), start=math.log(config.outputs), share=share)}
 
@@ -128,12 +130,12 @@ def counted(config: Config) -> str:
 
 
 def batch_spec(config: Config) -> dict[str, int]:
-    """Tokens of text per example and the vocabulary that the data must fit in."""
+    """Tokens of text per example, and size of the vocabulary."""
     return {"context": config.context, "vocab": config.vocab}
 
 
 def components(config: Config) -> list[Component]:
-    """Encoder on its positions, decoder and head on theirs; the keys of cross attention count the encoder's."""
+    """Encoder, decoder and head, each on its positions; keys and values of cross attention on the encoder's."""
     c = config
     source, target = c.lengths
     shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width)

@@ -1,9 +1,9 @@
 """ViT: a bidirectional Transformer over the patches of an image, with one of three objectives.
 
-``class``: the mean of the patches names the image's label (arXiv 2010.11929; mean pooling as in 2106.04560). ``mim``:
-masked image modelling as MAE does it (arXiv 2111.06377): the encoder sees the visible patches only, a light decoder of
-``decoder_layers`` blocks fills in blanks and predicts the pixels of the hidden ones. ``rotation``: by how many quarters
-the image was turned (arXiv 1803.07728). D counts patches of images, seen by the encoder or not.
+``class``: predicts the image's label from the mean of the patches (arXiv 2010.11929; mean pooling as in 2106.04560).
+``mim``: masked image modelling as in MAE (arXiv 2111.06377): the encoder sees only the visible patches, and a light
+decoder of ``decoder_layers`` blocks predicts the pixels of the hidden ones. ``rotation``: predicts by how many quarters
+the image was turned (arXiv 1803.07728). D counts patches of images, whether or not the encoder sees them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ OBJECTIVES = ("class", "mim", "rotation")
 
 @dataclass(frozen=True)
 class Config(patches.ImageShape):
-    """Shape and objective, beside what ``patches.ImageShape`` says.
+    """Shape and objective, in addition to the fields of ``patches.ImageShape``.
 
     Attributes:
-      classes: labels, of objective ``class``.
+      classes: number of labels, for objective ``class``.
       rate: share of the patches that mim hides.
-      decoder_layers: blocks of mim's decoder.
+      decoder_layers: number of blocks of mim's decoder.
     """
 
     classes: int = setting(32, least=1)
@@ -52,7 +52,7 @@ class Config(patches.ImageShape):
 
     @property
     def hidden(self) -> int:
-        """Patches that mim takes from the encoder."""
+        """Number of patches that mim hides from the encoder."""
         return round(self.rate * self.patches)
 
 
@@ -60,7 +60,7 @@ ladder = gpt.ladder
 
 
 class Model(nn.Module):
-    """patches_BPX, and for mim the order of patches, visible ones first, -> logits_BC or pixels of the hidden ones."""
+    """Maps patches_BPX to logits_BC; for mim, with their order (visible first), to pixels of the hidden ones."""
 
     config: Config
 
@@ -80,7 +80,7 @@ class Model(nn.Module):
             classes = 4 if c.objective == "rotation" else c.classes
             head_DC = self.param("head", zeros, (c.width, classes))
             return jnp.einsum("bd,dc->bc", x_BVD.mean(axis=1), head_DC)
-        # The decoder meets every patch, the hidden ones as a blank, each with its place.
+        # The decoder sees every patch with its position, the hidden ones as a blank.
         blank_D = self.param("blank", small, (c.width,))
         blank_BHD = jnp.broadcast_to(blank_D, (len(x_BVD), c.hidden, c.width))
         decoder_PD = self.param("decoder_position", nn.initializers.normal(1.0), (c.patches, c.width))
@@ -100,9 +100,9 @@ def init(key: jax.Array, config: Config) -> Parameters:
 
 
 def outputs(parameters: Parameters, patches_BPX: jax.Array, config: Config, order_BP=None) -> jax.Array:
-    """Logits (B, classes), or for mim the pixels of the patches that ``order_BP`` puts last."""
-    found: Any = Model(config).apply({"params": parameters}, patches_BPX, order_BP)
-    return found
+    """Logits (B, classes); for mim, the pixels of the hidden patches, those last in ``order_BP``."""
+    predictions: Any = Model(config).apply({"params": parameters}, patches_BPX, order_BP)
+    return predictions
 
 
 def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
@@ -125,7 +125,7 @@ def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, co
 
 
 def terms(config: Config) -> dict[str, Term]:
-    """What ``loss`` returns, the fitted term first."""
+    """The terms of ``loss``, the headline first."""
     if config.objective == "mim":
         return {"mim": Term(patches.SQUARED_ERROR, count=config.hidden)}
     classes = 4 if config.objective == "rotation" else config.classes
@@ -142,13 +142,13 @@ def counted(config: Config) -> str:
 
 
 def batch_spec(config: Config) -> dict[str, int]:
-    """Patches per image, its side, and the labels that the data must fit in."""
+    """Patches per image, its side, and the number of labels."""
     spec = {"context": config.patches, "image": config.image}
     return {**spec, "classes": config.classes} if config.objective == "class" else spec
 
 
 def components(config: Config) -> list[Component]:
-    """Patches, stack and head; for mim the encoder counts visible patches and the decoder all."""
+    """Patch embedding, stack and head; for mim the encoder runs on visible patches and the decoder on all."""
     c = config
     shape = (c.width, c.heads, c.mlp_ratio * c.width)
     seen = c.patches - (c.hidden if c.objective == "mim" else 0)

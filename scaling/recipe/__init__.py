@@ -1,17 +1,17 @@
 """Recipes: named rules that turn a cell's shape and D into hyperparameters.
 
-A recipe is a frozen record of pure functions' settings; its name and every number that it gave are in each run record.
-Learning rate and weight decay reach the training step as one traced number per step, computed here on the host, so
-that cells which differ only in rate, decay, schedule, seed or length share one compiled program.
+A recipe is a frozen record of settings; its name and all resulting numbers are in every run record. Learning rate and
+weight decay are computed on the host and passed to the training step as one traced number per step, so cells that
+differ only in rate, decay, schedule, seed or length share one compiled program.
 
-``rules`` holds the record, the named recipes and the rules of learning rate and batch; ``parametrisation`` what each
-parameter group makes of them; ``schedule`` the rate over the steps; ``optimizers`` the directions; ``tuned`` what the
-fit in a recipe file says of a cell.
+``rules`` has the record, the named recipes and the rules for learning rate and batch; ``parametrisation`` the
+multipliers of each parameter group; ``schedule`` the rate over the steps; ``optimizers`` the update directions;
+``tuned`` the predictions of the fit in a recipe file.
 
-What was read of the sources that they name: of 2405.18392 (1 - sqrt) and 2502.16982 (muon's scale) the authors' code,
-epfml/schedules-and-scaling and MoonshotAI/Moonlight; of 2310.17813 (spectral condition) the abstract, which states it;
-of 2205.10287 (square root) the abstract, and the whole rule in others' code that follows it; of 2503.04715 (Step Law) a
-summary of the constants and one of where its cosine ends.
+What these modules rely on: for 2405.18392 (1 - sqrt) and 2502.16982 (muon's scale) the authors' code,
+epfml/schedules-and-scaling and MoonshotAI/Moonlight; for 2310.17813 (spectral condition) its abstract; for 2205.10287
+(square root) its abstract, and other people's code for the whole rule; for 2503.04715 (Step Law) summaries of its
+constants and of the end of its cosine.
 """
 
 from scaling.recipe.optimizers import optimizer

@@ -1,4 +1,4 @@
-"""Optimisers: gradients to clipped directions, before learning rate and decay, which the step applies by group."""
+"""Optimisers: clipped update directions from gradients. The step applies learning rate and decay, by group."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from optax import contrib
 from scaling.recipe.parametrisation import Axes, Tree, by_muon, epsilons
 from scaling.recipe.rules import Recipe
 
-# The root mean square of an Adam direction, which muon's are given, so that one learning rate serves both groups: an
-# orthogonal matrix times 0.2 sqrt(max(fan-in, fan-out)) (Moonlight, arXiv 2502.16982, and the authors' code).
+# Root mean square of an Adam direction. Muon's directions are scaled to it, so that one learning rate serves both
+# groups: an orthogonal matrix times 0.2 sqrt(max(fan-in, fan-out)) (Moonlight, arXiv 2502.16982, and the authors'
+# code).
 MUON_RMS = 0.2
 
 
 def optimizer(recipe: Recipe, axes: Axes, shapes: Tree, tied: bool = False) -> optax.GradientTransformation:
-    """Directions of unit size, to be multiplied by the learning rate. ``axes`` and ``shapes`` of the parameters.
+    """The update directions, of unit size, to be multiplied by the learning rate.
 
-    ``epsilon`` is small: gradients are, at a wide layer.
+    ``recipe.epsilon`` is small because gradients of a wide layer are small.
+
+    Args:
+      axes, shapes: logical axes and shapes of the parameters.
+      tied: whether the embedding is also the head.
     """
     clip = optax.clip_by_global_norm(recipe.clip)
     if recipe.optimizer == "muon":
@@ -27,28 +32,28 @@ def optimizer(recipe: Recipe, axes: Axes, shapes: Tree, tied: bool = False) -> o
     shares = epsilons(axes, shapes, recipe, tied)
     if shares is None:
         return optax.chain(clip, directions)
-    # m / (sqrt(v) + s epsilon) is what Adam makes of the gradient divided by s.
+    # Adam on the gradient divided by s gives m / (sqrt(v) + s epsilon).
     enlarge = optax.stateless(lambda gradient, _: jax.tree.map(lambda g, s: g / s, gradient, shares))
     return optax.chain(clip, enlarge, directions)
 
 
 def _muon(recipe: Recipe, axes: Axes) -> optax.GradientTransformation:
-    """Momentum of each matrix of a stack, orthogonalised layer by layer (heads as one matrix); Adam for the rest.
+    """Orthogonalised momentum for the matrices of a stack, layer by layer (all heads as one matrix); Adam for the rest.
 
-    Both take Nesterov's step: optax has one switch for the two.
+    Both use Nesterov momentum, since optax has one switch for the two.
     """
 
     def dimensions(names: tuple[str, ...]) -> contrib.MuonDimensionNumbers | None:
         if not by_muon(names):
             return None
         inner = [index for index, name in enumerate(names) if name not in ("layers", "experts")]
-        # Inputs come before outputs, and the residual stream is one whole side of each.
+        # Inputs come before outputs, and the residual stream is always one whole side.
         split = 1 if names[inner[0]] == "embed" else len(inner) - 1
         return contrib.MuonDimensionNumbers(tuple(inner[:split]), tuple(inner[split:]))
 
     numbers = jax.tree.map(dimensions, axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     return contrib.muon(
-        learning_rate=-1.0,  # optax descends; here a direction is wanted, and the step descends
+        learning_rate=-1.0,  # optax negates the direction; here the step does that
         beta=recipe.momentum,
         eps=recipe.epsilon,
         adam_b1=recipe.beta1,

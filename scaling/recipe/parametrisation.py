@@ -1,6 +1,6 @@
-"""Parametrisations: how learning rate and epsilon of a parameter group follow the width and depth of the model.
+"""Parametrisations: how the learning rate and epsilon of a parameter group depend on the model's width and depth.
 
-With m = width / base_width, l = layers / base_depth, and the learning rate of Adam at the base shape as the unit:
+Multipliers of the recipe's learning rate and epsilon, with m = width / base_width and l = layers / base_depth:
 
 | group | logical axes | standard | width | mup | completep |
 |---|---|---|---|---|---|
@@ -9,22 +9,22 @@ With m = width / base_width, l = layers / base_depth, and the learning rate of A
 | into a residual branch (q, k, v, up) | layers, embed first | 1 | 1/m | 1/m | 1/m |
 | out of a residual branch (o, down) | layers, embed last | 1 | 1/m | 1/m | 1/(m l) |
 | head | embed first | 1 | 1/m | 1/m | 1/m |
-| table that is the head too | ``embedding`` of a tied model | 1 | 1 | 1/m | 1/m |
+| tied embedding, also the head | ``embedding`` of a tied model | 1 | 1 | 1/m | 1/m |
 | epsilon, head | | 1 | 1 | 1 | 1 |
 | epsilon, the rest | | 1 | 1 | 1/m | 1/m, within a branch 1/(m l) |
 | learning rate of muon | matrices of a stack | 1 | m^-1/2 | m^-1/2 | m^-1/2, out of a branch m^-1/2 / l |
 
 Sources: Yang 2021, arXiv 2203.03466 (table 8: Adam); Dey 2025, arXiv 2505.01618 (table 1 with alpha = 1, and the
 authors' code: residual branches times 1/l, unembedding times 1/m, epsilon 1/m outside and 1/(m l) inside the branches);
-for muon the spectral condition of arXiv 2310.17813: a step has a spectral norm like sqrt(fan-out / fan-in), the same at
-every m, and a direction of muon has one of 0.2 sqrt(max(fan-in, fan-out)), which grows as m^1/2.
+for muon the spectral condition of arXiv 2310.17813: the spectral norm of a step should scale as sqrt(fan-out / fan-in),
+which does not depend on m, and that of a muon direction is 0.2 sqrt(max(fan-in, fan-out)), which grows as m^1/2.
 
-Those papers write forward multipliers, x + branch / l and logits / m. Here the matrices behind them start at zero, and
-a zero matrix W behind a multiplier s learns under Adam exactly as W' = s W does with learning rate s and epsilon 1/s:
-so the multipliers are learning rates, and the families hold none. A tied table is scaled as the head that it is: its
-other use, the look-up, is followed by a norm and does not see its scale. Weight decay needs no rule: it is independent
-of the learning rate, and the papers keep rate times decay constant. Heads are to keep their size as the width grows;
-QK-norm then bounds the scores at any width, in place of the factor 1 / head of Yang 2021.
+The papers use forward multipliers, x + branch / l and logits / m. Here the matrices behind them start at zero, and
+under Adam a matrix W that starts at zero behind a multiplier s learns exactly as W' = s W does with learning rate s and
+epsilon 1/s. So the multipliers become learning rates, and families need none. A tied table is scaled as a head: its
+look-up is followed by a norm and does not depend on its scale. Weight decay needs no rule: it is independent of the
+learning rate, and the papers keep rate times decay constant. The size of a head should stay constant as the width
+grows; QK-norm bounds the scores at any width, instead of the factor 1 / head of Yang 2021.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ import jax
 
 from scaling.recipe.rules import Recipe
 
-Axes: TypeAlias = Mapping[str, Any]  # logical axes of each parameter, nested as the parameters are
-Tree: TypeAlias = Mapping[str, Any]  # a value of each parameter, nested likewise
+Axes: TypeAlias = Mapping[str, Any]  # logical axes of each parameter, nested like the parameters
+Tree: TypeAlias = Mapping[str, Any]  # one value per parameter, nested like the parameters
 
 TRANSFERS = ("mup", "completep")
 
@@ -45,9 +45,12 @@ TRANSFERS = ("mup", "completep")
 def multipliers(axes: Axes, shapes: Tree, recipe: Recipe, tied: bool = False) -> Tree:
     """Learning-rate multiplier of each parameter, by its logical axes (inputs before outputs) and its shape.
 
-    A leaf is a matrix when two axes besides ``layers`` are wide, and a look-up when its input is ``vocab`` (one row is
-    read) or ``pixels`` (as many at any width): its fan-in does not grow. Width is the size of the leaf's ``embed``
-    axis, depth that of its ``layers`` axis. ``tied``: the leaf ``embedding`` is the head too.
+    A leaf is a matrix if it has two axes besides ``layers``, unless its input is ``vocab`` (a look-up reads one row) or
+    ``pixels`` (a fixed number), whose fan-in does not grow. Width is the size of the leaf's ``embed`` axis, depth that
+    of its ``layers`` axis.
+
+    Args:
+      tied: whether the leaf ``embedding`` is also the head.
     """
 
     def multiplier(path: Any, names: tuple[str, ...], leaf: Any) -> float:
@@ -64,7 +67,7 @@ def multipliers(axes: Axes, shapes: Tree, recipe: Recipe, tied: bool = False) ->
 
 
 def epsilons(axes: Axes, shapes: Tree, recipe: Recipe, tied: bool = False) -> Tree | None:
-    """Multiplier of Adam's epsilon of each parameter; None where every one is 1."""
+    """Multiplier of Adam's epsilon for each parameter; None if all are 1."""
     if recipe.parametrisation not in TRANSFERS:
         return None
 
@@ -79,18 +82,18 @@ def epsilons(axes: Axes, shapes: Tree, recipe: Recipe, tied: bool = False) -> Tr
 
 
 def decayed(axes: Axes) -> Tree:
-    """1.0 for the parameters that weight decay acts on (matrices and the head), else 0.0."""
+    """1.0 for parameters with weight decay (matrices and the head), else 0.0."""
     return jax.tree.map(lambda names: 1.0 if is_matrix(names) else 0.0, axes, is_leaf=_is_names)
 
 
 def is_matrix(names: tuple[str, ...]) -> bool:
-    """Whether a parameter's fan-in grows with the model: no look-up, no vector."""
+    """Whether a parameter is a matrix whose fan-in grows with the model, not a look-up or a vector."""
     wide = [name for name in names if name != "layers"]
     return len(wide) >= 2 and wide[0] not in ("vocab", "pixels")
 
 
 def by_muon(names: tuple[str, ...]) -> bool:
-    """Whether muon takes a parameter: a matrix of a stack that maps width to width; a router has few outputs."""
+    """Whether muon is used for a parameter: the matrices of a stack, except a router, which has few outputs."""
     return names[:1] == ("layers",) and is_matrix(names) and names[-1] != "experts"
 
 

@@ -1,4 +1,4 @@
-"""The record of a recipe, the named ones, and the rules that turn a cell's N and D into its learning rate and batch."""
+"""The recipe's record, the named recipes, and the rules that set learning rate and batch from a cell's N and D."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DECAY_SHAPES = ("linear", "sqrt")
 PARAMETRISATIONS = ("standard", "width", "mup", "completep")
 RULES = ("fixed", "sqrt", "law")
 OPTIMIZERS = ("adamw", "adam", "muon")
-SCHEMAS = (1, SCHEMA)  # of a recipe file: they differ in what is not read here
+SCHEMAS = (1, SCHEMA)  # accepted schemas of a recipe file; they differ only in fields that are not read here
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,24 @@ class Recipe:
     Attributes:
       parametrisation: how the learning rate of a parameter group follows width and depth: standard, width, mup or
         completep; the table is in ``scaling.recipe.parametrisation``.
-      optimizer: adamw; adam, which takes no decay; or muon for the matrices of a stack, with Adam for the rest.
+      optimizer: adamw; adam, without decay; or muon for the matrices of a stack, with Adam for the rest.
       learning_rate: peak rate at ``base_width`` (and, under completep, ``base_depth``).
-      weight_decay: independent of the learning rate: each step at the peak takes this share off every matrix.
+      weight_decay: independent of the learning rate: each step at the peak rate shrinks matrices by this share.
       batch: sequences per step.
-      warmup_steps: linear from 0.
-      decay_fraction: WSD only: share of all steps in which the rate falls to 0.
+      warmup_steps: steps of linear warm-up from 0.
+      decay_fraction: WSD only: share of all steps over which the rate falls to 0.
       schedule: wsd | cosine (to ``final_fraction`` of the peak) | constant.
       clip: largest global gradient norm.
-      base_depth: layers at which ``learning_rate`` is meant, under completep.
+      base_depth: number of layers that ``learning_rate`` refers to, under completep.
       decay_shape: WSD only: the rate falls linearly, or as 1 - sqrt(progress) (arXiv 2405.18392).
       momentum: of muon.
-      rule: what decides learning rate and batch. ``fixed``: the fields above. ``sqrt``: batch = base_batch
-        sqrt(D / base_tokens) (as given where base_tokens is 0) and learning rate = base_rate sqrt(batch / base_batch):
-        of Adam's square-root rule (Malladi 2022, arXiv 2205.10287) the learning rate alone. The whole rule, for a batch
-        kappa times as large, also takes 1 - kappa (1 - beta) for both betas and epsilon / sqrt(kappa); here they stay.
-        ``law``: learning rate = k N^p D^q for ``rate_law`` (k, p, q) and batch in tokens = k N^p D^q for
-        ``batch_law``, where it is not empty. N is non-embedding parameters.
-      tuned: identity of the recipe file that ``scaling tune`` wrote; empty for a recipe that was not tuned.
+      rule: how learning rate and batch are set. ``fixed``: by the fields above. ``sqrt``: batch = base_batch
+        sqrt(D / base_tokens) (the field ``batch`` if base_tokens is 0) and learning rate = base_rate
+        sqrt(batch / base_batch). This is the learning-rate part of Adam's square-root rule (Malladi 2022, arXiv
+        2205.10287); for a batch kappa times as large, the full rule also sets both betas to 1 - kappa (1 - beta) and
+        epsilon to epsilon / sqrt(kappa). ``law``: learning rate = k N^p D^q for ``rate_law`` (k, p, q), and batch in
+        tokens = k N^p D^q for ``batch_law`` unless that is empty. N is non-embedding parameters.
+      tuned: identity of the recipe file written by ``scaling tune``; empty if the recipe was not tuned.
     """
 
     name: str = setting("width", traced=True)
@@ -85,12 +85,12 @@ class Recipe:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         check(self, "recipe")
         if self.optimizer == "adam" and self.weight_decay:
-            remedy = "adam has none; choose optimizer adamw"
+            remedy = "adam has no weight decay; choose optimizer adamw"
             raise UserError("recipe.weight_decay", self.weight_decay, remedy, Code.CONFLICT)
         self._check_rule()
 
     def _check_rule(self) -> None:
-        """Raises UserError where the fields that the rule reads cannot be."""
+        """Raises UserError if the fields that the rule reads are invalid."""
         for name in ("rate_law", "batch_law"):
             law = getattr(self, name)
             if law and not _is_power_law(law):
@@ -103,11 +103,11 @@ class Recipe:
             positive["base_tokens"] = self.base_tokens >= 0
             for name, holds in positive.items():
                 if not holds:
-                    raise UserError(f"recipe.{name}", getattr(self, name), "rule sqrt needs a positive one")
+                    raise UserError(f"recipe.{name}", getattr(self, name), "must be positive for rule sqrt")
 
 
 def _is_power_law(law: tuple[Any, ...]) -> bool:
-    numbers = all(isinstance(each, Real) and not isinstance(each, bool) and math.isfinite(each) for each in law)
+    numbers = all(isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x) for x in law)
     return numbers and len(law) == 3 and law[0] > 0
 
 
@@ -123,8 +123,8 @@ RECIPES: dict[str, Recipe] = {
         Recipe("completep", parametrisation="completep"),
         Recipe("muon", optimizer="muon", learning_rate=0.05),
         Recipe("sqrt", rule="sqrt", base_rate=0.02, base_batch=16, base_tokens=2**20),
-        # Li 2025, arXiv 2503.04715: both are laws of D, so a run has a schedule of its own and no stem. They were
-        # fitted to cosines that end at 1e-5 whatever the peak; at the sizes trained here that is nothing.
+        # Li 2025, arXiv 2503.04715: both depend on D, so a run has its own schedule and no stem. They were fitted to
+        # cosines that end at a rate of 1e-5 whatever the peak, which is negligible at the sizes trained here.
         Recipe(
             "step_law",
             parametrisation="standard",
@@ -139,7 +139,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def record(recipe: Recipe) -> dict[str, Any]:
-    """The fields as JSON has them, without those added later that hold their default."""
+    """The fields as JSON values, except those with ``later`` set that have their default."""
     fields = dataclasses.asdict(recipe)
     for name in LATER:
         if fields[name] == Recipe.__dataclass_fields__[name].default:
@@ -150,15 +150,15 @@ def record(recipe: Recipe) -> dict[str, Any]:
 
 
 def static(recorded: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a recipe as a record has it, the fields that decide which program is compiled: all that are not traced."""
+    """The fields of a recorded recipe that the compiled program depends on: those that are not traced."""
     return {k: v for k, v in recorded.items() if k in Recipe.__dataclass_fields__ and k not in TRACED}
 
 
 def read(*sections: object) -> Recipe:
-    """The recipe that the ``recipe`` sections of a configuration make, later ones over earlier ones.
+    """Makes a recipe from ``recipe`` sections of a configuration; later sections override earlier ones.
 
     Raises:
-      UserError: a section is no fields by name (INVALID); else as ``named``.
+      UserError: a section is not a mapping (INVALID); otherwise as ``named``.
     """
     fields: dict[str, Any] = {}
     for section in sections:
@@ -168,18 +168,17 @@ def read(*sections: object) -> Recipe:
 
 
 def named(name: str, **fields: Any) -> Recipe:
-    """The recipe of that name, or of a file that ``scaling tune`` wrote (NAME.json), with fields overridden.
+    """The recipe of that name, or of a file NAME.json written by ``scaling tune``, with fields overridden.
 
     Raises:
-      UserError: a name or a field that does not exist (UNKNOWN), a file that is not there or no recipe (MISSING,
-        DAMAGED), a value that a field cannot hold (INVALID), or a learning rate or batch beside a rule that decides it
-        (CONFLICT).
+      UserError: the name or a field does not exist (UNKNOWN), the file is missing (MISSING) or not a recipe (DAMAGED),
+        a field has an invalid value (INVALID), or a learning rate or batch is given although a rule sets it (CONFLICT).
     """
     return _over(_called(name), fields)
 
 
 def _called(name: object) -> Recipe:
-    """The named recipe, or that of a recipe file, which overrides fields of a named one."""
+    """A named recipe, or that of a recipe file, which overrides fields of a named one."""
     if not isinstance(name, str) or not name.endswith(".json"):
         require_known("recipe.name", name, sorted(RECIPES), also=" or a recipe file")
         return RECIPES[str(name)]
@@ -190,16 +189,16 @@ def _called(name: object) -> Recipe:
 
 
 def _over(base: Recipe, fields: Mapping[str, Any]) -> Recipe:
-    made = read_settings(Recipe, "recipe", fields, base)
-    for field in decided(made):
+    recipe = read_settings(Recipe, "recipe", fields, base)
+    for field in decided(recipe):
         if field in fields:
-            remedy = f"rule {made.rule} decides it; set rule='fixed' too"
+            remedy = f"rule {recipe.rule} sets it; set rule='fixed' too"
             raise UserError(f"recipe.{field}", fields[field], remedy, Code.CONFLICT)
-    return made
+    return recipe
 
 
 def decided(recipe: Recipe) -> tuple[str, ...]:
-    """The fields that the recipe's rule decides for each cell."""
+    """The fields that the recipe's rule sets for each cell."""
     if recipe.rule == "fixed":
         return ()
     batch = recipe.base_tokens if recipe.rule == "sqrt" else recipe.batch_law
@@ -207,38 +206,41 @@ def decided(recipe: Recipe) -> tuple[str, ...]:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """A recipe file: {"recipe": fields of a named recipe, "fit": what was fitted, "tuned": identity of both}.
+    """Reads a recipe file.
+
+    Returns:
+      {"recipe": fields of a named recipe, "fit": the fit, "tuned": identity of both}.
 
     Raises:
-      UserError: there is no such file (MISSING), or it is of another kind or incomplete (DAMAGED).
+      UserError: the file does not exist (MISSING), or is of another kind or incomplete (DAMAGED).
     """
     try:
-        held = read_json(path)
+        contents = read_json(path)
     except FileNotFoundError:
         remedy = "there is no such file; write one with `scaling tune`"
         raise UserError("recipe.name", path, remedy, Code.MISSING) from None
-    if not isinstance(held, dict) or held.get("kind") != "recipe" or held.get("schema") not in SCHEMAS:
-        remedy = f"is no recipe file of schema {SCHEMA}; write one with `scaling tune`"
+    if not isinstance(contents, dict) or contents.get("kind") != "recipe" or contents.get("schema") not in SCHEMAS:
+        remedy = f"is not a recipe file of schema {SCHEMA}; write one with `scaling tune`"
         raise UserError("recipe.name", path, remedy, Code.DAMAGED)
     try:
-        mapping("recipe", held.get("recipe"))
-        tuned.read(held.get("fit"))
+        mapping("recipe", contents.get("recipe"))
+        tuned.read(contents.get("fit"))
     except (UserError, msgspec.ValidationError) as error:
-        remedy = "lacks the recipe or what was fitted; write it again with `scaling tune`"
+        remedy = "lacks the recipe or the fit; write it again with `scaling tune`"
         raise UserError("recipe.name", path, remedy, Code.DAMAGED) from error
-    return {**held, "tuned": identity({"recipe": held["recipe"], "fit": held["fit"]})}
+    return {**contents, "tuned": identity({"recipe": contents["recipe"], "fit": contents["fit"]})}
 
 
 def resolve(recipe: Recipe, parameters: float, tokens: float, context: int) -> Recipe:
-    """The recipe with learning rate and batch as its rule sets them.
+    """The recipe with learning rate and batch set by its rule.
 
-    Batches that a rule decides are rounded to a power of two (loss is flat around the best batch), so that few shapes
-    are compiled and meshes divide them. The rule does not read the two fields, so resolving again changes nothing.
+    Batches are rounded to a power of two (the loss is flat around the best batch), so that few shapes are compiled and
+    meshes divide them. Rules do not read these two fields, so resolving twice changes nothing.
 
     Args:
       parameters: N, non-embedding.
       tokens: D.
-      context: positions per example, by which a batch in tokens becomes one in sequences.
+      context: positions per example, to convert a batch in tokens to sequences.
     """
     if recipe.rule == "fixed":
         return recipe

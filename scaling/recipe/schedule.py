@@ -15,8 +15,12 @@ def decay_steps(recipe: Recipe, steps: int) -> int:
 def rate(recipe: Recipe, step: np.ndarray, steps: int | None) -> np.ndarray:
     """Share of the peak learning rate at each step (0-based), float32.
 
-    ``steps`` is the whole length of the run; None is a WSD stem, which never decays. A branch equals its stem up to
-    the step where its decay begins.
+    A branch equals its stem up to the step at which its decay begins.
+
+    Args:
+      recipe: its warm-up, schedule and decay.
+      step: step numbers, any shape.
+      steps: length of the whole run; None for a WSD stem, which never decays.
     """
     step = np.asarray(step, np.float64)
     share = np.minimum(1.0, (step + 1) / max(1, recipe.warmup_steps))
@@ -25,7 +29,7 @@ def rate(recipe: Recipe, step: np.ndarray, steps: int | None) -> np.ndarray:
     if recipe.schedule == "wsd":
         length = decay_steps(recipe, steps)
         left = np.clip((steps - step) / (length + 1), 0.0, 1.0)
-        # 1 - sqrt ends lower for longer than the straight line (Hagele 2024, arXiv 2405.18392).
+        # 1 - sqrt falls faster at first and stays low for longer than the line (Hagele 2024, arXiv 2405.18392).
         return (share * (left if recipe.decay_shape == "linear" else 1 - np.sqrt(1 - left))).astype(np.float32)
     progress = np.clip((step - recipe.warmup_steps) / max(1, steps - recipe.warmup_steps), 0.0, 1.0)
     cosine = recipe.final_fraction + (1 - recipe.final_fraction) * 0.5 * (1 + np.cos(np.pi * progress))

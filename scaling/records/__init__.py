@@ -1,12 +1,12 @@
-"""The run record: the only place where training and analysis meet. The standard library and msgspec only.
+"""The run record, the only interface between training and analysis. Imports the standard library and msgspec only.
 
 A record is one directory::
 
     manifest.json    what the run is: identity, configuration, role, counts, data, versions; written first
-    metrics.jsonl    what happened, one JSON object a line, append-only; readers keep the last row of a step
+    metrics.jsonl    what happened, one JSON object per line, append-only; the last row of a step counts
     result.json      how it ended; written last and atomically. Its presence, not a scheduler, says "finished"
 
-``types`` defines what they hold and ``record.schema.json`` is made from it; ``typed`` reads and writes files.
+``types`` defines what the files hold, ``record.schema.json`` is generated from it, and ``typed`` reads and writes them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _rows = msgspec.json.Decoder(AnyRow)
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a configuration: sorted keys, no spaces, no NaN. Equal texts are equal configurations."""
+    """Canonical JSON of a configuration: sorted keys, no spaces, no NaN. Equal configurations have equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True, default=plain)
 
 
@@ -64,14 +64,14 @@ class Record:
     """One run directory. Reading never fails on a run that is still being written.
 
     Raises:
-      UserError: DAMAGED, from everything that reads, where a file has another shape than ``types`` says.
+      UserError: a file does not have the form that ``types`` defines (DAMAGED); from everything that reads.
     """
 
     path: Path
 
     @property
     def manifest(self) -> Manifest:
-        """What the run is. FileNotFoundError where it has not begun."""
+        """What the run is. Raises FileNotFoundError if it has not begun."""
         return read_typed(self.path / "manifest.json", Manifest, remedy=AGAIN)
 
     @property
@@ -89,13 +89,13 @@ class Record:
         return "unfinished" if result is None else result.status
 
     def begin(self, manifest: Manifest) -> None:
-        """Writes the manifest. A record that exists keeps its first manifest: what it says was true when it began."""
+        """Writes the manifest. An existing one is kept: it describes the run as it began."""
         self.path.mkdir(parents=True, exist_ok=True)
         if not (self.path / "manifest.json").exists():
             write_json(self.path / "manifest.json", manifest)
 
     def append(self, *rows: AnyRow) -> None:
-        """Appends metric rows in one write. A line torn by an earlier crash is ended first, so that it stays alone."""
+        """Appends metric rows in one write. If a crash left an incomplete line, it is terminated first."""
         text = "".join(canonical(row) + "\n" for row in rows)
         if not text:
             return
@@ -107,7 +107,7 @@ class Record:
             file.write(text.encode())
 
     def rows(self) -> Iterator[AnyRow]:
-        """Every whole row in order of writing: steps and events."""
+        """Every complete row, steps and events, in the order written."""
         path = self.path / "metrics.jsonl"
         try:
             lines = read_bytes(path).split(b"\n")
@@ -122,21 +122,21 @@ class Record:
                 continue  # torn by a crash, or empty
 
     def steps(self) -> list[StepRow]:
-        """Metric rows by step, the last written of each, in order of the step."""
+        """The last row written for each step, sorted by step."""
         last = {row.step: row for row in self.rows() if isinstance(row, StepRow)}
         return [last[step] for step in sorted(last)]
 
     def events(self, kind: type[EventRow]) -> list[EventRow]:
-        """Rows of one type, such as ``StartRow``, in order of writing."""
+        """Rows of one type, such as ``StartRow``, in the order written."""
         return [row for row in self.rows() if isinstance(row, kind)]
 
     def finish(self, result: Result) -> None:
-        """Writes the result: the last and atomic act of a run."""
+        """Writes the result, atomically and last: it marks the run as finished."""
         write_json(self.path / "result.json", result)
 
 
 def records(workdir: str | os.PathLike[str]) -> list[Record]:
-    """Every record of a work directory that has a manifest, by name. A missing directory holds none."""
+    """The records of a work directory that have a manifest, sorted by name; none if the directory is missing."""
     root = Path(workdir) / "runs"
     if not root.is_dir():
         return []
@@ -144,10 +144,10 @@ def records(workdir: str | os.PathLike[str]) -> list[Record]:
 
 
 def read_study(workdir: str | os.PathLike[str]) -> StudyRecord:
-    """study.json of a work directory.
+    """Reads study.json of a work directory.
 
     Raises:
-      UserError: MISSING where there is none, DAMAGED where it is no study of this version.
+      UserError: the file is missing (MISSING), or is not a study of this version (DAMAGED).
     """
     try:
         return read_typed(Path(workdir) / "study.json", StudyRecord, remedy="run the study again with --config")

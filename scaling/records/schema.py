@@ -1,4 +1,4 @@
-"""The JSON Schema of the record's files, made from their types. ``python -m scaling.records.schema`` writes it anew."""
+"""JSON Schema of the record's files, generated from their types: ``python -m scaling.records.schema`` rewrites it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FILES = {"manifest.json": Manifest, "result.json": Result, "study.json": StudyRe
 
 
 def json_schema() -> dict[str, Any]:
-    """One schema for all files: each is one of ``properties``, and every type is in ``$defs``."""
+    """One schema for all files: ``properties`` has one entry per file, ``$defs`` every type."""
     schemas, components = msgspec.json.schema_components(FILES.values(), ref_template="#/$defs/{name}")
     for component in components.values():
-        if "description" in component:  # of a docstring, which Python 3.13 indents otherwise than 3.11
+        if "description" in component:  # from a docstring, which Python 3.13 indents differently from 3.11
             component["description"] = inspect.cleandoc(component["description"])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

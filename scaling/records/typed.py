@@ -1,4 +1,4 @@
-"""Files that are checked when they are read: what is damaged or of another shape is one line that names it."""
+"""Reads and writes files. Contents are validated on reading; an error is one line that names the file."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from scaling.errors import Code, UserError
 
 T = TypeVar("T")
 RESTORE = "delete it or restore it"
-_LONGEST = 300  # characters of a message: a damaged value may be a megabyte
+_LONGEST = 300  # characters quoted in a message: a damaged value may be a megabyte
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """The content of a file.
 
     Raises:
-      FileNotFoundError: there is none.
-      UserError: DAMAGED where it is a directory or a loop of links; ENVIRONMENT where it may not be read.
+      FileNotFoundError: it does not exist.
+      UserError: it is a directory or a loop of links (DAMAGED), or permission is denied (ENVIRONMENT).
     """
     try:
         return Path(path).read_bytes()
@@ -38,25 +38,25 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def read_json(path: str | os.PathLike[str], remedy: str = RESTORE) -> Any:
-    """JSON of any shape, for files whose owner checks them; otherwise as ``read_typed``."""
+    """Reads JSON of any form, for callers that validate it themselves. Raises as ``read_typed``."""
     try:
         return json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:  # of ValueError: bad JSON, bad UTF-8, an integer of 5,000 digits
+    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, bad UTF-8, an integer of 5,000 digits
         raise damaged(path, f"is not JSON ({_why(error)})", remedy) from error
 
 
 def read_typed(path: str | os.PathLike[str], kind: type[T], *, field: str = "file", remedy: str = RESTORE) -> T:
-    """A JSON file as a value of a msgspec type. Missing, additional and mistyped fields are errors.
+    """Reads a JSON file as a value of a msgspec type. Missing, unknown and mistyped fields are errors.
 
     Args:
-      path: of the file.
-      kind: what it holds: a ``msgspec.Struct``, or anything else that msgspec decodes.
-      field: what the file is to the user: the name of the flag or the kind of file.
-      remedy: the end of the line that says what is wrong: what to do about it.
+      path: the file.
+      kind: its type: a ``msgspec.Struct``, or anything else that msgspec decodes.
+      field: the name of the file to the user, such as a flag, for the message.
+      remedy: what to do about a damaged file, for the message.
 
     Raises:
-      FileNotFoundError: there is no file.
-      UserError: DAMAGED: a directory, no JSON, or not of this type; the line names the file and the field.
+      FileNotFoundError: the file does not exist.
+      UserError: it is a directory, not JSON, or not of this type (DAMAGED); the message names file and field.
     """
     return decode(read_bytes(path), kind, path, field=field, remedy=remedy)
 
@@ -64,7 +64,7 @@ def read_typed(path: str | os.PathLike[str], kind: type[T], *, field: str = "fil
 def decode(
     content: bytes, kind: type[T], path: str | os.PathLike[str], *, field: str = "file", remedy: str = RESTORE
 ) -> T:
-    """``content`` as a value of a type; ``path`` says where it is from. Raises as ``read_typed``."""
+    """Decodes ``content`` as a value of a type; ``path`` is for the message. Raises as ``read_typed``."""
     try:
         return _decoder(kind).decode(content)
     except msgspec.ValidationError as error:
@@ -74,7 +74,7 @@ def decode(
 
 
 def damaged(path: str | os.PathLike[str], problem: str, remedy: str = RESTORE, field: str = "file") -> UserError:
-    """The error to raise for a file that cannot be what it should be."""
+    """The error to raise for a file whose content is not what it should be (DAMAGED)."""
     return UserError(field, path, f"{problem}; {remedy}", Code.DAMAGED)
 
 
@@ -91,15 +91,15 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 
 
 def plain(value: Any) -> Any:
-    """A Struct as dicts, lists, strings and numbers, as JSON has them; the ``default`` of ``json.dumps``."""
+    """Converts a Struct to dicts, lists, strings and numbers; serves as the ``default`` of ``json.dumps``."""
     return msgspec.to_builtins(value)
 
 
 def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
-    """Writes a file so that a reader, or a crash at any moment, sees the old content or the new, never a part.
+    """Writes a file atomically: a reader, also after a crash, sees the old content or the new, never a part.
 
     Raises:
-      UserError: ENVIRONMENT: the directory cannot be written or the disk is full.
+      UserError: the directory cannot be written, or the disk is full (ENVIRONMENT).
     """
     path = Path(path)
     content = data.encode() if isinstance(data, str) else data
@@ -122,10 +122,10 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Atomic JSON of a value or a Struct, for people and programs: indented, and refusing NaN, which is no JSON."""
+    """Writes a value or a Struct as indented JSON, atomically. Raises ValueError for NaN, which JSON lacks."""
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False, default=plain) + "\n")
 
 
 def finite(value: float) -> float | None:
-    """The number as JSON can hold it: None where it is not finite."""
+    """The number, or None if it is not finite: JSON has no NaN or infinity."""
     return float(value) if math.isfinite(value) else None

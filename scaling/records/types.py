@@ -1,9 +1,8 @@
-"""What a work directory holds, as immutable typed values: one definition each, checked when a file is read.
+"""The files of a work directory as immutable typed values, validated when a file is read.
 
-Field names are the keys of the JSON. ``record.schema.json`` is made from these types (``scaling.records.schema``).
-Fields that a family, a source, a recipe or an execution owns are ``dict[str, JSON]``: their owner checks them when it
-makes its own type of them (``families.configure``, ``data.load``, ``recipe.Recipe``, ``Execution``), and this file does
-not know their names.
+Field names are the keys of the JSON. ``record.schema.json`` is generated from these types (``scaling.records.schema``).
+Fields that belong to a family, a source, a recipe or an execution are ``dict[str, JSON]`` here. Their owner validates
+them when it builds its own type (``families.configure``, ``data.load``, ``recipe.Recipe``, ``Execution``).
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ Status = Literal["done", "diverged", "rejected", "failed"]
 
 Count = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
-# What every recipe sets, as readers of a record find it in ``Manifest.recipe``.
+# Fields that every ``Manifest.recipe`` has; readers of records rely on them.
 RECIPE = {"name": str, "learning_rate": int | float, "batch": int, "schedule": str, "decay_fraction": int | float}
 
-# A run is a folder of that name, so it cannot be a path that leads elsewhere.
+# A run's name is the name of its folder, so it must not be a path that leads elsewhere.
 RunName = Annotated[str, Meta(pattern=r"^(?!\.\.?$)[\w.-]+$")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}$")]
 
@@ -52,9 +51,9 @@ class Tokens(Value):
     """How much data a run sees.
 
     Attributes:
-      D: what the law is fitted in: steps x batch x context. per_step: of it, in one step.
-      loss: predictions that the headline loss is the mean of. counted: what D counts, in words.
-      unique: that the source gives without a repeat. epochs: D over unique.
+      D: steps x batch x context, the D of the laws. per_step: the part of D seen in one step.
+      loss: number of predictions that the headline loss is a mean over. counted: what D counts, in words.
+      unique: tokens that the source gives without repeating any. epochs: D / unique.
     """
 
     D: Count
@@ -66,7 +65,7 @@ class Tokens(Value):
 
 
 class Flops(Value):
-    """FLOPs of a run: exact training FLOPs, 6 N D, forward FLOPs of one example, and training FLOPs by part."""
+    """FLOPs of a run: exact training FLOPs, 6 N D, forward FLOPs per example, and training FLOPs by part."""
 
     training: Count
     six_nd: Count = msgspec.field(name="6ND")
@@ -75,12 +74,12 @@ class Flops(Value):
 
 
 class DataDescription(Value, kw_only=True):
-    """The content of a source, by its hash.
+    """The content of a source, identified by its hash.
 
     Attributes:
-      bytes: of the text; None where it has none. unique_tokens: of training; None where the source is unbounded.
-      entropy: nats per loss token; None where it is not known exactly.
-      about: what else the source tells of itself.
+      bytes: of the text; None if there is no text. unique_tokens: training tokens; None if the source is unbounded.
+      entropy: nats per loss token; None unless it is known exactly.
+      about: what else the source says about itself.
     """
 
     source: str
@@ -99,7 +98,7 @@ class DataDescription(Value, kw_only=True):
 
 
 class Regret(Value):
-    """By which share the loss exceeds that of the best learning rate and batch, with the interval of a recipe file."""
+    """Relative excess of the loss over that at the best learning rate and batch, with the interval of a recipe file."""
 
     value: float
     lo: float
@@ -107,7 +106,7 @@ class Regret(Value):
 
 
 class Environment(Value):
-    """Versions, commit, devices, threads and mesh that a run began with."""
+    """Versions, commit, devices, threads and mesh at the start of a run."""
 
     python: str
     jax: str | None
@@ -128,11 +127,11 @@ class Manifest(Value, kw_only=True):
     """What a run is; written before it begins.
 
     Attributes:
-      identity: of everything that can change a number; ``run`` is a name for people.
-      stem: the run that a branch leaves, at ``branch_step``; None for stems and whole runs.
+      identity: hash of everything that can change a number; ``run`` is only a readable name.
+      stem: the run that a branch starts from, at ``branch_step``; None for stems and whole runs.
       config, recipe: the family's configuration and the recipe, resolved.
-      regret: None where the recipe was not tuned.
-      terms: unit of each loss term; ``headline`` is the one that was trained for.
+      regret: None if the recipe was not tuned.
+      terms: unit of each loss term; ``headline`` is the one that the laws are fitted to.
       environment: None until the run begins.
     """
 
@@ -172,11 +171,11 @@ class Manifest(Value, kw_only=True):
 
     @property
     def unit(self) -> Unit:
-        """Of the headline loss."""
+        """Unit of the headline loss."""
         return self.terms[self.headline]
 
 
-# --- metrics.jsonl: one row a line, of the kind that its key ``event`` says
+# --- metrics.jsonl: one row per line; the key ``event`` names its type
 
 
 class Row(Value, tag_field="event"):
@@ -187,10 +186,10 @@ class StepRow(Row, tag="step", kw_only=True, omit_defaults=True):
     """A chunk that ended at ``step``.
 
     Attributes:
-      loss, norm: means over the chunk's steps, of the loss in nats and the gradient's norm.
-      learning_rate: of its last step. tokens: D so far. seconds: of the chunk, shared by ``members``.
-      first_loss: of the run's first step, in its first row alone.
-      gradient_noise, gradient_signal: see ``Trainer.noise``; None where they were not measured.
+      loss, norm: training loss and gradient norm, means over the steps of the chunk.
+      learning_rate: at its last step. tokens: D so far. seconds: of the chunk, divided by ``members``.
+      first_loss: loss of the run's first step; only in its first row.
+      gradient_noise, gradient_signal: see ``Trainer.noise``; None if they were not measured.
     """
 
     step: Count
@@ -206,7 +205,7 @@ class StepRow(Row, tag="step", kw_only=True, omit_defaults=True):
 
 
 class Marks(Value):
-    """How far a program is: settled runs, and distinct steps with a row."""
+    """Progress of a program: settled runs, and distinct steps that have a row."""
 
     settled: Count
     rows: Count
@@ -223,25 +222,25 @@ class StartRow(Row, tag="start"):
 
 
 class InterruptedRow(Row, tag="interrupted"):
-    """It was asked to stop, and did."""
+    """The attempt was asked to stop, and did."""
 
     time: str
 
 
 class FinishRow(Row, tag="finish"):
-    """It trained everything."""
+    """The attempt trained every run of the program."""
 
     time: str
 
 
 class RetryRow(Row, tag="retry"):
-    """Somebody asked for the program to be tried again."""
+    """A user asked for the program to be tried again."""
 
     time: str
 
 
 class ErrorRow(Row, tag="error"):
-    """It raised."""
+    """The attempt raised an exception."""
 
     time: str
     reason: str
@@ -262,7 +261,7 @@ class Seconds(Value):
 
 
 class Documents(Value):
-    """Summed loss and number of predictions of each evaluated document, as columns."""
+    """Summed loss and number of predictions of each evaluated document, one column per field."""
 
     id: tuple[str, ...]
     sum: tuple[float, ...]
@@ -270,7 +269,7 @@ class Documents(Value):
 
 
 class Positions(Value):
-    """Mean loss by position in the context, as columns, see ``evaluate.by_position``."""
+    """Mean loss by position in the context, one column per field; see ``evaluate.by_position``."""
 
     upto: tuple[Count, ...]
     count: tuple[Count, ...]
@@ -284,8 +283,8 @@ class Evaluation(Value, kw_only=True):
     """A loss term on the evaluation set, see ``evaluate.term_summary``.
 
     Attributes:
-      value: its mean, in its unit. count: predictions. se: standard error by document; None of a single document.
-      sample: the mean before the sample's deviation from a known source was taken out of it.
+      value: mean, in the term's unit. count: predictions. se: standard error by document; None for one document.
+      sample: the mean before correction for the sample's deviation from a source of known entropy.
     """
 
     value: float
@@ -298,7 +297,7 @@ class Evaluation(Value, kw_only=True):
 
 
 class Utilisation(Value):
-    """Model FLOPs over the device's peak: by the exact count and by 6 N D."""
+    """Model FLOPs utilisation: FLOP/s over the device's peak, by the exact count and by 6 N D."""
 
     exact: float
     six_nd: float = msgspec.field(name="6ND")
@@ -308,10 +307,10 @@ class Result(Value, kw_only=True):
     """How a run ended; written last.
 
     Attributes:
-      reason: why it is not ``done``. decayed: whether its learning rate was lowered to the schedule's end.
-      train_loss: of the last chunk. evaluation: by term; empty where nothing was evaluated.
-      tokens_per_second, mfu: None where they are unknown. execution: of the compiled step, as its owner says.
-      attempts: starts of the program, where the worker wrote this result in its stead.
+      reason: why it is not ``done``. decayed: whether the learning rate decayed to the end of its schedule.
+      train_loss: mean of the last chunk. evaluation: by term; empty if nothing was evaluated.
+      tokens_per_second, mfu: None if unknown. execution: fields of ``Execution``, and the attention that ran.
+      attempts: starts of the program, if the worker gave up on the run and wrote this result.
     """
 
     schema: Literal[2] = SCHEMA
@@ -335,14 +334,14 @@ class Result(Value, kw_only=True):
 
 
 class EvaluationOptions(Value):
-    """Loss tokens of the evaluation set, and examples of one of its batches."""
+    """Size of the evaluation set in loss tokens, and examples per evaluation batch."""
 
     tokens: Annotated[int, Meta(ge=1)]
     batch: Annotated[int, Meta(ge=1)]
 
 
 class Options(Value, kw_only=True):
-    """What a study sets beside its cells; see ``study.base`` for what each means."""
+    """Settings of a study other than its cells; see ``study.Settings`` for their meaning."""
 
     chunk: Annotated[int, Meta(ge=1)]
     mesh: dict[str, Annotated[int, Meta(ge=1)]]
@@ -356,7 +355,7 @@ class Options(Value, kw_only=True):
 
 
 class RunSpec(Value, kw_only=True):
-    """A run as planned; ``flops`` are those that it adds to its program's."""
+    """A run as planned; ``flops`` is what it adds to its program: a branch does not count its stem."""
 
     run: RunName
     kind: Kind
@@ -368,16 +367,16 @@ class RunSpec(Value, kw_only=True):
 
     @property
     def own_steps(self) -> int:
-        """Steps that are its own and not its stem's."""
+        """Steps after the branch point; all steps for a run without a stem."""
         return self.steps - (self.branch_step or 0)
 
 
 class ProgramSpec(Value):
-    """A stem with its branches, or one whole run: what a worker takes under one lease.
+    """A stem with its branches, or one whole run: the unit of work that a worker leases.
 
     Attributes:
-      program: the name of its first run, whose folder holds the lease and the events.
-      shape: for people. seconds: estimated, of one device. data: the source's configuration.
+      program: name of its first run, whose folder holds the lease and the events.
+      shape: family and size, for display. seconds: estimate for one device. data: the source's configuration.
     """
 
     program: RunName
@@ -390,7 +389,7 @@ class ProgramSpec(Value):
 
 
 class LadderRow(Value):
-    """A size of a study's ladder: its counts, exact training FLOPs per token, learning rate, batch and context."""
+    """One size of a study's ladder: parameter counts, exact training FLOPs per token, learning rate, batch, context."""
 
     size: Count
     N_nonembedding: Count
@@ -402,11 +401,11 @@ class LadderRow(Value):
 
 
 class StudyRecord(Value, kw_only=True):
-    """All that workers, status and analysis know of a study.
+    """A planned study: all that workers, status and analysis read about it.
 
     Attributes:
-      datasets: configuration of each source. ladder: by dataset.
-      tuned: what was fitted in each recipe file that cells name, by the file's identity.
+      datasets: configuration of each source. ladder: sizes of the ladder, by dataset.
+      tuned: the fit of each recipe file that cells use, by the file's identity.
     """
 
     schema: Literal[2] = SCHEMA

@@ -1,4 +1,4 @@
-"""The unit of a loss or metric, as a value: what is counted, per what, and under which condition."""
+"""The unit of a loss or metric as a value: the quantity, what it is per, and what it is conditioned on."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ Quantity = Literal["nats", "bits", "share", "squared error", "ratio", "number"]
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """``nats/token`` and its relatives. Equal units are equal values; prose is made of them, never read into them.
+    """A unit such as ``nats/token``. Units are compared as values and printed as text, never parsed from text.
 
     Attributes:
-      quantity: ``nats`` or ``bits`` of a likelihood or a cross-entropy, ``share`` (a rate from 0 to 1, as errors and
-        accuracies), ``squared error``, ``ratio`` (to what it is at best), ``number`` (anything else that a table gives
-        without saying more).
-      per: what one count is: token, hidden token, target token, image, pair, example ...; None for a plain number.
-      given: what the likelihood is conditioned on beside the tokens before (the image); None for nothing.
-      bound: an upper bound of the negative log likelihood, not the thing itself.
-      among: candidates of a contrast, which the loss depends on; None where there are none.
+      quantity: ``nats`` or ``bits`` of a likelihood or a cross-entropy, ``share`` (a rate from 0 to 1, such as an error
+        or accuracy), ``squared error``, ``ratio`` (to the best possible value), ``number`` (a column of a table whose
+        unit is not known).
+      per: what is counted: token, hidden token, target token, image, pair, example ...; None for a plain number.
+      given: what the likelihood is conditioned on besides the preceding tokens (the image); None for nothing else.
+      bound: whether it is an upper bound on the negative log likelihood rather than its value.
+      among: number of candidates of a contrastive loss, which its value depends on; None for other losses.
     """
 
     quantity: Quantity = "nats"

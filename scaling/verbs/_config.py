@@ -17,13 +17,13 @@ from scaling.flags import convert
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-# Sections whose fields have defaults elsewhere (a family's Config, a recipe, a source): any may be given on the command
-# line, and the study checks it against the ones that exist.
+# Sections whose fields are defined elsewhere (a family's Config, a recipe, a source): the command line accepts any
+# field of theirs, and the study then checks that it exists.
 OPEN = re.compile(r"config\.((cells\.\w+\.)?(model|recipe)|data\.\w+)")
 
 
 def installed() -> dict[str, Path]:
-    """The experiment files that come with the package, by name: inside it, or beside it in its repository."""
+    """The experiment files shipped with the package, by name: inside it, or next to it in its repository."""
     package = Path(scaling.__file__).parent
     place = package / "_experiments"
     if not place.is_dir() and (package.parent / "pyproject.toml").is_file():
@@ -32,14 +32,14 @@ def installed() -> dict[str, Path]:
 
 
 def load(given: str, overrides: Sequence[tuple[str, str]]) -> tuple[ConfigDict, str | None]:
-    """The configuration that the command line means, and the argument that its file was given.
+    """The configuration that the command line selects, and the argument passed to its file (None without one).
 
     Args:
       given: ``FILE.py[:ARGUMENT]``, or the name of an installed experiment in place of the file.
-      overrides: (``config.path.to.field``, text).
+      overrides: (``config.path.to.field``, text) pairs, applied in order.
 
     Raises:
-      UserError: there is no such file or field, the file cannot be used, or a field cannot have that value.
+      UserError: the file or a field does not exist, the file cannot be used, or a field cannot have that value.
     """
     name, _, argument = given.partition(":")
     path = _locate(name)
@@ -89,10 +89,10 @@ def _run(path: Path, argument: str | None) -> ConfigDict:
 
 
 def override(config: ConfigDict, field: str, text: str) -> None:
-    """Sets one field of a configuration, ``config.path.to.field``, to what a text stands for.
+    """Sets one field of a configuration, ``config.path.to.field``, to the value that ``text`` denotes.
 
     Raises:
-      UserError: UNKNOWN, there is no such field; INVALID, it cannot have that value.
+      UserError: the field does not exist (UNKNOWN), or cannot have that value (INVALID).
     """
     from ml_collections import ConfigDict
 
@@ -115,7 +115,7 @@ def override(config: ConfigDict, field: str, text: str) -> None:
 
 
 def _converted(field: str, present: object, kind: type, text: str) -> Any:
-    """A text as a value of the kind that a field has already."""
+    """The text converted to the type of the field's present value."""
     from ml_collections import ConfigDict
 
     if isinstance(present, ConfigDict):
@@ -127,12 +127,12 @@ def _converted(field: str, present: object, kind: type, text: str) -> Any:
     if not issubclass(kind, tuple | list):
         return value
     if isinstance(value, str):
-        raise UserError(field, text, "must be values with commas between, such as (1, 2)")
+        raise UserError(field, text, "must be values separated by commas, such as (1, 2)")
     return kind(value if isinstance(value, tuple | list) else (value,))
 
 
 def _literal(text: str) -> Any:
-    """A number, a tuple or another literal of Python; else the text itself."""
+    """The value if the text is a Python literal; else the text itself."""
     try:
         return ast.literal_eval(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -1,4 +1,4 @@
-"""How a verb is declared, and the flags that several share."""
+"""How a verb is declared, and the flags that several verbs share."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Verb:
 
     Attributes:
       summary: what it does, in one line.
-      call: from its options to an exit status.
-      example: one command that works.
-      positional: its arguments; a last one that ends with dots stands for one or more.
+      call: runs the verb on its options, and returns the exit status.
+      example: one command that works as it stands.
+      positional: names of its positional arguments; dots after the last mean one or more.
       flags: its flags.
-      study: whether it takes ``--config`` and overrides of its fields.
+      study: whether it takes ``--config`` and overrides of the configuration's fields.
     """
 
     summary: str
@@ -36,7 +36,9 @@ def _probability(level: float) -> None:
         raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
 
 
-JSON = Flag("json", bool, "print JSON, for programs", False)
+JSON = Flag("json", bool, "print JSON instead of text", False)
 WORKDIR = Flag("workdir", str, "directory of the study (default: runs/NAME, or runs/NAME-ARGUMENT)")
 LEVEL = Flag("level", float, "confidence level of the intervals", 0.95, _probability)
-DISCREPANCY = Flag("discrepancy", str, "model error beyond the fitted runs: auto, off, or log loss per e-fold", "auto")
+DISCREPANCY = Flag(
+    "discrepancy", str, "model error beyond the runs: auto, off, or its size in log loss per e-fold", "auto"
+)

@@ -1,4 +1,4 @@
-"""What plan, run, status and tune share: the work directory of a configuration, its plan, and what failed."""
+"""Shared by plan, run, status and tune: the work directory and plan of a configuration, and the list of failures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ if TYPE_CHECKING:
 
 
 def default_workdir(name: str, argument: str | None) -> Path:
-    """runs/NAME, or runs/NAME-ARGUMENT for an argument of the configuration that is not in its name already."""
+    """runs/NAME, or runs/NAME-ARGUMENT unless the name already ends with the configuration's argument."""
     slug = re.sub(r"[^\w.-]+", "-", argument or "").strip("-")
     return Path("runs") / (name if not slug or name.endswith(f"-{slug}") else f"{name}-{slug}")
 
 
 def planned(options: SimpleNamespace) -> tuple[Plan, Path]:
+    """The plan of the configuration, and its work directory.
+
+    Raises:
+      UserError: the configuration cannot be resolved, see ``study.resolve``.
+    """
     from scaling import plan as plans
     from scaling import study as studies
 
@@ -28,6 +33,7 @@ def planned(options: SimpleNamespace) -> tuple[Plan, Path]:
 
 
 def print_failures(status: StudyStatus, stream: TextIO) -> None:
+    """Prints failed and rejected runs, one line for each reason, and the command that trains them again."""
     reasons: dict[tuple[str, str | None], list[str]] = {}
     for failure in status.failures:
         reasons.setdefault((failure.status, failure.reason), []).append(failure.run)

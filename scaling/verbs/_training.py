@@ -1,4 +1,4 @@
-"""The flags of verbs that train: which engine, and what each engine declares in its own file."""
+"""The flags of verbs that train: the engine, and the flags that each engine declares in its own file."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from scaling.flags import Flag, Value
 
 TRAINING = (
     Flag("engine", str, f"where to train: {', '.join(engines.engines())}", "local"),
-    Flag("retry_failed", bool, "train failed and rejected runs once more", False),
+    Flag("retry_failed", bool, "train failed and rejected runs again", False),
     *engines.flags(),
 )
 
 
 def engine_options(options: SimpleNamespace) -> dict[str, Value | None]:
-    """Of a verb's options those that its engine takes.
+    """Those of a verb's options that its engine takes.
 
     Raises:
-      UserError: UNKNOWN, there is no such engine; CONFLICT, a flag of another engine is given.
+      UserError: the engine does not exist (UNKNOWN), or a flag of another engine is given (CONFLICT).
     """
     engines.engine(options.engine)
     own = {flag.name for flag in engines.flags(options.engine)}
     for flag in engines.flags():
         value = getattr(options, flag.name)
         if flag.name not in own and value != flag.default:
-            raise UserError(flag.name, value, f"is no flag of the engine {options.engine}", Code.CONFLICT)
+            raise UserError(flag.name, value, f"is not a flag of the engine {options.engine}", Code.CONFLICT)
     return {name: getattr(options, name) for name in own}

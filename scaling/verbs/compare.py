@@ -1,4 +1,4 @@
-"""compare: laws of several work directories or cards beside one another."""
+"""compare: fitted laws of several work directories or cards, side by side."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from analysis.decide.paired import PairedDifference
     from analysis.fitting import Fit
 
-Place = tuple[str, str]  # a short name, and the place that tells it from others of that name
+Place = tuple[str, str]  # a short name, and the path that tells apart two of the same name
 
 
 def compare(options: SimpleNamespace) -> int:
-    """Exponents, their differences, the pooled values, and compute for equal loss where that means one thing."""
+    """Compares exponents (differences and pooled values), and compute at equal loss where the losses are comparable."""
     from analysis.decide import compare as comparing
     from analysis.show import comparisons
 
@@ -36,20 +36,20 @@ def compare(options: SimpleNamespace) -> int:
         power = comparing.power(_plans(options), level=options.level, margins=margins)
         return _print(options, power, comparisons.power(power))
     members = _labelled([member for path in options.paths for member in _members(path, options)])
-    found = comparing.compare(members, level=options.level, margins=margins, axis=options.axis)
-    return _print(options, found, comparisons.comparison(found))
+    comparison = comparing.compare(members, level=options.level, margins=margins, axis=options.axis)
+    return _print(options, comparison, comparisons.comparison(comparison))
 
 
-def _print(options: SimpleNamespace, found: object, lines: Sequence[str]) -> int:
+def _print(options: SimpleNamespace, answer: object, lines: Sequence[str]) -> int:
     if options.json:
-        print_json(found)
+        print_json(answer)
     else:
         print("\n".join(lines))
     return 0
 
 
 def _apart(places: Sequence[Place]) -> list[str]:
-    """The shortest labels that tell things of these names and places apart."""
+    """The shortest labels that are unique: names, or names with their paths."""
     short = [name for name, _ in places]
     return short if len(set(short)) == len(short) else [f"{name} of {place}" for name, place in places]
 
@@ -58,12 +58,12 @@ def _apart(places: Sequence[Place]) -> list[str]:
 
 
 def _plans(options: SimpleNamespace) -> dict[str, ExpectedPrecision]:
-    """What each plan can expect, by a label of the study and data set."""
+    """Expected precision of each plan, by a label made of study and data set."""
     from analysis.decide.compare import PlannedStudy
     from scaling.records.typed import read_typed
 
     places: list[Place] = []
-    found: list[ExpectedPrecision] = []
+    precisions: list[ExpectedPrecision] = []
     remedy = "write a plan with `scaling plan --config=FILE.py --json > PLAN.json`"
     for path in options.paths:
         try:
@@ -72,27 +72,27 @@ def _plans(options: SimpleNamespace) -> dict[str, ExpectedPrecision]:
             raise UserError("compare", path, f"does not exist; {remedy}", Code.MISSING) from None
         for dataset, expected in plan.expected_precision.items():
             if options.dataset in (None, dataset):
-                found.append(expected)
+                precisions.append(expected)
                 places.append((f"{plan.study} {dataset}", str(path)))
     labels = _apart(places)
     if len(set(labels)) < len(labels):
-        remedy = "one plan is given twice; give a copy of it under another name"
+        remedy = "the same plan is given twice; to compare it with itself, give a copy under another name"
         raise UserError("compare", ", ".join(labels), remedy, Code.CONFLICT)
-    return dict(zip(labels, found))
+    return dict(zip(labels, precisions))
 
 
 # --- two runs
 
 
 def _paired(options: SimpleNamespace) -> PairedDifference:
-    """Two runs of a study on the documents that both were evaluated on."""
+    """The difference of two runs of a study on the documents that both were evaluated on."""
     from analysis.decide.paired import difference
 
     if len(options.paths) != 2:
-        raise UserError("compare", len(options.paths), "takes two run directories, or cards and work directories")
+        raise UserError("compare", len(options.paths), "give two run directories, or cards and work directories")
     for path in options.paths:
         if not (path / "manifest.json").is_file():
-            raise UserError("compare", path, "is no run directory; give two of them, or cards and work directories")
+            raise UserError("compare", path, "is not a run directory; give two of them, or cards and work directories")
     return difference(*options.paths, level=options.level)
 
 
@@ -100,13 +100,13 @@ def _paired(options: SimpleNamespace) -> PairedDifference:
 
 
 def _labelled(members: Sequence[tuple[Place, Member]]) -> list[Member]:
-    """Members under the shortest names that tell them apart."""
+    """The members, each labelled with the shortest name that is unique."""
     labels = _apart([place for place, _ in members])
     return [replace(member, label=label) for label, (_, member) in zip(labels, members)]
 
 
 def _members(path: Path, options: SimpleNamespace) -> list[tuple[Place, Member]]:
-    """The member of a card, or of every data set of a work directory that has the card."""
+    """The member of one card, or one member for each data set of a work directory that has a card."""
     if not path.is_dir():
         return [((path.stem, str(path)), _member(path, study_of(path)))]
     datasets = list(read_study(path).datasets)
@@ -134,7 +134,7 @@ def _member(card: Path, workdir: Path | None) -> Member:
 
 
 def _measured(workdir: Path, fitted: Fit) -> tuple[float | None, str | None]:
-    """Bits per byte of one nat of the fitted loss, and the hash of its data; None where the runs do not agree."""
+    """Bits per byte for one nat of the fitted loss, and the hash of the data; None where the runs disagree."""
     runs = set(fitted.runs)
     ratios, hashes = set(), set()
     for record in records(workdir):
@@ -153,17 +153,22 @@ VERB = Verb(
     summary="compare fitted laws of several data sets, families or recipes, or the losses of two runs",
     positional=("FIT.json|WORKDIR|RUN...",),
     flags=(
-        Flag("law", str, "which cards of a work directory (default: those of the default law)"),
-        Flag("n", str, "what N counts in those cards", "nonembedding"),
-        Flag("dataset", str, "data set of a work directory (default: every one with a card)"),
-        Flag("margin", str, "differences that count as equal, such as 'a=0.05,alpha=0.1'"),
+        Flag("law", str, "compare the cards of this law in a work directory (default: the default law)"),
+        Flag("n", str, "compare the cards in which N counts these parameters: nonembedding or total", "nonembedding"),
+        Flag("dataset", str, "data set of a work directory (default: all that have a card)"),
+        Flag("margin", str, "largest difference that still counts as equal, such as 'a=0.05,alpha=0.1'"),
         Flag(
             "axis",
             str,
-            "loss axis of equal-loss compute: auto (where losses are one quantity) or bits_per_byte",
+            "loss scale for equal-loss compute: auto (only if all losses have the same unit) or bits_per_byte",
             "auto",
         ),
-        Flag("expected", bool, "compare plans (files of `plan --json`): which differences their runs can show", False),
+        Flag(
+            "expected",
+            bool,
+            "compare plans (files of `plan --json`): which differences could be detected",
+            False,
+        ),
         LEVEL,
         JSON,
     ),

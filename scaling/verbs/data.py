@@ -1,4 +1,4 @@
-"""data prepare: text to tokens, with progress."""
+"""data prepare: turns text into tokens on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scaling.verbs.show import count, print_json
 
 
 class _Progress:
-    """One line, redrawn on a terminal and repeated every ten seconds elsewhere: what, how far, how fast, how long."""
+    """A progress line: redrawn in place on a terminal, printed every ten seconds elsewhere."""
 
     def __init__(self, stream: TextIO):
         self._stream, self._live = stream, stream.isatty()
@@ -32,8 +32,8 @@ class _Progress:
         if now - self._shown < self._every:
             return
         self._shown, passed = now, max(1e-9, now - self._begun)
-        made, speed = done - self._from[0], (tokens - self._from[1]) / passed
-        left = f", {duration((total - done) * passed / made)} left" if made > 0 else ""
+        progressed, speed = done - self._from[0], (tokens - self._from[1]) / passed
+        left = f", {duration((total - done) * passed / progressed)} left" if progressed > 0 else ""
         rate = f", {count(tokens)} tokens, {count(speed)}/s" if tokens else ""
         line = f"{what}: {done / max(1, total):.1%} of {count(total)}{rate}{left}"
         print(f"\r\x1b[K{line}" if self._live else line, end="" if self._live else "\n", file=self._stream, flush=True)
@@ -44,7 +44,7 @@ class _Progress:
 
 
 def data(options: SimpleNamespace) -> int:
-    """Prepares the files, or goes on, or checks what is there."""
+    """Prepares the files, continues an interrupted preparation, or checks a finished one."""
     action, *paths = map(str, options.paths)
     if action != "prepare":
         raise UserError("data", action, choose(action, ["prepare"]), Code.UNKNOWN)
@@ -52,12 +52,12 @@ def data(options: SimpleNamespace) -> int:
         raise UserError("out", "nothing", "give --out=DIR, a directory for the tokens", Code.MISSING)
     from scaling.data import _documents, _prepare, _tokenizer
 
-    given = options.evaluation.split(",") if options.evaluation else []
+    held_out = options.evaluation.split(",") if options.evaluation else []
     job = _prepare.Job(
         _documents.inputs(paths, options.glob or ""),
         Path(options.out),
         _tokenizer.load(options.tokenizer, options.end),
-        evaluation=_documents.inputs(given, options.glob or "") if given else (),
+        evaluation=_documents.inputs(held_out, options.glob or "") if held_out else (),
         column=options.column,
         share=options.share,
         cut=options.cut or 0,
@@ -72,16 +72,16 @@ def data(options: SimpleNamespace) -> int:
         print_json({**plain(manifest), "out": options.out})
         return 0
     if not new:
-        print(f"nothing to do: inputs and shards of {options.out} are what its manifest says")
-    for name, found in (("train", manifest.train), ("evaluation", manifest.evaluation)):
-        print(f"{name}: {found.tokens:,} tokens, {found.documents:,} documents, {found.text_bytes:,} bytes")
+        print(f"nothing to do: inputs and shards of {options.out} match its manifest")
+    for name, split in (("train", manifest.train), ("evaluation", manifest.evaluation)):
+        print(f"{name}: {split.tokens:,} tokens, {split.documents:,} documents, {split.text_bytes:,} bytes")
     tokenizer, end = manifest.tokenizer, manifest.tokenizer.end
     ends = "no token between documents" if end is None else f"token {end} after each document"
     print(f"{tokenizer.name}, vocabulary {tokenizer.vocab:,}, {ends}")
     if manifest.empty:
-        print(f"{manifest.empty:,} documents without text were left out")
+        print(f"{manifest.empty:,} documents without text were skipped")
     if manifest.copies:
-        print(f"{manifest.copies:,} training documents that are in evaluation were left out")
+        print(f"{manifest.copies:,} training documents that also occur in evaluation were skipped")
     print(f'config.data.mine = {{"source": "prepared", "path": "{options.out}"}}')
     return 0
 
@@ -92,13 +92,30 @@ VERB = Verb(
     flags=(
         Flag("out", str, "directory of the tokens"),
         Flag("tokenizer", str, "bytes, or a tokenizer.json of Hugging Face's tokenizers", "bytes"),
-        Flag("end", str, "token after every document: its name, none, or auto for the tokenizer's own", "auto"),
+        Flag("end", str, "token to put after every document: its name, none, or auto (the tokenizer's own)", "auto"),
         Flag("column", str, "column of jsonl, parquet and arrow files that holds text, or lists of tokens", "text"),
-        Flag("glob", str, "which files of a folder, such as '*.log', read as text (default: all kinds it knows)"),
-        Flag("evaluation", str, "files for evaluation, with commas between (default: a share of the documents)"),
-        Flag("share", float, "share of the documents for evaluation, chosen by the hash of their content", 0.05),
-        Flag("cut", int, "cut plain text above this many bytes into documents (default: by the size of the files)"),
-        Flag("shard_tokens", int, "tokens in a shard; after a crash at most one is made again", 2**26),
+        Flag(
+            "glob",
+            str,
+            "files of a folder, such as '*.log'; unknown formats are read as text (default: known ones)",
+        ),
+        Flag(
+            "evaluation",
+            str,
+            "files for evaluation, separated by commas (default: a share of the documents)",
+        ),
+        Flag(
+            "share",
+            float,
+            "share of the documents held out for evaluation, by a hash of their content",
+            0.05,
+        ),
+        Flag(
+            "cut",
+            int,
+            "split plain text longer than this many bytes (default: from number and size of the files)",
+        ),
+        Flag("shard_tokens", int, "tokens per shard; after a crash at most one shard is written again", 2**26),
         JSON,
     ),
     example="scaling data prepare texts --out=tokens",

@@ -1,4 +1,4 @@
-"""What a script of experiments/ does once its runs are there: a command with the manners of the verbs."""
+"""Helpers for the scripts of experiments/ that analyse finished runs: a command that behaves like a verb."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from scaling.worker import EXIT_USER
 
 
 def finished(workdir: Path) -> Iterator[tuple[Manifest, Result]]:
-    """Manifest and result of each finished cell of a work directory; stems are none.
+    """Manifest and result of each finished cell of a work directory (stems are not cells).
 
     Raises:
-      UserError: there is none.
+      UserError: no run is finished (MISSING).
     """
     count = 0
     for record in records(workdir):
@@ -32,15 +32,15 @@ def finished(workdir: Path) -> Iterator[tuple[Manifest, Result]]:
 
 
 def command(doc: str | None, file: str, analyse: Callable[[Path], Any], lines: Callable[[Any], list[str]]) -> None:
-    """``python experiments/NAME.py --workdir=W [--json]``: the answer as a table or as JSON, and in ``W/file``.
+    """``python experiments/NAME.py --workdir=W [--json]``: prints the answer, and writes it to ``W/file``.
 
     Exits with 2 and one line on a UserError.
 
     Args:
       doc: the docstring of the script, whose first line is its help.
       file: name of the answer in the work directory.
-      analyse: from the work directory to the answer, which JSON can hold.
-      lines: the answer for people.
+      analyse: computes the answer, JSON-serialisable, from the work directory.
+      lines: the answer as printed lines of text.
     """
     flags = (Flag("workdir", str, "directory of the study"), JSON)
     if {"-h", "--help"} & set(sys.argv[1:]):

@@ -1,4 +1,4 @@
-"""fit: laws fitted to the runs of a study or of a table, and their cards."""
+"""fit: fits laws to the runs of a study or a table, and writes their cards."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def fit(options: SimpleNamespace) -> int:
 
     if batch.many:
         print("\n".join(table(batch.fits, FIT_COLUMNS)))
-        print("* not identified at this scale; the cards hold every number and warning")
+        print("* not identified at this scale; the cards have all numbers and warnings")
         if batch.ranks:
             print("\n".join(["", *table(batch.ranks, RANK_COLUMNS)]))
-            print("rolling: fitted to the cheaper runs and scored on the dearer, of log loss; left out: each in turn")
+            print("errors of log loss; rolling: fit the cheaper runs, predict the rest; left out: leave-one-out")
     else:
         print(summary(batch.fits[0]))
     _print_approaches(batch)
@@ -49,12 +49,12 @@ def fit(options: SimpleNamespace) -> int:
     if written := batch.written:
         print(f"written: {written[0]}" + (f" and {len(written) - 1} more" if len(written) > 1 else ""))
     if batch.fresh:
-        print(f"up to date: {batch.fresh} of {len(batch.fits)} cards are of these runs already")
+        print(f"up to date: {batch.fresh} of {len(batch.fits)} cards were fitted to these same runs")
     return 0
 
 
 def _batch(options: SimpleNamespace) -> _Batch:
-    """Every fit that was asked for: laws x counts of N x loss terms x data sets."""
+    """Makes every fit that was requested: laws x counts of N x loss terms x data sets."""
     from analysis.table import runs as tables
 
     path, study = options.path, options.path.is_dir()
@@ -89,15 +89,15 @@ def _standard() -> tuple[Law, ...]:
 
 
 def _laws(wanted: str | None, named: dict[str, str]) -> tuple[Law, ...]:
-    """The laws of ``--law``. One of x goes by the column that ``--columns`` gives for x."""
+    """The laws of ``--law``. A single law in x takes the column that ``--columns`` gives for x."""
     from analysis import laws
 
     if wanted is None:
         return (laws.default(),)
-    found = [laws.get(name) for name in re.split(r",(?![^\[]*\])", wanted)]  # ties may have commas
-    if len(found) == 1 and "x" in named and found[0].columns == ("x",):
-        found = [found[0].in_column(named.pop("x"))]
-    return tuple({law.name: law for law in found}.values())
+    chosen = [laws.get(name) for name in re.split(r",(?![^\[]*\])", wanted)]  # commas inside [] separate ties
+    if len(chosen) == 1 and "x" in named and chosen[0].columns == ("x",):
+        chosen = [chosen[0].in_column(named.pop("x"))]
+    return tuple({law.name: law for law in chosen}.values())
 
 
 def _print_json(batch: _Batch) -> None:
@@ -128,7 +128,7 @@ def _print_approaches(batch: _Batch) -> None:
 
 
 def _short(fit: Fit, name: str | None) -> str:
-    """An interval of a table of fits, marked where it is not identified."""
+    """An interval for the table of fits, with a * if it is not identified."""
     from analysis.check.diagnose import missing
 
     cell = fit.intervals.get(name or "")
@@ -170,12 +170,12 @@ RANK_COLUMNS: dict[str, Callable[[Ranked], object]] = {
 
 
 class _Batch:
-    """Fits, cards and files of one call. Where several fits were asked for, one that cannot be made is skipped.
+    """The fits, cards and files of one call. If several fits were requested, those that fail are skipped.
 
     Attributes:
-      fits, written, approaches, skipped: what came of it so far.
-      ranks: laws on one table compared.
-      fresh: how many cards were there already, of the same runs and request.
+      fits, written, approaches, skipped: the fits, files, comparisons of approaches and errors so far.
+      ranks: the ranking of several laws on one table.
+      fresh: number of cards that existed already, for the same runs and request.
     """
 
     def __init__(self, options: SimpleNamespace, columns: dict[str, str], *, many: bool):
@@ -200,28 +200,28 @@ class _Batch:
         }
         self._columns = columns
         if self._columns and options.path.is_dir():
-            raise UserError("columns", options.columns, "is for tables; the columns of a study have their names")
+            raise UserError("columns", options.columns, "is for tables; a study names its own columns")
 
     def fit(self, dataset: str | None, n: str, wanted: Sequence[Law], term: str | None = None) -> None:
         """Fits the laws to one loss term on one data set under one count of N, and compares the three approaches."""
         try:
-            found = self._load(dataset, n, wanted, term)
+            runs = self._load(dataset, n, wanted, term)
         except UserError as error:
             return self._skip(error)
-        label, folder = found.dataset or self.options.path.stem, self._place(found, term)
-        made: dict[str, Fit] = {}
+        label, folder = runs.dataset or self.options.path.stem, self._place(runs, term)
+        fits: dict[str, Fit] = {}
         for law in wanted:
             target = self._card or (folder and folder / card_name(label, law.name, n))
-            about = f"{label}, {law.name}{_count(found.conventions)}{_of(term)}"
-            if (fitted := self._fit(found, law, target, about)) is not None:
-                made[law.name] = fitted
-        self.fits += made.values()
-        if len(made) > 1 and not self.options.path.is_dir():  # of a study the report says it
+            about = f"{label}, {law.name}{_count(runs.conventions)}{_of(term)}"
+            if (fitted := self._fit(runs, law, target, about)) is not None:
+                fits[law.name] = fitted
+        self.fits += fits.values()
+        if len(fits) > 1 and not self.options.path.is_dir():  # for a study, the report ranks them
             from analysis.decide.ranking import rank
 
-            self.ranks += rank(list(made.values()))
+            self.ranks += rank(list(fits.values()))
         if self.many:
-            self._compare(found, made, folder and folder / card_name(label, "approaches", n))
+            self._compare(runs, fits, folder and folder / card_name(label, "approaches", n))
 
     def _load(self, dataset: str | None, n: str, wanted: Sequence[Law], term: str | None) -> Runs:
         from analysis import reference
@@ -237,24 +237,24 @@ class _Batch:
             return reference.load(options.path, where=options.where, dataset=dataset, n=n, **more)
         return tables.load(options.path, where=options.where, dataset=dataset, n=n, term=term, **more)
 
-    def _place(self, found: Runs, term: str | None) -> Path | None:
-        """The folder of the cards; other terms lie beside the headline's, of which forecasts and report are made."""
+    def _place(self, runs: Runs, term: str | None) -> Path | None:
+        """The folder of the cards. Forecasts and report read the headline term's; other terms have a folder each."""
         from analysis.table import runs as tables
 
         folder = self._folder
-        if folder and term is not None and term != tables.terms(self.options.path, found.dataset)[0]:
+        if folder and term is not None and term != tables.terms(self.options.path, runs.dataset)[0]:
             return folder / safe(term)
         return folder
 
-    def _fit(self, found: Runs, law: Law, target: Path | None, about: str) -> Fit | None:
-        """The fit of one law, from its card where that is of the same runs; None where it cannot be made."""
+    def _fit(self, runs: Runs, law: Law, target: Path | None, about: str) -> Fit | None:
+        """The fit of one law, loaded from its card if that is up to date; None if the law cannot be fitted."""
         from analysis.fitting import fit as fit_law
 
-        if self.many and target and (known := self._known(target, found, law)):
+        if self.many and target and (known := self._known(target, runs, law)):
             self.fresh += 1
             return known
         try:
-            fitted = fit_law(found, law, **self._asked)
+            fitted = fit_law(runs, law, **self._asked)
         except UserError as error:
             self._skip(UserError(error.field, error.value, f"{error.remedy} ({about})", error.code))
             return None
@@ -263,19 +263,19 @@ class _Batch:
         self.written.append(str(target))
         return fitted.save(target)
 
-    def _compare(self, found: Runs, made: dict[str, Fit], target: Path | None) -> None:
+    def _compare(self, runs: Runs, fits: dict[str, Fit], target: Path | None) -> None:
         from analysis import laws
         from analysis.check.approaches import compare_approaches
 
-        if (fitted := made.get(laws.default().name)) is None:
+        if (fitted := fits.get(laws.default().name)) is None:
             return
-        result = compare_approaches(found, fitted, level=self.options.level)
+        result = compare_approaches(runs, fitted, level=self.options.level)
         self.approaches.append(result)
         if target:
             write_json(target, result)
 
-    def _known(self, target: Path, found: Runs, law: Law) -> Fit | None:
-        """The fit at ``target`` if it is of these runs and this request, and its draws are intact."""
+    def _known(self, target: Path, runs: Runs, law: Law) -> Fit | None:
+        """The fit stored at ``target`` if it is for these runs and this request, with its draws intact; else None."""
         from analysis.check.discrepancy import term
         from analysis.engine.estimate import objective
         from analysis.fitting import load_fit
@@ -285,12 +285,12 @@ class _Batch:
         try:
             known = load_fit(target, law)
         except UserError:
-            return None  # damaged, or of another law: fit again
+            return None  # damaged, or another law: fit again
         card, ask = known.card, self._asked
         same = (
             card.law == law.name and card.formula == law.formula,
-            card.data.sha256 == found.sha256,
-            card.conventions == found.conventions,
+            card.data.sha256 == runs.sha256,
+            card.conventions == runs.conventions,
             card.objective.name == objective(ask["objective"]).name,
             card.level == ask["level"],
             card.scheme.asked == ask["scheme"],
@@ -309,14 +309,14 @@ class _Batch:
 
 
 def _counted(conventions: Conventions) -> str:
-    """What N is: of records the name of its count, of a table the column."""
+    """What N is: the name of the count for records, the column for a table."""
     if conventions.n is not None:
         return conventions.n
     return f"column {conventions.columns['N']} of the table" if "N" in conventions.columns else "not in it"
 
 
 def _count(conventions: Conventions) -> str:
-    """``, N total``; nothing of a table, which does not say."""
+    """``, N total``; empty for a table, which does not say what N counts."""
     return "" if conventions.n is None else f", N {conventions.n}"
 
 
@@ -334,14 +334,22 @@ VERB = Verb(
     positional=("PATH",),
     flags=(
         Flag(
-            "law", str, "laws (`scaling laws` lists them) with commas between, or all (default: chinchilla; study: all)"
+            "law", str, "laws to fit, separated by commas, or all; see `scaling laws` (default: chinchilla; study: all)"
         ),
-        Flag("n", str, "what N counts: nonembedding, total, a parameter group, a column (default of a study: both)"),
-        Flag("dataset", str, "data set of a study (default: every one)"),
-        Flag("term", str, "loss or metric of a study (default: every one; with --law the headline loss)"),
-        Flag("where", str, "fit these rows only, such as 'N > 1e6 and outlier == 0'"),
-        Flag("columns", str, "names in the table, such as 'N=params,loss=val_loss' (x=NAME: a law of one variable)"),
-        Flag("fixed", str, "parameters held at a value, such as 'E=1.69,alpha=0.34'"),
+        Flag(
+            "n",
+            str,
+            "what N counts: nonembedding, total, a parameter group or a column (study: the first two)",
+        ),
+        Flag("dataset", str, "data set of a study (default: all)"),
+        Flag("term", str, "loss or metric of a study (default: all; with --law, the headline loss)"),
+        Flag("where", str, "fit only the rows that satisfy this, such as 'N > 1e6 and outlier == 0'"),
+        Flag(
+            "columns",
+            str,
+            "columns of the table, such as 'N=params,loss=val_loss'; x=NAME for a law in one variable",
+        ),
+        Flag("fixed", str, "parameters to hold at a value, such as 'E=1.69,alpha=0.34'"),
         Flag("prior", str, "normal priors NAME=MEAN:SD, such as 'E=1.7:0.1,A=400:50'"),
         Flag(
             "objective",
@@ -353,21 +361,21 @@ VERB = Verb(
         Flag(
             "weights",
             str,
-            "weights of the rows: none, seeds (inverse variance between seeds) or a column",
+            "weights of the rows: none, seeds (inverse variance between seeds) or the name of a column",
             "none",
         ),
         Flag(
             "scheme",
             str,
             "how intervals are computed: auto, likelihood-t, profile-t, delta-t, bootstrap, bootstrap-runs or "
-            "jackknife-t; all compares them",
+            "jackknife-t; all computes and compares them",
             "auto",
         ),
         Flag("seed", int, "random seed of posterior draws and bootstrap", 0),
-        Flag("warmup", int, "learning curves only: warm-up steps before the first row of a run"),
+        Flag("warmup", int, "for learning curves: warm-up steps before the first row of each run"),
         LEVEL,
         DISCREPANCY,
-        Flag("out", str, "file of the card, or directory for several (default of a study: WORKDIR/fits)"),
+        Flag("out", str, "file for the card, or directory for several cards (default for a study: WORKDIR/fits)"),
         JSON,
     ),
     example="scaling fit runs.csv --law=chinchilla",

@@ -1,4 +1,4 @@
-"""laws: the functional forms and the published coefficients, with their sources."""
+"""laws: lists the functional forms and published coefficients, with their sources."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def laws(options: SimpleNamespace) -> int:
-    """The functional forms and the published coefficients, with their sources."""
+    """Lists the functional forms and published coefficients, with their sources."""
     from analysis.laws import REGISTRY, published
 
     if options.json:
@@ -30,8 +30,10 @@ def laws(options: SimpleNamespace) -> int:
             print(f"{'':14} {entry.name}: {values}")
             note = f"; {entry.note}" if entry.note else ""
             print(f"{'':16} {entry.source}, arXiv {entry.arxiv}; {entry.where}; {entry.mark}{note}")
-    print("a law of x is fitted in any column (power:C); parameters are tied by name (NAME[beta=alpha]); a law of your")
-    print("own is a Law in a Python file (mine.py:law)")
+    print(
+        "a law in x can be fitted in any column (power:C); parameters can be tied by name (NAME[beta=alpha]); a law of"
+    )
+    print("your own is a Law in a Python file (mine.py:law)")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""next: the cells that shrink a target most per FLOP, as a table and as a configuration that `run` takes."""
+"""next: proposes the cells that narrow a target's interval most per FLOP, as a table and as a file for `run`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def next_cells(options: SimpleNamespace) -> int:
-    """The next cells of a study or of a table's fit."""
+    """Proposes the next cells for a study, or for the fit of a table."""
     from analysis.decide.next_cells import Safeguards
     from analysis.decide.next_cells import next_cells as propose
     from analysis.fitting import load_fit
 
     card, workdir = _card(options)
     _check(options, workdir)
-    found = propose(
+    proposal = propose(
         load_fit(card),
         target=options.target,
         budget=options.budget,
@@ -41,14 +41,14 @@ def next_cells(options: SimpleNamespace) -> int:
     if options.out:
         path = Path(options.out)
         if path.suffix == ".json":
-            write_json(path, found)
+            write_json(path, proposal)
         else:
             assert workdir is not None
-            write_atomic(path, configuration(workdir, found))
+            write_atomic(path, configuration(workdir, proposal))
     if options.json:
-        print_json(found)
+        print_json(proposal)
         return 0
-    print("\n".join(_lines(found)))
+    print("\n".join(_lines(proposal)))
     if options.out:
         print(f"written: {options.out}")
         if Path(options.out).suffix == ".py":
@@ -57,7 +57,7 @@ def next_cells(options: SimpleNamespace) -> int:
 
 
 def _check(options: SimpleNamespace, workdir: Path | None) -> None:
-    """UserError where something is not said, or ``--out`` is no file that can be written of it."""
+    """UserError if target or budget is missing, or ``--out`` is not a file that can be written."""
     for name in ("target", "budget"):
         if getattr(options, name) is None:
             remedy = "give --target=log_N_opt@FLOPS (or a, E, loss@FLOPS) and --budget=FLOPS"
@@ -66,26 +66,35 @@ def _check(options: SimpleNamespace, workdir: Path | None) -> None:
     if suffix not in (".py", ".json"):
         raise UserError("out", options.out, "give NAME.py for a configuration that `run` takes, or NAME.json")
     if suffix == ".py" and workdir is None:
-        raise UserError("out", options.out, "a table has no study to go on with; give NAME.json", Code.UNSUPPORTED)
+        raise UserError(
+            "out",
+            options.out,
+            "a table has no study to continue; give NAME.json",
+            Code.UNSUPPORTED,
+        )
 
 
 def numbers(field: str, text: str | None, kind: type) -> tuple[Any, ...]:
-    """``1,2,3`` as numbers."""
+    """The numbers of a list such as ``1,2,3``.
+
+    Raises:
+      UserError: an item is not a number (INVALID).
+    """
     try:
         return tuple(kind(item) for item in filter(None, (text or "").split(",")))
     except ValueError:
-        raise UserError(field, text, "must be numbers with commas between") from None
+        raise UserError(field, text, "must be numbers separated by commas") from None
 
 
 def _ratios(text: str | None) -> tuple[float, float] | None:
-    found = numbers("ratios", text, float)
-    if found and len(found) != 2:
+    bounds = numbers("ratios", text, float)
+    if bounds and len(bounds) != 2:
         raise UserError("ratios", text, "must be the smallest and the largest tokens per parameter, such as 2,400")
-    return (found[0], found[1]) if found else None
+    return (bounds[0], bounds[1]) if bounds else None
 
 
 def _card(options: SimpleNamespace) -> tuple[Path, Path | None]:
-    """The fit card, and the work directory it is of (the one given, or the one in whose fits/ the card lies)."""
+    """The fit card and its work directory: the given one, or the one whose fits/ contains the card."""
     path = options.path
     if not path.is_dir():
         return path, study_of(path)
@@ -114,25 +123,26 @@ STUDY_COLUMNS: dict[str, Callable[[NextCell], object]] = {
     "seed": lambda row: row.seed,
     "stem": lambda row: "new" if row.new_stem else "existing",
 }
-PRICES = {"stems": "stems once, a branch of an existing stem only its own steps", "whole_runs": "whole runs"}
+PRICES = {"stems": "each stem once; a branch of an existing stem costs only its own steps", "whole_runs": "whole runs"}
 
 
-def _lines(found: Proposal) -> list[str]:
+def _lines(proposal: Proposal) -> list[str]:
     from analysis.show.answers import sentence
 
-    width, top, bounds, noise = found.half_width, found.top_decade, found.tokens_per_parameter, found.noise
-    of_study = bool(found.cells) and found.cells[0].size is not None
+    width, top, bounds, noise = proposal.half_width, proposal.top_decade, proposal.tokens_per_parameter, proposal.noise
+    of_study = bool(proposal.cells) and proposal.cells[0].size is not None
     columns = {**STUDY_COLUMNS, **COLUMNS} if of_study else COLUMNS
     return [
-        f"{found.target} under {found.law}: {found.level:.0%} half-width {width.before:.3g} now, {width.after:.3g} "
-        f"expected after {len(found.cells)} cells for {found.spent:.3g} of {found.budget:.3g} FLOPs",
-        *table(found.cells, columns),
+        f"{proposal.target} under {proposal.law}: {proposal.level:.0%} half-width {width.before:.3g} now, "
+        f"{width.after:.3g} expected after {len(proposal.cells)} cells "
+        f"for {proposal.spent:.3g} of {proposal.budget:.3g} FLOPs",
+        *table(proposal.cells, columns),
         f"{top.share:.0%} of the spend in the top decade (from {top.start:.2g} FLOPs; at least {top.least:.0%}); D/N "
         f"within {bounds[0]:.3g} to {bounds[1]:.3g}",
-        f"linearised, mean over {found.parameter_sets} parameter sets of the fit; of {found.candidates} cells; price: "
-        f"{PRICES[found.price]}; noise {noise.run:.2%} a run, {noise.stem:.2%} a stem, {noise.drift:.2%} per e-fold "
-        "from the target",
-        *(f"warning {w.code}: {sentence(w)}" for w in found.warnings),
+        f"linearised, mean over {proposal.parameter_sets} parameter sets of the fit; chosen from {proposal.candidates} "
+        f"cells; price: {PRICES[proposal.price]}; noise {noise.run:.2%} a run, {noise.stem:.2%} a stem, "
+        f"{noise.drift:.2%} per e-fold from the target",
+        *(f"warning {w.code}: {sentence(w)}" for w in proposal.warnings),
     ]
 
 
@@ -141,7 +151,7 @@ def _lines(found: Proposal) -> list[str]:
 
 @dataclass(frozen=True)
 class _Cell:
-    """What an experiment file says of a cell: its recipe and model where they are not the defaults."""
+    """A cell as an experiment file states it: recipe and model only where they differ from the defaults."""
 
     dataset: str
     role: str
@@ -152,28 +162,28 @@ class _Cell:
     recipe: dict[str, object]
 
 
-def configuration(workdir: Path, found: Proposal) -> str:
-    """Python text of an experiment file: every cell of the study as it was planned, and the new ones.
+def configuration(workdir: Path, proposal: Proposal) -> str:
+    """Python source of an experiment file with every planned cell of the study and the new cells.
 
-    Old cells keep their identity, so that `run` trains the new ones only, and the study's file still lists all.
+    Old cells keep their identity, so `run` trains only the new ones, and study.json still lists all of them.
 
     Raises:
-      UserError: the cells have several models or recipes, so that new ones cannot be like them.
+      UserError: the cells differ in model or recipe, so it is unclear what a new cell should have.
     """
     study = read_study(workdir)
     specs = [spec for program in study.programs for spec in program.runs]
     cells = [_cell(spec.manifest) for spec in specs if spec.kind != "stem"]
-    new = _new(workdir, cells, found)
+    new = _new(workdir, cells, proposal)
     fields = {
         "family": specs[0].manifest.family,
         "repeats": any(spec.manifest.tokens.epochs > 1 for spec in specs),
         **plain(study.options),
     }
-    width = found.half_width
+    width = proposal.half_width
     lines = [
-        f'"""The study {study.name} with {len(new)} cells more, for {found.target}.',
+        f'"""The study {study.name} with {len(new)} more cells, for {proposal.target}.',
         "",
-        f"Made by `scaling next`; expected half-width {width.before:.3g} -> {width.after:.3g} for {found.spent:.3g} "
+        f"Made by `scaling next`; expected half-width {width.before:.3g} -> {width.after:.3g} for {proposal.spent:.3g} "
         "FLOPs. Old cells are not trained again.",
         '"""',
         "",
@@ -191,13 +201,11 @@ def configuration(workdir: Path, found: Proposal) -> str:
     return "\n".join([*lines, "    return config", ""])
 
 
-def _new(workdir: Path, cells: Iterable[_Cell], found: Proposal) -> list[_Cell]:
-    fitted = [cell for cell in cells if cell.dataset == found.dataset and cell.role in ("fit", "seed")]
+def _new(workdir: Path, cells: Iterable[_Cell], proposal: Proposal) -> list[_Cell]:
+    fitted = [cell for cell in cells if cell.dataset == proposal.dataset and cell.role in ("fit", "seed")]
     usual, main = fitted[0], min(cell.seed for cell in fitted)
     if any((cell.model, cell.recipe) != (usual.model, usual.recipe) for cell in fitted):
-        remedy = (
-            "its cells have several models or recipes, or the family's ladder has changed since; take --out=NAME.json"
-        )
+        remedy = "its cells differ in model or recipe, or the family's ladder has changed since; give --out=NAME.json"
         raise UserError("workdir", workdir, remedy, Code.UNSUPPORTED)
     return [
         replace(
@@ -207,7 +215,7 @@ def _new(workdir: Path, cells: Iterable[_Cell], found: Proposal) -> list[_Cell]:
             seed=cell.seed,
             role="fit" if cell.seed == main else "seed",
         )
-        for cell in found.cells
+        for cell in proposal.cells
     ]
 
 
@@ -224,7 +232,7 @@ def _cell(manifest: Manifest) -> _Cell:
 
 
 def _blocks(cells: Iterable[_Cell]) -> list[dict[str, Any]]:
-    """Cells that share all but size and D, as keywords of blocks of pairs."""
+    """Keyword arguments of one ``pairs`` block for each group of cells that differ only in size and D."""
     groups: dict[str, list[_Cell]] = {}
     for cell in cells:
         groups.setdefault(repr((cell.dataset, cell.role, cell.seed, cell.model, cell.recipe)), []).append(cell)
@@ -244,23 +252,23 @@ def _blocks(cells: Iterable[_Cell]) -> list[dict[str, Any]]:
 
 
 def _literal(value: Any) -> str:
-    """Python text, indented as the body of a function is."""
+    """Python source of a value, indented for the body of a function."""
     return pprint.pformat(value, width=100, sort_dicts=False).replace("\n", "\n    ")
 
 
 VERB = Verb(
-    summary="choose the next cells to train: those that narrow the interval of a target most per FLOP",
+    summary="choose the next cells to train: those that most narrow the interval of a target, per FLOP",
     positional=("FIT.json|WORKDIR",),
     flags=(
-        Flag("target", str, "what to know better: log_N_opt@FLOPS, loss@FLOPS, a, E, alpha or another parameter"),
+        Flag("target", str, "what to estimate better: log_N_opt@FLOPS, loss@FLOPS, a, E, alpha or another parameter"),
         Flag("budget", float, "FLOPs that may be spent"),
         Flag("out", str, "write NAME.py, an experiment file with the study and the new cells, or NAME.json"),
-        Flag("seeds", str, "seeds that may be trained besides those of the study, such as '1,2'"),
+        Flag("seeds", str, "seeds to allow in addition to those of the study, such as '1,2'"),
         Flag("ratios", str, "smallest and largest D/N, such as '2,400' (default: those of the fitted runs)"),
-        Flag("share", float, "spend at least this share in the top decade of compute", 0.3),
-        Flag("drift", float, "assumed model error, sd of log loss per e-fold of compute (default: the card's)"),
-        Flag("dataset", str, "data set of a study (default: its first)"),
-        Flag("law", str, "which card of a study (default: that of the default law)"),
+        Flag("share", float, "spend at least this share of the FLOPs in the top decade of compute", 0.3),
+        Flag("drift", float, "assumed model error: sd of log loss per e-fold of compute (default: that of the card)"),
+        Flag("dataset", str, "data set of a study (default: the first)"),
+        Flag("law", str, "use the card of this law in a study (default: the default law)"),
         LEVEL,
         JSON,
     ),

@@ -1,4 +1,4 @@
-"""plan: the cells of a study and their price."""
+"""plan: shows the cells of a study and their cost."""
 
 from __future__ import annotations
 
@@ -20,26 +20,31 @@ if TYPE_CHECKING:
 
 
 def plan(options: SimpleNamespace) -> int:
-    """The cells of a study and their price. Writes nothing."""
+    """Prints the cells of a study and their cost. Writes nothing."""
     if options.config is None:
         remedy = "give --config=FILE.py or the name of an installed experiment (demo)"
         raise UserError("config", "nothing", remedy, Code.MISSING)
-    made, workdir = planned(options)
-    memory = _memory(made, options)
-    rows, expected = made.rows(), _expected_precision(made, options)
+    study_plan, workdir = planned(options)
+    memory = _memory(study_plan, options)
+    rows, expected = study_plan.rows(), _expected_precision(study_plan, options)
     if options.json:
-        answer = {"schema": 2, "kind": "plan", "study": made.study.name, "workdir": str(workdir), "cells": rows}
-        answer |= {"totals": made.totals, "expected_precision": expected, "memory": memory, "warnings": made.warnings}
+        answer = {"schema": 2, "kind": "plan", "study": study_plan.study.name, "workdir": str(workdir), "cells": rows}
+        answer |= {
+            "totals": study_plan.totals,
+            "expected_precision": expected,
+            "memory": memory,
+            "warnings": study_plan.warnings,
+        }
         print_json(answer)
         return 0
     _print_cells(rows)
     _print_parameters(rows)
-    _print_price(made.totals)
+    _print_price(study_plan.totals)
     if memory is not None:
         _print_memory(memory)
     _print_precision(expected)
     _print_regret([(row, row.regret) for row in rows if row.regret is not None])
-    for text in made.warnings:
+    for text in study_plan.warnings:
         print(f"warning: {text}")
     return 0
 
@@ -81,17 +86,17 @@ def _print_price(totals: Totals) -> None:
     from scaling.status import duration
 
     price = f", cost {totals.cost:.2f}" if totals.cost else ""
-    print(f"\n{totals.cells} cells in {totals.programs} programs, {totals.flops:.3e} FLOPs (a stem once)")
+    print(f"\n{totals.cells} cells in {totals.programs} programs, {totals.flops:.3e} FLOPs (each stem counted once)")
     print(f"about {duration(totals.device_seconds)} of one CPU core{price}")
 
 
-def _memory(made: Plan, options: SimpleNamespace) -> MemoryCheck | None:
-    """What each shape takes of a device's memory, where that was asked. UserError where a cell does not fit."""
+def _memory(study_plan: Plan, options: SimpleNamespace) -> MemoryCheck | None:
+    """Memory that each shape needs, if requested. UserError if a cell does not fit."""
     if not (options.check_memory or options.device):
         return None
     from scaling import plan as plans
 
-    return plans.check_memory(made, options.device)
+    return plans.check_memory(study_plan, options.device)
 
 
 def _print_memory(memory: MemoryCheck) -> None:
@@ -102,15 +107,15 @@ def _print_memory(memory: MemoryCheck) -> None:
     print("\n".join(table(memory.shapes, columns)))
 
 
-def _expected_precision(made: Plan, options: SimpleNamespace) -> dict[str, ExpectedPrecision]:
-    """By dataset, what a fit of its cells can be expected to give; holdouts are not fitted and do not count."""
+def _expected_precision(study_plan: Plan, options: SimpleNamespace) -> dict[str, ExpectedPrecision]:
+    """Expected precision of a fit to the cells of each data set; holdouts are not fitted and do not count."""
     from analysis.decide import design
 
     expected = {}
-    for dataset in made.study.datasets:
+    for dataset in study_plan.study.datasets:
         manifests = [
             spec.manifest
-            for program in made.programs
+            for program in study_plan.programs
             for spec in program.runs
             if spec.kind != "stem" and spec.role in ("fit", "seed") and spec.manifest.dataset == dataset
         ]
@@ -132,31 +137,32 @@ def _print_precision(expected: dict[str, ExpectedPrecision]) -> None:
     from analysis.show.numbers import percent
 
     first = next(iter(expected.values()))
-    print(f"\nexpected half-widths of the {percent(first.level)} intervals of these cells ({sentence(first.prior)})")
-    for dataset, each in expected.items():
-        print(f"  {dataset}: {sentence(each)}")
-        for name, seen in (each.simulated or {}).items():
-            simulated = f"by simulation ±{seen.half_width:.2g}, RMSE {seen.rmse:.2g}, covered {seen.cover:.0%}"
+    intervals = f"{percent(first.level)} intervals from a fit to these cells"
+    print(f"\nexpected half-widths of the {intervals} ({sentence(first.prior)})")
+    for dataset, precision in expected.items():
+        print(f"  {dataset}: {sentence(precision)}")
+        for name, drawn in (precision.simulated or {}).items():
+            simulated = f"by simulation ±{drawn.half_width:.2g}, RMSE {drawn.rmse:.2g}, covered {drawn.cover:.0%}"
             print(f"    {name}: {simulated}")
 
 
 def _print_regret(rows: Sequence[tuple[PlannedCell, Regret]]) -> None:
     if not rows:
         return
-    print("\nregret of learning rate and batch by the tuned recipe, at the corners of the study")
+    print("\nregret of learning rate and batch under the tuned recipe, at the corners of the study")
     for n, d in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         row, regret = max(rows, key=lambda each, n=n, d=d: n * math.log(each[0].N) + d * math.log(each[0].D))
         print(f"  N {row.N:,}, D {row.D:,}: {regret.value:.2%} of the loss, at most {regret.hi:.2%}")
 
 
 VERB = Verb(
-    summary="show a study before it is trained: every cell's N, D and steps, FLOPs, time, expected precision",
+    summary="show a study before training it: N, D, steps, FLOPs and time of every cell, and the expected precision",
     flags=(
         WORKDIR,
-        Flag("simulate", int, "draw and fit this many studies too, as a check of the expected precision (slow)", 0),
-        Flag("noise", float, "assumed sd of log loss between runs that differ in their seed", 0.005),
-        Flag("check_memory", bool, "compile every shape and refuse cells that do not fit into memory", False),
-        Flag("device", str, "check the memory of this device, such as h100-80gb (default: the one here)"),
+        Flag("simulate", int, "also simulate and fit this many studies, to check the expected precision (slow)", 0),
+        Flag("noise", float, "assumed sd of log loss between runs that differ only in seed", 0.005),
+        Flag("check_memory", bool, "compile every shape, and refuse cells that do not fit in memory", False),
+        Flag("device", str, "check against the memory of this device, such as h100-80gb (default: the present one)"),
         JSON,
     ),
     study=True,

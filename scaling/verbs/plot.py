@@ -1,4 +1,4 @@
-"""plot: the figures of a study or of a fit card, as files."""
+"""plot: writes the figures of a study or of a fit card."""
 
 from __future__ import annotations
 

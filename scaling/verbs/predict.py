@@ -1,4 +1,4 @@
-"""predict: what a card says of a budget, and the seal of a study's forecasts."""
+"""predict: what to train for a budget, from a card; or seals the forecasts of a study."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONDITIONS = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_
 
 @dataclass(frozen=True)
 class Rate:
-    """The best learning rate by a law that holds one, and what a ``given`` one costs: a share of the loss."""
+    """The best learning rate under a law that has one, and the relative loss increase (regret) at a ``given`` one."""
 
     best: Interval
     given: float | None = None
@@ -37,14 +37,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class RecipeAt:
-    """Learning rate, batch (sequences) and steps at an answer by the recipe of the study.
+    """Learning rate, batch (sequences) and steps that the study's recipe sets at the answered N and D.
 
     Attributes:
-      size: the nearest of the study's ladder.
-      fitted: whether they are of a rule that ``scaling tune`` fitted.
-      note: where they are from.
-      best: of a tuned recipe, its best learning rate and batch (tokens).
-      regret: of a tuned recipe, the share of the loss that these cost.
+      size: the nearest size of the study's ladder.
+      fitted: whether they come from a rule fitted by ``scaling tune``.
+      note: where they come from, in words.
+      best: for a tuned recipe, its best learning rate and batch (tokens).
+      regret: for a tuned recipe, the relative loss increase over the best.
     """
 
     learning_rate: float
@@ -58,7 +58,7 @@ class RecipeAt:
 
 
 def predict(options: SimpleNamespace) -> int:
-    """What a card says of a budget; or the seal of a study's forecasts."""
+    """Prints what to train for a budget, from a card; or seals the forecasts of a study."""
     if options.path.is_dir():
         return _seal(options)
     from analysis import laws
@@ -69,7 +69,7 @@ def predict(options: SimpleNamespace) -> int:
     whole = load_fit(options.path)
     if options.discrepancy != "auto":
         whole = whole.with_discrepancy(term(whole.law.name, options.discrepancy))
-    at_best = laws.reduced(whole.law)  # every question of N and D is asked at the best hyperparameter
+    at_best = laws.reduced(whole.law)  # answers in N and D assume the best hyperparameter
     fitted = whole if at_best is None else whole.reduced(at_best)
     workdir = study_of(options.path)
     answer = _answer(fitted, workdir, options)
@@ -85,28 +85,30 @@ def _answer(fitted: Fit, workdir: Path | None, options: SimpleNamespace) -> Allo
     from analysis.decide.allocate import optimal
     from analysis.decide.spending import Budget, measured, spend
 
-    given = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
+    conditions = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
     more = {"level": options.level, "force": options.force}
-    if not given:
+    if not conditions:
         return optimal(fitted, flops=options.flops, params=options.params, tokens=options.tokens, **more)
     for name in ("params", "tokens"):
         if (value := getattr(options, name)) is not None:
-            raise UserError(name, value, f"cannot be given with --{next(iter(given))}; give --flops", Code.CONFLICT)
-    throughput = fitted.card.throughput  # of a table that has it
-    if "device_hours" in given and workdir is not None:
+            raise UserError(
+                name, value, f"cannot be given with --{next(iter(conditions))}; give --flops", Code.CONFLICT
+            )
+    throughput = fitted.card.throughput  # of a table that has the column
+    if "device_hours" in conditions and workdir is not None:
         throughput = measured(workdir, fitted.data.dataset, fitted.conventions.n or "nonembedding")
-    return spend(fitted, Budget(flops=options.flops, throughput=throughput, **given), **more)
+    return spend(fitted, Budget(flops=options.flops, throughput=throughput, **conditions), **more)
 
 
 # --- hyperparameters at the answer
 
 
 def _rate(fitted: Fit, answer: Allocation, options: SimpleNamespace) -> Rate | None:
-    """The best learning rate at the answer by a law that holds one, and what a given one costs; else None."""
+    """Best learning rate at the answer, with the regret of a given one; None if the law has no learning rate."""
     given, tuning = options.learning_rate, fitted.law.tuning
     if tuning is None:
         if given is not None:
-            remedy = f"law {fitted.law.name} holds none; fit one that does (scaling laws)"
+            remedy = f"law {fitted.law.name} has no learning rate; fit one that does (see `scaling laws`)"
             raise UserError("learning_rate", given, remedy, Code.UNSUPPORTED)
         return None
     if given is not None and not (given > 0 and math.isfinite(given)):
@@ -130,9 +132,9 @@ def _rate_lines(rate: Rate | None) -> list[str]:
 
 
 def _recipe(workdir: Path | None, fitted: Fit, answer: Allocation) -> RecipeAt | None:
-    """Learning rate, batch and steps by the recipe of the study, with intervals where `scaling tune` fitted it.
+    """Learning rate, batch and steps from the study's recipe, with intervals if `scaling tune` fitted it.
 
-    Under a rule of N and D they are the rule's at the answer; else the recipe's at the nearest size of the ladder.
+    A rule in N and D is evaluated at the answer; otherwise they are those of the nearest size of the ladder.
     """
     if workdir is None or fitted.conventions.n not in ("nonembedding", "total"):
         return None
@@ -143,7 +145,7 @@ def _recipe(workdir: Path | None, fitted: Fit, answer: Allocation) -> RecipeAt |
     n, tokens = answer.N.value, answer.D.value
     size = min(rows, key=lambda size: abs(math.log(size / n)))
     row = rows[size]
-    # a rule counts non-embedding parameters, the card perhaps others
+    # rules take non-embedding parameters; the N of the card may count others
     return _at(study, dataset, row, n * row.N_nonembedding / size, tokens)
 
 
@@ -155,10 +157,10 @@ def _at(study: StudyRecord, dataset: str, row: LadderRow, parameters: float, tok
     from scaling import recipe
 
     manifests = (spec.manifest for program in study.programs for spec in program.runs)
-    held = next((m.recipe for m in manifests if m.dataset == dataset and m.role == "fit"), {})
-    rules = recipe.Recipe(**{k: v for k, v in held.items() if k in recipe.Recipe.__dataclass_fields__})
+    resolved = next((m.recipe for m in manifests if m.dataset == dataset and m.role == "fit"), {})
+    rules = recipe.Recipe(**{k: v for k, v in resolved.items() if k in recipe.Recipe.__dataclass_fields__})
     rate, batch = row.learning_rate, row.batch
-    note = f"a rule, not fitted (the study's recipe at size {row.size}, the nearest of its ladder)"
+    note = f"a rule, not fitted (the study's recipe at size {row.size}, the nearest on its ladder)"
     if rules.rule != "fixed":
         rules = recipe.resolve(rules, parameters, tokens, row.context)
         rate, batch = rules.learning_rate, rules.batch
@@ -179,15 +181,15 @@ def _interval(cell: Mapping[str, float]) -> Interval:
     return Interval(value=cell["value"], lo=cell["lo"], hi=cell["hi"])
 
 
-def _recipe_lines(found: RecipeAt | None) -> list[str]:
-    if found is None:
+def _recipe_lines(recipe: RecipeAt | None) -> list[str]:
+    if recipe is None:
         return []
     units = {"learning_rate": "", "batch": " tokens"}
     return [
-        f"  learning rate {found.learning_rate:.3g}, batch {found.batch}, {found.steps:,} steps: {found.note}",
+        f"  learning rate {recipe.learning_rate:.3g}, batch {recipe.batch}, {recipe.steps:,} steps: {recipe.note}",
         *(
             f"    best {name.replace('_', ' ')} {interval(cell, 3)}{units[name]}, as tuned"
-            for name, cell in found.best.items()
+            for name, cell in recipe.best.items()
         ),
     ]
 
@@ -201,7 +203,9 @@ def _seal(options: SimpleNamespace) -> int:
 
     for name in ("flops", "params", "tokens", *CONDITIONS):
         if getattr(options, name) is not None:
-            raise UserError(name, getattr(options, name), "needs a fit card; a study's own cells are sealed without it")
+            raise UserError(
+                name, getattr(options, name), "is for a fit card; sealing a study's forecasts does not take it"
+            )
     result = forecast.seal(options.path)
     if options.json:
         print_json(result)
@@ -224,21 +228,21 @@ def _seal(options: SimpleNamespace) -> int:
 
 
 VERB = Verb(
-    summary="what to train for a compute budget, by a fit card; of a study: seal forecasts of its held-out runs",
+    summary="say what to train for a compute budget, from a fit card; or seal forecasts of a study's held-out runs",
     positional=("FIT.json|WORKDIR",),
     flags=(
         Flag("flops", float, "training compute in FLOPs"),
         Flag("params", float, "number of parameters N"),
         Flag("tokens", float, "number of training tokens D"),
-        Flag("learning_rate", float, "of a law with a learning rate (lr_loss): what this one costs"),
-        Flag("max_params", float, "with --flops: no more parameters than this"),
-        Flag("tokens_per_parameter", float, "with --flops: train at this D/N, whatever is optimal"),
-        Flag("unique_tokens", float, "with --flops: tokens of data there are; beyond them they repeat"),
-        Flag("inference_tokens", float, "with --flops: tokens to be served; least compute of training and serving"),
-        Flag("device_hours", float, "in place of --flops: hours of one device, at the measured speed of the runs"),
+        Flag("learning_rate", float, "for a law with a learning rate (lr_loss): show the regret of this one"),
+        Flag("max_params", float, "with --flops: at most this many parameters"),
+        Flag("tokens_per_parameter", float, "with --flops: train at this D/N instead of the optimal one"),
+        Flag("unique_tokens", float, "with --flops: unique tokens available; training beyond them repeats data"),
+        Flag("inference_tokens", float, "with --flops: tokens to serve; minimises training plus serving compute"),
+        Flag("device_hours", float, "instead of --flops: hours on one device, at the measured speed of the runs"),
         LEVEL,
         DISCREPANCY,
-        Flag("force", bool, "answer even where the fit does not support it; the answer says why not", False),
+        Flag("force", bool, "answer even if the fit does not support it; the answer then says why not", False),
         JSON,
     ),
     example="scaling predict fit.json --flops=1e18",

@@ -1,4 +1,4 @@
-"""report: one self-contained HTML file of a study."""
+"""report: writes one self-contained HTML file for a study."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def report(options: SimpleNamespace) -> int:
 
 def _study(path: Path) -> Path:
     if not path.is_dir():
-        raise UserError("workdir", path, "is no directory; give that of a study")
+        raise UserError("workdir", path, "is not a directory; give the work directory of a study")
     return path
 
 
 VERB = Verb(
     summary="write the report of a study, one HTML file with its figures, and print a summary",
     positional=("WORKDIR",),
-    flags=(Flag("out", str, "the file (default: WORKDIR/report.html)"), JSON),
+    flags=(Flag("out", str, "file to write (default: WORKDIR/report.html)"), JSON),
     example="scaling report runs/demo-smoke",
     call=report,
 )

@@ -1,4 +1,4 @@
-"""run: trains what is not final."""
+"""run: trains every run that is not final."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from scaling.verbs.show import print_json
 
 
 def run(options: SimpleNamespace) -> int:
-    """Trains what is not final. 0 all done; 1 some failed; 2 some were rejected; 130 after a Ctrl-C."""
+    """Trains every run that is not final. Exit status: 0 all done; 1 some failed; 2 some rejected; 130 on Ctrl-C."""
     from scaling.progress import follow
     from scaling.status import StatusReader, duration, headline
     from scaling.worker.programs import reset, settled
 
-    made = None
+    plan = None
     if options.config is not None:
-        made, workdir = planned(options)
+        plan, workdir = planned(options)
     elif options.workdir:
         workdir = Path(options.workdir)
     else:
         raise UserError("config", "nothing", "give --config=FILE.py, or --workdir of a study to continue", Code.MISSING)
-    # What is wrong with its options is heard of before anything is written.
+    # Options are checked before anything is written.
     engine = engines.engine(options.engine)(workdir, **engine_options(options))
-    if made is not None:
+    if plan is not None:
         from scaling import plan as plans
 
-        plans.write(made, workdir)
+        plans.write(plan, workdir)
     reader = StatusReader(workdir)
     if options.retry_failed:
         reset(workdir, reader.programs)

@@ -1,4 +1,4 @@
-"""What the verbs print with: JSON, aligned tables, numbers with intervals; and NAME=VALUE lists of a flag."""
+"""Helpers that the verbs print with (JSON, aligned tables, intervals), and the reading of NAME=VALUE lists."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ Row = TypeVar("Row")
 
 
 def study_of(card: Path) -> Path | None:
-    """The study in whose fits/ a card lies, or in whose fits/TERM/."""
+    """The work directory of the study whose fits/ or fits/TERM/ contains the card; None if there is none."""
     folders = [folder for folder in card.resolve().parents[:2] if folder.name == "fits"]
     return next((folder.parent for folder in folders if (folder.parent / "study.json").exists()), None)
 
 
 def card_name(label: str, law: str, n: str) -> str:
-    """The file of a fit's card among others: by data set, law and count of N, in letters that every system takes."""
+    """The file name of a card: data set, law and count of N, in characters that every file system accepts."""
     return safe(f"{label}-{law}-{n}.json")
 
 
 def law_name(law: str | None) -> str:
-    """The name of the law that ``--law`` asks for, the default one where it is not given."""
+    """The name of the law given by ``--law``, or of the default law."""
     from analysis import laws
 
     return (laws.default() if law is None else laws.get(law)).name
 
 
 def safe(name: str) -> str:
+    """The name with characters that a file system may refuse replaced by underscores."""
     return re.sub(r"[^\w.-]", "_", name)
 
 
 def print_json(value: Any) -> None:
-    """JSON of a value, of which any part may be a typed one."""
+    """Prints a value as JSON; any part of it may be a Struct."""
     print(json.dumps(value, indent=1, allow_nan=False, default=plain))
 
 
 def table(rows: Sequence[Row], columns: Mapping[str, Callable[[Row], object]]) -> list[str]:
-    """Lines of an aligned table: a title and a function of the row for each column. Numbers go to the right."""
+    """Lines of an aligned table; ``columns`` maps each title to a function of the row. Numbers are right-aligned."""
     from analysis.show.numbers import aligned
 
     return aligned([list(columns), *([str(show(row)) for show in columns.values()] for row in rows)])
@@ -60,7 +61,7 @@ def count(value: float) -> str:
 
 
 def interval(cell: Cell | None, count: int = 4) -> str:
-    """A number and its interval, to ``count`` digits."""
+    """A number and its interval as text, to ``count`` digits."""
     from analysis.show.numbers import digits
     from analysis.show.numbers import interval as text
 
@@ -68,14 +69,24 @@ def interval(cell: Cell | None, count: int = 4) -> str:
 
 
 def pairs(field: str, text: str | None, kind: Callable[[str], Any], form: str = "VALUE") -> dict[str, Any]:
-    """``a=1,b=2`` as a dictionary; ``kind`` reads a value, and raises ValueError where it is not of the ``form``."""
-    found = {}
+    """Parses ``a=1,b=2`` into a dictionary.
+
+    Args:
+      field: name of the flag, for the message.
+      text: what was given; None and the empty string give an empty dictionary.
+      kind: parses one value; raises ValueError if it cannot.
+      form: how a value is written, for the message.
+
+    Raises:
+      UserError: an item is not NAME=VALUE, or ``kind`` cannot parse its value (INVALID).
+    """
+    values = {}
     for item in filter(None, (text or "").split(",")):
         name, sign, value = item.partition("=")
         try:
-            found[name.strip()] = kind(value.strip())
+            values[name.strip()] = kind(value.strip())
         except ValueError:
             sign = ""
         if not sign or not value.strip():
             raise UserError(field, item, f"must be NAME={form}[,NAME={form} ...]")
-    return found
+    return values

@@ -1,4 +1,4 @@
-"""status: what is done, what is left, and what failed and why."""
+"""status: shows what is done, what is left, and what failed and why."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def status(options: SimpleNamespace) -> int:
-    """What is done and what is left."""
+    """Prints what is done and what is left."""
     from scaling.status import SETTLED, activity, duration, headline, study_status
 
-    found = study_status(options.path)
+    study = study_status(options.path)
     if options.json:
-        print_json(found)
+        print_json(study)
         return 0
     columns: dict[str, Callable[[RunStatus], object]] = {
         "run": lambda row: row.run,
@@ -35,18 +35,18 @@ def status(options: SimpleNamespace) -> int:
         "seconds": lambda row: f"{row.seconds:.1f}",
         "attempts": lambda row: row.attempts,
     }
-    print("\n".join(table(found.runs, columns)))
+    print("\n".join(table(study.runs, columns)))
     print()
-    print(headline(found))
-    for line in activity(found):
+    print(headline(study))
+    for line in activity(study):
         print(f"  {line}")
-    flops, seconds = found.flops, found.seconds
+    flops, seconds = study.flops, study.seconds
     spent = f"spent {flops.done:.3e} of {flops.total:.3e} FLOPs, {duration(seconds.spent)} of device time"
     print(f"{spent}; left {duration(seconds.left)}")
-    if any(row.hidden and row.state in SETTLED for row in found.runs):
+    if any(row.hidden and row.state in SETTLED for row in study.runs):
         print(f"held-out losses stay sealed until `scaling predict {options.path}`")
-    print_failures(found, sys.stdout)
-    for text in found.warnings:
+    print_failures(study, sys.stdout)
+    for text in study.warnings:
         print(f"warning: {text}")
     return 0
 

@@ -1,4 +1,4 @@
-"""tune: a small sweep of learning rate and batch, and the recipe that it supports."""
+"""tune: sweeps learning rate and batch at small sizes, and writes the recipe fitted to the sweep."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 
 def tune(options: SimpleNamespace) -> int:
-    """Trains the sweep, fits the best learning rate and batch, and writes the recipe. Resumable, as ``run`` is."""
+    """Trains the sweep, fits the best learning rate and batch, and writes the recipe. Resumable like ``run``."""
     if options.config is None:
-        raise UserError("config", "nothing", "give --config=FILE.py: the study whose recipe is to be tuned")
+        raise UserError("config", "nothing", "give --config=FILE.py, the study whose recipe to tune")
     config, base = sweep(options.config, options)
     workdir = Path(options.workdir) if options.workdir else default_workdir(config.name, options.argument)
     if options.dry_run:
@@ -39,34 +39,34 @@ def tune(options: SimpleNamespace) -> int:
         return plan(SimpleNamespace(**asked, config=config, argument=None))
     training = {flag.name: getattr(options, flag.name) for flag in TRAINING}
     asked = SimpleNamespace(**training, config=config, workdir=str(workdir), argument=None, json=False)
-    with contextlib.redirect_stdout(sys.stderr):  # what it prints is progress here
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the recipe; what `run` prints is progress
         code = run(asked)
     if code != 0:
         return code
-    found = fitted(workdir, options.level)
+    tuned = fitted(workdir, options.level)
     out = Path(options.out) if options.out else workdir / "recipe.json"
-    write_json(out, {"schema": SCHEMA, "kind": "recipe", "recipe": fields(base, found, workdir), "fit": found})
+    write_json(out, {"schema": SCHEMA, "kind": "recipe", "recipe": fields(base, tuned, workdir), "fit": tuned})
     if options.json:
-        shown = {name: value for name, value in plain(found).items() if name != "draws"}
+        shown = {name: value for name, value in plain(tuned).items() if name != "draws"}
         print_json({"schema": SCHEMA, "kind": "tune", "path": str(out), "workdir": str(workdir), **shown})
         return 0
-    print("\n".join(summary(found)))
+    print("\n".join(summary(tuned)))
     print(f"written: {out}; name it in a study: config.recipe.name = {str(out)!r}")
     return 0
 
 
 def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Recipe]:
-    """The configuration of the sweep and the recipe that it starts from: learning rates x batches x sizes x D.
+    """The configuration of the sweep (learning rates x batches x sizes x D), and the recipe that it starts from.
 
-    Defaults, of the study's first block that is fitted: its three smallest sizes, its smallest D and four times that,
-    five learning rates a factor of 2 apart around the recipe's, and half, once and twice its batch.
+    Defaults, from the study's first block that is not a holdout: its three smallest sizes, its smallest D and four
+    times that, five learning rates a factor of 2 apart around the recipe's, and half, once and twice its batch.
     """
     from scaling import recipe
     from scaling import study as studies
 
     first = next((b for b in config.cells.values() if b["role"] != "holdout"), None)
     if first is None:
-        raise UserError("config.cells", "holdouts only", "tune needs a block that is fitted")
+        raise UserError("config.cells", "holdouts only", "tune needs a block with role fit or seed")
     resolved = studies.resolve(config)
     cells = [c for c in resolved.cells if c.dataset == first["dataset"] and c.role != "holdout"]
     sizes = _list("sizes", options.sizes, int) or sorted({cell.size for cell in cells})[:3]
@@ -78,15 +78,15 @@ def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Recipe]:
     batches = _list("batches", options.batches, int)
     batches = batches or sorted({max(1, middle.batch // 2), middle.batch, 2 * middle.batch})
     seeds = _list("seeds", options.seeds, int) or [0]
-    made = studies.base(f"{config.name}-tune")
+    swept = studies.base(f"{config.name}-tune")
     kept = config.to_dict()
-    made.update({name: value for name, value in kept.items() if name not in ("name", "cells", "recipe", "data")})
-    made.data[first["dataset"]] = kept["data"][first["dataset"]]
-    # Every cell says its own recipe, which is the study's but for what is swept.
+    swept.update({name: value for name, value in kept.items() if name not in ("name", "cells", "recipe", "data")})
+    swept.data[first["dataset"]] = kept["data"][first["dataset"]]
+    # Every cell states its own recipe: the study's, except for the swept fields.
     start = {k: v for k, v in recipe.record(rules).items() if k not in ("rate_law", "batch_law", "tuned")}
     for number, rate in enumerate(rates):
         for batch in batches:
-            made.cells[f"rate{number}_batch{batch}"] = studies.block(
+            swept.cells[f"rate{number}_batch{batch}"] = studies.block(
                 "grid",
                 first["dataset"],
                 sizes,
@@ -95,11 +95,11 @@ def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Recipe]:
                 model=dict(first["model"]),
                 recipe={**start, "rule": "fixed", "learning_rate": rate, "batch": batch},
             )
-    return made, rules
+    return swept, rules
 
 
 def fitted(workdir: Path, level: float) -> Tuned:
-    """What a sweep's finished runs say of the best learning rate and batch."""
+    """Fits the best learning rate and batch to a sweep's finished runs."""
     from analysis.decide import tune
     from analysis.table import runs
 
@@ -113,15 +113,15 @@ def _manifests(workdir: Path) -> list[Manifest]:
     return [spec.manifest for program in read_study(workdir).programs for spec in program.runs]
 
 
-def fields(base: Recipe, found: Tuned, workdir: Path) -> dict[str, Any]:
-    """The recipe of the file: the one that was tuned, with the fitted laws for learning rate and batch."""
+def fields(base: Recipe, tuned: Tuned, workdir: Path) -> dict[str, Any]:
+    """The recipe to write: the one that was tuned, with the fitted laws for learning rate and batch."""
     from scaling import recipe
 
     kept = {k: v for k, v in recipe.record(base).items() if k not in ("learning_rate", "batch", "tuned", "batch_law")}
-    laws: dict[str, Any] = {"rule": "law", "rate_law": _coefficients(found.rate_law)}
-    if found.batch_law is not None:
-        return {**kept, **laws, "batch_law": _coefficients(found.batch_law)}
-    batch = next(m.recipe["batch"] for m in _manifests(workdir) if m.tokens.per_step == found.batch)
+    laws: dict[str, Any] = {"rule": "law", "rate_law": _coefficients(tuned.rate_law)}
+    if tuned.batch_law is not None:
+        return {**kept, **laws, "batch_law": _coefficients(tuned.batch_law)}
+    batch = next(m.recipe["batch"] for m in _manifests(workdir) if m.tokens.per_step == tuned.batch)
     return {**kept, **laws, "batch": batch}
 
 
@@ -143,55 +143,55 @@ COLUMNS: dict[str, Callable[[SweptCell], object]] = {
 }
 
 
-def summary(found: Tuned) -> list[str]:
-    """The fit for people."""
+def summary(tuned: Tuned) -> list[str]:
+    """Lines of text that describe the fit."""
     from analysis.show.tuning_sentences import sentence
 
-    lines = table(found.optima, COLUMNS)
-    for name, law in (("learning rate", found.rate_law), ("batch in tokens", found.batch_law)):
+    lines = table(tuned.optima, COLUMNS)
+    for name, law in (("learning rate", tuned.rate_law), ("batch in tokens", tuned.batch_law)):
         if law is not None:
             k, p, q = (interval(cell, 3) for cell in (law.k, law.p, law.q))
             lines.append(f"{name} = k N^p D^q: k {k}, p {p}, q {q}")
-    curvature = found.curvature
+    curvature = tuned.curvature
     value, lo, hi = (_twice(h) for h in (curvature.value, curvature.lo, curvature.hi))
     lines.append(
-        f"a learning rate 2x off costs {value} [{lo}, {hi}] of the loss; {found.runs} runs of {found.stems} stems "
-        f"within {found.window:.0%} of their cell's best, noise {found.noise:.2%}"
+        f"a learning rate off by 2x raises the loss by {value} [{lo}, {hi}]; {tuned.runs} runs of {tuned.stems} stems "
+        f"within {tuned.window:.0%} of their cell's best, noise {tuned.noise:.2%}"
     )
-    return [*lines, *(f"warning {w.code}: {sentence(w)}" for w in found.warnings)]
+    return [*lines, *(f"warning {w.code}: {sentence(w)}" for w in tuned.warnings)]
 
 
 def _twice(curvature: float | None) -> str:
-    """The share of the loss that a learning rate costs at twice or half the best one."""
+    """Relative loss increase at twice or half the best learning rate."""
     return "open" if curvature is None else f"{math.expm1(curvature * math.log(2) ** 2):.2%}"
 
 
 def _list(field: str, text: str | None, kind: type) -> list[Any]:
     try:
-        given = [float(item) for item in (text or "").split(",") if item.strip()]
+        numbers = [float(item) for item in (text or "").split(",") if item.strip()]
     except ValueError:
-        given = [math.nan]
-    if not all(map(math.isfinite, given)):
-        raise UserError(field, text, "must be numbers with commas between them")
-    found = [kind(value) for value in given]
-    if found != given:
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise UserError(field, text, "must be numbers separated by commas")
+    values = [kind(value) for value in numbers]
+    if values != numbers:
         raise UserError(field, text, "must be whole numbers")
-    return found
+    return values
 
 
 VERB = Verb(
-    summary="sweep learning rate and batch at small sizes, and write the recipe that the sweep supports",
+    summary="sweep learning rate and batch at small sizes, and write the recipe fitted to the sweep",
     flags=(
         WORKDIR,
         Flag("sizes", str, "sizes of the ladder to sweep, such as '0,1,2' (default: the study's three smallest)"),
-        Flag("tokens", str, "values of D (default: the study's smallest, and four times that)"),
+        Flag("tokens", str, "values of D in tokens (default: the study's smallest, and four times that)"),
         Flag("rates", str, "learning rates (default: five, a factor of 2 apart around the recipe's)"),
-        Flag("batches", str, "batches, in sequences (default: half the recipe's, the recipe's, twice that)"),
+        Flag("batches", str, "batches, in sequences (default: half, once and twice the recipe's)"),
         Flag("seeds", str, "seeds of the sweep, such as '0,1'", "0"),
         Flag("dry_run", bool, "show the plan of the sweep and train nothing", False),
         *TRAINING,
         LEVEL,
-        Flag("out", str, "file of the recipe (default: recipe.json in the work directory of the sweep)"),
+        Flag("out", str, "file for the recipe (default: recipe.json in the work directory of the sweep)"),
         JSON,
     ),
     study=True,

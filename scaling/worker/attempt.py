@@ -32,13 +32,13 @@ class Attempt:
     """One attempt at a program.
 
     Args:
-      workdir, program, lease: at what, held by what.
+      workdir, program, lease: what is attempted, and the lease that protects it.
       number: of the attempt, from 1. training: the module that trains.
       stopping: whether the worker was asked to stop.
 
     Attributes:
       over: whether its end is recorded.
-      exit_code: with which the process must end after it; None where it may go on.
+      exit_code: with which the process must exit after the attempt; None if it may continue.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Attempt:
 
     @property
     def callbacks(self) -> dict[str, Callable[..., Any]]:
-        """``progress`` and ``should_stop``, which what trains it calls at every chunk."""
+        """``progress`` and ``should_stop``, the callbacks that training calls at every chunk."""
         return {"progress": self._progress, "should_stop": self._should_stop}
 
     def _progress(self, run: str, flops: int) -> None:
@@ -71,10 +71,13 @@ class Attempt:
         return self._stopping()
 
     def end(self, problem: Exception | None) -> None:
-        """Records the end, with what was raised, and gives the lease back.
+        """Records the end of the attempt and releases the lease.
+
+        Args:
+          problem: the exception that ended it; None if training returned.
 
         Raises:
-          UserError: ``problem`` is one of the machine, for which no run is to blame.
+          UserError: the machine caused ``problem``, not the run (ENVIRONMENT).
         """
         self._record_end(self._missing_result() if problem is None else problem)
         self.over = True
@@ -91,7 +94,7 @@ class Attempt:
             log(f"{name}: finished")
         elif isinstance(problem, LeaseLost):
             log(f"{name}: the lease was lost, leaving it to its new owner")
-            if distributed.count() > 1:  # the others are still at it, and must end
+            if distributed.count() > 1:  # the others are still training, and must end
                 self.exit_code = EXIT_AGAIN
         elif isinstance(problem, self.training.interrupted):
             self.record.append(InterruptedRow(time=now()))
@@ -100,7 +103,7 @@ class Attempt:
         elif is_environment_error(problem):
             if isinstance(problem, UserError):
                 raise problem
-            remedy = f"{one_line(problem)}; free space or mend access"
+            remedy = f"{one_line(problem)}; free space or restore access"
             raise UserError("workdir", self.workdir, remedy, Code.ENVIRONMENT) from problem
         elif isinstance(problem, UserError):
             if self.lease.alive():
@@ -109,7 +112,7 @@ class Attempt:
             log(f"{name}: {one_line(problem)}")
             if self.lease.alive():
                 self._record_error(problem)
-            self.exit_code = EXIT_AGAIN  # a fresh process: an accelerator may be unusable after an error
+            self.exit_code = EXIT_AGAIN  # restart the process: an accelerator may be unusable after an error
 
     def _record_error(self, problem: Exception) -> None:
         with open(self.record.path / "error.log", "a") as file:
@@ -119,10 +122,10 @@ class Attempt:
 
 
 def begin(workdir: Path, program: ProgramSpec, core: str, max_attempts: int) -> int | None:
-    """Records the start of an attempt, under the lease of the program.
+    """Records the start of an attempt. The caller holds the program's lease.
 
     Returns:
-      Its number, from 1; None where the program used up its attempts, and its unfinished runs have failed.
+      The attempt's number, from 1; None if the program has no attempts left, in which case its unfinished runs fail.
     """
     record, marks = record_of(workdir, program.program), progress_marks(workdir, program)
     spent = attempts(record, marks)
@@ -137,7 +140,7 @@ def begin(workdir: Path, program: ProgramSpec, core: str, max_attempts: int) -> 
 
 
 def give_up(workdir: Path, program: ProgramSpec, status: Literal["failed", "rejected"], reason: str) -> None:
-    """Writes the result of every unfinished run of a program."""
+    """Writes a result with this status and reason for every unfinished run of a program."""
     starts = len(record_of(workdir, program.program).events(StartRow))
     for spec in program.runs:
         if settled(workdir, spec):

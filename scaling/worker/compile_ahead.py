@@ -1,4 +1,4 @@
-"""While one program trains, the next shape is compiled in a thread of its own."""
+"""Compiles the next shape in a background thread while a program trains."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from scaling.worker.training import Training
 
 
 class CompileAhead:
-    """Compiles one shape at a time, each once. ``training`` is the module that trains."""
+    """Compiles one shape at a time, candidate once. ``training`` is the module that trains."""
 
     def __init__(self, training: Training):
         self.training = training
-        self._seen: set[str] = set()  # batching keys of what trains, or was compiled
+        self._seen: set[str] = set()  # batching keys of programs that train or were compiled
         self._thread: threading.Thread | None = None
 
     @property
     def compiling(self) -> bool:
-        """Whether the thread is at work."""
+        """Whether the thread is compiling."""
         return self._thread is not None and self._thread.is_alive()
 
     def during(self, program: ProgramSpec, left: Sequence[ProgramSpec]) -> None:
-        """Begins to compile the first program of ``left`` whose shape is new, while ``program`` trains."""
+        """Starts compiling the first program of ``left`` whose shape is new; called before ``program`` trains."""
         if self.compiling:
             return
         self._seen.add(self.training.batching_key(program))
-        other = next((each for each in left if self.training.batching_key(each) not in self._seen), None)
+        other = next((candidate for candidate in left if self.training.batching_key(candidate) not in self._seen), None)
         if other is None:
             return
         self._seen.add(self.training.batching_key(other))
 
         def compile_steps(prepared: Callable[[], None]) -> None:
-            with contextlib.suppress(Exception):  # it is raised again when the program trains, and then it counts
+            with contextlib.suppress(Exception):  # raised again, and then recorded, when the program trains
                 prepared()
                 log(f"{other.program}: compiled ahead")
 

@@ -1,4 +1,4 @@
-"""How many programs of one shape a worker trains at a time."""
+"""Decides how many programs of one shape a worker trains at a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from scaling.records.types import ProgramSpec
 from scaling.worker.log import log
 from scaling.worker.training import Training
 
-AUTO = 8  # programs at a time with --ensemble=auto, on an accelerator that is measured to be faster so
+AUTO = 8  # programs at a time with --ensemble=auto, where a measurement on an accelerator shows that it is faster
 
 
 def parse_ensemble_size(text: str) -> int | None:
-    """How many programs at a time ``--ensemble`` says; None for auto. UserError where it says nothing."""
+    """The number of programs that ``--ensemble`` gives; None for auto.
+
+    Raises:
+      UserError: it is neither a positive whole number nor auto (INVALID).
+    """
     if text == "auto":
         return None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
@@ -28,7 +32,7 @@ class EnsembleSize:
 
     Args:
       training: the module that trains.
-      fixed: what ``--ensemble`` says; None measures it for each shape.
+      fixed: the number that ``--ensemble`` gives; None measures it for each shape.
     """
 
     def __init__(self, training: Training, workdir: Path, fixed: int | None):
@@ -39,7 +43,7 @@ class EnsembleSize:
         """The number for programs like this one.
 
         Args:
-          left: the programs that are not settled, this one among them.
+          left: all programs that are not settled, including this one.
         """
         if self.fixed is not None:
             return self.fixed
@@ -48,12 +52,12 @@ class EnsembleSize:
         import jax
 
         key = self.training.batching_key(program)
-        same = sum(self.training.batching_key(each) == key for each in left)
+        same = sum(self.training.batching_key(other) == key for other in left)
         if jax.default_backend() == "cpu" or same == 1:
             return 1
         if key not in self._measured:
             size = min(same, AUTO)
             faster = self.training.speedup(program, size, self.workdir)
-            log(f"{size} programs together are {faster:.2f} times as fast as one by one")
+            log(f"{size} programs together train {faster:.2f} times as fast as one by one")
             self._measured[key] = AUTO if faster > 1 else 1
         return self._measured[key]

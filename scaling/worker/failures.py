@@ -1,4 +1,4 @@
-"""Whose fault an exception is, the program's or the machine's; and an error on its way from a worker to its engine."""
+"""Tells failures of the machine from failures of a program, and passes errors from a worker to its engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from scaling.records.value import Value
 
 
 class Problem(Value):
-    """A UserError as JSON: what a worker that ends with EXIT_USER says to its engine."""
+    """A UserError as JSON: what a worker that exits with EXIT_USER reports to its engine."""
 
     field: str
     value: str
@@ -21,33 +21,33 @@ class Problem(Value):
 
     @property
     def error(self) -> UserError:
-        """The error that it was."""
+        """The UserError that was reported."""
         return UserError(self.field, self.value, self.remedy, self.code)
 
 
 def is_environment_error(error: BaseException) -> bool:
-    """Whether an error is about the machine (disk full, read-only, a missing file, too few devices, no such attention,
-    too little memory for an ensemble), so that no run is to blame."""
+    """Whether the machine caused an error (full or read-only disk, missing file, too few devices, unsupported
+    attention, too little memory for an ensemble), so that no run should be marked as failed."""
     if not isinstance(error, UserError):
-        return any(isinstance(each, OSError) and each.errno in STORAGE for each in _chain(error))
+        return any(isinstance(cause, OSError) and cause.errno in STORAGE for cause in _chain(error))
     return error.code is Code.ENVIRONMENT or any(
-        # The second is how orbax reports a full disk.
-        isinstance(each, OSError) or (isinstance(each, ValueError) and "RESOURCE_EXHAUSTED" in str(each))
-        for each in _chain(error)
+        # orbax reports a full disk as a ValueError.
+        isinstance(cause, OSError) or (isinstance(cause, ValueError) and "RESOURCE_EXHAUSTED" in str(cause))
+        for cause in _chain(error)
     )
 
 
 def _chain(error: BaseException) -> list[BaseException]:
     """The error and its causes."""
     chain: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in chain:
-        chain.append(at)
-        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return chain
 
 
 def one_line(error: BaseException) -> str:
-    """Type and first line of an exception: the reason in a result."""
+    """Type and first line of an exception, for the reason in a result."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__

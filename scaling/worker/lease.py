@@ -1,15 +1,15 @@
 """A lease on a directory: at most one process works there, also over NFS and between machines.
 
-``lease.json`` is made by hard-linking a finished file into place, so exactly one process can make it. Its owner keeps
-the file open and rewrites a beat counter *through that descriptor*: should somebody have moved the file away, the
-owner writes into what was moved and can never overwrite its successor's lease. An observer takes a lease away when
+``lease.json`` is created by hard-linking a complete file into place, so exactly one process can create it. The owner
+keeps the file open and rewrites a beat counter *through that descriptor*: if the file has been moved away, the
+owner writes into the moved file and never overwrites its successor's lease. An observer takes a lease away when
 
-* it belongs to a process of this machine that no longer lives (same boot, same process namespace, and the process
-  number is free or has been given to a process that began at another time), or
+* its holder was a process of this machine that is dead (same boot, same process namespace, and the process number is
+  free or now belongs to a process that began at another time), or
 * its content did not change for ``ttl`` seconds of the *observer's own* clock. Two clocks are never compared.
 
-Taking away is a rename to a unique name, followed by a look at what was renamed: had it changed in the last moment it
-is linked back, and should a third process have been faster, the inode at the path says who holds the lease.
+It is taken away by renaming it to a unique name and reading the renamed file: if it changed at the last moment, it is
+linked back. If a third process was faster, the inode at the path decides who holds the lease.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ TTL = 30.0  # seconds without a change after which an observer takes the lease a
 
 
 class LeaseLost(Exception):
-    """The lease is gone: another process may be at work here. Whoever gets this must write nothing more."""
+    """The lease is lost: another process may be working here, so the caller must write nothing more."""
 
 
 def _clock() -> float:
-    """Seconds that also pass while the machine sleeps, so that a laptop that wakes up knows that time has passed."""
+    """A clock that keeps running during suspend, so that a laptop that wakes up notices the lost time."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Lease:
-    """Held from ``acquire`` until ``release``, the death of the process, or the loss of the lease.
+    """A held lease, from ``acquire`` until ``release``, death of the process, or loss to another process.
 
-    A daemon thread renews it. ``alive`` costs nothing unless the last renewal is old, so it can be asked every chunk.
+    A daemon thread renews it. ``alive`` is free unless the last renewal is old, so it can be called at every chunk.
     """
 
     def __init__(self, path: Path, descriptor: int, content: LeaseRecord, beat: float, ttl: float):
@@ -58,27 +58,27 @@ class Lease:
         self._thread.start()
 
     def alive(self) -> bool:
-        """False once the lease is lost, for ever. A lease that could not be confirmed for long counts as lost."""
+        """Whether the lease is still held. One that could not be confirmed for too long counts as lost, for good."""
         if not self._lost and _clock() - self._confirmed > self._ttl / 2:
             self._renew()
         return not self._lost
 
     def confirm(self) -> bool:
-        """As ``alive``, and asks the directory now."""
+        """As ``alive``, but checks the directory now."""
         self._renew()
         return not self._lost
 
     def check(self) -> None:
-        """Raises LeaseLost unless alive."""
+        """Raises LeaseLost unless ``alive()``."""
         if not self.alive():
             raise LeaseLost(str(self.path.parent))
 
     def report(self, progress: Progress) -> None:
-        """What the next renewal shows to observers."""
+        """Sets the progress that the next renewal shows to observers."""
         self._progress = progress
 
     def release(self) -> None:
-        """Gives the lease back, unless it is somebody else's by now. May be called twice."""
+        """Releases the lease, unless another process holds it by now. May be called twice."""
         self._closed.set()
         self._thread.join()
         with self._lock:
@@ -101,7 +101,7 @@ class Lease:
             self._renew()
 
     def _mine(self) -> bool:
-        """Whether the file at the path is the one that is held open. It is opened, since NFS then asks the server."""
+        """Whether the file at the path is the one held open. Opening it makes NFS ask the server."""
         try:
             handle = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
@@ -112,7 +112,7 @@ class Lease:
             os.close(handle)
 
     def _renew(self) -> None:
-        """Writes the next beat, then looks whether the path still leads to it."""
+        """Writes the next beat, then checks that the path still leads to this file."""
         with self._lock:
             if self._lost or self._descriptor < 0:
                 return
@@ -124,13 +124,13 @@ class Lease:
                 os.pwrite(self._descriptor, self._written, 0)
                 os.fsync(self._descriptor)
                 mine = self._mine()
-                for _ in range(10):  # an observer that erred moves the file away and links it back at once
+                for _ in range(10):  # a mistaken observer moves the file away and links it back at once
                     if mine:
                         break
                     time.sleep(0.05)
                     mine = self._mine()
             except OSError as error:
-                # A file server that is away may come back before observers lose patience, but not a file that is gone.
+                # A file server may come back before observers lose patience; a stale file handle will not.
                 self._lost = error.errno == errno.ESTALE or now - self._confirmed > 0.75 * self._ttl
                 return
             if mine:
@@ -140,10 +140,11 @@ class Lease:
 
 
 def acquire(directory: str | os.PathLike[str], *, beat: float = BEAT, ttl: float = TTL) -> Lease | None:
-    """Takes the lease of a directory, which is made if missing. None when somebody holds it.
+    """Takes the lease of a directory, which is created if missing. None if another process holds the lease.
 
     Args:
-      beat: seconds between renewals. ttl: what the observers use; both only tell the owner when to doubt itself.
+      beat: seconds between renewals.
+      ttl: seconds without a change after which observers take the lease away.
 
     Raises:
       OSError: the directory cannot be written.
@@ -159,24 +160,24 @@ def acquire(directory: str | os.PathLike[str], *, beat: float = BEAT, ttl: float
         born=processes.born(os.getpid()),
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    made = path.with_name(f".{NAME}.{owner}")
-    descriptor = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    staged = path.with_name(f".{NAME}.{owner}")
+    descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         try:
             os.pwrite(descriptor, pack(content), 0)
             os.fsync(descriptor)
             try:
-                os.link(made, path)
-                held = True
+                os.link(staged, path)
+                linked = True
             except FileExistsError:
                 # An NFS server may have linked, lost its answer and refused the repeated request.
-                held = os.fstat(descriptor).st_nlink == 2
+                linked = os.fstat(descriptor).st_nlink == 2
         finally:
-            os.unlink(made)
+            os.unlink(staged)
     except BaseException:
         os.close(descriptor)
         raise
-    if not held:
+    if not linked:
         os.close(descriptor)
         return None
     return Lease(path, descriptor, content, beat, ttl)

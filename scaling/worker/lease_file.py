@@ -1,4 +1,4 @@
-"""The file lease.json: what it says, and how it is taken away. ``lease`` and ``watch`` decide who does so when."""
+"""Reads, writes and removes lease.json. ``lease`` and ``watch`` decide when."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from scaling.records.value import Value
 from scaling.worker import processes
 
 NAME = "lease.json"
-SIZE = 1024  # bytes; a lease is rewritten in place, so its length never changes and a full disk does not stop it
+SIZE = 1024  # bytes; fixed, so that a lease can be rewritten in place even on a full disk
 
 
 class Progress(Value):
-    """What a holder reports: the run that it trains, and the FLOPs of the program done so far."""
+    """What the holder reports: the run that it is training, and the FLOPs of the program done so far."""
 
     run: str
     flops: int
@@ -27,8 +27,8 @@ class LeaseRecord(Value, kw_only=True):
     """The content of lease.json.
 
     Attributes:
-      owner: unique. machine, born: see ``processes``. beat: renewals so far.
-      progress: None until the first chunk is trained: the holder compiles.
+      owner: a unique id. machine, born: see ``processes``. beat: number of renewals.
+      progress: None until the first chunk is trained, while the holder compiles.
     """
 
     schema: int = 1
@@ -43,12 +43,12 @@ class LeaseRecord(Value, kw_only=True):
 
     @property
     def dead(self) -> bool:
-        """Whether the holder certainly no longer lives, so that the lease means nothing."""
+        """Whether the holder is certainly dead, so that the lease is void."""
         return processes.certainly_dead(self.machine, self.pid, self.born)
 
 
 def read(path: Path) -> bytes | None:
-    """The content of a lease, None where there is none."""
+    """The content of a lease file; None if there is none."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -56,7 +56,7 @@ def read(path: Path) -> bytes | None:
 
 
 def parse(content: bytes) -> LeaseRecord | None:
-    """The lease, None where it was read while it was being written, or is damaged."""
+    """The decoded lease; None if it is damaged, or was read while being written."""
     try:
         return msgspec.json.decode(content, type=LeaseRecord)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -64,7 +64,7 @@ def parse(content: bytes) -> LeaseRecord | None:
 
 
 def holder(directory: str | os.PathLike[str]) -> LeaseRecord | None:
-    """What the lease of a directory says, or None where there is none that can be read."""
+    """The lease of a directory; None if there is none, or it cannot be read."""
     for _ in range(3):
         try:
             content = read(Path(directory) / NAME)
@@ -78,6 +78,7 @@ def holder(directory: str | os.PathLike[str]) -> LeaseRecord | None:
 
 
 def pack(content: LeaseRecord) -> bytes:
+    """The lease as ``SIZE`` bytes of JSON; ``progress`` is left out if it does not fit."""
     data = msgspec.json.encode(content)
     if len(data) >= SIZE:
         data = msgspec.json.encode(msgspec.structs.replace(content, progress=None))
@@ -85,14 +86,14 @@ def pack(content: LeaseRecord) -> bytes:
 
 
 def take_away(path: Path, expected: bytes) -> bool:
-    """Removes the lease if its content is the expected one; puts it back otherwise."""
+    """Removes the lease if its content is as expected, else restores it. Returns whether it was removed."""
     if read(path) != expected:
         return False
     tomb = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         os.rename(path, tomb)
     except FileNotFoundError:
-        if not tomb.exists():  # it does when the answer of a file server was lost and the request repeated
+        if not tomb.exists():  # it exists if a file server's answer was lost and the request repeated
             return False
     same = read(tomb) == expected
     if not same:

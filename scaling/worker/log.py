@@ -1,4 +1,4 @@
-"""The worker's log: the standard error, which is a file of the work directory. Standard library only."""
+"""The worker's log: standard error, redirected to a file of the work directory. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import time
 
 
 def now() -> str:
-    """The time in UTC, as every record has it."""
+    """The time in UTC, in the format of the records."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def log(text: str) -> None:
-    """One line with time and process."""
-    with contextlib.suppress(OSError):  # a full disk must not hide why
+    """Logs one line, with time and process number."""
+    with contextlib.suppress(OSError):  # a full disk must not hide the cause
         print(f"{now()} {os.getpid()} {text}", file=sys.stderr, flush=True)

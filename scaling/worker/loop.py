@@ -1,4 +1,4 @@
-"""What a worker does until every program is final: takes one, or several of one shape, trains them, takes the next."""
+"""The worker's main loop: leases one program, or several of one shape, trains them, and takes the next."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ POLL = 1.0  # seconds between two looks at what other workers hold
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker is told.
+    """Settings of a worker.
 
     Attributes:
-      core: the core that it is bound to, or all.
+      core: the core to bind to, or all.
       execute: ``module:function`` that trains a program.
-      max_attempts: of a program, without progress, before it is ``failed``.
-      ensemble: programs of one shape to train at a time; None measures it.
+      max_attempts: attempts at a program without progress before it is ``failed``.
+      ensemble: programs of one shape to train at a time; None measures what is best.
       only: names of programs to take; empty for all of study.json.
-      parent: process without which it ends; None for none.
-      ttl, beat: of leases, in seconds.
+      parent: process number; the worker ends when this is no longer its parent. None: it does not check.
+      ttl, beat: timeout and renewal interval of leases, in seconds.
     """
 
     core: str = "all"
@@ -59,7 +59,7 @@ class Worker:
     """One worker process.
 
     Raises:
-      UserError: the work directory has no study that can be read.
+      UserError: the work directory has no readable study (MISSING, DAMAGED).
     """
 
     def __init__(self, workdir: Path, settings: Settings):
@@ -67,16 +67,16 @@ class Worker:
         self.watch = Watch(settings.ttl, settings.beat)
         self.programs = [p for p in load_programs(workdir) if not settings.only or p.program in settings.only]
         self._stop = threading.Event()
-        self._code: int | None = None  # with which this process must end, and no longer train
+        self._code: int | None = None  # exit code, once this process must stop training
         self._settled: set[str] = set()
         self._ahead: CompileAhead | None = None
 
     def stop(self, *_: object) -> None:
-        """Signal handler: end at the next chunk."""
+        """Signal handler: stops at the next chunk."""
         self._stop.set()
 
     def stopping(self) -> bool:
-        """Whether this worker must end, was asked to, or its parent is gone: a pool leaves no worker behind."""
+        """Whether this worker must end: it was asked to, an attempt requires it, or its parent is gone."""
         parent = self.settings.parent
         if parent is not None and os.getppid() != parent and not self._stop.is_set():
             log("the parent is gone")
@@ -89,16 +89,16 @@ class Worker:
         return self._ahead is not None and self._ahead.compiling
 
     def run(self) -> int:
-        """Works until every program is settled (0) or somebody says stop (75); the exit code."""
+        """Trains until every program is settled or the worker must stop; returns the exit code."""
         if not distributed.primary():
             return self._follow()
         code = self._lead()
-        if code != EXIT_AGAIN:  # else the others are lost in the program, or have raised too
+        if code != EXIT_AGAIN:  # otherwise the others are stuck in the program, or have raised too
             distributed.agree({"exit": code})
         return code
 
     def _follow(self) -> int:
-        """Trains what process 0 of the group says, until it says how to end."""
+        """Trains the programs that process 0 of the group announces, until it announces an exit code."""
         log(f"process {distributed.index()} of {distributed.count()} on {socket.gethostname()}")
         training = Training(self.settings.execute)
         programs = {program.program: program for program in load_programs(self.workdir)}
@@ -122,13 +122,13 @@ class Worker:
         log(f"worker on core {settings.core} of {socket.gethostname()}, {len(self.programs)} programs")
         if not self._left():
             return EXIT_DONE
-        # Before any lease: a broken installation is no program's fault.
+        # Before any lease: a broken installation must not count against a program.
         self._training = training = Training(settings.execute)
         if settings.ensemble not in (None, 1) and not training.batches:
             remedy = f"{settings.execute} trains one program at a time"
             raise UserError("ensemble", settings.ensemble, remedy, Code.UNSUPPORTED)
         self._size = EnsembleSize(training, self.workdir, settings.ensemble)
-        # Workers of a pool, each bound to its core, compile for each other; a group has no thread to spare.
+        # Workers bound to cores share a compilation cache instead; a group has no thread to spare.
         if settings.core == "all" and distributed.count() == 1 and training.compiles_ahead:
             self._ahead = CompileAhead(training)
         while not self.stopping():
@@ -137,13 +137,13 @@ class Worker:
                 return EXIT_DONE
             attempt = self._claim()
             if attempt is None:
-                self._stop.wait(POLL)  # what others hold may become free: a dead peer's program is taken over
+                self._stop.wait(POLL)  # a lease of another worker may become free, for example when it dies
             else:
                 self._train(attempt)
         return EXIT_INTERRUPTED if self._code is None else self._code
 
     def _claim(self, key: str | None = None) -> Attempt | None:
-        """Begins an attempt at the largest program that is free; ``key``: of those that have this batching key."""
+        """Begins an attempt at the largest free program, among those with this batching key if ``key`` is given."""
         while True:
             left = [p for p in self._left() if key is None or self._training.batching_key(p) == key]
             taken = self._take(left)
@@ -154,12 +154,12 @@ class Worker:
                 return attempt
 
     def _take(self, left: Sequence[ProgramSpec]) -> tuple[ProgramSpec, Lease] | None:
-        """Leases the largest program that is free; one whose shape another worker is just compiling comes last, since
-        its executable will be in the cache in a few seconds."""
+        """Leases the largest free program. Shapes that another worker is compiling come last, since their executable
+        will be in the cache soon."""
         compiling = set()
         for program in left:
-            held = holder(record_of(self.workdir, program.program).path)
-            if held is not None and held.progress is None and not held.dead:
+            lease = holder(record_of(self.workdir, program.program).path)
+            if lease is not None and lease.progress is None and not lease.dead:
                 compiling.add(_compiled_for(program))
         for program in sorted(left, key=lambda program: _compiled_for(program) in compiling):
             if self.stopping():
@@ -169,9 +169,9 @@ class Worker:
         return None
 
     def _begin(self, program: ProgramSpec, lease: Lease) -> Attempt | None:
-        """An attempt, whose start is recorded; None, and the lease is given back, where there is nothing to attempt."""
+        """Records the start of an attempt. If there is nothing to attempt, releases the lease and returns None."""
         number = None
-        if not self._is_settled(program):  # else its last holder finished it between the look and the lease
+        if not self._is_settled(program):  # its last holder may have finished it before we got the lease
             number = begin(self.workdir, program, self.settings.core, self.settings.max_attempts)
         if number is None:
             lease.release()
@@ -180,7 +180,7 @@ class Worker:
         return Attempt(self.workdir, program, lease, number, training=self._training, stopping=self.stopping)
 
     def _train(self, first: Attempt) -> None:
-        """Trains a program, and others beside it where this worker takes several at a time."""
+        """Trains a program, together with others of its shape if this worker takes several at a time."""
         begun = [first]
 
         def claims() -> Iterator[Attempt]:
@@ -198,7 +198,7 @@ class Worker:
             else:
                 self._training.execute(first.program, self.workdir, **first.callbacks)
                 self._end(first, None)
-        except Exception as problem:  # of all of them, not of one
+        except Exception as problem:  # concerns all of them, not one
             for attempt in begun:
                 if not attempt.over:
                     self._end(attempt, problem)
@@ -207,7 +207,7 @@ class Worker:
                 attempt.lease.release()
 
     def _drive(self, first: Attempt, attempts: Iterator[Attempt], begun: Sequence[Attempt]) -> None:
-        """Trains attempts together, as many at a time as have begun, in a multiple of the mesh's ensemble axis."""
+        """Trains attempts together, as many at a time as have begun, rounded up to a multiple of mesh.ensemble."""
         from scaling import drive
 
         log(f"together: {', '.join(attempt.program.program for attempt in begun)}")
@@ -222,10 +222,10 @@ class Worker:
         drive.drive(members, -(-len(begun) // ways) * ways)
 
     def _end(self, attempt: Attempt, problem: Exception | None) -> None:
-        """Records the end of an attempt, and notes when this process must end too."""
+        """Records the end of an attempt, and whether this process must exit after it."""
         attempt.end(problem)
         if attempt.exit_code is not None:
-            # An exception of any of them asks for a fresh process, whatever the others were asked.
+            # An exception in any attempt requires a fresh process, however the others ended.
             again = EXIT_AGAIN in (self._code, attempt.exit_code)
             self._code = EXIT_AGAIN if again else attempt.exit_code
 
@@ -242,6 +242,6 @@ class Worker:
 
 
 def _compiled_for(program: ProgramSpec) -> str:
-    """What the executables of a program depend on, roughly: a wrong guess costs a compilation, nothing else."""
+    """Approximate key of a program's executables; a wrong guess only costs a compilation."""
     manifest = program.runs[0].manifest
     return canonical([manifest.family, manifest.config, manifest.recipe.get("batch")])

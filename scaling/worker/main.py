@@ -24,7 +24,7 @@ from scaling.worker.training import EXECUTE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit code."""
+    """Runs a worker; returns its exit code."""
     options = _parser().parse_args(arguments)
     report, worker = 1, None
     try:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _report(report, _as_user_error(error, options.workdir), as_json=options.json)
         code = EXIT_USER
     if (distributed.count() > 1 and code in (EXIT_AGAIN, EXIT_USER)) or (worker is not None and worker.compiling):
-        os._exit(code)  # leaving in order would wait for the others, or for the compiler
+        os._exit(code)  # a normal exit would wait for the other processes, or for the compiler
     return code
 
 
@@ -62,14 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--execute", default=EXECUTE, help="module:function that trains a program")
     parser.add_argument("--max_attempts", default=MAX_ATTEMPTS, type=int)
     parser.add_argument("--ensemble", default="auto", help="programs at a time, or auto (see scaling run --help)")
-    parser.add_argument("--only", default="", help="comma-separated programs; default all of study.json")
-    parser.add_argument("--parent", default=None, type=int, help="end when this process is no longer the parent")
-    parser.add_argument("--ttl", default=TTL, type=float, help="seconds of silence after which a lease is void")
-    parser.add_argument("--processes", default=None, type=int, help="of a group that trains as one (1: never a group)")
-    parser.add_argument("--process", default=None, type=int, help="index of this one, from 0")
-    parser.add_argument("--coordinator", default=None, help="HOST:PORT of process 0, free there")
+    parser.add_argument("--only", default="", help="programs, separated by commas (default: all of study.json)")
+    parser.add_argument("--parent", default=None, type=int, help="process number; end when it is no longer the parent")
+    parser.add_argument("--ttl", default=TTL, type=float, help="seconds without a renewal after which a lease is void")
+    parser.add_argument(
+        "--processes", default=None, type=int, help="processes in the group that trains as one (1: no group)"
+    )
+    parser.add_argument("--process", default=None, type=int, help="index of this process in its group, from 0")
+    parser.add_argument("--coordinator", default=None, help="HOST:PORT of process 0; the port must be free there")
     parser.add_argument("--beat", default=BEAT, type=float, help="seconds between renewals of a lease")
-    parser.add_argument("--json", action="store_true", help="say what is wrong as JSON, for an engine")
+    parser.add_argument("--json", action="store_true", help="report errors as JSON, for an engine")
     return parser
 
 
@@ -87,7 +89,7 @@ def _settings(options: argparse.Namespace, ensemble: int | None) -> Settings:
 
 
 def _redirect(workdir: Path, core: str) -> int:
-    """Sends this process's output to its log. Returns a descriptor of the former standard output."""
+    """Redirects this process's output to its log file. Returns a descriptor of the original standard output."""
     report = os.dup(1)
     path = workdir / "logs" / f"worker-{core}.log"
     try:
@@ -107,8 +109,8 @@ def _as_user_error(error: UserError | OSError, workdir: Path) -> UserError:
 
 
 def _report(descriptor: int, error: UserError, *, as_json: bool) -> None:
-    """Says what is wrong, in the log and to whoever started this process."""
+    """Reports an error in the log, and to the parent process."""
     log(str(error))
-    said = msgspec.json.encode(Problem.of(error)) if as_json else str(error).encode()
+    message = msgspec.json.encode(Problem.of(error)) if as_json else str(error).encode()
     with contextlib.suppress(OSError):
-        os.write(descriptor, said + b"\n")
+        os.write(descriptor, message + b"\n")

@@ -1,4 +1,4 @@
-"""Whether a process of this machine lives, by more than its number: numbers are given again. Standard library only."""
+"""Whether a process of this machine is alive; its start time guards against reused numbers. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def machine() -> str | None:
-    """Names the set of process numbers that this process can see: the boot and the process namespace."""
+    """Id of the boot and process namespace, within which process numbers can be compared; None if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -15,7 +15,7 @@ def machine() -> str | None:
 
 
 def born(pid: int) -> str | None:
-    """When a process began, in ticks since the boot; None when it is dead or a zombie."""
+    """Start time of a process, in clock ticks since boot; None if it is dead or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -24,10 +24,10 @@ def born(pid: int) -> str | None:
 
 
 def certainly_dead(where: str | None, pid: int, since: str | None) -> bool:
-    """Whether a process is dead. False when it lives, or lives where this process cannot look.
+    """Whether a process is known to be dead. False if it is alive, or on a machine that this process cannot see.
 
     Args:
-      where, since: what ``machine`` and ``born`` said of it.
+      where, since: what ``machine()`` and ``born(pid)`` returned for it.
     """
     here = machine()
     if here is None or where != here:
@@ -37,5 +37,5 @@ def certainly_dead(where: str | None, pid: int, since: str | None) -> bool:
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
-        return False  # it belongs to another user, or is no process number
+        return False  # it belongs to another user, or is not a process number
     return born(pid) != since

@@ -1,4 +1,4 @@
-"""How far the programs of a study are, read from their run directories."""
+"""Progress of the programs of a study, read from their run directories."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from scaling.records.types import (
 from scaling.worker.log import now
 from scaling.worker.watch import Watch
 
-UNTRAINED = ("failed", "rejected")  # statuses that another attempt may change
+UNTRAINED = ("failed", "rejected")  # statuses that a new attempt may change
 
 
 def load_programs(workdir: Path) -> list[ProgramSpec]:
-    """The programs of study.json, the one with the most estimated seconds first.
+    """The programs of study.json, longest estimated time first.
 
     Raises:
       UserError: there is no study (MISSING), or it cannot be read (DAMAGED).
@@ -38,7 +38,7 @@ def record_of(workdir: Path, run: str) -> Record:
 
 
 def settled(workdir: Path, spec: RunSpec) -> bool:
-    """Whether a run needs nothing more: done, diverged, rejected or failed. A stem that a study made longer does."""
+    """Whether a run needs no more training: it has a result, and is not a stem that has since been extended."""
     result = record_of(workdir, spec.run).result
     if result is None:
         return False
@@ -46,9 +46,9 @@ def settled(workdir: Path, spec: RunSpec) -> bool:
 
 
 def reset(workdir: Path, programs: Sequence[ProgramSpec]) -> list[str]:
-    """Makes failed and rejected runs trainable again, with all their attempts; the names of those runs.
+    """Makes failed and rejected runs trainable again with a full set of attempts; returns their names.
 
-    A program that somebody works on is left alone. The old result is kept as result.<time>.json.
+    Programs that a worker holds are skipped. The old result is kept as result.<time>.json.
     """
     names = []
     for program in programs:
@@ -68,11 +68,11 @@ def reset(workdir: Path, programs: Sequence[ProgramSpec]) -> list[str]:
 
 
 def attempts(record: Record, marks: Marks) -> int:
-    """How many starts of a program count against it: those since it last got further, without interrupted ones.
+    """Number of attempts that count against a program: starts since its last progress, except interrupted ones.
 
     Args:
       record: of the program's first run, which holds the program's events.
-      marks: how far the program is now, as ``progress_marks`` says. Each start row holds what it was then.
+      marks: the program's progress now, see ``progress_marks``. Each start row holds the progress at that time.
     """
     count, before = 0, None
     for row in record.rows():
@@ -87,7 +87,7 @@ def attempts(record: Record, marks: Marks) -> int:
 
 
 def progress_marks(workdir: Path, program: ProgramSpec) -> Marks:
-    """How far a program is: settled runs, and distinct steps with a row. A step that is repeated is no progress."""
+    """Progress of a program: settled runs, and distinct steps with a row, so that a repeated step is no progress."""
     records = [record_of(workdir, spec.run) for spec in program.runs]
     return Marks(
         settled=sum(record.result is not None for record in records),

@@ -1,4 +1,4 @@
-"""The module that trains a program, by its name: ``scaling.train``, or one that ``--execute`` gives."""
+"""Loads the module that trains programs: ``scaling.train``, or the one given by ``--execute``."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ EXECUTE = "scaling.train:execute"
 
 
 class _Never(Exception):
-    """Stands for the Interrupted of a module that has none."""
+    """Stands in for ``Interrupted`` if a module does not define it."""
 
 
 class Training:
     """What trains a program.
 
     Args:
-      name: ``module:function``. The function is as ``scaling.train.execute``; the module may define ``Interrupted``,
-        and ``work``, ``batching_key``, ``speedup`` and ``prepare`` as ``scaling.train`` does.
+      name: ``module:function``. The function has the signature of ``scaling.train.execute``; the module may also
+        define ``Interrupted``, ``work``, ``batching_key``, ``speedup`` and ``prepare``, as ``scaling.train`` does.
 
     Attributes:
-      execute: the function. interrupted: what it raises when told to stop.
+      execute: the function. interrupted: the exception that it raises when told to stop.
       batches: whether several programs can be trained as one. compiles_ahead: whether ``prepare`` exists.
     """
 
@@ -36,9 +36,9 @@ class Training:
 
         module_name, _, function = name.partition(":")
         if importlib.util.find_spec(module_name.partition(".")[0]) is None:
-            sys.path.append(os.getcwd())  # last, so that a folder there hides no installed package
+            sys.path.append(os.getcwd())  # last, so that a folder there cannot shadow an installed package
         module = importlib.import_module(module_name)
-        flags.FLAGS.mark_as_parsed()  # libraries such as grain read absl flags, and raise where nobody parsed them
+        flags.FLAGS.mark_as_parsed()  # libraries such as grain read absl flags, and raise if nobody parsed them
         self.name, self._module = name, module
         self.execute: Callable[..., None] = getattr(module, function)
         self.interrupted: type[Exception] = getattr(module, "Interrupted", _Never)

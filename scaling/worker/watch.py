@@ -1,4 +1,4 @@
-"""Takes leases that are free, and those whose holder is dead or silent for long."""
+"""Takes leases that are free, or whose holder is dead or has been silent for too long."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from scaling.worker.lease import BEAT, TTL, Lease, acquire
 from scaling.worker.lease_file import NAME, parse, read, take_away
 
-SETTLE = 0.2  # seconds that a lease taken from somebody must last before it counts
+SETTLE = 0.2  # seconds that a lease must survive after a takeover before it counts
 
 
 class Watch:
     """One observer's memory of leases that others hold.
 
-    A lease counts as abandoned when it was seen unchanged for ``ttl`` seconds in total, where the time between two
-    looks counts at most a quarter of it: an observer that slept together with the owner must look a few times more.
+    A lease counts as abandoned once it has been unchanged for ``ttl`` seconds in total. The time between two looks
+    counts for at most a quarter of that, so an observer that was suspended along with the owner must look again.
     """
 
     def __init__(self, ttl: float = TTL, beat: float = BEAT):
@@ -24,10 +24,10 @@ class Watch:
         self._seen: dict[Path, tuple[bytes, float, float]] = {}  # content, last look, evidence in seconds
 
     def take(self, directory: str | os.PathLike[str]) -> Lease | None:
-        """The lease, if it is free or its holder is dead or silent for long enough; else None.
+        """Takes the lease of a directory if it is free or abandoned; else None.
 
-        Waits only after a takeover, for ``SETTLE`` seconds: a rival that had looked at the old lease just before may
-        move the new one by mistake, so the new one counts when no rival can still be between its look and its move.
+        After a takeover it waits ``SETTLE`` seconds: a rival that read the old lease just before may move the new one
+        away by mistake, so the new one counts only when no rival can still be between its look and its move.
         """
         path = Path(directory) / NAME
         content = read(path)
