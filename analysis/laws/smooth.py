@@ -3,7 +3,7 @@
 A formula ``logs(m, p, c)`` gets a library ``m`` with numpy's names (numpy, ``jets`` or jax.numpy), parameters ``p`` by
 name (those that are not amplitudes) and columns ``c`` by name, and returns a dictionary of
 
-    the name of an amplitude -> the logarithm of its factor
+    the name of an amplitude -> the logarithm of the factor that it multiplies
     "*" -> the logarithm of a factor of the whole loss
     "+" -> a part of the loss that no amplitude multiplies and that may be negative
     any other name -> the logarithm of a term without amplitude
