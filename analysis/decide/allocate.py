@@ -317,7 +317,7 @@ def require_interior(fit: Fit, cells: Cells) -> None:
 def _largest(fit: Fit) -> float:
     """The largest compute of the fitted runs. UserError where their cost is not known."""
     if fit.scope.C_max is None:
-        raise UserError("law", fit.law.name, "its runs do not say what they cost; fit a law of N and D", Code.MISSING)
+        raise UserError("law", fit.law.name, "the cost of its runs is not known; fit a law of N and D", Code.MISSING)
     return float(fit.scope.C_max)
 
 
@@ -352,7 +352,7 @@ def _wide_interval(
     if not cell.lo or not cell.hi or _own_ratio(cell.hi / cell.lo, fit, moved, level) <= MAX_RATIO:
         return []
     if not force:
-        problem = f"says nothing of {name}: {cell.lo:.2g} to {cell.hi:.2g} by these runs"
+        problem = f"does not determine {name}: {cell.lo:.2g} to {cell.hi:.2g} by these runs"
         raise _refusal("allocation", fit.law.name, problem, Code.NOT_IDENTIFIED)
     return [WideInterval(quantity=name, lo=cell.lo, hi=cell.hi)]
 

@@ -21,9 +21,9 @@ from analysis.table import seal
 @sentence.register
 def _(w: allocate.Extrapolation) -> str:
     held = {
-        "all": "; the intervals hold a term for that, the discrepancy",
-        "loss": "; the interval of the loss holds a term for that, those of N and D do not",
-        "none": ", which no interval here holds",
+        "all": "; the intervals include a term for that, the discrepancy",
+        "loss": "; the interval of the loss includes a term for that, those of N and D do not",
+        "none": ", which no interval here includes",
     }[w.held]
     forced = "; forced" if w.forced else ""
     return (
@@ -40,7 +40,7 @@ def _(w: allocate.OpenDraws) -> str:
 
 @sentence.register
 def _(w: allocate.WideInterval) -> str:
-    return f"these runs say nothing of {w.quantity}: {span(w.lo, w.hi, lambda v: f'{v:.2g}')}; forced"
+    return f"these runs do not determine {w.quantity}: {span(w.lo, w.hi, lambda v: f'{v:.2g}')}; forced"
 
 
 def cost_words(cost: Literal["6ND", "by_size", "function"]) -> str:
@@ -66,13 +66,13 @@ def _(_: spending.FixedRatio) -> str:
 @sentence.register
 def _(condition: spending.UniqueTokens) -> str:
     if condition.binds:
-        return "D stops at the unique tokens and the rest goes into N: this law says nothing of repeats"
+        return "D stops at the unique tokens and the rest goes into N: this law does not model repeats"
     return "the optimum needs no repeats"
 
 
 @sentence.register
 def _(condition: spending.Repeats) -> str:
-    return f"{condition.epochs:.3g} epochs of the unique tokens, by the law's own worth of a repeat"
+    return f"{condition.epochs:.3g} epochs of the unique tokens, by the law's own value of repeated tokens"
 
 
 @sentence.register
@@ -233,7 +233,7 @@ def _(why: compare.NotBytes) -> str:
 
 @sentence.register
 def _(why: compare.NoCost) -> str:
-    return f"the runs of {why.law} do not say what they cost"
+    return f"the cost of the runs of {why.law} is not known"
 
 
 @sentence.register

@@ -57,5 +57,5 @@ def paired(result: PairedDifference) -> list[str]:
         *(f"{row.run}: {row.loss:.5g}, standard error {row.se:.2g}" for row in (result.one, result.two)),
         f"difference of {result.term} in {result.unit}: {interval(result.difference, _FOUR)}, {percent(result.level)}",
         f"  standard error {result.se:.2g} paired over {result.documents} documents, {result.se_unpaired:.2g} if they "
-        "were not; of the evaluation alone, no seed's",
+        "were not; both are of the evaluation alone, without the noise of seeds",
     ]

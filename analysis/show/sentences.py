@@ -224,7 +224,7 @@ def _(w: card.Diverged) -> str:
 def _(w: card.Heteroscedastic) -> str:
     return (
         f"residuals of the half of the runs with more compute are {w.ratio:.2g} times those of the other half: check "
-        "the recipes of those that scatter, or weight rows by what seeds say of their noise (--weights=seeds)"
+        "the recipes of those that scatter, or weight rows by the noise between their seeds (--weights=seeds)"
     )
 
 
@@ -270,8 +270,8 @@ def _(w: card.StemEffects) -> str:
 @sentence.register
 def _(w: card.Refuted) -> str:
     return (
-        f"the form is refuted on these runs: it misses by more than seeds differ (F {w.F:.1f} on {w.df1} and {w.df2} "
-        f"degrees of freedom, p = {w.p:.2g}); compare another law"
+        f"the form is refuted on these runs: its misfit exceeds the noise between seeds (F {w.F:.1f} on {w.df1} and "
+        f"{w.df2} degrees of freedom, p = {w.p:.2g}); compare another law"
     )
 
 
@@ -496,5 +496,5 @@ def _survives(lack: card.LackOfFit) -> str:
     if lack.p is None:
         return "No replicates: noise is judged by the law's own residuals, so the form cannot be refuted here."
     if lack.p < REFUTED:
-        return f"The form is refuted: it misses by more than seeds differ (p = {lack.p:.2g})."
+        return f"The form is refuted: its misfit exceeds the noise between seeds (p = {lack.p:.2g})."
     return f"Seeds do not refute the form (p = {lack.p:.2g})."
