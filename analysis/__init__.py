@@ -6,9 +6,9 @@
     fit.predict(N=7e9, D=1e12)
     fit.optimal(flops=1e24)
 
-``load`` reads runs, ``fit`` fits a law to them and gives a ``Fit``, ``compare`` compares fits. ``laws`` has the
-formulas and ``Law`` makes one, ``plots`` draws figures, ``reference`` holds published runs. All are imported on first
-use.
+``load`` reads runs, ``fit`` fits a law to them and returns a ``Fit``, ``compare`` compares fits. ``laws`` has the
+formulas and ``Law`` defines new ones, ``plots`` draws figures, ``reference`` holds published runs. All are imported on
+first use.
 
 Letters in names: S parameter sets, n runs, P parameters, K terms of a law.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit", "Law", "compare", "fit", "laws", "load", "plots", "reference"]
 
-# public name -> (module, its name there; None for the module itself)
+# public name -> (module, name in that module; None for the module itself)
 _PLACES = {
     "Fit": ("analysis.api", "Fit"),
     "Law": ("analysis.laws", "Law"),
@@ -43,8 +43,8 @@ def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, inner = _PLACES[name]
-    found = importlib.import_module(module)
-    value = found if inner is None else getattr(found, inner)
+    loaded = importlib.import_module(module)
+    value = loaded if inner is None else getattr(loaded, inner)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""What ``import analysis`` offers beside its rooms: from a table of runs to a law and what follows from it.
+"""The interface of ``import analysis``: from a table of runs to a law, its predictions and allocations.
 
     import analysis
     fit = analysis.fit("runs.csv")
@@ -7,7 +7,7 @@
     fit.optimal(flops=1e24)
     fit.plot()
 
-Rooms above the fit are imported when they are asked for, so that a fit costs neither figures nor allocations.
+Packages above the fit are imported on first use, so that a fit does not load figures or allocations.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ FACTORS = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "bits": math.log(2)}
 
 
 class Fit(_Fit):
-    """A fitted law: its numbers with intervals, and what follows from them. Immutable.
+    """A fitted law with intervals, predictions and allocations. Immutable.
 
-    ``analysis.fit`` and ``Fit.load`` make one.
+    Made by ``analysis.fit`` and ``Fit.load``.
 
     Attributes:
-      card: every number, with what was done and what is wrong (``analysis.card.FitCard``).
+      card: all results, how they were made, and warnings (``analysis.card.FitCard``).
       law: the formula.
       params: the estimate by name.
       intervals: parameters, and the exponents a and b of the optimum, as ``Interval(value, lo, hi)``.
-      draws: (S, P), parameters in the order of ``law.names``; intervals of anything else come from them.
-      warnings: what is wrong or unknowable, one value a kind.
+      draws: (S, P), parameters in the order of ``law.names``; all other intervals derive from them.
+      warnings: typed warnings, one per kind.
     """
 
     def __repr__(self) -> str:
@@ -71,16 +71,16 @@ class Fit(_Fit):
 
         Args:
           path: of the card.
-          law: where the card's own cannot be found by its name, as one made in Python.
+          law: needed where the card's law is not registered under its name, as one made in Python.
 
         Raises:
-          UserError: the card or its draws are missing or damaged, or the law is not found or another one.
+          UserError: the card or its draws are missing or damaged, or the law is unknown or has other parameters.
         """
         return cls.of(load_fit(path, law))
 
     @classmethod
     def of(cls, fit: _Fit) -> Self:
-        """A fit of ``analysis.fitting`` with these methods."""
+        """Adds these methods to a fit of ``analysis.fitting``."""
         return cls(fit.card, fit.law, fit.draws, fit.sigma_run, fit.sigma_stem)
 
     def optimal(
@@ -93,19 +93,19 @@ class Fit(_Fit):
         cost: Cost | None = None,
         force: bool = False,
     ) -> Allocation:
-        """What to train: the compute-optimal partners of one number, or the loss of a cell of two.
+        """What to train: given one number the compute-optimal others, given two the loss of that cell.
 
         Args:
           flops: training FLOPs.
-          params: N, counted as the fitted runs count it.
+          params: N, counted as in the fitted runs.
           tokens: training tokens D.
-          level: of the intervals.
+          level: confidence of the intervals.
           cost: C(N, D); by default that of the fitted runs, else 6 N D.
-          force: answer with a warning where the answer would be refused.
+          force: answer with a warning instead of refusing.
 
         Returns:
           N, D, FLOPs, tokens per parameter and the loss of a new run there, each ``Interval(value, lo, hi)``; printing
-          it says what they stand on.
+          it also gives the assumptions.
 
         Raises:
           UserError: NOT_IDENTIFIED, BEYOND (over 100 times the largest fitted compute), UNSUPPORTED or INVALID.
@@ -121,7 +121,7 @@ class Fit(_Fit):
         return ReadableAllocation.of(answer)
 
     def plot(self, *, ax: Axes | None = None) -> Figure:
-        """Runs and fitted law: loss against tokens, a line for each size, or against the law's one column.
+        """Plots runs and fitted law: loss against tokens, one line per size, or against the law's only column.
 
         Other figures are in ``analysis.plots``.
 
@@ -136,7 +136,7 @@ class Fit(_Fit):
         return loss(self, ax=ax)
 
     def to_frame(self) -> pd.DataFrame:
-        """Parameters and derived numbers, one a row: ``value``, ``lo``, ``hi``, ``unit``, ``identified``, meaning."""
+        """Parameters and derived numbers, one per row: ``value``, ``lo``, ``hi``, ``unit``, ``identified``, meaning."""
         from analysis.show.tables import to_frame
 
         return to_frame(self)
@@ -148,7 +148,7 @@ class Fit(_Fit):
         return to_latex(self)
 
     def to_python(self) -> str:
-        """A function of the law's columns, in a few lines that need numpy alone."""
+        """Python source of the law as a function of its columns, which needs only numpy."""
         from analysis.show.tables import to_python
 
         return to_python(self)
@@ -166,26 +166,26 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
     warmup: int | None = None,
     term: str | None = None,
 ) -> Runs:
-    """Reads the runs that a law may be fitted to, and checks them.
+    """Reads and checks runs that a law may be fitted to.
 
     Args:
       data: a DataFrame, a .csv, .tsv, .jsonl or .parquet table with columns N, D, loss and perhaps C (else C = 6 N D),
         a work directory of this trainer, or a published set, ``reference:NAME``.
       where: a selection of rows such as ``"outlier == 0 and N > 1e6"``.
       dataset: which data set; sets are never mixed.
-      n: which parameters are N: of a work directory ``nonembedding``, ``total``, ``active``; of a table a column.
-      columns: the table's names where they are others, such as ``{"loss": "val_loss"}``.
-      units: what the table counts in, by the names N, D, C, loss or the law's: ``{"N": "M", "D": "B"}`` of a table in
-        millions and billions, ``{"loss": "bits"}``, or the number that one unit of the table is.
-      law: what the runs are for; N and D are needed only where it has them.
-      warmup: of learning curves: steps of a linear rise from 0 to the first learning rate in the table.
-      term: of a work directory, which loss term or metric is the loss.
+      n: which parameters are N: ``nonembedding``, ``total``, ``active`` in a work directory, or a column of a table.
+      columns: the table's own names where they differ, such as ``{"loss": "val_loss"}``.
+      units: units of the table by the names N, D, C, loss or the law's: ``{"N": "M", "D": "B"}`` for millions and
+        billions, ``{"loss": "bits"}``, or a conversion factor.
+      law: the law to fit; N and D are required only if it has them.
+      warmup: for learning curves: steps of a linear rise from 0 to the first learning rate in the table.
+      term: for a work directory: which loss term or metric to use.
 
     Returns:
-      The rows, what was dropped and why, and what the columns mean.
+      The rows, the rows dropped and why, and what the columns mean.
 
     Raises:
-      UserError: no such path, an unusable table (row and column are named), a selection of nothing.
+      UserError: no such path, an unusable table (row and column are named), or a selection without rows.
     """
     selected: Mapping[str, Any] = {"where": where, "dataset": dataset, "n": n, "columns": columns, "law": law}
     if isinstance(data, pd.DataFrame):
@@ -211,7 +211,7 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
     return from_frame(frame, warmup=warmup, source=str(path), rows=rows, **selected)
 
 
-# long: most of it is its help
+# long: most of it is the docstring
 def fit(  # wide: each keyword is one choice of the user, and a flag of the shell
     data: str | Path | pd.DataFrame | Runs,
     law: str | Law | None = None,
@@ -243,12 +243,12 @@ def fit(  # wide: each keyword is one choice of the user, and a flag of the shel
       where, dataset, n, columns, units, warmup, term: as in ``load``.
       objective: ``auto`` (Huber adapted to the noise), ``squares``, ``huber:DELTA``, ``student`` or ``student:NU``;
         ``raw:`` before it for residuals of the loss itself instead of its logarithm.
-      level: of the intervals, from 0.5 to 1.
-      fixed: parameters that are held, and at which values.
-      priors: normal ones, ``{name: (mean, standard deviation)}``.
+      level: confidence of the intervals, from 0.5 to 1.
+      fixed: ``{name: value}`` of the parameters to hold.
+      priors: normal priors, ``{name: (mean, standard deviation)}``.
       scheme: of the intervals: ``auto``, ``likelihood-t``, ``profile-t``, ``delta-t``, ``bootstrap``,
         ``bootstrap-runs``, ``jackknife-t``, or ``all``.
-      discrepancy: how wrong the law may be beyond the runs: ``auto`` (learned over real studies), ``off``, or a scale
+      discrepancy: possible error of the law beyond the runs: ``auto`` (learned from real studies), ``off``, or a scale
         of log loss per e-fold.
       weights: ``none``, ``seeds`` or a column of precisions.
 
@@ -256,7 +256,7 @@ def fit(  # wide: each keyword is one choice of the user, and a flag of the shel
       The fit; printing it gives a summary.
 
     Raises:
-      UserError: an unusable table, too few rows, bad numbers, an unknown law or a wrong option.
+      UserError: an unusable table, too few rows, invalid numbers, an unknown law or an invalid option.
 
     Example:
       >>> fit = analysis.fit(df, columns={"N": "params", "loss": "val_loss"}, units={"D": "B"})  # doctest: +SKIP
@@ -301,19 +301,19 @@ def compare(
     axis: Axis = "auto",
     seed: int = 0,
 ) -> Comparison:
-    """Differences of exponents between fits of different runs, and all of them pooled.
+    """Differences of exponents between fits of different runs, and their pooled means.
 
     Args:
       fits: two or more.
-      labels: their names in the answer; by default the data set, law or place that tells them apart.
-      level: of the intervals.
+      labels: their names in the result; by default the data set, law or path that distinguishes them.
+      level: confidence of the intervals.
       margins: by quantity, the difference below which two are called equal.
       axis: of compute for equal loss: ``auto`` or ``bits_per_byte``.
       seed: of the draws.
 
     Returns:
-      For each quantity that the fits share: its intervals, the difference of each pair with its verdict, the pool;
-      printing it gives a table.
+      For each quantity that the fits share: its intervals, the difference of each pair with its outcome, and the
+      pooled mean; printing it gives a table.
 
     Raises:
       UserError: TOO_FEW: fewer than two fits; CONFLICT: fits of the same runs or label; MIXED: counts of N that differ.
@@ -330,7 +330,7 @@ def compare(
 
 
 def _labels(fits: Sequence[_Fit]) -> list[str]:
-    """The shortest names that tell fits apart."""
+    """The shortest names that distinguish the fits."""
     stems = [fit.data.dataset or Path(fit.data.source).stem for fit in fits]
     whole = [f"{fit.law.name} of {stem}" for fit, stem in zip(fits, stems)]
     for names in (stems, [fit.law.name for fit in fits], whole):
@@ -342,7 +342,7 @@ def _labels(fits: Sequence[_Fit]) -> list[str]:
 def _form(
     data: object, law: str | Law | None, columns: Mapping[str, str] | None
 ) -> tuple[Law, Mapping[str, str] | None]:
-    """The law to fit and the columns to read: a law of x in the column that is named x goes by that column's name."""
+    """The law to fit and the columns to read; a law of x is put in the column that ``columns`` calls x."""
     if law is None and isinstance(data, str | Path) and str(data).startswith("reference:"):
         from analysis import reference
 
@@ -357,7 +357,7 @@ def _form(
 def _in_units(
     frame: pd.DataFrame, units: Units, n: str, columns: Mapping[str, str] | None, law: str | Law | None
 ) -> pd.DataFrame:
-    """The table with its numbers in parameters, tokens, FLOPs and nats."""
+    """The table converted to parameters, tokens, FLOPs and nats."""
     named, _ = tables.name_columns(frame, n, columns or {}, None if law is None else laws.get(law))
     out = frame.copy()
     for name, unit in units.items():

@@ -1,7 +1,7 @@
-"""What a fit says, as immutable typed values: intervals, warnings, noise, scope, and the card that holds them all.
+"""The results of a fit as immutable typed values: intervals, warnings, noise, scope, and the card that holds them all.
 
-Everything here is data. Sentences about it are made in ``show``; programs and tests read types and numbers. A card is
-written as JSON and checked when it is read: a missing, extra or mistyped field is a ``UserError`` (``read_card``).
+Everything here is data for programs and tests; ``show`` puts it into sentences. A card is written as JSON and validated
+when it is read: a missing, extra or mistyped field is a ``UserError`` (``read_card``).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ SCHEMA = 2
 
 
 class Interval(Value):
-    """A number and its interval, at the level that the holder states.
+    """A number and its interval, at the confidence level stated by its owner.
 
     Attributes:
-      lo, hi: None where that end is open.
-      unit: of all three; empty where it goes without saying.
+      lo, hi: ends of the interval; None where that end is open.
+      unit: of all three; empty where it is obvious.
     """
 
     value: float
@@ -32,15 +32,15 @@ class Interval(Value):
 
     @property
     def half_width(self) -> float:
-        """Half the distance of the ends; infinite where one is open."""
+        """Half the distance between the ends; infinite where one is open."""
         return float("inf") if self.lo is None or self.hi is None else (self.hi - self.lo) / 2
 
 
-# --- warnings: one class a kind, found by its tag ``code``
+# --- warnings: one class per kind, identified by its tag ``code``
 
 
 class Warning(Value, tag_field="code"):
-    """What is wrong or unknowable about a fit: its code (the tag) and its numbers. ``show.sentences`` words it."""
+    """A problem of a fit: its code (the tag) and its numbers. ``show.sentences`` puts it into words."""
 
     @property
     def code(self) -> str:
@@ -55,12 +55,12 @@ class StrayValue(Warning, tag="stray_value"):
     rows: tuple[str, ...]
     values: tuple[float, ...]
     of: int  # rows in all
-    factor: float  # by which they lie off the nearest other
+    factor: float  # ratio to the nearest of the others
     side: Literal["above", "below"]
 
 
 class MixedUnits(Warning, tag="mixed_units"):
-    """Losses that lie off the others by the factor between bits and nats."""
+    """Losses that differ from the others by the factor between bits and nats."""
 
     rows: tuple[str, ...]
     of: int
@@ -68,7 +68,7 @@ class MixedUnits(Warning, tag="mixed_units"):
 
 
 class Duplicates(Warning, tag="duplicates"):
-    """Rows equal to another in N, D and loss that differ elsewhere."""
+    """Rows that equal another one in N, D and loss but differ elsewhere."""
 
     rows: tuple[str, ...]
 
@@ -83,17 +83,17 @@ class CurveStartsLate(Warning, tag="curve_starts_late"):
 class ParameterAtBound(Warning, tag="parameter_at_bound"):
     parameter: str
     side: Literal["lower", "upper"]
-    bound: float | None  # None where the limit is the engine's own, not the law's
+    bound: float | None  # None where the bound is set by the engine, not by the law
 
 
 class StemEffects(Warning, tag="stem_effects"):
-    """Stem effects that would take the law off its runs, and are held."""
+    """Stem effects so large that the law would miss its runs; they are capped."""
 
     sd: float
 
 
 class TooFewValues(Warning, tag="too_few_values"):
-    """Fewer distinct values of a column than the curve's bend needs."""
+    """Too few distinct values of a column to determine the curvature."""
 
     column: str
     found: int
@@ -106,7 +106,7 @@ class TooFewRuns(Warning, tag="too_few_runs"):
 
 
 class Collinear(Warning, tag="collinear"):
-    """log N and log D go together."""
+    """log N and log D are collinear."""
 
     correlation: float
 
@@ -120,7 +120,7 @@ class Outliers(Warning, tag="outliers"):
     count: int
     limit: float  # noise units
     rows: tuple[OutlyingRow, ...]  # the first 50
-    full_weight: bool  # the objective does not hold them down
+    full_weight: bool  # whether the objective gives them full weight
 
 
 class Heteroscedastic(Warning, tag="heteroscedastic"):
@@ -131,7 +131,7 @@ class Heteroscedastic(Warning, tag="heteroscedastic"):
 
 class SeveralOptima(Warning, tag="several_optima"):
     count: int
-    ranges: dict[str, tuple[float, float]]  # of parameters that differ between them
+    ranges: dict[str, tuple[float, float]]  # of the parameters that differ between the optima
 
 
 class MixedEpochs(Warning, tag="mixed_epochs"):
@@ -144,7 +144,7 @@ class MixedSchedules(Warning, tag="mixed_schedules"):
 
 
 class Refuted(Warning, tag="refuted"):
-    """The form misses by more than seeds differ."""
+    """The lack of fit is larger than the noise between seeds."""
 
     F: float
     df1: int
@@ -156,12 +156,12 @@ class InfluentialRow(Value):
     run: str
     residual: float
     quantity: str
-    change: float  # of the quantity when the row is left out
-    change_of_others: float | None = None  # of a group: what putting it back alone changes
+    change: float  # change of the quantity when the row is left out
+    change_of_others: float | None = None  # in a group: change when only this row is put back
 
 
 class InfluentialGroup(Value):
-    """Rows that hide each other: together they move the quantity, one by one they do not."""
+    """Rows that mask each other: leaving them out together changes the quantity, one by one it does not."""
 
     runs: tuple[str, ...]
     quantity: str
@@ -171,15 +171,15 @@ class InfluentialGroup(Value):
 
 class Influential(Warning, tag="influential"):
     rows: tuple[InfluentialRow, ...]
-    share: float  # of the half-width that one row must move
+    share: float  # smallest change of a row that is reported, as a share of the half-width
     group: InfluentialGroup | None = None
 
 
 class NotIdentified(Warning, tag="not_identified"):
-    """The design does not show a parameter or derived number.
+    """The design does not identify a parameter or derived number.
 
-    ``why``: ``floor`` (zero fits as well), ``flat`` (the loss does not fall), ``wide`` (an exponent's interval),
-    ``scale`` (a positive scale unknown within a factor), ``approach`` (of approaches 1 and 2).
+    ``why``: ``floor`` (zero fits as well), ``flat`` (the loss does not fall), ``wide`` (an exponent with too wide an
+    interval), ``scale`` (a positive scale not known within a factor), ``approach`` (for approaches 1 and 2).
     """
 
     parameter: str
@@ -192,7 +192,7 @@ class NotIdentified(Warning, tag="not_identified"):
 
 
 class Doubtful(Warning, tag="doubtful"):
-    """Identified at the fitted noise, and perhaps not at a little more."""
+    """Identified at the fitted noise, but perhaps not at slightly larger noise."""
 
     parameter: str
     why: Literal["floor", "wide"]
@@ -209,11 +209,11 @@ class Diverged(Warning, tag="diverged"):
     rows: tuple[str, ...]
     ratios: tuple[float, ...]
     of: int
-    limit: float  # ratio to the law from which on
+    limit: float  # ratio to the law above which a loss counts as diverged
 
 
 class LeftOut(Warning, tag="left_out"):
-    """Rows of a table that were not fitted and whose absence bends the law."""
+    """Rows of a table that were not fitted and whose absence biases the law."""
 
     why: Literal["diverged", "undecayed"]
     rows: tuple[str, ...]
@@ -221,7 +221,7 @@ class LeftOut(Warning, tag="left_out"):
 
 
 class Checkpoints(Warning, tag="checkpoints"):
-    """Earlier checkpoints of runs among the rows: not decayed, as far as the table says."""
+    """Earlier checkpoints of runs among the rows, whose learning rate has not decayed as far as the table shows."""
 
     rows: int
     runs: int
@@ -246,14 +246,14 @@ class ApproachesDifference(Value):
 
 
 class ApproachesDisagree(Warning, tag="approaches_disagree"):
-    """The fitted law and the isoFLOP parabolas of the same runs."""
+    """The fitted law and the isoFLOP parabolas of the same runs disagree."""
 
     a: ApproachesDifference
     N: ApproachesDifference
     a_values: tuple[Interval, Interval]  # approach 2, approach 3
     N_values: tuple[Interval, Interval]
     C: float  # FLOPs at which N is compared
-    parabola_window: dict[str, float | None] | None = None  # a by window, where it depends on the window
+    parabola_window: dict[str, float | None] | None = None  # a by window, where it depends on the parabolas' window
 
 
 AnyWarning = (
@@ -283,16 +283,16 @@ AnyWarning = (
 )
 
 
-# --- what a card is made of
+# --- parts of a card
 
 
 class Dropped(Value):
     """A row of a table that was left out, and why.
 
-    ``why``: ``unfinished``; ``status`` (``detail``: diverged, rejected, failed, or a word of the table); ``undecayed``;
-    ``role`` (``detail``: of a held-out row); ``no_loss`` (``detail``: the loss term without a positive value); ``copy``
-    (of the row ``detail``); ``warmup`` (``detail``: how many logged steps of a curve). ``reason`` is what the run's own
-    result says.
+    ``why``: ``unfinished``; ``status`` (``detail``: diverged, rejected, failed, or the table's own word);
+    ``undecayed``; ``role`` (``detail``: the role of a held-out row); ``no_loss`` (``detail``: the loss term without a
+    positive value); ``copy`` (``detail``: the row that it repeats); ``warmup`` (``detail``: number of logged steps of a
+    curve). ``reason`` is the one in the run's own result.
     """
 
     row: str
@@ -302,14 +302,14 @@ class Dropped(Value):
 
 
 class Scheme(Value):
-    """How intervals were made, and why so.
+    """How intervals were made, and why in this way.
 
     Attributes:
-      name, asked: the scheme, and what was asked for: ``auto`` chooses by the design.
+      name, asked: the scheme used and the one requested; ``auto`` chooses by the design.
       df: degrees of freedom of the t distribution.
-      why: what chose it.
-      grouped: ``stem`` or ``size`` where rows share one; ``groups`` how many.
-      converged: share of the refits of a bootstrap that converged.
+      why: the reason for the choice.
+      grouped: ``stem`` or ``size`` where rows share one; ``groups`` is their number.
+      converged: share of a bootstrap's refits that converged.
     """
 
     level: float
@@ -367,13 +367,13 @@ class Noise(Value):
 
 
 class Discrepancy(Value):
-    """How wrong the law may be beyond its runs: k x Student's t, x in e-folds (``check.discrepancy``)."""
+    """The possible error of the law beyond its runs: k x Student's t, x in e-folds (``check.discrepancy``)."""
 
     k: float
     df: float
     shared: float
     setting: Literal["auto", "off", "given"]
-    sets: int | None = None  # studies that k was learned from
+    sets: int | None = None  # number of studies from which k was learned
     sources: int | None = None
 
 
@@ -413,20 +413,20 @@ class Derived(Value):
 
 
 class SchemeIntervals(Value):
-    """What another scheme says of the same fit."""
+    """The intervals of another scheme for the same fit."""
 
     scheme: Scheme
     intervals: dict[str, Interval]
 
 
 class EvaluationError(Value):
-    """Standard error of the evaluation set, common to all runs: it moves the floor once and weighs no run."""
+    """Standard error of the evaluation set, common to all runs: it shifts the floor and does not enter the weights."""
 
     se: float
 
 
 class SeedWeights(Value):
-    """Of one size, what seeds say of its noise."""
+    """Noise between the seeds of one size."""
 
     value: float
     df: int
@@ -436,7 +436,7 @@ class SeedWeights(Value):
 
 
 class Weights(Value):
-    """How rows were weighed: by a column of precisions, or by the variance between seeds (moderated, Smyth 2004)."""
+    """How rows were weighted: by a column of precisions, or by the variance between seeds (moderated, Smyth 2004)."""
 
     name: str
     by: str | None = None
@@ -453,7 +453,7 @@ class Throughput(Value):
 
 
 class Influence(Value):
-    """What leaving a row (of curves: a run) out changes; ``residual`` in noise units, of a run the mean one."""
+    """The effect of leaving out a row (for curves: a run); ``residual`` is in units of noise, for a run its mean."""
 
     run: str
     quantity: str
@@ -462,7 +462,7 @@ class Influence(Value):
 
 
 class Regret(Value):
-    """The most that a tuned recipe's learning rate costs among the runs: a fraction of the loss, at N and D."""
+    """The largest cost of a tuned recipe's learning rate among the runs, as a fraction of the loss, at N and D."""
 
     N: float
     D: float
@@ -475,12 +475,12 @@ class Conventions(Value):
 
     Attributes:
       origin: ``records`` of a work directory, a ``table`` of final losses, or ``curves`` of logged steps.
-      n: which count N is (nonembedding, total, ...); None where a table does not say.
+      n: which count N is (nonembedding, total, ...); None where a table does not tell.
       flops: what C is: the ``exact`` count of the records, a ``column`` of the table, or ``6ND``; None without C.
-      columns: of a table: its names of N, D, C, loss and others.
-      term: of records, the loss term or metric; None of a table.
-      unit: of the loss; None where a table does not say.
-      warmup: of curves: steps of the assumed linear warm-up.
+      columns: for a table: its own names of N, D, C, loss and others.
+      term: for records: the loss term or metric; None for a table.
+      unit: of the loss; None where a table does not tell.
+      warmup: for curves: steps of the assumed linear warm-up.
     """
 
     origin: Literal["records", "table", "curves"]
@@ -508,7 +508,7 @@ class PublishedFit(Value):
 
     name: str
     source: str
-    runs: str | None  # the set of reference runs that it belongs to
+    runs: str | None  # the set of reference runs to which it belongs
     note: str
     params: dict[str, PublishedParameter]
 
@@ -524,13 +524,13 @@ class Rows(Value):
 
 
 class FitCard(Value):
-    """All that a fit says. ``draws`` is None until it is saved; the arrays lie beside it, named by their hash.
+    """All results of a fit. ``draws`` is None until the card is saved; the arrays are in a file beside it.
 
     Attributes:
-      law: the name by which ``laws.get`` finds it (``chinchilla``, ``power:C``, ``mine.py:law``).
-      params, derived: every number with its interval.
-      runs: the rows that were fitted.
-      schemes: by name, what other schemes of intervals say, where asked.
+      law: its name for ``laws.get`` (``chinchilla``, ``power:C``, ``mine.py:law``).
+      params, derived: all numbers with their intervals.
+      runs: names of the fitted rows.
+      schemes: intervals of other schemes by name, where requested.
     """
 
     law: str
@@ -563,18 +563,18 @@ class FitCard(Value):
 
     @property
     def intervals(self) -> dict[str, Interval]:
-        """Parameters and a, b, by name."""
+        """Intervals of the parameters and of a and b, by name."""
         derived = {name: getattr(self.derived, name) for name in ("a", "b")}
         return {**self.params, **{name: cell for name, cell in derived.items() if cell is not None}}
 
     @property
     def level(self) -> float:
-        """Of the intervals."""
+        """Confidence level of the intervals."""
         return self.scheme.level
 
 
 def finite(value: float) -> float | None:
-    """The number as JSON can hold it: None where it is not finite."""
+    """The number, or None where it is not finite and JSON cannot hold it."""
     return float(value) if math.isfinite(value) else None
 
 

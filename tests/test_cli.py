@@ -375,7 +375,7 @@ def test_predict_under_a_condition_and_next_of_a_table(place):
     for flag, words in (
         ("max_params=3e6", "the cap binds"),
         ("tokens_per_parameter=200", "follow from the budget and D/N"),
-        ("unique_tokens=1e8", "this law says nothing of repeats"),
+        ("unique_tokens=1e8", "this law does not model repeats"),
         ("inference_tokens=1e11", "of the lifetime compute"),
     ):
         answer = json.loads(scaling("predict", "fit.json", "--flops=1e17", f"--{flag}", "--json")[1])

@@ -1,1 +1,1 @@
-"""What is wrong or unknowable: diagnosis, influence, replicates, rolling forecasts, approaches, discrepancy."""
+"""Checks of a fit and its data: diagnosis, influence, replicates, rolling forecasts, approaches, discrepancy."""

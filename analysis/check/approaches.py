@@ -1,12 +1,12 @@
-"""The three ways of Hoffmann 2022 (arXiv 2203.15556) to N_opt ~ C^a and D_opt ~ C^b, on the same runs, side by side.
+"""The three approaches of Hoffmann 2022 (arXiv 2203.15556) to N_opt ~ C^a and D_opt ~ C^b, on the same runs.
 
 1. Envelope: at each compute the size with the lowest loss, then a power law through the winners.
 2. IsoFLOP parabolas: at each compute a parabola of the loss in log N, then a power law through the minima.
 3. Parametric: the optimum of a fitted law.
 
-Approaches 1 and 2 need losses of several sizes at equal compute. A table that has them (isoFLOP groups) is used as it
-is; of a grid of sizes x tokens the loss of each size is interpolated along D, never beyond it, to common budgets. A
-budget whose optimum is not bracketed by smaller and larger sizes says nothing and is left out, counted and named.
+Approaches 1 and 2 need losses of several sizes at equal compute. A table with isoFLOP groups is used as it is; in a
+grid of sizes and tokens the loss of each size is interpolated along D, never extrapolated, to common budgets. A budget
+whose optimum is not bracketed by smaller and larger sizes is left out and reported.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from analysis.table.runs import Runs
 from scaling.errors import UserError
 
 SAME = 0.05  # budgets closer than 5 % are one budget; sizes and tokens closer than a fifth of that are one
-WINDOW = 10.0  # a parabola sees the sizes within this factor of the best one; the sensitivity to it is reported
+WINDOW = 10.0  # a parabola is fitted to the sizes within this factor of the best one; the sensitivity to it is reported
 NARROW = 4.0
 MIN_BUDGETS = 3
 SIMULATIONS = 2000
 
 
 class Point(Value):
-    """The optimum of one budget: None where it has none. ``edge``: at an end of the sizes, and so left out."""
+    """The optimum of one budget; None where it has none. ``edge``: it is left out, as it is at an extreme size."""
 
     C: float
     N: float | None
@@ -48,13 +48,13 @@ class Reason(Value, tag_field="why"):
 
 
 class NoSharedCompute(Reason, tag="no_shared_compute"):
-    """Fewer than three sizes at any compute: no isoFLOP groups, and so many ``sizes`` with two or more D."""
+    """Fewer than three sizes at any compute: no isoFLOP groups, and only ``sizes`` sizes with two or more D."""
 
     sizes: int
 
 
 class FewOptima(Reason, tag="few_optima"):
-    """Too few winning ``sizes`` of the envelope, or ``budgets`` with a bracketed minimum."""
+    """Too few different sizes that win in the envelope, or too few budgets with a bracketed minimum."""
 
     found: int
     needed: int
@@ -62,7 +62,7 @@ class FewOptima(Reason, tag="few_optima"):
 
 
 class FewLeft(Reason, tag="few_left"):
-    """Leaving out one size leaves too few optima to tell how sure this is."""
+    """Leaving out one size leaves too few optima to estimate the uncertainty."""
 
 
 class WideExponent(Reason, tag="wide_exponent"):
@@ -73,7 +73,7 @@ class WideExponent(Reason, tag="wide_exponent"):
 
 
 class NoOptimum(Reason, tag="no_optimum"):
-    """A compute budget does not choose N under the law: why, or the ``columns`` that it is of."""
+    """A compute budget does not determine N under the law: the reason, or the law's ``columns``."""
 
     no_optimum: str | None
     columns: tuple[str, ...]
@@ -84,7 +84,7 @@ class NoInterior(Reason, tag="no_interior"):
 
 
 class OpenDraws(Reason, tag="open_draws"):
-    """A share of the draws of the fit has no interior optimum."""
+    """A share of the fit's draws has no interior optimum."""
 
     share: float
 
@@ -93,21 +93,21 @@ AnyReason = NoSharedCompute | FewOptima | FewLeft | WideExponent | NoOptimum | N
 
 
 class Approach(Value):
-    """What one approach says: N_opt ~ C^a and D_opt ~ C^b.
+    """The result of one approach: N_opt ~ C^a and D_opt ~ C^b.
 
     Attributes:
-      law: of the parametric approach.
-      why: None where it is identified. Else intervals are open, and an estimate that exists stays.
-      level: of the intervals.
-      scheme: how they were made, that of the fit where the approach is parametric; None without intervals.
-      mode: where losses at equal compute are from: ``isoflop`` groups of the table, or a ``grid``, of which the losses
-        of so many ``sizes`` were interpolated to so many ``common`` budgets.
-      exact_cost: the parametric approach prices a token exactly by size; else C = 6ND.
-      budgets: how many optima the power law goes through.
-      C: the geometric middle of the range, in FLOPs, where N and D are.
-      N_coefficient, D_coefficient: of C^a and C^b.
-      sensitivity: of parabolas, a by the sizes that they see.
-      depends_on_window: whether that leaves the interval of a.
+      law: the law of the parametric approach.
+      why: why it is not identified, or None. Without identification the intervals are open; the estimate stays.
+      level: confidence of the intervals.
+      scheme: how the intervals were made (the fit's scheme for the parametric approach); None without intervals.
+      mode: source of losses at equal compute: ``isoflop`` groups of the table, or a ``grid``, where the losses of
+        ``sizes`` sizes were interpolated to ``common`` budgets.
+      exact_cost: whether the parametric approach uses the exact cost of a token by size; else C = 6ND.
+      budgets: how many optima the power law is fitted to.
+      C: the geometric middle of the range in FLOPs, at which N and D are given.
+      N_coefficient, D_coefficient: factors of C^a and C^b.
+      sensitivity: a by the window of sizes that the parabolas are fitted to.
+      depends_on_window: whether some of those lie outside the interval of a.
     """
 
     kind: Literal["envelope", "parabolas", "parametric"]
@@ -134,14 +134,14 @@ class Approach(Value):
 
     @property
     def identified(self) -> bool:
-        """Whether a and the optimum have intervals that say something."""
+        """Whether a and the optimum have informative intervals."""
         return self.why is None
 
 
 class Pair(Value):
-    """Two approaches, by name: whether they differ in a, or in N at C, by more than their intervals allow together.
+    """Two approaches, by name, and whether they differ in a, or in N at C, by more than their combined intervals.
 
-    All are None where one of them is not identified.
+    The differences are None where one of the two is not identified.
     """
 
     one: str
@@ -153,7 +153,7 @@ class Pair(Value):
 
 
 class ApproachesData(Value):
-    """The runs that the approaches are of."""
+    """The runs that the approaches were applied to."""
 
     rows: int
     sha256: str
@@ -162,7 +162,7 @@ class ApproachesData(Value):
 
 
 class Approaches(Value):
-    """Approaches by name ("1", "2", "3") on the same runs, each pair of them, and the range of compute."""
+    """Approaches by name ("1", "2", "3") on the same runs, their pairwise differences, and the range of compute."""
 
     approaches: dict[str, Approach]
     pairs: tuple[Pair, ...]
@@ -200,15 +200,16 @@ def compare_approaches(
     """Approaches 1, 2 and, with a ``Fit``, 3 on the same runs, and whether they disagree.
 
     Args:
-      cost: of approach 3 (see ``analysis.decide.allocate``); by default the exact cost by size where the runs have one.
+      level: confidence of the intervals.
+      cost: for approach 3 (see ``analysis.decide.allocate``); by default the exact cost by size where the runs have it.
     """
-    found = {"1": approach1(runs, level=level), "2": approach2(runs, level=level)}
+    results = {"1": approach1(runs, level=level), "2": approach2(runs, level=level)}
     if fit is not None:
-        found["3"] = approach3(runs, fit, level=level, cost=cost)
+        results["3"] = approach3(runs, fit, level=level, cost=cost)
     flops = np.asarray(runs.table["C"], dtype=float)
     return Approaches(
-        approaches=found,
-        pairs=tuple(_pair(one, found[one], two, found[two]) for one, two in itertools.combinations(found, 2)),
+        approaches=results,
+        pairs=tuple(_pair(one, results[one], two, results[two]) for one, two in itertools.combinations(results, 2)),
         C_min=float(flops.min()),
         C_max=float(flops.max()),
         conventions=runs.conventions,
@@ -217,10 +218,10 @@ def compare_approaches(
 
 
 def disagreement(runs: Runs, fit: Fitted) -> ApproachesDisagree | None:
-    """The warning of a card whose law and the parabolas of the same isoFLOP runs disagree; None where they do not.
+    """A card's warning that its law and the parabolas of the same isoFLOP runs disagree; None where they agree.
 
-    Only of tables that are groups of equal compute, for which approach 2 was made: of a grid it sees interpolated
-    losses, and ``compare_approaches`` says what it finds there.
+    Only for tables of isoFLOP groups, which approach 2 was made for. On a grid it would use interpolated losses;
+    ``compare_approaches`` reports what they show.
     """
     if set(fit.law.columns) != {"N", "D"} or not {"N", "D", "C", "loss"} <= set(runs.table.columns):
         return None
@@ -243,26 +244,26 @@ def disagreement(runs: Runs, fit: Fitted) -> ApproachesDisagree | None:
 
 
 def approach1(runs: Runs, *, level: float = 0.95) -> Approach:
-    """The envelope of the runs: which size has the lowest loss at each compute."""
+    """Approach 1, the envelope of the runs: the size with the lowest loss at each compute."""
     return _empirical(runs, Approach(kind="envelope", level=level), _envelope, 0.05)
 
 
 def approach2(runs: Runs, *, level: float = 0.95, window: float = WINDOW) -> Approach:
-    """IsoFLOP parabolas in log N, over the sizes within a factor ``window`` of the best one of each budget."""
+    """Approach 2, isoFLOP parabolas in log N over the sizes within a factor ``window`` of each budget's best one."""
     plain = Approach(kind="parabolas", level=level)
     result = _empirical(runs, plain, lambda groups: _parabolas(groups, window), np.log(2.0))
     groups = budgets(runs, np.log(2.0))[1]
-    found = {f"within {window:g}x": None if result.a is None else result.a.value}
+    exponents = {f"within {window:g}x": None if result.a is None else result.a.value}
     for name, other in ((f"within {NARROW:g}x", NARROW), ("all sizes", np.inf)):
         line = _line(_parabolas(groups, other)[0], _reference(runs))
-        found[name] = None if line is None else float(line[0])
-    seen, a = [v for v in found.values() if v is not None], result.a
+        exponents[name] = None if line is None else float(line[0])
+    seen, a = [v for v in exponents.values() if v is not None], result.a
     leaves = a is not None and a.lo is not None and a.hi is not None and (min(seen) < a.lo or max(seen) > a.hi)
-    return replace(result, sensitivity=found, depends_on_window=leaves)
+    return replace(result, sensitivity=exponents, depends_on_window=leaves)
 
 
 def approach3(runs: Runs, fit: Fitted, *, level: float = 0.95, cost: Cost | None = None) -> Approach:
-    """The optimum of a fitted law; a and b are slopes of log N_opt and log D_opt over a decade of compute."""
+    """Approach 3, the optimum of a fitted law; a and b are slopes of log N_opt and log D_opt over a decade of C."""
     cost = cost_table(fit) if cost is None else cost
     reference = _reference(runs)
     span = np.exp(np.array([-0.5, 0.0, 0.5]) * np.log(10.0)) * reference
@@ -296,15 +297,15 @@ def approach3(runs: Runs, fit: Fitted, *, level: float = 0.95, cost: Cost | None
 
 
 def budgets(runs: Runs, step: float) -> tuple[Literal["isoflop", "grid"], list[Budget], list[_Curve]]:
-    """Groups of equal compute: ``isoflop`` groups as they are, or a ``grid`` interpolated every ``step`` in log C."""
+    """Groups of equal compute: the table's ``isoflop`` groups, or a ``grid`` interpolated every ``step`` in log C."""
     n, d, loss, log_c = _columns(runs)
     groups = _isoflop(n, log_c)
     if groups:
-        found = []
+        isoflop = []
         for g in groups:
             g = g[np.argsort(n[g], kind="stable")]
-            found.append(Budget(float(np.exp(log_c[g].mean())), n[g], d[g], loss[g]))
-        return "isoflop", found, []
+            isoflop.append(Budget(float(np.exp(log_c[g].mean())), n[g], d[g], loss[g]))
+        return "isoflop", isoflop, []
     curves = _curves(n, d, loss, log_c)
     return "grid", _interpolate(curves, step), curves
 
@@ -316,14 +317,14 @@ def _columns(runs: Runs) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 
 
 def _isoflop(n: np.ndarray, log_c: np.ndarray) -> list[np.ndarray]:
-    """Rows of each group of equal compute, where most of the table is made of such groups; else none."""
+    """Rows of each group of equal compute; empty unless such groups make up most of the table."""
     groups = [g for g in _clusters(log_c, SAME) if float(np.ptp(log_c[g])) <= 2 * SAME]
     groups = [g for g in groups if len(_clusters(np.log(n[g]), SAME / 5)) >= 3]
     return groups if len(groups) >= 2 and sum(len(g) for g in groups) >= 0.6 * len(n) else []
 
 
 def _clusters(values: np.ndarray, gap: float) -> list[np.ndarray]:
-    """Indices of values that are chained by steps of at most ``gap``, in order."""
+    """Indices of values in clusters, in order; neighbours in a cluster are at most ``gap`` apart."""
     if len(values) == 0:
         return []
     order = np.argsort(values, kind="stable")
@@ -359,33 +360,33 @@ def _interpolate(curves: list[_Curve], step: float) -> list[Budget]:
         losses[i, inside] = PchipInterpolator(curve.log_c, curve.log_loss)(at)
         tokens[i, inside] = np.interp(at, curve.log_c, curve.log_d)
     n = np.array([c.N for c in curves])
-    found = []
+    groups = []
     for j, log_c in enumerate(grid):
         have = np.isfinite(losses[:, j])
         if have.sum() >= 3:
-            found.append(Budget(float(np.exp(log_c)), n[have], np.exp(tokens[have, j]), np.exp(losses[have, j])))
-    return found
+            groups.append(Budget(float(np.exp(log_c)), n[have], np.exp(tokens[have, j]), np.exp(losses[have, j])))
+    return groups
 
 
-# --- optima of budgets: arrays of (log C, log N, log D), rows; every point; what simulating their noise needs
+# --- optima of budgets: an array with rows (log C, log N, log D); all points; the designs for simulating their noise
 
 Optima = tuple[np.ndarray, list[Point], Any]
 
 
 def _envelope(groups: list[Budget]) -> Optima:
-    found, points = [], []
+    optima, points = [], []
     for g in groups:
         i = int(np.argmin(g.loss))
         edge = bool(g.N[i] <= g.N.min() * 1.01 or g.N[i] >= g.N.max() / 1.01)
         points.append(Point(C=g.C, N=float(g.N[i]), D=float(g.D[i]), loss=float(g.loss[i]), edge=edge))
         if not edge:
-            found.append((np.log(g.C), np.log(g.N[i]), np.log(g.D[i])))
-    return np.array(found).reshape(-1, 3), points, None
+            optima.append((np.log(g.C), np.log(g.N[i]), np.log(g.D[i])))
+    return np.array(optima).reshape(-1, 3), points, None
 
 
 def _parabolas(groups: list[Budget], window: float) -> Optima:
-    """Minima of the parabolas, and for each kept budget what simulating its noise needs."""
-    found, points, designs = [], [], []
+    """Minima of the parabolas, and for each budget kept the design for simulating its noise."""
+    optima, points, designs = [], [], []
     for g in groups:
         log_n = np.log(g.N)
         best = log_n[np.argmin(g.loss)]
@@ -408,9 +409,9 @@ def _parabolas(groups: list[Budget], window: float) -> Optima:
             point = replace(point, N=float(np.exp(at)), D=float(np.exp(log_d)), loss=c0 - c1 * c1 / (4 * c2))
         points.append(point)
         if not edge:
-            found.append((np.log(g.C), at, log_d))
+            optima.append((np.log(g.C), at, log_d))
             designs.append((best, hat, design, g.loss[near]))
-    return np.array(found).reshape(-1, 3), points, designs
+    return np.array(optima).reshape(-1, 3), points, designs
 
 
 # --- power laws through optima
@@ -473,7 +474,7 @@ def _residual_error(optima: np.ndarray, reference: float) -> np.ndarray:
 
 
 def _simulated_error(optima: np.ndarray, designs: list[Any], reference: float) -> tuple[np.ndarray, int]:
-    """Pools the residuals of all parabolas, redraws them, refits; Birge's ratio covers scatter beyond that noise."""
+    """Redraws the pooled residuals of all parabolas and refits; Birge's ratio covers scatter beyond that noise."""
     df = sum(len(loss) - 3 for *_, loss in designs)
     if df < 3:
         return _residual_error(optima, reference), len(optima) - 2
@@ -495,7 +496,7 @@ def _simulated_error(optima: np.ndarray, designs: list[Any], reference: float) -
     birge = max(1.0, float(np.sqrt(np.sum((residual / spread) ** 2) / (len(x) - 2))))
     shifted = coefficients[:, 1] - coefficients[:, 0] * np.log(reference)
     a, n, k = (birge * float(v.std()) for v in (coefficients[:, 0], coefficients[:, 1], shifted))
-    # At one compute ln D moves against ln N by the slope of ln D in ln N, which is -1 for 6ND.
+    # At constant compute ln D changes with ln N by the slope of ln D in ln N, which is -1 for 6ND.
     return np.array([a, n, a, n, k, k]), df
 
 
@@ -518,7 +519,7 @@ def _jackknife(
 
 
 def _filled(result: Approach, value: np.ndarray, lo: np.ndarray, hi: np.ndarray, reference: float) -> Approach:
-    """With the numbers of ``_line`` and their ends; what is not finite is None."""
+    """The result with the numbers of ``_line`` and their intervals; None where not finite."""
 
     def interval(i: int, change: Callable[[float], Any] = float) -> Interval | None:
         with np.errstate(over="ignore"):
@@ -539,20 +540,20 @@ def _filled(result: Approach, value: np.ndarray, lo: np.ndarray, hi: np.ndarray,
 
 
 def _estimate(result: Approach, line: np.ndarray, reference: float) -> Approach:
-    """With the estimate alone."""
+    """The result with the estimate alone."""
     nothing = np.full(6, np.nan)
     return _filled(result, line, nothing, nothing, reference)
 
 
 def _unidentified(result: Approach, why: AnyReason) -> Approach:
-    """Keeps the estimate, if any, and takes its interval away: 'not identified' is a result."""
+    """The result with its estimate, if any, but without intervals: 'not identified' is a result."""
     cells = {name: getattr(result, name) for name in ("a", "b", "N", "D", "N_coefficient", "D_coefficient")}
     opened = {name: cell and replace(cell, lo=None, hi=None) for name, cell in cells.items()}
     return replace(result, why=why, **opened)
 
 
 def _pair(one: str, x: Approach, two: str, y: Approach) -> Pair:
-    """Whether two approaches differ by more than their intervals allow together (added in squares)."""
+    """Whether two approaches differ by more than their intervals combined (in quadrature)."""
     if not (x.identified and y.identified):
         return Pair(one=one, two=two)
     a, n = _differ(x.a, y.a, np.asarray), _differ(x.N, y.N, np.log)
@@ -568,6 +569,6 @@ def _differ(p: Interval | None, q: Interval | None, scale: Callable[[Any], Any])
 
 
 def _ends(cell: Interval | None) -> tuple[float, float, float]:
-    """Of an identified approach, all of whose intervals are closed."""
+    """Value and ends of an interval of an identified approach, all of whose intervals are closed."""
     assert cell is not None and cell.lo is not None and cell.hi is not None
     return cell.value, cell.lo, cell.hi

@@ -1,7 +1,8 @@
-"""What is wrong or unknowable about a fit, as typed warnings (``card``), and how well each number is known.
+"""What is wrong with a fit or not identified by it, as typed warnings (``card``), and how well each number is known.
 
-Identification is a property of the design (sizes, tokens, noise), judged at the fitted law without the noise that
-happened: judging the estimate instead selects lucky studies (winner's curse). ``expected`` has those figures.
+Identification is a property of the design (sizes, tokens, noise). It is judged by the intervals expected at the fitted
+law (``expected``), independent of the noise that happened: judging by the estimate selects lucky studies (winner's
+curse).
 """
 
 from __future__ import annotations
@@ -27,22 +28,23 @@ from analysis.laws import Law
 Array = np.ndarray
 Intervals = Mapping[str, Interval]
 FLOOR_REACHED = 0.01  # a floor whose expected interval reaches this is not identified
-WIDE_A = 0.15  # nor is an allocation exponent with a wider expected half-width
-KNOWN = 2.0  # nor is a positive scale that is not known within this factor either way
-# a design at that width shows a smaller one in most studies; below this one in less than 3 % (benchmarks/coverage.py)
+WIDE_A = 0.15  # an allocation exponent with a wider expected half-width is not identified
+KNOWN = 2.0  # a positive scale that is not known within this factor either way is not identified
+# most studies of a design at the limit show a smaller width, but fewer than 3 % one below this (benchmarks/coverage.py)
 DOUBTFUL_A = 0.085
 REFUTED = 0.01
-DIVERGED = math.log(1.5)  # of log loss above the law of the others, from which on a run looks diverged
+DIVERGED = math.log(1.5)  # excess of log loss over the law of the other runs above which a run looks diverged
 Standing = Literal["yes", "roughly", "no", "by_form"]
 STANDINGS: tuple[Standing, ...] = ("yes", "roughly", "no", "by_form")
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """The fit under examination: the point estimate, its uncertainty, the rows and what is known of both.
+    """The fit under examination: the point estimate, its uncertainty, the rows and what is known about them.
 
     Attributes:
-      y: what the surface was fitted to, (n,).
-      level: of the intervals, by name of parameter and derived number.
+      y: (n,), the values that the surface was fitted to.
+      level: confidence of the intervals.
+      intervals: by name of parameter or derived number.
       influence: refits without single rows.
     """
 
@@ -64,7 +66,7 @@ def diagnose(fit: Subject) -> tuple[AnyWarning, ...]:
     """Every warning of a fit."""
     point, y = fit.point, fit.y
     off, apart = outlying(point, y) if point.scale > 1e-10 else (np.zeros(0, dtype=int), np.zeros(len(y)))
-    found: list[AnyWarning] = [
+    warnings: list[AnyWarning] = [
         *_bounds(fit),
         *_stem_effects(fit.inference),
         *_identification(fit),
@@ -78,27 +80,27 @@ def diagnose(fit: Subject) -> tuple[AnyWarning, ...]:
     ]
     lack = fit.noise.lack_of_fit
     if lack.p is not None and lack.p < REFUTED and lack.F is not None and lack.df1 and lack.df2:
-        found.append(card.Refuted(F=lack.F, df1=lack.df1, df2=lack.df2, p=lack.p))
-    return tuple(found)
+        warnings.append(card.Refuted(F=lack.F, df1=lack.df1, df2=lack.df2, p=lack.p))
+    return tuple(warnings)
 
 
 # --- the law and the design
 
 
 def _bounds(fit: Subject) -> list[AnyWarning]:
-    """Free coordinates that end at a limit."""
+    """Free coordinates that end at a bound."""
     surface, z = fit.point.surface, fit.inference.z_hat
-    found: list[AnyWarning] = []
+    warnings: list[AnyWarning] = []
     for i, c in enumerate(fit.law.coordinates):
         low, high = z[i] <= surface.lower[i] + 1e-9, z[i] >= surface.upper[i] - 1e-9
         if fit.point.free[i] and (low or high):
             bound = c.lower if low else c.upper
-            found.append(
+            warnings.append(
                 card.ParameterAtBound(
                     parameter=c.name, side="lower" if low else "upper", bound=bound if math.isfinite(bound) else None
                 )
             )
-    return found
+    return warnings
 
 
 def _stem_effects(inference: Inference) -> list[AnyWarning]:
@@ -106,8 +108,8 @@ def _stem_effects(inference: Inference) -> list[AnyWarning]:
 
 
 def _identification(fit: Subject) -> list[AnyWarning]:
-    """The floor and the allocation exponent: what the design is expected to show, and what the intervals say."""
-    found: list[AnyWarning] = []
+    """Whether the floor and the allocation exponent are identified, by the design and by the intervals."""
+    warnings: list[AnyWarning] = []
     hoped, floor = expected(fit.inference, fit.level, FLOOR_REACHED), fit.law.floor
     if floor and hoped.floor_statistic is not None:
         cell, reach = fit.intervals[floor], hoped.floor_statistic
@@ -121,71 +123,75 @@ def _identification(fit: Subject) -> list[AnyWarning]:
             "expected_statistic": reach,
         }
         if reach < 1 or cell.lo is None or cell.lo < FLOOR_REACHED:
-            found.append(card.NotIdentified(**about))
+            warnings.append(card.NotIdentified(**about))
         elif worst < 1:
-            found.append(card.Doubtful(**about))
+            warnings.append(card.Doubtful(**about))
     width = hoped.a_half_width
     if width is not None and "a" not in fit.intervals:
-        found.append(card.NotIdentified(parameter="a", why="flat"))
+        warnings.append(card.NotIdentified(parameter="a", why="flat"))
     elif width is not None:
         cell = fit.intervals["a"]
-        seen = cell.half_width
+        half_width = cell.half_width
         about = {
             "parameter": "a",
             "why": "wide",
             "lo": cell.lo,
             "hi": cell.hi,
-            "half_width": finite(seen),
+            "half_width": finite(half_width),
             "expected_half_width": min(width, 1e9),
         }
-        if max(width, seen) > WIDE_A:
-            found.append(card.NotIdentified(**about))
-        elif max(width, seen) > DOUBTFUL_A:
-            found.append(card.Doubtful(**about))
-    return found
+        if max(width, half_width) > WIDE_A:
+            warnings.append(card.NotIdentified(**about))
+        elif max(width, half_width) > DOUBTFUL_A:
+            warnings.append(card.Doubtful(**about))
+    return warnings
 
 
 def _scales(fit: Subject) -> list[AnyWarning]:
-    """Half-lives, breaks and other positive scales that are not known within a factor ``KNOWN`` either way, or of which
-    the card's interval, made around the estimate, stops short of what fits equally by that factor."""
-    found: list[AnyWarning] = []
+    """Half-lives, breaks and other positive scales that are not identified.
+
+    Either they are not known within a factor ``KNOWN`` either way, or the card's interval, made around the estimate,
+    ends more than that factor short of values that fit equally well.
+    """
+    warnings: list[AnyWarning] = []
     for name, (low, high) in profile.ranges(fit.point, fit.inference, fit.level).items():
         cell = fit.intervals[name]
         ends = cell.lo or 0.0, math.inf if cell.hi is None else cell.hi
         lo, hi = min(low, ends[0]), max(high, ends[1])
-        short = max(hi / ends[1] if ends[1] < math.inf else 1.0, ends[0] / max(lo, 1e-300))  # of the printed interval
+        # the factor by which the printed interval is too short
+        short = max(hi / ends[1] if ends[1] < math.inf else 1.0, ends[0] / max(lo, 1e-300))
         if hi > KNOWN**2 * lo or short > KNOWN:
-            found.append(card.NotIdentified(parameter=name, why="scale", lo=lo, hi=finite(hi)))
-    return found
+            warnings.append(card.NotIdentified(parameter=name, why="scale", lo=lo, hi=finite(hi)))
+    return warnings
 
 
 def _design(fit: Subject) -> list[AnyWarning]:
-    """Too few values or rows, columns that go together, losses that do not fall with N."""
+    """Too few values or rows, collinear columns, losses that do not fall with N."""
     law, table, P = fit.law, fit.table, int(fit.point.free.sum())
-    found: list[AnyWarning] = []
+    warnings: list[AnyWarning] = []
     for column in law.columns:
         if table[column].dtype == object or column in law.steady:
-            continue  # an array a row: a schedule; or what has no bend of its own
+            continue  # schedules, an array in each row, and columns whose terms have no curvature
         count = len(levels(table[column]))
         need = P + 1 if len(law.columns) == 1 else 2 + (law.floor is not None) + (column == "N")
         if count < need:
-            found.append(card.TooFewValues(column=column, found=count, needed=need))
+            warnings.append(card.TooFewValues(column=column, found=count, needed=need))
     if len(fit.y) < 2 * P:
-        found.append(card.TooFewRuns(rows=len(fit.y), parameters=P))
+        warnings.append(card.TooFewRuns(rows=len(fit.y), parameters=P))
     if {"N", "D"} <= set(law.columns):
         r = float(np.corrcoef(np.log(table["N"]), np.log(table["D"]))[0, 1])
         if abs(r) > 0.95:
-            found.append(card.Collinear(correlation=r))
-        if set(law.columns) == {"N", "D"}:  # with repeats, bits or a learning rate, N is not all that differs
-            found += _monotone(table, fit.noise)
-    return found
+            warnings.append(card.Collinear(correlation=r))
+        if set(law.columns) == {"N", "D"}:  # with repeats, bits or a learning rate more than N differs
+            warnings += _monotone(table, fit.noise)
+    return warnings
 
 
 def _monotone(table: pd.DataFrame, noise: Noise) -> list[AnyWarning]:
-    """A larger model that is worse at equal D, beyond three standard deviations of a difference of two runs."""
+    """Larger models that are worse at equal D by more than three standard deviations of a difference of two runs."""
     sd = noise.pure_error.sd or noise.sigma_run  # a badly tuned size hides in sigma_stem
     if len(table) > LARGE:
-        table = table.iloc[np.linspace(0, len(table) - 1, LARGE // 4).astype(int)]  # of pairs, enough
+        table = table.iloc[np.linspace(0, len(table) - 1, LARGE // 4).astype(int)]  # enough pairs
     D = np.log(np.asarray(table["D"], dtype=np.float64))
     N, y = np.asarray(table["N"], dtype=np.float64), np.log(np.asarray(table["loss"], dtype=np.float64))
     worst: tuple[float, int, int] | None = None
@@ -209,7 +215,7 @@ def _monotone(table: pd.DataFrame, noise: Noise) -> list[AnyWarning]:
 
 
 def _influential(fit: Subject, off: Array, residual: Array) -> list[AnyWarning]:
-    """Rows that decide a (or the first exponent): one by one, and those that hide each other."""
+    """Rows that determine a (or the first exponent), singly or together where they mask each other."""
     # one standard error, or in large tables eight times what a row moves it by on average: normal noise moves it by six
     share = 0.5 * min(1.0, 8 / math.sqrt(len(fit.y)))
     names = names_of(fit.table)
@@ -219,7 +225,7 @@ def _influential(fit: Subject, off: Array, residual: Array) -> list[AnyWarning]:
         return cell is not None and abs(row.change) > cell.half_width * share
 
     rows: list[card.InfluentialRow] = []
-    group = None if fit.law.curve else together(fit.point, fit.y, off)  # of curves whole ones are left out, not steps
+    group = None if fit.law.curve else together(fit.point, fit.y, off)  # whole learning curves are left out, not steps
     if group is not None and moves(group):
         for i, change, back in zip(group.rows, group.alone, group.back):
             about: dict[str, Any] = {"run": names[i], "residual": float(residual[i]), "quantity": group.quantity}
@@ -238,23 +244,23 @@ def _influential(fit: Subject, off: Array, residual: Array) -> list[AnyWarning]:
 
 
 def _outliers(fit: Subject, off: Array, apart: Array) -> list[AnyWarning]:
-    """Rows ``off`` the law of the others, and those so far above it that training must have failed."""
+    """Rows ``off`` the law that the others follow, and those so far above it that training must have failed."""
     if not len(off):
         return []
     names = names_of(fit.table)
     listed = tuple(card.OutlyingRow(run=names[i], residual=float(apart[i])) for i in off[:50])
     full = math.isinf(fit.point.delta)
-    found: list[AnyWarning] = [card.Outliers(count=len(off), limit=FAR, rows=listed, full_weight=full)]
+    warnings: list[AnyWarning] = [card.Outliers(count=len(off), limit=FAR, rows=listed, full_weight=full)]
     if fit.law.quantity != "loss" or fit.law.curve:
-        return found
+        return warnings
     fitted = fit.law.predict(fit.inference.theta_hat, fit.table)
     gap = np.log(np.asarray(fit.table["loss"], dtype=np.float64)) - np.log(fitted)
     rows = [i for i in off if gap[i] > DIVERGED]
     if rows:
         ratios = tuple(math.exp(gap[i]) for i in rows)
         bad = tuple(names[i] for i in rows)
-        found.append(card.Diverged(rows=bad, ratios=ratios, of=len(gap), limit=math.exp(DIVERGED)))
-    return found
+        warnings.append(card.Diverged(rows=bad, ratios=ratios, of=len(gap), limit=math.exp(DIVERGED)))
+    return warnings
 
 
 def spearman(x: Array, y: Array) -> tuple[float, float]:
@@ -263,7 +269,7 @@ def spearman(x: Array, y: Array) -> tuple[float, float]:
     As ``scipy.stats.spearmanr``, without the half second that its import takes.
     """
     ranks = np.stack([pd.Series(values).rank() for values in (x, y)])
-    with np.errstate(invalid="ignore", divide="ignore"):  # a constant has no correlation; that of equals is sure
+    with np.errstate(invalid="ignore", divide="ignore"):  # a constant has no correlation; a perfect one has p = 0
         r, spare = np.corrcoef(ranks)[0, 1], len(x) - 2
         return float(r), 2 * float(special.stdtr(spare, -abs(r) * np.sqrt(spare / ((1 + r) * (1 - r)))))
 
@@ -290,54 +296,59 @@ def _optima(fit: Subject) -> list[AnyWarning]:
         return []
     ranges = {}
     for name in fit.law.names:
-        seen = [optimum.params[name] for optimum in optima]
-        if max(seen) > 1.5 * min(seen) > 0 or max(seen) - min(seen) > abs(max(seen)) / 3:
-            ranges[name] = (min(seen), max(seen))
+        values = [optimum.params[name] for optimum in optima]
+        if max(values) > 1.5 * min(values) > 0 or max(values) - min(values) > abs(max(values)) / 3:
+            ranges[name] = (min(values), max(values))
     return [card.SeveralOptima(count=len(optima), ranges=ranges)]
 
 
 def _mixed(fit: Subject) -> list[AnyWarning]:
-    """Rows of several epochs or schedules under a law that knows of neither."""
+    """Rows with several epochs or different schedules under a law that models neither."""
     table, law = fit.table, fit.law
-    found: list[AnyWarning] = []
+    warnings: list[AnyWarning] = []
     epochs = np.asarray(table["epochs"], dtype=np.float64) if "epochs" in table else np.ones(1)
     if (epochs > 1.0001).any() and "U" not in law.columns:
-        found.append(card.MixedEpochs(rows=int((epochs > 1.0001).sum()), largest=float(np.nanmax(epochs))))
+        warnings.append(card.MixedEpochs(rows=int((epochs > 1.0001).sum()), largest=float(np.nanmax(epochs))))
     if "schedule" in table and not law.curve:
         kinds = table["schedule"].dropna().astype(str).value_counts()
         if len(kinds) > 1:
-            found.append(card.MixedSchedules(rows={str(k): int(v) for k, v in kinds.items()}))
-    return found
+            warnings.append(card.MixedSchedules(rows={str(k): int(v) for k, v in kinds.items()}))
+    return warnings
 
 
 def left_out(dropped: Sequence[Dropped], table: pd.DataFrame, law: Law) -> tuple[AnyWarning, ...]:
-    """What the rows that a table lost, and checkpoints among those it kept, do to the law of the rest."""
-    found: list[AnyWarning] = []
+    """Warnings about rows that were left out of a table, and about checkpoints among those kept.
+
+    Args:
+      dropped: the rows left out, with the reason.
+      table: the rows kept.
+      law: the law fitted to them.
+    """
+    warnings: list[AnyWarning] = []
     diverged = tuple(row.row for row in dropped if row.why == "status" and row.detail == "diverged")
     undecayed = tuple(row.row for row in dropped if row.why == "undecayed")
     if diverged:
-        found.append(card.LeftOut(why="diverged", rows=diverged, of=len(diverged) + len(table)))
+        warnings.append(card.LeftOut(why="diverged", rows=diverged, of=len(diverged) + len(table)))
     if undecayed:
-        found.append(card.LeftOut(why="undecayed", rows=undecayed, of=len(undecayed) + len(table)))
+        warnings.append(card.LeftOut(why="undecayed", rows=undecayed, of=len(undecayed) + len(table)))
     if "run" in table and "decayed" not in table and not law.curve:
         runs = len(set(table["run"]))
         if early := len(table) - runs:
-            found.append(card.Checkpoints(rows=early, runs=runs, of=len(table)))
-    return tuple(found)
+            warnings.append(card.Checkpoints(rows=early, runs=runs, of=len(table)))
+    return tuple(warnings)
 
 
-# --- helpers, and what a warning means for a number
+# --- helpers, and what warnings mean for a number
 
 
 def levels(values: Any, tolerance: float = 0.02) -> list[float]:
-    """Distinct values, those within ``tolerance`` of their neighbour counted once; ascending."""
+    """Distinct values, ascending; values within ``tolerance`` of their neighbour count once."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     return [float(v) for i, v in enumerate(ordered) if i == 0 or v > ordered[i - 1] * (1 + tolerance)]
 
 
 def names_of(table: pd.DataFrame) -> list[str]:
-    """The rows' names: column ``run``, with the step or D of a checkpoint where several rows are of one run, else
-    their numbers."""
+    """Names of the rows: column ``run``, with the step or D where a run has several rows; else row numbers."""
     if "run" not in table:
         return [str(v) for v in table.index]
     again, names = table["run"].duplicated(keep=False), table["run"].astype(str)
@@ -348,15 +359,15 @@ def names_of(table: pd.DataFrame) -> list[str]:
 
 
 def missing(warnings: Iterable[Warning]) -> set[str]:
-    """Parameters, and derived numbers such as a, that the warnings of a fit call not identified."""
+    """Names of parameters and derived numbers, such as a, that the warnings call not identified."""
     return {w.parameter for w in warnings if isinstance(w, card.NotIdentified | card.ParameterAtBound)}
 
 
 def standing(law: Law, intervals: Intervals, warnings: Iterable[Warning]) -> dict[str, Standing]:
-    """How well a fit knows its exponents, its floor and those of the optimum, by name.
+    """How well the exponents of a fit, its floor and the exponents of the optimum are known, by name.
 
     ``yes``; ``roughly``: an exponent or scale not known within a factor ``KNOWN``; ``no``: not identified; ``by_form``:
-    the formula gives it, whatever the runs are.
+    the formula determines it, whatever the runs.
     """
     lost = missing(warnings)
     derived = [name for name in ("a", "b") if name in intervals and name not in law.names]
@@ -364,8 +375,8 @@ def standing(law: Law, intervals: Intervals, warnings: Iterable[Warning]) -> dic
     out: dict[str, Standing] = {}
     for name in dict.fromkeys([*own, *derived[:1], *sorted(lost & set(intervals))]):
         cell, vague = intervals[name], name not in (law.floor, *derived)
-        given = name in derived and cell.lo == cell.hi
-        out[name] = "no" if name in lost else "by_form" if given else "yes"
+        by_form = name in derived and cell.lo == cell.hi
+        out[name] = "no" if name in lost else "by_form" if by_form else "yes"
         if out[name] == "yes" and vague and not _within_factor(cell):
             out[name] = "roughly"
     if "b" in derived:

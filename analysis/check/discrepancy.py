@@ -44,8 +44,8 @@ Array = np.ndarray
 FILE = Path(__file__).with_name("discrepancy.json")
 DF = 4.0
 OTHER = "other"  # laws that were not in the league
-APART = 1.0  # e-folds of N along a budget over which the deviations of two cells are independent
-CURVATURE = 0.033  # of log loss in log N along a budget, the median of the sets in benchmarks/optimum.json
+APART = 1.0  # e-folds of N along a budget beyond which the deviations of two cells are taken as independent
+CURVATURE = 0.033  # of log loss in log N along a budget: the median over the sets in benchmarks/optimum.json
 
 
 class _Learned(msgspec.Struct, frozen=True):
@@ -65,14 +65,14 @@ def _league() -> dict[str, _Learned]:
 
 
 def term(law: str | Law, setting: str | float = "auto") -> Discrepancy:
-    """The term of a law.
+    """The discrepancy term of a law.
 
     Args:
-      law: in any column; one that was not in the league takes the k of ``OTHER``.
-      setting: "auto" (the learned k), "off" (k = 0), or a k of the user's own.
+      law: in any column; a law that was not in the league gets the k of ``OTHER``.
+      setting: "auto" (the learned k), "off" (k = 0), or a value of k.
 
     Raises:
-      UserError: another setting.
+      UserError: any other setting.
     """
     if setting == "off":
         return Discrepancy(k=0.0, df=DF, shared=0.0, setting="off")
@@ -90,9 +90,9 @@ def term(law: str | Law, setting: str | float = "auto") -> Discrepancy:
 
 
 def beyond(scope: Scope, columns: Mapping[str, Any]) -> Array:
-    """x (n,): e-folds by which rows lie beyond the fitted range, of those of C, N and D that both sides know.
+    """x (n,): e-folds by which rows lie beyond the fitted range in those of C, N and D that are known on both sides.
 
-    Rows that do not say C are compared by N D.
+    Rows without C are compared by N D.
     """
     largest = {"C": scope.C_max, "N": scope.N_max, "D": scope.D_max, "ND": scope.ND_max}
     values = {c: np.atleast_1d(np.asarray(columns[c], dtype=np.float64)) for c in ("C", "N", "D") if c in columns}
@@ -114,16 +114,16 @@ def deviations(entry: Discrepancy, x: Array, draws: int, rng: np.random.Generato
 
 
 def shift(entry: Discrepancy, x: float) -> float:
-    """t scale, in e-folds, of the error of the optimal N at a budget x e-folds beyond the range; see the module."""
+    """t scale, in e-folds, of the error of the optimal N at a budget x e-folds beyond the range (module docstring)."""
     return entry.k * x * math.sqrt(2 * (1 - entry.shared)) / (APART * CURVATURE)
 
 
 def learn(residual: Array, spread: Array, x: Array, weight: Array) -> float:
-    """k of residuals of log loss (n,) whose forecasts had sd ``spread`` (n,) without it. Maximum likelihood.
+    """Maximum-likelihood k for residuals of log loss (n,) whose forecasts have sd ``spread`` (n,) without it.
 
     The density is Student-t with ``DF`` degrees of freedom and scale^2 = spread^2 + (k x)^2; ``weight`` (n,).
     """
-    from scipy import optimize  # slow to import, and no fit learns it
+    from scipy import optimize  # slow to import, and not needed by a fit
 
     r2, s2, x2 = residual**2, np.maximum(spread, 1e-6) ** 2, x**2
 
@@ -134,18 +134,18 @@ def learn(residual: Array, spread: Array, x: Array, weight: Array) -> float:
     grid = np.linspace(math.log(1e-5), math.log(0.5), 120)
     best = int(np.argmin([cost(v) for v in grid]))
     ends = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    found: Any = optimize.minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(found.x))
+    minimum: Any = optimize.minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(minimum.x))
 
 
 def common_part(residual: Array, spread: Array, x: Array, study: Array, k: float) -> float:
-    """Part of the deviation's variance that cells of one study have in common: mean product of pairs over mean square.
+    """Share of the deviation's variance that cells of one study have in common: mean product of pairs over mean square.
 
-    Only rows where the discrepancy dominates (k x > spread) count; 0.5 where there are too few. Clipped to 0..0.95.
+    Uses only rows where the discrepancy dominates (k x > spread); 0.5 where they are too few. Clipped to 0..0.95.
     """
     use = k * x > spread
     z = residual / np.maximum(k * x, 1e-12)
-    z = np.sign(z) * np.sqrt(special.chdtri(1.0, np.clip(_two_sided(z), 1e-12, 1.0)))  # t scores to normal ones
+    z = np.sign(z) * np.sqrt(special.chdtri(1.0, np.clip(_two_sided(z), 1e-12, 1.0)))  # t scores to normal scores
     pairs = squares = groups = 0.0
     for name in np.unique(study[use]):
         part = z[use & (study == name)]

@@ -1,4 +1,4 @@
-"""What a design is expected to show at the fitted law and noise, without the noise that happened."""
+"""What a design is expected to show under the fitted law and noise, independent of the noise that happened."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Array = np.ndarray
 
 
 class Expected(Value):
-    """None where the law has no such quantity.
+    """Expected identification of a and the floor; None where the law has no such quantity.
 
     Attributes:
       a_half_width: linearised half-width of a.
-      floor_statistic: the profile statistic of a small floor over its critical value; below 1 the expected interval
-        reaches that floor.
+      floor_statistic: the profile statistic of a small floor, divided by its critical value; below 1 the expected
+        interval includes that floor.
     """
 
     a_half_width: float | None
@@ -29,7 +29,7 @@ class Expected(Value):
 
 
 def expected(inference: Inference, level: float, floor: float) -> Expected:
-    """The figures of ``Expected`` at confidence ``level``; ``floor`` is the value that the statistic is of."""
+    """``Expected`` at confidence ``level``; ``floor`` is the small floor that the statistic tests."""
     t = float(special.stdtrit(inference.df, 0.5 + level / 2))
     return Expected(a_half_width=_half_width(inference, t), floor_statistic=_floor_statistic(inference, t, floor))
 
@@ -60,15 +60,15 @@ def _floor_statistic(inference: Inference, t: float, floor: float) -> float | No
     if z[surface.floor] <= at:
         return 0.0
     fitted = surface.evaluate(z[None])[0][0]
-    held = free.copy()
-    held[surface.floor] = False
-    # from the fit a flat valley is followed down in steps: a jump to the small floor may leave it
+    others = free.copy()
+    others[surface.floor] = False
+    # follow a flat valley down from the fit in steps: a jump to the small floor may leave it
     path, groups = z.copy(), inference.groups
     for value in np.linspace(z[surface.floor], at, 6)[1:]:
         path[surface.floor] = value
-        path = minimise(surface, path[None], fitted, free=held)[0][0]
+        path = minimise(surface, path[None], fitted, free=others)[0][0]
     if groups is not None and inference.rho > 0:
-        path = gls(surface, path, fitted, groups, inference.rho, held)
+        path = gls(surface, path, fitted, groups, inference.rho, others)
     gap = fitted - surface.evaluate(path[None])[0][0]
     rise = float((gap**2).sum()) if groups is None else float(groups.quadratic(gap, inference.rho))
     rise += prior_cost(inference, path) - prior_cost(inference, z)

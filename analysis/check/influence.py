@@ -1,8 +1,8 @@
-"""Which rows decide a fit: refits without each of them, and without those that hide each other.
+"""Which rows determine a fit: refits without each of them, and without groups of rows that mask each other.
 
-Rows that lie off the law on one side pull it along: left out one at a time none of them matters much, and the residual
-of each is small (masking; Rousseeuw and Leroy 1987). So the law is also fitted to what remains when all that lie off it
-are left out, repeatedly, and rows are judged by that law.
+Rows that lie off the law on the same side pull it towards them: each has a small residual, and leaving out any one of
+them changes little (masking; Rousseeuw and Leroy 1987). So the law is also refitted, repeatedly, without all rows that
+lie off it, and rows are judged by that law.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from analysis.engine.losses import HUBER_K, proposal2
 from analysis.engine.uncertainty import Inference
 
 Array = np.ndarray
-FAR = 4.5  # standard deviations of the noise
-MOST = 0.25  # with a larger share of the rows off the law, it is the law that is wrong
-LEAVE_OUT = 400  # rows that are left out one by one, at most
-GROUP = 30  # rows that are looked at together, at most: more than that off the law speak of the law
-LARGE = 20_000  # rows above which the law is not fitted again
+FAR = 4.5  # distance from the law, in standard deviations of the noise, beyond which a row is off it
+MOST = 0.25  # where a larger share of the rows is off the law, the law is wrong
+LEAVE_OUT = 400  # rows left out one by one, at most
+GROUP = 30  # rows left out together, at most: if more are off the law, the law is wrong
+LARGE = 20_000  # rows above which the law is not refitted
 PASSES = 10
-LITTLE = 0.05  # of the strongest pull, that a row of the group has at least
+LITTLE = 0.05  # smallest pull of a row in the group, as a share of the strongest
 
 
 class Together(Value):
-    """What leaving out rows together does.
+    """The effect of leaving out rows together on the watched quantity.
 
     Attributes:
-      change: of the quantity without all of them.
+      change: without all of them.
       rows: their indices, the strongest first.
-      alone: change without each alone.
-      back: what putting each one back does when all others are out.
+      alone: change without each one alone.
+      back: change when each one is put back while the others are out.
     """
 
     quantity: str
@@ -42,9 +42,9 @@ class Together(Value):
 
 
 def influence(point: Estimate, y: Array, ids: list[str], top: int = 10) -> tuple[Influence, ...]:
-    """Refits without each row: the ``top`` largest changes of the watched quantity, residuals in units of scale.
+    """Refits without each row: the ``top`` largest changes of the watched quantity, with residuals in units of scale.
 
-    Rows are the 400 with the largest residuals when there are more, and fewer in tables beyond ``LARGE``.
+    At most the 400 rows with the largest residuals are tried, and fewer in tables beyond ``LARGE``.
     """
     n = len(y)
     r = (y - point.surface.evaluate(point.z[None])[0][0]) / point.scale
@@ -59,22 +59,22 @@ def influence(point: Estimate, y: Array, ids: list[str], top: int = 10) -> tuple
 
 
 def of_curves(point: Estimate, y: Array, at: Inference) -> tuple[Influence, ...]:
-    """The same for whole runs of learning curves, of the jackknife's refits; the residual is the run's mean one."""
+    """Influence of whole learning curves, from the jackknife's refits; the residual is the mean over the run."""
     if at.left_out is None or at.groups is None:
         return ()
     r = (y - point.surface.evaluate(point.z[None])[0][0]) / point.scale
     name, base, values = _watched(point, at.left_out)
-    found = [
+    rows = [
         Influence(run=run, residual=float(r[at.groups.codes == k].mean()), quantity=name, change=float(value - base))
         for k, (run, value) in enumerate(zip(at.groups.names, values))
     ]
-    return tuple(sorted(found, key=lambda row: -abs(row.change)))
+    return tuple(sorted(rows, key=lambda row: -abs(row.change)))
 
 
 def outlying(point: Estimate, y: Array) -> tuple[Array, Array]:
-    """Rows (indices, the farthest first) off the law that the others follow, and all residuals (n,) from that law.
+    """Indices of rows off the law that the others follow, the farthest first, and all residuals (n,) from that law.
 
-    Residuals are in standard deviations of the others' noise.
+    Residuals are in standard deviations of the noise of the other rows.
     """
     n, P = len(y), int(point.free.sum())
     z, scale, keep = point.z, point.scale, np.ones(n, dtype=bool)
@@ -98,7 +98,7 @@ def outlying(point: Estimate, y: Array) -> tuple[Array, Array]:
 
 
 def together(point: Estimate, y: Array, off: Array) -> Together | None:
-    """What leaving out rows ``off`` (indices) together does, of those that pull the law to one side.
+    """The effect of leaving out together those of the rows ``off`` (indices) that pull the law to one side.
 
     None for fewer than two rows, or too many.
     """
@@ -122,9 +122,9 @@ def together(point: Estimate, y: Array, off: Array) -> Together | None:
 
 
 def _without(point: Estimate, y: Array, sets: list[list[int]]) -> tuple[str, float, Array]:
-    """The watched quantity: its name, its value, and its values (S,) where each of S sets of rows is left out.
+    """Name and value of the watched quantity, and its values (S,) without each of S sets of rows.
 
-    It is a where the law has one, else the law's first exponent.
+    The quantity is a where the law has one, else the law's first exponent.
     """
     w = np.ones((len(sets), len(y)))
     for k, rows in enumerate(sets):
@@ -133,7 +133,7 @@ def _without(point: Estimate, y: Array, sets: list[list[int]]) -> tuple[str, flo
 
 
 def _watched(point: Estimate, z: Array) -> tuple[str, float, Array]:
-    """The quantity whose influence is shown: its name, its value, and its values (S,) at coordinates z (S, P)."""
+    """Name and value of the quantity whose changes are shown, and its values (S,) at coordinates z (S, P)."""
     law, base, theta = point.surface.law, point.theta, point.surface.to_theta(z)
     at, pair = law.exponents(base[None]), law.exponents(theta)
     if at is not None and pair is not None:

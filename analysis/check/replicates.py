@@ -1,4 +1,4 @@
-"""Runs that repeat one setting with another seed: which they are, and what they say of the noise and of the law."""
+"""Replicates, runs of one setting with different seeds, and what they tell about noise and lack of fit."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from analysis.engine.surface import Weighted
 from scaling.errors import Code, UserError
 
 Array = np.ndarray
-# rows that agree in all of these, as far as the table has them, are replicates
+# replicates agree in all of these columns that the table has
 SETTING = ("N", "D", "C", "learning_rate", "batch", "width", "depth", "unique_tokens")
-STEMS = 1000  # whose replicates are compared, at most: a matrix of cells and one of stems
+STEMS = 1000  # stems with replicates, at most: the test needs dense matrices of cells and stems
 
 
 def cells(table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, int]:
-    """Codes (n,) of the settings of the rows, by a law's ``columns`` and ``SETTING``, and how many there are."""
+    """Codes (n,) of the rows' settings, by a law's ``columns`` and ``SETTING``, and the number of settings."""
     same = [c for c in dict.fromkeys((*columns, *SETTING)) if c in table]
-    whole = [c for c in same if table[c].dtype != object]  # others hold an array a row
+    whole = [c for c in same if table[c].dtype != object]  # other columns hold an array in each row
     codes = np.zeros(len(table), dtype=np.int64)
     for column in same:
         if column in whole:
@@ -38,10 +38,14 @@ def cells(table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, int]:
 
 
 def weights(name: str, y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array | None, Weights | None]:
-    """Precisions (n,) of the rows, geometric mean one, and the card's account of them; None where all are equal.
+    """Precisions (n,) of the rows with geometric mean one, and the card's account of them; None where all are equal.
 
-    ``none``; ``seeds``: the inverse of the variance between replicates of log losses ``y`` (n,), pooled over the cells
-    of a size and moderated; or a column of the table. UserError where there is no such thing.
+    Args:
+      name: ``none``; ``seeds``: the inverse variance between replicates of log losses ``y`` (n,), pooled over the cells
+        of a size and moderated; or a column of the table.
+
+    Raises:
+      UserError: no such column, weights that are not positive, or too few replicates.
     """
     if name == "none":
         return None, None
@@ -61,7 +65,7 @@ def weights(name: str, y: Array, table: pd.DataFrame, columns: tuple[str, ...]) 
 def _by_seeds(y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, Weights]:
     """Inverse variances between seeds, pooled by size and moderated (Smyth 2004, doi 10.2202/1544-6115.1027).
 
-    Their geometric mean is one, so that sigma_run is of a run of weight one.
+    Their geometric mean is one, so that sigma_run is that of a run of weight one.
     """
     by = "N" if "N" in table else columns[0]
     codes, count = cells(table, columns)
@@ -98,9 +102,9 @@ def _by_seeds(y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[
 
 
 def moderation(variance: Array, df: Array) -> tuple[float, float]:
-    """Degrees of freedom d0 and variance s0 of the scaled inverse chi-square behind variances (k,) with df (k,).
+    """Degrees of freedom d0 and variance s0 of the scaled inverse chi-square prior of variances (k,) with df (k,).
 
-    Smyth 2004, doi 10.2202/1544-6115.1027, section 6.2; d0 is infinite where they differ no more than by chance.
+    Smyth 2004, doi 10.2202/1544-6115.1027, section 6.2; d0 is infinite where they differ by no more than chance.
     """
     half = df / 2
     e = np.log(variance) - special.digamma(half) + np.log(half)
@@ -115,20 +119,20 @@ def moderation(variance: Array, df: Array) -> tuple[float, float]:
 
 
 def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> tuple[PureError, LackOfFit]:
-    """Noise from replicates (rows of equal columns), and the lack-of-fit F test of the law against it.
+    """Noise from replicates (rows with equal columns), and the lack-of-fit F test of the law against it.
 
-    With shared stems both models get the random effect, its ratio taken from the saturated one (cell means), and the
-    denominator's degrees of freedom are the extra stems: conservative. sd and F are None without replicates, and F
-    where more than ``STEMS`` stems have some.
+    With shared stems both models get the random effect, with the variance ratio of the saturated one (cell means), and
+    the denominator's degrees of freedom are those of stems: conservative. sd and F are None without replicates; F also
+    where more than ``STEMS`` stems have them.
     """
     law, n = point.surface.law, len(y)
     codes, count = cells(table, law.columns)
     untested = LackOfFit(F=None, df1=None, df2=None, p=None)
     if n == count or law.curve:
-        return PureError(sd=None, df=n - count), untested  # steps of curves of one schedule so far are no replicates
+        return PureError(sd=None, df=n - count), untested  # equal schedules so far are no replicates
     groups = groups_of(table)
     if groups is not None and groups.kind != "stem":
-        groups = None  # a size effect common to all replicates of a size cannot be told from the law's misfit
+        groups = None  # an effect common to all replicates of a size cannot be told apart from misfit of the law
     root = point.surface.root if isinstance(point.surface, Weighted) else np.ones(n)
     rho, within, df2 = _within(y, codes, groups, root)
     error = PureError(sd=math.sqrt(within / (n - count) * (1 + rho)), df=n - count)
@@ -147,13 +151,16 @@ def pure_error(y: Array, table: pd.DataFrame, point: Estimate) -> tuple[PureErro
 
 
 def _within(y: Array, codes: Array, groups: Groups | None, root: Array) -> tuple[float, float, int]:
-    """A mean for each cell ``codes`` (n,): the REML ratio of a stem's variance to a run's, the generalised sum of
-    squares that is left, and its degrees of freedom: rows, or with an effect of stems, stems beyond the cells'.
+    """Fits a mean to each cell of ``codes`` (n,) and returns the variation within cells.
 
-    ``y`` (n,) are log losses times the ``root`` (n,) of the rows' precisions, so that a cell's mean is a multiple of
-    its rows' roots. What is within cells has covariance I + rho M M' with M = Z less its part along them, so that the
-    eigenvalues of M' M (stems by stems) give likelihood and squares at every ratio; a row alone in its cell is in none
-    of it.
+    Returns:
+      The REML ratio of stem to run variance, the generalised residual sum of squares, and its degrees of freedom: of
+      rows or, with a stem effect, of stems.
+
+    ``y`` (n,) are log losses times the ``root`` (n,) of the rows' precisions, so a cell's mean is a multiple of its
+    rows' roots. Residuals within cells have covariance I + rho M M', where M is Z projected off the cell means, so the
+    eigenvalues of M' M (stems by stems) give the likelihood and the sum of squares at every ratio. A row alone in its
+    cell does not contribute.
     """
     size, weight = np.bincount(codes), np.bincount(codes, root**2)
     gap = y - root * (np.bincount(codes, root * y) / weight)[codes]
@@ -169,9 +176,9 @@ def _within(y: Array, codes: Array, groups: Groups | None, root: Array) -> tuple
     along = np.bincount(cell * shape[1] + stem, root[several], shape[0] * shape[1]).reshape(shape)
     mass = np.bincount(cell, root[several] ** 2)[:, None]
     values, vectors = np.linalg.eigh(np.diag(np.bincount(stem).astype(np.float64)) - along.T @ (along / mass))
-    seen = values > 1e-9 * max(float(values[-1]), 1.0)
-    part = (vectors.T @ np.bincount(stem, gap[several], len(names)))[seen] ** 2
-    values = values[seen]
+    positive = values > 1e-9 * max(float(values[-1]), 1.0)
+    part = (vectors.T @ np.bincount(stem, gap[several], len(names)))[positive] ** 2
+    values = values[positive]
     if not len(values):
         return 0.0, within, free
     ratio = ROOTS[:, None] ** 2

@@ -1,7 +1,7 @@
-"""Which law to extrapolate with: fit the cheaper runs, forecast the dearer ones, cut by cut (rolling extrapolation).
+"""Which law extrapolates best: fit the cheaper runs, forecast the more expensive ones, for several cuts.
 
-What a law is wanted for is the loss beyond its runs, so that is what is scored: by error, by CRPS (Gneiting and
-Raftery 2007, doi 10.1198/016214506000001437) and by log score of the whole forecast, its discrepancy included.
+Laws are used to predict losses beyond the fitted runs, so those predictions are scored: by error, by CRPS (Gneiting
+and Raftery 2007, doi 10.1198/016214506000001437) and by log score of the whole forecast, including the discrepancy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from analysis.engine.inference import infer
 from analysis.laws import Law
 
 Array = np.ndarray
-SHARES = (0.5, 0.65, 0.8)  # of the runs by compute that are fitted; the rest is forecast
+SHARES = (0.5, 0.65, 0.8)  # shares of the runs, in order of compute, that are fitted; the rest are forecast
 DRAWS = 400
 
 
@@ -35,9 +35,9 @@ def crps(values: Array, outcome: Array | float) -> Array:
 
 
 def log_score(values: Array, outcome: Array) -> Array:
-    """Minus the log density of the outcomes (n,) under ensembles (n, S): a normal of their median and 68 % width.
+    """Minus the log density of the outcomes (n,) under a normal with the median and 68 % width of ensembles (n, S).
 
-    An ensemble is heavy-tailed where runs are few; the width in the middle is what a normal can take from it.
+    With few runs an ensemble has heavy tails, so its central width is used instead of its standard deviation.
     """
     low, middle, high = np.quantile(values, [0.1587, 0.5, 0.8413], axis=-1)
     sd = np.maximum((high - low) / 2, 1e-6)
@@ -45,7 +45,7 @@ def log_score(values: Array, outcome: Array) -> Array:
 
 
 class Scores(Value):
-    """Scores of forecasts of log loss, where less is better, and ``inside90``, the share in central 90 % intervals."""
+    """Scores of forecasts of log loss (lower is better), and ``inside90``, the share inside central 90 % intervals."""
 
     rms: float
     error: float  # mean absolute
@@ -58,9 +58,9 @@ class Cut(Scores):
     """One split of the runs by compute.
 
     Attributes:
-      C: the largest compute that was fitted, or value of the law's first column where C is unknown.
-      fitted, scored: rows below and above it.
-      ratio: of the largest compute to it.
+      C: the largest fitted compute, or largest fitted value of the law's first column where C is unknown.
+      fitted, scored: number of rows up to it and above it.
+      ratio: the largest compute of all runs over C.
     """
 
     C: float
@@ -70,7 +70,7 @@ class Cut(Scores):
 
 
 class Rolling(Value):
-    """Means over the cuts; ``mean`` is None where no cut leaves enough runs, sizes and tokens to fit."""
+    """Scores of the cuts and their means; ``mean`` is None where no cut leaves enough runs, sizes and tokens to fit."""
 
     law: str
     mean: Scores | None
@@ -92,7 +92,7 @@ class Refit(msgspec.Struct, frozen=True):
     seed: int
 
     def possible(self, table: Any) -> bool:
-        """Whether there are values and rows enough."""
+        """Whether the table has enough values and rows to fit."""
         columns = (table[c].to_numpy(dtype=float) for c in self.law.columns)
         distinct = all(len(np.unique(np.round(np.log(values), 4))) > 2 for values in columns)
         return distinct and len(table) > len(self.law.coordinates) - len(self.fixed) + 1
@@ -124,12 +124,12 @@ def rolling(
     shares: tuple[float, ...] = SHARES,
     seed: int = 0,
 ) -> Rolling:
-    """Scores of forecasting the dearer runs of a table (DataFrame) from the cheaper ones.
+    """Scores of forecasting the more expensive runs of a table (DataFrame) from the cheaper ones.
 
     Args:
       objective, fixed, priors: as in ``fit``; ``setting`` is its ``discrepancy``.
-      shares: of the runs that are fitted, in order of compute (of the law's first column where C is unknown); runs of
-        one compute stay together.
+      shares: shares of the runs to fit, in order of compute (or of the law's first column where C is unknown); runs of
+        equal compute stay together.
     """
     form = laws.get(law)
     kind = objective if isinstance(objective, Objective) else parse_objective(objective)
@@ -154,7 +154,7 @@ def rolling(
 
 
 def _scores(logs: Array, y: Array) -> dict[str, float]:
-    """Of log losses (n, S) forecast and (n,) seen, by the names of ``Scores``."""
+    """Scores of forecast log losses (n, S) against outcomes y (n,), by the names of ``Scores``."""
     miss = y - np.median(logs, axis=1)
     low, high = np.quantile(logs, [0.05, 0.95], axis=1)
     return {
@@ -167,9 +167,9 @@ def _scores(logs: Array, y: Array) -> dict[str, float]:
 
 
 def choose(table: Any, names: tuple[str, ...], **options: Any) -> tuple[str, tuple[Rolling, ...]]:
-    """The law of smallest rolling CRPS, and the rolling scores of all, best first.
+    """The law with the lowest rolling CRPS, and the rolling scores of all laws, best first.
 
-    The first of ``names`` is kept unless another one is better by more than 5 %: a tie is no reason to change.
+    The first of ``names`` is kept unless another law is better by more than 5 %.
     """
     scores = [rolling(table, name, **options) for name in names]
     usable = sorted((s for s in scores if s.crps is not None), key=lambda s: s.crps or 0.0)

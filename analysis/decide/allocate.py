@@ -1,8 +1,8 @@
 """How to spend a budget under a fitted law: N, D and loss with intervals, or a refusal with its reason.
 
-A law gives L(N, D); a cost gives the training FLOPs C(N, D); the optimum at a budget is the N that minimises L along
-C(N, D) = C. Every draw of the fit has its own optimum, and an interval is the spread of those; beyond the fitted range
-each is moved by what the law may be wrong by there (``displaced``, the card's discrepancy).
+A law gives L(N, D), a cost function the training FLOPs C(N, D); the optimum at a budget is the N that minimises L along
+C(N, D) = C. Every draw of the fit has its own optimum, and intervals are the spread of these; beyond the fitted range
+each optimum is moved by the possible error of the law there (``displaced``, the card's discrepancy).
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Given = Literal["flops", "params", "tokens"]
-CURVATURE_STEP = 0.1  # of log N, for the curvature of log loss along a budget
+CURVATURE_STEP = 0.1  # step of log N for the curvature of log loss along a budget
 MAX_EXTRAPOLATION = 100.0  # times the largest fitted compute
-MAX_RATIO = 25.0  # of the ends of the fit's own interval of N or D: beyond 5 either way it says nothing
+MAX_RATIO = 25.0  # ratio of the ends of the fit's own interval of N or D: a factor beyond 5 either way is uninformative
 MAX_OPEN_DRAWS = 0.10  # share of draws without an interior optimum above which the allocation is refused
-CARRIED = (NotIdentified, Collinear, ApproachesDisagree, Refuted)  # warnings of a fit that its answers repeat
+CARRIED = (NotIdentified, Collinear, ApproachesDisagree, Refuted)  # warnings of a fit that its allocations repeat
 
 
 class Extrapolation(Warning, tag="extrapolation"):
     """The cell costs more than the largest fitted run.
 
     Attributes:
-      ratio: ``compute`` of the cell over the ``largest`` that was fitted, in FLOPs.
-      held: which intervals hold the discrepancy term: all, that of the loss alone, or none.
+      ratio: ``compute`` of the cell over the ``largest`` fitted compute, both in FLOPs.
+      held: which intervals include the discrepancy term: all, only that of the loss, or none.
       forced: beyond ``MAX_EXTRAPOLATION``, answered because the caller insists.
     """
 
@@ -72,14 +72,14 @@ class Extrapolation(Warning, tag="extrapolation"):
 
 
 class OpenDraws(Warning, tag="open_draws"):
-    """A share of the draws has no interior optimum, so the intervals are open. ``forced``: it would be refused."""
+    """A share of the draws has no interior optimum, so the intervals are open. ``forced``: refused without force."""
 
     share: float
     forced: bool = False
 
 
 class WideInterval(Warning, tag="wide_interval"):
-    """The fit's own interval of N or D is so wide that it says nothing; answered because the caller insists."""
+    """The fit's own interval of N or D is too wide to be informative; answered because the caller insists."""
 
     quantity: Literal["N", "D"]
     lo: float
@@ -90,11 +90,13 @@ AllocationWarning = Extrapolation | OpenDraws | WideInterval
 
 
 class DiscrepancyTerm(Value):
-    """The term for the law being wrong at a cell.
+    """The discrepancy term at a cell.
 
     Attributes:
-      e_folds_beyond: by which the cell lies beyond the fitted range. k: t scale of log loss per e-fold.
-      log_loss: t scale at the cell. optimum: t scale of the optimum's move, e-folds; None where it is not derived.
+      e_folds_beyond: e-folds by which the cell lies beyond the fitted range.
+      k: t scale of log loss per e-fold.
+      log_loss: t scale of log loss at the cell.
+      optimum: t scale of the optimum's shift, in e-folds; None where it is not derived.
     """
 
     e_folds_beyond: float
@@ -104,9 +106,9 @@ class DiscrepancyTerm(Value):
 
 
 class Sensitivity(Value):
-    """Change of the loss, as a fraction, at half and at twice the N for the same compute.
+    """Relative change of the loss at half and at twice the N for the same compute.
 
-    Below zero where the loss falls, as beyond a condition that holds N off the optimum.
+    It is negative where a condition keeps N away from the optimum.
     """
 
     half_N: float
@@ -117,11 +119,12 @@ class Allocation(Value):
     """What to train: N, D, their ratio, training FLOPs and the loss of a new run there, each with its interval.
 
     Attributes:
-      asked: what was given, by name.
+      asked: the given numbers by name.
       extrapolation_ratio: compute over the largest fitted compute.
       discrepancy: None where the card's term is switched off.
-      cost: C = 6ND on the N of the fit, exact FLOPs per token ``by_size``, or a ``function`` of N and D.
-      warnings: of this answer. of_fit: warnings of the fit that bear on it.
+      cost: C = 6ND with the N of the fit, exact FLOPs per token ``by_size``, or a ``function`` of N and D.
+      warnings: warnings about this allocation.
+      of_fit: warnings of the fit that affect it.
     """
 
     law: str
@@ -149,8 +152,8 @@ class Cells:
 
     Attributes:
       moved: t scale in e-folds by which the discrepancy moves the draws: 0 within the fitted range or where it is
-        switched off, None where it should and does not.
-      columns: further columns of the law at the cell.
+        switched off, None where the move applies but is not derived.
+      columns: the law's other columns at the cell.
     """
 
     log_n: Array
@@ -160,16 +163,15 @@ class Cells:
 
     @property
     def undefined(self) -> Array:
-        """Which of them are no cells."""
+        """Mask of parameter sets without a cell."""
         return ~(np.isfinite(self.log_n) & np.isfinite(self.log_d))
 
 
 def displaced(fit: Fit, cells: Cells, cost: Cost | None, given: Given = "flops") -> Cells:
-    """Optima, the draws moved by the term for the law being wrong.
+    """Optima with the draws moved by the discrepancy term.
 
-    The budget's optimal N is moved by ``discrepancy.shift`` times Student's t, at its compute. Where N is given
-    ("params") the same error of the slope moves D, and where D is given ("tokens") it moves N: by the ratio of the
-    slope's changes.
+    At a given budget the optimal N is moved by ``discrepancy.shift`` times Student's t. The same error of the slope
+    moves D where N is given ("params") and N where D is given ("tokens"), scaled by the ratio of the slope's changes.
     """
     log_n, log_d, columns = cells.log_n, cells.log_d, cells.columns
     if not fit.discrepancy.k > 0 or cells.undefined[0]:
@@ -196,7 +198,7 @@ def displaced(fit: Fit, cells: Cells, cost: Cost | None, given: Given = "flops")
 def _slope_change(
     fit: Fit, n: float, d: float, cost: Cost | None, given: Given, columns: Mapping[str, float] | None
 ) -> float:
-    """Change of d log L / d log N along the budget, per e-fold of what is free at the cell: see ``displaced``."""
+    """Change of d log L / d log N along the budget per e-fold of the free variable; see ``displaced``."""
     step = np.exp(CURVATURE_STEP * np.array([-1.0, 1.0]))
     if given == "params":
         sizes, tokens = np.full(2, n), d * step
@@ -224,21 +226,21 @@ def optimal(
 ) -> Allocation:
     """What to train under a fitted law, and the loss that a new run would have there.
 
-    One of ``flops``, ``params``, ``tokens`` asks for the compute-optimal partner(s) of it; two of them fix the cell
-    and ask for its loss.
+    Given one of ``flops``, ``params`` and ``tokens``, finds the compute-optimal others; given two, which fix the cell,
+    predicts its loss.
 
     Args:
-      level: of the intervals.
+      level: confidence of the intervals.
       cost: C(N, D) as a callable, or exact FLOPs per token by size ``{"N": [...], "flops_per_token": [...]}``
         (interpolated smoothly). By default that table of the fit's own runs (``cost_table``), else C = 6ND on its N.
-      force: answer where the answer would be refused, with the reason as a warning.
+      force: answer instead of refusing, with the reason as a warning.
 
     Returns:
       The allocation: parameters, training tokens, FLOPs and the loss in the unit of the fit.
 
     Raises:
-      UserError: NOT_IDENTIFIED: no interior optimum, or an allocation that the runs do not show; BEYOND: a compute
-        above 100 times the largest that was fitted; UNSUPPORTED: a law without an optimum; INVALID: a bad question.
+      UserError: NOT_IDENTIFIED: no interior optimum, or an allocation that the runs do not identify; BEYOND: more than
+        100 times the largest fitted compute; UNSUPPORTED: a law without an optimum; INVALID: invalid arguments.
     """
     asked = positive(flops=flops, params=params, tokens=tokens)
     if len(asked) not in (1, 2):
@@ -256,7 +258,7 @@ def optimal(
 
 
 def positive(**numbers: float | None) -> dict[str, float]:
-    """Those that were given. UserError names one that is no positive number."""
+    """The numbers that are not None. UserError names one that is not a positive number."""
     given = {name: float(value) for name, value in numbers.items() if value is not None}
     for name, value in given.items():
         if not (np.isfinite(value) and value > 0):
@@ -267,7 +269,7 @@ def positive(**numbers: float | None) -> dict[str, float]:
 def answer(
     fit: Fit, asked: Mapping[str, float], cells: Cells, *, level: float, cost: Cost | None, force: bool
 ) -> Allocation:
-    """The result of ``optimal`` for cells that are chosen; refuses, or warns, where it is not supported."""
+    """The allocation for chosen cells; refuses, or warns, where the runs do not support it."""
     require_interior(fit, cells)
     undefined = cells.undefined
     n, d = float(np.exp(cells.log_n[0])), float(np.exp(cells.log_d[0]))
@@ -303,7 +305,7 @@ def answer(
 
 
 def require_interior(fit: Fit, cells: Cells) -> None:
-    """UserError where the estimate has no cell."""
+    """Raises a UserError where the estimate has no interior optimum."""
     if cells.undefined[0]:
         remedy = (
             "is not identified: the fitted law has no interior optimum here (one term explains all, or an exponent is "
@@ -313,9 +315,9 @@ def require_interior(fit: Fit, cells: Cells) -> None:
 
 
 def _largest(fit: Fit) -> float:
-    """The largest compute of the fitted runs. UserError where they do not say what they cost."""
+    """The largest compute of the fitted runs. UserError where their cost is not known."""
     if fit.scope.C_max is None:
-        raise UserError("law", fit.law.name, "its runs do not say what they cost; fit a law of N and D", Code.MISSING)
+        raise UserError("law", fit.law.name, "the cost of its runs is not known; fit a law of N and D", Code.MISSING)
     return float(fit.scope.C_max)
 
 
@@ -344,13 +346,13 @@ def _open_draws(fit: Fit, share: float, open_ended: bool, force: bool) -> list[A
 def _wide_interval(
     fit: Fit, size: Interval, tokens: Interval, moved: float | None, level: float, force: bool
 ) -> list[AllocationWarning]:
-    """Refuses, or warns, where the wider of both intervals says nothing without what the discrepancy adds."""
+    """Refuses, or warns, where the wider of the two intervals is uninformative even without the discrepancy."""
     intervals: dict[Literal["N", "D"], Interval] = {"N": size, "D": tokens}
     name, cell = max(intervals.items(), key=lambda item: (item[1].hi or 1.0) / (item[1].lo or 1.0))
     if not cell.lo or not cell.hi or _own_ratio(cell.hi / cell.lo, fit, moved, level) <= MAX_RATIO:
         return []
     if not force:
-        problem = f"says nothing of {name}: {cell.lo:.2g} to {cell.hi:.2g} by these runs"
+        problem = f"does not determine {name}: {cell.lo:.2g} to {cell.hi:.2g} by these runs"
         raise _refusal("allocation", fit.law.name, problem, Code.NOT_IDENTIFIED)
     return [WideInterval(quantity=name, lo=cell.lo, hi=cell.hi)]
 
@@ -368,13 +370,13 @@ def _term(fit: Fit, cell: Mapping[str, Array], moved: float | None) -> Discrepan
 
 
 def _own_ratio(ratio: float, fit: Fit, moved: float | None, level: float) -> float:
-    """The ratio of an interval's ends without what the discrepancy adds, the two taken in squares of logarithms."""
+    """Ratio of an interval's ends without the discrepancy, which is subtracted in quadrature of logarithms."""
     added = float(special.stdtrit(fit.discrepancy.df, 0.5 + level / 2)) * moved if moved else 0.0
     return math.exp(2 * math.sqrt(max((math.log(ratio) / 2) ** 2 - added**2, 0.0)))
 
 
 def _cell(asked: Mapping[str, float], cost: Cost | None) -> Cells:
-    """The cell that two of FLOPs, N and D fix."""
+    """The cell determined by two of FLOPs, N and D."""
     if "flops" not in asked:
         n, d = asked["params"], asked["tokens"]
     elif "params" in asked:
@@ -387,9 +389,9 @@ def _cell(asked: Mapping[str, float], cost: Cost | None) -> Cells:
 
 
 def _partner(fit: Fit, given: Given, value: float, cost: Cost | None) -> Cells:
-    """The D for which a given N is compute-optimal, or the N for a given D: where moving along C changes nothing."""
+    """The D for which a given N is compute-optimal, or the N for a given D: the loss is stationary along C there."""
     law, theta = fit.law, estimate_and_draws(fit)
-    frontier(fit, np.array([1.0]), None)  # refuses a law without an optimum
+    frontier(fit, np.array([1.0]), None)  # raises for a law without an optimum
     fixed, given_n = np.log(value), given == "params"
     ratio = np.arange(np.log(RATIOS[0]), np.log(RATIOS[1]), 2 * STEP)
     log_n = np.full_like(ratio, fixed) if given_n else (fixed - ratio)[::-1]
@@ -401,7 +403,7 @@ def _partner(fit: Fit, given: Given, value: float, cost: Cost | None) -> Cells:
     for start in range(0, len(theta), CHUNK):
         part = theta[start : start + CHUNK]
         gain = log_losses(law, part, *sides[0]) - log_losses(law, part, *sides[1])  # > 0: N is too large
-        gain = -gain if given_n else gain  # now rises through zero along ``free``
+        gain = -gain if given_n else gain  # the sign that makes it rise through zero along ``free``
         crossed = (gain[:, 1:] > 0) & (gain[:, :-1] <= 0)
         i, rows = np.argmax(crossed, axis=1), np.arange(len(part))
         low, high = gain[rows, i], gain[rows, i + 1]
@@ -412,7 +414,7 @@ def _partner(fit: Fit, given: Given, value: float, cost: Cost | None) -> Cells:
 
 
 def _interval(logs: Array, level: float, open_ended: bool) -> Interval:
-    """Of exp(logs) (1 + S,): the estimate's value, the central interval of the draws."""
+    """Interval of exp(logs), logs (1 + S,): the estimate's value and the central interval of the draws."""
     value, draws = float(np.exp(logs[0])), logs[1:][np.isfinite(logs[1:])]
     if len(logs) == 1 or np.ptp(logs[np.isfinite(logs)]) == 0:
         return Interval(value=value, lo=value, hi=value)

@@ -1,12 +1,12 @@
-"""Laws of several data sets, families or recipes beside one another: what differs, what is equal, what cannot be told.
+"""Compares laws of several data sets, families or recipes: which numbers differ, are equal, or cannot be told apart.
 
-Compared are numbers that mean the same in every fit: the exponents of the optimum, those of a law among its own fits,
-the compute that halves what is reducible, and, only where the losses are one quantity on one axis, the compute for
-equal loss. Losses of different data, objectives or units are never put on one axis. Outcomes are tests at the stated
-level: ``different`` (the interval of the difference leaves out zero), ``equal`` (within the margin, by two one-sided
-tests: Schuirmann 1987, doi 10.1007/BF01068419), ``both``, or ``unknown``. Members are pooled as random effects (Paule
-and Mandel 1982, doi 10.6028/jres.087.022; interval of Hartung and Knapp 2001, doi 10.1002/sim.791), each drawn towards
-the mean by its share of the variance.
+The numbers compared mean the same in every fit: the exponents of the optimum, parameters among fits of one law, the
+exponent of the reducible loss and, where the losses are the same quantity, the compute for equal loss. Losses of
+different data, objectives or units are never put on one axis. Outcomes are tests at the stated level: ``different``
+(the interval of the difference excludes zero), ``equal`` (within the margin, by two one-sided tests: Schuirmann 1987,
+doi 10.1007/BF01068419), ``both``, or ``unknown``. Members are pooled as random effects (Paule and Mandel 1982,
+doi 10.6028/jres.087.022; interval of Hartung and Knapp 2001, doi 10.1002/sim.791), and each is shrunk towards the mean
+by its share of the variance.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from analysis.fitting import Fit
 
 Array = np.ndarray
-MARGIN = 0.05  # of equality, where none is given: a tenth of an exponent of one half
+MARGIN = 0.05  # default margin of equality: a tenth of an exponent of one half
 MARGINS = {"c": 0.02, "log2_compute_to_halve": 0.5}
-POINTS = 9  # losses at which compute is compared
-POWER = 0.8  # of the comparisons that are to see a difference
-MAX_OPEN_DRAWS = 0.10  # share of draws without an answer above which there is none
-SAMPLES = 4000  # of a difference of two fits
-MAX_CURVES = 300  # draws whose frontiers are compared at equal loss
+POINTS = 9  # number of losses at which compute is compared
+POWER = 0.8  # share of comparisons that should detect a difference
+MAX_OPEN_DRAWS = 0.10  # share of draws without a value above which none is given
+SAMPLES = 4000  # draws of a difference of two fits
+MAX_CURVES = 300  # draws of each fit whose frontiers are compared at equal loss
 
 Axis = Literal["auto", "bits_per_byte"]
 Offer = Literal["exponents", "c", "bits_per_byte"]
@@ -46,8 +46,8 @@ Offer = Literal["exponents", "c", "bits_per_byte"]
 
 @dataclass(frozen=True)
 class Member:
-    """One fit to compare: its label, the fit, what one nat of its loss is in bits per byte (None: not bytes), and the
-    hash of the data that it was measured on (None: not known)."""
+    """A fit to compare: its label, the fit, the bits per byte of one nat of its loss (None: not bytes), and the hash of
+    the evaluation data (None: not known)."""
 
     label: str
     fit: Fit
@@ -56,7 +56,7 @@ class Member:
 
 
 class LossName(Value):
-    """Which loss a fit is of: the ``term`` of a record and its unit, or the ``column`` of a table."""
+    """The loss of a fit: the ``term`` of a record and its unit, or the ``column`` of a table."""
 
     term: str | None
     unit: Unit | None
@@ -70,7 +70,7 @@ class LossName(Value):
 
 
 class ComparedMember(Value):
-    """A fit that was compared; ``n`` is its count of N, ``rows`` how many runs it has."""
+    """A fit that was compared; ``n`` is its parameter count convention, ``rows`` its number of runs."""
 
     label: str
     law: str
@@ -81,12 +81,12 @@ class ComparedMember(Value):
 
 
 class Pair(Value):
-    """Two members on one quantity.
+    """Two members compared in one quantity.
 
     Attributes:
-      difference: of ``one`` minus ``two``, with its interval; None where a member has no value.
-      equivalence: the interval that lies within the margin where two one-sided tests find them equal.
-      outcome: ``both``: different, but within the margin.
+      difference: ``one`` minus ``two``, with its interval; None where a member has no value.
+      equivalence: the interval of the two one-sided tests: equal where it lies within the margin.
+      outcome: ``both`` means different, but within the margin.
     """
 
     one: str
@@ -103,8 +103,9 @@ class Pooled(Value):
     Attributes:
       mean: None where fewer than two members have a value with a finite error.
       tau: sd between members beyond their errors.
-      prediction: interval of a member not seen; None with two members.
-      shrunk: each member drawn to the mean. left_out: members without a finite error.
+      prediction: interval of a new member; None with two members.
+      shrunk: each member's value, shrunk towards the mean.
+      left_out: members without a finite error.
     """
 
     mean: Interval | None = None
@@ -115,7 +116,7 @@ class Pooled(Value):
 
 
 class Quantity(Value):
-    """A number that several members have; None of a member whose fit does not give it."""
+    """A number that several members have; None for a member whose fit does not give it."""
 
     members: dict[str, Interval | None]
     margin: float
@@ -124,15 +125,15 @@ class Quantity(Value):
 
 
 class Reason(Value, tag_field="code"):
-    """Base of the reasons why no compute for equal loss is given."""
+    """Base class of reasons why no compute for equal loss is given."""
 
 
 class UnknownData(Reason, tag="unknown_data"):
-    """A table does not say what its loss was measured on."""
+    """A table does not name the data of its loss."""
 
 
 class DifferentData(Reason, tag="different_data"):
-    """The losses are of different data, or of two versions of one."""
+    """The losses are of different data sets, or of two versions of one."""
 
     members: tuple[str, str]
     datasets: tuple[str, str]
@@ -151,13 +152,13 @@ class NotBytes(Reason, tag="not_bytes"):
 
 
 class NoCost(Reason, tag="no_cost"):
-    """The runs of a fit of this law do not say what they cost."""
+    """The cost of the runs fitted by this law is not known."""
 
     law: str
 
 
 class NoOptimum(Reason, tag="no_optimum"):
-    """A compute budget alone does not choose N under this law."""
+    """A compute budget alone does not determine N under this law."""
 
     law: str
 
@@ -170,7 +171,7 @@ AnyReason = UnknownData | DifferentData | DifferentLosses | NotBytes | NoCost | 
 
 
 class LossRow(Value):
-    """At compute ``C`` of one: its loss, and the compute of two for the same loss as a multiple of C."""
+    """The loss of one at compute ``C``, and the compute of two for the same loss as a multiple of C."""
 
     C: float
     loss: float
@@ -187,7 +188,7 @@ class EqualLoss(Value, tag_field="status", tag="compared"):
 
 
 class NotComparable(Value, tag_field="status", tag="refused"):
-    """Losses that are never put on one axis, why, and what is compared instead."""
+    """Two members whose losses cannot share an axis, with the reason."""
 
     one: str
     two: str
@@ -196,7 +197,7 @@ class NotComparable(Value, tag_field="status", tag="refused"):
 
 
 class Comparison(Value):
-    """Every pair of members on every number that they share, all of them pooled, and compute for equal loss."""
+    """All pairs of members in every number that they share, the pooled means, and compute for equal loss."""
 
     level: float
     members: tuple[ComparedMember, ...]
@@ -207,12 +208,12 @@ class Comparison(Value):
 
 
 class PairPower(Value):
-    """What two planned studies can tell of one exponent; None where one has too few cells.
+    """What two planned studies can tell about one exponent; None where one has too few cells.
 
     Attributes:
-      half_width: of the difference's interval.
-      seen: the difference that ``POWER`` of such pairs of studies would show.
-      equal: the chance that studies without a difference are found equal within the margin.
+      half_width: expected half-width of the interval of the difference.
+      seen: the true difference that a share ``POWER`` of such pairs of studies would detect.
+      equal: the probability that studies without a true difference are found equal within the margin.
     """
 
     quantity: str
@@ -225,14 +226,14 @@ class PairPower(Value):
 
 
 class PlannedStudy(msgspec.Struct, frozen=True):
-    """The part of ``scaling plan --json`` that ``power`` needs: by data set, what its cells can be expected to show."""
+    """The part of ``scaling plan --json`` that ``power`` needs: the expected precision by data set."""
 
     study: str
     expected_precision: dict[str, ExpectedPrecision]
 
 
 class ComparisonPower(Value):
-    """``PairPower`` of each pair and exponent, and the prior of each plan."""
+    """``PairPower`` for each pair and exponent, and the prior of each plan."""
 
     level: float
     pairs: tuple[PairPower, ...]
@@ -249,12 +250,13 @@ def compare(
     axis: Axis = "auto",
     seed: int = 0,
 ) -> Comparison:
-    """Every pair of members on every number that they share, and all of them pooled.
+    """Compares all pairs of members in every number that they share, and pools them.
 
     Args:
-      margins: the difference of each quantity below which two are called equal; MARGIN and MARGINS where none is given.
-      axis: of equal loss. auto: the loss itself where it is one quantity; bits_per_byte: where every loss is a
-        likelihood of bytes (of any data: what is compared is then how hard the data are, too).
+      level: confidence of the intervals and tests.
+      margins: by quantity, the difference below which two values are called equal; by default MARGIN and MARGINS.
+      axis: of equal loss. auto: the loss itself where it is the same quantity; bits_per_byte: where every loss is a
+        likelihood of bytes, of any data (the comparison then includes how hard the data are).
 
     Raises:
       UserError: TOO_FEW: fewer than two fits; CONFLICT: fits of the same runs or name; MIXED: counts of N that differ.
@@ -298,14 +300,14 @@ def compare(
 def power(
     plans: Mapping[str, ExpectedPrecision], *, level: float = 0.95, margins: Mapping[str, float] | None = None
 ) -> ComparisonPower:
-    """What a comparison of planned studies can tell, before their runs, from what each of them expects.
+    """What a comparison of planned studies will be able to tell, from the precision expected of each.
 
     Args:
-      plans: {label: what ``design.expected_precision`` returned at ``level``}.
+      plans: {label: the result of ``design.expected_precision`` at ``level``}.
 
     Raises:
-      UserError: TOO_FEW: fewer than two plans; INVALID: a level or a margin that is none; UNKNOWN: an exponent that no
-        plan expects.
+      UserError: TOO_FEW: fewer than two plans; INVALID: an invalid level or margin; UNKNOWN: an exponent that no plan
+        has.
     """
     if len(plans) < 2:
         raise UserError("compare", len(plans), "needs two planned studies or more", Code.TOO_FEW)
@@ -348,7 +350,7 @@ def _pair_power(
 
 
 def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> Pooled:
-    """Random-effects mean of {label: (value, standard error)}: partial pooling."""
+    """Random-effects mean and partial pooling of {label: (value, standard error)}."""
     used = {k: v for k, v in members.items() if math.isfinite(v[0]) and math.isfinite(v[1]) and v[1] > 0}
     left_out = tuple(sorted(set(members) - set(used)))
     if len(used) < 2:
@@ -366,7 +368,7 @@ def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> 
         tau2 = float(root)
     w = 1 / (se**2 + tau2)
     mean = float((w * y).sum() / w.sum())
-    # Hartung and Knapp's factor; never below 1, or two members that agree by luck would give a point.
+    # Hartung and Knapp's factor; at least 1, or two members that agree by chance would give a point.
     factor = max(1.0, float((w * (y - mean) ** 2).sum()) / (k - 1))
     error = math.sqrt(factor / w.sum())
     t = float(stats.t.ppf(0.5 + level / 2, k - 1))
@@ -385,7 +387,7 @@ def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> 
 
 
 def comparable(one: Member, two: Member) -> AnyReason | None:
-    """None where the losses of two fits are one quantity on one axis; else the reason why not."""
+    """None where the losses of two fits are the same quantity, else the reason why they are not."""
     a, b = one.fit.data.dataset, two.fit.data.dataset
     if a is None or b is None:
         return UnknownData()
@@ -428,9 +430,9 @@ def _valid(level: float, margins: Mapping[str, float]) -> None:
 
 
 def _quantities(fit: Fit, several: bool) -> dict[str, Array]:
-    """Numbers that mean the same in every fit: the estimate first, then the draws, (1 + S,).
+    """Numbers that mean the same in every fit, (1 + S,) each: the estimate first, then the draws.
 
-    A parameter means the same in fits of one law; where there are ``several`` its name says which it is of.
+    Parameters are comparable between fits of one law only; with ``several`` laws their names include the law.
     """
     law, theta = fit.law, estimate_and_draws(fit)
     out = {}
@@ -439,7 +441,7 @@ def _quantities(fit: Fit, several: bool) -> dict[str, Array]:
         out["a"] = pair["a"]
     for name in law.exponent_names:
         out[f"{name} of {law.name}" if several else name] = theta[:, law.index(name)]
-    # along the optimum what is reducible falls as C^-c: how fast it shrinks with compute, without the floor
+    # along the optimum the reducible loss falls as C^-c
     c = law.reducible_exponent(theta)
     if c is not None:
         with np.errstate(divide="ignore"):
@@ -448,7 +450,7 @@ def _quantities(fit: Fit, several: bool) -> dict[str, Array]:
 
 
 def _spread(draws: Array) -> float:
-    """Standard error of the draws: half of the central 68 %, which heavy tails do not blow up."""
+    """Standard error of the draws: half the width of the central 68 %, which is robust to heavy tails."""
     good = draws[1:][np.isfinite(draws[1:])]
     if len(good) < (1 - MAX_OPEN_DRAWS) * (len(draws) - 1) or len(good) == 0:
         return math.inf
@@ -457,7 +459,7 @@ def _spread(draws: Array) -> float:
 
 
 def _interval(draws: Array, level: float) -> Interval | None:
-    """Of an estimate and its draws (1 + S,); None where the estimate has no value, open where draws have none."""
+    """Interval from an estimate and its draws (1 + S,); None without an estimate, open where draws have no value."""
     value, rest = float(draws[0]), draws[1:]
     if not math.isfinite(value):
         return None
@@ -488,7 +490,7 @@ def _pair(
 def _equal_loss(
     one: Member, two: Member, axis: Axis, level: float, rng: np.random.Generator
 ) -> EqualLoss | NotComparable:
-    """How much compute two needs for the loss that one reaches, where both fits have seen it; or why not."""
+    """Compute that ``two`` needs for the losses of ``one``, within the fitted compute of both; or why not."""
     bytes_each = [m.bits_per_byte for m in (one, two)]
     offers: list[Offer] = ["exponents", "c"]
     if None not in bytes_each and axis == "auto":
@@ -521,7 +523,7 @@ def _no_cost(fit: Fit) -> NoCost | None:
 
 
 def _frontier(fit: Fit, flops: Array, most: int, rng: np.random.Generator, scale: float) -> Array:
-    """Log of the best loss at budgets (1 + S, k): the estimate, then ``most`` of the draws in random order."""
+    """Log of the lowest loss at budgets, (1 + S, k): the estimate, then up to ``most`` draws in random order."""
     theta = np.vstack([fit.theta[None], fit.draws[rng.choice(len(fit.draws), most)]])
     log_n, log_d = optimum_along(fit.law, theta, flops, cost_table(fit))
     out = np.full(log_n.shape, np.nan)
@@ -535,7 +537,7 @@ def _frontier(fit: Fit, flops: Array, most: int, rng: np.random.Generator, scale
 def _compute_for_loss(
     one: Fit, two: Fit, scale: tuple[float, float], level: float, rng: np.random.Generator
 ) -> tuple[LossRow, ...]:
-    """At each compute C of one: the loss, and C' / C where two's best loss is the same, with its interval."""
+    """At each compute C of one: its loss, and C' / C with its interval, where two reaches that loss at C'."""
     ranges = [(fit.scope.C_min or 0.0, fit.scope.C_max or 0.0) for fit in (one, two)]
     low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
     budgets = np.geomspace(*ranges[0], POINTS)

@@ -1,7 +1,7 @@
-"""The critical batch size, twice: from gradients during training, and from the steps that each batch needs.
+"""The critical batch size, by two methods: from gradients during training, and from the steps that each batch needs.
 
 The gradient noise scale tr(S) / |G|^2 predicts the batch at which noise and signal are equal; a sweep of batches to one
-loss measures the trade of steps against examples, S = S_min + E_min / batch, whose knee is E_min / S_min (both
+loss measures the trade-off between steps and examples, S = S_min + E_min / batch, whose knee is E_min / S_min (both
 McCandlish 2018, arXiv 1812.06162). Batches are in tokens.
 """
 
@@ -19,15 +19,15 @@ from scaling.errors import UserError
 if TYPE_CHECKING:
     from scaling.records.types import StepRow
 
-MIN_BATCHES = 3  # that reach a loss, for the law of its steps
-BLOCKS = 10  # of metric rows, left out in turn: gradients of neighbouring steps are alike
-NEAR = 0.5  # of log step about a crossing, in which the loss is taken as a line
+MIN_BATCHES = 3  # batches that must reach a loss to fit the law of its steps
+BLOCKS = 10  # blocks of metric rows left out in turn, since gradients of neighbouring steps are correlated
+NEAR = 0.5  # half-width in log step around a crossing, over which the loss is taken as a line
 
 
 class NoiseScale(Value):
-    """The gradient noise scale in tokens; None where noise and signal give no positive ratio. ``rows`` had gradients.
+    """The gradient noise scale in tokens, from ``rows`` rows; None where noise and signal give no positive ratio.
 
-    The interval is 0 to open where the signal is not surely above zero.
+    The interval runs from 0 to an open end where the signal is not significantly above zero.
     """
 
     interval: Interval | None
@@ -39,9 +39,9 @@ class CriticalBatch(Value):
 
     Attributes:
       critical: the knee; its upper end is open where some draws have none.
-      why: why there is none: fewer than three batches reach the loss, the law cannot be fitted, or steps fall with the
-        batch without end.
-      S_min, E_min: least steps and examples.
+      why: why there is no knee: fewer than three batches reach the loss, the law cannot be fitted, or steps keep
+        falling with the batch.
+      S_min, E_min: minimum steps, and minimum examples in tokens.
     """
 
     loss: float
@@ -55,10 +55,10 @@ class CriticalBatch(Value):
 def noise_scale(rows: Iterable[StepRow], context: int, *, level: float = 0.95) -> NoiseScale | None:
     """tr(S) / |G|^2 in tokens over the metric rows of runs, from their mean ``gradient_noise`` and ``gradient_signal``.
 
-    The ratio of means, with an interval that leaves out each tenth of the rows in turn. None where no row has them.
+    The ratio of means, with a jackknife interval over tenths of the rows. None where no row has these metrics.
 
     Args:
-      context: tokens per example, which the gradients' noise is of.
+      context: tokens per example; the gradient noise is per example.
     """
     from scipy import stats
 
@@ -83,9 +83,9 @@ def noise_scale(rows: Iterable[StepRow], context: int, *, level: float = 0.95) -
 
 
 def steps_to(rows: Sequence[StepRow], loss: float) -> float | None:
-    """Steps at which the training loss of a run passes ``loss``; None where it does not, or not yet after its start.
+    """Steps at which the training loss of a run passes ``loss``; None where it never does, or is below from the start.
 
-    A line of loss in log step through the rows near the crossing, so that the noise of one row does not decide.
+    Fits a line in log step to the rows near the crossing, to average out the noise of single rows.
     """
     step = np.array([row.step for row in rows], np.float64)
     y = np.array([row.loss for row in rows], np.float64)
@@ -104,7 +104,7 @@ def steps_to(rows: Sequence[StepRow], loss: float) -> float | None:
 def sweep(
     runs: Mapping[str, tuple[float, Sequence[StepRow]]], losses: Iterable[float], *, level: float = 0.95
 ) -> tuple[CriticalBatch, ...]:
-    """The critical batch at each target loss by the law ``critical_batch`` over runs of several batches.
+    """The critical batch at each target loss, by fitting the law ``critical_batch`` to runs of several batches.
 
     Args:
       runs: name -> (batch in tokens, metric rows).
@@ -138,7 +138,7 @@ def _at(runs: Mapping[str, tuple[float, Sequence[StepRow]]], loss: float, level:
         )
     except UserError:
         return CriticalBatch(loss=loss, runs=len(table), why="no_fit")
-    with np.errstate(divide="ignore", invalid="ignore"):  # no least number of steps: no knee
+    with np.errstate(divide="ignore", invalid="ignore"):  # without a minimum number of steps there is no knee
         draws, value = np.nan_to_num(critical(made.draws), nan=np.inf), float(critical(made.theta)[0])
     if not math.isfinite(value):
         return CriticalBatch(loss=loss, runs=len(table), why="no_knee")

@@ -1,16 +1,17 @@
-"""Which runs to train: what intervals a list of cells can give, and which cells shrink one most per FLOP.
+"""Experimental design: the interval widths that a list of cells can give, and the cells that shrink one most per FLOP.
 
-Everything here is a linear mixed model of log loss around a law: a run's log loss moves by G du for a small move du of
-the parameters (u = log parameter), plus its own noise, plus what its stem shares. The information of a list of cells is
+Everything here is a linear mixed model of log loss around a law: a small change du of the parameters (u = log
+parameter) changes a run's log loss by G du; its own noise and its stem's are added. The information of a list of cells
+is
 
     I = sum over stems of  G' V^-1 G,   V = diag(run^2 + drift^2) + stem^2 11'
 
-and the variance of a target t(u) is t' I^-1 t. ``drift`` is the law being wrong: sd per e-fold of compute between a
-cell and the target, so that what is cheap and far from the question counts for less. Exact for a law that is linear in
-u over the width of its posterior; where it is not, ``simulated_precision`` fits drawn studies instead.
+and the variance of a target t(u) is t' I^-1 t. ``drift`` models the error of the law as an sd per e-fold of compute
+between a cell and the target, so that cheap cells far from the target count for less. This is exact for a law that is
+linear in u over the width of its posterior; otherwise use ``simulated_precision``, which fits simulated studies.
 
-Designs that only maximise information trust the law most where it is least true: ``propose`` keeps the pool's bound on
-tokens per parameter and a share of the spend in the top decade of compute. Columns are mappings of (n,) arrays.
+Designs that only maximise information trust the law most where it is least true, so ``propose`` bounds tokens per
+parameter and keeps a share of the spend in the top decade of compute. Columns are mappings of (n,) arrays.
 """
 
 from __future__ import annotations
@@ -31,23 +32,24 @@ from scaling.errors import Code, UserError
 
 Array = np.ndarray
 Columns = Mapping[str, Any]
-STEP = 1e-4  # of log parameters in central differences
-PRIOR_SD = 10.0  # of log parameters before any run: keeps what no run shows finite, and changes nothing else
+STEP = 1e-4  # step of log parameters in central differences
+PRIOR_SD = 10.0  # prior sd of log parameters: keeps directions without information finite, and changes nothing else
 DRIFT = 0.0055  # sd of log loss per e-fold: .0044 to .0067 on the 240 points of Hoffmann 2022, cut and extrapolated
 TOP_SHARE, TOP_DECADE = 0.3, 10.0
-PRICE_POWERS = (0.0, 0.5, 1.0)  # of the price by which a gain is divided; the best of the three lists is taken
+PRICE_POWERS = (0.0, 0.5, 1.0)  # powers of the price by which a gain is divided; the best of the three lists is taken
 MAX_CELLS = 200
-MIN_GAIN = 1e-6  # of the mean log variance
-# Before any run: the exponents of N and D of Besiroglu 2024 (arXiv 2404.10102), and each term a fifth of the floor at
-# the centre of the cells, where Chinchilla's own centre (1e9 parameters, 2e10 tokens) and this repository's demo lie.
+MIN_GAIN = 1e-6  # smallest reduction of the mean log variance for which a cell is added
+# The prior before any run: the exponents of N and D of Besiroglu 2024 (arXiv 2404.10102), with each term a fifth of the
+# floor at the centre of the cells, as at Chinchilla's own centre (1e9 parameters, 2e10 tokens) and in this demo.
 PRIOR_EXPONENTS = {"N": 0.3478, "D": 0.3658}
 PRIOR_SHARE = 0.2
 PRIOR_NOISE = 0.005
-MAX_HALF_WIDTH = 0.15  # of the exponent a, above which a plan does not identify it
+MAX_HALF_WIDTH = 0.15  # half-width of a above which a plan does not identify it
 
 
 class Noise(Value):
-    """Standard deviations of log loss: of a run alone, of what runs of one stem share, and per e-fold from a target."""
+    """Standard deviations of log loss: of a run, of the effect that runs of one stem share, and per e-fold of compute
+    from the target (drift)."""
 
     run: float
     stem: float = 0.0
@@ -56,18 +58,18 @@ class Noise(Value):
 
 @dataclass(frozen=True)
 class Target:
-    """A number whose variance is to shrink: a parameter, a, b, or at a budget log_N_opt, log_D_opt, log_loss."""
+    """The number whose variance a design reduces: a parameter, a, b, or log_N_opt, log_D_opt, log_loss at a budget."""
 
     name: str
     budget: float | None = None
 
     @property
     def text(self) -> str:
-        """As ``parse_target`` reads it."""
+        """The target in the notation of ``parse_target``."""
         return self.name if self.budget is None else f"{self.name}@{self.budget:g}"
 
     def values(self, law: Law, theta: Array, cost: Cost | None) -> Array:
-        """(S,) of parameters (S, P). NaN where a parameter set has no optimum."""
+        """Values (S,) of the target at parameters (S, P); NaN where a parameter set has no optimum."""
         if self.budget is not None:
             log_n, log_d = (x[:, 0] for x in optimum_along(law, theta, np.array([self.budget]), cost, sharp=True))
             if self.name == "log_N_opt":
@@ -84,10 +86,10 @@ class Target:
 
 
 def parse_target(text: str, law: Law) -> Target:
-    """``a``, ``b``, a parameter's name, or ``log_N_opt@FLOPS``, ``log_D_opt@FLOPS``, ``loss@FLOPS`` (of the optimum).
+    """Parses ``a``, ``b``, a parameter's name, or ``log_N_opt``, ``log_D_opt`` or ``loss`` of the optimum ``@FLOPS``.
 
     Raises:
-      UserError: UNKNOWN: none of these; UNSUPPORTED: a law that has no such number; INVALID: a bad budget.
+      UserError: UNKNOWN: none of these; UNSUPPORTED: not defined for this law; INVALID: an invalid budget.
     """
     name, sign, budget = text.partition("@")
     at_budget = ("log_N_opt", "log_D_opt", "loss", "log_loss")
@@ -115,13 +117,13 @@ def parse_target(text: str, law: Law) -> Target:
 
 
 def plan_targets() -> tuple[str, ...]:
-    """What a plan is judged by before its runs: a, and the floor and exponents of the default law."""
+    """The targets by which a plan is judged: a, and the floor and exponents of the default law."""
     law = laws.default()
     return ("a", *((law.floor,) if law.floor else ()), *law.exponent_names)
 
 
 def prior_law(columns: Columns) -> tuple[Law, Array]:
-    """The default law with the stated prior, centred on the cells; its loss is in units of the floor."""
+    """The default law and its prior parameters (P,), centred on the cells; its loss is in units of the floor."""
     law, values = laws.default(), {}
     for term in law.terms:
         ((column, exponent),) = term.exponents
@@ -133,7 +135,7 @@ def prior_law(columns: Columns) -> tuple[Law, Array]:
 
 
 def _moves(theta: Array) -> tuple[Array, Array]:
-    """Parameter sets up and down (P, P) by ``STEP`` in each log parameter; a zero is moved up only, by 0.1 STEP."""
+    """Parameter sets (P, P) moved up and down by ``STEP`` in each log parameter; zeros only up, by 0.1 STEP."""
     size = np.where(theta != 0, np.abs(theta), 0.1) * STEP
     return theta + np.diag(size), theta - np.diag(np.where(theta != 0, size, 0.0))
 
@@ -166,14 +168,14 @@ class _Information:
         self._zero = np.zeros((sets, size))
 
     def copy(self) -> _Information:
-        """Another one that holds the same cells."""
+        """A copy with the same cells."""
         other = _Information(*self._zero.shape, 0.0)
         other.stem, other.total = self.stem, self.total
         other.sums, other.weights = dict(self.sums), dict(self.weights)
         return other
 
     def with_each(self, G: Array, w: Array, stems: Sequence[Any]) -> Array:
-        """(S, K, P, P): the information with each of K cells alone added; G (S, K, P), w (K,) of their own noise."""
+        """Information (S, K, P, P) with each of K cells added alone; gradients G (S, K, P), precisions w (K,)."""
         b = np.stack([self.sums.get(s, self._zero) for s in stems], 1)
         mass = np.array([self.weights.get(s, 0.0) for s in stems])
         after = b + w[:, None] * G
@@ -192,7 +194,7 @@ class _Information:
 
 
 def _variance(information: Array, t: Array) -> Array:
-    """t' I^-1 t over leading axes; I (..., P, P), t (..., P). Scaled first: its parameters differ by 1e3."""
+    """t' I^-1 t over leading axes; I (..., P, P), t (..., P). Scaled first, as parameters differ by factors of 1e3."""
     scale = np.sqrt(np.maximum(np.diagonal(information, axis1=-2, axis2=-1), 1e-300))
     scaled = information / (scale[..., :, None] * scale[..., None, :])
     x = t / scale
@@ -218,10 +220,10 @@ def linearised_precision(
     level: float = 0.95,
     cost: Cost | None = None,
 ) -> dict[str, float | None]:
-    """Half-widths of ``level`` intervals that runs at ``columns`` (N, D and perhaps stem) give, by linearisation.
+    """Expected half-widths of ``level`` intervals, by target, from runs at ``columns`` (N, D and perhaps stem).
 
-    In the target's own unit (E in that of the law, log_... in natural logs); t quantiles with rows - parameters degrees
-    of freedom. None where the runs are too few to fit the law at all.
+    By linearisation, in the target's own unit (E in that of the law, log_... in natural logs), with t quantiles for
+    rows - parameters degrees of freedom. None where the runs are too few to fit the law.
     """
     theta = np.asarray(theta, dtype=float)
     n, free = len(np.atleast_1d(columns["N"])), len(theta)
@@ -237,7 +239,7 @@ def linearised_precision(
 
 
 class SimulatedPrecision(Value):
-    """Of drawn studies: the median half-width of the intervals, the RMSE of the value, and the coverage."""
+    """Over simulated studies: the median half-width of the intervals, the RMSE of the estimate, and the coverage."""
 
     half_width: float
     rmse: float
@@ -255,9 +257,9 @@ def simulated_precision(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, SimulatedPrecision]:
-    """The same by simulation, by target: studies are drawn and fitted.
+    """Expected precision by target, by simulating studies and fitting them.
 
-    Uses the default fit; about 0.25 s a study. ``noise.drift`` is left out: the law is true here.
+    Uses the default fit, about 0.25 s a study. ``noise.drift`` is ignored: the law is true here.
     """
     import pandas as pd
 
@@ -295,8 +297,8 @@ def simulated_precision(
 
 
 class Prior(Value):
-    """What was assumed of a plan: a law with exponents by column, each term a ``share`` of the floor at the centre of
-    the cells, and the sd of log loss between runs, half of whose variance a stem shares."""
+    """The assumptions about a plan: a law with exponents by column, each term a ``share`` of the floor at the centre of
+    the cells, and the sd of log loss between runs, half of its variance shared by a stem."""
 
     law: str
     exponents: dict[str, float]
@@ -305,12 +307,12 @@ class Prior(Value):
 
 
 class ExpectedPrecision(Value):
-    """What a plan can expect before its first run.
+    """The precision to expect from a plan before its first run.
 
     Attributes:
       half_widths: of a, the floor (relative to itself) and the exponents; None where the runs are too few to fit.
-      level: of the intervals.
-      simulated: the same from drawn studies, where asked.
+      level: confidence of the intervals.
+      simulated: the same from simulated studies, where requested.
     """
 
     half_widths: dict[str, float | None]
@@ -320,12 +322,12 @@ class ExpectedPrecision(Value):
 
     @property
     def too_few(self) -> bool:
-        """Whether there are too few runs to fit the law at all."""
+        """Whether there are too few runs to fit the law."""
         return self.half_widths["a"] is None
 
     @property
     def identifies_a(self) -> bool:
-        """Whether the interval of a will say something."""
+        """Whether the interval of a is expected to be informative."""
         a = self.half_widths["a"]
         return a is not None and a <= MAX_HALF_WIDTH
 
@@ -333,28 +335,28 @@ class ExpectedPrecision(Value):
 def expected_precision(
     columns: Columns, *, level: float = 0.95, noise: float = PRIOR_NOISE, studies: int = 0
 ) -> ExpectedPrecision:
-    """What a plan can expect before its first run: half-widths of ``plan_targets`` under the stated prior.
+    """The precision to expect from a plan: half-widths of ``plan_targets`` under the prior.
 
     Args:
       columns: N, D and perhaps stem of the planned runs, (n,) each.
-      level: of the intervals.
-      noise: sd of log loss between runs, half of its variance a stem's.
-      studies: how many studies to simulate besides.
+      level: confidence of the intervals.
+      noise: sd of log loss between runs, half of its variance shared by a stem.
+      studies: number of studies to simulate as well.
 
     Raises:
-      UserError: a noise that is none, or a number of studies below 0.
+      UserError: an invalid noise, or a negative number of studies.
     """
     law, theta = prior_law(columns)
     if not 0 < noise < 1:
         raise UserError("noise", noise, "give the sd of log loss between runs, such as 0.005")
     if studies < 0:
         raise UserError("simulate", studies, "give how many studies to draw and fit, or 0")
-    each = Noise(run=noise * math.sqrt(0.5), stem=noise * math.sqrt(0.5))
+    assumed = Noise(run=noise * math.sqrt(0.5), stem=noise * math.sqrt(0.5))
     targets = [parse_target(name, law) for name in plan_targets()]
-    widths = linearised_precision(law, theta, columns, targets, each, level=level)
+    widths = linearised_precision(law, theta, columns, targets, assumed, level=level)
     drawn = None
     if studies > 0 and widths["a"] is not None:
-        drawn = simulated_precision(law, theta, columns, targets, each, studies=studies, level=level)
+        drawn = simulated_precision(law, theta, columns, targets, assumed, studies=studies, level=level)
     prior = Prior(law=law.name, exponents=dict(PRIOR_EXPONENTS), share=PRIOR_SHARE, noise=noise)
     return ExpectedPrecision(half_widths=widths, level=level, prior=prior, simulated=drawn)
 
@@ -364,10 +366,14 @@ def expected_precision(
 
 @dataclass(frozen=True)
 class Pool:
-    """Cells that may be trained, (K,) each: ``per_token`` FLOPs of training, ``stem`` whom a branch leaves.
+    """Cells that may be trained, (K,) each.
 
-    ``decay`` is the share of a run that its own decay takes (None: every cell is a whole run); ``trained`` the tokens
-    that each existing stem has; ``overhead`` the FLOPs that opening a stem costs besides (compilation), by stem.
+    Attributes:
+      per_token: training FLOPs per token.
+      stem: the stem that the cell branches from.
+      decay: share of a run that is its own decay; None where every cell is a whole run.
+      trained: tokens of each existing stem.
+      overhead: further FLOPs for opening a stem (compilation), by stem.
     """
 
     N: Array
@@ -380,11 +386,11 @@ class Pool:
 
     @property
     def C(self) -> Array:
-        """FLOPs of whole runs (K,)."""
+        """FLOPs (K,) of whole runs."""
         return self.per_token * self.D
 
     def prices(self, trained: Mapping[Any, float]) -> Array:
-        """FLOPs that each cell costs where stems reach ``trained`` tokens: its own decay, and what the stem lacks."""
+        """FLOPs of each cell where stems have ``trained`` tokens: its own decay, and the missing part of its stem."""
         new = np.array([0.0 if s in trained else self.overhead.get(s, 0.0) for s in self.stem])
         if self.decay is None:
             return self.C + new
@@ -394,8 +400,8 @@ class Pool:
 
 @dataclass(frozen=True)
 class Request:
-    """What a list of cells is for: the target, the FLOPs to spend, the level of the half-widths, and the share of the
-    spend that is kept for the top decade of compute."""
+    """What to design for: the target, the budget in FLOPs, the confidence of the half-widths, and the share of the
+    budget that is kept for the top decade of compute."""
 
     target: Target
     budget: float
@@ -407,10 +413,13 @@ class Selection(Value):
     """Cells of a pool in the order in which to train them.
 
     Attributes:
-      chosen: indices of the pool. prices: FLOPs of each. spent: their sum.
-      before: half-width of the target now. after_each: expected after each cell.
-      top_share: of the spend, in the top decade of compute, which starts at ``top_from`` FLOPs.
-      parameter_sets: of the fit, over which the half-widths are means.
+      chosen: indices into the pool.
+      prices: FLOPs of each cell.
+      spent: their sum.
+      before: half-width of the target now.
+      after_each: expected half-width after each cell.
+      top_share: share of the spend in the top decade of compute, which starts at ``top_from`` FLOPs.
+      parameter_sets: number of the fit's parameter sets over which half-widths are averaged.
     """
 
     chosen: tuple[int, ...]
@@ -424,7 +433,7 @@ class Selection(Value):
 
     @property
     def after(self) -> float:
-        """Expected half-width after all of them."""
+        """Expected half-width after all chosen cells."""
         return self.after_each[-1] if self.after_each else self.before
 
 
@@ -438,14 +447,15 @@ def propose(
     noise: Noise,
     cost: Cost | None = None,
 ) -> Selection:
-    """The cells of ``pool`` that shrink the variance of a target most for a budget of FLOPs, in order.
+    """The cells of ``pool`` that reduce the variance of a target most for a budget of FLOPs, in order.
 
-    Greedy on the mean log variance over the parameter sets ``thetas`` (S, P) (the estimate first: a design must serve
-    what the fit does not rule out), by gain over price^p for several p; the list that ends lowest is taken. At least
-    ``request.share`` of the budget is kept for cells within a decade of the largest compute that it can reach.
+    A greedy search on the mean log variance over parameter sets, by gain over price^p for several p; the list with the
+    lowest final variance is returned. At least ``request.share`` of the budget is kept for cells within a decade of the
+    largest compute that it can reach.
 
     Args:
-      done: N, D, C and perhaps stem of the runs that were trained.
+      thetas: (S, P), the estimate first, then draws, so that the design serves all laws that the fit allows.
+      done: N, D, C and perhaps stem of the trained runs.
 
     Raises:
       UserError: a budget that buys no cell of the pool, or a target that the law does not define.
@@ -485,27 +495,27 @@ def propose(
 
 
 def _weights(noise: Noise, reference: float, flops: Any) -> Array:
-    """Precision of cells by their own noise and by the law being wrong between them and the ``reference`` compute."""
+    """Precisions of cells, from their own noise and the law's drift between them and the ``reference`` compute."""
     return 1 / (noise.run**2 + (noise.drift * np.log(reference / np.asarray(flops, dtype=float))) ** 2)
 
 
 def _defined(law: Law, thetas: Array, target: Target, cost: Cost | None) -> tuple[list[Array], Array]:
-    """Parameter sets under which the target is defined, the first of which must be, and its gradients (S, P)."""
+    """Parameter sets for which the target is defined, as it must be for the first, and its gradients (S, P)."""
     gradients = [target_gradient(law, thetas[0], target, cost)]
     kept = [thetas[0]]
     for other in thetas[1:]:
         try:
             gradients.append(target_gradient(law, other, target, cost))
         except UserError:
-            continue  # this draw has no optimum: it says nothing about where to look for one
+            continue  # this draw has no optimum and cannot guide the design
         kept.append(other)
     return kept, np.stack(gradients)
 
 
 @dataclass(frozen=True)
 class _Search:
-    """A greedy search of a pool: gradients of the cells (S, K, P) and the target (S, P), weights (K,), and which cells
-    are in the top decade (K,)."""
+    """A greedy search of a pool: gradients of the cells (S, K, P) and of the target (S, P), precisions (K,), and a mask
+    of the cells in the top decade (K,)."""
 
     pool: Pool
     G: Array
@@ -514,7 +524,7 @@ class _Search:
     top: Array
 
     def run(self, start: _Information, request: Request, power: float) -> tuple[list[int], list[float], list[float]]:
-        """Chosen cells, their prices, and the mean log variance before and after each; gains over price^``power``."""
+        """Chosen cells by gain over price^``power``, their prices, and the mean log variance before and after each."""
         info, trained, pool = start.copy(), dict(self.pool.trained), self.pool
         left, low = request.budget, 0.0
         chosen: list[int] = []
@@ -528,8 +538,8 @@ class _Search:
             if not can.any():
                 break
             which = np.flatnonzero(can)
-            each = info.with_each(self.G[:, which], self.w[which], [pool.stem[j] for j in which])
-            gain = path[-1] - np.log(_variance(each, self.t[:, None])).mean(0)
+            with_each = info.with_each(self.G[:, which], self.w[which], [pool.stem[j] for j in which])
+            gain = path[-1] - np.log(_variance(with_each, self.t[:, None])).mean(0)
             if gain.max() < MIN_GAIN:
                 break
             best = int(np.argmax(gain / price[which] ** power))

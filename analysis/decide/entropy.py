@@ -1,4 +1,4 @@
-"""Losses and fitted floors against the exact entropy of known sources: no model beats it."""
+"""Checks losses and fitted floors against the exact entropy of known sources, which no model can beat."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from analysis.table import seal as sealed
 from analysis.table.runs import datasets, load, load_holdouts, open_holdouts
 from scaling.errors import Code, UserError
 
-BELOW = 3.0  # standard errors below the entropy that no chance explains
+BELOW = 3.0  # standard errors below the entropy beyond which chance is no explanation
 
 
 class Lowest(Value):
-    """The run that comes nearest to the entropy, or farthest below it."""
+    """The run with the lowest loss relative to the entropy."""
 
     run: str
     loss: float
@@ -28,7 +28,7 @@ class Lowest(Value):
 
 
 class FloorCheck(Value):
-    """The fitted floor of a law, and whether its interval ``holds`` the exact entropy."""
+    """The fitted floor of a law, and whether its interval contains the exact entropy (``holds``)."""
 
     law: str
     n: str
@@ -37,11 +37,11 @@ class FloorCheck(Value):
 
 
 class EntropyCheck(Value):
-    """Losses and floors of a data set against the exact ``entropy`` of its source, nats per token.
+    """Losses and floors of a data set against the exact ``entropy`` of its source, in nats per token.
 
     Attributes:
-      below: runs that lie more than ``BELOW`` standard errors below it.
-      largest_excess, smallest_excess: of the losses over it.
+      below: runs more than ``BELOW`` standard errors below the entropy.
+      largest_excess, smallest_excess: largest and smallest loss less the entropy.
     """
 
     entropy: float
@@ -59,7 +59,7 @@ class EntropyCheck(Value):
 
 
 class EntropyChecks(Value):
-    """By data set; empty where no source is known."""
+    """Checks by data set; empty where no source is known."""
 
     datasets: dict[str, EntropyCheck]
     kind: Literal["entropy"] = "entropy"
@@ -69,26 +69,26 @@ class EntropyChecks(Value):
 def check_entropy(workdir: str | Path) -> EntropyChecks:
     """Losses and fitted floors against the exact entropy of known sources.
 
-    No model beats the entropy, so every loss must be at or above it within its standard error; held-out losses count
-    once they are sealed. ``floors`` are the fitted ones of every card, whose interval should hold the exact value.
+    No model beats the entropy, so every loss must be at or above it within its standard error; held-out losses are
+    included once they are sealed. The intervals of all fitted floors should contain the exact value.
     """
     workdir = Path(workdir)
-    found: dict[str, EntropyCheck] = {}
+    checks: dict[str, EntropyCheck] = {}
     for dataset in datasets(workdir):
         try:
             table: Any = load(workdir, dataset=dataset).table
         except UserError as error:
             if error.code is Code.TOO_FEW:
-                continue  # nothing of it is finished
+                continue  # no run of it is finished
             raise
         if "entropy" not in table or table["entropy"].isna().all():
             continue
         if set(load_holdouts(workdir, dataset)["run"]) & sealed.sealed_runs(workdir):
             opened = open_holdouts(workdir, dataset)
             table = pd.concat([table, opened], ignore_index=True) if len(opened) else table
-        cards = [each.card for each in fit_cards(workdir) if each.card.data.dataset == dataset]
-        found[dataset] = _entropy(table, cards)
-    return EntropyChecks(datasets=found)
+        cards = [sealable.card for sealable in fit_cards(workdir) if sealable.card.data.dataset == dataset]
+        checks[dataset] = _entropy(table, cards)
+    return EntropyChecks(datasets=checks)
 
 
 def _entropy(table: Any, cards: Sequence[FitCard]) -> EntropyCheck:
@@ -110,7 +110,7 @@ def _entropy(table: Any, cards: Sequence[FitCard]) -> EntropyCheck:
 
 
 def _floor(card: FitCard, exact: float) -> FloorCheck | None:
-    """The irreducible loss of a fit beside the exact entropy; None of a law without one."""
+    """The irreducible loss of a fit beside the exact entropy; None for a law without a floor."""
     name = laws.get(card.law).irreducible
     if name is None or card.conventions.n is None:
         return None

@@ -1,11 +1,11 @@
 """The test of a law: forecasts of held-out runs, sealed before their outcomes are read, and scored afterwards.
 
-Every fitted law, on every convention of N, and a naive rival ("the last loss and its local slope") forecast each cell.
+Every fitted law, for every count of N, and a naive forecaster ("the last loss and its local slope") forecast each cell.
 Scores: error, z, coverage, and the CRPS in nats (Gneiting and Raftery 2007, doi 10.1198/016214506000001437), which
-rewards a forecast for being both near and sure, and needs no shape of the forecast's distribution.
+rewards forecasts that are both accurate and sharp, for a distribution of any shape.
 
-A forecast holds the discrepancy term of its card, because laws bend beyond their runs. A refutation does not: it asks
-whether the form itself, as it stands, survives the outcomes.
+A forecast includes the discrepancy term of its card, because laws are less accurate beyond their runs. A refutation
+does not: it tests whether the form itself agrees with the outcomes.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from scaling.records import read_typed, write_json
 
 Array = np.ndarray
 QUANTILES = (np.arange(50) + 0.5) / 50
-REFUTED = 0.95  # a law is refuted where the outcomes, taken together, lie outside this region of its forecast
-REGION = 0.975  # of the draws: simulated, their own 95 % region leaves out the truth in 1 to 11 % (benchmarks/joint.py)
+REFUTED = 0.95  # a law is refuted where the outcomes together lie outside its joint forecast region at this level
+REGION = 0.975  # of the draws: in simulations their 95 % region misses 1 to 11 % of truths (benchmarks/joint.py)
 
 
 class Sealing(Value):
-    """What sealing did: the entry, new or the last one, and how many cells are ``sealed`` in all."""
+    """The result of sealing: the new or last entry, and the total number of ``sealed`` cells."""
 
     status: Literal["sealed", "unchanged"]
     entry: Entry
@@ -54,7 +54,7 @@ class Sealing(Value):
 
 
 class SealSummary(Value):
-    """When so many cells were sealed."""
+    """When the cells were sealed, and how many."""
 
     time: str
     sha256: str
@@ -62,7 +62,7 @@ class SealSummary(Value):
 
 
 class ScoredForecast(Value):
-    """A forecast beside its outcome: its error, also in sd of the forecast (``z``), and its CRPS."""
+    """A forecast and its outcome: its error, also in units of the forecast's sd (``z``), and its CRPS."""
 
     run: str
     dataset: str
@@ -82,9 +82,10 @@ class Ranked(Value):
     """A forecaster over the finished cells of a data set.
 
     Attributes:
-      mean_error_percent: mean of the absolute errors; bias_percent: of the signed ones.
-      inside50, inside95: how many of the ``cells`` lie within.
-      refuted: whether the outcomes of an entry, together, refute it; None until all of one entry are finished.
+      mean_error_percent: mean absolute error.
+      bias_percent: mean signed error.
+      inside50, inside95: number of ``cells`` inside the 50 % and 95 % intervals.
+      refuted: whether the outcomes of an entry together refute it; None until all cells of an entry are finished.
     """
 
     forecaster: Forecaster
@@ -98,14 +99,14 @@ class Ranked(Value):
 
 
 class DatasetScore(Value):
-    """Forecasters by mean CRPS, the best first, and what their entries expected to show."""
+    """Forecasters by mean CRPS, the best first, and the expected power of their entries."""
 
     ranking: tuple[Ranked, ...]
     power: tuple[Power, ...]
 
 
 class Score(Value):
-    """Every forecast whose outcome is known; ``waiting`` are sealed cells that are not finished."""
+    """All forecasts with a known outcome; ``waiting`` lists the sealed cells that are not finished."""
 
     sealed: tuple[SealSummary, ...]
     rows: tuple[ScoredForecast, ...]
@@ -123,11 +124,11 @@ def power(
     holdouts: pd.DataFrame | Mapping[Forecaster, pd.DataFrame],
     noise: float | None = None,
 ) -> Power:
-    """What the held-out cells can show, by simulation from each fit in turn as the truth, before any outcome.
+    """What the held-out cells can show before any outcome, by simulation from each fit in turn as the truth.
 
     Args:
-      fits: the truths and the laws under test.
-      holdouts: the cells (columns of the laws), or one such table for each fit where N differs by count.
+      fits: the laws, each both a possible truth and a law under test.
+      holdouts: the cells (columns of the laws), or one such table for each fit where their counts of N differ.
       noise: sd of log loss of one run; by default each fit's own noise.
     """
     logs = {}
@@ -139,11 +140,11 @@ def power(
 def seal(workdir: str | Path) -> Sealing:
     """Forecasts every held-out cell that has none yet and writes ``prediction.json``; no outcome is read.
 
-    A cell is sealed once, by the first prediction. Sealing again with the same fits changes nothing and says so; cells
-    added to the study since are sealed in a new entry.
+    A cell is sealed once, by the first prediction. Sealing again with the same fits changes nothing; cells added to the
+    study since are sealed in a new entry.
 
     Raises:
-      UserError: no fits, no held-out cells, or a fit that changed where nothing is left to seal.
+      UserError: no fits, no held-out cells, or a changed fit when every cell is sealed already.
     """
     workdir = Path(workdir)
     prediction, known = sealed.read(workdir), sealed.sealed_runs(workdir)
@@ -159,7 +160,7 @@ def seal(workdir: str | Path) -> Sealing:
     if not any(fresh.values()):
         assert prediction is not None
         return _again(workdir, prediction, fits, len(known))
-    made = [
+    new = [
         _forecast(workdir, dataset, runs, [c for c in cards if c.card.data.dataset == dataset])
         for dataset, runs in fresh.items()
         if runs
@@ -167,11 +168,11 @@ def seal(workdir: str | Path) -> Sealing:
     entry = Entry(
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         fits=fits,
-        cells=tuple(cell for each in made for cell in each.cells),
-        forecasts=tuple(forecast for each in made for forecast in each.forecasts),
-        joint=tuple(region for each in made for region in each.joint),
-        power={each.dataset: each.power for each in made},
-        naive={each.dataset: each.naive for each in made},
+        cells=tuple(cell for each in new for cell in each.cells),
+        forecasts=tuple(forecast for each in new for forecast in each.forecasts),
+        joint=tuple(region for each in new for region in each.joint),
+        power={each.dataset: each.power for each in new},
+        naive={each.dataset: each.naive for each in new},
     )
     entries = () if prediction is None else prediction.entries
     prediction = sealed.stamp(Prediction(entries=(*entries, entry)))
@@ -180,7 +181,7 @@ def seal(workdir: str | Path) -> Sealing:
 
 
 def _again(workdir: Path, prediction: Prediction, fits: tuple[SealedFit, ...], count: int) -> Sealing:
-    """Sealing where every cell is sealed: nothing changes, and the fits must not have either."""
+    """Sealing when every cell is sealed: nothing changes, and the fits must be the sealed ones."""
     last = prediction.entries[-1]
     if last.fits != fits:
         remedy = "changed after every held-out cell was sealed; add new held-out cells to test them"
@@ -227,7 +228,7 @@ def _outcomes(workdir: Path, prediction: Prediction) -> dict[str, float]:
 
 
 class SealableCard(NamedTuple):
-    """A fit card of a work directory and what a seal says of it."""
+    """A fit card of a work directory and its entry in the seal."""
 
     path: Path
     card: FitCard
@@ -236,20 +237,20 @@ class SealableCard(NamedTuple):
 
 
 class _Kind(msgspec.Struct):
-    """What tells a fit card from the other files in ``fits/``."""
+    """The field that tells a fit card from other files in ``fits/``."""
 
     kind: str = ""
 
 
 def fit_cards(workdir: Path) -> list[SealableCard]:
-    """Every fit card of a study's runs, by name."""
+    """All fit cards of a study's runs, in order of name."""
     cards = []
     for path in sorted((workdir / "fits").glob("*.json")):
         if read_typed(path, _Kind).kind != "fit":
             continue
         card = read_card(path)
         if card.conventions.n is None or card.draws is None:
-            continue  # a fit of some other table
+            continue  # a fit of another table
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         about = SealedFit(file=path.name, sha256=digest, draws=card.draws.sha256)
         cards.append(SealableCard(path, card, about, card.conventions.n))
@@ -257,7 +258,7 @@ def fit_cards(workdir: Path) -> list[SealableCard]:
 
 
 class _Forecasts(NamedTuple):
-    """What is sealed of one data set."""
+    """What is sealed for one data set."""
 
     dataset: str
     cells: tuple[SealedCell, ...]
@@ -268,7 +269,7 @@ class _Forecasts(NamedTuple):
 
 
 def _forecast(workdir: Path, dataset: str, runs: Sequence[str], cards: Sequence[SealableCard]) -> _Forecasts:
-    """Cells, forecasts, joint forecasts and expected power of one data set."""
+    """Cells, forecasts, joint forecasts and expected power for one data set."""
     if not cards:
         remedy = f"holds no fit of {dataset}, whose held-out cells wait; fit it too"
         raise UserError("fits", workdir / "fits", remedy, Code.MISSING)
@@ -306,11 +307,11 @@ def _forecast(workdir: Path, dataset: str, runs: Sequence[str], cards: Sequence[
 
 def _sealed_cells(cells: pd.DataFrame, runs: Sequence[str], dataset: str, fitted: Runs) -> tuple[SealedCell, ...]:
     top: Any = fitted.table
-    found = []
+    sealed = []
     for cell in cells.to_dict("records"):
         if cell["run"] not in runs:
             continue
-        found.append(
+        sealed.append(
             SealedCell(
                 run=cell["run"],
                 dataset=dataset,
@@ -322,11 +323,11 @@ def _sealed_cells(cells: pd.DataFrame, runs: Sequence[str], dataset: str, fitted
                 status=cell["status"],
             )
         )
-    return tuple(found)
+    return tuple(sealed)
 
 
 def _one(run: str, dataset: str, who: Forecaster, point: float, logs: Array) -> Forecast:
-    """A forecast of a point and samples of log loss (S,)."""
+    """A forecast from a point value and samples (S,), both of log loss."""
     q = np.exp(np.quantile(logs, [0.025, 0.25, 0.75, 0.975, *QUANTILES]))
     return Forecast(
         run=run,
@@ -352,13 +353,13 @@ def _region(dataset: str, who: Forecaster, runs: Sequence[str], logs: Array) -> 
 
 
 def columns_of(cells: pd.DataFrame) -> dict[str, Any]:
-    """The numbers of a table by column, and the stems that its rows share noise by."""
+    """The numeric columns of a table, and the stems by which its rows share noise."""
     columns = {str(c): np.asarray(cells[c]) for c in cells.columns if np.asarray(cells[c]).dtype.kind in "fiu"}
     return {**columns, "stem": np.asarray(cells["stem"])} if "stem" in cells else columns
 
 
 def _samples(fit: Fit, cells: pd.DataFrame, noise: float | None) -> Array:
-    """Log losses (S, cells) of new runs at the cells were the form true: doubt of the parameters, noise of a run."""
+    """Log losses (S, cells) of new runs if the form is true: uncertainty of the parameters and noise of a run."""
     if noise is None:
         return np.log(fit.samples(columns_of(cells), new_run=True, discrepancy=False))
     losses = np.log(fit.samples(columns_of(cells), new_run=False, discrepancy=False))
@@ -366,13 +367,13 @@ def _samples(fit: Fit, cells: pd.DataFrame, noise: float | None) -> Array:
 
 
 def naive(runs: Runs, cells: pd.DataFrame, fits: Sequence[Fit]) -> tuple[Array, Array, NaiveNoise]:
-    """The nearest fitted cell and the local log-log slopes in N and D.
+    """The naive forecast: the nearest fitted cell and the local log-log slopes in N and D.
 
-    The plane through three cells: the nearest one, its nearest neighbour of another size, and of another D. Its only
-    stated doubt is the noise of those losses and of the new run, which is what such an extrapolation can know.
+    It is the plane through three cells: the nearest one, its nearest neighbour of another size, and of another D. Its
+    uncertainty includes only the noise of those losses and of the new run, all that such an extrapolation can know.
 
     Returns:
-      Log losses (cells,), their samples (S, cells), and the noise that they hold.
+      Log losses (cells,), their samples (S, cells), and their noise.
     """
     table = runs.table
     x = np.log(np.stack([np.asarray(table["N"], float), np.asarray(table["D"], float)], 1))
@@ -384,7 +385,7 @@ def naive(runs: Runs, cells: pd.DataFrame, fits: Sequence[Fit]) -> tuple[Array, 
     df = int(np.sum(count - 1))
     if df >= 1:
         sigma, of = float(np.sqrt(np.sum((y - mean[index]) ** 2) / df)), "seeds"
-    else:  # no cell has two seeds: the residuals of the best law
+    else:  # no cell has two seeds: use the residuals of the best law
         sigma, df, of = float(min(np.hypot(f.noise.sigma_run, f.noise.sigma_stem) for f in fits)), 0, "residuals"
     noise = NaiveNoise(n=runs.conventions.n or "", sd=sigma, df=df, of=of)
     rng = np.random.default_rng(2)
@@ -399,7 +400,7 @@ def naive(runs: Runs, cells: pd.DataFrame, fits: Sequence[Fit]) -> tuple[Array, 
 
 
 def _plane(keys: Array, target: Array) -> tuple[list[int], Array]:
-    """Up to 3 cells of ``keys`` (cells, 2), log N and log D, and their weights in their plane at a target."""
+    """Indices of up to 3 cells of ``keys`` (cells, 2), log N and log D, and weights of their plane at a target."""
     first = int(np.argmin(np.sum((keys - target) ** 2, axis=1)))
     corners, away = [first], keys - keys[first]
     for axis in (0, 1):
@@ -415,14 +416,14 @@ def _plane(keys: Array, target: Array) -> tuple[list[int], Array]:
 
 
 def region(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Centre, covariance (both robust to the far draws of a fit that is not identified), limit of the distance."""
+    """Centre and covariance, both robust to far draws of a fit that is not identified, and limit of the distance."""
     centre = np.median(logs, axis=0)
     low, high = np.quantile(logs, [0.1587, 0.8413], axis=0)
     scale = np.maximum((high - low) / 2, 1e-9)
     z = np.clip((logs - centre) / scale, -4, 4)
     z = (z - z.mean(axis=0)) / np.maximum(z.std(axis=0), 1e-9)
     correlation = z.T @ z / len(z)
-    correlation = 0.999 * correlation + 0.001 * np.eye(len(centre))  # cells that move as one keep an inverse
+    correlation = 0.999 * correlation + 0.001 * np.eye(len(centre))  # keeps perfectly correlated cells invertible
     covariance = correlation * np.outer(scale, scale)
     return centre, covariance, float(np.quantile(distance(logs, centre, covariance), REGION))
 
@@ -433,7 +434,7 @@ def distance(y: np.ndarray, centre: np.ndarray, covariance: np.ndarray) -> np.nd
 
 
 def _power(logs: Mapping[Forecaster, Array], forecasts: Mapping[Forecaster, Array]) -> Power:
-    """``logs`` are what is true in turn, and what is tested; ``forecasts`` are what is scored."""
+    """Power by simulation: ``logs`` are the truths and the tested regions, ``forecasts`` the scored samples."""
     who = list(logs)
     regions = {name: region(values) for name, values in logs.items()}
     ensembles = [np.exp(np.quantile(forecasts[name], QUANTILES, axis=0)).T for name in who]
@@ -497,7 +498,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _outside(joint: Region, outcomes: Mapping[str, float]) -> bool | None:
-    """Whether the outcomes of one sealed entry, together, refute a forecaster; None until all are finished."""
+    """Whether the outcomes of one sealed entry together refute a forecaster; None until all are finished."""
     if not all(run in outcomes for run in joint.runs):
         return None
     y = np.log([outcomes[run] for run in joint.runs])

@@ -1,8 +1,8 @@
-"""The next cells for a fit: what may be trained (a study's ladder and stems, or sizes around a table's), and the best.
+"""The next cells to train for a fit, chosen from a study's ladder and stems or from the sizes around a table's.
 
-A study prices a cell as it would be trained: a branch of an existing stem costs its own decay, a longer one what the
-stem lacks besides, a new size or seed a whole stem and its compilation. A table of another trainer knows no stems:
-there every cell is a whole run at C = 6ND or at the cost by size of its own rows.
+In a study a cell costs what training it adds: the decay alone for a branch of an existing stem, also the missing part
+of the stem for a longer branch, and a whole stem with its compilation for a new size or seed. For a table of another
+trainer every cell is a whole run, at C = 6ND or at the cost by size of the table's own rows.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from scaling.records.types import LadderRow, Manifest, RunSpec
 
 Array = np.ndarray
-SETS = 8  # parameter sets that a design must serve: the estimate and draws
-AROUND = 4.0  # tokens per parameter allowed around the optimum's, beside the range of the fitted runs
+SETS = 8  # parameter sets over which a design is averaged: the estimate and draws
+AROUND = 4.0  # factor around the optimum's tokens per parameter that is allowed beside the range of the fitted runs
 FINER = 2.0  # ratio of neighbouring D in the pool
-LARGER = 6  # sizes beyond a table's largest
+LARGER = 6  # number of sizes beyond a table's largest
 
 
 class Safeguards(Value):
-    """What keeps a design from trusting the law where it is least true.
+    """Limits that keep a design from trusting the law where it is least true.
 
     Attributes:
       ratios: smallest and largest tokens per parameter; by default the range of the fitted runs, and a factor 4 around
         the optimum at the target's budget.
-      share: of the spend kept for the top decade of compute.
-      drift: the law being wrong, sd of log loss per e-fold (``decide.design``); by default what the card says of it.
+      share: share of the spend kept for the top decade of compute.
+      drift: error of the law as an sd of log loss per e-fold (``decide.design``); by default the card's discrepancy.
     """
 
     ratios: tuple[float, float] | None = None
@@ -50,7 +50,7 @@ class Safeguards(Value):
     drift: float | None = None
 
     def check(self) -> None:
-        """UserError names what cannot be."""
+        """Raises a UserError that names an invalid value."""
         if not 0 <= self.share < 1:
             raise UserError("share", self.share, "must be a share of the spend, from 0 to below 1")
         if self.drift is not None and not (math.isfinite(self.drift) and self.drift >= 0):
@@ -64,8 +64,9 @@ class NextCell(Value):
     """A cell to train.
 
     Attributes:
-      price: FLOPs that it costs when those before it are trained. half_width_after: of the target, expected then.
-      size, seed, stem, new_stem: of a study; of a table ``seed`` alone, where further seeds were asked for.
+      price: its cost in FLOPs when the cells before it are trained.
+      half_width_after: expected half-width of the target then.
+      size, seed, stem, new_stem: of a study; a table has ``seed`` alone, where further seeds were requested.
     """
 
     N: float
@@ -81,14 +82,14 @@ class NextCell(Value):
 
 
 class HalfWidth(Value):
-    """Of an interval, before and after the cells."""
+    """Half-width of an interval, before and after the cells."""
 
     before: float
     after: float
 
 
 class TopDecade(Value):
-    """``share`` of the spend in the decade of compute from ``start`` FLOPs on; ``least`` was to be kept for it."""
+    """``share`` of the spend in the decade of compute from ``start`` FLOPs; at least ``least`` was requested."""
 
     start: float
     share: float
@@ -96,28 +97,29 @@ class TopDecade(Value):
 
 
 class TopDecadeUnfilled(Warning, tag="top_decade"):
-    """Less of the spend than asked is in the top decade of compute: nothing more was left there."""
+    """Less of the spend than requested is in the top decade of compute, as no more useful cells were left there."""
 
     share: float
     least: float
 
 
 class RoughHalfWidths(Warning, tag="rough"):
-    """The fit is not identified in full, so half-widths by linearisation are rough: fit again after each list."""
+    """Part of the fit is not identified, so half-widths by linearisation are rough: fit again after each list."""
 
 
 ProposalWarning = TopDecadeUnfilled | RoughHalfWidths
 
 
 class Proposal(Value):
-    """Which cells to train next, in order, and what the target's interval should become.
+    """Which cells to train next, in order, and the expected interval of the target.
 
     Attributes:
       half_width: of the target's interval at ``level``, now and expected after all cells.
-      tokens_per_parameter: bounds within which cells were considered.
-      parameter_sets: of the fit, over which half-widths are means. candidates: cells that were considered.
-      price: a study pays ``stems`` once and a branch only its own steps; a table pays ``whole_runs``.
-      workdir: of the study; None of a table.
+      tokens_per_parameter: bounds of the cells considered.
+      parameter_sets: number of the fit's parameter sets over which half-widths are averaged.
+      candidates: number of cells considered.
+      price: ``stems``: each stem is paid once, a branch only for its own steps; ``whole_runs`` for a table.
+      workdir: of the study; None for a table.
     """
 
     law: str
@@ -141,7 +143,7 @@ class Proposal(Value):
 
 
 class _Row(Value):
-    """What a cell of a pool is beside its numbers."""
+    """The names that belong to a cell of a pool."""
 
     size: int | None = None
     seed: int | None = None
@@ -159,17 +161,17 @@ def next_cells(
     safeguards: Safeguards | None = None,
     level: float = 0.95,
 ) -> Proposal:
-    """Which cells to train next, in order, and what the target's interval should become.
+    """Which cells to train next, in order, and the expected interval of the target.
 
     Args:
       target: see ``design.parse_target``.
       budget: FLOPs that may be spent, stems included.
-      workdir: of the study that the fit is of; without one the fit is of a table.
+      workdir: the fitted study; None where the fit is of a table.
       seeds: further seeds (new stems of any size) that may be trained, beside those of the fitted runs.
-      level: of the half-widths.
+      level: confidence of the half-widths.
 
     Raises:
-      UserError: a bad target or budget, a budget that buys nothing, bounds that leave nothing to train.
+      UserError: an invalid target or budget, a budget that pays for no cell, or bounds that leave no cell.
     """
     if not (math.isfinite(budget) and budget > 0):
         raise UserError("budget", budget, "must be a positive number of FLOPs")
@@ -188,30 +190,30 @@ def next_cells(
     step = max(1, len(fit.draws) // (SETS - 1))
     thetas = np.vstack([fit.theta[None], fit.draws[::step][: SETS - 1]])
     request = design.Request(question, budget, level, safeguards.share)
-    found = design.propose(fit.law, thetas, done.columns, pool, request, noise=noise, cost=cost)
+    selection = design.propose(fit.law, thetas, done.columns, pool, request, noise=noise, cost=cost)
     return Proposal(
         law=fit.law.name,
         target=question.text,
         budget=budget,
-        spent=found.spent,
+        spent=selection.spent,
         level=level,
-        half_width=HalfWidth(before=found.before, after=found.after),
-        cells=_cells(pool, rows, found),
-        top_decade=TopDecade(start=found.top_from, share=found.top_share, least=safeguards.share),
+        half_width=HalfWidth(before=selection.before, after=selection.after),
+        cells=_cells(pool, rows, selection),
+        top_decade=TopDecade(start=selection.top_from, share=selection.top_share, least=safeguards.share),
         tokens_per_parameter=bounds,
         noise=noise,
-        parameter_sets=found.parameter_sets,
+        parameter_sets=selection.parameter_sets,
         candidates=len(rows),
         price="stems" if pool.decay else "whole_runs",
         dataset=fit.data.dataset,
         workdir=None if workdir is None else str(workdir),
-        warnings=_warnings(fit, found, safeguards.share),
+        warnings=_warnings(fit, selection, safeguards.share),
     )
 
 
-def _cells(pool: design.Pool, rows: Sequence[_Row], found: design.Selection) -> tuple[NextCell, ...]:
+def _cells(pool: design.Pool, rows: Sequence[_Row], selection: design.Selection) -> tuple[NextCell, ...]:
     cells = []
-    for j, price, width in zip(found.chosen, found.prices, found.after_each):
+    for j, price, width in zip(selection.chosen, selection.prices, selection.after_each):
         n, d, row = float(pool.N[j]), float(pool.D[j]), rows[j]
         cells.append(
             NextCell(
@@ -230,10 +232,10 @@ def _cells(pool: design.Pool, rows: Sequence[_Row], found: design.Selection) -> 
     return tuple(cells)
 
 
-def _warnings(fit: Fit, found: design.Selection, share: float) -> tuple[ProposalWarning, ...]:
+def _warnings(fit: Fit, selection: design.Selection, share: float) -> tuple[ProposalWarning, ...]:
     warnings: list[ProposalWarning] = []
-    if found.top_share < share:
-        warnings.append(TopDecadeUnfilled(share=found.top_share, least=share))
+    if selection.top_share < share:
+        warnings.append(TopDecadeUnfilled(share=selection.top_share, least=share))
     if any(isinstance(w, NotIdentified) for w in fit.warnings):
         warnings.append(RoughHalfWidths())
     return tuple(warnings)
@@ -241,7 +243,7 @@ def _warnings(fit: Fit, found: design.Selection, share: float) -> tuple[Proposal
 
 @dataclass(frozen=True)
 class _Done:
-    """N, D and C of the fitted runs (n,), and their stems where they share any."""
+    """N, D and C of the fitted runs, (n,) each, and their stems where they share any."""
 
     N: Array
     D: Array
@@ -250,13 +252,13 @@ class _Done:
 
     @property
     def columns(self) -> dict[str, Array | list[str]]:
-        """As ``design`` takes them."""
+        """The columns that ``design`` takes."""
         columns: dict[str, Array | list[str]] = {"N": self.N, "D": self.D, "C": self.C}
         return columns if self.stem is None else {**columns, "stem": self.stem}
 
 
 def _done(fit: Fit, workdir: str | Path | None) -> _Done:
-    """The fitted runs; their stems from the study, whose runs must be those of the card."""
+    """The fitted runs with their stems from the study, whose runs must be those of the card."""
     n, d = fit.columns["N"], fit.columns["D"]
     stem = None
     if workdir is not None:
@@ -269,14 +271,14 @@ def _done(fit: Fit, workdir: str | Path | None) -> _Done:
 
 
 def _by_size(n: float) -> str:
-    """The stem of a table's rows that share an effect by their size."""
+    """Name of the stem for rows of a table that share an effect by size."""
     return f"N {n:.9g}"
 
 
 def _ratios(done: _Done, fit: Fit, target: design.Target, cost: Cost | None) -> tuple[float, float]:
     """Bounds of tokens per parameter: the range of the fitted runs, and around the optimum at the target's budget."""
-    seen = done.D / done.N
-    low, high = float(seen.min()), float(seen.max())
+    ratios = done.D / done.N
+    low, high = float(ratios.min()), float(ratios.max())
     if target.budget is not None:
         ends = [
             design.Target(name, target.budget).values(fit.law, fit.theta[None], cost)[0]
@@ -291,7 +293,7 @@ def _ratios(done: _Done, fit: Fit, target: design.Target, cost: Cost | None) -> 
 def _within(
     pool: design.Pool, rows: list[_Row], bounds: tuple[float, float], lowest: float
 ) -> tuple[design.Pool, list[_Row]]:
-    """The cells within bounds of tokens per parameter that cost no less than the cheapest fitted run."""
+    """The cells within bounds of tokens per parameter that cost at least as much as the cheapest fitted run."""
     ratio = pool.D / pool.N
     inside = (bounds[0] <= ratio) & (ratio <= bounds[1]) & (lowest * 0.999 <= pool.C)
     if not inside.any():
@@ -360,23 +362,23 @@ class _Study:
 
     @cached_property
     def manifests(self) -> list[Manifest]:
-        """Of all runs, stems included."""
+        """Manifests of all runs, stems included."""
         return [run.manifest for run in self.runs]
 
     @cached_property
     def fitted(self) -> list[Manifest]:
-        """Those that a law is fitted to."""
+        """Manifests of the runs that laws are fitted to."""
         return [m for m in self.manifests if m.role in ("fit", "seed")]
 
     @property
     def decay(self) -> float | None:
-        """Share of a run that its decay takes; None where runs share no stems."""
+        """Share of a run that is decay; None where runs share no stems."""
         recipe = self.fitted[0].recipe
         return float(recipe["decay_fraction"]) if recipe["schedule"] == "wsd" else None
 
     @property
     def unique(self) -> float:
-        """Tokens that a run may have: those of the data, unless the study repeats them."""
+        """Largest number of tokens of a run: those of the data, unless the study repeats them."""
         repeated = any(m.tokens.epochs > 1 for m in self.manifests)
         return math.inf if repeated else float(self.fitted[0].tokens.unique)
 
@@ -387,7 +389,7 @@ class _Study:
 
     @cached_property
     def stems(self) -> list[Manifest]:
-        """Those that may have further branches."""
+        """Stems that may have further branches."""
         stems = [run.manifest for run in self.runs if run.kind == "stem"]
         return [m for m in stems if (m.size, m.seed) not in self.held_out]
 
@@ -399,7 +401,7 @@ class _Study:
     def cells(
         self, seeds: tuple[int, ...], budget: float
     ) -> tuple[list[tuple[LadderRow, int, _Row]], dict[str, float]]:
-        """Row of the ladder, tokens and rest of every new cell, and the FLOPs of compiling a new size, by stem."""
+        """Ladder row, tokens and names of every new cell, and the FLOPs of compiling a new size, by stem."""
         lowest = min(m.tokens.D for m in self.fitted)
         planned = {(m.size, m.tokens.D, m.seed) for m in self.manifests if m.role != "stem"}
         names = {(m.size, m.seed): m.run for m in self.stems}
@@ -409,7 +411,7 @@ class _Study:
         for row in self.ladder:
             step = row.batch * row.context
             for seed in sorted({*own, *seeds}):
-                # Another size under a further seed is a new stem: only where it was asked for.
+                # A size under a further seed is a new stem, and allowed only where that seed was requested.
                 unasked = seed != own[0] and seed not in seeds and (row.size, seed) not in names
                 if unasked or (row.size, seed) in self.held_out:
                     continue
@@ -424,7 +426,7 @@ class _Study:
         return cells, overhead
 
     def _compilation(self) -> float:
-        """What compiling a new size costs, in FLOPs that are not trained meanwhile; 0 where no run says."""
+        """Cost of compiling a new size, in FLOPs that could be trained meanwhile; 0 where no run records it."""
         seconds, rates = [], []
         for run in self.runs:
             if run.manifest.role == "holdout" or (result := Record(self.workdir / "runs" / run.run).result) is None:

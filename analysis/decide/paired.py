@@ -1,4 +1,4 @@
-"""Two runs on the same documents: what is common to both (easy and hard text) cancels in their difference."""
+"""Paired comparison of two runs on the same documents, whose common variation cancels in the difference."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class PairedDifference(Value):
     """Mean loss of run ``one`` minus that of ``two``, per prediction, over the documents of both.
 
     Attributes:
-      se: of the difference, paired. se_unpaired: as if each had its own documents.
-      correlation: of the documents' residuals; None where a run has none.
+      se: standard error of the paired difference.
+      se_unpaired: standard error if each run had its own documents.
+      correlation: of the two runs' residuals over documents; None where a run's do not vary.
       term, unit: of the loss.
     """
 
@@ -52,7 +53,7 @@ class PairedDifference(Value):
 
 @dataclass(frozen=True)
 class _Documents:
-    """Summed loss and number of predictions of each document (n,), the hash of their data, and which loss it is."""
+    """Summed loss and number of predictions of each document (n,), the hash of their data, and the name of the loss."""
 
     data: str
     id: tuple[str, ...]
@@ -63,11 +64,14 @@ class _Documents:
 
 
 def difference(one: str | Path, two: str | Path, *, level: float = 0.95) -> PairedDifference:
-    """Mean loss of run directory ``one`` minus that of ``two``. Standard errors are of ratio estimators by document.
+    """Mean loss of run directory ``one`` minus that of ``two``, with standard errors of ratio estimators by document.
+
+    Args:
+      level: confidence of the interval.
 
     Raises:
-      UserError: MISSING: a run is not finished or keeps no sums by document; CONFLICT: it is still sealed; MIXED: the
-        two have other losses or documents.
+      UserError: MISSING: a run is not finished or has no sums by document; CONFLICT: a held-out run without a sealed
+        forecast; MIXED: different losses or documents.
     """
     if not 0.5 <= level < 1:
         raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
@@ -100,14 +104,14 @@ def difference(one: str | Path, two: str | Path, *, level: float = 0.95) -> Pair
 
 
 def _ratio(sums: Array, count: Array) -> tuple[float, float]:
-    """sum / count over documents and its standard error by document, as ``scaling.evaluate`` has it."""
+    """sum / count over documents, and its standard error by document, as in ``scaling.evaluate``."""
     value, k = float(sums.sum() / count.sum()), len(count)
     residual = sums - value * count
     return value, math.sqrt(k / (k - 1) * float((residual**2).sum())) / float(count.sum())
 
 
 def _evaluated(path: Path) -> _Documents:
-    """The headline loss of a run by document."""
+    """The headline loss of a finished run by document."""
     record = Record(path)
     manifest = record.manifest
     if manifest.role == "holdout" and path.name not in sealed.sealed_runs(path.resolve().parent.parent):

@@ -1,4 +1,4 @@
-"""Laws fitted to the same losses, side by side: by AICc, and by how each forecasts runs that it has not seen."""
+"""Ranks laws fitted to the same losses by AICc, with scores of their forecasts of runs that they were not fitted to."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Array = np.ndarray
 
 
 class Ranked(Value):
-    """A law among others on the same runs. None where too few runs remain to say.
+    """A law ranked among others on the same runs. Scores are None where too few runs remain.
 
     Attributes:
       n: which count of parameters N is, or the column of the table; None where unknown.
-      parameters: free ones.
-      aicc: with the Huber loss at one threshold for all, that of the best fit.
-      loo_rms: of log losses, leaving out each run in turn.
-      rolling_rms: fits the cheaper two thirds and scores the rest.
-      rolling_crps: scores whole forecasts of log loss over several cuts (``check.rolling``).
+      parameters: number of free parameters.
+      aicc: from the Huber loss at the same threshold for all laws, that of the best fit.
+      loo_rms: rms error of log losses, leaving out each run in turn.
+      rolling_rms: rms error when the cheaper two thirds are fitted and the rest scored.
+      rolling_crps: CRPS of forecasts of log loss over several cuts (``check.rolling``).
     """
 
     law: str
@@ -55,7 +55,7 @@ def rank(fits: list[Fit]) -> tuple[Ranked, ...]:
     """The fits, best first by AICc.
 
     Raises:
-      UserError: they are not of the same losses.
+      UserError: the fits are not of the same losses.
     """
     if not fits:
         return ()
@@ -65,12 +65,12 @@ def rank(fits: list[Fit]) -> tuple[Ranked, ...]:
         raise UserError("fits", len(fits), remedy, Code.MIXED)
     scored = [_scores(f) for f in fits]
     delta = max(HUBER_K * min(1.4826 * float(np.median(np.abs(s.residual))) for s in scored), 1e-12)
-    found = [_ranked(f, s, delta) for f, s in zip(fits, scored)]
-    found.sort(key=lambda row: math.inf if row.aicc is None else row.aicc)
-    best = found[0].aicc
+    rows = [_ranked(f, s, delta) for f, s in zip(fits, scored)]
+    rows.sort(key=lambda row: math.inf if row.aicc is None else row.aicc)
+    best = rows[0].aicc
     return tuple(
         msgspec.structs.replace(row, delta_aicc=None if row.aicc is None or best is None else row.aicc - best)
-        for row in found
+        for row in rows
     )
 
 
@@ -97,7 +97,7 @@ def _ranked(f: Fit, s: _Scores, delta: float) -> Ranked:
 
 
 def _scores(f: Fit) -> _Scores:
-    """Residuals of the plain robust fit (a stem effect would absorb what a wrong law misses), and its scores."""
+    """Residuals and scores of the plain robust fit; a stem effect would absorb the misfit of a wrong law."""
     card, law = f.card, f.law
     table = pd.DataFrame({"run": list(f.runs), **f.columns})
     kind = parse_objective(card.objective.name)

@@ -1,7 +1,7 @@
-"""Budgets with a condition: a cap on N, a given D/N, scarce data, a life of inference, device hours.
+"""Allocations under a condition: a cap on N, a given D/N, scarce data, lifetime inference, device hours.
 
-Each is the allocation of ``decide.allocate`` on a curve of cells (N, D(N)) of its own: the estimate and every draw
-choose their cell, and intervals are the spread.
+Each is the allocation of ``decide.allocate`` restricted to a curve of cells (N, D(N)): the estimate and every draw
+choose their own cell, and intervals are the spread.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 CONDITIONS = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens")
-DRAWS = 200  # of a life of inference, where every draw solves for its own D at each N
+DRAWS = 200  # draws under lifetime inference, where each solves for its own D at every N
 
 
 class Budget(Value):
-    """What there is to spend, ``flops`` or ``device_hours``, and at most one condition on the cell.
+    """The budget, ``flops`` or ``device_hours``, and at most one condition on the cell.
 
     Attributes:
-      throughput: tokens per second of one device by size, which device hours need (``measured``).
-      max_params: N is at most this.
+      throughput: tokens per second of one device by size, needed for device hours (``measured``).
+      max_params: upper limit of N.
       tokens_per_parameter: D = this * N.
-      unique_tokens: the data there are. A law with repeats says how often they are worth repeating; another law says
-        nothing of repeats, and D stops at the unique tokens.
-      inference_tokens: tokens served over the model's life. The loss is the one that ``flops`` reach at best; of all
-        (N, D) with that loss the one with the least 6 N D + 2 N D_inference (Sardana 2023, arXiv 2401.00448).
+      unique_tokens: tokens of data available. A law of repeated data determines how often to repeat them; under any
+        other law D stops at the unique tokens.
+      inference_tokens: tokens served over the model's lifetime. The target is the lowest loss that ``flops`` can reach;
+        the cell is the (N, D) with that loss and the least 6 N D + 2 N D_inference (Sardana 2023, arXiv 2401.00448).
     """
 
     flops: float | None = None
@@ -62,12 +62,12 @@ class Budget(Value):
 
     @property
     def asked(self) -> dict[str, float]:
-        """The numbers that were given. UserError names one that is no positive number."""
+        """The given numbers by name. UserError names one that is not a positive number."""
         return positive(**{name: getattr(self, name) for name in ("flops", "device_hours", *CONDITIONS)})
 
 
 class Condition(Value, tag_field="mode"):
-    """Base of what a condition did to the cell."""
+    """Base class for the effect of a condition on the cell."""
 
     @property
     def mode(self) -> str:
@@ -86,23 +86,24 @@ class FixedRatio(Condition, tag="tokens_per_parameter"):
 
 
 class UniqueTokens(Condition, tag="unique_tokens"):
-    """Under a law that says nothing of repeats. ``binds``: D stops at the unique tokens, the rest goes into N."""
+    """Under a law without repeats. ``binds``: D stops at the unique tokens, and the rest goes into N."""
 
     binds: bool
 
 
 class Repeats(Condition, tag="repeats"):
-    """Under a law of repeated data: ``epochs`` of the unique tokens."""
+    """Under a law of repeated data: the number of ``epochs`` over the unique tokens."""
 
     epochs: float
 
 
 class Inference(Condition, tag="inference_tokens"):
-    """The least training and inference compute for the loss that the ``budget`` (FLOPs) reaches at best.
+    """The least training and inference compute for the lowest loss that the ``budget`` (FLOPs) can reach.
 
     Attributes:
-      lifetime_flops: of training and serving this cell; training_optimal_lifetime: of the training-optimal one.
-      saving: the share of the latter that is saved.
+      lifetime_flops: FLOPs of training and serving this cell.
+      training_optimal_lifetime: FLOPs of training and serving the training-optimal cell.
+      saving: share of the latter that is saved.
     """
 
     budget: float
@@ -113,14 +114,14 @@ class Inference(Condition, tag="inference_tokens"):
 
 
 class DeviceHours(Condition, tag="device_hours"):
-    """Tokens per second by size as measured; beyond the sizes, at constant FLOPs per second."""
+    """Tokens per second by size as measured; constant FLOPs per second beyond the measured sizes."""
 
 
 AnyCondition = MaxParams | FixedRatio | UniqueTokens | Repeats | Inference | DeviceHours
 
 
 class Unconstrained(Value):
-    """The plain optimum of the same budget; None where the law has none."""
+    """The unconstrained optimum of the same budget; None where the law has none."""
 
     N: float | None
     D: float | None
@@ -131,7 +132,7 @@ class Spending(Allocation, kw_only=True):
 
     Attributes:
       unconstrained: None under a law of repeats.
-      cost_of_condition: loss above that of the plain optimum, as a fraction; None where it is not defined.
+      cost_of_condition: relative increase of the loss over the unconstrained optimum; None where it is not defined.
     """
 
     condition: AnyCondition
@@ -140,7 +141,7 @@ class Spending(Allocation, kw_only=True):
 
 
 class _Choice(NamedTuple):
-    """Cells chosen under a condition, and the plain optimum's (1 + S,); None under a law of repeats."""
+    """Cells chosen under a condition, and the unconstrained optima (1 + S,); None under a law of repeats."""
 
     cells: Cells
     condition: AnyCondition
@@ -154,7 +155,7 @@ def spend(fit: Fit, budget: Budget, *, level: float = 0.95, cost: Cost | None = 
       level, cost, force: as in ``allocate.optimal``.
 
     Raises:
-      UserError: nothing or too much asked, a bad number, or an answer that is not supported (see ``optimal``).
+      UserError: no budget or conflicting ones, an invalid number, or an allocation that ``optimal`` would refuse.
     """
     asked = budget.asked
     conditions = [name for name in CONDITIONS if name in asked]
@@ -172,7 +173,7 @@ def spend(fit: Fit, budget: Budget, *, level: float = 0.95, cost: Cost | None = 
 
 
 def _price(fit: Fit, choice: _Choice) -> float | None:
-    """Loss of the chosen cell above that of the plain optimum, as a fraction, where a condition holds it off that."""
+    """Relative increase of the loss over the unconstrained optimum, where a condition binds."""
     if choice.plain is None or choice.plain.undefined[0]:
         return None
     if not isinstance(choice.condition, MaxParams | FixedRatio | UniqueTokens):
@@ -183,7 +184,7 @@ def _price(fit: Fit, choice: _Choice) -> float | None:
 
 
 def _choose(fit: Fit, budget: Budget, cost: Cost | None) -> _Choice:
-    """The cells of the estimate and every draw under the budget's condition."""
+    """The cells that the estimate and every draw choose under the budget's condition."""
     theta, flops, rate = estimate_and_draws(fit), budget.flops or 0.0, cost
     if budget.device_hours is not None:
         flops, rate = _hours(budget.device_hours, budget.throughput)
@@ -211,10 +212,10 @@ def measured(workdir: str | Path, dataset: str | None, n: str = "nonembedding") 
     """Tokens per second of one device by size, the median over the finished runs of a study.
 
     Args:
-      n: the count of parameters that sizes are in: a field of the manifest's ``parameters`` or one of its groups.
+      n: the parameter count used for sizes: a field of the manifest's ``parameters`` or one of its groups.
 
     Raises:
-      UserError: MISSING: no finished run says how fast it was.
+      UserError: MISSING: no finished run records its speed.
     """
     speeds: dict[float, list[float]] = {}
     for record in records(Path(workdir)):
@@ -238,7 +239,7 @@ def _value(logs: Array) -> float | None:
 
 
 def _hours(hours: float, throughput: Throughput | None) -> tuple[float, Cost]:
-    """The budget and the cost of a token by size, in units of what 6N FLOPs take at the largest measured size."""
+    """The budget and the cost of a token by size, in FLOPs at the speed of the largest measured size."""
     if throughput is None:
         remedy = "needs tokens per second of a device by size: a study's own runs or a column tokens_per_second"
         raise UserError("device_hours", hours, f"{remedy}; give a card that has them, or --flops", Code.MISSING)
@@ -274,7 +275,7 @@ def _scarce(plain: Cells, flops: float, unique: float, cost: Cost | None) -> _Ch
 
 
 def _fixed_ratio(flops: float, ratio: float, cost: Cost | None) -> Cells:
-    """The cell D = ``ratio`` N that costs the budget."""
+    """The cell on D = ``ratio`` N that costs the budget."""
 
     def above(log_n: Array) -> Array:
         return flops_for(np.exp(log_n), ratio * np.exp(log_n), cost) > flops
@@ -291,16 +292,18 @@ class _Lifetime(NamedTuple):
     cost: Cost | None
 
     def flops(self, n: Any, d: Any) -> Array:
-        """A token served costs a forward pass, a third of a token trained."""
+        """Lifetime FLOPs: a served token costs a forward pass, a third of a trained token."""
         return flops_for(n, d, self.cost) + flops_for(n, self.served / 3, self.cost)
 
     def _reaches(self, theta: Array, n: Array, goal: float, log_d: Array) -> Array:
-        """Whether sizes ``n`` come down to the log loss ``goal`` with exp(``log_d``) tokens, (sizes,)."""
+        """Whether sizes ``n`` reach the log loss ``goal`` with exp(``log_d``) tokens, (sizes,)."""
         return log_losses(self.law, theta, n, np.exp(log_d))[0] <= goal
 
     def least(self, theta: Array, best_n: Array, best_d: Array, budget: float) -> tuple[Cells, Inference]:
-        """Cells of the least lifetime compute at each parameter set's own best loss (ln N and ln D (1 + S,)); NaN where
-        it has none. The discrepancy's move is not derived for this condition."""
+        """Cells with the least lifetime compute at each parameter set's own lowest loss: ln N and ln D (1 + S,).
+
+        NaN where there is none. The effect of the discrepancy on N and D is not derived for this condition.
+        """
         count = min(len(theta), 1 + DRAWS)
         chosen = np.concatenate([[0], np.linspace(1, len(theta) - 1, count - 1).round().astype(int)]).astype(int)
         pairs = [self._of(theta[i : i + 1], float(best_n[i]), float(best_d[i])) for i in chosen]
@@ -330,7 +333,7 @@ class _Lifetime(NamedTuple):
         n = np.exp(x)
         log_d = bisect(partial(self._reaches, theta, n, goal), np.full(len(x), best_d + 7.5), 12.5)
         d = np.exp(log_d)
-        reached = log_d < best_d + 19.9  # smaller models never come to this loss
+        reached = log_d < best_d + 19.9  # smaller models never reach this loss
         life = np.where(reached, self.flops(n, d), np.inf)
         j = int(np.argmin(life))
         if j in (0, len(x) - 1) or not np.isfinite(life[[j - 1, j + 1]]).all():

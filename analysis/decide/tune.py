@@ -5,9 +5,9 @@ curvature, and the best point moves with log N and log D:
 
     log L = c(N, D) + h x^2 + r x b + g b^2 + (x and b) times (linear in log N, log D)
 
-with x = log learning rate, b = log batch in tokens. That is linear in its coefficients, and the best point is a power
-law, k N^p D^q in each, the form of Step Law (Li 2025, arXiv 2503.04715; there a batch follows D alone). Runs of one
-stem share their noise, so intervals are jackknifed over stems.
+with x = log learning rate, b = log batch in tokens. The model is linear in its coefficients, and the best learning rate
+and batch are power laws k N^p D^q, the form of Step Law (Li 2025, arXiv 2503.04715, where the batch depends on D
+alone). Runs of one stem share their noise, so intervals are jackknifed over stems.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from analysis.card import Interval, Value, Warning
 from scaling.errors import Code, UserError
 
 Array = np.ndarray
-Table = Any  # a DataFrame, whose stubs take every cell and column to be anything
+Table = Any  # a DataFrame, whose stubs leave the types of cells and columns open
 COLUMNS = ("N", "D", "loss", "learning_rate", "batch", "stem")
-# Log loss above a cell's best within which a parabola is trusted: the first that leaves enough runs, and that noise
-# does not fill. Seeds of a rate are in or out by their mean: chosen one by one, the lucky ones would flatten it.
+# Log loss above a cell's best within which runs are fitted by a parabola: the first window with enough runs that is
+# wider than the noise. Seeds of a rate are selected by their mean: selecting single lucky runs would flatten it.
 WINDOWS = (0.03, 0.06, 0.12, 0.25)
-NOISES = 3.0  # standard errors of a mean over seeds that a window holds at least
+NOISES = 3.0  # smallest width of a window, in standard errors of a mean over seeds
 DRAWS = 400
-JACKKNIFE = 80  # groups of stems that are left out in turn, at most
-IDENTIFIED = 0.975  # share of draws with a minimum, below which there is none to speak of
-SPARE = 4  # runs that a window leaves over to measure the noise
+JACKKNIFE = 80  # groups of stems left out in turn, at most
+IDENTIFIED = 0.975  # share of draws with a minimum below which the minimum is not identified
+SPARE = 4  # residual degrees of freedom that a window needs to measure the noise
 
 
 class PowerLaw(Value):
@@ -48,8 +48,8 @@ class SweptCell(Value):
     """A swept (N, D, batch in tokens).
 
     Attributes:
-      best_run, loss: the learning rate of the lowest mean loss over seeds, and that loss.
-      learning_rate: the best by a parabola; None where ``best_run`` is the first or the last of its sweep.
+      best_run, loss: the learning rate with the lowest mean loss over seeds, and that loss.
+      learning_rate: the minimum of a parabola; None where ``best_run`` is the first or last rate of its sweep.
     """
 
     N: float
@@ -61,10 +61,10 @@ class SweptCell(Value):
 
 
 class NoBestBatch(Warning, tag="no_best_batch"):
-    """A sweep over batches has no best one, so the best one swept is kept, and the learning rate is tuned at it.
+    """A sweep over batches identifies no best one; the learning rate is tuned at the best batch swept.
 
     Attributes:
-      why: the parabola has no minimum, or its ``best`` over the cells lies outside those ``swept`` (tokens).
+      why: the parabola has no minimum, or the ``best`` batches lie outside the range ``swept`` (tokens).
     """
 
     why: Literal["no_minimum", "outside"]
@@ -73,7 +73,7 @@ class NoBestBatch(Warning, tag="no_best_batch"):
 
 
 class EdgeOfSweep(Warning, tag="edge_of_sweep"):
-    """The best run of a cell, at this learning rate, is at the edge of the sweep."""
+    """The best run of a cell, with this learning rate, is at the edge of the sweep."""
 
     N: float
     D: float
@@ -88,11 +88,12 @@ class Tuned(Value):
     """The laws of the best learning rate and batch: what a recipe file holds under ``fit``.
 
     Attributes:
-      rate_law, batch_law: of the best point. ``batch_law`` is None where the best batch lies outside the sweep, and
-        ``batch`` (tokens) is then the best one swept.
-      curvature: h of the parabola: log loss is h x^2 above its best at x e-folds of learning rate from it.
-      noise: sd of log loss of a run. window: of log loss above a cell's best, in which runs count.
-      runs, stems: that count.
+      rate_law, batch_law: laws of the best learning rate and batch. ``batch_law`` is None where the best batch lies
+        outside the sweep; ``batch`` (tokens) is then the best one swept.
+      curvature: h of the parabola: at x e-folds from the best learning rate the log loss is h x^2 above its minimum.
+      noise: sd of log loss of a run.
+      window: log loss above a cell's best within which runs are used.
+      runs, stems: numbers used.
       scope: smallest and largest N, D, learning_rate and batch of the sweep.
       point, draws: (h, r, g, log k, p, q of the learning rate, log k, p, q of the batch), the estimate and each draw.
     """
@@ -114,9 +115,13 @@ class Tuned(Value):
 
 
 def optima(table: Table, level: float = 0.95) -> tuple[SweptCell, ...]:
-    """By (N, D, batch): the best learning rate of a parabola through the best run and its neighbours.
+    """The best learning rate of each (N, D, batch), from a parabola through the best run and its neighbours.
 
-    The noise of the intervals is pooled over all parabolas, and they are open where no run is left over to measure it.
+    The noise is pooled over all parabolas; intervals are open where no degrees of freedom are left to measure it.
+
+    Args:
+      table: columns N, D, loss, learning_rate, batch (in tokens).
+      level: confidence of the intervals.
     """
     swept = [_parabola(group, *key) for key, group in table.groupby(["N", "D", "batch"], sort=True)]
     fitted = [parabola for _, parabola in swept if parabola is not None]
@@ -141,8 +146,8 @@ def optima(table: Table, level: float = 0.95) -> tuple[SweptCell, ...]:
 
 @dataclass(frozen=True)
 class _Parabola:
-    """Of log loss in log learning rate from the best run: coefficients (3,), their covariance per unit of noise
-    variance (3, 3), the squares of its residuals, and runs over the three that it needs."""
+    """A parabola of log loss in log learning rate relative to the best run: coefficients (3,), their covariance (3, 3)
+    per unit of noise variance, residual sum of squares and degrees of freedom."""
 
     beta: Array
     inverse: Array
@@ -151,18 +156,18 @@ class _Parabola:
 
     @property
     def shift(self) -> float:
-        """Of its minimum, in e-folds."""
+        """Position of the minimum relative to the best run, in e-folds."""
         return float(-self.beta[1] / (2 * self.beta[2]))
 
     def sd(self, variance: float | None) -> float | None:
-        """Of the shift at a noise variance."""
+        """Standard error of the shift at a noise variance."""
         beta = self.beta
         slope = np.array([0.0, -1 / (2 * beta[2]), beta[1] / (2 * beta[2] ** 2)])
         return None if variance is None else math.sqrt(variance * float(slope @ self.inverse @ slope))
 
 
 def _parabola(group: Any, n: float, d: float, batch: float) -> tuple[SweptCell, _Parabola | None]:
-    """The best run of a cell, and the parabola about it where it has neighbours and a minimum."""
+    """The best run of a cell, and the parabola around it where it has neighbours and a minimum."""
     rates = group.groupby("learning_rate")["loss"].apply(lambda x: float(np.exp(np.log(x).mean()))).sort_index()
     best = int(np.argmin(rates.to_numpy()))
     at, loss = float(rates.index[best]), float(rates.iloc[best])
@@ -185,7 +190,8 @@ def fit(table: Table, *, level: float = 0.95, seed: int = 0) -> Tuned:
 
     Args:
       table: columns N, D, loss, learning_rate, batch (in tokens) and stem.
-      level: of the intervals. seed: of the draws.
+      level: confidence of the intervals.
+      seed: of the draws.
 
     Raises:
       UserError: MISSING: a column; TOO_FEW: too few runs; NOT_IDENTIFIED: no minimum within the sweep.
@@ -243,8 +249,8 @@ def _no_minimum(table: Table, rows: tuple[SweptCell, ...], noise: float) -> User
 
 @dataclass(frozen=True)
 class _Pooled:
-    """The parabola of all cells: ``point`` (9,) and ``draws`` (S, 9) of the best point as ``Tuned`` has them, the share
-    of draws with a minimum, and what the fit was made on."""
+    """The parabola of all cells: ``point`` (9,) and ``draws`` (S, 9) as in ``Tuned``, the share of draws with a
+    minimum, and the data of the fit."""
 
     point: Array
     draws: Array
@@ -256,7 +262,7 @@ class _Pooled:
     stems: int
 
     def law(self, first: int, tail: list[float]) -> PowerLaw:
-        """Of (log k, p, q) from column ``first`` on."""
+        """The power law of (log k, p, q), which start at column ``first``."""
         cells = []
         for i in range(first, first + 3):
             value, (lo, hi) = float(self.point[i]), np.quantile(self.draws[:, i], tail)
@@ -267,7 +273,7 @@ class _Pooled:
 
 
 class _Sweep:
-    """The rows of a sweep as a linear design: levels of the cells (N, D), and the coefficients of the parabola."""
+    """The rows of a sweep as a linear design: an intercept for each cell (N, D), and the terms of the parabola."""
 
     def __init__(self, table: Table, many: bool):
         x, b, n, d = (np.log(table[c].to_numpy(np.float64)) for c in ("learning_rate", "batch", "N", "D"))
@@ -282,7 +288,7 @@ class _Sweep:
         rate = pd.Series(self.y).groupby([self.cell, table["batch"], table["learning_rate"]])
         self.mean = rate.transform("mean").to_numpy()
         self.best = pd.Series(self.mean).groupby(self.cell).transform("min").to_numpy()
-        # A parabola needs the best learning rate and its neighbours, whatever they cost.
+        # A parabola needs the best learning rate and its neighbours, whatever their loss.
         seen = table.assign(y=self.mean, best=self.best).groupby(["N", "D", "batch"])[["learning_rate", "y", "best"]]
         self.beside = seen.apply(_beside).droplevel([0, 1, 2]).sort_index().to_numpy(bool)
 
@@ -294,13 +300,13 @@ class _Sweep:
         return np.stack(columns, 1)
 
     def within(self, window: float) -> _Window:
-        """The rows that count."""
+        """The rows within a window."""
         keep = (self.mean <= self.best + window) | (self.beside & (self.mean <= self.best + WINDOWS[-1]))
         levels = self.cell[keep][:, None] == np.unique(self.cell[keep])
         return _Window(keep, levels, np.column_stack([levels, self.design[keep][:, self.free]]))
 
     def enough(self, window: float) -> bool:
-        """Whether a window leaves runs over, and the noise of a mean over seeds does not fill it."""
+        """Whether a window leaves enough degrees of freedom and is wider than the noise of a mean over seeds."""
         rows = self.within(window)
         y, spare = self.y[rows.keep], int(rows.keep.sum()) - rows.both.shape[1]
         if spare < SPARE:
@@ -311,7 +317,7 @@ class _Sweep:
         return NOISES * math.sqrt(left @ left / spare / seeds) <= window
 
     def solve(self, rows: _Window, chosen: Array) -> Array:
-        """Coefficients of the parabola (those that do not vary are zero) from some rows of a window."""
+        """Coefficients of the parabola from some rows of a window; zero for terms that do not vary."""
         beta = np.zeros(self.design.shape[1])
         solved = np.linalg.lstsq(rows.both[chosen], self.y[rows.keep][chosen], rcond=None)[0]
         beta[self.free] = solved[rows.levels.shape[1] :]
@@ -319,7 +325,7 @@ class _Sweep:
 
 
 class _Window(NamedTuple):
-    """Which rows of a sweep count, their cells (rows, cells), and beside these the free columns of the design."""
+    """Mask of a sweep's rows in use, their cells (rows, cells), and the cells beside the design's free columns."""
 
     keep: Array
     levels: Array
@@ -362,14 +368,14 @@ def _fit(table: Table, many: bool, seed: int) -> _Pooled:
 
 
 def _t_draws(covariance: Array, df: int, rng: np.random.Generator) -> Array:
-    """(DRAWS, P) of a t distribution around zero."""
+    """Draws (DRAWS, P) from a t distribution around zero."""
     root = np.linalg.svd(covariance)
     normal = rng.standard_normal((DRAWS, len(covariance))) * np.sqrt(np.maximum(root[1], 0)) @ root[0].T
     return normal / np.sqrt(rng.chisquare(df, DRAWS) / df)[:, None]
 
 
 def _beside(group: Any) -> Any:
-    """Whether a run of one (N, D, batch), where that holds the best of its cell, has its best rate or one beside."""
+    """Mask of runs of one (N, D, batch) at or next to the best learning rate, if the cell's best run is among them."""
     if group["y"].min() > group["best"].min():
         return pd.Series(False, index=group.index)
     rates = group.groupby("learning_rate")["y"].mean().sort_index()
@@ -378,13 +384,13 @@ def _beside(group: Any) -> Any:
 
 
 def _best_points(beta: Array, centre: dict[str, float], many: bool) -> Array:
-    """(h, r, g, log k, p, q, log k, p, q) of the best point; NaN where the parabola has no minimum."""
+    """(h, r, g, log k, p, q, log k, p, q) of the minimum; NaN where the parabola has none."""
     h, b0, bn, bd = beta[:4]
     r, g, g0, gn, gd = beta[4:] if many else (0.0, 0.0, 0.0, 0.0, 0.0)
     hessian = np.array([[2 * h, r], [r, 2 * g]])
     if h <= 0 or (many and np.linalg.det(hessian) <= 0):
         return np.full(9, np.nan)
-    # The gradient vanishes: hessian (x, b) = -(b0 + bn n + bd d, g0 + gn n + gd d), in each of 1, n, d.
+    # Where the gradient is zero, hessian (x, b) = -(b0 + bn n + bd d, g0 + gn n + gd d), for each of 1, n, d.
     right = -np.array([[b0, bn, bd], [g0, gn, gd]])
     move = np.linalg.solve(hessian, right) if many else np.vstack([right[0] / (2 * h), np.zeros(3)])
     out = [h, r, g]
@@ -394,7 +400,7 @@ def _best_points(beta: Array, centre: dict[str, float], many: bool) -> Array:
 
 
 def _no_batch(table: Table, pooled: _Pooled) -> NoBestBatch | None:
-    """Why a sweep over batches has no best one; None where it has."""
+    """Why a sweep over batches identifies no best one; None where it does."""
     swept = (float(table["batch"].min()), float(table["batch"].max()))
     if pooled.minimum < IDENTIFIED:
         return NoBestBatch(why="no_minimum", best=None, swept=swept)

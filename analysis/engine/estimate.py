@@ -1,9 +1,8 @@
 """The engine: global starts by variable projection, then batched damped Newton with the exact Hessian.
 
-Objective: sum_i w_i rho(y_i - log L_i) with rho of natural-log residuals as in ``losses``: Huber with a threshold delta
-(delta = inf: squares over two) or Student's t. All arrays are float64. S problems that share the rows are solved at
-once; they may differ in start, in loss values y (S, n) or in weights w (S, n): that is what a bootstrap or a profile
-needs.
+Objective: sum_i w_i rho(y_i - log L_i), with rho as in ``losses``: Huber with threshold delta (delta = inf: half the
+square) or Student's t, of natural-log residuals. All arrays are float64. S problems that share the rows are solved at
+once; they may differ in start, in losses y (S, n) or in weights w (S, n), as a bootstrap or a profile needs.
 """
 
 from __future__ import annotations
@@ -24,16 +23,19 @@ from scaling.errors import Code, UserError
 
 __all__ = ["HUBER_K", "Estimate", "Objective", "estimate", "huber", "minimise", "objective", "proposal2", "refit"]
 Array = np.ndarray
-_CHUNK = 200_000  # numbers in one (S, n) work array: a handful of them stay in the second-level cache
+_CHUNK = 200_000  # numbers in one (S, n) work array, so that a handful of them fit in the second-level cache
 
 
 @dataclass
 class Estimate:
-    """A point estimate. ``z`` (P,) are coordinates of ``surface``; ``optima`` (best first) lie within 1 %.
+    """A point estimate.
 
-    ``y`` (n,) is what the surface is fitted to: log losses, or (raw residuals) losses over the scale of the table,
-    shifted so that both agree to first order; where rows have weights, times their roots. ``scale`` is the residuals'
-    robust standard deviation in that unit.
+    Attributes:
+      z: (P,), coordinates of ``surface``.
+      optima: distinct minima within 1 % of the best objective, best first.
+      y: (n,), the values that the surface is fitted to: log losses or, for raw residuals, losses over the table's
+        scale, shifted to agree with log losses to first order. Weighted rows are multiplied by the root of the weight.
+      scale: robust standard deviation of the residuals, in the unit of ``y``.
     """
 
     surface: Surface
@@ -51,13 +53,13 @@ class Estimate:
         return self.surface.to_theta(self.z)[0]
 
     def loss(self, r: Array) -> tuple[Array, Array, Array]:
-        """What residuals cost under the fit's objective, with the first and the second derivative."""
+        """rho of the fit's objective at residuals r, with its first and second derivatives."""
         return (huber if self.objective.nu is None else student)(r, self.delta)
 
 
 @dataclass(frozen=True)
 class _Data:
-    """What S problems are fitted to: values y (S, n), weights w (S, n), thresholds (S, 1), prior means (S, P)."""
+    """The data of S problems: values y (S, n), weights w (S, n), thresholds (S, 1), prior means (S, P)."""
 
     y: Array
     w: Array
@@ -65,7 +67,7 @@ class _Data:
     mean: Array | None
 
     def part(self, index: Any) -> _Data:
-        """Some of the problems."""
+        """The data of some of the problems."""
         mean = None if self.mean is None else self.mean[index]
         return _Data(self.y[index], self.w[index], self.delta[index], mean)
 
@@ -91,7 +93,7 @@ def _direction(h: Array, g: Array) -> Array:
     m, x = h.copy(), -g
     bad = np.zeros(S, dtype=bool)
     floor = np.maximum(1e-14 * np.abs(np.diagonal(h, axis1=1, axis2=2)).max(1), 1e-280)
-    with np.errstate(over="ignore", invalid="ignore"):  # of those whose direction comes from eigenvalues below
+    with np.errstate(over="ignore", invalid="ignore"):  # problems whose direction comes from eigenvalues below
         for k in range(P):
             pivot = m[:, k, k]
             bad |= ~(pivot > floor)
@@ -106,7 +108,7 @@ def _direction(h: Array, g: Array) -> Array:
     if bad.any():
         values, vectors = np.linalg.eigh(h[bad])
         size = np.abs(values)
-        slope = np.abs(g[bad]).max(1, keepdims=True)  # where H says nothing the step cap decides, not an overflow
+        slope = np.abs(g[bad]).max(1, keepdims=True)  # where H is near zero the step cap decides, not an overflow
         size = np.maximum(size, np.maximum(1e-10 * size.max(1, keepdims=True), np.maximum(1e-3 * slope, 1e-300)))
         x[bad] = -np.einsum("sij,sj->si", vectors, np.einsum("sji,sj->si", vectors, g[bad]) / size)
     return x
@@ -132,9 +134,9 @@ def minimise(
       z0: starts (S, P).
       y, w: values and weights, (n,) or (S, n).
       delta: threshold, a number or (S,).
-      free: (P,), coordinates that are not held.
-      heavy: Student's t in place of Huber, delta finite.
-      means: (S, P), in place of those of the surface's priors.
+      free: (P,), mask of the coordinates that are not fixed.
+      heavy: Student's t instead of Huber; delta must be finite.
+      means: (S, P), prior means that replace the surface's own.
 
     Returns:
       Coordinates (S, P), objective (S,) and whether each converged (S,).
@@ -161,7 +163,7 @@ def minimise(
 def _newton(
     surface: Surface, z: Array, data: _Data, free: Array, heavy: bool, iterations: int, tolerance: float
 ) -> tuple[Array, Array, Array]:
-    """Damped Newton steps of all problems at once; those that have ended are taken out of the batch."""
+    """Damped Newton steps of all problems at once; finished problems leave the array."""
     lower, upper = surface.lower, surface.upper
     out = z.copy()
     out[:, free] = np.clip(z, lower, upper)[:, free]
@@ -177,7 +179,7 @@ def _newton(
             g += (z - data.mean) * surface.penalty[1]
             h[:, diagonal, diagonal] += surface.penalty[1]
         lost = ~(np.isfinite(h).all((1, 2)) & np.isfinite(g).all(1))
-        g[lost], h[lost] = 0.0, 0.0  # a formula without a value or a slope here: this start ends
+        g[lost], h[lost] = 0.0, 0.0  # the formula has no finite value or slope here: give up this start
         fixed = ((z <= lower) & (g > 0)) | ((z >= upper) & (g < 0)) | ~free
         g = np.where(fixed, 0.0, g)
         if fixed.any():
@@ -186,7 +188,7 @@ def _newton(
         floor = np.maximum(size.max(1, keepdims=True), 1e-300) * 1e-12
         h[:, diagonal, diagonal] += damping[:, None] * np.maximum(size, floor) + np.where(fixed, 1.0, 0.0)
         move = _direction(h, g)
-        # a coordinate is a logarithm or an exponent: a step beyond 2 only says that the quadratic model is void
+        # coordinates are logarithms or exponents: a step beyond 2 means that the quadratic model does not hold
         move *= np.minimum(1.0, 2.0 / np.maximum(np.abs(move).max(1, keepdims=True), 1e-300))
         promise = -(g * move).sum(1)
         trial = np.where(free, np.clip(z + move, lower, upper), z)
@@ -211,7 +213,7 @@ def _newton(
 
 
 def _pick(old: State, new: State, take: Array, keep: Array) -> State:
-    """State rows of the accepted points, of the problems that go on."""
+    """State of the problems that continue: the new one where the step was taken, else the old."""
     if take.all() and keep.all():
         return new
 
@@ -228,24 +230,24 @@ def _pick(old: State, new: State, take: Array, keep: Array) -> State:
 def prepare(
     law: Law, columns: Columns, y: Array, fixed: Mapping[str, float], priors: Iterable[str] = ()
 ) -> tuple[Surface, Array, Array]:
-    """Surface, mask of free coordinates, values of the fixed ones.
+    """Surface, mask of free coordinates (P,), and values of the fixed ones (P,).
 
     Args:
-      fixed: parameters that are held, and at which values.
-      priors: names of parameters that a prior will be put on.
+      fixed: {name: value} of the parameters to hold.
+      priors: names of the parameters that get a prior.
 
     Raises:
-      UserError: no such parameter, or a value outside its bounds.
+      UserError: unknown parameter, or a value outside its bounds.
     """
     for name in fixed:
         law.index(name)
     if law.explicit is not None and not set(fixed) <= {c.name for c in law.coordinates}:
-        law = law.explicit  # a parameter that is no coordinate of the power form is one of the formula
+        law = law.explicit  # the name is not a coordinate of the power form: use the explicit formula, which has it
     for name, value in fixed.items():
         p = next(c for c in law.coordinates if c.name == name)
         if not (math.isfinite(value) and p.lower <= value <= p.upper):
             raise UserError(f"fixed {name}", value, f"it must lie between {p.lower:g} and {p.upper:g}")
-    # an amplitude is a coordinate at the data's centre; to hold or to weigh its value at 1 the centre must be 1
+    # an amplitude's coordinate is its term at the data's centre; to fix the amplitude itself the centre must be 1
     amplitudes = set(law.linear) - {law.floor}
     surface = surface_of(law, columns, centred=not amplitudes & {*fixed, *priors}, scale=float(np.exp(y.mean())))
     free = np.array([c.name not in fixed for c in law.coordinates])
@@ -263,17 +265,17 @@ def estimate(
     priors: Mapping[str, tuple[float, float]] | None = None,
     w: Array | None = None,
 ) -> Estimate:
-    """Global fit of ``loss`` (n,) at ``columns``; see the module's text for the method.
+    """Global fit of ``loss`` (n,) at ``columns``; the module docstring gives the method.
 
     Args:
-      kind: how residuals count.
-      fixed: parameters that are held, and at which values.
-      priors: normal ones, {name: (mean, standard deviation)}; for parameters whose coordinate is a logarithm, such as
-        amplitudes, normal in that with the same relative width.
-      w: (n,), the rows' precisions: residuals count in units of 1 / sqrt(w).
+      kind: the objective.
+      fixed: {name: value} of the parameters to hold.
+      priors: normal priors, {name: (mean, standard deviation)}. Where a parameter's coordinate is a logarithm, as for
+        amplitudes, the prior is normal in the logarithm with the same relative width.
+      w: (n,), precisions of the rows: residuals are in units of 1 / sqrt(w).
 
     Raises:
-      UserError: a wrong value or prior, or a law without a finite loss near these rows.
+      UserError: an invalid value or prior, or a law without a finite loss near these rows.
     """
     y = np.log(np.asarray(loss, dtype=np.float64))
     fixed, priors = dict(fixed or {}), dict(priors or {})
@@ -287,26 +289,29 @@ def estimate(
     if w is not None:
         root = np.sqrt(np.asarray(w, dtype=np.float64))
         surface, y = Weighted(surface, root), y * root
-    found = _fit(surface, z, free, y, kind, unit)
+    best = _fit(surface, z, free, y, kind, unit)
     for _ in range(2 if priors else 0):
         surface.prior = _prior(surface, priors, fixed)
-        surface.penalty = (surface.prior[0], surface.prior[1] * found.scale**2)
-        found = _fit(surface, z, free, y, kind, unit)
-    return found
+        surface.penalty = (surface.prior[0], surface.prior[1] * best.scale**2)
+        best = _fit(surface, z, free, y, kind, unit)
+    return best
 
 
 def _guess(surface: Surface, y: Array) -> dict[str, float]:
-    """Natural values to start from that the law gives: by its own rule, or the least-squares fit of a simpler law."""
-    law, columns = surface.law, getattr(surface, "c", {})  # laws without a grid are formulas, whose surface has them
+    """Natural starting values, from the law's own rule or from the least-squares fit of a simpler law."""
+    law, columns = (
+        surface.law,
+        getattr(surface, "c", {}),
+    )  # laws without a grid are formulas, which keep them
     if law.starts_from:
         simpler = get(law.starts_from)
-        found = estimate(simpler, columns, np.exp(y), objective("squares")).theta
-        return dict(zip(simpler.names, found.tolist()))
+        theta = estimate(simpler, columns, np.exp(y), objective("squares")).theta
+        return dict(zip(simpler.names, theta.tolist()))
     return law.guess(columns, np.exp(y)) if law.guess else {}
 
 
 def _possible(surface: Surface, z: Array, free: Array) -> Array:
-    """The starts at which the law has a loss; what is subtracted is made small where it is all there is."""
+    """The starts with a finite loss; amplitudes of subtracted terms are first made small where there is none."""
     lost = ~np.isfinite(surface.evaluate(z)[0]).all(1)
     for j, name in enumerate(surface.law.linear):
         if surface.sign[j] < 0 and free[surface.position[name]]:
@@ -340,7 +345,7 @@ def _prior(
 
 
 def _fit(surface: Surface, z: Array, free: Array, y: Array, kind: Objective, unit: float) -> Estimate:
-    """The best of the minima from starts z (S, P) for y (n,) in ``unit``."""
+    """The best minimum reached from starts z (S, P) for y (n,); ``unit`` converts residuals to those of the loss."""
     P, heavy = int(free.sum()), kind.nu is not None
     if surface.n > 10 * ROWS:
         rows = np.linspace(0, surface.n - 1, ROWS).astype(int)
@@ -366,7 +371,7 @@ def _fit(surface: Surface, z: Array, free: Array, y: Array, kind: Objective, uni
     value, direct = np.zeros(len(z)), z
     for d in ladder:
         z, value, _ = minimise(surface, z, y, delta=d, free=free, heavy=heavy)
-    if len(ladder) > 1:  # the ladder finds the deep minimum; what else lies within 1 % of it is found without
+    if len(ladder) > 1:  # the ladder finds the deepest minimum; direct fits find the others within 1 % of it
         more, values, _ = minimise(surface, direct, y, delta=delta, free=free)
         z, value = np.concatenate([z, more]), np.concatenate([value, values])
     best = int(np.argmin(value))
@@ -380,21 +385,21 @@ def _optima(surface: Surface, z: Array, value: Array, unit: float) -> tuple[Opti
     """Distinct minima within 1 % of the best objective (in ``unit`` squared), and the share of the starts in each."""
     order = np.argsort(value, kind="stable")
     best = value[order[0]]
-    found: list[tuple[Array, float, int]] = []
+    minima: list[tuple[Array, float, int]] = []
     with np.errstate(over="ignore"):
         theta = surface.to_theta(z)
     same: list[Array] = []
     for s in order:
         if value[s] > best * 1.01 + 1e-18:
             break
-        for j, (zj, vj, count) in enumerate(found):
+        for j, (zj, vj, count) in enumerate(minima):
             apart = float(np.abs(z[s] - zj).max())
             near = apart < 1e-3 or (apart < 0.1 and abs(value[s] - vj) <= 1e-9 * abs(vj) + 1e-20)
             if near or np.allclose(theta[s], same[j], rtol=1e-4, atol=1e-300):
-                found[j] = (zj, vj, count + 1)
+                minima[j] = (zj, vj, count + 1)
                 break
         else:
-            found.append((z[s], float(value[s]), 1))
+            minima.append((z[s], float(value[s]), 1))
             same.append(theta[s])
     names = surface.law.names
     return tuple(
@@ -403,7 +408,7 @@ def _optima(surface: Surface, z: Array, value: Array, unit: float) -> tuple[Opti
             objective=vj * unit**2,
             share_of_starts=count / len(z),
         )
-        for zj, vj, count in found
+        for zj, vj, count in minima
     )
 
 
@@ -414,8 +419,16 @@ def refit(
     w: Array | None = None,
     means: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Warm refits of one estimate for y (n,) or (S, n) as its own, counts w (S, n) of the rows and means (S, P) of the
-    priors. Returns z (S, P), converged."""
+    """Refits of one estimate, started from it.
+
+    Args:
+      y: (n,) or (S, n), in the unit of the estimate's own.
+      w: (S, n), counts of the rows.
+      means: (S, P), prior means.
+
+    Returns:
+      Coordinates (S, P) and whether each refit converged (S,).
+    """
     S = len(w) if w is not None else len(np.atleast_2d(y))
     z, _, done = minimise(
         point.surface,

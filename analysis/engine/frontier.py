@@ -1,6 +1,6 @@
-"""The compute-optimal frontier of a law: N and D of least loss along C(N, D) = C, under a cost of training.
+"""The compute-optimal frontier of a law: the N and D of lowest loss along C(N, D) = C.
 
-A cost is C = 6ND, exact FLOPs per token by size (interpolated), or a function of N and D.
+The training cost C is 6ND, exact FLOPs per token by size (interpolated), or a function of N and D.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from analysis.laws import Law
 from scaling.errors import Code, UserError
 
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray] | Mapping[str, Sequence[float]]
-RATIOS = (1e-4, 1e7)  # tokens per parameter: an optimum outside is no interior optimum that anyone could mean
-STEP = 0.025  # of log N; a parabola through the best three points refines it
+RATIOS = (1e-4, 1e7)  # tokens per parameter: an optimum outside this range does not count as interior
+STEP = 0.025  # step of log N; a parabola through the best three points refines the optimum
 CHUNK = 500  # draws evaluated at once
 UNIQUE = ("U", "unique_tokens")  # the column of a law with repeats (Muennighoff 2023, arXiv 2305.16264)
 
 
 class Fitted(Protocol):
-    """What rooms below ``fitting`` read of a ``Fit``: see there."""
+    """The part of ``fitting.Fit`` that packages below ``fitting`` read."""
 
     @property
     def card(self) -> FitCard: ...
@@ -41,9 +41,9 @@ class Fitted(Protocol):
 
 
 def cost_table(fit: Fitted) -> dict[str, list[float]] | None:
-    """Exact training FLOPs per token by size, from the runs that a fit was made on; None where C is 6ND on its N.
+    """Exact training FLOPs per token by size, from the fitted runs.
 
-    None too where C / D varies within a size, so that no table by size can say what a token costs.
+    None where C is 6ND, or where C / D varies within a size, so that size alone does not determine the cost.
     """
     if not {"N", "D", "C"} <= set(fit.columns):
         return None
@@ -57,7 +57,7 @@ def cost_table(fit: Fitted) -> dict[str, list[float]] | None:
 
 
 def tokens_for(flops: np.ndarray | float, n: np.ndarray, cost: Cost | None) -> np.ndarray:
-    """Tokens D that ``flops`` buy at sizes ``n`` (shapes broadcast). ``cost`` as in ``optimal``."""
+    """Tokens D that ``flops`` pay for at sizes ``n`` (shapes broadcast). ``cost`` as in ``optimal``."""
     flops, n = np.broadcast_arrays(np.asarray(flops, dtype=float), np.asarray(n, dtype=float))
     if not callable(cost):
         return flops / _per_token(n, cost)
@@ -66,9 +66,9 @@ def tokens_for(flops: np.ndarray | float, n: np.ndarray, cost: Cost | None) -> n
 
 
 def bisect(above: Callable[[Any], Any], middle: Any, reach: float = 40.0) -> Any:
-    """Where ``above`` turns true within ``reach`` of ``middle`` (any shape), by halving: it needs to rise, no more."""
+    """Where ``above``, which must be monotone, turns true within ``reach`` of ``middle`` (any shape), by bisection."""
     low, high = middle - reach, middle + reach
-    for _ in range(54):  # from e^80 apart to the last digit
+    for _ in range(54):  # from a range of 80 down to the last digit
         at = (low + high) / 2
         too_far = above(at)
         low, high = np.where(too_far, low, at), np.where(too_far, at, high)
@@ -76,7 +76,7 @@ def bisect(above: Callable[[Any], Any], middle: Any, reach: float = 40.0) -> Any
 
 
 def size_for(flops: float, tokens: float, cost: Cost | None) -> float:
-    """ln N of which ``tokens`` cost ``flops``."""
+    """ln N of the size whose training on ``tokens`` costs ``flops``."""
     return float(bisect(lambda log_n: flops_for(np.exp(log_n), tokens, cost) > flops, np.log(flops / 6 / tokens)))
 
 
@@ -87,9 +87,11 @@ def flops_for(n: np.ndarray | float, d: np.ndarray | float, cost: Cost | None) -
 
 
 def frontier(fit: Fitted, flops: np.ndarray, cost: Cost | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """ln N_opt and ln D_opt at budgets ``flops`` (k,), each (1 + S, k): the estimate first, then every draw.
+    """ln N_opt and ln D_opt at budgets ``flops`` (k,), for the estimate and every draw.
 
-    NaN where a parameter set has no optimum with tokens per parameter within ``RATIOS``.
+    Returns:
+      Two arrays (1 + S, k), the estimate first. NaN where a parameter set has no optimum with tokens per parameter
+      within ``RATIOS``.
 
     Raises:
       UserError: the law has no interior optimum under any parameters.
@@ -100,8 +102,10 @@ def frontier(fit: Fitted, flops: np.ndarray, cost: Cost | None = None) -> tuple[
 def optimum_along(
     law: Law, theta: np.ndarray, flops: np.ndarray, cost: Cost | None = None, *, sharp: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``frontier`` for parameters ``theta`` (S, P): ln N_opt and ln D_opt, each (S, k). ``sharp``: to 1e-9, for
-    derivatives; else a numerical search is good to about 1e-4."""
+    """``frontier`` for parameters ``theta`` (S, P): ln N_opt and ln D_opt, each (S, k).
+
+    A numerical search is accurate to about 1e-4; ``sharp`` refines it to 1e-9, as derivatives need.
+    """
     flops = np.atleast_1d(np.asarray(flops, dtype=float))
     if law.no_optimum or not {"N", "D"} <= set(law.columns):
         reason = law.no_optimum or f"it is a law of {', '.join(law.columns)} and needs N and D"
@@ -116,16 +120,16 @@ def optimum_along(
             log_n, log_d = np.log(n), np.log(d)
             bad = ~((log_d - log_n > np.log(RATIOS[0])) & (log_d - log_n < np.log(RATIOS[1])))
         return np.where(bad, np.nan, log_n), np.where(bad, np.nan, log_d)
-    found = [minimum_along(law, theta, float(c), cost) for c in flops]
+    optima = [minimum_along(law, theta, float(c), cost) for c in flops]
     if sharp:
-        found = [_sharpen(law, theta, float(c), cost, n) for c, (n, _) in zip(flops, found)]
-    return np.stack([n for n, _ in found], 1), np.stack([d for _, d in found], 1)
+        optima = [_sharpen(law, theta, float(c), cost, n) for c, (n, _) in zip(flops, optima)]
+    return np.stack([n for n, _ in optima], 1), np.stack([d for _, d in optima], 1)
 
 
 def _sharpen(
     law: Law, theta: np.ndarray, flops: float, cost: Cost | None, log_n: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Newton steps on d log L / d log N along the budget, from the search's answer."""
+    """Refines the search's optimum by Newton steps on d log L / d log N along the budget."""
     h, out = 1e-3, np.array(log_n)
     for i in np.flatnonzero(np.isfinite(log_n)):
         for _ in range(6):
@@ -162,8 +166,8 @@ def _per_token(n: np.ndarray, cost: Any) -> np.ndarray:
         raise UserError("cost", cost, "needs one FLOPs per token for each of one or more different sizes")
     surplus = log_f - log_n - np.log(6.0)
     if len(log_n) > 1 and np.all(surplus > 1e-6):
-        # Attention and head shrink against 6N by a power of N, nearly; in these logs the table is nearly straight, so
-        # that the optimum does not stick to a size of the table. Beyond it the last slope goes on, never upwards.
+        # The share of attention and head in the cost falls nearly as a power of N, so the table is nearly straight in
+        # these logs and the optimum does not stick to its sizes. Beyond it the last slope continues, but never rises.
         share = np.log(np.expm1(surplus))
         low, high = (min(0.0, float(np.diff(share)[i] / np.diff(log_n)[i])) for i in (0, -1))
         inside = np.interp(x, log_n, share)
@@ -180,9 +184,9 @@ def _per_token(n: np.ndarray, cost: Any) -> np.ndarray:
 def log_losses(
     law: Law, theta: np.ndarray, n: np.ndarray, d: np.ndarray, more: Mapping[str, float] | None = None
 ) -> np.ndarray:
-    held = {name: np.full(len(n), value) for name, value in (more or {}).items()}
+    constant = {name: np.full(len(n), value) for name, value in (more or {}).items()}
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.log(law.predict(theta, {"N": n, "D": d, **held}))
+        return np.log(law.predict(theta, {"N": n, "D": d, **constant}))
 
 
 def minimum_along(
@@ -190,13 +194,13 @@ def minimum_along(
 ) -> tuple[np.ndarray, np.ndarray]:
     """ln N and ln D of the lowest loss along one budget, each (S,); NaN where it lies at an end of the search.
 
-    ``more`` holds further columns of the law at one value each.
+    ``more`` gives the law's other columns a constant value each.
     """
     ends = 0.5 * np.log(flops / 6.0 / np.array(RATIOS[::-1]))
     log_n = np.arange(ends[0], ends[1], STEP)
     n = np.exp(log_n)
     log_d = np.log(tokens_for(flops, n, cost))
-    found = np.empty(len(theta))
+    log_n_opt = np.empty(len(theta))
     for start in range(0, len(theta), CHUNK):
         loss = log_losses(law, theta[start : start + CHUNK], n, np.exp(log_d), more)
         i = np.argmin(np.where(np.isfinite(loss), loss, np.inf), axis=1)
@@ -206,5 +210,5 @@ def minimum_along(
         left, middle, right = (loss[rows, k + s] for s in (-1, 0, 1))
         bend = left - 2 * middle + right
         shift = np.where(bend > 0, (left - right) / (2 * np.where(bend > 0, bend, 1.0)), 0.0)
-        found[start : start + CHUNK] = np.where(corner, np.nan, log_n[k] + STEP * np.clip(shift, -1, 1))
-    return found, np.interp(found, log_n, log_d)
+        log_n_opt[start : start + CHUNK] = np.where(corner, np.nan, log_n[k] + STEP * np.clip(shift, -1, 1))
+    return log_n_opt, np.interp(log_n_opt, log_n, log_d)

@@ -1,6 +1,7 @@
-"""Rows that share what no seed of their own varies, a stem or a size, and the covariance that this gives them.
+"""Groups of rows that share a stem or a size, and so share noise, and the covariance of their losses.
 
-V = I + rho Z Z', Z the rows' membership: every operation here is by sums over groups, never by a matrix of rows.
+V = I + rho Z Z', with Z the membership of rows in groups. Every operation is by sums over groups, never by an (n, n)
+matrix.
 """
 
 from __future__ import annotations

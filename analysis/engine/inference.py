@@ -1,4 +1,4 @@
-"""How sure a fit is: the schemes of intervals. One inference object serves intervals, draws and the noise of a new run.
+"""The uncertainty of a fit by each scheme. One ``Inference`` gives the intervals, the draws and a new run's noise.
 
 ``likelihood-t`` (up to 100 rows): draws from the density of ``sampler``.
 ``profile-t`` on request: intervals of exponents, floor and a by profiling the same sum of squares, draws as above.
@@ -29,18 +29,18 @@ from scaling.errors import Code, UserError
 Array = np.ndarray
 SAMPLED_ROWS = 100
 MANY_CLUSTERS = 20
-HUGE = 50_000  # rows above which no row is resampled
+HUGE = 50_000  # rows above which rows are not resampled
 SCHEMES = ("auto", "likelihood-t", "profile-t", "delta-t", "bootstrap", "bootstrap-runs", "jackknife-t")
 SAMPLED = ("likelihood-t", "profile-t")
 RESAMPLING = ("bootstrap", "bootstrap-runs")
-BY_GROUP = ("bootstrap-runs", "jackknife-t")  # worth comparing only where rows share stems or sizes
+BY_GROUP = ("bootstrap-runs", "jackknife-t")  # schemes that differ from the others only where rows share stems or sizes
 MAX_RMS_RATIO = 5.0  # reject draws whose residual RMS exceeds 5x that of the fit without stem effects
 
 
 class _Choice(NamedTuple):
     scheme: str
     why: Why
-    clustered: bool = False  # scores are summed by group
+    clustered: bool = False  # the sandwich sums scores over groups
 
 
 def infer(
@@ -58,10 +58,10 @@ def infer(
     Args:
       table: the rows, whose stems or sizes may share noise.
       scheme: one of ``SCHEMES``; ``auto`` chooses by the design.
-      level: of profiled intervals.
+      level: confidence of profiled intervals.
 
     Raises:
-      UserError: there is no such scheme, or the rows do not allow it.
+      UserError: unknown scheme, or one that the rows do not allow.
     """
     groups = groups_of(table)
     chosen = _choose(scheme, point.surface, groups)
@@ -87,7 +87,7 @@ def infer(
 
 
 def _choose(scheme: str, surface: Surface, groups: Groups | None) -> _Choice:
-    """The scheme that was asked for, or that of the design."""
+    """The requested scheme, or for ``auto`` the one that suits the design."""
     count = 0 if groups is None else len(groups.names)
     if scheme not in SCHEMES:
         raise UserError("scheme", scheme, f"choose one of {', '.join(SCHEMES)}", Code.UNKNOWN)
@@ -108,7 +108,7 @@ def _choose(scheme: str, surface: Surface, groups: Groups | None) -> _Choice:
 
 
 def _linearised(point: Estimate, y: Array, groups: Groups | None, chosen: _Choice) -> tuple[Inference, Array]:
-    """The fit with the random effect of its groups, without draws yet, and its design G (n, P)."""
+    """The inference with its random effect but without draws, and the design G (n, P) of the linearised fit."""
     surface, free = point.surface, point.free
     n, P = surface.n, int(free.sum())
     pseudo, z_hat, rho = pseudo_values(point, y), point.z, 0.0
@@ -147,7 +147,7 @@ def _linearised(point: Estimate, y: Array, groups: Groups | None, chosen: _Choic
 
 
 def _sampled(at: Inference, point: Estimate, draws: int, rng: np.random.Generator) -> None:
-    """Draws by the sampler; stem effects that would let them leave the runs are capped, and the draws made again."""
+    """Draws by the sampler. Where stem effects let the draws stray far from the runs, caps those and draws again."""
     _draw(at, draws, rng)
     if at.groups is None:
         return
@@ -158,7 +158,7 @@ def _sampled(at: Inference, point: Estimate, draws: int, rng: np.random.Generato
 
 
 def _draw(at: Inference, draws: int, rng: np.random.Generator, root: float = ROOT) -> None:
-    """Fills in the draws of coordinates and noise, and puts the estimate amid them. ``root``: see ``sample``."""
+    """Fills in the draws of coordinates and noise, and recentres the estimate. ``root``: see ``sample``."""
     groups, n = at.groups, at.surface.n
     at.z, ratio = sample(at, draws, rng, root=root)
     res = at.pseudo - at.surface.evaluate(at.z)[0]
@@ -170,15 +170,15 @@ def _draw(at: Inference, draws: int, rng: np.random.Generator, root: float = ROO
 
 
 def _rms(at: Inference, z: Array) -> Array:
-    """Root mean squares (S,) of what the law at z (S, P) misses."""
+    """Root mean square residuals (S,) of the law at z (S, P)."""
     return np.sqrt(np.mean((at.pseudo - at.surface.evaluate(z)[0]) ** 2, axis=1))
 
 
 def _largest_root(at: Inference, z: Array) -> float:
-    """Twice the standard deviation of stem effects over that of runs, as the residuals at z (P,) show them; 1 at least.
+    """Cap on sqrt(rho): twice the stem sd over the run sd, from the residuals at z (P,); at least 1.
 
-    A form that is wrong along D may be freed by stem effects of any size: within stems the rest then fits, and the
-    law's levels mean nothing. So where that happens the effects are held to what the law itself leaves.
+    Where a law is wrong along D, stem effects of any size can absorb the misfit: the law then fits within stems, and
+    its levels mean nothing. The cap keeps the effects to the size of the residuals.
     """
     assert at.groups is not None
     codes = at.groups.codes
@@ -189,10 +189,10 @@ def _largest_root(at: Inference, z: Array) -> float:
 
 
 def _recentre(at: Inference, rho: float) -> None:
-    """Puts the estimate at the draws' median variance ratio, so that estimate and draws are of one density.
+    """Refits the estimate at the draws' median variance ratio, so that estimate and draws belong to one density.
 
-    The ratio at the plain estimate may be a lesser mode: a law that misses by size leaves no room for a stem effect
-    where it was fitted without one.
+    The ratio at the plain estimate may be a minor mode: a law with misfit by size, fitted without a stem effect,
+    leaves no room for one.
     """
     surface, groups = at.surface, at.groups
     assert groups is not None
@@ -210,10 +210,10 @@ def _recentre(at: Inference, rho: float) -> None:
 def _t_draws(
     point: Estimate, at: Inference, y: Array, G: Array, draws: int, rng: np.random.Generator, clustered: bool
 ) -> Array:
-    """t deviations (S, free) with the sandwich covariance of an M-estimate (Huber 1967), or GLS's with groups.
+    """t deviations (S, free) with the sandwich covariance of an M-estimate (Huber 1967), or the GLS one with groups.
 
-    ``clustered``: the sandwich of the groups' sums of scores (Liang and Zeger 1986, doi 10.1093/biomet/73.1.13). The
-    jackknife's covariance is of refits without one group each.
+    ``clustered`` sums the sandwich's scores over groups (Liang and Zeger 1986, doi 10.1093/biomet/73.1.13). The
+    jackknife's covariance is that of the refits that leave out one group each.
     """
     G, free = G[:, at.free], at.free
     if at.scheme == "jackknife-t" and at.groups is not None:
@@ -251,7 +251,7 @@ def bootstrap(
         k = len(groups.names)
         w = rng.multinomial(k, np.full(k, 1 / k), size=draws).astype(np.float64)[:, groups.codes]
     means = None
-    if point.surface.prior is not None:  # what the prior was made of is drawn anew, too
+    if point.surface.prior is not None:  # a prior is data too: its mean is resampled
         mean, precision = point.surface.prior
         sd = np.divide(1.0, np.sqrt(precision), out=np.zeros_like(precision), where=precision > 0)
         means = mean + sd * rng.standard_normal((draws, len(mean)))

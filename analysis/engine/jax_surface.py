@@ -1,8 +1,8 @@
 """Derivatives by JAX for laws whose formula has no short analytic ones: learning curves over whole schedules.
 
-The only place of ``analysis`` that imports JAX, and only when such a law is fitted. Double precision is switched on
-inside and nowhere else. Parameter sets are padded to one of two sizes: a batch that shrinks compiles twice, not at each
-size (a compilation takes seconds, a batch milliseconds).
+The only module of ``analysis`` that imports JAX, and only when such a law is fitted. Double precision is switched on
+here and nowhere else. Parameter sets are padded to one of two sizes, so that a shrinking set compiles twice instead of
+at every size (a compilation takes seconds, an evaluation milliseconds).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from analysis.engine.surface import State
 from analysis.laws.base import Array, Columns
 from analysis.laws.smooth import Smooth
 
-_NUMBERS = 2_000_000  # in one work array of a batch
-_FEW, _MANY = 16, 128  # parameter sets in a batch
+_NUMBERS = 2_000_000  # entries in one work array
+_FEW, _MANY = 16, 128  # parameter sets evaluated at once
 
 
 class SlowSurface(SmoothSurface):
@@ -52,9 +52,9 @@ class SlowSurface(SmoothSurface):
                 count = len(part[0])
                 full = min(step, _FEW if count <= _FEW else _MANY)
                 padded = [np.concatenate([x, np.repeat(x[-1:], max(full - count, 0), 0)]) for x in part]
-                found = function(padded[0], self.c, *padded[1:])
-                found = found if isinstance(found, tuple) else (found,)
-                out.append([np.array(x)[:count] for x in found])
+                results = function(padded[0], self.c, *padded[1:])
+                results = results if isinstance(results, tuple) else (results,)
+                out.append([np.array(x)[:count] for x in results])
         return [np.concatenate(x) for x in zip(*out)]
 
     def evaluate(self, z: Array) -> tuple[Array, State]:
@@ -68,7 +68,7 @@ class SlowSurface(SmoothSurface):
     def jacobian(self, state: State) -> Array:
         return self._run(self._slope, state["z"])[0]
 
-    # starts see one parameter set at a time, as the formula does
+    # starts use the formula itself, one parameter set at a time
 
     def _each(self, z: Array, c: Any) -> list[dict[str, Any]]:
         with np.errstate(all="ignore"):
@@ -79,20 +79,20 @@ class SlowSurface(SmoothSurface):
         names = self.law.amplitudes
         if self.centre is None or not names:
             return {name: np.zeros((len(z), 1)) for name in names}
-        found = self._each(z, self.centre)
-        return {name: np.array([np.ravel(f[name])[:1] for f in found]).reshape(len(z), 1) for name in names}
+        logs = self._each(z, self.centre)
+        return {name: np.array([np.ravel(f[name])[:1] for f in logs]).reshape(len(z), 1) for name in names}
 
     def basis(self, z: Array, rows: Array) -> Array:
         c, shift = {k: v[rows] for k, v in self.c.items()}, self._shift(z)
         out = np.ones((len(z), len(rows), len(self.law.linear)))
-        for s, found in enumerate(self._each(z, c)):
-            factor = np.exp(found["*"]) if "*" in found else 1.0
+        for s, logs in enumerate(self._each(z, c)):
+            factor = np.exp(logs["*"]) if "*" in logs else 1.0
             for j, name in enumerate(self.law.linear):
-                size = 1.0 if name == self.law.floor else np.exp(found[name] - shift[name][s])
+                size = 1.0 if name == self.law.floor else np.exp(logs[name] - shift[name][s])
                 out[s, :, j] = self.sign[j] * size * factor
         return out
 
     def known(self, z: Array, rows: Array) -> Array:
         c = {k: v[rows] for k, v in self.c.items()}
-        found = self._each(z, c)
-        return np.stack([np.broadcast_to(f.get("+", 0.0) / self.scale, len(rows)) for f in found])
+        logs = self._each(z, c)
+        return np.stack([np.broadcast_to(f.get("+", 0.0) / self.scale, len(rows)) for f in logs])

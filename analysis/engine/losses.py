@@ -1,6 +1,6 @@
-"""What a residual costs: squares, Huber's function, Student's t; and the scales that go with them.
+"""Loss functions of residuals: squares, Huber, Student's t; and their scale estimates.
 
-All are r^2 / 2 near zero, so that a threshold and a standard deviation are of one unit. Arrays are (..., n).
+All are r^2 / 2 near zero, so that a threshold and a standard deviation have the same unit. Arrays are (..., n).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scaling.errors import Code, UserError
 Array = np.ndarray
 HUBER_K = 1.345  # 95 % efficiency at the normal (Huber 1981)
 STUDENT_NU = 4.0  # degrees of freedom of Lange, Little and Taylor 1989, doi 10.1080/01621459.1989.10478852
-# E[psi_k(Z)^2] of a standard normal: makes Huber's proposal 2 consistent there
+# E[psi_k(Z)^2] for a standard normal Z: makes Huber's proposal 2 consistent for normal residuals
 _PHI = math.exp(-(HUBER_K**2) / 2) / math.sqrt(2 * math.pi)
 _TAIL = 0.5 * math.erfc(HUBER_K / math.sqrt(2))
 _KAPPA = 1 - 2 * _TAIL - 2 * HUBER_K * _PHI + 2 * HUBER_K**2 * _TAIL
@@ -24,10 +24,13 @@ _WRITE = "write auto, squares, huber:<delta>, such as huber:1e-3, student or stu
 
 @dataclass(frozen=True)
 class Objective:
-    """How residuals count. ``delta`` None = adapted to the noise: 1.345 times Huber's proposal-2 scale, or of Student's
-    t with ``nu`` degrees of freedom sqrt(nu) times its own scale.
+    """The loss function of the residuals.
 
-    ``raw`` residuals are of the loss itself, in its unit; others of its natural logarithm.
+    Attributes:
+      delta: threshold; None adapts it to the noise: 1.345 times Huber's proposal-2 scale or, for Student's t, sqrt(nu)
+        times its own scale.
+      raw: residuals are of the loss itself, in its unit, instead of its natural logarithm.
+      nu: degrees of freedom of Student's t; None for Huber.
     """
 
     name: str
@@ -45,11 +48,14 @@ class Objective:
 
 
 def objective(text: str) -> Objective:
-    """The objective of a text: ``auto``, ``squares``, ``huber:<delta>``, ``student`` (4 degrees of freedom) or
-    ``student:<nu>``, with ``raw:`` before it for residuals of the loss itself; or of its own ``name``.
+    """Parses an objective, or the ``name`` of one.
+
+    Args:
+      text: ``auto``, ``squares``, ``huber:<delta>``, ``student`` (4 degrees of freedom) or ``student:<nu>``; with the
+        prefix ``raw:`` residuals are of the loss itself.
 
     Raises:
-      UserError: UNKNOWN, or INVALID for a wrong number.
+      UserError: UNKNOWN objective, or INVALID number.
     """
     if text.startswith("raw:"):
         return replace(objective(text[4:]), name=text, raw=True)
@@ -78,16 +84,21 @@ def huber(r: Array, delta: float | Array) -> tuple[Array, Array, Array]:
 
 
 def student(r: Array, delta: float | Array) -> tuple[Array, Array, Array]:
-    """The same three of delta^2 / 2 log(1 + (r / delta)^2): minus the log density of Student's t with nu degrees of
-    freedom and scale s, over (nu + 1) / (nu s^2), at delta = sqrt(nu) s."""
+    """rho, rho' and rho'' of rho(r) = delta^2 / 2 log(1 + (r / delta)^2).
+
+    At delta = sqrt(nu) s that is minus the log density of Student's t with nu degrees of freedom and scale s, divided
+    by (nu + 1) / (nu s^2).
+    """
     u = (r / delta) ** 2
     heavy = 1.0 / (1.0 + u)
     return 0.5 * delta * delta * np.log1p(u), r * heavy, (1.0 - u) * heavy * heavy
 
 
 def proposal2(r: Array, P: int) -> float:
-    """Huber's proposal-2 scale of residuals (n,) after P fitted parameters (Huber 1964): root of
-    sum psi_k(r / s)^2 = (n - P) E[psi_k(Z)^2]. Equals sqrt(RSS / (n - P)) nearly, when nothing is an outlier."""
+    """Huber's proposal-2 scale of residuals (n,) after P fitted parameters (Huber 1964).
+
+    The root s of sum psi_k(r / s)^2 = (n - P) E[psi_k(Z)^2]; close to sqrt(RSS / (n - P)) without outliers.
+    """
     df = max(len(r) - P, 1)
     s = math.sqrt(float((r**2).sum()) / df)
     for _ in range(200):
@@ -101,8 +112,11 @@ def proposal2(r: Array, P: int) -> float:
 
 
 def t_scale(r: Array, P: int, nu: float) -> float:
-    """Scale of Student's t with nu degrees of freedom of residuals (n,), the likelihood's with n - P in place of n:
-    root of sum (nu + 1) r^2 / (nu s^2 + r^2) = n - P (Lange, Little and Taylor 1989), by their EM steps."""
+    """Scale of residuals (n,) under Student's t with nu degrees of freedom, after P fitted parameters.
+
+    The root s of sum (nu + 1) r^2 / (nu s^2 + r^2) = n - P, by the EM steps of Lange, Little and Taylor 1989: maximum
+    likelihood with n - P instead of n.
+    """
     df, square = max(len(r) - P, 1), r**2
     s2 = float(square.sum()) / df
     for _ in range(500):

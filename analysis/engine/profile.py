@@ -1,7 +1,7 @@
-"""How far a flat valley goes along parameters that are sought by their logarithm: half-lives, breaks, saturations.
+"""How far a flat valley extends along parameters fitted by their logarithm: half-lives, breaks, saturations.
 
-Such a parameter may fit equally well from some value on for ever; an interval linearised at the estimate, or drawn
-around it, then stops short of it. So each is profiled: held at values further and further away, the rest fitted again.
+Such a parameter may fit equally well from some value to infinity; an interval linearised at the estimate, or drawn
+around it, is then too short. So each is profiled: fixed at values ever further away while the rest is fitted again.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from analysis.engine.estimate import Estimate
 from analysis.engine.uncertainty import Inference, refit_from, squares
 
 STEP = 2.0  # factor from one value to the next
-FARTHEST = 8  # steps: what still fits at 256 times the estimate has no end that matters
+FARTHEST = 8  # steps; a parameter that still fits at 256 times the estimate counts as unbounded
 LARGE = 5000  # rows above which nothing is profiled
 
 
 def ranges(point: Estimate, at: Inference, level: float) -> dict[str, tuple[float, float]]:
-    """Values of each free scale of the law that fit equally: {name: (lo, hi)}, an end that is not reached infinite.
+    """The range of equally good values of each free scale of the law: {name: (lo, hi)}, in natural units.
 
-    Equally: the (generalised) sum of squares rises by at most t^2 sigma^2, as in a profile-t interval; and whatever
-    optimum of the objective itself is no less likely than that. Empty for a law without scales.
+    Equally good: the (generalised) sum of squares rises by at most t^2 sigma^2, as in a profile-t interval. Optima of
+    the objective that are as likely as that are included. An end that is never reached is 0 or infinite. Empty for a
+    law without scales.
     """
     surface, law = at.surface, at.surface.law
     limit = float(special.stdtrit(at.df, 0.5 + level / 2)) ** 2
@@ -41,14 +42,14 @@ def ranges(point: Estimate, at: Inference, level: float) -> dict[str, tuple[floa
 
 
 def _excess(optimum: Optimum, point: Estimate) -> float:
-    """Twice the log likelihood that an optimum lies below the best one, the noise's variance profiled out."""
+    """Twice the log likelihood ratio of the best optimum to this one, with the noise variance profiled out."""
     return len(point.y) * math.log(max(optimum.objective, 1e-300) / max(point.value, 1e-300))
 
 
 def _follow(at: Inference, i: int, side: int, limit: float) -> float:
     """Where the profile of coordinate i, a logarithm, reaches ``limit`` on one side, in natural units."""
-    surface, held = at.surface, at.free.copy()
-    held[i] = False
+    surface, free = at.surface, at.free.copy()
+    free[i] = False
     base, z, before = squares(at, surface, at.z_hat), at.z_hat.copy(), 0.0
     bound = float((surface.lower if side < 0 else surface.upper)[i])
     for _ in range(FARTHEST):
@@ -56,7 +57,7 @@ def _follow(at: Inference, i: int, side: int, limit: float) -> float:
         z[i] += side * math.log(STEP)
         if side * z[i] >= side * bound:
             break
-        z = refit_from(at, surface, z, held, iterations=30, tolerance=1e-9)
+        z = refit_from(at, surface, z, free, iterations=30, tolerance=1e-9)
         rise = max(squares(at, surface, z) - base, 0.0) / at.sigma_hat**2
         if rise > limit:
             back = (math.sqrt(rise) - math.sqrt(limit)) / max(math.sqrt(rise) - math.sqrt(before), 1e-12)

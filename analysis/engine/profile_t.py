@@ -1,4 +1,4 @@
-"""Profile-t intervals: the values at which the best refit is not much worse (``inference``)."""
+"""Profile-t intervals: the values of a parameter at which the best refit is not much worse (``inference``)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ Array = np.ndarray
 
 
 def profile_t(at: Inference, level: float) -> dict[str, tuple[float, float]]:
-    """Profile-t intervals of the floor, the exponents and a, where a is a ratio of two fitted exponents.
+    """Profile-t intervals of the floor, the exponents and, where it is a ratio of two fitted exponents, a.
 
     The interval holds the values whose best refit raises the (generalised) residual sum of squares by at most
-    t^2 sigma^2. An end that is never reached is the bound. Pseudo-values make it serve robust fits.
+    t^2 sigma^2. Where the profile never rises that far, the end is the parameter's bound. Pseudo-values extend this to
+    robust fits.
+
+    Returns:
+      {name: (lo, hi)} in natural units.
     """
     surface, law = at.surface, at.surface.law
     t = float(special.stdtrit(at.df, 0.5 + level / 2))
@@ -35,9 +39,9 @@ def profile_t(at: Inference, level: float) -> dict[str, tuple[float, float]]:
         def rise(value: float, start: Array, i: int = i) -> tuple[float, Array]:
             start = start.copy()
             start[i] = value
-            held = at.free.copy()
-            held[i] = False
-            z = refit_from(at, surface, start, held)
+            free = at.free.copy()
+            free[i] = False
+            z = refit_from(at, surface, start, free)
             return squares(at, surface, z) - base, z
 
         ends = [_cross(rise, at.z_hat, at.z_hat[i], side, spread[i], t * at.sigma_hat, at, i) for side in (-1, 1)]
@@ -49,13 +53,13 @@ def profile_t(at: Inference, level: float) -> dict[str, tuple[float, float]]:
     if not (at.free[first] and at.free[second]):
         return out
     if surface.prior is not None and surface.prior[1][[first, second]].any():
-        return out  # the shared coordinate of the tied surface would carry the wrong prior: a is left to the draws
+        return out  # the tied surface's shared coordinate would carry the wrong prior: take a from the draws
 
     def tied(value: float, start: Array) -> tuple[float, Array]:
         fixed = surface.tied({_exponents(law)[0]: 1 - value, _exponents(law)[1]: value})
-        held = at.free.copy()
-        held[second] = False
-        z = refit_from(at, fixed, start, held)
+        free = at.free.copy()
+        free[second] = False
+        z = refit_from(at, fixed, start, free)
         return squares(at, fixed, z) - base, z
 
     start = at.z_hat.copy()

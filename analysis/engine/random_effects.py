@@ -1,4 +1,4 @@
-"""The effect that a stem (or a size) has on all its rows: generalised least squares, and how large the effect is."""
+"""Random effects of stems (or sizes): their variance, and generalised least squares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from analysis.engine.groups import Groups
 from analysis.engine.surface import Surface
 
 Array = np.ndarray
-ROOT = 30.0  # largest standard deviation of a stem effect, in those of a run, that is looked at
+ROOT = 30.0  # largest sd of a stem effect considered, in units of a run's sd
 ROOTS = np.concatenate([np.linspace(0, 4, 81), np.geomspace(4.1, ROOT, 20)])
 
 
@@ -29,10 +29,10 @@ def ratio_scores(G: Array, r: Array, groups: Groups) -> Array:
 
 
 def best_ratio(scores: Array) -> float:
-    """The rho of the highest of the scores at ``ROOTS``; 0 where nothing beats it.
+    """The rho with the highest score at ``ROOTS``; 0 where no effect scores best.
 
-    A score that still rises at the largest ratio looked at means that the law is broken within the stems, for which no
-    size of a stem effect is the answer: then a maximum inside the range is taken, where there is one.
+    A score that still rises at the largest ratio means that the law misfits within stems, which no stem effect can
+    repair: then a maximum inside the range is taken, if there is one.
     """
     best = int(np.argmax(scores))
     if best == len(scores) - 1:
@@ -42,7 +42,7 @@ def best_ratio(scores: Array) -> float:
 
 
 def reml(surface: Surface, z: Array, y: Array, groups: Groups, free: Array) -> float:
-    """Ratio of the stem to the run variance, the law linearised at z: restricted likelihood times the half-Cauchy."""
+    """Ratio of stem to run variance that maximises the restricted likelihood times the half-Cauchy, linearised at z."""
     f, state = surface.evaluate(z[None])
     return best_ratio(ratio_scores(surface.jacobian(state)[0][:, free], y - f[0], groups))
 
@@ -56,7 +56,7 @@ def gls(surface: Surface, z: Array, y: Array, groups: Groups, rho: float, free: 
         return own + float(groups.quadratic(y - surface.evaluate(at[None])[0][0], rho))
 
     mean, weight = surface.penalty or (np.zeros(surface.P), np.zeros(surface.P))
-    weight = weight / (1 + rho)  # the penalty is in units of a row's variance, this sum in those of the run's part
+    weight = weight / (1 + rho)  # the penalty is in units of a row's variance, this sum in units of a run's
     value, damping = quadratic(z), 0.0
     for _ in range(60):
         f, state = surface.evaluate(z[None])

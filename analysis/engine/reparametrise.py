@@ -1,13 +1,13 @@
 """Coordinates in which the valley of a sum of power terms is straight, for the ``sampler``.
 
-Runs fix the level and the slopes of the loss at their centre; how much of the level is floor is what they hardly show.
-With a floor E and terms of size s_k at the centre, of exponents e_k, a larger E wants smaller terms with larger
-exponents along the curve e_k s_k = constant. So the sampler walks in
+Runs determine the level and the slopes of the loss at their centre, but hardly how much of that level is floor. With a
+floor E and terms of size s_k at the centre with exponents e_k, a larger E goes with smaller terms and larger exponents,
+along the curve e_k s_k = constant. So the sampler walks in
 
     T = log(E + sum s_k),   sigma_k = e_k s_k exp(-T),   and the exponents,
 
-where that curve is a line, and moves that are made of differences of walkers follow it. The Jacobian of (E, log s_k) by
-(T, sigma_k) is exp(T) / prod sigma_k.
+where that curve is a line, which moves built from differences of walkers follow. The Jacobian of (E, log s_k) with
+respect to (T, sigma_k) is exp(T) / prod sigma_k.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Array = np.ndarray
 class Reparametrisation:
     """The map between fitting coordinates z (S, P) and straight ones u (S, P) of a surface.
 
-    ``active`` says whether there is anything to straighten: a free floor above terms of free amplitude whose first
-    exponent is never negative. Otherwise u is z. A coordinate that is not ``free`` stays itself.
+    ``active`` tells whether there is anything to straighten: a free floor, and terms with a free amplitude whose first
+    exponent is never negative. Otherwise u is z. Coordinates that are not ``free`` are unchanged.
     """
 
     def __init__(self, surface: Surface, free: Array):
         law = surface.law
         self.floor = surface.floor
         self.active = isinstance(surface, Surface) and self.floor is not None and bool(free[self.floor])
-        self.terms: list[tuple[int, int | float]] = []  # amplitude's place; its exponent's place, or value
+        self.terms: list[tuple[int, int | float]] = []  # index of the amplitude; index or value of its exponent
         self.others: list[int] = []
         for term in law.terms if self.active else ():
             place = surface.position[term.amplitude]
@@ -41,7 +41,7 @@ class Reparametrisation:
             else:
                 self.others.append(place)
         self.active = bool(self.terms)
-        self.exponents = np.zeros(surface.P, dtype=bool)  # where u has no value at zero
+        self.exponents = np.zeros(surface.P, dtype=bool)  # where u is undefined at zero
         self.exponents[[e for _, e in self.terms if not isinstance(e, float)]] = True
         self.moved = np.zeros(surface.P, dtype=bool)  # where u is not z
         if self.floor is not None and self.active:
@@ -59,7 +59,7 @@ class Reparametrisation:
         return u
 
     def to_z(self, u: Array) -> tuple[Array, Array]:
-        """Coordinates (S, P), and log |dz/du| (S,): -inf where u is no law."""
+        """Coordinates (S, P), and log |dz/du| (S,), which is -inf where u gives no valid law."""
         z = np.array(u, dtype=np.float64)
         if not self.active:
             return z, np.zeros(len(u))
@@ -85,7 +85,7 @@ class Reparametrisation:
         return np.stack([(up - down) / (2 * step * scale) for (up, down), (_, scale) in zip(ends, self._units(u))], 1)
 
     def _units(self, u: Array) -> list[tuple[Array, float]]:
-        # a slope may be tiny: steps of it are in its own size
+        # a slope may be tiny: scale its step to its size
         slopes = {i for i, _ in self.terms}
         return [(e, abs(float(u[i])) if i in slopes else 1.0) for i, e in enumerate(np.eye(len(u)))]
 

@@ -2,12 +2,12 @@
 
     |V|^-1/2 (r' V^-1 r)^(-n/2) |G'G|^1/2,   V = I + rho Z Z',   r = y* - f(z),   G = df/dz,
 
-the likelihood with the noise variance integrated out (hence t, not normal, tails) and the uniform measure on the
-surface of fitted values (Jeffreys' weight |G'G|^1/2: no choice of coordinates matters, and a flat valley gets no
-weight for being long). rho is the variance of a stem (or size) effect over that of a run; sqrt(rho) has a half-Cauchy
-weight of scale 1 (Gelman 2006: the choice for few groups), so that the few degrees of freedom between stems widen the
-intervals by themselves, without a formula, and cost little where stems make no difference. With rho the power is
-(n - 1) / 2: the ratio takes a degree of freedom, which a flat weight of the noise gives back in place of 1 / sigma.
+the likelihood with the noise variance integrated out (hence t, not normal, tails) times the uniform measure on the
+surface of fitted values (Jeffreys' weight |G'G|^1/2: independent of the coordinates, and a long flat valley gets no
+extra weight). rho is the variance of a stem (or size) effect over that of a run; sqrt(rho) has a half-Cauchy prior of
+scale 1 (Gelman 2006, for few groups), so that the few degrees of freedom between stems widen the intervals without a
+separate correction, at little cost where stems do not matter. With rho the power is (n - 1) / 2: the ratio takes one
+degree of freedom, which a flat prior on sigma instead of 1 / sigma gives back.
 Moves are stretches (Goodman and Weare 2010) and differences (ter Braak 2006), in coordinates in which flat valleys are
 straight (``reparametrise``). Coverage: benchmarks/coverage.json.
 """
@@ -24,7 +24,7 @@ from analysis.engine.reparametrise import Reparametrisation
 from analysis.engine.uncertainty import Inference
 
 Array = np.ndarray
-WALKERS = 128  # of each half of the ensemble
+WALKERS = 128  # in each half of the ensemble
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class _Density:
     at: Inference
     straight: Reparametrisation
     u_hat: Array
-    root: float  # largest root of the ratio
+    root: float  # largest sqrt(rho)
 
     @property
     def which(self) -> Array:
@@ -53,7 +53,7 @@ class _Density:
     def __call__(self, x: Array) -> Array:
         at, which = self.at, self.which
         surface, groups, P, n = at.surface, at.groups, len(which), at.surface.n
-        tiny = n * 1e-24  # a sum of squares below rounding is a perfect fit: give it the noise of float64 losses
+        tiny = n * 1e-24  # a sum of squares below rounding is a perfect fit: assume the noise of float64 losses
         z, jacobian = self.coordinates(x)
         out = np.all((z >= surface.lower) & (z <= surface.upper), 1)
         z = np.clip(z, surface.lower, surface.upper)
@@ -83,12 +83,12 @@ def sample(
     rounds: tuple[int, int] | None = None,
     root: float = ROOT,
 ) -> tuple[Array, Array]:
-    """Draws (S, P) of the coordinates and (S,) of the variance ratio from the density in the module's text.
+    """Draws (S, P) of the coordinates and (S,) of the variance ratio from the density in the module docstring.
 
     Args:
-      rounds: to burn, and between two that are kept. By default what takes the ends of intervals to within 0.1 of their
-        half-width of those of 2500 rounds on designs that identify nothing.
-      root: the largest standard deviation of a stem effect, in those of a run.
+      rounds: burn-in, and thinning interval. The default puts the ends of intervals within 0.1 half-widths of those
+        after 2500 rounds, even on designs that identify nothing.
+      root: largest sd of a stem effect, in units of a run's sd.
     """
     straight = Reparametrisation(at.surface, at.free)
     density = _Density(at, straight, _start(at, straight), root)
@@ -119,7 +119,7 @@ def _stretch(x: Array, mine: Array, theirs: Array, rng: np.random.Generator) -> 
 
 
 def _difference(x: Array, mine: Array, theirs: Array, rng: np.random.Generator) -> tuple[Array, float]:
-    """Proposals of ter Braak: the difference of two walkers, scaled; one in ten of a third of that."""
+    """Proposals of ter Braak: a scaled difference of two walkers; one move in ten is 0.3 times as long."""
     first = rng.integers(WALKERS, size=WALKERS)
     second = (first + rng.integers(1, WALKERS, size=WALKERS)) % WALKERS
     gamma = 2.38 / math.sqrt(2 * x.shape[1]) * np.where(rng.random(WALKERS) < 0.1, 0.3, 1.0)[:, None]
@@ -127,13 +127,13 @@ def _difference(x: Array, mine: Array, theirs: Array, rng: np.random.Generator) 
 
 
 def _start(at: Inference, straight: Reparametrisation) -> Array:
-    """The estimate in straight coordinates, off the bounds at which these have no value."""
+    """The estimate in straight coordinates, moved off the bounds where these are undefined."""
     z = np.where(at.free & straight.exponents, np.maximum(at.z_hat, at.surface.lower + 1e-6), at.z_hat)
     return straight.to_u(z[None])[0]
 
 
 def _walkers(density: _Density, count: int, rng: np.random.Generator) -> Array:
-    """Starts (count, dim): draws from the density with the law linearised, closer in where that leaves the bounds."""
+    """Starts (count, dim): draws from the density of the linearised law, shrunk to the estimate to stay in bounds."""
     at, straight, u_hat = density.at, density.straight, density.u_hat
     surface, free = at.surface, at.free
     z = straight.to_z(u_hat[None])[0]
@@ -162,7 +162,7 @@ def _walkers(density: _Density, count: int, rng: np.random.Generator) -> Array:
         step = inverse @ (vectors.T @ right)
         sd = math.sqrt(max(float(((e - white.T @ step) ** 2).sum()) / max(n - P, 1), n * 1e-24))
         these = roots == value
-        # from a bound no start leads outwards: all of them could lie beyond it
+        # at a bound no step leads outwards, or all starts could lie beyond it
         out = ((z[0] <= surface.lower) & ~straight.moved)[free] & (step < 0)
         out |= ((z[0] >= surface.upper) & ~straight.moved)[free] & (step > 0)
         step = np.where(out, 0.0, step)
@@ -172,7 +172,7 @@ def _walkers(density: _Density, count: int, rng: np.random.Generator) -> Array:
 
 
 def _inside(density: _Density, centre: Array, root: Array, roots: Array, rng: np.random.Generator) -> Array:
-    """Starts (count, dim) drawn around ``centre`` (count, P), drawn again nearer to the estimate while they are out."""
+    """Starts (count, dim) around ``centre`` (count, P); those out of bounds are drawn again nearer to the estimate."""
     free, df, (count, P) = density.u_hat[density.at.free], density.at.df, centre.shape
     x, value, shrink = np.zeros((count, density.dim)), np.full(count, -np.inf), 1.0
     if density.dim > P:

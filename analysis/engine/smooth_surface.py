@@ -12,7 +12,7 @@ from analysis.laws import jets
 from analysis.laws.base import Array, Columns
 from analysis.laws.smooth import QUIET, Smooth
 
-_CHUNK = 10_000  # numbers in one array of derivatives: dozens of them stay in the second-level cache
+_CHUNK = 10_000  # numbers in one array of derivatives, so that dozens of such arrays fit in the second-level cache
 
 
 class SmoothSurface:
@@ -30,7 +30,7 @@ class SmoothSurface:
         self.law, self.scale = law, float(scale) if law.linear else 1.0
         self.c = law.arrays(columns)
         self.n = len(next(iter(self.c.values())))
-        self.size = max(v.size for v in self.c.values())  # of the largest column: some hold an array a row
+        self.size = max(v.size for v in self.c.values())  # of the largest column: some hold an array in each row
         self.P = len(law.params)
         self.position = {p.name: i for i, p in enumerate(law.params)}
         self.floor = self.position[law.floor] if law.floor else None
@@ -58,8 +58,8 @@ class SmoothSurface:
         """Logs of what each amplitude multiplies at the centre, (S, 1); zeros without a centre."""
         if self.centre is None or not self.law.amplitudes:
             return {name: np.zeros((len(z), 1)) for name in self.law.amplitudes}
-        found = self.law.logs(np, self._plain(z), self.centre)
-        return {name: np.broadcast_to(found[name], (len(z), 1)) for name in self.law.amplitudes}
+        logs = self.law.logs(np, self._plain(z), self.centre)
+        return {name: np.broadcast_to(logs[name], (len(z), 1)) for name in self.law.amplitudes}
 
     def _plain(self, z: Array) -> dict[str, Array]:
         out = {}
@@ -100,54 +100,54 @@ class SmoothSurface:
         return value / self.scale if i == self.floor else float(np.log(value)) if self.log[i] else value
 
     def basis(self, z: Array, rows: Array) -> Array:
-        """What each of ``law.linear`` multiplies, (S, rows, amplitudes), over the loss's scale, amplitudes at one."""
+        """The factor that each of ``law.linear`` multiplies, over the loss's scale, (S, rows, amplitudes)."""
         c = {k: v[rows] for k, v in self.c.items()}
         with np.errstate(**QUIET):
-            found = self.law.logs(np, self._plain(z), c)
+            logs = self.law.logs(np, self._plain(z), c)
             shift = self._shift(z)
-            factor = np.exp(found["*"]) if "*" in found else 1.0
+            factor = np.exp(logs["*"]) if "*" in logs else 1.0
             out = np.ones((len(z), len(rows), len(self.law.linear)))
             for j, name in enumerate(self.law.linear):
-                size = 1.0 if name == self.law.floor else np.exp(found[name] - shift[name])
+                size = 1.0 if name == self.law.floor else np.exp(logs[name] - shift[name])
                 out[:, :, j] = self.sign[j] * size * factor
         return out
 
     def known(self, z: Array, rows: Array) -> Array:
-        """The part of the loss over its scale that no amplitude multiplies, (S, rows)."""
+        """The part of loss / scale that no amplitude multiplies, (S, rows)."""
         c = {k: v[rows] for k, v in self.c.items()}
         with np.errstate(**QUIET):
-            found = self.law.logs(np, self._plain(z), c)
+            logs = self.law.logs(np, self._plain(z), c)
             total = np.zeros((len(z), len(rows)))
-            for name, log in found.items():
+            for name, log in logs.items():
                 if name == "+":
                     total = total + log / self.scale
                 elif name not in self.law.amplitudes and name != "*":
                     total = total + np.exp(log) / self.scale
-            if set(found) <= {"*"} and self.floor is None:
+            if set(logs) <= {"*"} and self.floor is None:
                 total = total + 1.0
-            return total * np.exp(found["*"]) if "*" in found else total
+            return total * np.exp(logs["*"]) if "*" in logs else total
 
     def _log(self, m: Any, z: list[Any], c: Mapping[str, Any], centre: Mapping[str, Any] | None) -> Any:
-        """log(L / scale) of coordinates z, one entry each, in library m."""
+        """log(L / scale) at coordinates z, one entry each, computed with the array library m."""
         law = self.law
         p = {k: m.exp(z[i]) if self.log[i] else z[i] for k in law.nonlinear for i in (self.position[k],)}
-        found = law.logs(m, p, c)
+        logs = law.logs(m, p, c)
         at = law.logs(m, p, centre) if centre is not None and law.amplitudes else {}
-        if self._one_beside_known(found):  # log(known + exp(u)) in one step: half the derivatives of two
+        if self._one_beside_known(logs):  # log(known + exp(u)) in one step needs half the derivatives
             (name,) = law.amplitudes
-            u = z[self.position[name]] + found[name]
-            return m.logaddexp(np.log(found["+"] / self.scale), u - at[name] if at else u)
+            u = z[self.position[name]] + logs[name]
+            return m.logaddexp(np.log(logs["+"] / self.scale), u - at[name] if at else u)
         total: Any = None
 
         def add(x: Any) -> None:
             nonlocal total
             total = x if total is None else total + x
 
-        if "+" in found:
-            add(found["+"] / self.scale)
+        if "+" in logs:
+            add(logs["+"] / self.scale)
         if self.floor is not None:
             add(z[self.floor])
-        for name, log in found.items():
+        for name, log in logs.items():
             if name in law.amplitudes:
                 u = z[self.position[name]] + log
                 u = m.exp(u - at[name] if at else u)
@@ -155,15 +155,15 @@ class SmoothSurface:
             elif name not in ("*", "+"):
                 add(m.exp(log) * (1 / self.scale))
         if total is None:
-            return found["*"]
-        return m.log(total) + found["*"] if "*" in found else m.log(total)
+            return logs["*"]
+        return m.log(total) + logs["*"] if "*" in logs else m.log(total)
 
-    def _one_beside_known(self, found: Mapping[str, Any]) -> bool:
-        """Whether the formula is a positive column and one added term."""
-        known = found.get("+")
+    def _one_beside_known(self, logs: Mapping[str, Any]) -> bool:
+        """Whether the formula is a positive known part plus one term."""
+        known = logs.get("+")
         if not isinstance(known, np.ndarray) or self.floor is not None or len(self.law.amplitudes) != 1:
             return False
-        return set(found) == {"+", *self.law.amplitudes} and not self.law.negative and bool((known > 0).all())
+        return set(logs) == {"+", *self.law.amplitudes} and not self.law.negative and bool((known > 0).all())
 
     def evaluate(self, z: Array) -> tuple[Array, State]:
         """Log loss (S, n) at coordinates (S, P); not-a-number where the formula has none."""

@@ -1,7 +1,7 @@
-"""Where to begin: a grid over the exponents, on which the amplitudes are closed form (variable projection).
+"""Starting points: a grid over the exponents, with amplitudes in closed form at each point (variable projection).
 
-Golub and Pereyra 1973. The amplitudes are those of nonnegative least squares of relative residuals, found by trying
-every subset of the few there are.
+See Golub and Pereyra 1973. Amplitudes are the nonnegative least squares of relative residuals, solved by trying every
+subset of the few amplitudes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
-ROWS = 2000  # rows that starts look at
-_NUMBERS = 3_000_000  # in one grid of bases
-_MOST, _FEW = 6000, 300  # points of a grid; of a scatter for a law that is costly
-_POINTS = 12  # of a grid along each axis, where that is not too many
-_COUNT = 12  # starts; twice as many of a grid over three exponents or more
+ROWS = 2000  # rows used to choose starts, at most
+_NUMBERS = 3_000_000  # entries of one array of basis functions over the grid
+_MOST, _FEW = 6000, 300  # points of a grid; points of a scatter for a law that is slow to evaluate
+_POINTS = 12  # grid points along each axis, at most
+_COUNT = 12  # starts; twice as many for a grid over three exponents or more
 
 
 def starts(surface: Any, y: Array, free: Array, fixed: Array, guess: Mapping[str, float]) -> Array:
-    """Starts (S, P) for log losses y (n,): the grid's best points and its local minima, best first.
+    """Starts (S, P) for log losses y (n,): the grid's local minima and its best points, best first.
 
-    ``fixed`` (P,) holds the coordinates that are not free, ``guess`` natural values of parameters without a grid.
-    Beyond four free exponents the grid is a scatter of points.
+    Beyond four free exponents the grid is a random scatter of points.
+
+    Args:
+      free: (P,), mask of the free coordinates.
+      fixed: (P,), values of the other coordinates.
+      guess: natural values of parameters without a grid, by name.
     """
     law, n = surface.law, surface.n
     linear = [surface.position[name] for name in law.linear]
@@ -72,27 +76,27 @@ def _grid(
         costly = law.slow or law.curve
         unit = np.random.default_rng(0).random((_MOST if not costly else _FEW, len(open_)))
         columns = [_spread(surface, i, ends, unit[:, j]) for j, (i, ends) in enumerate(zip(open_, ranges))]
-        made, shape = np.stack(columns, 1), (-1,)
+        open_values, shape = np.stack(columns, 1), (-1,)
     else:
-        each = min(_POINTS, int(_MOST ** (1 / max(len(open_), 1))))
-        unit = np.linspace(0, 1, each)
+        points = min(_POINTS, int(_MOST ** (1 / max(len(open_), 1))))
+        unit = np.linspace(0, 1, points)
         columns = [_spread(surface, i, ends, unit) for i, ends in zip(open_, ranges)]
-        made = np.array(list(itertools.product(*columns))).reshape(each ** len(open_), len(open_))
+        open_values = np.array(list(itertools.product(*columns))).reshape(points ** len(open_), len(open_))
         shape = tuple(len(c) for c in columns)
     loose = [i for i, ends in zip(others, axes) if ends is None and free[i]]
     if loose and not open_:
-        made, shape = np.empty((_POINTS, 0)), (-1,)
-    out = np.tile(z, (len(made), 1))
-    out[:, open_] = made
-    if loose:  # a guess is one point: look around it too
-        around = np.random.default_rng(1).standard_normal((len(made), len(loose)))
+        open_values, shape = np.empty((_POINTS, 0)), (-1,)
+    out = np.tile(z, (len(open_values), 1))
+    out[:, open_] = open_values
+    if loose:  # a guess is a single point: scatter starts around it
+        around = np.random.default_rng(1).standard_normal((len(open_values), len(loose)))
         around[0] = 0.0
         out[:, loose] += 0.1 * around * np.minimum(1.0, np.abs(out[:, loose]) + 0.05)
     return out, shape
 
 
 def _ends(surface: Any, p: Any) -> tuple[float, float]:
-    if isinstance(p.grid, str):  # somewhere in the range of that column
+    if isinstance(p.grid, str):  # the range of that column
         values = surface.c[p.grid]
         return float(values.min()), float(values.max())
     return p.grid or (0.03, 2.0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from analysis.laws.base import Array, Columns, Law, log_columns
 
-State = dict[str, Any]  # what a surface's derivatives reuse of its evaluation
+State = dict[str, Any]  # intermediate values of an evaluation that the derivatives reuse
 
 
 class Surface:
@@ -23,7 +23,7 @@ class Surface:
     ``tie`` = {exponent: factor} replaces each named exponent by factor * (the first named one's coordinate).
     """
 
-    # means and weights (P,) of a quadratic penalty of the objective; means and precisions of the priors behind it
+    # (P,) each: means and weights of the objective's quadratic penalty; means and precisions of the priors behind it
     penalty: tuple[Array, Array] | None = None
     prior: tuple[Array, Array] | None = None
 
@@ -59,7 +59,7 @@ class Surface:
         if self.floor is not None:
             self.lower[self.floor] /= self.scale
             self.upper[self.floor] /= self.scale
-        for term in law.terms:  # a term 1e-13 of the loss is no term: below that the coordinate would walk for ever
+        for term in law.terms:  # below 1e-13 of the loss a term is zero, and its coordinate would drift for ever
             self.lower[self.position[term.amplitude]], self.upper[self.position[term.amplitude]] = -30.0, 60.0
 
     def _products(self) -> None:
@@ -72,7 +72,7 @@ class Surface:
     def tied(self, factors: Mapping[str, float]) -> Surface:
         """The same surface with each named exponent equal to its factor times one shared coordinate.
 
-        The shared coordinate is that of the first name; the others keep a place and do nothing (fix them).
+        The shared coordinate is that of the first name; the others keep their place but have no effect, so fix them.
         """
         other = object.__new__(Surface)
         other.__dict__.update(self.__dict__)
@@ -222,18 +222,18 @@ class Surface:
 
 
 class Wrapped(Surface):
-    """A surface whose value is a function of another one's, row by row; coordinates and priors are the other's."""
+    """A surface whose value is a function of an inner surface's, row by row, with the inner coordinates and priors."""
 
     def __init__(self, inner: Any):
         self.__dict__.update(inner.__dict__)
         self.inner, self.outer = inner, inner.outer
 
     def _more(self, rows: Any) -> tuple[Any, ...]:
-        """What else the constructor takes, of the rows."""
+        """Further arguments of the constructor, restricted to the rows."""
         return ()
 
     def _again(self, inner: Any, rows: Any) -> Any:
-        """The same on another inner surface of the rows."""
+        """The same wrapper around another inner surface, on the rows."""
         part = type(self)(inner, *self._more(rows))
         part.penalty, part.prior = self.penalty, self.prior
         return part
@@ -279,7 +279,7 @@ class Raw(Wrapped):
 
 
 class Weighted(Wrapped):
-    """A surface times the root (n,) of the rows' precisions: residuals come out in units of their own noise."""
+    """A surface times the root (n,) of the rows' precisions, so that residuals are in units of their own noise."""
 
     def __init__(self, inner: Any, root: Array):
         super().__init__(inner)
@@ -300,11 +300,11 @@ class Weighted(Wrapped):
 
 
 def surface_of(law: Law, columns: Columns, *, centred: bool = True, scale: float = 1.0) -> Any:
-    """The law on these rows in fitting coordinates, by the kind of the law.
+    """The surface of a law on these rows, of the class that suits the law.
 
     Args:
-      centred: amplitudes are measured at the centre of the data, which conditions the fit.
-      scale: of the loss; floors and amplitudes are in units of it.
+      centred: measure amplitudes at the centre of the data, for a well-conditioned fit.
+      scale: unit of loss for floors and amplitudes.
     """
     from analysis.engine.smooth_surface import SmoothSurface
     from analysis.laws.smooth import Smooth

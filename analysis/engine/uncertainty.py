@@ -1,7 +1,7 @@
-"""The uncertainty of one fit, and what every scheme of intervals asks of the fitted surface.
+"""The uncertainty of one fit, and the operations on the fitted surface that all schemes of intervals share.
 
-**Pseudo-values.** A robust fit is carried on as a least-squares one of y* = fitted + psi(r) / mean(psi') (Bickel 1976):
-the same estimate, the same first-order covariance; where nothing is an outlier y* = y.
+**Pseudo-values.** A robust fit is treated as the least-squares fit of y* = fitted + psi(r) / mean(psi') (Bickel 1976),
+which has the same estimate and first-order covariance; without outliers y* = y.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Why = Literal["asked", "few_rows", "many_rows", "many_clusters", "curves", "huge
 
 @dataclass
 class Inference:
-    """Draws of one fit, and the linearised fit that they are made around.
+    """Draws of one fit, and the linearised fit around which they are made.
 
     Attributes:
       surface: the law on the rows.
       z_hat, z: the estimate (P,) and its draws (S, P), coordinates of ``surface``.
-      sigma, sigma_stem: (S,), noise of a run and of a stem (or size), of log loss.
-      scheme, why: how the draws were made, and what chose that.
+      sigma, sigma_stem: (S,), sd of log loss of a run and of a stem (or size).
+      scheme, why: how the draws were made, and the reason for that choice.
       df: degrees of freedom of the t distribution.
       groups: rows that share a stem or size; ``rho``: the variance of their effect over that of a run.
       random_effect: whether the fit has that effect.
-      sigma_hat: noise of a run at the estimate.
-      pseudo: pseudo-values (n,), see the module.
-      gram: (P, P), normal equations of the linearised fit; ``free`` (P,): coordinates that are not held.
-      profiled: intervals by profiling, by name.
-      left_out: (groups, P), refits without each group, of the jackknife.
-      capped: sd of the stem effects that were capped, as they let the draws leave the runs.
-      converged: share of the refits of a bootstrap that converged.
+      sigma_hat: sd of a run at the estimate.
+      pseudo: pseudo-values (n,), see the module docstring.
+      gram: (P, P), normal equations of the linearised fit; ``free`` (P,): mask of the coordinates that are not fixed.
+      profiled: profiled intervals by name.
+      left_out: (groups, P), the jackknife's refits without each group.
+      capped: sd of the stem effects where they were capped because the draws strayed from the runs.
+      converged: share of a bootstrap's refits that converged.
     """
 
     surface: Surface
@@ -63,7 +63,7 @@ class Inference:
     converged: float | None = None
 
     def described(self, asked: str, level: float) -> Scheme:
-        """What a card says of it, where ``asked`` was the scheme asked for."""
+        """The card's account of the scheme; ``asked`` is the scheme that the user requested."""
         return Scheme(
             level=level,
             name=self.scheme,
@@ -96,7 +96,7 @@ def pseudo_values(point: Estimate, y: Array) -> Array:
 
 
 def ridge(surface: Surface, rho: float) -> Array | float:
-    """What priors add to the normal equations in units of the run's variance; the penalty is in those of a row's."""
+    """What priors add to the normal equations, in units of a run's variance (the penalty is in those of a row's)."""
     return 0.0 if surface.penalty is None else np.diag(surface.penalty[1] / (1 + rho))
 
 
@@ -113,7 +113,7 @@ def prior_cost(at: Inference, z: Array) -> float:
 
 
 def refit_from(at: Inference, surface: Surface, start: Array, free: Array, **how: Any) -> Array:
-    """Where ``squares`` are least from a start (P,) on over the ``free`` coordinates; ``how`` is for ``minimise``."""
+    """Minimum (P,) of ``squares`` over the ``free`` coordinates from a start (P,); ``how`` goes to ``minimise``."""
     z = minimise(surface, start[None], at.pseudo, free=free, **how)[0][0]
     if at.groups is not None and at.rho > 0:
         z = gls(surface, z, at.pseudo, at.groups, at.rho, free)

@@ -1,4 +1,4 @@
-"""``fit``: a table of runs and a law in, a card with honest intervals out. The card holds all that a reader needs."""
+"""``fit`` turns a table of runs and a law into a card with intervals that hold everything a reader needs."""
 
 from analysis.fitting.fitted import Fit, Prediction, load_fit, read_card
 from analysis.fitting.make import fit

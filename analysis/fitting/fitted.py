@@ -1,4 +1,4 @@
-"""``Fit``: a card with the draws of what it has intervals of; saved beside each other, and read again."""
+"""``Fit``: a card with the draws behind its intervals; saving and loading the two."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AGAIN = "write one with `scaling fit`"
 
 
 class Prediction(NamedTuple):
-    """Losses of n cells, each (n,): the median of the draws' laws, and the ends of a central interval."""
+    """Losses at n cells, each (n,): the median of the samples, and the ends of a central interval."""
 
     value: Array
     lo: Array
@@ -36,13 +36,13 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit:
-    """A fitted law: its card, and draws of what the card has intervals of. Immutable.
+    """A fitted law: its card, and the draws behind the card's intervals. Immutable.
 
     Attributes:
-      card: every number, with what was done and what is wrong.
+      card: all results, how they were made, and warnings.
       law: the formula.
       draws: (S, P), parameters in the order of ``law.names``.
-      sigma_run, sigma_stem: (S,), the noise of log loss that goes with each draw.
+      sigma_run, sigma_stem: (S,), sd of log loss of a run and of a stem, for each draw.
     """
 
     card: FitCard
@@ -69,7 +69,7 @@ class Fit:
 
     @property
     def intervals(self) -> dict[str, Interval]:
-        """Parameters and, where there is an optimum, a and b."""
+        """Intervals of the parameters and, where the law has an optimum, of a and b."""
         return self.card.intervals
 
     @property
@@ -120,15 +120,15 @@ class Fit:
 
     @property
     def columns(self) -> dict[str, Array]:
-        """Columns of the fitted rows, each (n,) and read-only; not-a-number where a row has none."""
+        """Columns of the fitted rows, each (n,) and read-only; NaN where a row has no value."""
         return dict(self._columns)
 
     def samples(self, columns: Mapping[str, Any], *, new_run: bool = True, discrepancy: bool = True) -> Array:
-        """Losses (S, n) at columns of n rows: each draw's law, and with ``new_run`` the noise of an untried run.
+        """Losses (S, n) at columns of n rows under each draw's law; ``new_run`` adds the noise of a new run.
 
-        Beyond the fitted range the law itself may be wrong: ``discrepancy`` adds the card's term for that (nothing
-        within the range). Rows that name one ``stem`` share a stem effect; without that column every row has its own.
-        The draws carry heavy tails where runs are few. Deterministic in the fit's seed.
+        ``discrepancy`` adds the card's term for the law being wrong beyond the fitted range (zero within it). Rows with
+        the same ``stem`` share a stem effect; without that column every row has its own. With few runs the draws have
+        heavy tails. Deterministic in the fit's seed.
         """
         losses = self.law.predict(self.draws, columns)
         if discrepancy and self.discrepancy.k > 0:
@@ -153,16 +153,16 @@ class Fit:
         discrepancy: bool = True,
         **named: Any,
     ) -> Prediction:
-        """Losses with central intervals of ``samples``; one distribution gives all three numbers.
+        """Median losses with central intervals, from the distribution of ``samples``.
 
-        The law at the estimate may lie elsewhere in it where draws are skewed.
+        Where the draws are skewed, the law at the estimate differs from the median.
 
         Args:
           columns: of n rows; or by keyword, numbers or arrays: ``fit.predict(N=1e9, D=2e10)``.
-          level: of the interval.
+          level: confidence of the interval.
 
         Raises:
-          UserError: a column that the law needs and lacks, or a value that it cannot take.
+          UserError: a missing column of the law, or a value outside its domain.
         """
         cells: dict[str, Any] = {**(columns or {}), **{name: np.atleast_1d(value) for name, value in named.items()}}
         drawn = self.samples(cells, new_run=new_run, discrepancy=discrepancy)
@@ -171,13 +171,13 @@ class Fit:
         return Prediction(value, np.minimum(lo, value), np.maximum(hi, value))
 
     def spread(self, quantity: Callable[[Array], Array], level: float) -> Interval:
-        """Median and central interval of a function of parameters, (S, P) -> (S,), over the draws."""
+        """Median and central interval over the draws of a function of the parameters, (S, P) -> (S,)."""
         drawn = quantity(self.draws)
         value, lo, hi = (float(np.quantile(drawn, q)) for q in (0.5, (1 - level) / 2, (1 + level) / 2))
         return Interval(value=value, lo=lo, hi=hi)
 
     def reduced(self, law: str | Law) -> Self:
-        """This fit as one of a law whose parameters are among its own: ``lr_loss`` at its best rate is chinchilla."""
+        """This fit as a fit of a law with a subset of its parameters: ``lr_loss`` at its best rate is chinchilla."""
         form = laws.get(law)
         params = {name: self.card.params[name] for name in form.names}
         card = msgspec.structs.replace(self.card, law=form.name, params=params)
@@ -185,7 +185,7 @@ class Fit:
         return type(self)(card, form, draws, self.sigma_run, self.sigma_stem)
 
     def with_discrepancy(self, term: cards.Discrepancy) -> Self:
-        """This fit with another term for how wrong the law may be beyond its runs (``check.discrepancy.term``)."""
+        """This fit with another discrepancy term for the law beyond its runs (see ``check.discrepancy.term``)."""
         card = msgspec.structs.replace(self.card, discrepancy=term)
         return type(self)(card, self.law, self.draws, self.sigma_run, self.sigma_stem)
 
@@ -211,9 +211,9 @@ class Fit:
 
 
 def _read_only(values: Any) -> Array:
-    made = np.array(values, dtype=np.float64)
-    made.flags.writeable = False
-    return made
+    array = np.array(values, dtype=np.float64)
+    array.flags.writeable = False
+    return array
 
 
 def read_card(path: str | Path) -> FitCard:
@@ -232,11 +232,10 @@ def load_fit(path: str | Path, law: str | Law | None = None) -> Fit:
     """The fit of a saved card.
 
     Args:
-      law: where the card's own cannot be found by its name.
+      law: needed where the card's law is not registered under its name.
 
     Raises:
-      UserError: the card or its sidecar is missing, damaged or not the one that was saved, or its law is not found or
-        another one.
+      UserError: the card or its sidecar is missing, damaged or changed, or the law is unknown or has other parameters.
     """
     path = Path(path)
     card = read_card(path)
@@ -255,13 +254,13 @@ def load_fit(path: str | Path, law: str | Law | None = None) -> Fit:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             draws, run, stem = (arrays[name] for name in ("draws", "sigma_run", "sigma_stem"))
-            made = Fit(card, form, draws, run, stem)
+            loaded = Fit(card, form, draws, run, stem)
     except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise UserError("draws", sidecar, f"it cannot be read ({error}); fit again", Code.DAMAGED) from None
-    S = len(made.sigma_run)
-    if made.draws.shape != (S, len(form.names)) or made.sigma_stem.shape != (S,):
+    S = len(loaded.sigma_run)
+    if loaded.draws.shape != (S, len(form.names)) or loaded.sigma_stem.shape != (S,):
         raise UserError("draws", sidecar, "its arrays have other shapes; fit again", Code.DAMAGED)
-    return made
+    return loaded
 
 
 def _law_of(card: FitCard, path: Path, law: str | Law | None) -> Law:

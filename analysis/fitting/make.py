@@ -1,4 +1,4 @@
-"""``fit``: a table of runs and a law in, a card with honest intervals out."""
+"""``fit`` turns a table of runs and a law into a card with intervals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Array = np.ndarray
 DRAWS = 1000
 
 
-# wide: each keyword is one choice of the user, and a flag of the shell; long: half of it is what help() shows
+# wide: each keyword is one choice of the user and a command-line flag; long: half of it is the text of help()
 def fit(
     runs: Runs,
     law: str | Law | None = None,
@@ -60,19 +60,19 @@ def fit(
     Deterministic in ``seed``.
 
     Args:
-      law: a name or a ``Law``; by default ``laws.default``. One of x is fitted in the only column that x can be.
+      law: a name or a ``Law``; by default ``laws.default``. A law of x is fitted in the only column that x can be.
       objective: auto (Huber adapted to the noise), squares, huber:<delta>, student or student:<nu>; raw: before it for
         residuals of the loss itself.
-      level: of the intervals, from 0.5 to 1.
-      fixed: parameters that are held, and at which values.
-      priors: normal ones, {name: (mean, standard deviation)}, on exponents, scales and the floor.
-      scheme: auto, or likelihood-t, profile-t, delta-t, bootstrap, bootstrap-runs, jackknife-t; ``all`` is auto with
-        the intervals of the others on the card beside it.
-      discrepancy: auto (learned over real studies), off, or a scale of log loss per e-fold beyond the runs.
+      level: confidence of the intervals, from 0.5 to 1.
+      fixed: {name: value} of the parameters to hold.
+      priors: normal priors, {name: (mean, standard deviation)}, on exponents, scales and the floor.
+      scheme: auto, or likelihood-t, profile-t, delta-t, bootstrap, bootstrap-runs, jackknife-t; ``all`` is auto, with
+        the intervals of the other schemes beside it on the card.
+      discrepancy: auto (learned from real studies), off, or a scale of log loss per e-fold beyond the runs.
       weights: none, seeds (``replicates.weights``) or a column of precisions.
 
     Raises:
-      UserError: too few rows or values, bad numbers, rows that may not be fitted, or a wrong option.
+      UserError: too few rows or values, invalid numbers, rows that must not be fitted, or an invalid option.
     """
     form = _in_column(laws.default() if law is None else laws.get(law), runs.table)
     plan = _Plan(
@@ -112,7 +112,7 @@ def fit(
 
 
 def _card(plan: _Plan, runs: Runs, fit: diagnose.Subject, numbers: Numbers, w: Array | None) -> FitCard:
-    """The card of a fit, as yet without the account of its weights."""
+    """The card of a fit, before the account of its weights is added."""
     form, point, at, table = plan.form, fit.point, fit.inference, fit.table
     return FitCard(
         law=form.name,
@@ -136,7 +136,7 @@ def _card(plan: _Plan, runs: Runs, fit: diagnose.Subject, numbers: Numbers, w: A
         throughput=throughput_of(table),
         runs=rows_of(form, at, table, w),
         influence=fit.influence,
-        # The tokenizer of records of this house is their own; a table may hold the published runs themselves.
+        # Records of this project name their own tokenizer; a table may hold the published runs themselves.
         published=published.beside(form, numbers.intervals, same_loss=runs.conventions.origin != "records"),
         draws=None,
         seed=plan.seed,
@@ -146,7 +146,7 @@ def _card(plan: _Plan, runs: Runs, fit: diagnose.Subject, numbers: Numbers, w: A
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is asked of a fit, checked."""
+    """The checked options of a fit."""
 
     form: Law
     kind: Objective
@@ -171,27 +171,27 @@ class _Plan:
     def schemes(
         self, point: Estimate, at: Inference, table: pd.DataFrame, numbers: Numbers
     ) -> dict[str, cards.SchemeIntervals]:
-        """The intervals of every scheme that the design allows, the one that was chosen first."""
+        """The intervals of every scheme that the design allows, the chosen one first."""
         own = cards.SchemeIntervals(scheme=at.described("all", self.level), intervals=numbers.intervals)
-        found = {at.scheme: own}
+        schemes = {at.scheme: own}
         grouped = at.groups is not None and len(at.groups.names) > 2
         for name in SCHEMES[1:]:
-            if name not in found and (grouped or name not in BY_GROUP):
+            if name not in schemes and (grouped or name not in BY_GROUP):
                 other = self.infer(point, table, name)
-                made = numbers_of(self.form, other, table, self.level).intervals
-                found[name] = cards.SchemeIntervals(scheme=other.described(name, self.level), intervals=made)
-        return found
+                intervals = numbers_of(self.form, other, table, self.level).intervals
+                schemes[name] = cards.SchemeIntervals(scheme=other.described(name, self.level), intervals=intervals)
+        return schemes
 
 
 def _in_column(law: Law, table: pd.DataFrame) -> Law:
-    """A law of x in the one column of the table that x can be; as it is where there is no such column or several."""
+    """A law of x, in the only column of the table that x can be; unchanged where there is none or more than one."""
     if law.columns != ("x",) or "x" in table:
         return law
     known = [c for c in ("N", "D", "C") if c in table]
     others = [c for c in table if table[c].dtype.kind in "fiu" and c not in ("seed", "loss_se")]
-    others = [c for c in others if not table[c].equals(table["loss"])]  # the loss, under this name or the table's own
-    found = known or others
-    return law.in_column(str(found[0])) if len(found) == 1 else law
+    others = [c for c in others if not table[c].equals(table["loss"])]  # the loss, by either name
+    columns = known or others
+    return law.in_column(str(columns[0])) if len(columns) == 1 else law
 
 
 def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The parts of a card that are read off a fitted law and its rows."""
+"""The parts of a card that follow from a fitted law and its rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def numbers_of(law: Law, at: Inference, table: pd.DataFrame, level: float) -> Nu
 
 
 def _interval(value: float, lo: float, hi: float, unit: str) -> Interval:
-    """One number with its interval, which holds it; None where an end is infinite."""
+    """A number with its interval, widened to include it; an infinite end is None."""
     low, high = (finite(end) if abs(end) < 1e290 else None for end in (min(lo, value), max(hi, value)))
     return Interval(value=float(value), lo=low, hi=high, unit=unit)
 
@@ -57,8 +57,8 @@ def _derived(at: Inference, table: pd.DataFrame, tail: list[float]) -> Derived:
         return Derived()
     pair: dict[str, Interval] = {}
     for name in ("a", "b"):
-        seen = spread[name][np.isfinite(spread[name])]
-        lo, hi = at.profiled.get(name) or (np.quantile(seen, tail) if len(seen) else (-math.inf, math.inf))
+        finite = spread[name][np.isfinite(spread[name])]
+        lo, hi = at.profiled.get(name) or (np.quantile(finite, tail) if len(finite) else (-math.inf, math.inf))
         if np.isfinite(centre[name][0]):
             pair[name] = _interval(centre[name][0], lo, hi, "exponent")
     top = math.floor(math.log10(float(np.max(6 * np.asarray(table["N"] * table["D"])))) + 1e-9)
@@ -103,7 +103,7 @@ def influence_of(point: Estimate, at: Inference, table: pd.DataFrame) -> tuple[c
 
 
 def evaluation_of(table: pd.DataFrame) -> cards.EvaluationError | None:
-    """The evaluation set's own error: common to all runs, so it moves the floor once and weighs no run."""
+    """The evaluation set's own error, common to all runs: it shifts the floor and does not enter the weights."""
     if "loss_se" not in table:
         return None
     se = np.asarray(table["loss_se"], dtype=np.float64)
@@ -129,7 +129,7 @@ def scope_of(table: pd.DataFrame) -> cards.Scope:
 
 
 def throughput_of(table: pd.DataFrame) -> cards.Throughput | None:
-    """Tokens per second of one device by size, of a table that has them: what a budget of device hours needs."""
+    """Tokens per second of one device by size, where the table has them; a budget in device hours needs them."""
     if not {"N", "tokens_per_second"} <= set(table):
         return None
     speed: Any = pd.to_numeric(table["tokens_per_second"], errors="coerce")
@@ -140,7 +140,7 @@ def throughput_of(table: pd.DataFrame) -> cards.Throughput | None:
 
 
 def rows_of(law: Law, at: Inference, table: pd.DataFrame, w: Array | None) -> cards.Rows:
-    """The fitted rows: columns of the law, the loss, and what the law gives."""
+    """The fitted rows: columns of the law, the loss, and the law's prediction."""
     loss, fitted = table["loss"].to_numpy(dtype=np.float64), np.atleast_1d(law.predict(at.theta_hat, table))
     arrays = array_columns(table)
     named = [c for c in dict.fromkeys(("N", "D", "C", "step", *law.columns)) if c in table and c not in arrays]
@@ -159,5 +159,5 @@ def _cells(values: Array) -> tuple[float | None, ...]:
 
 
 def array_columns(table: pd.DataFrame) -> set[str]:
-    """Columns whose cells hold an array, as a law of whole schedules has them."""
+    """Columns whose entries are arrays, as in laws of whole schedules."""
     return {str(c) for c in table if len(table) and isinstance(table[c].iloc[0], np.ndarray)}

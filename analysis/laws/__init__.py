@@ -1,8 +1,8 @@
-"""Functional forms. A law is one entry in a file of this folder; the registry finds it by looking, nothing lists it.
+"""Functional forms. A law is one entry in a module of this folder; the registry collects them all.
 
-``base`` says what a law is, ``smooth`` one given by a formula; every other module holds laws of one kind, and
-``published`` the coefficients that were read in their sources. What is special about a law stands in its entry; no
-code elsewhere names one.
+``base`` defines laws, and ``smooth`` those given by a formula; every other module holds laws of one kind, and
+``published`` the coefficients read in their sources. Everything particular to a law is in its entry; no code elsewhere
+refers to a law by name.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _NAME = re.compile(r"(?:(?P<file>.+\.py):)?(?P<name>[^\[\]:]*)(?:\[(?P<ties>[^\]
 
 
 def _found() -> dict[str, Law]:
-    """Every public law of every module here, in the order of the modules' names and of their text."""
+    """All public laws of the modules here, in the order of module names and of definition."""
     out: dict[str, Law] = {}
     for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
         for name, value in vars(importlib.import_module(f"{__name__}.{module}")).items():
@@ -76,52 +76,53 @@ REGISTRY: dict[str, Law] = _found()
 
 
 def default() -> Law:
-    """The form that fits, allocations and designs take where none is named."""
+    """The law used by fits, allocations and designs where none is named."""
     return next(law for law in REGISTRY.values() if law.default)
 
 
 def standard() -> tuple[Law, ...]:
-    """The forms of ``--law=all``."""
+    """The laws of ``--law=all``."""
     return tuple(law for law in REGISTRY.values() if law.in_all)
 
 
 def reduced(law: Law) -> Law | None:
-    """The law that is left at the best value of the hyperparameter that ``law`` holds; None where it holds none."""
+    """The law that remains at the best value of the hyperparameter of ``law``; None where it has none."""
     return None if law.tuning is None else get(law.tuning.law)
 
 
 def get(law: str | Law, folder: str | Path | None = None) -> Law:
     """The law of that name; a ``Law`` is returned as it is.
 
-    ``power:C`` is the one-variable law ``power`` in column C; ``chinchilla[beta=alpha]`` is the law with parameters
-    tied (``smooth.tie``); both together are ``NAME[TIES]:COLUMN``. ``mine.py:law`` is the ``Law`` called ``law`` in a
-    Python file, which is run; the same may follow it.
+    ``power:C`` is the one-variable law ``power`` in column C; ``chinchilla[beta=alpha]`` is the law with tied
+    parameters (``smooth.tie``); both together are ``NAME[TIES]:COLUMN``. ``mine.py:law`` is the ``Law`` called ``law``
+    in a Python file, which is executed; ties and a column may follow it too.
 
     Args:
       law: a name, or a law.
-      folder: where a file is looked for when it is not in the current directory, as that of the card that names it.
+      folder: where to look for a file that is not in the current directory, such as the folder of the card naming it.
 
     Returns:
-      The law, whose ``name`` gives it again.
+      The law; its ``name`` is again a valid argument.
 
     Raises:
-      UserError: no such law (UNKNOWN, with the nearest name), no such file (MISSING), a file that fails or holds
-        something else under that name (DAMAGED), or ties and columns that do not go with it.
+      UserError: no such law (UNKNOWN, with the nearest name), no such file (MISSING), a file that fails or holds no
+        law under that name (DAMAGED), or ties or a column that the law does not allow.
     """
     if isinstance(law, Law):
         return law
     match = _NAME.fullmatch(law)
     file, name, ties, column = match.group("file", "name", "ties", "column") if match else (None, law, None, None)
-    found = _registered(law, name) if file is None else _in_file(law, Path(file), name, folder)
-    if column and found.columns != ("x",):
-        raise UserError("law", law, f"{found.name} is no law of x in one column; leave out :{column}", Code.UNSUPPORTED)
+    result = _registered(law, name) if file is None else _in_file(law, Path(file), name, folder)
+    if column and result.columns != ("x",):
+        remedy = f"{result.name} is no law of x in one column; leave out :{column}"
+        raise UserError("law", law, remedy, Code.UNSUPPORTED)
     if ties is not None:
-        found = tie(found, ties)
-    return found.in_column(column) if column else found  # last, so that the law's name reads as it was written
+        result = tie(result, ties)
+    return result.in_column(column) if column else result  # last, so that the law's name reads as it was written
 
 
 def _registered(asked: str, name: str) -> Law:
-    plain = name.replace("-", "").replace("_", "")  # multi_power is multipower
+    plain = name.replace("-", "").replace("_", "")  # multi_power means multipower
     name = next((n for n in REGISTRY if n.replace("_", "") == plain), name) if plain else name
     if name not in REGISTRY:
         raise UserError("law", asked, f"unknown; {choose(asked, sorted(REGISTRY))}, or FILE.py:NAME", Code.UNKNOWN)
@@ -129,7 +130,7 @@ def _registered(asked: str, name: str) -> Law:
 
 
 def _in_file(asked: str, file: Path, name: str, folder: str | Path | None) -> Law:
-    """Runs a Python file and takes a law of it, under the name by which it was asked for."""
+    """Runs a Python file and returns a law defined in it, named as it was requested."""
     places = [file] if folder is None else [file, Path(folder) / file]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -138,7 +139,7 @@ def _in_file(asked: str, file: Path, name: str, folder: str | Path | None) -> La
         module = python_file.run(path, f"_law_of_{path.stem}")
     except UserError as error:
         raise UserError("law", asked, f"{file} makes no law: {error}", error.code) from None
-    except (Exception, SystemExit) as error:  # whatever a user's file raises is one line to its author
+    except (Exception, SystemExit) as error:  # reduce whatever the user's file raises to one line
         raise UserError("law", asked, f"{file} fails: {type(error).__name__}: {error}", Code.DAMAGED) from None
     held = [key for key, value in vars(module).items() if isinstance(value, Law)]
     if name not in held:

@@ -20,10 +20,10 @@ from scaling.errors import Code, UserError
 Array = np.ndarray
 # a mapping of names to arrays, or a pandas table (not imported here: it costs half a second)
 Columns = Any
-# of a parameter: a slope in a logarithm, the least value of the response, a factor of a term, a positive number looked
-# for by its logarithm (a break, a batch size), or anything else (a shift, a curvature)
+# kinds of parameter: a slope in a logarithm, the least value of the response, a factor of a term, a positive number
+# fitted by its logarithm (a break, a batch size), or anything else (a shift, a curvature)
 Kind = Literal["exponent", "floor", "amplitude", "scale", "other"]
-# of the response: the loss of the runs, a loss on other data, an error rate, tokens, steps, or any other number
+# kinds of response: the loss of the runs, a loss on other data, an error rate, tokens, steps, or any other number
 Quantity = Literal["loss", "other_loss", "error", "tokens", "steps", "value"]
 
 
@@ -32,14 +32,14 @@ class Param:
     """One parameter of a law.
 
     Attributes:
-      name: as the formula writes it.
+      name: as written in the formula.
       unit: in words, for people.
       lower, upper: bounds of the fit.
       meaning: one line for people.
-      grid: the range in which starts look for it; a column's name means that column's range.
-      log: whether its logarithm is the coordinate of the fit, as of a positive scale.
-      kind: what it does in the formula.
-      dimensionless: a pure number such as epochs or a ratio; exponents need not say so.
+      grid: range of the starts; the name of a column means that column's range.
+      log: whether the fit uses its logarithm as coordinate, as for positive scales.
+      kind: its role in the formula.
+      dimensionless: a pure number such as epochs or a ratio; implied for exponents.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Param:
 
     @property
     def portable(self) -> bool:
-        """Whether its value means the same under another tokenizer or objective."""
+        """Whether its value has the same meaning under another tokenizer or objective."""
         return self.kind == "exponent" or self.dimensionless
 
 
@@ -72,14 +72,14 @@ class Term:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A hyperparameter that a law holds, and what the law says of it.
+    """A hyperparameter of a law: its best value, and the cost of other values.
 
     Attributes:
-      law: name of the law that is left at the best value; its parameters are among this one's.
-      column: of the hyperparameter.
+      law: name of the law that remains at the best value; its parameters are a subset of this one's.
+      column: column of the hyperparameter.
       best: (theta, columns of n rows) -> its best value, (n,) for theta (P,) and (S, n) for (S, P).
-      regret: (theta, columns of n rows, the hyperparameter's among them) -> the share by which the loss exceeds that at
-        the best value, (n,) or (S, n).
+      regret: (theta, columns of n rows, including the hyperparameter) -> relative increase of the loss over that at the
+        best value, (n,) or (S, n).
     """
 
     law: str
@@ -92,37 +92,37 @@ class Tuning:
 class Law:
     """A functional form: L = (floor + sum of terms) ** outer.
 
-    Construction raises UserError where the parts do not fit together.
+    Construction raises UserError where the parts are inconsistent.
 
     Attributes:
-      name: by which ``laws.get`` finds it.
+      name: as in ``laws.get``.
       formula: for people.
-      params: what papers print, in this order in every array of parameters.
+      params: parameters as in papers; arrays of parameters have this order.
       terms: the power terms; none for a ``smooth.Smooth``.
       source: the paper.
-      floor: the parameter that is the least value of the response; by default the one of kind ``floor``.
-      outer: the parameter that is the exponent of the whole.
-      default: the form that fits, allocations and designs take where none is named. Exactly one registered law.
+      floor: name of the parameter that is the least value of the response; by default the one of kind ``floor``.
+      outer: name of the parameter that is the exponent of the whole.
+      default: whether fits, allocations and designs use it where no law is named; true for exactly one law.
       in_all: whether ``--law=all`` fits it to a study.
-      quantity: what the table's column ``loss`` holds, for programs; ``response`` says it for people.
-      tuning: the hyperparameter that the law holds.
-      style: key of its colour and marker in figures; by default made of its name, so that no other law changes it.
-      form: its name without the column of a one-variable law: ``power`` of ``power:C``.
+      quantity: what the table's column ``loss`` holds, for programs; ``response`` describes it for people.
+      tuning: the law's hyperparameter, if any.
+      style: key of its colour and marker in figures; by default derived from its name, independent of other laws.
+      form: its name without the column of a one-variable law: ``power`` for ``power:C``.
       coordinates: the parameters of the power form where they differ from ``params`` (Kaplan), with ``to_power`` and
         ``from_power`` mapping (S, P) arrays between the two.
-      no_optimum: why a compute budget does not choose N, where it does not.
-      inputs: the table's columns where the terms' own are made of them by ``derive`` (logarithms in and out).
+      no_optimum: why a compute budget does not determine N, where it does not.
+      inputs: columns of the table where ``derive`` computes the terms' columns from them (logarithms in and out).
       balance: (A, alpha, B, beta) of A N^-alpha + B D^-beta where the terms do not show it.
-      explicit: the same law in its natural parameters, for holding one that is no coordinate.
-      example: plausible parameters, which the tests plant and recover.
+      explicit: the same law in its natural parameters, for fixing one that is not a coordinate.
+      example: plausible parameters, used by tests.
       signed: columns that may be zero or negative (mixture weights); all others must be positive.
-      steady: columns that may be the same in every row: a ratio to another column is what counts.
-      guess: natural values to start from for parameters without a ``grid``, from the columns and the losses.
-      starts_from: a law whose least-squares parameters on the same rows are such values.
-      curve: makes the columns of a law of learning curves from the learning rate of every step of a run, the steps
-        asked for (n,), and the step at which the warm-up ends.
-      slow: its derivatives come from JAX.
-      columns: of the table that it needs.
+      steady: columns that may be constant, as only their ratio to another column matters.
+      guess: natural starting values for parameters without a ``grid``, from the columns and the losses.
+      starts_from: name of a law whose least-squares parameters on the same rows are such values.
+      curve: computes the columns of a law of learning curves from the learning rates of all steps of a run, the
+        requested steps (n,), and the step at which the warm-up ends.
+      slow: whether its derivatives come from JAX.
+      columns: the table's columns that it needs.
     """
 
     name: str
@@ -158,26 +158,26 @@ class Law:
     columns: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        seen = dict.fromkeys(column for term in self.terms for column, _ in term.exponents)
+        columns = dict.fromkeys(column for term in self.terms for column, _ in term.exponents)
         floors = [p.name for p in self.params if p.kind == "floor"]
         if len(floors) > 1:
             raise UserError("params", ", ".join(floors), "a law has one floor at most", Code.CONFLICT)
         floor = self.floor or next(iter(floors), None)
         params = tuple(replace(p, kind="floor") if p.name == floor else p for p in self.params)
-        made = {
-            "columns": self.inputs or tuple(seen),
+        fields = {
+            "columns": self.inputs or tuple(columns),
             "coordinates": self.coordinates or params,
             "floor": floor,
             "params": params,
             "form": self.form or self.name,
             "style": zlib.crc32(self.name.encode()) if self.style is None else self.style,
         }
-        for name, value in made.items():
+        for name, value in fields.items():
             object.__setattr__(self, name, value)
         self._check()
 
     def _check(self) -> None:
-        """UserError names the field of this law that does not fit the others."""
+        """Raises a UserError that names a field inconsistent with the others."""
         if not self.params:
             raise UserError("params", "()", f"law {self.name} needs a parameter", Code.MISSING)
         if not self.columns:
@@ -216,12 +216,12 @@ class Law:
 
     @property
     def main_exponent(self) -> str:
-        """The parameter whose influence is reported: the first exponent, or the last parameter of a law without."""
+        """The parameter whose influence is reported: the first exponent, or the last parameter if there is none."""
         return next(iter(self.exponent_names), self.params[-1].name)
 
     @property
     def irreducible(self) -> str | None:
-        """The floor where it is the loss that no scale removes, in the unit of the loss; None for other floors."""
+        """The floor where it is the irreducible loss, in the unit of the loss; None for other floors."""
         return self.floor if self.quantity == "loss" and self.outer is None else None
 
     def in_column(self, column: str) -> Law:
@@ -285,12 +285,12 @@ class Law:
         """(A, alpha, B, beta) of the power form when one term falls with N alone and another with D alone."""
         if self.balance is not None:
             return self.balance(np.atleast_2d(self.vector(theta)))
-        found: dict[str, tuple[str, str | float]] = {}
+        powers: dict[str, tuple[str, str | float]] = {}
         for term in self.terms:
             if len(term.exponents) == 1:
                 column, e = term.exponents[0]
-                found[column] = (term.amplitude, e)
-        if len(self.terms) != 2 or set(found) != {"N", "D"}:
+                powers[column] = (term.amplitude, e)
+        if len(self.terms) != 2 or set(powers) != {"N", "D"}:
             return None
         p = self.power(np.atleast_2d(self.vector(theta)))
         position = {c.name: i for i, c in enumerate(self.coordinates)}
@@ -298,7 +298,7 @@ class Law:
         def get(key: str | float) -> Array:
             return p[:, position[key]] if isinstance(key, str) else np.full(len(p), float(key))
 
-        (a, alpha), (b, beta) = found["N"], found["D"]
+        (a, alpha), (b, beta) = powers["N"], powers["D"]
         return get(a), get(alpha), get(b), get(beta)
 
     def reducible_exponent(self, theta: Any) -> Array | None:
@@ -384,12 +384,12 @@ def ratio(name: str, meaning: str, grid: tuple[float, float], lower: float, unit
 
 
 def floor(name: str, meaning: str, unit: str = "loss") -> Param:
-    """What the terms are added to, never negative."""
+    """The constant that terms are added to, never negative."""
     return Param(name, unit, 0.0, float("inf"), meaning, kind="floor")
 
 
 def scale(name: str, unit: str, meaning: str, grid: tuple[float, float] | str, lower: float = 1e-12) -> Param:
-    """A positive number that is looked for by its logarithm."""
+    """A positive number that is fitted by its logarithm."""
     return Param(name, unit, lower, 1e30, meaning, grid, log=True, kind="scale")
 
 
@@ -398,5 +398,5 @@ E = floor("E", "loss that no scale removes (entropy plus what the recipe cannot 
 
 
 def variant(law: AnyLaw, name: str, **changes: Any) -> AnyLaw:
-    """A law made of ``law`` under a name of its own, which no default and no list of the registry means any more."""
+    """A changed copy of ``law`` under a new name, neither the default nor in ``--law=all``."""
     return replace(law, name=name, **{"form": "", "style": None, "default": False, "in_all": False, **changes})

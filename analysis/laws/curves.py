@@ -1,7 +1,7 @@
 """Learning curves: the loss at every step of a run as a function of its whole learning-rate schedule.
 
-``annealing_columns`` and ``multipower_columns`` make the laws' columns from a schedule, one row a step that is asked
-for; rows of several runs are concatenated. Step 0 is the first of the schedule, the linear warm-up included.
+``annealing_columns`` and ``multipower_columns`` compute the laws' columns from a schedule, one row per requested step;
+rows of several runs are concatenated. Step 0 is the first of the schedule, including the linear warm-up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NO = "it follows one size; N is not in it"
 def annealing_columns(rate: Array, at: Array, *, first: int = 0, memory: float = 0.999) -> dict[str, Array]:
     """S1 = sum of learning rates and S2 = annealing area with a momentum ``memory`` at the steps ``at`` (n,).
 
-    Changes before step ``first``, the warm-up, are no annealing.
+    Changes before step ``first``, during the warm-up, do not count as annealing.
     """
     drop = -np.diff(rate, prepend=rate[0])
     drop[:first] = 0.0
@@ -36,7 +36,7 @@ def annealing_columns(rate: Array, at: Array, *, first: int = 0, memory: float =
 def multipower_columns(rate: Array, at: Array, *, first: int = 0, bins: int = 64) -> dict[str, Array]:
     """S1 (n,) and the drops of the learning rate before each step: their sizes, rates and areas since, (n, bins).
 
-    Changes are kept one by one where there are at most ``bins`` of them, else merged into ``bins`` of near equal size.
+    At most ``bins`` changes are kept separate; more are merged into ``bins`` bins of nearly equal total change.
     """
     drop = -np.diff(rate, prepend=rate[0])
     total = np.cumsum(rate)
@@ -141,7 +141,7 @@ multipower = Smooth(
     signed=("drop", "span"),
     logs=_multipower,
     amplitudes=("A",),
-    # the published coefficients are of sums over the whole run, the rise of the warm-up (a negative drop) included
+    # the published coefficients use sums over the whole run, including the warm-up's rise (a negative drop)
     curve=lambda rate, at, first: multipower_columns(rate, at),
     no_optimum=_NO,
     example={"L0": 2.6, "A": 0.6, "alpha": 0.45, "B": 440.0, "C": 2.1, "beta": 0.6, "gamma": 0.65},

@@ -1,4 +1,4 @@
-"""What the data are: transfer, mixtures, several modalities, a teacher."""
+"""Laws of the data: transfer, mixtures, several modalities, distillation."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _mixture(domains: int) -> Smooth:
 
     def guess(columns: Columns, loss: Array) -> dict[str, float]:
         r = np.stack([np.asarray(columns[k], dtype=np.float64) for k in names], 1)
-        found = np.linalg.lstsq(r, np.log(loss - 0.7 * loss.min()), rcond=None)[0]
-        return {f"t{i}": float(v) for i, v in enumerate(found, 1)}
+        coefficients = np.linalg.lstsq(r, np.log(loss - 0.7 * loss.min()), rcond=None)[0]
+        return {f"t{i}": float(v) for i, v in enumerate(coefficients, 1)}
 
     params = (floor("c", "loss that no mixture removes"),)
     params += tuple(Param(f"t{i}", "log loss", -30.0, 30.0, f"effect of domain {i}") for i in range(1, domains + 1))

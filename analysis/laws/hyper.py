@@ -1,4 +1,4 @@
-"""Learning rate, batch and steps: laws of the best ones, and the loss as a function of them."""
+"""Learning rate, batch and steps: laws of their best values, and of the loss as a function of them."""
 
 from __future__ import annotations
 
@@ -96,9 +96,9 @@ def _lr_guess(columns: Columns, loss: Array) -> dict[str, float]:
     mid = x.mean(1, keepdims=True)
     lr, n, d = x - mid
     design = np.stack([np.ones_like(lr), n, d, n * n, n * d, d * d, lr, lr * lr, lr * n, lr * d], 1)
-    found = np.linalg.lstsq(design, np.log(loss), rcond=None)[0]
-    h = max(float(found[7]), 1e-3)
-    at, p, q = (float(-v / (2 * h)) for v in found[[6, 8, 9]])
+    coefficients = np.linalg.lstsq(design, np.log(loss), rcond=None)[0]
+    h = max(float(coefficients[7]), 1e-3)
+    at, p, q = (float(-v / (2 * h)) for v in coefficients[[6, 8, 9]])
     k = float(np.exp(np.clip(at + mid[0, 0] - p * mid[1, 0] - q * mid[2, 0], -60, 60)))
     return {"h": h, "k": k, "p": float(np.clip(p, -5, 5)), "q": float(np.clip(q, -5, 5))}
 
@@ -117,7 +117,7 @@ def best_learning_rate(theta: Any, n: Any, d: Any) -> Array:
 
 
 def regret(theta: Any, columns: Columns) -> Array:
-    """The share by which a cell's loss exceeds that at its best learning rate, (n,) or (S, n)."""
+    """Relative increase of the loss over that at the best learning rate, (n,) or (S, n)."""
     (h,) = _of_lr(theta, "h")
     best = np.atleast_2d(best_learning_rate(theta, columns["N"], columns["D"]))
     out = np.expm1(h * np.log(np.atleast_1d(np.asarray(columns["learning_rate"])) / best) ** 2)

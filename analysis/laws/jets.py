@@ -91,7 +91,7 @@ def _chain(x: Jet, f: Any, f1: Any, f2: Any) -> Jet:
 
 
 def variable(v: Any, index: int) -> Jet:
-    """The coordinate number ``index`` itself."""
+    """The coordinate number ``index`` as a jet."""
     return Jet(v, {index: 1.0}, {})
 
 
@@ -122,7 +122,7 @@ _softplus = _lift(lambda v: np.logaddexp(0.0, v), lambda v, f: ((s := _sigmoid(v
 
 
 def logaddexp(a: Any, b: Any) -> Any:
-    """log(exp(a) + exp(b)); either may be plain."""
+    """log(exp(a) + exp(b)); either may be a plain array."""
     if not isinstance(a, Jet) and not isinstance(b, Jet):
         return np.logaddexp(a, b)
     return a + _softplus(b - a)
@@ -145,12 +145,12 @@ def compose(x: tuple[Jet, ...], f: Any, f1: list[Any], f2: dict[tuple[int, int],
 
 
 def minimum(a: Any, b: Any) -> Any:
-    """The smaller of the two; derivatives are those of the one taken."""
+    """The smaller of the two, with its derivatives."""
     return _either(_value(a) <= _value(b), a, b)
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """The larger of the two."""
+    """The larger of the two, with its derivatives."""
     return _either(_value(a) >= _value(b), a, b)
 
 

@@ -1,4 +1,4 @@
-"""Laws of parameters N and tokens D: what a compute budget is split by."""
+"""Laws of parameters N and tokens D, which determine how to split a compute budget."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _kaplan_power(theta: Array) -> Array:
 def _kaplan_natural(power: Array) -> Array:
     a, b, p, q = power.T
     with np.errstate(divide="ignore", over="ignore"):
-        # Nc of a term that the data do not show runs off to infinity: it stops at the largest number that JSON holds
+        # Nc of a term that the data do not identify goes to infinity: cap it at the largest number that JSON can hold
         return np.stack([np.exp(np.minimum(np.log(a) / p, _LARGEST)), b, p * q, q], 1)
 
 

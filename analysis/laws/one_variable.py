@@ -1,4 +1,4 @@
-"""Laws of one variable: ``power:C`` is the law in column C. What N or D to take for a budget they do not say."""
+"""Laws of one variable: ``power:C`` is the law in column C. They do not determine N or D for a budget."""
 
 from __future__ import annotations
 

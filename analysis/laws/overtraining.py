@@ -8,7 +8,7 @@ from analysis.laws.base import Array, E, Law, Term, amplitude, exponent
 
 
 def _compute(logs: dict[str, Array]) -> dict[str, Array]:
-    """C = 6 N D and M = D / N as the two columns that the terms fall with: C / M and C M."""
+    """The columns C / M and C M of the terms, from C = 6 N D and M = D / N."""
     return {"C/M": np.log(6) + 2 * logs["N"], "C M": np.log(6) + 2 * logs["D"]}
 
 

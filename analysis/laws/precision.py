@@ -1,4 +1,4 @@
-"""Training in few bits."""
+"""Training in low precision."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Published laws: coefficients that were read in the source's own repository or data, or recomputed from it.
+"""Published laws: coefficients read in the source's own repository or data, or recomputed from it.
 
-Each entry says where its numbers stand and how they were verified; numbers from memory have no place here.
-``mark``: ``read`` = read in the source's own files; ``reproduced`` = the fit was made again from the runs that were
-published and gave these numbers; a note says what did not come out.
+Each entry gives the place of its numbers and how they were verified; none is from memory. ``mark``: ``read`` in the
+source's own files, or ``reproduced``: refitting the published runs gave these numbers. A note names what could not be
+reproduced.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Published(Value):
     """Coefficients of a published law; an exponent alone where no amplitude is known.
 
     Attributes:
-      law: its form, by a name that ``laws.get`` takes.
-      where: the file in which the numbers stand.
+      law: its form, by a name for ``laws.get``.
+      where: the file with the numbers.
       mark: how they were verified.
-      runs: the set of reference runs that it belongs to.
-      intervals: the published 95 % ones.
+      runs: the set of reference runs to which it belongs.
+      intervals: the published 95 % intervals.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Published(Value):
 
     @property
     def complete(self) -> bool:
-        """Whether every coefficient of the law is there, so that it predicts."""
+        """Whether every coefficient of the law is known, so that it can predict."""
         return set(self.params) == set(laws.get(self.law).names)
 
     def predict(self, columns: Columns) -> np.ndarray:
@@ -58,7 +58,7 @@ class Published(Value):
 _BESIROGLU = "epoch-research/analyzing-chinchilla, data_analysis.ipynb"
 _STEPLAW = "step-law/steplaw, mean of data/1004_fitted_lr_bs_scaling_model_parameters.csv"
 _PORIAN = "formll/resolving-scaling-law-discrepancies, fit_results of summary_df*.pickle.xz"
-# exponent of N_opt ~ C^a with the 95 % of their seed-noise bootstrap where it was read
+# exponent of N_opt ~ C^a, with the 95 % interval of their seed-noise bootstrap where it is available
 _PORIAN_EXPONENTS: dict[str, tuple[float, tuple[float, float] | None]] = {
     "rw-kaplan": (0.835, (0.824, 0.846)),
     "rw-last-layer": (0.706, (0.692, 0.717)),
@@ -252,7 +252,7 @@ def get(name: str) -> Published:
 
 
 def of(law: str | laws.Law) -> list[Published]:
-    """Published coefficients of a functional form, ``growth`` standing for ``growth:C`` too."""
+    """Published coefficients of a functional form; ``growth`` includes ``growth:C``."""
     form = laws.get(law).form
     return [p for p in REGISTRY.values() if laws.get(p.law).form == form]
 
@@ -260,14 +260,14 @@ def of(law: str | laws.Law) -> list[Published]:
 def beside(
     law: str | laws.Law, intervals: Mapping[str, Interval], *, same_loss: bool = True
 ) -> tuple[PublishedFit, ...]:
-    """Every published fit of a form beside a fit made here.
+    """Compares a fit with every published fit of the same form.
 
-    Fits on other runs may differ without a fault of either. Parameters held fixed here are left out.
+    Fits of other runs may differ without either being wrong. Parameters that are fixed here are left out.
 
     Args:
-      law: the fitted law; one of one variable is compared in the same column only.
+      law: the fitted law; a law of one variable is compared in the same column only.
       intervals: of the fitted parameters, by name.
-      same_loss: False for another tokenizer or objective: only parameters that do not depend on it (``portable``).
+      same_loss: False for another tokenizer or objective: compares only parameters independent of it (``portable``).
 
     Returns:
       One value for each published fit that has a parameter to compare.

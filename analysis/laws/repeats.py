@@ -1,4 +1,4 @@
-"""Repeated data: tokens seen again, and parameters beyond what the unique tokens feed, are worth less each time."""
+"""Repeated data: repeated tokens, and parameters in excess of the unique tokens, have diminishing value."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from analysis.laws.smooth import Smooth, Value
 
 
 def _worth(m: Any, log_unique: Any, repeats: Any, half: Any) -> Any:
-    """log of U (1 + R* (1 - exp(-R / R*))): what R repetitions of U are worth."""
+    """log of U (1 + R* (1 - exp(-R / R*))): the effective amount of U repeated R times."""
     return log_unique + m.log1p(-half * m.expm1(-repeats / half))
 
 
 def _repeats(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
     log_n, log_u = m.log(c["N"]), m.log(m.minimum(c["U"], c["D"]))
     log_d = _worth(m, log_u, m.maximum(c["D"] / c["U"] - 1.0, 0.0), p["R_D"])
-    # the N that U tokens of one epoch feed best: D_opt = U on Chinchilla's frontier
+    # the compute-optimal N for one epoch of U tokens: D_opt = U on Chinchilla's frontier
     log_g = (m.log(p["alpha"] * p["A"]) - m.log(p["beta"] * p["B"])) / (p["alpha"] + p["beta"])
     fed = m.minimum(p["beta"] / p["alpha"] * (log_u + log_g) + log_g, log_n)
     log_np = _worth(m, fed, m.exp(log_n - fed) - 1.0, p["R_N"])
@@ -50,6 +50,6 @@ repeats = Smooth(
     steady=("U",),  # one corpus, read for less than an epoch and for many
     logs=_repeats,
     starts_from="chinchilla",
-    balance=_balance,  # of data without limit; with U tokens `allocate` searches
+    balance=_balance,  # for unlimited data; with U unique tokens `allocate` searches
     example={"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353, "beta": 0.353, "R_D": 15.4, "R_N": 5.3},
 )

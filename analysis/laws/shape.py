@@ -1,4 +1,4 @@
-"""Width and depth apart."""
+"""Width and depth as separate variables."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Laws that are no sum of power terms: a formula once, in any array library; derivatives exact by ``engine.jets``.
+"""Laws that are not sums of power terms: one formula for any array library, with exact derivatives by ``laws.jets``.
 
 A formula ``logs(m, p, c)`` gets a library ``m`` with numpy's names (numpy, ``jets`` or jax.numpy), parameters ``p`` by
 name (those that are not amplitudes) and columns ``c`` by name, and returns a dictionary of
 
-    the name of an amplitude -> the logarithm of what it multiplies
-    "*" -> the logarithm of a factor of everything
+    the name of an amplitude -> the logarithm of the factor that it multiplies
+    "*" -> the logarithm of a factor of the whole loss
     "+" -> a part of the loss that no amplitude multiplies and that may be negative
     any other name -> the logarithm of a term without amplitude
 
-so that L = exp(*) (known + floor + sum of signed amplitudes times exp(their logs) + terms without amplitude). What is
-absent is absent; a law of "*" alone has the rest equal to one. Amplitudes of a fixed formula come from variable
-projection, so that starts need a grid over the other parameters only.
+so that L = exp(*) (known + floor + sum of signed amplitudes times exp(their logs) + terms without amplitude). Missing
+entries do not contribute; for a law of "*" alone the rest is one. Starts get the amplitudes from variable projection
+and need a grid over the other parameters only.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from analysis.laws.base import Array, Columns, Law, Param, variant
 from scaling.errors import Code, UserError
 
-Value = Any  # an array of numpy or jax.numpy, or a jet
+Value = Any  # an array of numpy or jax.numpy, or a jet (``laws.jets``)
 Formula = Callable[[Any, Mapping[str, Value], Mapping[str, Value]], dict[str, Value]]
 QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore", "under": "ignore"}
 
@@ -35,11 +35,11 @@ class Smooth(Law):
     """A law given by a formula.
 
     Attributes:
-      logs: the formula (see the module). That of a ``slow`` law sees one parameter set at a time, and its columns may
-        have more axes after the rows.
+      logs: the formula (see the module docstring). A ``slow`` law gets one parameter set at a time, and its columns may
+        have further axes after the rows.
       amplitudes: parameters that enter linearly.
-      negative: those of them that are subtracted.
-      ordered: puts interchangeable parts of parameters (S, P) into one order.
+      negative: amplitudes that are subtracted.
+      ordered: puts interchangeable parts of parameters (S, P) into a unique order.
     """
 
     _: KW_ONLY
@@ -80,7 +80,7 @@ class Smooth(Law):
         )
 
     def arrays(self, columns: Columns) -> dict[str, Array]:
-        """The law's columns as float64 with rows first. UserError for a missing or impossible one."""
+        """The law's columns as float64 with rows first. UserError for a missing or invalid one."""
         out = {}
         for name in self.columns:
             if name not in columns:
@@ -112,20 +112,20 @@ class Smooth(Law):
     def value(self, p: Any, c: Mapping[str, Array], n: int) -> Array:
         """The formula in numpy for natural parameters in the order of ``names``."""
         by_name = dict(zip(self.names, p))
-        found = self.logs(np, {k: by_name[k] for k in self.nonlinear}, c)
+        logs = self.logs(np, {k: by_name[k] for k in self.nonlinear}, c)
         total, empty = np.zeros(n), True
-        if "+" in found:
-            total, empty = total + found["+"], False
+        if "+" in logs:
+            total, empty = total + logs["+"], False
         if self.floor:
             total, empty = total + by_name[self.floor], False
-        for name, log in found.items():
+        for name, log in logs.items():
             if name in ("*", "+"):
                 continue
             size = by_name[name] if name in self.amplitudes else 1.0
             total, empty = total + (-size if name in self.negative else size) * np.exp(log), False
         if empty:
             total = total + 1.0
-        return total * np.exp(found["*"]) if "*" in found else total
+        return total * np.exp(logs["*"]) if "*" in logs else total
 
 
 def of_power(law: Law) -> Smooth:
@@ -170,12 +170,12 @@ _TIE = re.compile(r"(\w+)\s*=\s*(?:([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s
 
 
 def tie(law: Law, text: str) -> Law:
-    """The law with parameters equal to others: ``beta=alpha``, ``beta=0.8*alpha``, several after commas.
+    """The law with tied parameters: ``beta=alpha``, ``beta=0.8*alpha``, several separated by commas.
 
-    Only parameters that are no amplitude and no floor may be tied.
+    Amplitudes and floors cannot be tied.
 
     Raises:
-      UserError: what may be tied.
+      UserError: a tie that is not allowed; the message lists the parameters that can be tied.
     """
     form = law if isinstance(law, Smooth) else law.explicit or of_power(law)
     assert isinstance(form, Smooth)
@@ -216,7 +216,7 @@ def tie(law: Law, text: str) -> Law:
 
 
 def _ties(text: str, names: tuple[str, ...]) -> dict[str, tuple[float, str]]:
-    """{tied parameter: (factor, the parameter that carries it)}, of ``names`` alone."""
+    """{tied parameter: (factor, the parameter it follows)}, both in ``names``."""
     ties: dict[str, tuple[float, str]] = {}
     for item in text.split(","):
         match = _TIE.fullmatch(item.strip())

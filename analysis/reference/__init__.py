@@ -1,7 +1,7 @@
 """Published runs as package data: tables whose licence allows it, each with its source, licence and conventions.
 
-A set is one ``NAME.toml`` here (see ``Source``) and the table that it names. ``load("gadre")`` gives the rows as a law
-takes them, under the selection that the set recommends; ``frame`` the table as it is. In the shell a set is written
+A set is a ``NAME.toml`` here (see ``Source``) and the table that it names. ``load("gadre")`` returns runs ready for
+fitting, in the selection that the set recommends; ``frame`` returns the unchanged table. In the shell a set is written
 ``reference:NAME``.
 
 Example:
@@ -23,7 +23,7 @@ import msgspec
 
 from scaling.errors import Code, UserError
 
-if TYPE_CHECKING:  # pandas is loaded when a table is
+if TYPE_CHECKING:  # pandas is imported only when a table is loaded
     import pandas as pd
 
     from analysis.laws import Law
@@ -34,18 +34,18 @@ PREFIX = "reference:"
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where a set of runs comes from, under which licence, and how its table is meant.
+    """The origin of a set of runs, its licence, and how to read its table.
 
     Attributes:
-      title: what was trained, in a line.
-      paper, arxiv, url: who published it, and the repository of the data.
+      title: what was trained, in one line.
+      paper, arxiv, url: the publication, and the repository of the data.
       licence: its SPDX name; ``copyright`` names the holders.
-      changes: what was done to the original data.
-      table: the file here.
-      law: the law that describes the recommended rows; None where this package has none.
+      changes: changes made to the original data.
+      table: the file in this folder.
+      law: the law for the recommended rows; None where this package has none.
       where, dataset, columns, warmup: the recommended arguments of ``analysis.table.runs.load``.
       conventions: what N, D, C and loss mean.
-      fields: what other columns mean, where their names do not say it.
+      fields: what other columns mean, where their names do not tell.
     """
 
     title: str
@@ -90,14 +90,14 @@ def path(name: str) -> Path:
 
 
 def frame(name: str) -> pd.DataFrame:
-    """The table of a set as it is, every row and column. UserError as for ``source``."""
+    """The unchanged table of a set, with all rows and columns. UserError as for ``source``."""
     import pandas as pd
 
     return pd.read_csv(path(name))
 
 
 def find(path: str | Path) -> Source | None:
-    """The set that a path such as ``reference:gadre`` means; None of any other path. UserError as for ``source``."""
+    """The set named by a path such as ``reference:gadre``; None for any other path. UserError as for ``source``."""
     return source(str(path)) if str(path).startswith(PREFIX) else None
 
 
@@ -111,20 +111,20 @@ def load(
     law: str | Law | None = None,
     warmup: int | None = None,
 ) -> Runs:
-    """The runs of a set: what is not given is what the set recommends.
+    """The runs of a set, with its recommended arguments as defaults.
 
     Args:
-      name: one of ``names()``, with or without ``reference:`` before it.
-      where: which rows; the empty string takes all of them.
+      name: one of ``names()``, with or without the prefix ``reference:``.
+      where: which rows; the empty string selects all of them.
       dataset, n, law, warmup: as in ``analysis.table.runs.load``.
-      columns: as there; put over the recommended ones, name by name.
+      columns: as there; they override the recommended ones, name by name.
 
     Returns:
       A table of runs whose ``source`` is ``reference:NAME``.
 
     Raises:
-      UserError: no such set (``UNKNOWN``), a set that no law here describes and no ``law`` is given (``UNSUPPORTED``),
-        or what ``analysis.table.runs.load`` refuses.
+      UserError: no such set (``UNKNOWN``), no ``law`` given for a set without one (``UNSUPPORTED``), or an error of
+        ``analysis.table.runs.load``.
     """
     from analysis import laws
     from analysis.table import runs as tables
@@ -134,7 +134,7 @@ def load(
     wanted = meant.law if law is None else laws.get(law)
     if wanted is None:
         raise UserError("reference", name, "no law here describes it; frame(NAME) has its table", Code.UNSUPPORTED)
-    found = tables.load(
+    runs = tables.load(
         FOLDER / meant.table,
         where=(meant.where if where is None else where) or None,
         dataset=dataset or meant.dataset,
@@ -143,4 +143,4 @@ def load(
         law=wanted,
         warmup=meant.warmup if warmup is None and laws.get(wanted).name == meant.law else warmup,
     )
-    return dataclasses.replace(found, source=PREFIX + name)
+    return dataclasses.replace(runs, source=PREFIX + name)

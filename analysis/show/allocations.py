@@ -1,4 +1,4 @@
-"""What to train, for people: the numbers of an allocation, what they stand on, and what is wrong with them."""
+"""Allocations as text: the numbers, the assumptions behind them, and warnings."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ QUANTITIES = {"N": "N", "D": "D", "tokens_per_parameter": "D/N", "flops": "FLOPs
 
 
 def allocation(answer: Allocation, law: str, more: Sequence[str] = ()) -> list[str]:
-    """Lines of an allocation by the law of that name.
+    """Lines of text of an allocation.
 
     Args:
-      more: lines that follow its numbers, such as the recipe there.
+      law: name of the law.
+      more: lines that follow the numbers, such as the recipe there.
     """
     lines = [
         f"{law}, {percent(answer.level)} intervals, {answer.extrapolation_ratio:.3g} times the largest fitted compute",
@@ -31,7 +32,7 @@ def allocation(answer: Allocation, law: str, more: Sequence[str] = ()) -> list[s
             f"loss{optimum} (t scales, in the intervals)"
         )
     lines += more
-    half, twice = answer.sensitivity.half_N, answer.sensitivity.double_N  # below zero where a condition binds
+    half, twice = answer.sensitivity.half_N, answer.sensitivity.double_N  # negative where a condition binds
     lines.append(f"  at this compute half of N changes the loss by {half:+.2%}, twice N by {twice:+.2%}")
     lines += _conditions(answer)
     counted = meaning(answer.conventions).get("N", "not said")

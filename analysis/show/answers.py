@@ -1,6 +1,6 @@
-"""What the decisions say, in sentences: allocations, forecasts and their outcomes, comparisons, next cells.
+"""Sentences about decisions: allocations, forecasts and their outcomes, comparisons, next cells.
 
-Extends ``sentences.sentence`` by the types of ``analysis.decide``, of which a fit needs none.
+Registers the types of ``analysis.decide`` with ``sentences.sentence``; a fit alone needs none of them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from analysis.table import seal
 @sentence.register
 def _(w: allocate.Extrapolation) -> str:
     held = {
-        "all": "; the intervals hold a term for that, the discrepancy",
-        "loss": "; the interval of the loss holds a term for that, those of N and D do not",
-        "none": ", which no interval here holds",
+        "all": "; the intervals include a term for that, the discrepancy",
+        "loss": "; the interval of the loss includes a term for that, those of N and D do not",
+        "none": ", which no interval here includes",
     }[w.held]
     forced = "; forced" if w.forced else ""
     return (
@@ -40,11 +40,11 @@ def _(w: allocate.OpenDraws) -> str:
 
 @sentence.register
 def _(w: allocate.WideInterval) -> str:
-    return f"these runs say nothing of {w.quantity}: {span(w.lo, w.hi, lambda v: f'{v:.2g}')}; forced"
+    return f"these runs do not determine {w.quantity}: {span(w.lo, w.hi, lambda v: f'{v:.2g}')}; forced"
 
 
 def cost_words(cost: Literal["6ND", "by_size", "function"]) -> str:
-    """What C is in an allocation."""
+    """The meaning of C in an allocation."""
     return {
         "6ND": "C = 6ND on the N of the fit",
         "by_size": "exact FLOPs per token by size; between and beyond the sizes the surplus over 6N follows a power "
@@ -66,13 +66,13 @@ def _(_: spending.FixedRatio) -> str:
 @sentence.register
 def _(condition: spending.UniqueTokens) -> str:
     if condition.binds:
-        return "D stops at the unique tokens and the rest goes into N: this law says nothing of repeats"
+        return "D stops at the unique tokens and the rest goes into N: this law does not model repeats"
     return "the optimum needs no repeats"
 
 
 @sentence.register
 def _(condition: spending.Repeats) -> str:
-    return f"{condition.epochs:.3g} epochs of the unique tokens, by the law's own worth of a repeat"
+    return f"{condition.epochs:.3g} epochs of the unique tokens, by the law's own value of repeated tokens"
 
 
 @sentence.register
@@ -92,7 +92,7 @@ def _(_: spending.DeviceHours) -> str:
 
 
 def forecaster(who: seal.Forecaster) -> str:
-    """A law or the naive rival, and the N that it is of."""
+    """Name of a law or of the naive rival, with its count of N."""
     return f"{'naive' if who.law is None else who.law} on {count_word(who.n)} N"
 
 
@@ -106,7 +106,7 @@ def _(sealing: forecast.Sealing) -> str:
 
 @sentence.register
 def _(power: seal.Power) -> str:
-    """What the outcomes can be expected to show, were one of the laws true."""
+    """What the outcomes can be expected to show if one of the laws is true."""
     named = (
         f"{plural(power.cells, 'held-out cell')} would name the true law, were it one of these, with probability "
         f"{power.chosen:.0%} (chance {power.chance:.0%})"
@@ -149,7 +149,7 @@ def outcome(dataset: str, ranking: Sequence[forecast.Ranked]) -> str:
 
 @sentence.register
 def _(score: forecast.Score) -> str:
-    """Every data set's outcome, and how many sealed cells are still open."""
+    """The outcome of each data set, and the number of sealed cells that are not finished."""
     said = [outcome(dataset, scored.ranking) for dataset, scored in score.datasets.items()]
     if count := len(score.waiting):
         said.append(f"{plural(count, 'sealed cell')} {'is' if count == 1 else 'are'} not finished yet.")
@@ -158,7 +158,7 @@ def _(score: forecast.Score) -> str:
 
 @sentence.register
 def _(check: entropy.EntropyCheck) -> str:
-    """Losses, and each fitted floor, against the exact entropy of the source."""
+    """Losses and fitted floors against the exact entropy of the source."""
     exact = loss(check.entropy)
     if check.below:
         text = (
@@ -190,14 +190,14 @@ OFFERS = {
 }
 
 
-def pair(quantity: str, found: compare.Pair) -> str:
-    """The difference of a quantity between two fits and what it shows."""
-    words = interval(found.difference)
-    return f"{quantity}: {found.one} - {found.two} = {words}: {OUTCOMES[found.outcome]} (margin {found.margin:g})."
+def pair(quantity: str, result: compare.Pair) -> str:
+    """The difference of a quantity between two fits, and the outcome of the test."""
+    words = interval(result.difference)
+    return f"{quantity}: {result.one} - {result.two} = {words}: {OUTCOMES[result.outcome]} (margin {result.margin:g})."
 
 
 def loss_words(name: compare.LossName) -> str:
-    """Which loss it is: a term and its unit, or a table's column."""
+    """Name of a loss: a term and its unit, or a table's column."""
     if name.term is None:
         return f"column {name.column}" if name.unit is None else f"column {name.column}, {name.unit}"
     return name.term if name.unit is None else f"{name.term}, {name.unit}"
@@ -233,7 +233,7 @@ def _(why: compare.NotBytes) -> str:
 
 @sentence.register
 def _(why: compare.NoCost) -> str:
-    return f"the runs of {why.law} do not say what they cost"
+    return f"the cost of the runs of {why.law} is not known"
 
 
 @sentence.register
@@ -269,16 +269,16 @@ def _(expected: ExpectedPrecision) -> str:
         return "too few runs to fit the law at all"
     widths = {name: width for name, width in expected.half_widths.items() if width is not None}
     floor = laws.get(expected.prior.law).floor
-    each = ", ".join(f"{name} ±{width:.2g}{' of itself' if name == floor else ''}" for name, width in widths.items())
+    listed = ", ".join(f"{k} ±{width:.2g}{' of itself' if k == floor else ''}" for k, width in widths.items())
     a = widths["a"]
     unknown = "" if expected.identifies_a else " or more: a is not identified"
-    return f"{each}; it cannot tell a = 0.50 from {0.5 + a:.2f}{unknown}"
+    return f"{listed}; it cannot tell a = 0.50 from {0.5 + a:.2f}{unknown}"
 
 
 @sentence.register
 def _(prior: Prior) -> str:
-    each = ", ".join(f"exponent of {column} {value:g}" for column, value in prior.exponents.items())
+    listed = ", ".join(f"exponent of {column} {e:g}" for column, e in prior.exponents.items())
     return (
-        f"prior: {prior.law} with {each}, each term {prior.share:.0%} of the floor at the centre of the cells; noise "
+        f"prior: {prior.law} with {listed}, each term {prior.share:.0%} of the floor at the centre of the cells; noise "
         f"{prior.noise:.2%} a run, half of its variance shared by a stem"
     )

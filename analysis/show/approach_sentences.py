@@ -1,4 +1,4 @@
-"""What approaches 1, 2 and 3 to the compute-optimal allocation say, in sentences (``check.approaches``)."""
+"""Sentences about approaches 1, 2 and 3 to the compute-optimal allocation (``check.approaches``)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def approach_name(approach: Approach) -> str:
 
 
 def approach_method(approach: Approach) -> str:
-    """Where an approach takes its optima from."""
+    """The source of an approach's optima."""
     if approach.mode == "isoflop":
         return "isoFLOP groups of the table, as they are"
     if approach.mode == "grid":
@@ -42,7 +42,7 @@ def approach_method(approach: Approach) -> str:
 
 
 def approach_scheme(approach: Approach) -> str:
-    """How its intervals were made; empty where it has none."""
+    """How the intervals were made; empty where there are none."""
     if approach.scheme is None:
         return ""
     freedom = "" if approach.df is None else f", {approach.df:g} degrees of freedom"
@@ -50,7 +50,7 @@ def approach_scheme(approach: Approach) -> str:
 
 
 def approach_notes(approach: Approach) -> list[str]:
-    """What a reader of its numbers should know besides."""
+    """Further notes on the numbers of an approach."""
     notes, edges = [], sum(point.edge for point in approach.points)
     if edges:
         notes.append(
@@ -84,7 +84,7 @@ def why_not(why: AnyReason) -> str:
 
 
 def compared(result: Approaches) -> str:
-    """Whether the approaches agree, a sentence for each pair of them."""
+    """Whether the approaches agree, one sentence per pair."""
     return " ".join(_pair(result, pair) for pair in result.pairs)
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people write them: counts, FLOPs, levels, intervals. No matplotlib, so that a verb prints without it."""
+"""Numbers as text: counts, FLOPs, levels, intervals. Does not import matplotlib, so that printing is fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 Text = Callable[[float], str]
-_NUMBER = re.compile(r"[-+]?[\d.][\d.,e+%-]*|-?")  # of a table's cell, or a dash or nothing for none
+_NUMBER = re.compile(r"[-+]?[\d.][\d.,e+%-]*|-?")  # text of a table's cell; a dash or nothing for None
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -69,11 +69,11 @@ def interval(cell: Cell | None, text: Text = number, reason: str = "not identifi
     """A number with its interval, as ``0.399 [0.333, 0.476]``.
 
     Args:
-      text: how one number is written.
-      reason: stands where there is no number, and why there is no interval where both ends are open.
+      text: formats a number.
+      reason: replaces a missing number, and explains a missing interval where both ends are open.
 
     Returns:
-      An end that the runs leave open is ``open``; a number whose ends are equal was ``given``.
+      The text; an open end is written ``open``, and a number whose ends are equal was ``given``.
     """
     if cell is None or cell.value is None:
         return reason
@@ -102,7 +102,7 @@ def some(names: tuple[str, ...] | list[str], most: int = 5) -> str:
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """Lines of a table whose first row are its titles. Columns of numbers are aligned on the right."""
+    """Lines of a table whose first row holds the titles. Columns of numbers are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     numbers = [all(map(_NUMBER.fullmatch, column)) and len(column) > 0 for column in zip(*rows[1:])]
     numbers = numbers or [False] * len(widths)

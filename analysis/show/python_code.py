@@ -155,20 +155,20 @@ def _power(law: Law, symbols: Mapping[str, _Symbol], columns: Mapping[str, _Symb
 
 def _smooth(law: Smooth, symbols: Mapping[str, _Symbol], columns: Mapping[str, _Symbol]) -> _Symbol:
     """A law given by its formula: ``Smooth.value`` on symbols."""
-    found = law.logs(_Numpy(), {name: symbols[name] for name in law.nonlinear}, columns)
-    total: Any = found.get("+", 0)
+    logs = law.logs(_Numpy(), {name: symbols[name] for name in law.nonlinear}, columns)
+    total: Any = logs.get("+", 0)
     if law.floor:
         total = total + symbols[law.floor]
-    for name, log in found.items():
+    for name, log in logs.items():
         if name in ("*", "+"):
             continue
         part = _call("exp", log)
         if name in law.amplitudes:
             part = symbols[name] if _is(log, 0) else symbols[name] * part
         total = total - part if name in law.negative else total + part
-    if "*" not in found:
+    if "*" not in logs:
         return total
-    factor = _call("exp", found["*"])
+    factor = _call("exp", logs["*"])
     return factor if _is(total, 0) else total * factor
 
 

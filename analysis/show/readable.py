@@ -1,4 +1,4 @@
-"""Answers that print as text: what ``Fit.optimal`` and ``analysis.compare`` return."""
+"""Results of ``Fit.optimal`` and ``analysis.compare``, which print as text."""
 
 from __future__ import annotations
 

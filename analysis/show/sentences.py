@@ -1,7 +1,7 @@
-"""What a fit says, in sentences: its warnings and remedies, its verdict, and what its numbers mean.
+"""Sentences about a fit: its warnings and remedies, its verdict, and the meaning of its numbers.
 
-Every value of ``analysis.card`` that a reader needs explained has its sentence here, found by type. Programs read the
-values; nothing reads these sentences.
+Every value of ``analysis.card`` that needs explaining has its sentence here, chosen by type. Programs read the values,
+never these sentences.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SEEDS_SOURCE = "moderated as in Smyth 2004 (doi 10.2202/1544-6115.1027)"
 
 @singledispatch
 def sentence(said: object) -> str:
-    """What a value of a card says, and what to do about it.
+    """The sentence for a value of a card, with a remedy where there is one.
 
     Args:
       said: a warning, a dropped row, a scheme, a discrepancy, weights, an evaluation error or a published fit.
@@ -224,7 +224,7 @@ def _(w: card.Diverged) -> str:
 def _(w: card.Heteroscedastic) -> str:
     return (
         f"residuals of the half of the runs with more compute are {w.ratio:.2g} times those of the other half: check "
-        "the recipes of those that scatter, or weight rows by what seeds say of their noise (--weights=seeds)"
+        "the recipes of those that scatter, or weight rows by the noise between their seeds (--weights=seeds)"
     )
 
 
@@ -270,8 +270,8 @@ def _(w: card.StemEffects) -> str:
 @sentence.register
 def _(w: card.Refuted) -> str:
     return (
-        f"the form is refuted on these runs: it misses by more than seeds differ (F {w.F:.1f} on {w.df1} and {w.df2} "
-        f"degrees of freedom, p = {w.p:.2g}); compare another law"
+        f"the form is refuted on these runs: its misfit exceeds the noise between seeds (F {w.F:.1f} on {w.df1} and "
+        f"{w.df2} degrees of freedom, p = {w.p:.2g}); compare another law"
     )
 
 
@@ -284,7 +284,7 @@ def _(w: card.ApproachesDisagree) -> str:
 
 
 def parabola_window(a: dict[str, float | None]) -> str:
-    """That approach 2 depends on which sizes its parabolas see: ``a`` by window."""
+    """Sentence for approach 2 depending on the sizes that its parabolas use: ``a`` by window."""
     text = ", ".join(f"{value:.3f} {name}" for name, value in a.items() if value is not None)
     return f"a depends on which sizes the parabola sees ({text}): its known bias, which the interval leaves out"
 
@@ -300,7 +300,7 @@ def disagreement(
     N: tuple[card.Interval, card.Interval],
     C: float | None,
 ) -> str:
-    """How two approaches disagree: on the exponent, or else on N at a compute."""
+    """How two approaches disagree: on the exponent, or on N at a given compute."""
     if difference.disagree:
         exclude = " and the intervals exclude each other" if difference.exclude else ""
         apart = f"{abs(difference.difference):.3f} apart where noise allows {difference.allowed:.3f}{exclude}"
@@ -314,7 +314,7 @@ def _value_to(cell: card.Interval, form: str) -> str:
     return f"{cell.value:{form}} ({ends})"
 
 
-# --- what a card is made of
+# --- parts of a card
 
 
 @sentence.register
@@ -398,7 +398,7 @@ def _(error: card.EvaluationError) -> str:
 
 @sentence.register
 def _(fit: card.PublishedFit) -> str:
-    """In which parameters a published fit of the same form agrees with this one, and in which it differs."""
+    """The parameters in which a published fit of the same form agrees with this one or differs from it."""
     apart = [name for name, p in fit.params.items() if p.outside_here or p.outside_published]
     same = [name for name in fit.params if name not in apart]
     said = [f"{word} in {', '.join(names)}" for word, names in (("agrees", same), ("differs", apart)) if names]
@@ -414,7 +414,7 @@ def _(regret: card.Regret) -> str:
 
 
 def refuted(warnings: Iterable[card.AnyWarning]) -> bool:
-    """Whether the form misses by more than seeds differ."""
+    """Whether the lack of fit refutes the form."""
     return any(isinstance(w, card.Refuted) for w in warnings)
 
 
@@ -424,12 +424,12 @@ COUNTS = {"nonembedding": "non-embedding", "total": "total"}
 
 
 def count_word(n: str | None) -> str:
-    """Which parameters N counts, as an adjective: ``non-embedding``; of a table that does not say, ``table's``."""
+    """Which parameters N counts, as an adjective: ``non-embedding``, or ``table's`` where the table does not tell."""
     return "table's" if n is None else COUNTS.get(n, n)
 
 
 def meaning(conventions: card.Conventions) -> dict[str, str]:
-    """What N, D, C and loss of the fitted rows are, in words; what the rows do not have is left out."""
+    """The meaning of N, D, C and loss of the fitted rows, in words; missing columns are left out."""
     if conventions.origin == "records":
         unit = "" if conventions.unit is None else f", {conventions.unit}"
         words = {
@@ -462,7 +462,7 @@ def rows_word(conventions: card.Conventions, count: int, noun: str = "run") -> s
 
 
 def verdict(fit: Fit) -> str:
-    """What the runs identify, what they do not, and whether the form survives its replicates."""
+    """What the runs identify, what they do not, and whether replicates refute the form."""
     intervals, law = fit.intervals, fit.law
 
     def shown(names: list[str]) -> str:
@@ -471,7 +471,7 @@ def verdict(fit: Fit) -> str:
 
     known = standing(law, intervals, fit.warnings)
     if "b" not in law.names:
-        known.pop("b", None)  # it says what a does
+        known.pop("b", None)  # b repeats a
     having = {word: [name for name, how in known.items() if how == word] for word in known.values()}
     parts = []
     if good := having.get("yes"):
@@ -496,5 +496,5 @@ def _survives(lack: card.LackOfFit) -> str:
     if lack.p is None:
         return "No replicates: noise is judged by the law's own residuals, so the form cannot be refuted here."
     if lack.p < REFUTED:
-        return f"The form is refuted: it misses by more than seeds differ (p = {lack.p:.2g})."
+        return f"The form is refuted: its misfit exceeds the noise between seeds (p = {lack.p:.2g})."
     return f"Seeds do not refute the form (p = {lack.p:.2g})."

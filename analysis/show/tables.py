@@ -29,7 +29,7 @@ _DERIVED = {"a": "exponent of C in the optimal N", "b": "exponent of C in the op
 
 
 def summary(fit: Fit) -> str:
-    """A fit card for people: parameters with intervals, how they were made, warnings with remedies, the verdict."""
+    """A fit card as text: parameters with intervals, how they were made, warnings with remedies, the verdict."""
     card = fit.card
     lines = [
         f"{card.data.dataset or card.data.source}: {fit.law.name}  {fit.law.formula}",
@@ -60,15 +60,15 @@ def _numbers(card: FitCard) -> list[str]:
 
 
 def _how(card: FitCard) -> list[str]:
-    """How the intervals were made, and what was asked for beyond the default."""
+    """How the intervals were made, and the options that differ from the default."""
     scheme, objective = card.scheme, card.objective
     lines = [
         f"  {percent(scheme.level)} intervals by {scheme.name}, objective {objective.name}, residual "
         f"{objective.rms_log_residual:.2%}"
     ]
     if card.priors:
-        each = ", ".join(f"{name} = {mean:g} ± {sd:g}" for name, (mean, sd) in card.priors.items())
-        lines.append(f"  normal priors (mean ± sd): {each}")
+        priors = ", ".join(f"{name} = {mean:g} ± {sd:g}" for name, (mean, sd) in card.priors.items())
+        lines.append(f"  normal priors (mean ± sd): {priors}")
     lines += [f"  {sentence(said)}" for said in (card.weights, card.evaluation) if said is not None]
     if card.schemes:
         lines.append("  every scheme on this fit; its point is the estimate that goes with it")
@@ -111,7 +111,7 @@ def _published(card: FitCard) -> list[str]:
 
 
 def parameters(fit: Fit) -> list[tuple[str, Interval, str, str]]:
-    """Parameters and derived numbers: (name, interval, how well it is known or an empty text, meaning)."""
+    """Parameters and derived numbers: (name, interval, how well it is known (may be empty), meaning)."""
     meanings = {p.name: p.meaning for p in fit.law.params} | {"a": "N_opt grows as C^a", "b": "D_opt grows as C^b"}
     standings = standing(fit.law, fit.intervals, fit.warnings)
     known = {name: how.replace("_", " the ") for name, how in standings.items()}  # by_form is "by the form"
@@ -125,7 +125,7 @@ def parameters(fit: Fit) -> list[tuple[str, Interval, str, str]]:
 
 
 def to_frame(fit: Fit) -> pd.DataFrame:
-    """The numbers of a fit as a table: one row a parameter or derived number.
+    """The numbers of a fit as a table: one row per parameter or derived number.
 
     Returns:
       Columns ``value``, ``lo``, ``hi`` (infinite where an end is open), ``unit``, ``identified`` (``yes``, ``roughly``,

@@ -23,11 +23,11 @@ def _(w: tune.EdgeOfSweep) -> str:
     )
 
 
-def no_critical_batch(found: critical_batch.CriticalBatch) -> str:
+def no_critical_batch(answer: critical_batch.CriticalBatch) -> str:
     """Why a target loss has no critical batch."""
     return {
         None: "",
         "few_batches": "fewer than three batches reach it",
         "no_fit": "the runs are too few for the law",
         "no_knee": "steps fall with the batch without end",
-    }[found.why]
+    }[answer.why]

@@ -1,7 +1,7 @@
-"""What a work directory says, read once for the figures and the report: fits, approaches, forecasts, outcomes, runs.
+"""The contents of a work directory, read once for figures and report: fits, approaches, forecasts, outcomes, runs.
 
-Nothing here, and so nothing in a figure or the report, holds a loss of a held-out run, or the training curve of it or
-of its stem, before ``prediction.json`` seals that run.
+Before ``prediction.json`` seals a held-out run, nothing here, and so no figure or report, contains its loss or the
+training curve of the run or its stem.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RunSummary:
 
     Attributes:
       status: done, diverged, rejected, failed, unfinished, or planned.
-      hidden: held out and not sealed, so that nothing of its outcome is here.
+      hidden: held out and not sealed, so that its outcome is not included.
       result: None where it is unfinished or hidden.
     """
 
@@ -52,7 +52,7 @@ class RunSummary:
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """Of the headline loss of a run that is done."""
+        """Evaluation of the headline loss of a finished run."""
         if self.result is None or self.result.status != "done":
             return None
         return self.result.evaluation.get(self.manifest.headline)
@@ -62,7 +62,7 @@ class RunSummary:
         return None if self.evaluation is None else self.evaluation.value
 
     def count(self, n: str | None) -> float | None:
-        """Its N by the name of a count or of a parameter group; None where it has no such."""
+        """Its N by the name of a count or parameter group; None where it has none of that name."""
         counts = {**self.manifest.parameters.groups, **msgspec.structs.asdict(self.manifest.parameters)}
         value = counts.get(n or "")
         return float(value) if isinstance(value, int | float) else None
@@ -79,13 +79,13 @@ class TrainingCurve:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the shown runs ran on.
+    """Hardware, software, data and cost of the runs shown.
 
     Attributes:
-      environment: every value that a manifest gives, by name.
+      environment: all values that occur in manifests, by name.
       data: by data set.
       train, compile, evaluate: device seconds, summed.
-      flops: trained, a stem counted once.
+      flops: training FLOPs; a stem counts once.
       finished: when the last run ended.
     """
 
@@ -100,7 +100,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """One data set: its fits, and why something is missing.
+    """The summary of one data set: its fits, and reasons why something is missing.
 
     Attributes:
       fits: by count of N and law, the best by AICc first.
@@ -108,7 +108,7 @@ class DatasetSummary:
       approaches: by count of N.
       entropy: nats per token of the source, where it is known exactly and bounds the loss.
       opened: sealed and finished held-out runs.
-      problems: what could not be read, by its name, in words.
+      problems: messages about what could not be read, by name.
     """
 
     name: str
@@ -130,9 +130,9 @@ class DatasetSummary:
         return next(iter(self.fits.get(self.n or "", {}).values()), None)
 
     def main(self) -> Fit | None:
-        """The law that allocates: the default law where it is fitted, else the best of those with an optimal N.
+        """The law used for allocations: the default law if fitted, else the best law with an optimal N.
 
-        Its optimum is what approaches 1 and 2 are compared with. Where no law has an optimum, the best of all.
+        Approaches 1 and 2 are compared with its optimum. Where no law has an optimum, it is the best of all.
         """
         fits, default = self.fits.get(self.n or "", {}), laws.default().name
         able = [name for name, f in fits.items() if {"N", "D"} <= set(f.law.columns) and not f.law.no_optimum]
@@ -141,7 +141,7 @@ class DatasetSummary:
 
 @dataclass(frozen=True)
 class WorkdirSummary:
-    """A whole work directory, as far as it got."""
+    """A work directory, finished or not."""
 
     workdir: Path
     name: str
@@ -159,11 +159,11 @@ class WorkdirSummary:
         return tuple(run for run in self.runs if run.manifest.dataset == dataset)
 
     def unit(self, dataset: str) -> Unit:
-        """Of the headline loss of a data set's runs."""
+        """Unit of the headline loss of a data set's runs."""
         return next((run.manifest.unit for run in self.of(dataset)), NATS_PER_TOKEN)
 
     def scored(self, dataset: str) -> DatasetScore | None:
-        """How the sealed forecasts of a data set came out."""
+        """Scores of a data set's sealed forecasts."""
         return None if self.score is None else self.score.datasets.get(dataset)
 
     def theory(self, dataset: str) -> EntropyCheck | None:
@@ -172,13 +172,13 @@ class WorkdirSummary:
 
 
 def runs_of(fit: Fit) -> Runs:
-    """The rows that a fit was made on, from its card."""
+    """The fitted rows, from the card of a fit."""
     table, data = pd.DataFrame({"run": fit.card.runs.run, **fit.columns}), fit.data
     return Runs(table, (), fit.conventions, data.source, data.dataset, data.sha256)
 
 
 def of_fit(fit: Fit) -> DatasetSummary:
-    """The summary of a single fit of some table, with the approaches worked out from the card's rows."""
+    """The summary of a single fit, with the approaches computed from the card's rows."""
     problems: dict[str, str] = {}
     n, approaches = _count(fit.conventions.n), {}
     if set(fit.law.columns) == {"N", "D"}:
@@ -193,7 +193,7 @@ def of_fit(fit: Fit) -> DatasetSummary:
 
 
 def collect(workdir: str | Path) -> WorkdirSummary:
-    """Reads a work directory, finished or not. What is missing or damaged is named in ``problems``, not raised.
+    """Reads a work directory, finished or not. Missing or damaged parts are listed in ``problems``, not raised.
 
     Raises:
       UserError: the directory holds neither a study nor a run.
@@ -252,7 +252,7 @@ class _Conventions(msgspec.Struct, frozen=True):
 
 
 class _Card(msgspec.Struct, frozen=True):
-    """What tells of a file in ``fits/`` whether it is of a data set, without reading all of it."""
+    """The fields of a file in ``fits/`` that tell its data set, without reading all of it."""
 
     kind: str
     data: _Data
@@ -310,7 +310,7 @@ def _cards(
 def _runs(
     workdir: Path, study: StudyRecord | None, opened: frozenset[str]
 ) -> tuple[tuple[RunSummary, ...], list[tuple[Manifest, Record]]]:
-    """Every run but stems, and every record that may be shown.
+    """All runs except stems, and all records that may be shown.
 
     A held-out run that is not sealed, and the stem that it grew from, is listed with its status and nothing more.
     """
@@ -332,7 +332,7 @@ def _runs(
 
 
 def _order(m: Manifest, datasets: dict[str, int]) -> tuple[int, str, bool, int, int, int]:
-    """By data set as the study lists them, fitted before held-out, then size, D and seed."""
+    """Sort key: data set in the study's order, fitted before held-out, then size, D and seed."""
     place = datasets.get(m.dataset, len(datasets))
     return place, m.dataset, m.role == "holdout", m.parameters.nonembedding, m.tokens.D, m.seed
 

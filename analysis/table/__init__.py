@@ -1,1 +1,1 @@
-"""From files, frames and records to a table of runs: readers, selection, the quality of data, the seal."""
+"""Tables of runs from files, DataFrames and records: readers, selection, data quality, the seal."""

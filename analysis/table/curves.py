@@ -1,7 +1,8 @@
-"""Tables of learning curves: many logged steps a run, with the learning rate that the run had until then.
+"""Tables of learning curves: several logged steps per run, with the learning rates up to each.
 
-Two shapes: a long table (columns run, step, learning_rate, loss, one line a logged step), or one row a run whose cells
-hold arrays (JSONL, Parquet). An array of learning rates has one entry a logged step, or one for every step from 0 on.
+Two layouts: a long table (columns run, step, learning_rate, loss; one line per logged step), or one row per run whose
+cells hold arrays (JSONL, Parquet). An array of learning rates has one entry per logged step, or one for every step
+from 0.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from scaling.errors import Code, UserError
 Array = np.ndarray
 NAMES = ("run", "step", "learning_rate", "loss")
 ALIASES = {"learning_rate": ("learning_rate", "lr"), "step": ("step",), "run": ("run",), "loss": tables.ALIASES["loss"]}
-LEAST = 1e-4  # of a run's highest learning rate: what a rate of zero is taken as
+LEAST = 1e-4  # a learning rate of zero is replaced by this share of the run's highest
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Learning curves as a table, one row a logged step.
+    """Learning curves as a table, one row per logged step.
 
     Attributes:
       columns: which column of the source is step, learning_rate, loss and, where there is one, run.
@@ -55,10 +56,10 @@ def read(
 
     Args:
       rows: names of the rows in messages.
-      warmup: steps of a linear rise from 0 to the first rate that a run logged.
+      warmup: steps of a linear rise from 0 to a run's first logged rate.
 
     Raises:
-      UserError: a missing column, a bad cell or steps that repeat.
+      UserError: a missing column, an invalid cell or repeated steps.
     """
     names = _columns(frame, columns)
     long = _long(frame, names, rows)
@@ -92,27 +93,27 @@ def read(
 
 
 def _columns(frame: Any, columns: Mapping[str, str]) -> dict[str, str]:
-    present, found = [str(c) for c in frame.columns], dict(columns)
-    for name, column in found.items():
+    present, chosen = [str(c) for c in frame.columns], dict(columns)
+    for name, column in chosen.items():
         if name not in NAMES or column not in present:
             remedy = f"{', '.join(NAMES)} may each be one of {', '.join(present)}"
             raise UserError("columns", f"{name}={column}", remedy, Code.UNKNOWN)
     for name, aliases in ALIASES.items():
         matches = [c for c in present if c == name] or [c for c in present if c.lower() in aliases]
-        if name not in found and len(matches) == 1:
-            found[name] = matches[0]
-    missing = [name for name in NAMES if name not in found and name != "run"]
+        if name not in chosen and len(matches) == 1:
+            chosen[name] = matches[0]
+    missing = [name for name in NAMES if name not in chosen and name != "run"]
     if missing:
         what = f"a learning curve needs run, step, learning_rate and loss; its columns are {', '.join(present)}"
         raise UserError(
             "table", f"no column {missing[0]}", f"{what}; name it with --columns={missing[0]}=...", Code.MISSING
         )
-    return found
+    return chosen
 
 
 def _long(frame: Any, names: Mapping[str, str], rows: list[str]) -> Any:
-    """One row a logged step: run, step, learning_rate, loss, ``whole`` (a rate for every step, where one is given) and
-    the other columns of the table."""
+    """One row per logged step: run, step, learning_rate, loss, ``whole`` (the rates of every step, where given) and the
+    other columns of the table."""
     cells = frame.reset_index(drop=True)
     others = [c for c in cells.columns if c not in (names["step"], names["learning_rate"], names["loss"])]
     arrays = any(isinstance(v, list | tuple | np.ndarray) for v in cells[names["loss"]])
@@ -163,7 +164,7 @@ def _array(cell: Any, row: str, name: str) -> Array:
 
 
 def _check(long: Any, cells: Any, names: Mapping[str, str], rows: list[str]) -> None:
-    """UserError by row and column for a cell that is not what its column holds."""
+    """Raises a UserError with row and column for a cell of the wrong type."""
     rules = (
         ("step", lambda v: (v >= 0) & (v == np.round(v)), "a whole number, zero or more"),
         ("learning_rate", lambda v: v >= 0, "a number, zero or more"),
@@ -202,7 +203,7 @@ def _schedule(run: str, curve: Any, warmup: int | None) -> Array:
 
 
 def _joined(name: str, parts: list[Array]) -> Any:
-    """Columns of several runs as one: rows of arrays are padded to one width with what does nothing."""
+    """Concatenates the columns of several runs; arrays are padded to one width with values without effect."""
     if parts[0].ndim == 1:
         return np.concatenate(parts)
     wide = max(p.shape[1] for p in parts)

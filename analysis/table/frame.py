@@ -1,8 +1,8 @@
-"""A table in memory, or of any other trainer, as runs that a law may be fitted to.
+"""Turns a table in memory, from any trainer, into runs that a law may be fitted to.
 
 Units: N parameters, D training tokens, C training FLOPs, loss in nats per token unless the conventions say otherwise.
 A row that cannot be used is either dropped and listed (an unfinished or diverged run, an exact duplicate) or, where
-the table is wrong (text in a number column, a negative loss), a ``UserError`` that names the line and the column.
+the table is wrong (text in a number column, a negative loss), raises a ``UserError`` that names line and column.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Runs:
     """Rows that a law may be fitted to.
 
     Attributes:
-      table: one row a run; columns ``run, N, D, C, loss`` (float64 but ``run``; N, D and C may be missing where the law
-        needs none), others where known. ``stem`` names what rows share their noise with: the stem of a branch, or the
-        run of several checkpoints.
-      dropped: every row that was left out, and why.
+      table: one row per run; columns ``run, N, D, C, loss`` (float64 except ``run``; N, D and C may be missing where
+        the law does not need them), others where known. Rows with the same ``stem`` share noise: the stem of a branch,
+        or the run of several checkpoints.
+      dropped: the rows left out, with the reason.
       conventions: what N, D, C and loss mean here.
-      source, dataset: where the rows came from; ``dataset`` is None where the table does not say.
-      sha256: of the numbers used (N, D, C, loss), whatever the order of the rows.
-      warnings: what looks wrong in the table and is not refused; goes on the fit card.
+      source, dataset: origin of the rows; ``dataset`` is None where the table does not name one.
+      sha256: hash of the numbers used (N, D, C, loss), independent of the order of the rows.
+      warnings: what looks wrong in the table without being an error; copied to the fit card.
     """
 
     table: pd.DataFrame
@@ -51,18 +51,24 @@ class Runs:
 
 
 def runs_of(table: Any, dropped: list[Dropped], conventions: Conventions, source: str, dataset: str | None) -> Runs:
-    """Checked rows as ``Runs``: columns in order, numbers hashed, the table looked over for slips."""
+    """Checked rows as ``Runs``: orders the columns, hashes the numbers and adds warnings about the data.
+
+    Args:
+      table: DataFrame with columns run, loss and those of the law.
+      dropped: the rows left out.
+      source, dataset: origin of the rows.
+    """
     first = [c for c in ("run", "N", "D", "C", "loss") if c in table]
     table = table[first + [c for c in table.columns if c not in first]].reset_index(drop=True)
     named = first[1:-1] or [c for c in table.columns if c != "loss" and table[c].dtype.kind in "fiu"]
     values = table[[*named, "loss"]].to_numpy(dtype="<f8")
     values = values[np.lexsort(values.T[::-1])]
     sha256 = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    found = quality.warnings(table) if {"N", "D"} <= set(table) else ()
-    return Runs(table, tuple(dropped), conventions, source, dataset, sha256, found)
+    warnings = quality.warnings(table) if {"N", "D"} <= set(table) else ()
+    return Runs(table, tuple(dropped), conventions, source, dataset, sha256, warnings)
 
 
-# wide: the keywords of `load`, and where the rows stand
+# wide: the keywords of `load`, and the names of the rows
 def from_frame(
     frame: pd.DataFrame,
     *,
@@ -78,7 +84,7 @@ def from_frame(
     """Checks a table that is already in memory, as ``load`` does; ``rows`` are the names of its rows in messages.
 
     Raises:
-      UserError: an unusable table (row and column are named), a selection of nothing.
+      UserError: an unusable table (row and column are named), or a selection without rows.
     """
     if len(frame) == 0:
         raise UserError("table", source, "has no rows; give one line a run with N, D and loss", Code.MISSING)
@@ -122,7 +128,7 @@ def from_frame(
 
 
 def _numbers(cells: Any, raw: Mapping[str, Any]) -> Any:
-    """The table with numbers for text, and the columns that were found under their own names."""
+    """The table with text converted to numbers, and its columns under their standard names."""
     table: Any = pd.DataFrame({c: tables.typed(cells[c]) for c in cells.columns})
     for name, column in raw.items():
         table[name] = tables.number(column)
@@ -142,15 +148,15 @@ def _selected(table: Any, where: str | None, dataset: str | None) -> Any:
 
 
 def _one_dataset(table: Any, keep: Any) -> str:
-    found = [str(name) for name in pd.unique(table.loc[keep, "dataset"])]
-    if len(found) > 1:
+    names = [str(name) for name in pd.unique(table.loc[keep, "dataset"])]
+    if len(names) > 1:
         remedy = "losses on different data are never mixed; choose one"
-        raise UserError("dataset", ", ".join(found), remedy, Code.MIXED)
-    return found[0]
+        raise UserError("dataset", ", ".join(names), remedy, Code.MIXED)
+    return names[0]
 
 
 def _add_compute(table: Any, keep: Any, rows: list[str]) -> None:
-    """Columns C_6ND and, where there is none, C of a table with N and D."""
+    """Adds column C_6ND and, where it is missing, C to a table with N and D."""
     if not ("N" in table and "D" in table):
         return
     with np.errstate(over="ignore"):

@@ -1,7 +1,7 @@
-"""What is probably wrong in a table although every cell is a number: units that were mixed, rows measured twice.
+"""Probable mistakes in a table whose cells are all valid numbers: mixed units, rows measured twice.
 
-A mistake that no fit survives (one row's D in billions beside tokens) is refused by row and column; what only looks
-like one (losses in bits among losses in nats) is a named warning, since a bad run can look the same.
+A mistake that would ruin any fit (D in billions in one row, in tokens elsewhere) is an error with row and column; what
+only looks like a mistake (losses in bits among losses in nats) is a warning, since a bad run can look the same.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 from analysis.card import AnyWarning, Duplicates, MixedUnits, StrayValue
 from scaling.errors import Code, UserError
 
-GAP = 3e3  # between neighbouring values of one column: no study leaves 3.5 decades empty, millions beside units do
-BITS = float(np.log(1 / np.log(2)))  # of log loss between bits and nats
-CLEAN, SHARE = 0.06, 0.4  # rms of log loss that is left, at most, and the share of what it was before
-MANY = 5000  # rows above which units are not looked at one by one
-MOST = 0.4  # share of rows that can be the odd ones
-STRAY, RATIO = 10.0, 3.0  # factors by which a stray N, D, D/N or C/6ND lies off all others, at least
-ALONE = 3.0  # times the logarithm of the widest gap among the others
-FEW = 0.02  # share of rows that can be stray, or one row
+GAP = 3e3  # factor between neighbouring values of a column: no study leaves 3.5 decades empty, but mixed units do
+BITS = float(np.log(1 / np.log(2)))  # difference of log loss between bits and nats
+CLEAN, SHARE = 0.06, 0.4  # largest rms of log loss after the correction, absolute and as a share of that before
+MANY = 5000  # rows above which the units of single rows are not checked
+MOST = 0.4  # largest share of rows in the smaller part
+STRAY, RATIO = 10.0, 3.0  # smallest factors by which a stray N, D, D/N or C/6ND lies off all others
+ALONE = 3.0  # smallest ratio of the stray's log gap to the widest among the others
+FEW = 0.02  # largest share of rows that can be stray (at least one row)
 
 
 def reject_mixed_scales(table: Any, raw: Mapping[str, Any], keep: Any, rows: list[str]) -> None:
-    """UserError naming the first row of the smaller part of a column N, D or C that falls into two distant parts."""
+    """Raises a UserError where N, D or C falls into two distant parts, with the first row of the smaller part."""
     kept = np.flatnonzero(np.asarray(keep))
     if len(kept) < 3:
         return
@@ -50,14 +50,14 @@ def reject_mixed_scales(table: Any, raw: Mapping[str, Any], keep: Any, rows: lis
 
 
 def warnings(table: Any) -> tuple[AnyWarning, ...]:
-    """What looks wrong in a table of runs with columns run, N, D, C, loss."""
+    """Warnings about a table of runs with columns run, N, D, C, loss."""
     return (*_stray(table), *_bits(table), *_repeated(table))
 
 
 def _stray(table: Any) -> list[StrayValue]:
-    """Rows that lie far off all others in N, D, D/N or C/6ND, where the others leave no such gap: a slip of some zeros.
+    """Rows far off all others in N, D, D/N or C/6ND where the others leave no such gap: probably a slip of some zeros.
 
-    It may be a run that is right and alone: then it rules the fit. A row is named for the first of these only.
+    If the value is right, that run dominates the fit. A row is reported for the first of these columns only.
     """
     if len(table) < 8:
         return []
@@ -89,19 +89,19 @@ def _stray(table: Any) -> list[StrayValue]:
 
 
 def _apart(values: Any, least: float) -> list[tuple[int, Any]]:
-    """(+1 above or -1 below, indices) of the few values (n,) beyond a gap that the others nowhere leave."""
-    order, most, found = np.argsort(values, kind="stable"), max(1, int(FEW * len(values))), []
+    """(+1 above or -1 below, indices) of a few values (n,) beyond a gap wider than any among the others."""
+    order, most, groups = np.argsort(values, kind="stable"), max(1, int(FEW * len(values))), []
     gaps = np.diff(values[order])
     for side, few, gap in ((1, order[::-1], gaps[::-1]), (-1, order, gaps)):
         cut = int(np.argmax(gap[:most]))
         others = np.delete(gaps, len(gaps) - 1 - cut if side > 0 else cut)
         if gap[cut] >= np.log(least) and gap[cut] > ALONE * others.max():
-            found.append((side, np.sort(few[: cut + 1])))
-    return found
+            groups.append((side, np.sort(few[: cut + 1])))
+    return groups
 
 
 def _bits(table: Any) -> list[MixedUnits]:
-    """Rows whose log loss lies by ln(1 / ln 2) off a smooth surface that the others lie on: bits among nats."""
+    """Rows whose log loss is ln(1 / ln 2) off a smooth surface through the others: bits among nats."""
     if not 8 <= len(table) <= MANY:
         return []
     y = np.log(np.asarray(table["loss"], dtype=float))
@@ -133,12 +133,15 @@ def _rms_of(basis: Any, y: Any, sign: int, odd: Any) -> float:
 
 
 def _odd(basis: Any, y: Any, sign: int) -> Any:
-    """Rows (n,) whose log loss, moved back by ``sign`` * BITS, brings all nearest to one surface; one row at a time."""
+    """Mask (n,) of rows that, when their log loss is shifted by ``sign`` * BITS, bring all nearest to one surface.
+
+    Greedy, one row at a time.
+    """
     odd, leverage = np.zeros(len(y), dtype=bool), 1 - (basis**2).sum(1)
     for _ in range(2 * len(y)):
         moved = y - sign * BITS * odd
         residual = moved - basis @ (basis.T @ moved)
-        step = sign * BITS * np.where(odd, -1.0, 1.0)  # what changing each row's place takes off it
+        step = sign * BITS * np.where(odd, -1.0, 1.0)  # reduction of the residual sum of squares by changing each row
         gain = 2 * step * residual - step**2 * leverage
         i = int(np.argmax(gain))
         if gain[i] <= 1e-12:
@@ -148,7 +151,7 @@ def _odd(basis: Any, y: Any, sign: int) -> Any:
 
 
 def _repeated(table: Any) -> list[Duplicates]:
-    """The same N, D and loss to the last digit in two rows that differ elsewhere: a copy is no second measurement."""
+    """Rows with the same N, D and loss to the last digit that differ elsewhere: a copy is no second measurement."""
     numbers = table[["N", "D", "loss"]]
     again = np.asarray(numbers.duplicated(keep=False))
     if not again.any():

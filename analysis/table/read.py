@@ -1,4 +1,4 @@
-"""Tables of other trainers: reading them, finding their columns, and refusing bad cells by line and column."""
+"""Reads tables of other trainers: finds their columns, and rejects invalid cells by line and column."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from analysis.laws import Law
 from scaling.errors import STORAGE, Code, UserError
 
 REQUIRED = ("N", "D", "loss")
-# Other names of the columns, lower case. Only names that can mean one thing: "size" or "compute" in GPU hours cannot.
+# Other names of the columns, in lower case. Only unambiguous ones: "size" or "compute" could mean GPU hours.
 ALIASES = {
     "N": ("n", "params", "parameters", "n_params", "num_params", "num_parameters"),
     "D": ("d", "tokens", "train_tokens", "training_tokens", "n_tokens", "num_tokens"),
@@ -24,13 +24,13 @@ ALIASES = {
     "loss": ("loss", "eval_loss", "val_loss", "validation_loss", "test_loss", "final_loss"),
 }
 OTHERS = ("run", "stem", "seed", "dataset", "unique_tokens", "epochs", "learning_rate", "batch", "tokens_per_second")
-COPIES = {"lr": "learning_rate", "U": "unique_tokens"}  # a second, canonical name beside the one in the table
+COPIES = {"lr": "learning_rate", "U": "unique_tokens"}  # canonical name beside the one in the table
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-"}
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Cells as text (csv, tsv) or as they are, and the name of each row: its line in the file."""
+    """Cells, as text (csv, tsv) or typed (others), and the name of each row: its line in the file."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise UserError(
@@ -115,9 +115,19 @@ def _read_jsonl(path: Path) -> tuple[pd.DataFrame, list[str]]:
 def name_columns(
     frame: Any, n: str, columns: Mapping[str, str], law: Law | None = None
 ) -> tuple[dict[str, str], str | None]:
-    """Which column of the table is N, D, C, loss and whatever else ``columns`` names; and which count N is, if known.
+    """Which columns of the table are N, D, C, loss and the others in ``columns``, and which count N is, if known.
 
-    N and D must be there, or the columns of ``law`` where one is given; its ``x`` is found when it is fitted.
+    N and D are required, or the columns of ``law`` where one is given; its ``x`` is determined when it is fitted.
+
+    Args:
+      n: as in ``load``.
+      columns: {name: column of the table}, chosen by the user.
+
+    Returns:
+      {name: column of the table}, and the count of parameters that N is.
+
+    Raises:
+      UserError: an unknown name, or a missing or ambiguous column.
     """
     present, given = [str(c) for c in frame.columns], dict(columns)
     own = () if law is None else law.columns
@@ -166,7 +176,7 @@ def number(cells: Any) -> Any:
 
 
 def typed(cells: Any) -> Any:
-    """A column as numbers or truth values where every cell that is not missing is one, else as text."""
+    """A column as numbers or truth values if all its non-missing cells are such, else as text."""
     if cells.dtype.kind in "biuf":
         return cells
     text = cells.map(lambda cell: "" if cell is None else str(cell).strip())
@@ -181,7 +191,7 @@ def typed(cells: Any) -> Any:
 
 
 def mask_rows(table: Any, names: Any) -> tuple[Any, list[Dropped]]:
-    """Rows that a table of records says are not to be fitted: unfinished, undecayed, held out."""
+    """Mask of rows to fit, and the others: rows that a table marks as unfinished, undecayed or held out."""
     keep = pd.Series(True, index=table.index)
     dropped: list[Dropped] = []
     rules: tuple[tuple[str, Literal["status", "undecayed", "role"], Any], ...] = (
@@ -203,8 +213,8 @@ def dataset_mask(table: Any, dataset: str) -> Any:
         raise UserError("dataset", dataset, "the table has no column dataset; leave it out", Code.MISSING)
     mask = table["dataset"].astype(str) == dataset
     if not mask.any():
-        found = ", ".join(str(d) for d in pd.unique(table["dataset"]))
-        raise UserError("dataset", dataset, f"is not in the table; it has {found}", Code.UNKNOWN)
+        names = ", ".join(str(d) for d in pd.unique(table["dataset"]))
+        raise UserError("dataset", dataset, f"is not in the table; it has {names}", Code.UNKNOWN)
     return mask
 
 
@@ -224,7 +234,7 @@ def reject_bad_cells(table: Any, raw: Mapping[str, Any], keep: Any, rows: list[s
 
 
 def duplicates(frame: Any, keep: Any, rows: list[str]) -> list[Dropped]:
-    """Marks rows that repeat an earlier one in every cell; a copy is no second measurement."""
+    """Removes rows that repeat an earlier one in every cell from the mask; a copy is no second measurement."""
     text = frame[keep].astype(str)
     again = text.duplicated()
     if not again.any():

@@ -40,18 +40,17 @@ def load(
     Args:
       path: a work directory (it holds ``runs/``) or a table with columns N, D, loss and perhaps C (else C = 6ND).
       where: a selection such as ``"outlier == 0 and N > 1e6"`` (see ``analysis.table.select``).
-      dataset: which data set; a work directory defaults to the first one that its study declares. Never mixed.
+      dataset: which data set; by default the first one that the study declares. Data sets are never mixed.
       n: which parameters are N: ``nonembedding``, ``total``, ``active``, ``trainable``, a parameter group of the
         records, or a column of the table. In a table without such a column ``nonembedding`` means its column N.
-      columns: names in the table of N, D, C, loss and the law's columns where they are called otherwise, such as
-        ``{"loss": "loss_c4"}``.
-      law: what the table is for: N and D are needed only where this law has them. A law of learning curves takes a
-        table of logged steps or of arrays (``table.curves``) and makes its columns.
-      warmup: of learning curves: steps of a linear rise from 0 to the first rate in the table.
-      term: of a work directory, which loss term or metric is the loss (see ``terms``); the default is the headline.
+      columns: the table's own names of N, D, C, loss and the law's columns, such as ``{"loss": "loss_c4"}``.
+      law: the law to fit: N and D are required only if it has them. For a law of learning curves the table holds logged
+        steps or arrays (``table.curves``), from which the law's columns are computed.
+      warmup: for learning curves: steps of a linear rise from 0 to the first rate in the table.
+      term: for a work directory: which loss term or metric to use (see ``terms``); by default the headline.
 
     Raises:
-      UserError: no such path, an unusable table (line and column are named), a selection of nothing.
+      UserError: no such path, an unusable table (line and column are named), or a selection without rows.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,7 +1,8 @@
-"""The seal of a prediction: what was forecast before an outcome was read, hashed so that a later change is seen.
+"""The seal of a prediction: forecasts made before their outcomes were read, hashed so that later changes are detected.
 
 ``prediction.json`` is a list of entries. Each entry's hash covers its content and the hash of the entry before it; the
-hash of the file covers all of them. Only what is sealed here may be opened (``analysis.table.runs.open_holdouts``).
+hash of the file covers all entries. Only outcomes of cells sealed here may be read
+(``analysis.table.workdir.open_holdouts``).
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ FILE = "prediction.json"
 
 
 class Forecaster(Value):
-    """Who forecasts: a law fitted on one count of parameters, or the naive rival on it (``law`` is None)."""
+    """A forecaster: a law fitted on one count of parameters, or the naive forecaster on it (``law`` is None)."""
 
     law: str | None
     n: str
 
     @property
     def naive(self) -> bool:
-        """Whether it is the nearest cell with its local slopes, and no law."""
+        """Whether it is the naive forecaster: the nearest cell with its local slopes."""
         return self.law is None
 
 
@@ -44,7 +45,7 @@ class SealedCell(Value):
 
     Attributes:
       N: by count of parameters (nonembedding, total ...).
-      beyond: of N and D those that lie beyond the fitted runs.
+      beyond: which of N and D lie beyond the fitted runs.
       compute_ratio: its training FLOPs over the largest of the fitted runs.
     """
 
@@ -59,7 +60,7 @@ class SealedCell(Value):
 
 
 class Forecast(Value):
-    """One forecaster's loss of one cell: its value, central 50 % and 95 % intervals, and 50 quantiles."""
+    """One forecaster's loss at one cell: its value, central 50 % and 95 % intervals, and 50 quantiles."""
 
     run: str
     dataset: str
@@ -71,7 +72,7 @@ class Forecast(Value):
 
 
 class Region(Value):
-    """Where the log losses of ``runs`` lie together, were the form true: an ellipse; ``limit`` of the distance."""
+    """Joint region of the log losses of ``runs`` if the form is true: an ellipsoid; ``limit`` bounds the distance."""
 
     dataset: str
     forecaster: Forecaster
@@ -82,7 +83,7 @@ class Region(Value):
 
 
 class Shares(Value):
-    """Mean and range of some probabilities."""
+    """Mean and range of several probabilities."""
 
     mean: float
     lowest: float
@@ -93,9 +94,9 @@ class Power(Value):
     """What the held-out cells can show, by simulation from each forecaster in turn as the truth.
 
     Attributes:
-      refute: probability that the forecaster of the column is refuted where that of the row is true.
+      refute: probability that the column's forecaster is refuted when the row's is true.
       choose: probability that the true one gets the best CRPS.
-      level: of the region outside which outcomes refute.
+      level: of the region; outcomes outside it refute.
     """
 
     cells: int
@@ -106,12 +107,12 @@ class Power(Value):
 
     @property
     def chance(self) -> float:
-        """That a forecaster is named by luck."""
+        """Probability that a forecaster is chosen by chance."""
         return 1 / len(self.forecasters)
 
     @property
     def chosen(self) -> float:
-        """Mean probability that the true law is named; 0 without a law."""
+        """Mean probability that the true law is chosen; 0 without a law."""
         laws = [share for who, share in zip(self.forecasters, self.choose) if not who.naive]
         return sum(laws) / len(laws) if laws else 0.0
 
@@ -119,12 +120,12 @@ class Power(Value):
     def wrong_forms(self) -> Shares | None:
         """Probabilities that a law of another form than the true one is refuted; None with one form."""
         laws = [(i, who.law) for i, who in enumerate(self.forecasters) if not who.naive]
-        found = [self.refute[i][j] for i, true in laws for j, tested in laws if true != tested]
-        return Shares(mean=sum(found) / len(found), lowest=min(found), highest=max(found)) if found else None
+        shares = [self.refute[i][j] for i, true in laws for j, tested in laws if true != tested]
+        return Shares(mean=sum(shares) / len(shares), lowest=min(shares), highest=max(shares)) if shares else None
 
 
 class NaiveNoise(Value):
-    """Standard deviation of log loss that the naive rival knows: between seeds, or the best law's residuals."""
+    """Sd of log loss that the naive forecaster assumes: between seeds, or of the best law's residuals."""
 
     n: str
     sd: float
@@ -133,7 +134,7 @@ class NaiveNoise(Value):
 
 
 class Entry(Value):
-    """What was sealed at one time. ``power`` and ``naive`` are by data set; ``previous`` is the entry before."""
+    """What was sealed at one time. ``power`` and ``naive`` are by data set; ``previous`` is the last entry's hash."""
 
     time: str
     fits: tuple[SealedFit, ...]
@@ -147,7 +148,7 @@ class Entry(Value):
 
 
 class Prediction(Value):
-    """All that is sealed in a work directory."""
+    """Everything sealed in a work directory."""
 
     entries: tuple[Entry, ...]
     sha256: str = ""
@@ -156,18 +157,18 @@ class Prediction(Value):
 
     @property
     def cells(self) -> tuple[SealedCell, ...]:
-        """Of all entries."""
+        """The sealed cells of all entries."""
         return tuple(cell for entry in self.entries for cell in entry.cells)
 
 
 def digest(value: Any) -> str:
-    """sha256 of the canonical JSON of a value or Struct, but for its own field ``sha256``."""
+    """sha256 of the canonical JSON of a value or Struct, without its own field ``sha256``."""
     plain = msgspec.to_builtins(value)
     return hashlib.sha256(canonical({k: v for k, v in plain.items() if k != "sha256"}).encode()).hexdigest()
 
 
 def stamp(prediction: Prediction) -> Prediction:
-    """The prediction with the hash of each entry, chained, and of the whole written in."""
+    """The prediction with the chained hash of each entry and the hash of the whole filled in."""
     entries: list[Entry] = []
     for entry in prediction.entries:
         chained = msgspec.structs.replace(entry, previous=entries[-1].sha256 if entries else None)
@@ -180,31 +181,31 @@ def read(workdir: str | Path) -> Prediction | None:
     """The verified prediction of a work directory, or None where nothing was sealed yet.
 
     Raises:
-      UserError: CHANGED: the file was changed after it was sealed; DAMAGED: it is none, or of another version.
+      UserError: CHANGED: the file was changed after it was sealed; DAMAGED: it is no prediction, or of another version.
     """
     path = Path(workdir) / FILE
     try:
-        found = read_json(path)
+        data = read_json(path)
     except FileNotFoundError:
         return None
-    if not _intact(found):
+    if not _intact(data):
         raise UserError("prediction", path, "was changed after it was sealed; restore the sealed file", Code.CHANGED)
     try:
-        return msgspec.convert(found, Prediction)
+        return msgspec.convert(data, Prediction)
     except msgspec.ValidationError as error:
         remedy = f"is sealed by another version of this program ({error}); read it with that one"
         raise UserError("prediction", path, remedy, Code.DAMAGED) from error
 
 
-def _intact(found: Any) -> bool:
-    """Whether every hash of a file is that of its content, and names the entry before."""
+def _intact(data: Any) -> bool:
+    """Whether every hash of a file matches its content, and every entry names the one before."""
     previous = None
     try:
-        for entry in found["entries"]:
+        for entry in data["entries"]:
             if entry["previous"] != previous or digest(entry) != entry["sha256"]:
                 return False
             previous = entry["sha256"]
-        return digest(found) == found["sha256"]
+        return digest(data) == data["sha256"]
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         return False
 

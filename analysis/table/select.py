@@ -1,6 +1,6 @@
-"""Safe selection of rows: comparisons, arithmetic, and / or / not over the columns of a table, and nothing else.
+"""Safe selection of rows: only comparisons, arithmetic, and / or / not over the columns of a table.
 
-The expression is parsed to Python's syntax tree and walked here; no code of the user is ever evaluated.
+The expression is parsed to Python's syntax tree, which is walked here; user code is never evaluated.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
 }
-# & | ~ bind as tightly as in a table query: like and, or, not. A name in backticks may hold any character.
+# & | ~ have the precedence of and, or, not, as in a pandas query. A name in backticks may hold any character.
 TOKENS = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|&&?|\|\|?|~""")
 WORDS = {"&": " and ", "&&": " and ", "|": " or ", "||": " or ", "~": " not "}
 REMEDY = 'is no selection; write comparisons of columns, such as "outlier == 0 and N > 1e6"'
 
 
 def select(table: pd.DataFrame, where: str) -> pd.Series:
-    """Truth by row of ``where``, an expression such as ``"dataset == 'c4' and D / N > 5"``, shape (rows,).
+    """Truth values (rows,) of ``where``, an expression such as ``"dataset == 'c4' and D / N > 5"``.
 
     Raises:
-      UserError: it is not made of comparisons, names no column, or compares text with numbers.
+      UserError: not a comparison of columns, an unknown column, or text compared with numbers.
     """
     quoted: dict[str, str] = {}
 
@@ -121,10 +121,10 @@ class _Walker:
     def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
         if isinstance(op, ast.In | ast.NotIn) and isinstance(right, ast.List | ast.Tuple) and right.elts:
             parts = [self.compare(left, ast.Eq(), item) for item in right.elts]
-            found = parts[0]
+            mask = parts[0]
             for part in parts[1:]:
-                found = found | part
-            return ~found if isinstance(op, ast.NotIn) else found
+                mask = mask | part
+            return ~mask if isinstance(op, ast.NotIn) else mask
         if type(op) not in COMPARISONS:
             raise UserError("where", self.where, REMEDY)
         one, two = self.value(left), self.value(right)

@@ -1,4 +1,4 @@
-"""The records of a work directory as runs: finished ones to fit, held-out ones without and with their losses."""
+"""The records of a work directory as tables: finished runs to fit, and held-out runs without or with their losses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from scaling.records.unit import Unit
 
 
 def load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str, term: str | None) -> Runs:
-    """The finished runs of one data set with the roles fit and seed; the results of others are not even opened."""
+    """The finished runs of one data set with the roles fit and seed; results of other runs are not opened."""
     dataset = default_dataset(workdir, dataset)
     rows: list[dict[str, Any]] = []
     dropped: list[Dropped] = []
@@ -56,12 +56,12 @@ def load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str, 
 
 
 def _why(row: Dropped) -> str:
-    """For the message that names what is wrong with every run."""
+    """Reasons and counts of the dropped runs, for an error message."""
     return ": ".join(part for part in (row.detail or row.why, row.reason) if part)
 
 
 def _regret(table: Any) -> Regret | None:
-    """The row of a tuned recipe that its learning rate may cost most."""
+    """The row whose tuned learning rate may cost the most."""
     if "lr_regret_hi" not in table:
         return None
     worst = table.loc[table["lr_regret_hi"].astype(float).idxmax()]
@@ -71,25 +71,32 @@ def _regret(table: Any) -> Regret | None:
 
 
 def load_holdouts(workdir: str | Path, dataset: str | None = None, n: str = "nonembedding") -> pd.DataFrame:
-    """The held-out cells of a study, trained or only planned, WITHOUT their losses; columns as in ``Runs.table``."""
+    """The held-out cells of a study, trained or only planned, WITHOUT their losses.
+
+    Args:
+      n: which parameters are N, as in ``load``.
+
+    Returns:
+      One row per cell; columns as in ``Runs.table``, without the loss.
+    """
     workdir = Path(workdir)
     dataset = default_dataset(workdir, dataset)
     study = _study(workdir)
     planned = [run.manifest for program in study.programs for run in program.runs] if study else []
-    found = {manifest.run: (manifest, "planned") for manifest in planned if manifest.role == "holdout"}
+    holdouts = {manifest.run: (manifest, "planned") for manifest in planned if manifest.role == "holdout"}
     for record in records(workdir):
         manifest = record.manifest
         if manifest.role == "holdout":
-            found[record.path.name] = (manifest, record.status)
+            holdouts[record.path.name] = (manifest, record.status)
     rows = []
-    for run, (manifest, status) in sorted(found.items()):
+    for run, (manifest, status) in sorted(holdouts.items()):
         if manifest.dataset == dataset:
             rows.append({**_row(run, manifest, n), "status": status})
     return _frame(rows)
 
 
 def open_holdouts(workdir: str | Path, dataset: str | None = None, n: str = "nonembedding") -> pd.DataFrame:
-    """The held-out cells with their losses: only finished ones that ``prediction.json`` sealed, which is verified.
+    """The held-out cells with their losses: only finished ones that are sealed in a verified ``prediction.json``.
 
     Raises:
       UserError: there is no prediction, it was changed after the seal, or it holds no cell of this data set.
@@ -112,28 +119,30 @@ def open_holdouts(workdir: str | Path, dataset: str | None = None, n: str = "non
 
 
 def default_dataset(workdir: str | Path, dataset: str | None = None) -> str:
-    """The data set to use: the one asked for, or the first that the study declares.
+    """The data set to use: the requested one, or the first that the study declares.
 
     Raises:
-      UserError: the work directory has no such data set, or several and no study that says which comes first.
+      UserError: no such data set in the work directory, or several and no study to choose one.
     """
     workdir = Path(workdir)
     declared = _declared(workdir)
-    found = declared + sorted({r.manifest.dataset for r in records(workdir)} - set(declared))
-    if not found:
+    names = declared + sorted({r.manifest.dataset for r in records(workdir)} - set(declared))
+    if not names:
         remedy = "holds no runs; train a study there first, or give a table of runs"
         raise UserError("workdir", workdir, remedy, Code.MISSING)
     if dataset is None:
-        if declared or len(found) == 1:
-            return found[0]
-        raise UserError("dataset", ", ".join(found), "there are several and no study.json; choose one", Code.CONFLICT)
-    if dataset not in found:
-        raise UserError("dataset", dataset, f"is not in this work directory; it has {', '.join(found)}", Code.UNKNOWN)
+        if declared or len(names) == 1:
+            return names[0]
+        remedy = "there are several and no study.json; choose one"
+        raise UserError("dataset", ", ".join(names), remedy, Code.CONFLICT)
+    if dataset not in names:
+        remedy = f"is not in this work directory; it has {', '.join(names)}"
+        raise UserError("dataset", dataset, remedy, Code.UNKNOWN)
     return dataset
 
 
 def datasets(workdir: str | Path) -> list[str]:
-    """Every data set of a work directory, the study's first one first."""
+    """All data sets of a work directory, in the study's order."""
     first = default_dataset(workdir)
     named = _declared(Path(workdir))
     others = {r.manifest.dataset for r in records(workdir)} | set(named)
@@ -141,7 +150,7 @@ def datasets(workdir: str | Path) -> list[str]:
 
 
 def terms(workdir: str | Path, dataset: str | None = None) -> list[str]:
-    """Every loss term and metric that runs of a data set record, the headline, which is trained on, first."""
+    """All loss terms and metrics that runs of a data set record; the headline, which is trained on, comes first."""
     dataset = default_dataset(workdir, dataset)
     manifests = [record.manifest for record in records(Path(workdir))]
     own = [m for m in manifests if m.dataset == dataset and m.kind != "stem"]
@@ -149,7 +158,7 @@ def terms(workdir: str | Path, dataset: str | None = None) -> list[str]:
 
 
 def entropy(manifest: Manifest, term: str | None = None) -> float | None:
-    """Nats per token of the source, where it is known and no model's loss in this term can lie below it."""
+    """Entropy of the source in nats per token, where it is known and bounds the loss in this term."""
     bounded = _unit(manifest, term or manifest.headline).bounded_by_entropy
     return manifest.data.entropy if bounded else None
 
@@ -176,7 +185,7 @@ def _unit(manifest: Manifest, term: str) -> Unit:
 
 
 def _row(run: str, manifest: Manifest, n: str, term: str | None = None) -> dict[str, Any]:
-    """What a manifest says of a run: everything but how it ended."""
+    """The columns of a run that its manifest gives: everything but its result."""
     counts, recipe, config = manifest.parameters, manifest.recipe, manifest.config
     own = {name: getattr(counts, name) for name in counts.__struct_fields__ if name != "groups"}
     choices = own | counts.groups
@@ -212,7 +221,7 @@ def _row(run: str, manifest: Manifest, n: str, term: str | None = None) -> dict[
 
 
 def _outcome(record: Record, term: str) -> Evaluation | Dropped:
-    """The evaluation of a run that may be fitted, or why it may not."""
+    """The evaluation of a run that may be fitted, or the reason why it may not."""
     run, result = record.path.name, record.result
     if result is None:
         return Dropped(row=run, why="unfinished")
@@ -220,15 +229,15 @@ def _outcome(record: Record, term: str) -> Evaluation | Dropped:
         return Dropped(row=run, why="status", detail=result.status, reason=result.reason or "")
     if not result.decayed:
         return Dropped(row=run, why="undecayed")
-    found = result.evaluation.get(term)
-    if found is None or not np.isfinite(found.value) or found.value <= 0:
+    evaluation = result.evaluation.get(term)
+    if evaluation is None or not np.isfinite(evaluation.value) or evaluation.value <= 0:
         return Dropped(row=run, why="no_loss", detail=term)
-    return found
+    return evaluation
 
 
-def _loss(found: Evaluation) -> dict[str, float]:
-    loss = {"loss": float(found.value)}
-    return loss if found.se is None else {**loss, "loss_se": float(found.se)}
+def _loss(evaluation: Evaluation) -> dict[str, float]:
+    loss = {"loss": float(evaluation.value)}
+    return loss if evaluation.se is None else {**loss, "loss_se": float(evaluation.se)}
 
 
 def _frame(rows: list[dict[str, Any]]) -> Any:

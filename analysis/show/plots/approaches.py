@@ -44,19 +44,19 @@ def isoflop(runs: Runs, compared: Approaches, *, ax: Axes | None = None) -> Figu
     """Approach 2: loss against N at each common budget, the parabolas, and their minima with intervals.
 
     Args:
-      runs: that the approaches were made of.
+      runs: the runs that the approaches were applied to.
       ax: axes to draw into; by default those of a new figure.
     """
     mode, groups, curves = budgets(runs, math.log(2.0))
     approach = compared.approaches["2"]
     minima = {round(math.log(p.C), 6): p for p in approach.points if p.N is not None}
-    found = {i: minima[key] for i, g in enumerate(groups) if (key := round(math.log(g.C), 6)) in minima}
-    parabolas = {i: _parabola(groups[i], p) for i, p in found.items()}
+    bracketed = {i: minima[key] for i, g in enumerate(groups) if (key := round(math.log(g.C), 6)) in minima}
+    parabolas = {i: _parabola(groups[i], p) for i, p in bracketed.items()}
     df = sum(len(x) - 3 for _, x, _ in parabolas.values())
     squares = sum(float(np.sum(r**2)) for _, _, r in parabolas.values())
     half = float(stats.t.ppf(0.975, df)) * math.sqrt(squares / df) if df > 0 else 0.0
     how = "isoFLOP groups as they are" if mode == "isoflop" else f"losses of {len(curves)} sizes interpolated along D"
-    ends = "No interval: three sizes a budget leave no residual." if found else "No budget has a bracketed minimum."
+    ends = "No interval: three sizes a budget leave no residual." if bracketed else "No budget has a bracketed minimum."
     if df > 0:
         freedom = f"{plural(df, 'degree')} of freedom"
         ends = f"Bars: 95 % interval of a minimum from the scatter about all parabolas ({freedom})."
@@ -67,8 +67,8 @@ def isoflop(runs: Runs, compared: Approaches, *, ax: Axes | None = None) -> Figu
     for i, g in enumerate(groups):
         colour, marker = colours(0.8 * i / max(1, len(groups) - 1)), MARKERS[i % len(MARKERS)]
         ax.plot(g.N, g.loss, marker, color=colour, markeredgecolor="white", label=f"C = {power_text(g.C)}")
-        if i in found:
-            _minimum(ax, found[i], parabolas[i], colour, half)
+        if i in bracketed:
+            _minimum(ax, bracketed[i], parabolas[i], colour, half)
     log_axis(ax, "x", span(np.concatenate([g.N for g in groups]) if groups else runs.table["N"], 0.1), short)
     values = np.concatenate([g.loss for g in groups]) if groups else np.asarray(runs.table["loss"], float)
     log_axis(ax, "y", span(values, 0.1), plain)
@@ -117,8 +117,8 @@ def allocation(fit: Fit | None, compared: Approaches, *, ax: Sequence[Axes] | Ax
     """N_opt(C) by approaches 1, 2 and 3 with their bands, side by side on the same axes.
 
     Args:
-      fit: that approach 3 is of; its draws give the band.
-      ax: axes to draw into, one an approach; by default those of a new figure.
+      fit: the fit of approach 3; its draws give the band.
+      ax: axes to draw into, one per approach; by default those of a new figure.
     """
     results = compared.approaches
     limits = span([compared.C_min, compared.C_max * 10], 0.0)

@@ -88,7 +88,7 @@ def _residuals(ax: Axes, name: str, fit: Fit, sizes: Sizes) -> float:
 
 @styled
 def floor(fits: Mapping[str, Fit], *, entropy: float | None = None, ax: Axes | None = None) -> Figure:
-    """What each law that has a floor says of it: its draws, estimate and interval; the entropy where it is known.
+    """The floor of each law that has one: draws, estimate and interval, with the entropy where it is known.
 
     Args:
       fits: by law, of the same runs.

@@ -22,35 +22,35 @@ from scaling.records import write_atomic
 
 def of_dataset(part: DatasetSummary) -> dict[str, Figure]:
     """The figures that one data set supports without its forecasts, by name."""
-    found: dict[str, Figure] = {}
+    figures: dict[str, Figure] = {}
     best, main, n = part.best(), part.main(), part.n
     if best is None or main is None or n is None:
-        return found
+        return figures
     fits = part.fits[n]
     plane = {name: fit for name, fit in fits.items() if {"N", "D"} <= set(fit.law.columns)}
-    found["loss"] = loss(best, entropy=part.entropy, opened=part.opened)
+    figures["loss"] = loss(best, entropy=part.entropy, opened=part.opened)
     if set(main.law.columns) == {"N", "D"}:
-        found["compute"] = compute(main)
+        figures["compute"] = compute(main)
     if n in part.approaches:
-        found["isoflop"] = isoflop(workdir_summary.runs_of(main), part.approaches[n])
-        found["allocation"] = allocation(main, part.approaches[n])
+        figures["isoflop"] = isoflop(workdir_summary.runs_of(main), part.approaches[n])
+        figures["allocation"] = allocation(main, part.approaches[n])
     if plane:
-        found["residuals"] = residuals(plane)
+        figures["residuals"] = residuals(plane)
     if any(fit.law.floor for fit in fits.values()):
-        found["floor"] = floor(fits, entropy=part.entropy)
-    return found
+        figures["floor"] = floor(fits, entropy=part.entropy)
+    return figures
 
 
-def of_workdir(found: WorkdirSummary) -> dict[str, dict[str, Figure]]:
+def of_workdir(summary: WorkdirSummary) -> dict[str, dict[str, Figure]]:
     """Every figure that a work directory supports: data set -> name -> figure."""
     figures = {}
-    for part in found.datasets:
-        own, sealed = of_dataset(part), found.prediction
+    for part in summary.datasets:
+        own, sealed = of_dataset(part), summary.prediction
         if sealed is not None and any(c.dataset == part.name for e in sealed.entries for c in e.cells):
-            rows = [] if found.score is None else [row for row in found.score.rows if row.dataset == part.name]
-            own["forecasts"] = forecasts(sealed, part.name, rows, unit=found.unit(part.name))
-        if any(c.manifest.dataset == part.name for c in found.curves):
-            own["training"] = training(found.curves, part.name)
+            rows = [] if summary.score is None else [row for row in summary.score.rows if row.dataset == part.name]
+            own["forecasts"] = forecasts(sealed, part.name, rows, unit=summary.unit(part.name))
+        if any(c.manifest.dataset == part.name for c in summary.curves):
+            own["training"] = training(summary.curves, part.name)
         figures[part.name] = own
     return figures
 
@@ -83,6 +83,6 @@ def save_all(workdir: str | Path, out: str | Path) -> list[Path]:
 
 
 def save_fit(fit: Fit | str | Path, out: str | Path) -> list[Path]:
-    """The figures of one fit, or of one card: of a table as of a work directory. Returns the paths."""
+    """Saves the figures of one fit or card, of a table or a work directory. Returns the paths."""
     fit = fit if isinstance(fit, Fit) else load_fit(fit)
     return save(of_dataset(workdir_summary.of_fit(fit)), out)

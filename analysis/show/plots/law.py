@@ -97,10 +97,10 @@ class _Stars(NamedTuple):
 
 
 def _stars(fit: Fit, opened: Sequence[RunSummary]) -> _Stars | None:
-    found = [(run.count(fit.conventions.n), run.manifest.tokens.D, run.loss) for run in opened]
-    if not found or any(n is None for n, _, _ in found):
+    points = [(run.count(fit.conventions.n), run.manifest.tokens.D, run.loss) for run in opened]
+    if not points or any(n is None for n, _, _ in points):
         return None
-    return _Stars(*np.array(found, dtype=float).T)
+    return _Stars(*np.array(points, dtype=float).T)
 
 
 def _draw_stars(ax: Axes, fit: Fit, stars: _Stars, sizes: Sizes, grid: Array) -> None:
@@ -148,7 +148,7 @@ def _loss_of_one(fit: Fit, entropy: float | None, ax: Axes | None) -> Figure:
 
 
 def _loss_of_many(fit: Fit, ax: Axes | None) -> Figure:
-    """Measured against fitted, for a law whose columns no plane holds."""
+    """Measured against fitted loss, for a law with more columns than fit into a plane."""
     data = fit.columns
     rms = 100 * float(np.sqrt(np.mean(data["residual_log"] ** 2)))
     caption = (

@@ -1,4 +1,4 @@
-"""What every figure shares: palette, markers, round ticks on logarithmic axes, labels with units, sizes as colours.
+"""Shared by all figures: palette, markers, round ticks on logarithmic axes, labels with units, sizes as colours.
 
 Sizes (an order) run along viridis, laws and approaches (kinds) take the Okabe-Ito palette, and each has a marker of its
 own, so that no figure needs its colours. pyplot and its state are not used.
@@ -71,20 +71,20 @@ styled = matplotlib.rc_context(STYLE)
 
 
 def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Few round ticks of a logarithmic axis: decades where there are enough of them, else parts of a decade."""
+    """A few round ticks for a logarithmic axis: decades if there are enough of them, else parts of a decade."""
     if not (0 < low < high):
         return []
     if high / low < 5:
         steps = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         return [float(t) for t in steps if low <= t <= high]
-    found: list[float] = []
+    ticks: list[float] = []
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for parts in ((1,), (1, 3), (1, 2, 5)):
-        found = [p * 10.0**e for e in range(first, last + 1) for p in parts]
-        found = [t for t in found if low * 0.999 <= t <= high * 1.001]
-        if len(found) >= 3:
-            return found[:: math.ceil(len(found) / most)]
-    return found
+        ticks = [p * 10.0**e for e in range(first, last + 1) for p in parts]
+        ticks = [t for t in ticks if low * 0.999 <= t <= high * 1.001]
+        if len(ticks) >= 3:
+            return ticks[:: math.ceil(len(ticks) / most)]
+    return ticks
 
 
 def log_axis(ax: Axes, which: str, limits: tuple[float, float], text: Any) -> None:
@@ -242,13 +242,13 @@ def law_styles(laws: Iterable[Law]) -> dict[str, tuple[str, str]]:
 
     Where two laws of one figure would look the same, the later one takes the next free marker.
     """
-    found: dict[str, tuple[str, str]] = {}
+    styles: dict[str, tuple[str, str]] = {}
     for law in laws:
-        if law.name in found:
+        if law.name in styles:
             continue
         key = law.style or 0
         colour, own = KINDS[key % len(KINDS)], key % len(MARKERS)
         order = [MARKERS[(own + i) % len(MARKERS)] for i in range(len(MARKERS))]
-        free = [marker for marker in order if (colour, marker) not in found.values()]
-        found[law.name] = colour, (free or order)[0]
-    return found
+        free = [marker for marker in order if (colour, marker) not in styles.values()]
+        styles[law.name] = colour, (free or order)[0]
+    return styles

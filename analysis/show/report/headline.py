@@ -1,4 +1,4 @@
-"""The answer of a data set in sentences, each by what it is about, so that page and summary choose among them."""
+"""The main results of a data set in sentences, by topic, so that page and summary can choose among them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ NO_SEAL = (
 
 @dataclass(frozen=True)
 class Headline:
-    """What a data set says; None where it says nothing of that.
+    """Sentences about a data set by topic; None where there is nothing to report.
 
     Attributes:
-      missing: why there is no fit, and then nothing else.
+      missing: why there is no fit; all other topics are then empty.
       best: which law describes the runs best.
-      verdicts: of that law, and of the one that allocates where it is another.
-      behind: how far the law that allocates lies behind the best.
+      verdicts: of that law and, if it is another one, of the law used for allocations.
+      behind: how far the law used for allocations is behind the best.
       refuted: which forms are refuted, or that none is.
-      forecasts: how the sealed forecasts came out.
+      forecasts: outcome of the sealed forecasts.
       theory: losses and floor against the known entropy.
       approaches: whether approaches 1, 2 and 3 agree.
     """
@@ -44,24 +44,24 @@ class Headline:
 
     @property
     def sentences(self) -> list[str]:
-        """All of them, in the order of a reader."""
+        """All sentences, in reading order."""
         first, *others = self.verdicts or (None,)
         order = (self.missing, self.best, first, self.behind, *others, self.refuted)
         return [text for text in (*order, self.forecasts, self.theory, self.approaches) if text is not None]
 
 
-def headline(found: WorkdirSummary, part: DatasetSummary) -> Headline:
-    """The answer of one data set."""
+def headline(summary: WorkdirSummary, part: DatasetSummary) -> Headline:
+    """The main results of one data set."""
     best, main, n = part.best(), part.main(), part.n
     if best is None or main is None or n is None:
         return Headline(missing=part.problems.get("runs", NO_FIT))
-    gap, scored, theory = behind(part), found.scored(part.name), found.theory(part.name)
+    gap, scored, theory = behind(part), summary.scored(part.name), summary.theory(part.name)
     fits = [best] if gap is None else [best, main]
     return Headline(
         best=_best(part, n),
         verdicts=tuple(f"{fit.law.name}: {verdict(fit)}" for fit in fits),
         behind=gap,
-        refuted=_refuted(found, part, n),
+        refuted=_refuted(summary, part, n),
         forecasts=None if scored is None else f"Sealed forecasts, {outcome(part.name, scored.ranking)}",
         theory=None if theory is None else f"Theory: {theory_sentence(part, theory)}",
         approaches=compared(part.approaches[n]) if n in part.approaches else None,
@@ -81,8 +81,8 @@ def _best(part: DatasetSummary, n: str) -> str | None:
     return f"{text}."
 
 
-def _refuted(found: WorkdirSummary, part: DatasetSummary, n: str) -> str | None:
-    scored, words = found.scored(part.name), f"N = {count_word(n)} parameters"
+def _refuted(summary: WorkdirSummary, part: DatasetSummary, n: str) -> str | None:
+    scored, words = summary.scored(part.name), f"N = {count_word(n)} parameters"
     ranking = () if scored is None else scored.ranking
     misfit = [row.law for row in part.ranks[n] if row.aicc is not None and row.refuted]
     failed = [str(row.forecaster.law) for row in ranking if row.refuted and row.forecaster.n == n]
@@ -112,7 +112,7 @@ def theory_sentence(part: DatasetSummary, check: EntropyCheck) -> str:
 
 
 def behind(part: DatasetSummary) -> str | None:
-    """What to know where the law that allocates is not the one that describes the runs best."""
+    """A note where the law used for allocations is not the one that describes the runs best."""
     best, main = part.best(), part.main()
     if best is None or main is None or best is main:
         return None

@@ -33,8 +33,8 @@ def write(workdir: str | Path, out: str | Path | None = None) -> Path:
     Raises:
       UserError: the directory holds no study and no run, or the file cannot be written.
     """
-    found = workdir_summary.collect(workdir)
-    drawn = plots.of_workdir(found)
+    summary = workdir_summary.collect(workdir)
+    drawn = plots.of_workdir(summary)
     figures = {
         name: {
             key: _inline(plots.render(f, "svg", f"{name}-{key}"), f"{name}-{key}", f.get_suptitle())
@@ -47,7 +47,7 @@ def write(workdir: str | Path, out: str | Path | None = None) -> Path:
     environment.filters.update(greek=greek, math=formula, counted=count_word, known=_known)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     path = Path(out) if out is not None else Path(workdir) / FILE
-    write_atomic(path, page.render(report=contents(found), figures=figures))
+    write_atomic(path, page.render(report=contents(summary), figures=figures))
     return path
 
 

@@ -179,7 +179,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class DatasetSection:
-    """All that the report says of one data set."""
+    """The report's content for one data set."""
 
     name: str
     unit: str
@@ -202,7 +202,7 @@ class DatasetSection:
 
 @dataclass(frozen=True)
 class Contents:
-    """All that the report says."""
+    """The content of the report."""
 
     name: str
     datasets: tuple[DatasetSection, ...]
@@ -220,45 +220,45 @@ class Contents:
 
     @property
     def units(self) -> tuple[str, ...]:
-        """Of the losses of all runs."""
+        """Units of the losses of all runs."""
         return tuple(dict.fromkeys(str(run.manifest.unit) for run in self.runs))
 
 
-def contents(found: WorkdirSummary) -> Contents:
+def contents(summary: WorkdirSummary) -> Contents:
     """The content of a work directory's report."""
     states: dict[str, int] = {}
-    for run in found.runs:
+    for run in summary.runs:
         states[run.status] = states.get(run.status, 0) + 1
     return Contents(
-        name=found.name,
-        datasets=tuple(_dataset(found, part) for part in found.datasets),
-        runs=found.runs,
-        groups=tuple(dict.fromkeys(g for run in found.runs for g in run.manifest.parameters.groups)),
+        name=summary.name,
+        datasets=tuple(_dataset(summary, part) for part in summary.datasets),
+        runs=summary.runs,
+        groups=tuple(dict.fromkeys(g for run in summary.runs for g in run.manifest.parameters.groups)),
         states=states,
-        provenance=found.provenance,
-        problems=tuple(found.problems.values()),
+        provenance=summary.provenance,
+        problems=tuple(summary.problems.values()),
     )
 
 
-def _dataset(found: WorkdirSummary, part: DatasetSummary) -> DatasetSection:
+def _dataset(summary: WorkdirSummary, part: DatasetSummary) -> DatasetSection:
     best, main = part.best(), part.main()
     # without a fit, why there are no runs stands where the fit would
     problems = [text for name, text in part.problems.items() if best is not None or name != "runs"]
     return DatasetSection(
         name=part.name,
-        unit=str(found.unit(part.name)),
-        sentences=tuple(headline(found, part).sentences),
+        unit=str(summary.unit(part.name)),
+        sentences=tuple(headline(summary, part).sentences),
         law=None if best is None else _law(best),
         main=None if main is None else _law(main),
         predictions=None if main is None else predictions(main, part.entropy),
         behind=behind(part),
-        forecasts=_forecasts(found, part.name),
-        theory=found.theory(part.name),
+        forecasts=_forecasts(summary, part.name),
+        theory=summary.theory(part.name),
         laws=tuple((count_word(n), _laws(part, n)) for n in part.fits),
         approaches=tuple(_approaches(n, result) for n, result in part.approaches.items()),
         warnings=_warnings(part),
         noise=_noise(best),
-        positions=_positions(found.of(part.name)),
+        positions=_positions(summary.of(part.name)),
         dropped=() if part.runs is None else tuple((row.row, sentence(row)) for row in part.runs.dropped),
         problems=tuple(problems),
         no_fit=part.problems.get("runs", NO_FIT),
@@ -291,44 +291,44 @@ def predictions(fit: Fit, entropy: float | None) -> Predictions:
         budget = math.nan if fit.scope.C_max is None else ratio * fit.scope.C_max
         try:
             # 100 times is allowed, but not 100 times and a rounding error
-            found = optimal(fit, flops=budget * (1 - 1e-9), level=fit.level)
+            optimum = optimal(fit, flops=budget * (1 - 1e-9), level=fit.level)
         except UserError as error:
             rows.append(BudgetRow(ratio, budget, f"{error.field} {error.value} {error.remedy}"))
             continue
-        notes = [sentence(w) for w in found.warnings if not isinstance(w, Extrapolation)]
-        reason = next((sentence(w) for w in found.warnings if isinstance(w, OpenDraws)), "not identified")
-        if entropy is not None and found.loss.value < entropy:
+        notes = [sentence(w) for w in optimum.warnings if not isinstance(w, Extrapolation)]
+        reason = next((sentence(w) for w in optimum.warnings if isinstance(w, OpenDraws)), "not identified")
+        if entropy is not None and optimum.loss.value < entropy:
             notes.append(f"below the exact entropy {entropy:.4f}: this law's floor is too low")
         rows.append(
             BudgetRow(
                 ratio,
                 budget,
-                N=interval(found.N, short, reason),
-                D=interval(found.D, short, reason),
-                tokens_per_parameter=interval(found.tokens_per_parameter, reason=reason),
-                loss=interval(found.loss, loss_text, reason),
+                N=interval(optimum.N, short, reason),
+                D=interval(optimum.D, short, reason),
+                tokens_per_parameter=interval(optimum.tokens_per_parameter, reason=reason),
+                loss=interval(optimum.loss, loss_text, reason),
                 notes=tuple(notes),
-                sensitivity=found.sensitivity,
+                sensitivity=optimum.sensitivity,
             )
         )
-        cost, of_fit = cost_words(found.cost), tuple(f"of the fit: {sentence(w)}" for w in found.of_fit)
+        cost, of_fit = cost_words(optimum.cost), tuple(f"of the fit: {sentence(w)}" for w in optimum.of_fit)
     return Predictions(tuple(rows), cost, of_fit)
 
 
 # --- forecasts
 
 
-def _forecasts(found: WorkdirSummary, dataset: str) -> Forecasts | None:
+def _forecasts(summary: WorkdirSummary, dataset: str) -> Forecasts | None:
     """Expected power as it was sealed, and forecasts beside outcomes; None where nothing of the data set is sealed."""
-    entries = () if found.prediction is None else found.prediction.entries
+    entries = () if summary.prediction is None else summary.prediction.entries
     entries = tuple(entry for entry in entries if any(cell.dataset == dataset for cell in entry.cells))
     cells = [cell for entry in entries for cell in entry.cells if cell.dataset == dataset]
     if not cells:
         return None
-    rows = {} if found.score is None else {(r.run, r.forecaster): r for r in found.score.rows}
+    rows = {} if summary.score is None else {(r.run, r.forecaster): r for r in summary.score.rows}
     made = {(f.run, f.forecaster): f for entry in entries for f in entry.forecasts if f.dataset == dataset}
     outcomes = {run: row.outcome for (run, _), row in rows.items()}
-    scored = found.scored(dataset)
+    scored = summary.scored(dataset)
     ranking = () if scored is None else scored.ranking
     who = [entry.forecaster for entry in ranking] or list(dict.fromkeys(who for _, who in made))
     lines = [(label(w), tuple(_cell(made.get((cell.run, w)), rows.get((cell.run, w))) for cell in cells)) for w in who]
@@ -415,13 +415,13 @@ def _approach(name: str, approach: Approach) -> ApproachRow:
 
 
 def _warnings(part: DatasetSummary) -> tuple[WarningRow, ...]:
-    """Each different warning once, with the fits that it is about."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Each distinct warning once, with the fits that have it."""
+    fits_of: dict[tuple[str, str], list[str]] = {}
     for n, fits in part.fits.items():
         for law, fit in fits.items():
             for w in fit.warnings:
-                found.setdefault((w.code, sentence(w)), []).append(f"{law}, N {count_word(n)}")
-    return tuple(WarningRow(code.replace("_", " "), said, tuple(fits)) for (code, said), fits in found.items())
+                fits_of.setdefault((w.code, sentence(w)), []).append(f"{law}, N {count_word(n)}")
+    return tuple(WarningRow(code.replace("_", " "), said, tuple(fits)) for (code, said), fits in fits_of.items())
 
 
 # --- noise and positions
@@ -456,7 +456,7 @@ def _percent(value: float, draws: np.ndarray) -> str:
 
 
 def _positions(runs: tuple[RunSummary, ...]) -> Positions | None:
-    """Loss by position of the cheapest and the dearest run that have it, and what each bin of positions is called."""
+    """Loss by position of the cheapest and the most expensive run that have it, and names of the bins of positions."""
     able = [run for run in runs if run.evaluation is not None and run.evaluation.positions is not None]
     able.sort(key=lambda run: run.manifest.flops.training)
     columns: list[tuple[RunSummary, str, dict[int, tuple[float, float | None]]]] = []

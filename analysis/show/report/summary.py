@@ -23,23 +23,23 @@ def summary(workdir: str | Path) -> str:
     Raises:
       UserError: the directory holds no study and no run.
     """
-    found = workdir_summary.collect(workdir)
-    lines = [f"{found.name}: what the runs say"]
-    for part in found.datasets:
-        lines += ["", *_dataset(found, part)]
-    scored = None if found.score is None or not found.score.datasets else sentence(found.score)
-    lines += ["", "Sealed forecasts", *_wrap(scored or found.problems.get("prediction") or NO_SEAL)]
-    checks = {} if found.entropy is None else found.entropy.datasets
+    collected = workdir_summary.collect(workdir)
+    lines = [f"{collected.name}: what the runs say"]
+    for part in collected.datasets:
+        lines += ["", *_dataset(collected, part)]
+    scored = None if collected.score is None or not collected.score.datasets else sentence(collected.score)
+    lines += ["", "Sealed forecasts", *_wrap(scored or collected.problems.get("prediction") or NO_SEAL)]
+    checks = {} if collected.entropy is None else collected.entropy.datasets
     if checks:
-        said = [theory_sentence(part, checks[part.name]) for part in found.datasets if part.name in checks]
+        said = [theory_sentence(part, checks[part.name]) for part in collected.datasets if part.name in checks]
         lines += ["", "Check against theory", *_wrap(" ".join(said))]
     path = Path(workdir) / FILE
     lines += ["", f"Report: {path}" if path.exists() else f"Report: not written yet (scaling report {workdir})"]
     return "\n".join(lines)
 
 
-def _dataset(found: WorkdirSummary, part: DatasetSummary) -> list[str]:
-    fit, main, said = part.best(), part.main(), headline(found, part)
+def _dataset(collected: WorkdirSummary, part: DatasetSummary) -> list[str]:
+    fit, main, said = part.best(), part.main(), headline(collected, part)
     if fit is None or main is None:
         return [part.name, *_wrap(said.missing or "")]
     title = (
