@@ -320,6 +320,13 @@ def test_overrides_take_the_kind_of_the_field(place):
         assert code == 2 and err.startswith("scaling: error: ") and err.count("\n") == 1, (section, err)
 
 
+@pytest.mark.parametrize("out", ["folder", "file/recipe.json"])
+def test_a_recipe_that_cannot_be_written_is_refused_before_the_sweep(place, out):
+    code, _, err = scaling("tune", "--config=exp.py", f"--out={out}")
+    assert code == 2 and err.count("\n") == 1 and f"path = {out}: " in err
+    assert not (place / "runs").exists()
+
+
 def test_an_edit_within_a_second_is_read(place, monkeypatch):
     """Bytecode, found by size and second of a file, would give the old cells."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)

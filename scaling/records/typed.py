@@ -121,6 +121,23 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
         raise UserError("path", path, remedy, Code.ENVIRONMENT) from error
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Checks that ``write_atomic`` will be able to write a file, before the work that leads to it.
+
+    Raises:
+      UserError: it is a directory (CONFLICT), or its directory cannot be made or written (ENVIRONMENT).
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError("path", path, "is a directory; give the name of a file", Code.CONFLICT)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        remedy = f"cannot be written ({error.strerror}); choose another"
+        raise UserError("path", path, remedy, Code.ENVIRONMENT) from error
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes a value or a Struct as indented JSON, atomically. Raises ValueError for NaN, which JSON lacks."""
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False, default=plain) + "\n")

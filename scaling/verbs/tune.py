@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.errors import UserError
 from scaling.flags import Flag
 from scaling.records import SCHEMA, Manifest, read_study, write_json
-from scaling.records.typed import plain
+from scaling.records.typed import check_writable, plain
 from scaling.verbs._declare import JSON, LEVEL, WORKDIR, Verb
 from scaling.verbs._study import default_workdir
 from scaling.verbs._training import TRAINING
@@ -37,6 +37,8 @@ def tune(options: SimpleNamespace) -> int:
     if options.dry_run:
         asked = {flag.name: flag.default for flag in PLAN.flags} | {"workdir": str(workdir), "json": options.json}
         return plan(SimpleNamespace(**asked, config=config, argument=None))
+    out = Path(options.out) if options.out else workdir / "recipe.json"
+    check_writable(out)
     training = {flag.name: getattr(options, flag.name) for flag in TRAINING}
     asked = SimpleNamespace(**training, config=config, workdir=str(workdir), argument=None, json=False)
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the recipe; what `run` prints is progress
@@ -44,7 +46,6 @@ def tune(options: SimpleNamespace) -> int:
     if code != 0:
         return code
     tuned = fitted(workdir, options.level)
-    out = Path(options.out) if options.out else workdir / "recipe.json"
     write_json(out, {"schema": SCHEMA, "kind": "recipe", "recipe": fields(base, tuned, workdir), "fit": tuned})
     if options.json:
         shown = {name: value for name, value in plain(tuned).items() if name != "draws"}
