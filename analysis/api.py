@@ -169,7 +169,7 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
     """Reads and checks runs that a law may be fitted to.
 
     Args:
-      data: a DataFrame, a .csv, .tsv, .jsonl or .parquet table with columns N, D, loss and perhaps C (else C = 6 N D),
+      data: a DataFrame, a .csv, .tsv, .json, .jsonl or .parquet table of N, D, loss and perhaps C (else 6 ND),
         a work directory of this trainer, or a published set, ``reference:NAME``.
       where: a selection of rows such as ``"outlier == 0 and N > 1e6"``.
       dataset: which data set; sets are never mixed.

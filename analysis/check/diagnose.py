@@ -28,6 +28,7 @@ from analysis.laws import Law
 Array = np.ndarray
 Intervals = Mapping[str, Interval]
 FLOOR_REACHED = 0.01  # a floor whose expected interval reaches this is not identified
+ROUNDING = 1e-4  # of log losses that are written to four digits
 WIDE_A = 0.15  # an allocation exponent with a wider expected half-width is not identified
 KNOWN = 2.0  # a positive scale that is not known within this factor either way is not identified
 # most studies of a design at the limit show a smaller width, but fewer than 3 % one below this (benchmarks/coverage.py)
@@ -68,7 +69,7 @@ def diagnose(fit: Subject) -> tuple[AnyWarning, ...]:
     off, apart = outlying(point, y) if point.scale > 1e-10 else (np.zeros(0, dtype=int), np.zeros(len(y)))
     warnings: list[AnyWarning] = [
         *_bounds(fit),
-        *_stem_effects(fit.inference),
+        *_stem_effects(fit),
         *_identification(fit),
         *_scales(fit),
         *_design(fit),
@@ -103,8 +104,10 @@ def _bounds(fit: Subject) -> list[AnyWarning]:
     return warnings
 
 
-def _stem_effects(inference: Inference) -> list[AnyWarning]:
-    return [] if inference.capped is None else [card.StemEffects(sd=inference.capped)]
+def _stem_effects(fit: Subject) -> list[AnyWarning]:
+    """None for exact losses or for hardly more rows than parameters, which cannot show a misfit."""
+    sd, spare = fit.inference.capped, len(fit.y) - int(fit.point.free.sum())
+    return [card.StemEffects(sd=sd)] if sd is not None and sd > ROUNDING and spare >= len(fit.law.names) else []
 
 
 def _identification(fit: Subject) -> list[AnyWarning]:
@@ -182,7 +185,8 @@ def _design(fit: Subject) -> list[AnyWarning]:
         r = float(np.corrcoef(np.log(table["N"]), np.log(table["D"]))[0, 1])
         if abs(r) > 0.95:
             warnings.append(card.Collinear(correlation=r))
-        if set(law.columns) == {"N", "D"}:  # with repeats, bits or a learning rate more than N differs
+        # With repeats, bits or a learning rate more than N differs; a best learning rate need not fall with N.
+        if set(law.columns) == {"N", "D"} and law.quantity in ("loss", "other_loss"):
             warnings += _monotone(table, fit.noise)
     return warnings
 
@@ -331,7 +335,7 @@ def left_out(dropped: Sequence[Dropped], table: pd.DataFrame, law: Law) -> tuple
         warnings.append(card.LeftOut(why="diverged", rows=diverged, of=len(diverged) + len(table)))
     if undecayed:
         warnings.append(card.LeftOut(why="undecayed", rows=undecayed, of=len(undecayed) + len(table)))
-    if "run" in table and "decayed" not in table and not law.curve:
+    if "run" in table and "decayed" not in table and not law.curve and {"N", "D", "C"} & set(law.columns):
         runs = len(set(table["run"]))
         if early := len(table) - runs:
             warnings.append(card.Checkpoints(rows=early, runs=runs, of=len(table)))

@@ -55,6 +55,7 @@ def _mixture(domains: int) -> Smooth:
         "data mixing law, Ye 2024, arXiv 2403.16952 (k is in the t, as the shares r add to one)",
         inputs=tuple(names),
         signed=tuple(names),
+        shares=True,
         logs=logs,
         guess=guess,
         example={"c": 1.4, **{f"t{i}": 0.4 - 0.7 * i for i in range(1, domains + 1)}},

@@ -61,7 +61,7 @@ saturating = Smooth(
         E,
         amplitude("R", "what training can remove: the loss at x = 0 less E"),
         scale("x0", "of x", "where half of R is gone", "x"),
-        exponent("a", "slope far beyond x0"),
+        exponent("a", "slope far beyond x0", 12.0, (0.1, 8.0)),
     ),
     (),
     "a power law that saturates at both ends; compare Zhai 2021, arXiv 2106.04560",

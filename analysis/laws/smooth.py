@@ -39,6 +39,7 @@ class Smooth(Law):
         have further axes after the rows.
       amplitudes: parameters that enter linearly.
       negative: amplitudes that are subtracted.
+      shares: the columns are shares, which add to one in every row.
       ordered: puts interchangeable parts of parameters (S, P) into a unique order.
     """
 
@@ -46,6 +47,7 @@ class Smooth(Law):
     logs: Formula
     amplitudes: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
+    shares: bool = False
     ordered: Callable[[Array], Array] | None = None
 
     def _check(self) -> None:
@@ -95,6 +97,11 @@ class Smooth(Law):
                 raise UserError(name, float(values[~good][0]), f"row {row} must be a positive finite number")
             out[name] = values
         n = max(len(v) for v in out.values())
+        total = np.sum(list(out.values()), axis=0) if self.shares else np.ones(1)
+        if (far := np.abs(total - 1) > 1e-3).any():
+            row, names = int(np.argmax(far)), " + ".join(self.columns)
+            remedy = f"is {names} in row {row}; shares add to one: give the law that has all the domains"
+            raise UserError("shares", f"{total[row]:.4g}", remedy)
         return {k: np.broadcast_to(v, (n, *v.shape[1:])) for k, v in out.items()}
 
     def predict(self, theta: Any, columns: Columns) -> Array:

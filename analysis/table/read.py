@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +11,7 @@ import pandas as pd
 
 from analysis.card import Dropped
 from analysis.laws import Law
+from analysis.table import text_files
 from scaling.errors import STORAGE, Code, UserError
 
 REQUIRED = ("N", "D", "loss")
@@ -25,28 +24,35 @@ ALIASES = {
 }
 OTHERS = ("run", "stem", "seed", "dataset", "unique_tokens", "epochs", "learning_rate", "batch", "tokens_per_second")
 COPIES = {"lr": "learning_rate", "U": "unique_tokens"}  # canonical name beside the one in the table
+DONE = ("done", "finished", "completed", "complete", "success", "succeeded", "ok")  # of a run's status, in lower case
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-"}
-FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # text also with .gz behind it
 
 
 def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Cells, as text (csv, tsv) or typed (others), and the name of each row: its line in the file."""
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        raise UserError(
-            "path", path, f"is neither a work directory nor a table; known are {', '.join(FORMATS)}", Code.UNSUPPORTED
-        )
+    """Cells, as text (csv, tsv) or typed (others), and the name of each row: its line in the file.
+
+    Raises:
+      UserError: an unknown kind of file (UNSUPPORTED), or one that cannot be read (DAMAGED, ENVIRONMENT).
+    """
+    name = path.name.lower().removesuffix(".gz")
+    suffix = next((kind for kind in FORMATS if name.endswith(kind)), None)
+    if suffix is None:
+        remedy = f"is neither a work directory nor a table; known are {', '.join(FORMATS)}"
+        raise UserError("path", path, remedy, Code.UNSUPPORTED)
     try:
-        if suffix == ".parquet":
-            return _read_parquet(path)
-        return _read_jsonl(path) if suffix == ".jsonl" else _read_delimited(path, "\t" if suffix == ".tsv" else ",")
+        match suffix:
+            case ".parquet":
+                return _read_parquet(path)
+            case ".jsonl":
+                return text_files.json_lines(path)
+            case ".json":
+                return text_files.json_array(path)
+            case _:
+                return text_files.delimited(path, "\t" if suffix == ".tsv" else ",")
     except ImportError as error:
-        remedy = "needs pyarrow, which is not there: pip install 'scaling-lab[data]', or give a CSV"
+        remedy = "needs pyarrow, which is not installed: pip install 'scaling-lab[data]', or give a CSV"
         raise UserError("path", path, remedy, Code.ENVIRONMENT) from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            "path", path, f"is not UTF-8 text ({error.reason}); save it again as UTF-8", Code.DAMAGED
-        ) from error
     except OSError as error:
         code = Code.ENVIRONMENT if error.errno in STORAGE else Code.DAMAGED
         raise UserError("path", path, f"cannot be read ({error.strerror or error})", code) from error
@@ -63,53 +69,6 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, list[str]]:
     if any(name is not None for name in frame.index.names):
         frame = frame.reset_index()  # pandas keeps a column that was its index apart
     return frame, [f"row {i + 1}" for i in range(len(frame))]
-
-
-def _read_delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
-    cells: list[list[str]] = []
-    lines: list[str] = []
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            for row in reader:
-                if not any(cell.strip() for cell in row):
-                    continue
-                if len(row) != len(header):
-                    what = f"has {len(row)} cells where the header has {len(header)}; mend or delete it"
-                    raise UserError("table", f"{path}, line {reader.line_num}", what, Code.DAMAGED)
-                cells.append(row)
-                lines.append(f"line {reader.line_num}")
-        except csv.Error as error:
-            where = f"{path}, line {reader.line_num}"
-            raise UserError("table", where, f"is not a table ({error})", Code.DAMAGED) from error
-    if not header:
-        raise UserError("table", path, "is empty; the first line names the columns N, D and loss", Code.MISSING)
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise UserError(
-            "column", ", ".join(repeated), "appears twice in the first line; rename one of them", Code.CONFLICT
-        )
-    return pd.DataFrame(cells, columns=header, dtype=object), lines
-
-
-def _read_jsonl(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    rows: list[dict[str, Any]] = []
-    lines: list[str] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            remedy = f"is not JSON ({error}); mend or delete it"
-            raise UserError("table", f"{path}, line {number}", remedy, Code.DAMAGED) from error
-        if not isinstance(row, dict):
-            remedy = "is not a JSON object; write one object a line"
-            raise UserError("table", f"{path}, line {number}", remedy, Code.DAMAGED)
-        rows.append(row)
-        lines.append(f"line {number}")
-    return pd.DataFrame(rows, dtype=object), lines
 
 
 def name_columns(
@@ -179,15 +138,15 @@ def typed(cells: Any) -> Any:
     """A column as numbers or truth values if all its non-missing cells are such, else as text."""
     if cells.dtype.kind in "biuf":
         return cells
-    text = cells.map(lambda cell: "" if cell is None else str(cell).strip())
-    missing = text.str.lower().isin(MISSING)
-    known = text[~missing].str.lower()
+    words = cells.map(lambda cell: "" if cell is None else str(cell).strip())
+    missing = words.str.lower().isin(MISSING)
+    known = words[~missing].str.lower()
     if len(known) and known.isin(("true", "false")).all() and not missing.any():
-        return text.str.lower() == "true"
-    numbers = number(text.mask(missing))
+        return words.str.lower() == "true"
+    numbers = number(words.mask(missing))
     if len(known) and numbers[~missing].notna().all():
         return numbers
-    return text
+    return words
 
 
 def mask_rows(table: Any, names: Any) -> tuple[Any, list[Dropped]]:
@@ -195,7 +154,7 @@ def mask_rows(table: Any, names: Any) -> tuple[Any, list[Dropped]]:
     keep = pd.Series(True, index=table.index)
     dropped: list[Dropped] = []
     rules: tuple[tuple[str, Literal["status", "undecayed", "role"], Any], ...] = (
-        ("status", "status", lambda c: c.astype(str) == "done"),
+        ("status", "status", lambda c: c.astype(str).str.strip().str.lower().isin(DONE)),
         ("decayed", "undecayed", lambda c: c.astype(str).str.lower().isin(("true", "1", "1.0"))),
         ("role", "role", lambda c: ~c.astype(str).isin(("holdout", "stem"))),
     )

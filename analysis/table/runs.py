@@ -35,7 +35,7 @@ def load(
     warmup: int | None = None,
     term: str | None = None,
 ) -> Runs:
-    """Reads the runs of a work directory, or of a .csv, .tsv, .jsonl or .parquet table.
+    """Reads the runs of a work directory, or of a .csv, .tsv, .jsonl, .json or .parquet table.
 
     Args:
       path: a work directory (it holds ``runs/``) or a table with columns N, D, loss and perhaps C (else C = 6ND).
@@ -62,7 +62,7 @@ def load(
         remedy = "is for work directories; name the column of a table, columns loss=COLUMN"
         raise UserError("term", term, remedy, Code.UNSUPPORTED)
     if not path.exists() and not path.is_symlink():
-        remedy = "does not exist; give a work directory or a .csv, .tsv, .jsonl, .parquet table"
+        remedy = f"does not exist; give a work directory or a table ({', '.join(tables.FORMATS)})"
         raise UserError("path", path, remedy, Code.MISSING)
     frame, lines = tables.read(path)
     return from_frame(

@@ -330,7 +330,7 @@ def _normal(text: str) -> tuple[float, float]:
 
 
 VERB = Verb(
-    summary="fit scaling laws to the runs of a study, or to a table of runs (csv, tsv, jsonl, parquet)",
+    summary="fit scaling laws to the runs of a study, or to a table of runs (csv, tsv, jsonl, json, parquet)",
     positional=("PATH",),
     flags=(
         Flag(

@@ -1,0 +1,123 @@
+"""Rows of text files: CSV and TSV as spreadsheets of any language write them, JSON Lines, a JSON array of rows."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from scaling.errors import Code, UserError
+
+_SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # a first line by which Excel is told the separator
+_GZIP = b"\x1f\x8b"
+
+
+def text_of(path: Path) -> str:
+    """The text of a file: UTF-8 or UTF-16 by its byte order mark, UTF-8 without one; gzip is unpacked.
+
+    Raises:
+      UserError: it is neither, or damaged (DAMAGED). OSError: it cannot be read.
+    """
+    data = path.read_bytes()
+    if data.startswith(_GZIP):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError("path", path, f"is damaged gzip ({error}); copy it again", Code.DAMAGED) from error
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        remedy = f"is not {'UTF-16' if utf16 else 'UTF-8'} text ({error.reason}); save it again as UTF-8"
+        raise UserError("path", path, remedy, Code.DAMAGED) from error
+
+
+def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
+    """Cells of a CSV or TSV as text, and the name of each row: its line.
+
+    The separator is what a ``sep=`` line says, else ``delimiter``, or the semicolon or tab of a header that lacks it.
+    Columns without a title that are empty in every row are left out.
+
+    Raises:
+      UserError: rows of unequal length, a title twice, cells without a title, no header.
+    """
+    text, skipped = text_of(path), 0
+    if match := _SEPARATOR.match(text):
+        delimiter, text, skipped = match[1], text[match.end() :], 1
+    else:
+        first = text.split("\n", 1)[0]
+        if delimiter not in first:
+            delimiter = next((other for other in ";\t," if other in first), delimiter)
+    cells: list[list[str]] = []
+    lines: list[int] = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                cells.append(row)
+                lines.append(reader.line_num + skipped)
+    except csv.Error as error:
+        where = f"{path}, line {reader.line_num + skipped}"
+        raise UserError("table", where, f"is not a table ({error})", Code.DAMAGED) from error
+    while header and not header[-1] and not any(cell.strip() for row in cells for cell in row[len(header) - 1 :]):
+        header.pop()
+    _check(path, header, cells, lines)
+    kept = [row[: len(header)] for row in cells]
+    return pd.DataFrame(kept, columns=pd.Index(header), dtype=object), [f"line {line}" for line in lines]
+
+
+def _check(path: Path, header: list[str], cells: list[list[str]], lines: list[int]) -> None:
+    if not header:
+        raise UserError("table", path, "is empty; the first line names the columns N, D and loss", Code.MISSING)
+    for row, line in zip(cells, lines):
+        if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
+            what = f"has {len(row)} cells where the header has {len(header)}; mend or delete it"
+            raise UserError("table", f"{path}, line {line}", what, Code.DAMAGED)
+    if not all(header):
+        where = f"{path}, column {header.index('') + 1}"
+        raise UserError("table", where, "has no title in the first line; name it or delete it", Code.MISSING)
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        remedy = "appears twice in the first line; rename one of them"
+        raise UserError("column", ", ".join(repeated), remedy, Code.CONFLICT)
+
+
+def json_lines(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Cells of one JSON object a line, and the name of each row: its line."""
+    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
+    for number, line in enumerate(text_of(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            remedy = f"is not JSON ({error}); mend or delete it"
+            raise UserError("table", f"{path}, line {number}", remedy, Code.DAMAGED) from error
+        if not isinstance(row, dict):
+            remedy = "is not a JSON object; write one object a line"
+            raise UserError("table", f"{path}, line {number}", remedy, Code.DAMAGED)
+        rows.append(row)
+        lines.append(f"line {number}")
+    return pd.DataFrame(rows, dtype=object), lines
+
+
+def json_array(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Cells of a JSON array of objects, and the name of each row: its place from 1."""
+    try:
+        rows = json.loads(text_of(path))
+    except (ValueError, RecursionError) as error:
+        raise UserError("table", path, f"is not JSON ({error}); mend it", Code.DAMAGED) from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        remedy = "is not an array of objects; write [{...}, {...}], one object a run"
+        raise UserError("table", path, remedy, Code.DAMAGED)
+    return pd.DataFrame(rows, dtype=object), [f"row {i + 1}" for i in range(len(rows))]

@@ -1,0 +1,109 @@
+"""Tables as people's spreadsheets, trackers and scripts write them: read alike, or one line that names the cause."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from refusals import refuses
+
+import analysis
+from analysis.show.sentences import sentence
+from scaling.errors import Code
+
+CELLS = [(n, n * ratio) for n in (31e6, 74e6, 165e6, 420e6, 1.1e9) for ratio in (5, 20, 60, 150)]
+NOISE = np.exp(0.003 * np.random.default_rng(2).standard_normal(len(CELLS)))
+TABLE = pd.DataFrame(
+    [(int(n), int(d), round((1.69 + 406.4 / n**0.34 + 410.7 / d**0.28) * e, 5)) for (n, d), e in zip(CELLS, NOISE)],
+    columns=pd.Index(["N", "D", "loss"]),
+)
+CSV = TABLE.to_csv(index=False)
+
+
+def codes(fit: analysis.Fit) -> set[str]:
+    return {warning.code for warning in fit.warnings}
+
+
+FILES: dict[str, bytes] = {
+    "semicolons.csv": CSV.replace(",", ";").encode(),
+    "tabs.csv": CSV.replace(",", "\t").encode(),
+    "sep.csv": b"sep=;\n" + CSV.replace(",", ";").encode(),
+    "sep_crlf.csv": b"sep=,\r\n" + CSV.replace("\n", "\r\n").encode(),
+    "trailing.csv": CSV.replace("\n", ",,\n").encode(),
+    "trailing_in_rows.csv": CSV.replace("\n", ",\n").replace("loss,\n", "loss\n", 1).encode(),
+    "utf16.csv": CSV.encode("utf-16"),
+    "mark.csv": CSV.encode("utf-8-sig"),
+    "packed.csv.gz": gzip.compress(CSV.encode()),
+    "packed_without_a_word.csv": gzip.compress(CSV.encode()),
+    "rows.json": TABLE.to_json(orient="records").encode(),
+    "rows.jsonl": TABLE.to_json(orient="records", lines=True).encode(),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_however_it_is_written_it_is_the_same_table(name: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(FILES[name])
+    read = analysis.load(tmp_path / name).table
+    for column in TABLE:
+        np.testing.assert_array_equal(read[column], TABLE[column])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "value"),
+    [
+        ("t.csv", b"N,D,,loss\n1e6,1e8,3,4\n", Code.MISSING, "column 3"),
+        ("t.csv", CSV.encode() + b"1,2,3,4\n", Code.DAMAGED, "line 22"),
+        ("t.csv", b"sep=;\nN;D;loss\n1;2\n", Code.DAMAGED, "line 3"),
+        ("t.csv.gz", gzip.compress(CSV.encode())[:-20], Code.DAMAGED, "t.csv.gz"),
+        ("t.csv", b"\xff\xfe\x00", Code.DAMAGED, "t.csv"),
+        ("t.json", b'{"N": [1, 2]}', Code.DAMAGED, "t.json"),
+        ("t.json", b"[" * 100_000, Code.DAMAGED, "t.json"),
+        ("t.xlsx", b"PK", Code.UNSUPPORTED, "t.xlsx"),
+    ],
+)
+def test_what_is_no_table_names_its_cause(name: str, content: bytes, code: Code, value: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(content)
+    with refuses(code) as caught:
+        analysis.load(tmp_path / name)
+    assert value in str(caught.value.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", ["done", "finished", "Completed", "SUCCESS"])
+def test_a_finished_run_is_finished_in_any_tracker(status: str):
+    runs = analysis.load(TABLE.assign(status=[status] * (len(TABLE) - 2) + ["crashed", "failed"]))
+    assert len(runs.table) == len(TABLE) - 2 and [row.detail for row in runs.dropped] == ["crashed", "failed"]
+
+
+def test_a_best_learning_rate_need_not_fall_with_the_size():
+    n, d = (np.array(values) for values in zip(*CELLS))
+    rate = 0.3 * n**-0.2 * d**0.1 * np.exp(0.3 * np.random.default_rng(1).standard_normal(len(n)))
+    fit = analysis.fit(pd.DataFrame({"N": n, "D": d, "lr": rate}), law="best_lr", columns={"loss": "lr"})
+    assert "not_monotone" not in codes(fit)
+
+
+def test_shares_that_leave_a_domain_out_are_refused():
+    shares = np.random.default_rng(0).dirichlet(np.ones(5), 30)
+    table = pd.DataFrame(shares, columns=pd.Index([f"r{i}" for i in range(1, 6)])).assign(loss=np.linspace(2, 3, 30))
+    with refuses(Code.INVALID, "shares") as caught:
+        analysis.fit(table, law="mixture4")
+    assert caught.value.value == f"{shares[0, :4].sum():.4g}"
+
+
+def test_a_steep_curve_of_one_run_has_its_slope_and_no_warning_of_studies():
+    step = np.arange(1.0, 101.0, 4)
+    error = (0.31 + 0.62 / (1 + (step / 17) ** 6)) * np.exp(0.01 * np.random.default_rng(0).standard_normal(len(step)))
+    table = pd.DataFrame({"run": "a", "step": step, "error": error})
+    fit = analysis.fit(table, law="saturating", columns={"x": "step", "loss": "error"})
+    assert fit.params["a"] == pytest.approx(6, abs=1) and fit.params["E"] == pytest.approx(0.31, abs=0.01)
+    assert not {"checkpoints", "parameter_at_bound"} & codes(fit)
+
+
+@pytest.mark.parametrize("rows", ["exact", "few"])
+def test_a_form_that_holds_is_not_called_wrong_on_few_or_exact_rows(rows: str):
+    n, d = (np.array(values) for values in zip(*CELLS))
+    exact = pd.DataFrame({"N": n, "D": d, "loss": 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28})
+    fit = analysis.fit(exact if rows == "exact" else TABLE.iloc[[0, 5, 9, 10, 14, 19]])
+    assert "stem_effects" not in codes(fit), [sentence(warning) for warning in fit.warnings]
+    assert json.dumps(fit.params)
