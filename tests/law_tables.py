@@ -11,6 +11,7 @@ from analysis.table.runs import Runs, from_frame
 RANGES: dict[str, tuple[float, float]] = {
     "N": (1e6, 1e9),
     "D": (1e8, 1e11),
+    "C": (1e15, 1e21),
     "U": (3e7, 3e10),
     "x": (1e4, 1e8),
     "experts": (1, 512),

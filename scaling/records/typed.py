@@ -122,7 +122,7 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Checks that ``write_atomic`` will be able to write a file, before the work that leads to it.
+    """Checks that a file can be written, before the work that leads to it. Writes and makes nothing.
 
     Raises:
       UserError: it is a directory (CONFLICT), or its directory cannot be made or written (ENVIRONMENT).
@@ -130,12 +130,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.is_dir():
         raise UserError("path", path, "is a directory; give the name of a file", Code.CONFLICT)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        remedy = f"cannot be written ({error.strerror}); choose another"
-        raise UserError("path", path, remedy, Code.ENVIRONMENT) from error
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise UserError("path", path, f"cannot be written: {place} is no directory of yours", Code.ENVIRONMENT)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
