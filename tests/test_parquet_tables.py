@@ -84,4 +84,4 @@ def test_without_pyarrow_one_line_says_what_to_install(tmp_path, capsys, monkeyp
     for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
         monkeypatch.setitem(sys.modules, name, None)
     assert cli.main(["fit", str(tmp_path / "runs.parquet")]) == cli.EXIT_USER
-    assert "needs pyarrow, which is not there: pip install 'scaling-lab[data]'" in capsys.readouterr().err
+    assert "needs pyarrow, which is not installed: pip install 'scaling-lab[data]'" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_bad_cells_are_named_by_line_and_column(tmp_path, line, code, field, val
         ("", "a.csv", Code.MISSING, "table", "{path}"),
         ("N,D,loss\n", "a.csv", Code.MISSING, "table", "{path}"),
         ("N,D,N,loss\n1,2,3,4\n", "a.csv", Code.CONFLICT, "column", "N"),
-        ("N;D;loss\n1;2;3\n", "a.csv", Code.MISSING, "table", "no column N"),
+        ("N|D|loss\n1|2|3\n", "a.csv", Code.MISSING, "table", "no column N"),
         ('{"N": 1, "D": 2, "loss": 3}\n{"N": ', "a.jsonl", Code.DAMAGED, "table", "{path}, line 2"),
         ("[1, 2]\n", "a.jsonl", Code.DAMAGED, "table", "{path}, line 1"),
         ("N,D,loss\n1,2,3\n", "a.xlsx", Code.UNSUPPORTED, "path", "{path}"),

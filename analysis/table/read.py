@@ -138,15 +138,15 @@ def typed(cells: Any) -> Any:
     """A column as numbers or truth values if all its non-missing cells are such, else as text."""
     if cells.dtype.kind in "biuf":
         return cells
-    words = cells.map(lambda cell: "" if cell is None else str(cell).strip())
-    missing = words.str.lower().isin(MISSING)
-    known = words[~missing].str.lower()
+    stripped = cells.map(lambda cell: "" if cell is None else str(cell).strip())
+    missing = stripped.str.lower().isin(MISSING)
+    known = stripped[~missing].str.lower()
     if len(known) and known.isin(("true", "false")).all() and not missing.any():
-        return words.str.lower() == "true"
-    numbers = number(words.mask(missing))
+        return stripped.str.lower() == "true"
+    numbers = number(stripped.mask(missing))
     if len(known) and numbers[~missing].notna().all():
         return numbers
-    return words
+    return stripped
 
 
 def mask_rows(table: Any, names: Any) -> tuple[Any, list[Dropped]]:
