@@ -26,7 +26,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("scaling", "analysis"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     (place / "tests").mkdir()
-    for name in ("law_tables.py", "refusals.py", "test_laws.py"):
+    for name in ("law_tables.py", "refusals.py", "selection.py", "test_laws.py"):
         shutil.copy(ROOT / "tests" / name, place / "tests")
     for path, code in FILES.items():
         assert not (place / path).exists(), path
