@@ -149,8 +149,8 @@ def test_a_contrast_is_evaluated_in_its_own_batch_with_an_error_by_batch(tmp_pat
     assert list(found) == ["contrast", "retrieval", "zero_shot"]
     # 80 pictures make two whole batches of 32; a batch of 16 was trained on.
     assert {term.count for term in found.values()} == {64}
-    assert found["contrast"].documents.id == ["batch 0 of 32", "batch 1 of 32"]
-    assert found["zero_shot"].documents.id == [f"block {number}" for number in range(4)]
+    assert list(found["contrast"].documents.id) == ["batch 0 of 32", "batch 1 of 32"]
+    assert list(found["zero_shot"].documents.id) == [f"block {number}" for number in range(4)]
     assert math.log(16) < found["contrast"].value < math.log(32) + 0.3
     assert 0.5 < found["retrieval"].value <= 1 and 0.5 < found["zero_shot"].value <= 1
     # The zero-shot term by hand: the nearest mean of a label's prompts.
