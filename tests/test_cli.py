@@ -320,24 +320,6 @@ def test_overrides_take_the_kind_of_the_field(place):
         assert code == 2 and err.startswith("scaling: error: ") and err.count("\n") == 1, (section, err)
 
 
-@pytest.mark.parametrize("out", ["folder", "file/recipe.json"])
-def test_a_recipe_that_cannot_be_written_is_refused_before_the_sweep(place, out):
-    code, _, err = scaling("tune", "--config=exp.py", f"--out={out}")
-    assert code == 2 and err.count("\n") == 1 and f"path = {out}: " in err
-    assert not (place / "runs").exists()
-
-
-def test_an_edit_within_a_second_is_read(place, monkeypatch):
-    """Bytecode, found by size and second of a file, would give the old cells."""
-    monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    for tokens in ("20", "30"):
-        (place / "exp.py").write_text(EXPERIMENT.replace("20", tokens))
-        os.utime(place / "exp.py", (1, 1))
-        _, out, _ = scaling("plan", "--config=exp.py", "--json")
-        assert json.loads(out)["cells"][0]["D"] == 48 * int(tokens)
-    assert not (place / "__pycache__").exists()
-
-
 def test_plan_prints_the_cells_and_writes_nothing(place):
     code, out, _ = scaling("plan", "--config=exp.py")
     assert code == 0 and "2 cells in 1 programs" in out and "parameters by group" in out

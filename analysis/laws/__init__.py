@@ -29,8 +29,8 @@ from analysis.laws.base import (
     variant,
 )
 from analysis.laws.smooth import Smooth, tie
-from scaling import python_file
 from scaling.errors import Code, UserError, choose
+from scaling.records import python_file
 
 __all__ = [
     "REGISTRY",

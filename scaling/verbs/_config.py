@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import scaling
-from scaling import python_file
 from scaling.errors import Code, UserError, choose
 from scaling.flags import convert
+from scaling.records import python_file
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
