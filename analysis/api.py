@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
 import pandas as pd
 
 from analysis import laws
@@ -118,7 +119,7 @@ class Fit(_Fit):
         from analysis.show.readable import ReadableAllocation
 
         answer = optimal(self, flops=flops, params=params, tokens=tokens, level=level, cost=cost, force=force)
-        return ReadableAllocation.of(answer)
+        return ReadableAllocation(**msgspec.structs.asdict(answer))
 
     def plot(self, *, ax: Axes | None = None) -> Figure:
         """Plots runs and fitted law: loss against tokens, one line per size, or against the law's only column.
@@ -326,7 +327,8 @@ def compare(
     if len(names) != len(fits):
         raise UserError("labels", ", ".join(names), f"give one for each of the {len(fits)} fits")
     members = [Member(name, fit) for name, fit in zip(names, fits)]
-    return ReadableComparison.of(_compare(members, level=level, margins=margins, axis=axis, seed=seed))
+    found = _compare(members, level=level, margins=margins, axis=axis, seed=seed)
+    return ReadableComparison(**msgspec.structs.asdict(found))
 
 
 def _labels(fits: Sequence[_Fit]) -> list[str]:

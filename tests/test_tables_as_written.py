@@ -1,7 +1,6 @@
 """Tables as people's spreadsheets, trackers and scripts write them: read alike, or one line that names the cause."""
 
 import gzip
-import json
 from pathlib import Path
 
 import numpy as np
@@ -106,4 +105,3 @@ def test_a_form_that_holds_is_not_called_wrong_on_few_or_exact_rows(rows: str):
     exact = pd.DataFrame({"N": n, "D": d, "loss": 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28})
     fit = analysis.fit(exact if rows == "exact" else TABLE.iloc[[0, 5, 9, 10, 14, 19]])
     assert "stem_effects" not in codes(fit), [sentence(warning) for warning in fit.warnings]
-    assert json.dumps(fit.params)

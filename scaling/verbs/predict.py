@@ -234,7 +234,7 @@ VERB = Verb(
         Flag("flops", float, "training compute in FLOPs"),
         Flag("params", float, "number of parameters N"),
         Flag("tokens", float, "number of training tokens D"),
-        Flag("learning_rate", float, "for a law with a learning rate (lr_loss): show the regret of this one"),
+        Flag("learning_rate", float, "for a law of the learning rate (`scaling laws`): show the regret of this one"),
         Flag("max_params", float, "with --flops: at most this many parameters"),
         Flag("tokens_per_parameter", float, "with --flops: train at this D/N instead of the optimal one"),
         Flag("unique_tokens", float, "with --flops: unique tokens available; training beyond them repeats data"),
