@@ -510,8 +510,6 @@ def test_fixing_a_parameter_narrows_the_rest():
 @pytest.mark.parametrize("n", [5, 20, 240])
 def test_the_rank_correlation_is_that_of_scipy(n):
     """Ours is imported faster; with ties, and of ranks that agree."""
-    from scipy import stats
-
     from analysis.check.diagnose import spearman
 
     rng = np.random.default_rng(n)
