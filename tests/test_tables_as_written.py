@@ -37,6 +37,7 @@ FILES: dict[str, bytes] = {
     "packed.csv.gz": gzip.compress(CSV.encode()),
     "packed_without_a_word.csv": gzip.compress(CSV.encode()),
     "rows.json": TABLE.to_json(orient="records").encode(),
+    "rows.jsonl.gz": gzip.compress(TABLE.to_json(orient="records", lines=True).encode()),
     "rows.jsonl": TABLE.to_json(orient="records", lines=True).encode(),
 }
 
