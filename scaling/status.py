@@ -233,7 +233,8 @@ class StatusReader:
     def __init__(self, workdir: str | Path):
         self.workdir = Path(workdir)
         if not self.workdir.is_dir():
-            raise UserError("workdir", workdir, "does not exist; give the directory of a study", Code.MISSING)
+            what = "is not a directory" if self.workdir.exists() else "does not exist"
+            raise UserError("workdir", workdir, f"{what}; give the directory of a study", Code.MISSING)
         self.study = read_study(self.workdir)
         self.name = self.study.name
         # In the order in which workers take them.

@@ -12,7 +12,7 @@ from test_cli import place as place
 @pytest.mark.parametrize("out", ["folder", "file/recipe.json"])
 def test_a_recipe_that_cannot_be_written_is_refused_before_the_sweep(place, out):
     code, _, err = scaling("tune", "--config=exp.py", f"--out={out}")
-    assert code == 2 and err.count("\n") == 1 and f"path = {out}: " in err
+    assert code == 2 and err.count("\n") == 1 and f"out = {out}: " in err
     assert not (place / "runs").exists()
 
 

@@ -121,18 +121,18 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
         raise UserError("path", path, remedy, Code.ENVIRONMENT) from error
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
-    """Checks that a file can be written, before the work that leads to it. Writes and makes nothing.
+def check_writable(path: str | os.PathLike[str], field: str) -> None:
+    """Checks that the file that ``field`` names can be written, before the work that leads to it. Makes nothing.
 
     Raises:
       UserError: it is a directory (CONFLICT), or its directory cannot be made or written (ENVIRONMENT).
     """
     path = Path(path)
     if path.is_dir():
-        raise UserError("path", path, "is a directory; give the name of a file", Code.CONFLICT)
+        raise UserError(field, path, "is a directory; give the name of a file", Code.CONFLICT)
     place = next(parent for parent in path.absolute().parents if parent.exists())
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        raise UserError("path", path, f"cannot be written: {place} is no directory of yours", Code.ENVIRONMENT)
+        raise UserError(field, path, f"cannot be written: {place} is no directory of yours", Code.ENVIRONMENT)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -38,7 +38,7 @@ def tune(options: SimpleNamespace) -> int:
         asked = {flag.name: flag.default for flag in PLAN.flags} | {"workdir": str(workdir), "json": options.json}
         return plan(SimpleNamespace(**asked, config=config, argument=None))
     out = Path(options.out) if options.out else workdir / "recipe.json"
-    check_writable(out)
+    check_writable(out, "out")
     training = {flag.name: getattr(options, flag.name) for flag in TRAINING}
     asked = SimpleNamespace(**training, config=config, workdir=str(workdir), argument=None, json=False)
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the recipe; what `run` prints is progress
