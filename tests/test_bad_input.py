@@ -88,6 +88,7 @@ def test_numbers_of_the_data_that_are_none_reject_the_run(place):
     assert code == 2 and "data.mask = nan: " in line
 
 
+@pytest.mark.system
 def test_a_checkpoint_of_another_configuration_and_one_that_was_cut_short(place):
     """The first is refused and left as it is; after the second the run falls back, and says so."""
     plan = ("run", "--config=exp.py", "--workdir=w", "--workers=1", "--config.cells.grid.seeds=(0, 1)")

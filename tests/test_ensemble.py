@@ -119,6 +119,7 @@ def test_members_end_as_alone_through_stops_free_places_and_a_divergence(alone, 
     assert sorted(name for name, _ in trainer._compiled if name.startswith("chunk")) == ["chunk", "chunk 3 1"]
 
 
+@pytest.mark.system
 def test_the_error_of_a_member_is_its_own(alone, tmp_path):
     first, second, *_ = prepare(mixed(), tmp_path)
     other = handmade.edited(first, data={**first.data, "world": 5})

@@ -264,6 +264,7 @@ class TestMemory:
             device.memory("abacus")
         assert "a100-40gb" in caught.value.remedy
 
+    @pytest.mark.system
     def test_the_command_refuses_in_one_line(self, tmp_path, capsys, monkeypatch):
         config = tmp_path / "mine.py"
         config.write_text(
