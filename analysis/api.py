@@ -12,8 +12,7 @@ Packages above the fit are imported on first use, so that a fit does not load fi
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -25,10 +24,10 @@ from analysis.fitting import Fit as _Fit
 from analysis.fitting import fit as _fit
 from analysis.fitting import load_fit
 from analysis.laws import Law
-from analysis.table import read as tables
 from analysis.table.runs import Runs, from_frame
 from analysis.table.runs import load as _load
-from scaling.errors import Code, UserError, choose
+from analysis.table.units import Units
+from scaling.errors import Code, UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,9 +36,6 @@ if TYPE_CHECKING:
     from analysis.decide.allocate import Allocation
     from analysis.decide.compare import Axis, Comparison
     from analysis.engine.frontier import Cost
-
-Units = Mapping[str, float | str]
-FACTORS = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12, "bits": math.log(2)}
 
 
 class Fit(_Fit):
@@ -155,6 +151,7 @@ class Fit(_Fit):
         return to_python(self)
 
 
+# long: most of it is the docstring
 def load(  # wide: each keyword is one choice of the user, and a flag of the shell
     data: str | Path | pd.DataFrame,
     *,
@@ -163,6 +160,8 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
     n: str = "nonembedding",
     columns: Mapping[str, str] | None = None,
     units: Units | None = None,
+    keep: Collection[str] = (),
+    best_of_cell: bool = False,
     law: str | Law | None = None,
     warmup: int | None = None,
     term: str | None = None,
@@ -175,9 +174,12 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
       where: a selection of rows such as ``"outlier == 0 and N > 1e6"``.
       dataset: which data set; sets are never mixed.
       n: which parameters are N: ``nonembedding``, ``total``, ``active`` in a work directory, or a column of a table.
-      columns: the table's own names where they differ, such as ``{"loss": "val_loss"}``.
+      columns: the table's own names where they differ, such as ``{"loss": "val_loss"}``, or arithmetic of its columns,
+        such as ``{"N": "transformer + head"}``.
       units: units of the table by the names N, D, C, loss or the law's: ``{"N": "M", "D": "B"}`` for millions and
-        billions, ``{"loss": "bits"}``, or a conversion factor.
+        billions, ``{"C": "PF-days"}``, ``{"loss": "bits"}`` or ``"ppl"``, or a conversion factor.
+      keep: marks in the table that leave out no row: ``status``, ``decayed``, ``role``.
+      best_of_cell: fit only the lowest loss of rows with equal N and D, as after a sweep of learning rates.
       law: the law to fit; N and D are required only if it has them.
       warmup: for learning curves: steps of a linear rise from 0 to the first learning rate in the table.
       term: for a work directory: which loss term or metric to use.
@@ -188,28 +190,29 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
     Raises:
       UserError: no such path, an unusable table (row and column are named), or a selection without rows.
     """
-    selected: Mapping[str, Any] = {"where": where, "dataset": dataset, "n": n, "columns": columns, "law": law}
+    selected: Mapping[str, Any] = {
+        "where": where,
+        "dataset": dataset,
+        "n": n,
+        "columns": columns,
+        "best_of_cell": best_of_cell,
+        "law": law,
+        "warmup": warmup,
+    }
     if isinstance(data, pd.DataFrame):
         if term is not None:
             raise UserError(
                 "term", term, "is for work directories; name the column: columns={'loss': ...}", Code.UNSUPPORTED
             )
-        frame = data if units is None else _in_units(data, units, n, columns, law)
-        return from_frame(frame, warmup=warmup, **selected)
+        return from_frame(data, units=units, keep=keep, **selected)
     if str(data).startswith("reference:"):
-        if units is not None or term is not None:
-            raise UserError("reference", data, "has its own units and loss; leave out units and term", Code.CONFLICT)
+        for name, value in (("units", units), ("term", term), ("keep", keep)):
+            if value:
+                raise UserError(name, value, f"is not for {data}, which has its own; leave it out", Code.CONFLICT)
         from analysis import reference
 
-        return reference.load(data, warmup=warmup, **selected)
-    if units is None:
-        return _load(data, warmup=warmup, term=term, **selected)
-    path = Path(data)
-    if not path.is_file():
-        raise UserError("units", path, "are for the numbers of a table; this is none", Code.UNSUPPORTED)
-    frame, rows = tables.read(path)
-    frame = _in_units(frame, units, n, columns, law)
-    return from_frame(frame, warmup=warmup, source=str(path), rows=rows, **selected)
+        return reference.load(data, **selected)
+    return _load(data, term=term, units=units, keep=keep, **selected)
 
 
 # long: most of it is the docstring
@@ -222,6 +225,8 @@ def fit(  # wide: each keyword is one choice of the user, and a flag of the shel
     n: str = "nonembedding",
     columns: Mapping[str, str] | None = None,
     units: Units | None = None,
+    keep: Collection[str] = (),
+    best_of_cell: bool = False,
     warmup: int | None = None,
     term: str | None = None,
     objective: str = "auto",
@@ -241,7 +246,7 @@ def fit(  # wide: each keyword is one choice of the user, and a flag of the shel
       data: a DataFrame, a path or a published set as in ``load``, or what ``load`` returned.
       law: a name of ``analysis.laws.REGISTRY``, one with ties or a column (``chinchilla[beta=alpha]``, ``power:C``),
         ``FILE.py:NAME``, or a ``Law``; by default L = E + A N^-alpha + B D^-beta, or that of a published set.
-      where, dataset, n, columns, units, warmup, term: as in ``load``.
+      where, dataset, n, columns, units, keep, best_of_cell, warmup, term: as in ``load``.
       objective: ``auto`` (Huber adapted to the noise), ``squares``, ``huber:DELTA``, ``student`` or ``student:NU``;
         ``raw:`` before it for residuals of the loss itself instead of its logarithm.
       level: confidence of the intervals, from 0.5 to 1.
@@ -269,6 +274,8 @@ def fit(  # wide: each keyword is one choice of the user, and a flag of the shel
         "n": n,
         "columns": columns,
         "units": units,
+        "keep": keep,
+        "best_of_cell": best_of_cell,
         "warmup": warmup,
         "term": term,
     }
@@ -354,21 +361,3 @@ def _form(
         others = {name: column for name, column in columns.items() if name != "x"}
         return form.in_column(columns["x"]), others
     return form, columns
-
-
-def _in_units(
-    frame: pd.DataFrame, units: Units, n: str, columns: Mapping[str, str] | None, law: str | Law | None
-) -> pd.DataFrame:
-    """The table converted to parameters, tokens, FLOPs and nats."""
-    named, _ = tables.name_columns(frame, n, columns or {}, None if law is None else laws.get(law))
-    out = frame.copy()
-    for name, unit in units.items():
-        if name not in named:
-            raise UserError("units", name, f"is no column here; {choose(name, named)}", Code.UNKNOWN)
-        factor = FACTORS.get(unit) if isinstance(unit, str) else unit
-        if factor is None:
-            raise UserError("units", f"{name}={unit}", f"{choose(unit, FACTORS)}, or give a number", Code.UNKNOWN)
-        if not (math.isfinite(factor) and factor > 0):
-            raise UserError("units", f"{name}={unit}", "must be a positive number")
-        out[named[name]] = tables.number(frame[named[name]]) * factor
-    return out

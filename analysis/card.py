@@ -11,276 +11,104 @@ from typing import Any, Literal
 
 import msgspec
 
+from analysis.interval import Interval
+from analysis.warning import (
+    AnyWarning as AnyWarning,
+)
+from analysis.warning import (
+    ApproachesDifference as ApproachesDifference,
+)
+from analysis.warning import (
+    ApproachesDisagree as ApproachesDisagree,
+)
+from analysis.warning import (
+    Checkpoints as Checkpoints,
+)
+from analysis.warning import (
+    Collinear as Collinear,
+)
+from analysis.warning import (
+    CurveStartsLate as CurveStartsLate,
+)
+from analysis.warning import (
+    Diverged as Diverged,
+)
+from analysis.warning import (
+    Doubtful as Doubtful,
+)
+from analysis.warning import (
+    Duplicates as Duplicates,
+)
+from analysis.warning import (
+    Heteroscedastic as Heteroscedastic,
+)
+from analysis.warning import (
+    Influential as Influential,
+)
+from analysis.warning import (
+    InfluentialGroup as InfluentialGroup,
+)
+from analysis.warning import (
+    InfluentialRow as InfluentialRow,
+)
+from analysis.warning import (
+    LeftOut as LeftOut,
+)
+from analysis.warning import (
+    MixedEpochs as MixedEpochs,
+)
+from analysis.warning import (
+    MixedSchedules as MixedSchedules,
+)
+from analysis.warning import (
+    MixedUnits as MixedUnits,
+)
+from analysis.warning import (
+    NotIdentified as NotIdentified,
+)
+from analysis.warning import (
+    NotMonotone as NotMonotone,
+)
+from analysis.warning import (
+    Outliers as Outliers,
+)
+from analysis.warning import (
+    OutlyingRow as OutlyingRow,
+)
+from analysis.warning import (
+    ParameterAtBound as ParameterAtBound,
+)
+from analysis.warning import (
+    QuestionedUnits as QuestionedUnits,
+)
+from analysis.warning import (
+    Refuted as Refuted,
+)
+from analysis.warning import (
+    SeveralOptima as SeveralOptima,
+)
+from analysis.warning import (
+    StemEffects as StemEffects,
+)
+from analysis.warning import (
+    StrayValue as StrayValue,
+)
+from analysis.warning import (
+    SweptSettings as SweptSettings,
+)
+from analysis.warning import (
+    TooFewRuns as TooFewRuns,
+)
+from analysis.warning import (
+    TooFewValues as TooFewValues,
+)
+from analysis.warning import (
+    Warning as Warning,
+)
 from scaling.records.unit import Unit
 from scaling.records.value import Value
 
 SCHEMA = 2
-
-
-class Interval(Value):
-    """A number and its interval, at the confidence level stated by its owner.
-
-    Attributes:
-      lo, hi: ends of the interval; None where that end is open.
-      unit: of all three; empty where it is obvious.
-    """
-
-    value: float
-    lo: float | None
-    hi: float | None
-    unit: str = ""
-
-    @property
-    def half_width(self) -> float:
-        """Half the distance between the ends; infinite where one is open."""
-        return float("inf") if self.lo is None or self.hi is None else (self.hi - self.lo) / 2
-
-
-# --- warnings: one class per kind, identified by its tag ``code``
-
-
-class Warning(Value, tag_field="code"):
-    """A problem of a fit: its code (the tag) and its numbers. ``show.sentences`` puts it into words."""
-
-    @property
-    def code(self) -> str:
-        """The tag: what programs and tests match."""
-        return str(self.__struct_config__.tag)
-
-
-class StrayValue(Warning, tag="stray_value"):
-    """Rows far off all others in a column or ratio, where the others leave no such gap."""
-
-    column: Literal["N", "D", "D/N", "C/6ND"]
-    rows: tuple[str, ...]
-    values: tuple[float, ...]
-    of: int  # rows in all
-    factor: float  # ratio to the nearest of the others
-    side: Literal["above", "below"]
-
-
-class MixedUnits(Warning, tag="mixed_units"):
-    """Losses that differ from the others by the factor between bits and nats."""
-
-    rows: tuple[str, ...]
-    of: int
-    looks_like: Literal["bits", "nats"]
-
-
-class Duplicates(Warning, tag="duplicates"):
-    """Rows that equal another one in N, D and loss but differ elsewhere."""
-
-    rows: tuple[str, ...]
-
-
-class CurveStartsLate(Warning, tag="curve_starts_late"):
-    """Learning curves whose first logged step is not the first of the run."""
-
-    runs: tuple[str, ...]
-    first_step: int  # of the first of them
-
-
-class ParameterAtBound(Warning, tag="parameter_at_bound"):
-    parameter: str
-    side: Literal["lower", "upper"]
-    bound: float | None  # None where the bound is set by the engine, not by the law
-
-
-class StemEffects(Warning, tag="stem_effects"):
-    """Stem effects so large that the law would miss its runs; they are capped."""
-
-    sd: float
-
-
-class TooFewValues(Warning, tag="too_few_values"):
-    """Too few distinct values of a column to determine the curvature."""
-
-    column: str
-    found: int
-    needed: int
-
-
-class TooFewRuns(Warning, tag="too_few_runs"):
-    rows: int
-    parameters: int
-
-
-class Collinear(Warning, tag="collinear"):
-    """log N and log D are collinear."""
-
-    correlation: float
-
-
-class OutlyingRow(Value):
-    run: str
-    residual: float  # in noise units
-
-
-class Outliers(Warning, tag="outliers"):
-    count: int
-    limit: float  # noise units
-    rows: tuple[OutlyingRow, ...]  # the first 50
-    full_weight: bool  # whether the objective gives them full weight
-
-
-class Heteroscedastic(Warning, tag="heteroscedastic"):
-    spearman: float
-    p: float
-    ratio: float
-
-
-class SeveralOptima(Warning, tag="several_optima"):
-    count: int
-    ranges: dict[str, tuple[float, float]]  # of the parameters that differ between the optima
-
-
-class MixedEpochs(Warning, tag="mixed_epochs"):
-    rows: int
-    largest: float
-
-
-class MixedSchedules(Warning, tag="mixed_schedules"):
-    rows: dict[str, int]
-
-
-class Refuted(Warning, tag="refuted"):
-    """The lack of fit is larger than the noise between seeds."""
-
-    F: float
-    df1: int
-    df2: int
-    p: float
-
-
-class InfluentialRow(Value):
-    run: str
-    residual: float
-    quantity: str
-    change: float  # change of the quantity when the row is left out
-    change_of_others: float | None = None  # in a group: change when only this row is put back
-
-
-class InfluentialGroup(Value):
-    """Rows that mask each other: leaving them out together changes the quantity, one by one it does not."""
-
-    runs: tuple[str, ...]
-    quantity: str
-    change: float
-    largest_alone: float
-
-
-class Influential(Warning, tag="influential"):
-    rows: tuple[InfluentialRow, ...]
-    share: float  # smallest change of a row that is reported, as a share of the half-width
-    group: InfluentialGroup | None = None
-
-
-class NotIdentified(Warning, tag="not_identified"):
-    """The design does not identify a parameter or derived number.
-
-    ``why``: ``floor`` (zero fits as well), ``flat`` (the loss does not fall), ``wide`` (an exponent with too wide an
-    interval), ``scale`` (a positive scale not known within a factor), ``approach`` (for approaches 1 and 2).
-    """
-
-    parameter: str
-    why: Literal["floor", "flat", "wide", "scale"]
-    lo: float | None = None
-    hi: float | None = None
-    half_width: float | None = None
-    expected_half_width: float | None = None
-    expected_statistic: float | None = None
-
-
-class Doubtful(Warning, tag="doubtful"):
-    """Identified at the fitted noise, but perhaps not at slightly larger noise."""
-
-    parameter: str
-    why: Literal["floor", "wide"]
-    lo: float | None = None
-    hi: float | None = None
-    half_width: float | None = None
-    expected_half_width: float | None = None
-    expected_statistic: float | None = None
-
-
-class Diverged(Warning, tag="diverged"):
-    """Losses so far above the law that training must have failed."""
-
-    rows: tuple[str, ...]
-    ratios: tuple[float, ...]
-    of: int
-    limit: float  # ratio to the law above which a loss counts as diverged
-
-
-class LeftOut(Warning, tag="left_out"):
-    """Rows of a table that were not fitted and whose absence biases the law."""
-
-    why: Literal["diverged", "undecayed"]
-    rows: tuple[str, ...]
-    of: int
-
-
-class Checkpoints(Warning, tag="checkpoints"):
-    """Earlier checkpoints of runs among the rows, whose learning rate has not decayed as far as the table shows."""
-
-    rows: int
-    runs: int
-    of: int
-
-
-class NotMonotone(Warning, tag="not_monotone"):
-    """A larger model that is worse at equal D."""
-
-    rows: int
-    rise_log: float
-    D: float
-    N_small: float
-    N_large: float
-
-
-class ApproachesDifference(Value):
-    difference: float
-    allowed: float
-    disagree: bool
-    exclude: bool
-
-
-class ApproachesDisagree(Warning, tag="approaches_disagree"):
-    """The fitted law and the isoFLOP parabolas of the same runs disagree."""
-
-    a: ApproachesDifference
-    N: ApproachesDifference
-    a_values: tuple[Interval, Interval]  # approach 2, approach 3
-    N_values: tuple[Interval, Interval]
-    C: float  # FLOPs at which N is compared
-    parabola_window: dict[str, float | None] | None = None  # a by window, where it depends on the parabolas' window
-
-
-AnyWarning = (
-    StrayValue
-    | MixedUnits
-    | Duplicates
-    | CurveStartsLate
-    | ParameterAtBound
-    | StemEffects
-    | TooFewValues
-    | TooFewRuns
-    | Collinear
-    | Outliers
-    | Heteroscedastic
-    | SeveralOptima
-    | MixedEpochs
-    | MixedSchedules
-    | Refuted
-    | Influential
-    | NotIdentified
-    | Doubtful
-    | Diverged
-    | LeftOut
-    | Checkpoints
-    | NotMonotone
-    | ApproachesDisagree
-)
 
 
 # --- parts of a card
@@ -292,11 +120,12 @@ class Dropped(Value):
     ``why``: ``unfinished``; ``status`` (``detail``: diverged, rejected, failed, or the table's own word);
     ``undecayed``; ``role`` (``detail``: the role of a held-out row); ``no_loss`` (``detail``: the loss term without a
     positive value); ``copy`` (``detail``: the row that it repeats); ``warmup`` (``detail``: number of logged steps of a
-    curve). ``reason`` is the one in the run's own result.
+    curve); ``not_best`` (``detail``: the row of the same N and D with the lowest loss). ``reason`` is the one in the
+    run's own result.
     """
 
     row: str
-    why: Literal["unfinished", "status", "undecayed", "role", "no_loss", "copy", "warmup"]
+    why: Literal["unfinished", "status", "undecayed", "role", "no_loss", "copy", "warmup", "not_best"]
     detail: str = ""
     reason: str = ""
 
@@ -477,7 +306,10 @@ class Conventions(Value):
       origin: ``records`` of a work directory, a ``table`` of final losses, or ``curves`` of logged steps.
       n: which count N is (nonembedding, total, ...); None where a table does not tell.
       flops: what C is: the ``exact`` count of the records, a ``column`` of the table, or ``6ND``; None without C.
-      columns: for a table: its own names of N, D, C, loss and others.
+      tokens: ``C/6N`` where D was computed from C; None where the rows have D, or no D at all.
+      columns: for a table: its own names of N, D, C, loss and others, or arithmetic of its columns.
+      units: for a table: the declared units of these, where they are not parameters, tokens, FLOPs and nats.
+      aside: for a table: other columns that could be the loss.
       term: for records: the loss term or metric; None for a table.
       unit: of the loss; None where a table does not tell.
       warmup: for curves: steps of the assumed linear warm-up.
@@ -486,7 +318,10 @@ class Conventions(Value):
     origin: Literal["records", "table", "curves"]
     n: str | None = None
     flops: Literal["exact", "column", "6ND"] | None = None
+    tokens: Literal["C/6N"] | None = None
     columns: dict[str, str] = msgspec.field(default_factory=dict)
+    units: dict[str, str] = msgspec.field(default_factory=dict)
+    aside: tuple[str, ...] = ()
     term: str | None = None
     unit: Unit | None = None
     warmup: int | None = None

@@ -208,7 +208,7 @@ def test_datablations_valley_is_flagged():
         assert all(lo <= at * 1.0002 and at <= hi * 1.0002 for at in optima)
         assert cell.lo > min(optima) or cell.hi < max(optima)
         assert f"{name} =" in verdict(f).partition("Not identified at this scale:")[2]
-    assert "R_D" in unidentified(fit(runs, "repeats", fixed=held))
+    assert "R_N" in unidentified(fit(runs, "repeats", fixed=held))
     assert "R_N" in unidentified(fit(runs, "repeats"))  # nothing asked for: all seven are free
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("scaling", "analysis")
-ROOMS = ("card", "laws", "table", "engine", "check", "fitting", "decide", "show", "reference", "api")
+VALUES = ("interval", "warning", "card")
+ROOMS = (*VALUES, "laws", "table", "engine", "check", "fitting", "decide", "show", "reference", "api")
 LINES, PARAMETERS = 60, 8
 LOOSE = 60  # annotations dict[str, Any] at the edges that parse
 
@@ -81,7 +82,7 @@ def test_no_prose_below_show():
     """Rooms below ``show`` hold no sentence for people: nothing is called message, verdict or words there."""
     for path in files("analysis"):
         room = path.relative_to(ROOT / "analysis").parts[0].removesuffix(".py")
-        if room in ("card", "table", "engine", "check", "fitting", "decide"):
+        if room in (*VALUES, "table", "engine", "check", "fitting", "decide"):
             for node in ast.walk(ast.parse(path.read_text())):
                 name = node.arg if isinstance(node, ast.keyword | ast.arg) else getattr(node, "id", None)
                 assert name not in ("message", "verdict", "sentence", "words"), f"{path.relative_to(ROOT)}: {name}"

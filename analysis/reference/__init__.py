@@ -108,6 +108,7 @@ def load(
     dataset: str | None = None,
     n: str = "nonembedding",
     columns: Mapping[str, str] | None = None,
+    best_of_cell: bool = False,
     law: str | Law | None = None,
     warmup: int | None = None,
 ) -> Runs:
@@ -116,7 +117,7 @@ def load(
     Args:
       name: one of ``names()``, with or without the prefix ``reference:``.
       where: which rows; the empty string selects all of them.
-      dataset, n, law, warmup: as in ``analysis.table.runs.load``.
+      dataset, n, best_of_cell, law, warmup: as in ``analysis.table.runs.load``.
       columns: as there; they override the recommended ones, name by name.
 
     Returns:
@@ -140,6 +141,7 @@ def load(
         dataset=dataset or meant.dataset,
         n=n,
         columns={**meant.columns, **(columns or {})},
+        best_of_cell=best_of_cell,
         law=wanted,
         warmup=meant.warmup if warmup is None and laws.get(wanted).name == meant.law else warmup,
     )

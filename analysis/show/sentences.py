@@ -59,6 +59,39 @@ def _(w: card.MixedUnits) -> str:
 
 
 @sentence.register
+def _(w: card.QuestionedUnits) -> str:
+    usual = {
+        (True, False): f"at least {w.below:g}" if w.below else "",
+        (False, True): f"at most {w.above:.3g}" if w.above else "",
+        (True, True): f"{w.below:g} to {w.above:g}" if w.below and w.above else "",
+    }[w.below is not None, w.above is not None]
+    remedy = {
+        "N": "--units=N=M for millions, N=B for billions",
+        "D/N": "--units=N=M,D=B for millions and billions",
+        "6ND": "--units=N=M,D=B for millions and billions",
+        "C/6ND": "--units=C=forward for 2ND, C=PF-days, C=EFLOPs; or another count of N (--columns=N=...)",
+        "loss": "--units=loss=ppl for perplexity",
+    }[w.column]
+    where = f"column{'s' if len(w.column) == 3 else ''} {w.column}"
+    return (
+        f"{where}: {w.lo:.3g} to {w.hi:.3g} in {'most' if w.column == 'loss' else 'all'} rows, where {usual} is usual: "
+        f"another unit? Declare it ({remedy}); "
+        "as it stands, predictions in parameters, tokens or FLOPs may be far off"
+    )
+
+
+@sentence.register
+def _(w: card.SweptSettings) -> str:
+    names = " and ".join(w.columns)
+    law = f", or fit a law that knows it (--law={' or --law='.join(w.laws)})" if w.laws else ""
+    return (
+        f"{names} differ{'s' if len(w.columns) == 1 else ''} within {w.cells} of {w.of} cells of one N and D, and the "
+        f"loss by {math.expm1(w.spread_log):.2g} (median): bad settings are fitted together with good ones. Fit the "
+        f"best of each cell (--best_of_cell){law}, or choose rows (--where)"
+    )
+
+
+@sentence.register
 def _(w: card.Duplicates) -> str:
     return (
         f"columns N, D, loss: {len(w.rows)} rows are equal to another in all three ({some(w.rows, 6)}); if they are "
@@ -332,6 +365,8 @@ def _(row: card.Dropped) -> str:
             return f"it has no positive {row.detail}"
         case "warmup":
             return f"{row.detail} logged steps of its warm-up"
+        case "not_best":
+            return f"{row.detail} of the same N and D has a lower loss"
         case "copy":
             return f"the same in every cell as {row.detail}"
 
@@ -445,12 +480,21 @@ def meaning(conventions: card.Conventions) -> dict[str, str]:
             "learning rate": f"of every step, linear between the logged ones{rise}",
         }
     else:
-        words = {name: f"column {column} of the table" for name, column in conventions.columns.items()}
+        words = {name: _column(name, column, conventions) for name, column in conventions.columns.items()}
         if conventions.flops == "6ND":
             words["C"] = "6ND, as the table has no C"
+        if conventions.tokens is not None:
+            words["D"] = "C / 6N, as the table has no D"
     if conventions.regret is not None:
         words["learning rate"] = sentence(conventions.regret)
     return words
+
+
+def _column(name: str, column: str, conventions: card.Conventions) -> str:
+    unit = f" in {conventions.units[name]}" if name in conventions.units else ""
+    aside = f", not {' or '.join(conventions.aside)}" if name == "loss" and conventions.aside else ""
+    what = "column " if column.isidentifier() else ""
+    return f"{what}{column} of the table{unit}{aside}"
 
 
 def rows_word(conventions: card.Conventions, count: int, noun: str = "run") -> str:

@@ -45,8 +45,15 @@ def summary(fit: Fit) -> str:
 
 
 def _counted(card: FitCard) -> str:
-    words = meaning(card.conventions)
-    return f"; N is {words['N']}" if "N" in words else ""
+    """What N is, and what the other columns are where their names or units do not tell."""
+    conventions, words = card.conventions, meaning(card.conventions)
+    if conventions.origin != "table":
+        return f"; N is {words['N']}" if "N" in words else ""
+    plain = {name for name, column in conventions.columns.items() if column == name} - {*conventions.units, "N"}
+    if conventions.aside:
+        plain -= {"loss"}
+    told = [name for name in words if name not in plain and (name != "C" or conventions.flops == "column")]
+    return "".join(f"; {name} is {words[name]}" for name in told if name in ("N", "D", "C", "loss"))
 
 
 def _numbers(card: FitCard) -> list[str]:

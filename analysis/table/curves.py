@@ -17,13 +17,19 @@ import pandas as pd
 
 from analysis.card import AnyWarning, CurveStartsLate, Dropped
 from analysis.laws import Law
+from analysis.table import names as naming
 from analysis.table import read as tables
 from analysis.table.select import select
 from scaling.errors import Code, UserError
 
 Array = np.ndarray
 NAMES = ("run", "step", "learning_rate", "loss")
-ALIASES = {"learning_rate": ("learning_rate", "lr"), "step": ("step",), "run": ("run",), "loss": tables.ALIASES["loss"]}
+ALIASES = {
+    "learning_rate": ("learning_rate", "lr"),
+    "step": ("step",),
+    "run": ("run",),
+    "loss": sum(naming.ALIASES["loss"], ()),
+}
 LEAST = 1e-4  # a learning rate of zero is replaced by this share of the run's highest
 
 
@@ -64,13 +70,18 @@ def read(
     names = _columns(frame, columns)
     long = _long(frame, names, rows)
     if where is not None:
-        long = long[select(long, where)].reset_index(drop=True)
+        long = long[select(long.drop(columns=["whole", "row"]), where)]
         if len(long) == 0:
             raise UserError("where", where, f"leaves none of the {len(frame)} rows of {source}", Code.TOO_FEW)
+    _check(long, frame.reset_index(drop=True), names)
     parts, dropped, late = [], [], []
     for run, curve in long.groupby("run", sort=False):
         curve = curve.sort_values("step", kind="stable")
         rate = _schedule(str(run), curve, warmup)
+        without = int(curve["loss"].isna().sum())
+        if without:
+            dropped.append(Dropped(row=str(run), why="no_loss", detail=f"loss at {without} logged steps"))
+        curve = curve[curve["loss"].notna()]
         if curve["step"].iloc[0] > 0 and warmup is None and not isinstance(curve["whole"].iloc[0], np.ndarray):
             late.append((str(run), int(curve["step"].iloc[0])))
         rising = np.flatnonzero(np.diff(rate) <= 0)
@@ -82,7 +93,7 @@ def read(
         assert law.curve is not None
         made = law.curve(rate, curve["step"].to_numpy(dtype=int), first)
         parts.append((curve, made))
-    table = pd.concat([curve for curve, _ in parts], ignore_index=True).drop(columns="whole")
+    table = pd.concat([curve for curve, _ in parts], ignore_index=True).drop(columns=["whole", "row"])
     table["stem"] = table["run"]
     for name in law.columns:
         table[name] = _joined(name, [made[name] for _, made in parts])
@@ -112,8 +123,8 @@ def _columns(frame: Any, columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _long(frame: Any, names: Mapping[str, str], rows: list[str]) -> Any:
-    """One row per logged step: run, step, learning_rate, loss, ``whole`` (the rates of every step, where given) and the
-    other columns of the table."""
+    """One row per logged step: run, step, learning_rate, loss, ``whole`` (the rates of every step, where given),
+    ``row`` (its name in messages) and the other columns of the table. A cell without a number is not a number."""
     cells = frame.reset_index(drop=True)
     others = [c for c in cells.columns if c not in (names["step"], names["learning_rate"], names["loss"])]
     arrays = any(isinstance(v, list | tuple | np.ndarray) for v in cells[names["loss"]])
@@ -123,9 +134,7 @@ def _long(frame: Any, names: Mapping[str, str], rows: list[str]) -> Any:
     if not arrays:
         for name in ("step", "learning_rate", "loss"):
             out[name] = tables.number(cells[names[name]])
-        out["whole"] = None
-        _check(out, cells, names, rows)
-        return out
+        return out.assign(whole=None, row=rows)
     twice = [str(name) for name in out.loc[out["run"].duplicated(), "run"]]
     if twice:
         raise UserError("run", twice[0], "has two rows; an array row is a whole run", Code.CONFLICT)
@@ -144,8 +153,7 @@ def _long(frame: Any, names: Mapping[str, str], rows: list[str]) -> Any:
         at = rate[step.astype(int)] if whole and (step >= 0).all() else rate[: len(step)]
         part = part.assign(step=step, learning_rate=at, loss=loss, whole=None)
         part["whole"] = pd.Series([rate if whole else None] * len(step), dtype=object)
-        _check(part, None, names, [f"{rows[i]}, entry {k + 1}" for k in range(len(step))])
-        parts.append(part)
+        parts.append(part.assign(row=[f"{rows[i]}, entry {k + 1}" for k in range(len(step))]))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -163,8 +171,16 @@ def _array(cell: Any, row: str, name: str) -> Array:
     return values
 
 
-def _check(long: Any, cells: Any, names: Mapping[str, str], rows: list[str]) -> None:
-    """Raises a UserError with row and column for a cell of the wrong type."""
+def _check(long: Any, cells: Any, names: Mapping[str, str]) -> None:
+    """Raises a UserError with row and column for a cell of the wrong type.
+
+    Logs that alternate between training and evaluation leave the rate or the loss of a row empty: one is enough.
+    """
+    flat = not _holds_arrays(cells[names["loss"]])
+    empty = {name: _empty(cells[names[name]])[long.index] if flat else np.zeros(len(long), bool) for name in NAMES[1:]}
+    for name, other in (("loss", "learning_rate"), ("learning_rate", "loss")):
+        empty[name] = np.asarray(empty[name]) & ~np.asarray(empty[other]) & (not bool(np.all(empty[name])))
+    empty["step"] = np.zeros(len(long), bool)
     rules = (
         ("step", lambda v: (v >= 0) & (v == np.round(v)), "a whole number, zero or more"),
         ("learning_rate", lambda v: v >= 0, "a number, zero or more"),
@@ -172,23 +188,31 @@ def _check(long: Any, cells: Any, names: Mapping[str, str], rows: list[str]) -> 
     )
     for name, good, wanted in rules:
         values = long[name].to_numpy(dtype=np.float64)
-        bad = ~(np.isfinite(values) & good(values))
+        bad = ~(np.isfinite(values) & good(values)) & ~empty[name]
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
-            shown = values[i] if cells is None else cells[names[name]][i]
-            raise UserError(f"{rows[i]}, column {names[name]}", shown, f"must be {wanted}")
+            shown = cells[names[name]][long.index[i]] if flat else values[i]
+            raise UserError(f"{long['row'].iloc[i]}, column {names[name]}", shown, f"must be {wanted}")
+
+
+def _empty(cells: Any) -> Any:
+    """Mask (rows,) of cells in which nothing was logged."""
+    return cells.map(lambda cell: cell is None or str(cell).strip().lower() in tables.MISSING)
 
 
 def _schedule(run: str, curve: Any, warmup: int | None) -> Array:
     """The learning rate of every step of a run up to its last logged one."""
-    step = curve["step"].to_numpy(dtype=int)
-    again = step[1:][np.diff(step) == 0]
-    if len(again):
-        remedy = "is logged twice; is a column that tells runs apart missing?"
-        raise UserError("step", f"{again[0]} of run {run}", remedy, Code.CONFLICT)
-    logged, whole = curve["learning_rate"].to_numpy(dtype=np.float64), curve["whole"].iloc[0]
+    for name in ("loss", "learning_rate"):
+        step = curve.loc[curve[name].notna(), "step"].to_numpy(dtype=int)
+        if len(step) == 0:
+            raise UserError("run", run, f"has no {name} in the rows that are fitted", Code.TOO_FEW)
+        if len(again := step[1:][np.diff(step) == 0]):
+            remedy = "is logged twice; is a column that tells runs apart missing?"
+            raise UserError("step", f"{again[0]} of run {run}", remedy, Code.CONFLICT)
+    logged = curve.loc[curve["learning_rate"].notna(), "learning_rate"].to_numpy(dtype=np.float64)
+    last, whole = int(curve["step"].max()), curve["whole"].iloc[0]
     if isinstance(whole, np.ndarray):
-        rate = whole[: step[-1] + 1].astype(np.float64)
+        rate = whole[: last + 1].astype(np.float64)
     else:
         at, values = step, logged
         if warmup:
@@ -196,7 +220,7 @@ def _schedule(run: str, curve: Any, warmup: int | None) -> Array:
                 remedy = f"run {run} was logged from step {step[0]} on: its table has the rates"
                 raise UserError("warmup", warmup, remedy, Code.CONFLICT)
             at, values = np.r_[0, warmup, step], np.r_[0.0, logged[0], logged]
-        rate = np.interp(np.arange(step[-1] + 1), at, values)
+        rate = np.interp(np.arange(last + 1), at, values)
     if not rate.max() > 0:
         raise UserError("learning_rate", f"0 in all of run {run}", "there is nothing to learn from")
     return np.maximum(rate, LEAST * rate.max())

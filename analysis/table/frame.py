@@ -8,7 +8,7 @@ the table is wrong (text in a number column, a negative loss), raises a ``UserEr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ from analysis.card import AnyWarning, Conventions, Dropped
 from analysis.laws import Law, get
 from analysis.table import curves, quality
 from analysis.table import read as tables
+from analysis.table.names import COPIES, RUN, Named, name_columns
 from analysis.table.select import select
+from analysis.table.units import Units
 from scaling.errors import Code, UserError
 
 
@@ -50,13 +52,21 @@ class Runs:
         return len(self.table)
 
 
-def runs_of(table: Any, dropped: list[Dropped], conventions: Conventions, source: str, dataset: str | None) -> Runs:
+def runs_of(
+    table: Any,
+    dropped: list[Dropped],
+    conventions: Conventions,
+    source: str,
+    dataset: str | None,
+    warnings: tuple[AnyWarning, ...] = (),
+) -> Runs:
     """Checked rows as ``Runs``: orders the columns, hashes the numbers and adds warnings about the data.
 
     Args:
       table: DataFrame with columns run, loss and those of the law.
       dropped: the rows left out.
       source, dataset: origin of the rows.
+      warnings: what is known to look wrong.
     """
     first = [c for c in ("run", "N", "D", "C", "loss") if c in table]
     table = table[first + [c for c in table.columns if c not in first]].reset_index(drop=True)
@@ -64,7 +74,8 @@ def runs_of(table: Any, dropped: list[Dropped], conventions: Conventions, source
     values = table[[*named, "loss"]].to_numpy(dtype="<f8")
     values = values[np.lexsort(values.T[::-1])]
     sha256 = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    warnings = quality.warnings(table) if {"N", "D"} <= set(table) else ()
+    if {"N", "D"} <= set(table):
+        warnings = (*warnings, *quality.warnings(table))
     return Runs(table, tuple(dropped), conventions, source, dataset, sha256, warnings)
 
 
@@ -76,6 +87,9 @@ def from_frame(
     dataset: str | None = None,
     n: str = "nonembedding",
     columns: Mapping[str, str] | None = None,
+    units: Units | None = None,
+    keep: Iterable[str] = (),
+    best_of_cell: bool = False,
     law: str | Law | None = None,
     warmup: int | None = None,
     source: str = "memory",
@@ -91,51 +105,103 @@ def from_frame(
     rows = rows or [f"row {i + 1}" for i in range(len(frame))]
     form = None if law is None else get(law)
     if form is not None and form.curve:
-        if dataset is not None:
-            remedy = "is not known of learning curves; choose rows with --where"
-            raise UserError("dataset", dataset, remedy, Code.UNSUPPORTED)
+        for name, value in (("dataset", dataset), ("units", units), ("best_of_cell", best_of_cell)):
+            if value:
+                remedy = "is not known of learning curves; choose rows with --where"
+                raise UserError(name, value, remedy, Code.UNSUPPORTED)
         return _curves(frame, form, rows, dict(columns or {}), where, warmup, source)
     if warmup is not None:
         remedy = "is for laws of learning curves (annealing, multipower)"
         raise UserError("warmup", warmup, remedy, Code.UNSUPPORTED)
     cells: Any = frame.reset_index(drop=True)
-    given, count = tables.name_columns(cells, n, columns or {}, form)
-    raw = {name: cells[column] for name, column in given.items()}
-    table = _numbers(cells, raw)
-    names = pd.Series(rows)
-    keep, dropped = tables.mask_rows(table, names)
-    keep &= _selected(table, where, dataset)
-    if not keep.any():
+    named = name_columns(cells, n, columns or {}, form, units)
+    table, labels = _numbers(cells, named), pd.Series(rows)
+    kept, dropped = tables.mask_rows(table, labels, keep)
+    kept &= _selected(table, where, dataset)
+    if not kept.any():
         field, value = ("where", where) if where else ("table", source)
-        raise UserError(field, value, f"leaves none of the {len(table)} rows", Code.TOO_FEW)
+        raise UserError(field, value, f"leaves none of the {len(table)} rows{_why(dropped)}", Code.TOO_FEW)
     if form is not None and not {"N", "D"} <= set(form.columns):  # ignore bad values in columns this law does not use
-        for name in {"N", "D", "C"} & set(raw) - set(form.columns):
-            if not bool((table.loc[keep, name] > 0).all()):
-                del raw[name], table[name]
-    tables.reject_bad_cells(table, raw, keep, rows)
-    dropped += tables.duplicates(cells, keep, rows)
+        for name in {"N", "D", "C"} & set(named.cells) - set(form.columns):
+            if not bool((table.loc[kept, name] > 0).all()):
+                del table[name]
+    tables.reject_bad_cells(table, named, kept, rows)
+    dropped += tables.duplicates(cells, kept, rows)
     if "dataset" in table and dataset is None:
-        dataset = _one_dataset(table, keep)
-    _add_compute(table, keep, rows)
-    table["run"] = table["run"].astype(str) if "run" in table else names
-    if "stem" not in table and "run" in frame:
-        table["stem"] = table["run"]  # checkpoints of one run share its noise
-    quality.reject_mixed_scales(table, raw, keep, rows)
-    flops = "column" if "C" in raw else "6ND" if {"N", "D"} <= set(raw) else None
-    named = {name: given[name] for name in raw}
-    conventions = Conventions(origin="table", n=count, flops=flops, columns=named)
-    return runs_of(table[keep], dropped, conventions, source, dataset)
+        dataset = _one_dataset(table, kept)
+    conventions = _conventions(table, named)
+    _add_compute(table, kept, rows)
+    quality.reject_mixed_scales(table, named, kept, rows)
+    _add_runs(table, kept, labels)
+    if best_of_cell:
+        dropped += _best_of_cell(table, kept, rows)
+    fitted = table[kept]
+    warnings = (*quality.questioned(fitted, named.columns), *quality.swept(fitted, form))
+    return runs_of(fitted, dropped, conventions, source, dataset, warnings)
 
 
-def _numbers(cells: Any, raw: Mapping[str, Any]) -> Any:
+def _why(dropped: list[Dropped]) -> str:
+    """How many rows each mark left out, and the flag that fits them."""
+    marks = {"status": "status", "undecayed": "decayed", "role": "role"}
+    counts = {mark: sum(row.why == why for row in dropped) for why, mark in marks.items()}
+    said = [f"{count} by {mark}" for mark, count in counts.items() if count]
+    flags = ",".join(mark for mark, count in counts.items() if count)
+    return f" ({' and '.join(said)}; --keep={flags} fits them)" if said else ""
+
+
+def _conventions(table: Any, named: Named) -> Conventions:
+    """What the columns mean, before C or D are added."""
+    present = {name: column for name, column in named.columns.items() if name in table}
+    both = "N" in table and ("D" in table or "C" in table)
+    return Conventions(
+        origin="table",
+        n=named.count,
+        flops="column" if "C" in table else "6ND" if both else None,
+        tokens="C/6N" if both and "D" not in table else None,
+        columns=present,
+        units={name: unit for name, unit in named.units.items() if name in present},
+        aside=named.aside,
+    )
+
+
+def _numbers(cells: Any, named: Named) -> Any:
     """The table with text converted to numbers, and its columns under their standard names."""
     table: Any = pd.DataFrame({c: tables.typed(cells[c]) for c in cells.columns})
-    for name, column in raw.items():
-        table[name] = tables.number(column)
-    for old, new in tables.COPIES.items():
+    table = table.drop(columns=[c for c in ("N", "D", "C") if c in table and c not in named.values])  # it is none
+    for name, values in named.values.items():
+        table[name] = values
+    for old, new in COPIES.items():
         if old in table and new not in table:
             table[new] = table[old]
     return table
+
+
+def _add_runs(table: Any, kept: Any, labels: Any) -> None:
+    """Adds the name of each run, and the stem that rows of one run share.
+
+    Checkpoints of one run share its noise. Where every row has a run of its own, runs say nothing about noise.
+    """
+    named = next((c for c in RUN if c in table), None)
+    table["run"] = labels if named is None else table[named].astype(str)
+    if "stem" not in table and named is not None and bool(table.loc[kept, "run"].duplicated().any()):
+        table["stem"] = table["run"]
+
+
+def _best_of_cell(table: Any, kept: Any, rows: list[str]) -> list[Dropped]:
+    """Leaves out all but the lowest loss of rows with equal N and D.
+
+    Raises:
+      UserError: the table has no N and D.
+    """
+    if not {"N", "D"} <= set(table):
+        raise UserError("best_of_cell", True, "needs columns N and D", Code.UNSUPPORTED)
+    chosen = table[kept].sort_values("loss", kind="stable")
+    cell = list(quality.cell_of(chosen))
+    best = chosen.groupby(cell, sort=False)["loss"].idxmin()
+    others = [i for i in np.flatnonzero(kept) if i not in set(best)]
+    of = chosen.groupby(cell, sort=False)["loss"].transform("idxmin")
+    kept.loc[others] = False
+    return [Dropped(row=rows[i], why="not_best", detail=rows[int(of[i])]) for i in others]
 
 
 def _selected(table: Any, where: str | None, dataset: str | None) -> Any:
@@ -156,7 +222,9 @@ def _one_dataset(table: Any, keep: Any) -> str:
 
 
 def _add_compute(table: Any, keep: Any, rows: list[str]) -> None:
-    """Adds column C_6ND and, where it is missing, C to a table with N and D."""
+    """Adds column C_6ND and, where they are missing, D = C / 6N or C = 6ND."""
+    if "D" not in table and {"N", "C"} <= set(table):
+        table["D"] = table["C"] / (6.0 * table["N"])
     if not ("N" in table and "D" in table):
         return
     with np.errstate(over="ignore"):

@@ -6,12 +6,14 @@ only looks like a mistake (losses in bits among losses in nats) is a warning, si
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
 
-from analysis.card import AnyWarning, Duplicates, MixedUnits, StrayValue
+from analysis.card import AnyWarning, Duplicates, MixedUnits, QuestionedUnits, StrayValue, SweptSettings
+from analysis.laws import REGISTRY, Law
+from analysis.table.names import Named
 from scaling.errors import Code, UserError
 
 GAP = 3e3  # factor between neighbouring values of a column: no study leaves 3.5 decades empty, but mixed units do
@@ -21,16 +23,27 @@ MANY = 5000  # rows above which the units of single rows are not checked
 MOST = 0.4  # largest share of rows in the smaller part
 STRAY, RATIO = 10.0, 3.0  # smallest factors by which a stray N, D, D/N or C/6ND lies off all others
 ALONE = 3.0  # smallest ratio of the stray's log gap to the widest among the others
+# What no study has in all its rows: a model below a thousand parameters, D/N outside this range (of tokens, images or
+# pairs), C/6ND outside this range (C below 6ND counts no backward pass, or N counts parameters that are not used), a
+# loss above that of guessing among the largest vocabularies.
+SMALLEST, RATIOS, COSTS, VOCABULARY = 1e3, (0.2, 1e6), (0.6, 30.0), 2**18
+# Settings of a run by the table's name in lower case, with the name that laws use.
+SETTINGS = {
+    **dict.fromkeys(("lr", "learning_rate", "peak_lr", "max_lr", "base_lr"), "learning_rate"),
+    **dict.fromkeys(("batch", "batch_size", "bs", "global_batch_size"), "batch"),
+    **dict.fromkeys(("wd", "weight_decay"), "weight_decay"),
+    **{name: name for name in ("warmup", "warmup_steps", "beta1", "beta2", "dropout", "momentum", "optimizer")},
+}
 FEW = 0.02  # largest share of rows that can be stray (at least one row)
 
 
-def reject_mixed_scales(table: Any, raw: Mapping[str, Any], keep: Any, rows: list[str]) -> None:
+def reject_mixed_scales(table: Any, named: Named, keep: Any, rows: list[str]) -> None:
     """Raises a UserError where N, D or C falls into two distant parts, with the first row of the smaller part."""
     kept = np.flatnonzero(np.asarray(keep))
     if len(kept) < 3:
         return
     for name in ("N", "D", "C"):
-        if name not in raw:
+        if name not in named.cells or name not in table:
             continue
         values = np.log(np.asarray(table[name], dtype=float)[kept])
         order = np.argsort(values, kind="stable")
@@ -41,17 +54,77 @@ def reject_mixed_scales(table: Any, raw: Mapping[str, Any], keep: Any, rows: lis
         low, high = order[:cut], order[cut:]
         few = low if len(low) <= len(high) else high
         i = int(kept[few.min()])
-        where = "below" if few is low else "above"
+        side = "below" if few is low else "above"
         remedy = (
-            f"is {np.exp(jumps.max()):.2g} times {where} the next value of this column ({len(few)} such of {len(kept)} "
+            f"is {np.exp(jumps.max()):.2g} times {side} the next value of this column ({len(few)} such of {len(kept)} "
             "rows): are some in millions or billions? Give one unit, or leave the rows out (--where)"
         )
-        raise UserError(f"{rows[i]}, column {raw[name].name}", str(raw[name][i]).strip(), remedy, Code.MIXED)
+        where = f"{rows[i]}, column {named.columns[name]}"
+        raise UserError(where, str(named.cells[name][i]).strip(), remedy, Code.MIXED)
 
 
 def warnings(table: Any) -> tuple[AnyWarning, ...]:
     """Warnings about a table of runs with columns run, N, D, C, loss."""
     return (*_stray(table), *_bits(table), *_repeated(table))
+
+
+def questioned(table: Any, given: Collection[str]) -> list[QuestionedUnits]:
+    """Columns and ratios that no study has, in every row: a whole table in another unit. Only the first that is found.
+
+    Args:
+      given: those of N, D, C and loss that stand in the table itself; the others were computed from them.
+    """
+    values = {name: np.asarray(table[name], dtype=float) for name in ("N", "D", "C", "loss") if name in table}
+    looked: list[tuple[Literal["N", "D/N", "6ND", "C/6ND", "loss"], Any, float | None, float | None]] = []
+    if "N" in values:
+        looked.append(("N", values["N"], SMALLEST, None))
+    if {"N", "D"} <= set(values):
+        looked.append(("D/N", values["D"] / values["N"], *RATIOS))
+        if {"D", "C"} <= set(given):
+            looked.append(("C/6ND", values["C"] / (6 * values["N"] * values["D"]), *COSTS))
+    if "loss" in values:
+        looked.append(("loss", values["loss"], None, float(np.log(VOCABULARY))))
+    for what, x, low, high in looked:
+        least, most = float(x.min()), float(x.max())
+        if what == "loss":
+            least = most = float(np.median(x))  # the perplexity of good runs is as low as a loss
+        if (low is not None and most < low) or (high is not None and least > high):
+            return [QuestionedUnits(column=what, lo=float(x.min()), hi=float(x.max()), below=low, above=high)]
+    return []
+
+
+def swept(table: Any, form: Law | None) -> list[SweptSettings]:
+    """Settings that differ between rows of one N and D and that ``form`` does not know."""
+    known = () if form is None else form.columns
+    columns = [c for c in table.columns if str(c).lower() in SETTINGS and SETTINGS[str(c).lower()] not in known]
+    if not columns or not {"N", "D"} <= set(table):
+        return []
+    cells = table.groupby(list(cell_of(table)), sort=False)
+    differ = {str(c): cells[c].nunique() > 1 for c in columns}
+    columns = [c for c, where in differ.items() if bool(where.any())]
+    if not columns or {"N", "D"} & set(columns):
+        return []
+    there = np.logical_or.reduce([np.asarray(differ[c]) for c in columns])
+    spread = np.log(np.asarray(cells["loss"].max() / cells["loss"].min(), dtype=float))[there]
+    wanted = {SETTINGS[c.lower()] for c in columns}
+    fitting = tuple(
+        name for name, law in REGISTRY.items() if {"N", "D"} <= set(law.columns) and wanted & set(law.columns)
+    )
+    first = {SETTINGS[c.lower()]: c for c in reversed(columns)}  # lr and its copy learning_rate are one
+    return [
+        SweptSettings(
+            columns=tuple(reversed(first.values())),
+            cells=int(there.sum()),
+            of=len(there),
+            spread_log=float(np.median(spread)),
+            laws=fitting,
+        )
+    ]
+
+
+def cell_of(table: Any) -> tuple[Any, Any]:
+    """Keys (rows,) by which rows of one N and D, equal to rounding, are grouped."""
+    return tuple(table[name].map(lambda v: f"{v:.4g}") for name in ("N", "D"))
 
 
 def _stray(table: Any) -> list[StrayValue]:

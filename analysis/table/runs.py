@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from analysis.laws import Law, get
 from analysis.table import read as tables
 from analysis.table.frame import Runs, from_frame
+from analysis.table.units import Units
 from analysis.table.workdir import datasets, default_dataset, entropy, load_holdouts, load_workdir, open_holdouts, terms
 from scaling.errors import Code, UserError
 
@@ -24,13 +25,17 @@ __all__ = [
 ]
 
 
-def load(
+# long: most of it is the docstring
+def load(  # wide: each keyword is one choice of the user, and a flag of the shell
     path: str | Path,
     *,
     where: str | None = None,
     dataset: str | None = None,
     n: str = "nonembedding",
     columns: Mapping[str, str] | None = None,
+    units: Units | None = None,
+    keep: Iterable[str] = (),
+    best_of_cell: bool = False,
     law: str | Law | None = None,
     warmup: int | None = None,
     term: str | None = None,
@@ -43,7 +48,11 @@ def load(
       dataset: which data set; by default the first one that the study declares. Data sets are never mixed.
       n: which parameters are N: ``nonembedding``, ``total``, ``active``, ``trainable``, a parameter group of the
         records, or a column of the table. In a table without such a column ``nonembedding`` means its column N.
-      columns: the table's own names of N, D, C, loss and the law's columns, such as ``{"loss": "loss_c4"}``.
+      columns: the table's own names of N, D, C, loss and the law's columns, such as ``{"loss": "loss_c4"}``, or
+        arithmetic of its columns, such as ``{"N": "transformer + head"}``.
+      units: units of the table by the same names, such as ``{"D": "B", "C": "PF-days", "loss": "ppl"}``, or a factor.
+      keep: marks that leave out no row: ``status``, ``decayed``, ``role``.
+      best_of_cell: fit only the lowest loss of rows with equal N and D, as after a sweep of learning rates.
       law: the law to fit: N and D are required only if it has them. For a law of learning curves the table holds logged
         steps or arrays (``table.curves``), from which the law's columns are computed.
       warmup: for learning curves: steps of a linear rise from 0 to the first rate in the table.
@@ -57,6 +66,11 @@ def load(
         if law is not None and get(law).curve:
             remedy = "needs a table of learning curves; a work directory has final losses"
             raise UserError("law", get(law).name, remedy, Code.UNSUPPORTED)
+        for name, value in (("units", units), ("keep", keep), ("best_of_cell", best_of_cell)):
+            if value:
+                raise UserError(
+                    name, value, "is for the numbers of a table; this is a work directory", Code.UNSUPPORTED
+                )
         return load_workdir(path, where, dataset, n, term)
     if term is not None:
         remedy = "is for work directories; name the column of a table, columns loss=COLUMN"
@@ -71,6 +85,9 @@ def load(
         dataset=dataset,
         n=n,
         columns=columns,
+        units=units,
+        keep=keep,
+        best_of_cell=best_of_cell,
         law=law,
         warmup=warmup,
         source=str(path),

@@ -36,6 +36,7 @@ ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
 TOKENS = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|&&?|\|\|?|~""")
 WORDS = {"&": " and ", "&&": " and ", "|": " or ", "||": " or ", "~": " not "}
 REMEDY = 'is no selection; write comparisons of columns, such as "outlier == 0 and N > 1e6"'
+SUM = 'is no arithmetic; write sums, products and powers of columns, such as "N=embedding + 12 * layers * width**2"'
 
 
 def select(table: pd.DataFrame, where: str) -> pd.Series:
@@ -44,30 +45,61 @@ def select(table: pd.DataFrame, where: str) -> pd.Series:
     Raises:
       UserError: not a comparison of columns, an unknown column, or text compared with numbers.
     """
-    quoted: dict[str, str] = {}
-
-    def word(match: re.Match[str]) -> str:
-        token = match.group()
-        if token[0] == "`":
-            name = f"quoted_{len(quoted)}_"
-            quoted[name] = token[1:-1]
-            return name
-        return WORDS.get(token, token)
-
-    try:
-        tree = ast.parse(TOKENS.sub(word, where).strip(), mode="eval")
-        with np.errstate(all="ignore"):
-            mask = _Walker(table, where, quoted).value(tree.body)
-    except (SyntaxError, RecursionError, MemoryError, ValueError, ArithmeticError) as error:
-        raise UserError("where", where, REMEDY) from error
+    mask = _Walker(table, "where", where, REMEDY).result()
     if not isinstance(mask, pd.Series) or mask.dtype != bool:
         raise UserError("where", where, REMEDY)
     return mask
 
 
+def compute(table: pd.DataFrame, expression: str, name: str) -> pd.Series:
+    """Numbers (rows,) of ``expression``, arithmetic of columns such as ``"params_transformer + params_lm_head"``.
+
+    Args:
+      name: what is computed, for messages.
+
+    Raises:
+      UserError: no arithmetic, an unknown column, or text.
+    """
+    walker = _Walker(table, "columns", f"{name}={expression}", SUM, expression)
+    values = walker.result()
+    if not isinstance(values, pd.Series) or values.dtype.kind not in "iuf":
+        raise UserError("columns", f"{name}={expression}", SUM)
+    return values.astype(float)
+
+
 class _Walker:
-    def __init__(self, table: pd.DataFrame, where: str, quoted: dict[str, str]):
-        self.table, self.where, self.quoted = table, where, quoted
+    """Evaluates one expression over the columns of a table.
+
+    Args:
+      field, given, remedy: of the errors: the flag, its value, and what to write instead.
+      expression: what to evaluate, by default ``given``.
+    """
+
+    def __init__(self, table: pd.DataFrame, field: str, given: str, remedy: str, expression: str | None = None):
+        self.table, self.field, self.given, self.remedy = table, field, given, remedy
+        self.expression = given if expression is None else expression
+        self.quoted: dict[str, str] = {}
+
+    def result(self) -> Any:
+        """The value of the expression: a column, or a constant."""
+
+        def word(match: re.Match[str]) -> str:
+            token = match.group()
+            if token[0] == "`":
+                name = f"quoted_{len(self.quoted)}_"
+                self.quoted[name] = token[1:-1]
+                return name
+            return WORDS.get(token, token)
+
+        try:
+            tree = ast.parse(TOKENS.sub(word, self.expression).strip(), mode="eval")
+            with np.errstate(all="ignore"):
+                return self.value(tree.body)
+        except (SyntaxError, RecursionError, MemoryError, ValueError, ArithmeticError) as error:
+            raise self.refusal() from error
+
+    def refusal(self) -> UserError:
+        return UserError(self.field, self.given, self.remedy)
 
     def value(self, node: ast.expr) -> Any:
         match node:
@@ -95,13 +127,13 @@ class _Walker:
                     part = self.compare(here, op, there)
                     result, here = part if result is None else result & part, there
                 return result
-        raise UserError("where", self.where, REMEDY)
+        raise self.refusal()
 
     def column(self, name: str) -> Any:
         names = [str(c) for c in self.table.columns]
         matches = [c for c in names if c == name] or [c for c in names if c.lower() == name.lower()]
         if len(matches) != 1:
-            raise UserError("where", name, f"is no column of this table; it has {', '.join(names)}", Code.UNKNOWN)
+            raise UserError(self.field, name, f"is no column of this table; it has {', '.join(names)}", Code.UNKNOWN)
         return self.table[matches[0]]
 
     def truth(self, node: ast.expr) -> pd.Series:
@@ -109,13 +141,13 @@ class _Walker:
         if isinstance(mask, pd.Series) and mask.dtype.kind in "biuf" and mask.isin((0, 1)).all():
             mask = mask.astype(bool)
         if not isinstance(mask, pd.Series) or mask.dtype != bool:
-            raise UserError("where", self.where, REMEDY)
+            raise self.refusal()
         return mask
 
     def number(self, node: ast.expr) -> Any:
         value = self.value(node)
         if isinstance(value, str) or (isinstance(value, pd.Series) and value.dtype.kind not in "biuf"):
-            raise UserError("where", ast.unparse(node), "is text; arithmetic needs numbers")
+            raise UserError(self.field, ast.unparse(node), "is text; arithmetic needs numbers")
         return value
 
     def compare(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Any:
@@ -126,10 +158,11 @@ class _Walker:
                 mask = mask | part
             return ~mask if isinstance(op, ast.NotIn) else mask
         if type(op) not in COMPARISONS:
-            raise UserError("where", self.where, REMEDY)
+            raise self.refusal()
         one, two = self.value(left), self.value(right)
         if self.is_text(one) != self.is_text(two):
-            raise UserError("where", self.where, "compares text with a number; quote text, and leave numbers unquoted")
+            remedy = "compares text with a number; quote text, and leave numbers unquoted"
+            raise UserError(self.field, self.given, remedy)
         return COMPARISONS[type(op)](one, two)
 
     @staticmethod

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
 import gzip
 import io
 import json
+import lzma
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +20,29 @@ import pandas as pd
 from scaling.errors import Code, UserError
 
 _SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # a first line by which Excel is told the separator
-_GZIP = b"\x1f\x8b"
+_DECIMAL = re.compile(r"[-+]?[0-9]*,[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
+_POINT = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
+_PACKED: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
+    b"\x1f\x8b": ("gzip", gzip.decompress),
+    b"BZh": ("bzip2", bz2.decompress),
+    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
+}
 
 
 def text_of(path: Path) -> str:
-    """The text of a file: UTF-8 or UTF-16 by its byte order mark, UTF-8 without one; gzip is unpacked.
+    """The text of a file: UTF-8 or UTF-16 by its byte order mark, UTF-8 without one; gzip, bzip2 and xz are unpacked.
 
     Raises:
       UserError: it is neither, or damaged (DAMAGED). OSError: it cannot be read.
     """
     data = path.read_bytes()
-    if data.startswith(_GZIP):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError("path", path, f"is damaged gzip ({error}); copy it again", Code.DAMAGED) from error
+    for start, (name, unpack) in _PACKED.items():
+        if data.startswith(start):
+            try:
+                data = unpack(data)
+            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+                raise UserError("path", path, f"is damaged {name} ({error}); copy it again", Code.DAMAGED) from error
+            break
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return data.decode("utf-16" if utf16 else "utf-8-sig")
@@ -72,7 +83,19 @@ def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
         header.pop()
     _check(path, header, cells, lines)
     kept = [row[: len(header)] for row in cells]
+    if delimiter == ";":
+        kept = _with_points(kept)
     return pd.DataFrame(kept, columns=pd.Index(header), dtype=object), [f"line {line}" for line in lines]
+
+
+def _with_points(cells: list[list[str]]) -> list[list[str]]:
+    """The cells with decimal points for decimal commas, as spreadsheets of many languages write beside semicolons.
+
+    Unchanged where any cell has a decimal point: there a comma is none.
+    """
+    if any(_POINT.fullmatch(cell.strip()) for row in cells for cell in row):
+        return cells
+    return [[cell.replace(",", ".") if _DECIMAL.fullmatch(cell.strip()) else cell for cell in row] for row in cells]
 
 
 def _check(path: Path, header: list[str], cells: list[list[str]], lines: list[int]) -> None:

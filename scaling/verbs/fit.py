@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.flags import Flag
 from scaling.records import SCHEMA, write_json
 from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb
@@ -229,13 +229,21 @@ class _Batch:
 
         options = self.options
         more: dict[str, Any] = {"columns": self._columns} if self._columns else {}
+        if options.best_of_cell:
+            more["best_of_cell"] = True
         if len(wanted) == 1:
             more["law"] = wanted[0]
         if options.warmup is not None:
             more["warmup"] = options.warmup
+        marks = tuple(filter(None, (options.keep or "").split(",")))
+        of_table = {"units": pairs("units", options.units, str), "keep": marks}
         if term is None and reference.find(options.path) is not None:
+            if any(of_table.values()):
+                name = next(name for name, value in of_table.items() if value)
+                remedy = f"is not for {options.path}, which has its own; leave it out"
+                raise UserError(name, getattr(options, name), remedy, Code.CONFLICT)
             return reference.load(options.path, where=options.where, dataset=dataset, n=n, **more)
-        return tables.load(options.path, where=options.where, dataset=dataset, n=n, term=term, **more)
+        return tables.load(options.path, where=options.where, dataset=dataset, n=n, term=term, **of_table, **more)
 
     def _place(self, runs: Runs, term: str | None) -> Path | None:
         """The folder of the cards. Forecasts and report read the headline term's; other terms have a folder each."""
@@ -347,8 +355,17 @@ VERB = Verb(
         Flag(
             "columns",
             str,
-            "columns of the table, such as 'N=params,loss=val_loss'; x=NAME for a law in one variable",
+            "columns of the table, such as 'N=params,loss=val_loss', or sums and products of them, such as "
+            "'N=body+head'; x=NAME for a law in one variable",
         ),
+        Flag(
+            "units",
+            str,
+            "units of the table where they are not parameters, tokens, FLOPs and nats, such as "
+            "'N=M,D=B,C=PF-days,loss=bits'; loss=ppl, C=forward (2ND), or a factor",
+        ),
+        Flag("keep", str, "fit also rows that the table marks by status, decayed or role, such as 'status'"),
+        Flag("best_of_cell", bool, "fit only the lowest loss of rows with equal N and D, as after a sweep", False),
         Flag("fixed", str, "parameters to hold at a value, such as 'E=1.69,alpha=0.34'"),
         Flag("prior", str, "normal priors NAME=MEAN:SD, such as 'E=1.7:0.1,A=400:50'"),
         Flag(
