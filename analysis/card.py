@@ -55,6 +55,9 @@ from analysis.warning import (
     LeftOut as LeftOut,
 )
 from analysis.warning import (
+    Misfit as Misfit,
+)
+from analysis.warning import (
     MixedEpochs as MixedEpochs,
 )
 from analysis.warning import (
@@ -184,6 +187,17 @@ class LackOfFit(Value):
     p: float | None
 
 
+class Structure(Value):
+    """The F test of a polynomial in the law's columns against its residuals (``check.structure``)."""
+
+    F: float
+    df1: int
+    df2: int
+    p: float
+    share: float  # of the residuals' sum of squares that the polynomial explains
+    size_log: float  # root mean square of the structure, in log loss
+
+
 class Noise(Value):
     """Standard deviations of log loss: of a run, of a stem or size, and between replicates."""
 
@@ -193,6 +207,7 @@ class Noise(Value):
     groups: Groups | None
     pure_error: PureError
     lack_of_fit: LackOfFit
+    structure: Structure | None = None  # None where the design leaves no room for the test
 
 
 class Discrepancy(Value):

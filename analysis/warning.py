@@ -144,6 +144,18 @@ class Refuted(Warning, tag="refuted"):
     p: float
 
 
+class Misfit(Warning, tag="misfit"):
+    """The residuals have a smooth structure in the law's columns, more than their noise allows."""
+
+    F: float
+    df1: int
+    df2: int
+    p: float
+    share: float  # of the residuals' sum of squares
+    size_log: float  # root mean square of the structure, in log loss
+    floors: dict[str, float]  # of laws of the same columns that fit these runs at least as well, this one included
+
+
 class InfluentialRow(Value):
     run: str
     residual: float
@@ -266,6 +278,7 @@ AnyWarning = (
     | MixedEpochs
     | MixedSchedules
     | Refuted
+    | Misfit
     | Influential
     | NotIdentified
     | Doubtful

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,36 @@ def test_marked_rows_are_counted_and_a_flag_keeps_them(tmp_path):
     assert shell("fit", tmp_path / "t.csv", "--keep=status")[0] == 0
     with refuses(Code.UNKNOWN, "keep", "states"):
         analysis.load(marked, keep=("states",))
+
+
+def test_all_laws_are_those_of_the_tables_columns(tmp_path):
+    """A sparsity makes room for the law of sparsity; a table of C and loss has the laws of one variable."""
+    swept().to_csv(tmp_path / "swept.csv", index=False)
+    code, out, _ = shell("fit", tmp_path / "swept.csv", "--law=all")
+    assert code == 0 and "lr_loss" in out and "skaling" in out and "repeats" not in out
+    table().assign(C=6 * N * D).to_csv(tmp_path / "t.csv", index=False)
+    code, out, _ = shell("fit", tmp_path / "t.csv", "--law=all", "--columns=x=C")
+    assert code == 0 and "power_floor:C" in out and "chinchilla" not in out
+    pd.DataFrame({"q": N, "loss": NOISY}).to_csv(tmp_path / "q.csv", index=False)
+    code, _, err = shell("fit", tmp_path / "q.csv", "--law=all")
+    assert code == 2 and err.count("\n") == 1
+    assert [row["name"] for row in json.loads(shell("laws", "--columns=N,experts", "--json")[1])] == ["routing"]
+    assert shell("laws", "--columns=N,expert")[0] == 2
+
+
+def test_a_mixture_of_any_number_of_domains():
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(6), 60)
+    effects = np.array([0.3, -0.5, 0.1, 0.6, -0.2, -1.0])
+    loss = (1.8 + np.exp(shares @ effects)) * np.exp(1e-3 * rng.standard_normal(60))
+    frame = pd.DataFrame(shares, columns=pd.Index([f"r{i}" for i in range(1, 7)])).assign(loss=loss)
+    fit = analysis.fit(frame, "mixture6")
+    c = fit.intervals["c"]
+    assert c.lo is not None and c.hi is not None and c.lo < 1.8 < c.hi
+    assert analysis.laws.get("mixture6") is analysis.laws.get("mixture6")
+    for name in ("mixture1", "mixture101", "mixture", "chinchilla7"):
+        with refuses(Code.UNKNOWN, "law", name):
+            analysis.laws.get(name)
 
 
 def test_wrong_units_are_one_line(tmp_path):

@@ -20,6 +20,7 @@ from analysis import card
 from analysis.card import AnyWarning, Dropped, Influence, Interval, Noise, Warning, finite
 from analysis.check.expected import expected
 from analysis.check.influence import FAR, LARGE, Together, outlying, together
+from analysis.check.structure import EXACT
 from analysis.engine import profile
 from analysis.engine.estimate import Estimate
 from analysis.engine.uncertainty import Inference
@@ -82,7 +83,14 @@ def diagnose(fit: Subject) -> tuple[AnyWarning, ...]:
     lack = fit.noise.lack_of_fit
     if lack.p is not None and lack.p < REFUTED and lack.F is not None and lack.df1 and lack.df2:
         warnings.append(card.Refuted(F=lack.F, df1=lack.df1, df2=lack.df2, p=lack.p))
-    return tuple(warnings)
+    return (*warnings, *_misfit(fit))
+
+
+def _misfit(fit: Subject) -> list[AnyWarning]:
+    found = fit.noise.structure
+    if found is None or found.p >= REFUTED or found.size_log < EXACT:
+        return []
+    return [card.Misfit(**msgspec.structs.asdict(found), floors={})]
 
 
 # --- the law and the design

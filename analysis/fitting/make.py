@@ -25,6 +25,7 @@ from analysis.fitting.parts import (
     array_columns,
     data_of,
     evaluation_of,
+    floors_of,
     influence_of,
     noise_of,
     numbers_of,
@@ -127,7 +128,7 @@ def _card(plan: _Plan, runs: Runs, fit: diagnose.Subject, numbers: Numbers, w: A
         weights=None,
         evaluation=evaluation_of(table),
         optima=point.optima,
-        warnings=(*runs.warnings, *diagnose.left_out(runs.dropped, table, form), *diagnose.diagnose(fit)),
+        warnings=(*runs.warnings, *diagnose.left_out(runs.dropped, table, form), *_with_floors(fit)),
         conventions=runs.conventions,
         data=data_of(runs),
         scope=scope_of(table),
@@ -142,6 +143,14 @@ def _card(plan: _Plan, runs: Runs, fit: diagnose.Subject, numbers: Numbers, w: A
         seed=plan.seed,
         schemes=plan.schemes(point, at, table, numbers) if plan.scheme == "all" else {},
     )
+
+
+def _with_floors(fit: diagnose.Subject) -> list[cards.AnyWarning]:
+    """Every warning of a fit. One of misfit says what floors other laws find that fit the rows as well."""
+    return [
+        msgspec.structs.replace(w, floors=floors_of(fit)) if isinstance(w, cards.Misfit) else w
+        for w in diagnose.diagnose(fit)
+    ]
 
 
 @dataclass(frozen=True)

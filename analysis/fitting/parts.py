@@ -10,15 +10,18 @@ import numpy as np
 import pandas as pd
 
 from analysis import card as cards
+from analysis import laws
 from analysis.card import Derived, Interval, finite
 from analysis.check import diagnose, replicates
 from analysis.check.influence import influence, of_curves
-from analysis.engine.estimate import Estimate
+from analysis.check.structure import structure
+from analysis.engine.estimate import Estimate, estimate
 from analysis.engine.uncertainty import Inference
 from analysis.laws import Law
 from analysis.table.frame import Runs
 
 Array = np.ndarray
+MANY = 5000  # rows above which other laws are not tried for their floors
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,31 @@ def noise_of(point: Estimate, at: Inference, table: pd.DataFrame) -> cards.Noise
         groups=None if at.groups is None else cards.Groups(kind=at.groups.kind, count=len(at.groups.names)),
         pure_error=error,
         lack_of_fit=lack,
+        structure=structure(point, at, table),
     )
+
+
+def floors_of(subject: diagnose.Subject) -> dict[str, float]:
+    """Irreducible losses by law, of this law and of those of the same columns that fit the rows at least as well."""
+    point, table = subject.point, subject.table
+    law, loss = point.surface.law, table["loss"].to_numpy(dtype=np.float64)
+    if law.irreducible is None or len(table) > MANY:
+        return {}
+
+    def misfit(of: Law, theta: Array) -> float:
+        return float(np.mean(np.log(np.atleast_1d(of.predict(theta, table)) / loss) ** 2))
+
+    own = subject.inference.theta_hat
+    found = {law.name: float(own[law.names.index(law.irreducible)])}
+    for other in laws.REGISTRY.values():
+        if other.name == law.name or other.columns != law.columns or other.irreducible is None:
+            continue
+        if len(table) <= len(other.names):
+            continue
+        theta = estimate(other, table, loss, point.objective).theta
+        if misfit(other, theta) <= misfit(law, own):
+            found[other.name] = float(theta[other.names.index(other.irreducible)])
+    return found
 
 
 def influence_of(point: Estimate, at: Inference, table: pd.DataFrame) -> tuple[cards.Influence, ...]:

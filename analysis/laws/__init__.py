@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+from collections.abc import Callable, Collection
+from functools import cache
 from pathlib import Path
 
 from analysis.laws.base import (
@@ -47,6 +49,7 @@ __all__ = [
     "floor",
     "get",
     "log_columns",
+    "of_columns",
     "ratio",
     "reduced",
     "scale",
@@ -56,6 +59,8 @@ __all__ = [
 ]
 
 # FILE.py:NAME, NAME of the registry, then [TIES] and :COLUMN
+_NUMBERED = re.compile(r"([a-z_]+?)([0-9]{1,3})")
+MOST = 100  # the largest number in the name of a law
 _NAME = re.compile(r"(?:(?P<file>.+\.py):)?(?P<name>[^\[\]:]*)(?:\[(?P<ties>[^\]]*)\])?(?::(?P<column>.+))?")
 
 
@@ -75,14 +80,26 @@ def _found() -> dict[str, Law]:
 REGISTRY: dict[str, Law] = _found()
 
 
+def _numbered() -> dict[str, Callable[[int], Law]]:
+    """What the modules make of a name and a number, as of mixture7."""
+    modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
+    return {name: make for module in modules for name, make in getattr(module, "NUMBERED", {}).items()}
+
+
 def default() -> Law:
     """The law used by fits, allocations and designs where none is named."""
     return next(law for law in REGISTRY.values() if law.default)
 
 
 def standard() -> tuple[Law, ...]:
-    """The laws of ``--law=all``."""
+    """The laws of N and D that are fitted to a study by ``--law=all``."""
     return tuple(law for law in REGISTRY.values() if law.in_all)
+
+
+def of_columns(columns: Collection[str]) -> tuple[Law, ...]:
+    """The laws of a loss that a table with these columns allows. A law of x stands for itself."""
+    laws = (law for law in REGISTRY.values() if law.quantity == "loss" and not law.curve)
+    return tuple(law for law in laws if set(law.columns) <= set(columns))
 
 
 def reduced(law: Law) -> Law | None:
@@ -124,9 +141,16 @@ def get(law: str | Law, folder: str | Path | None = None) -> Law:
 def _registered(asked: str, name: str) -> Law:
     plain = name.replace("-", "").replace("_", "")  # multi_power means multipower
     name = next((n for n in REGISTRY if n.replace("_", "") == plain), name) if plain else name
-    if name not in REGISTRY:
-        raise UserError("law", asked, f"unknown; {choose(asked, sorted(REGISTRY))}, or FILE.py:NAME", Code.UNKNOWN)
-    return REGISTRY[name]
+    if name in REGISTRY:
+        return REGISTRY[name]
+    if (match := _NUMBERED.fullmatch(name)) and match[1] in (makers := _numbered()) and 2 <= int(match[2]) <= MOST:
+        return _made(makers[match[1]], int(match[2]))
+    raise UserError("law", asked, f"unknown; {choose(asked, sorted(REGISTRY))}, or FILE.py:NAME", Code.UNKNOWN)
+
+
+@cache
+def _made(make: Callable[[int], Law], number: int) -> Law:
+    return make(number)
 
 
 def _in_file(asked: str, file: Path, name: str, folder: str | Path | None) -> Law:

@@ -30,7 +30,8 @@ transfer = Smooth(
 )
 
 
-def _mixture(domains: int) -> Smooth:
+def mixture(domains: int) -> Smooth:
+    """The mixing law of so many domains, of which two or more have a share in each run."""
     names = [f"r{i}" for i in range(1, domains + 1)]
 
     def logs(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
@@ -63,7 +64,8 @@ def _mixture(domains: int) -> Smooth:
     )
 
 
-mixture2, mixture3, mixture4 = _mixture(2), _mixture(3), _mixture(4)
+mixture2, mixture3, mixture4 = mixture(2), mixture(3), mixture(4)
+NUMBERED = {"mixture": mixture}  # mixture5, mixture17 ... are made when they are named
 
 
 mixed_modal = Smooth(

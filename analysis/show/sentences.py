@@ -309,6 +309,17 @@ def _(w: card.Refuted) -> str:
 
 
 @sentence.register
+def _(w: card.Misfit) -> str:
+    floors = ", ".join(f"{value:.3g} ({name})" for name, value in w.floors.items())
+    spread = f" Laws that fit as well or better put the floor at {floors}." if len(w.floors) > 1 else ""
+    return (
+        f"the form is refuted on these runs: a smooth trend in the law's columns explains {w.share:.0%} of its squared "
+        f"residuals, {w.size_log:.2%} of the loss (F {w.F:.1f} on {w.df1} and {w.df2} degrees of freedom, "
+        f"p = {w.p:.2g}).{spread} Its floor and exponents are those of this form; compare others (--law=all)"
+    )
+
+
+@sentence.register
 def _(w: card.ApproachesDisagree) -> str:
     text = f"approaches 2 and 3 {disagreement(w.a, w.a_values, w.N_values, w.C)}"
     if w.parabola_window:
@@ -450,7 +461,7 @@ def _(regret: card.Regret) -> str:
 
 def refuted(warnings: Iterable[card.AnyWarning]) -> bool:
     """Whether the lack of fit refutes the form."""
-    return any(isinstance(w, card.Refuted) for w in warnings)
+    return any(isinstance(w, card.Refuted | card.Misfit) for w in warnings)
 
 
 # --- what N, D, C and loss mean
@@ -519,14 +530,15 @@ def verdict(fit: Fit) -> str:
     having = {word: [name for name, how in known.items() if how == word] for word in known.values()}
     parts = []
     if good := having.get("yes"):
-        parts.append(f"Identified at this scale, {percent(fit.level)} intervals: {shown(good)}.")
+        where = "in this form" if refuted(fit.warnings) else "at this scale"
+        parts.append(f"Identified {where}, {percent(fit.level)} intervals: {shown(good)}.")
     if having.get("by_form"):
         parts.append(f"The form itself gives a = {intervals['a'].value:.3g}.")
     if rough := having.get("roughly"):
         parts.append(f"Known roughly, if at all: {shown(rough)}.")
     if bad := having.get("no"):
         parts.append(f"Not identified at this scale: {shown(bad)}.")
-    parts.append(_survives(fit.noise.lack_of_fit))
+    parts.append(_survives(fit.noise.lack_of_fit, fit.noise.structure, refuted(fit.warnings)))
     if law.no_optimum:
         parts.append(f"This law gives no compute-optimal N: {law.no_optimum}.")
     return " ".join(parts)
@@ -536,9 +548,14 @@ def _three(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _survives(lack: card.LackOfFit) -> str:
-    if lack.p is None:
-        return "No replicates: noise is judged by the law's own residuals, so the form cannot be refuted here."
-    if lack.p < REFUTED:
+def _survives(lack: card.LackOfFit, structure: card.Structure | None, wrong: bool) -> str:
+    """What seeds and the structure of the residuals say of the form."""
+    if lack.p is not None and lack.p < REFUTED:
         return f"The form is refuted: its misfit exceeds the noise between seeds (p = {lack.p:.2g})."
-    return f"Seeds do not refute the form (p = {lack.p:.2g})."
+    if wrong and structure is not None:
+        return f"The form is refuted: its residuals have structure (p = {structure.p:.2g})."
+    if lack.p is not None:
+        return f"Seeds do not refute the form (p = {lack.p:.2g})."
+    if structure is None:
+        return "No replicates: noise is judged by the law's own residuals, so the form cannot be refuted here."
+    return f"No replicates; the residuals show no structure that refutes the form (p = {structure.p:.2g})."

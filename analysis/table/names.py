@@ -117,6 +117,16 @@ def name_columns(
     return Named(given, values, cells, None if count is None else n, aside, said)
 
 
+def available(frame: pd.DataFrame, columns: Mapping[str, str]) -> set[str]:
+    """The columns of laws that a table has, under any name, among ``columns`` or computed from others."""
+    present = [str(c) for c in frame.columns]
+    found = {*present, *columns, *(new for old, new in COPIES.items() if old in present)} - set(LETTERS)
+    found |= {name for name in LETTERS if name in columns or _find(name, present)[0]}
+    if "N" in found and found & {"C", "D"}:
+        found |= {"C", "D"}
+    return found
+
+
 def _check_choice(given: Mapping[str, str], present: list[str], own: tuple[str, ...]) -> None:
     known = tuple(dict.fromkeys((*ALIASES, *own, *OTHERS)))
     for name, column in given.items():

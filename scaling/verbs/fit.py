@@ -59,7 +59,10 @@ def _batch(options: SimpleNamespace) -> _Batch:
 
     path, study = options.path, options.path.is_dir()
     every, named = options.law == "all" or (study and options.law is None), pairs("columns", options.columns, str)
-    laws = _standard() if every else _laws(options.law or _recommended(path), named)
+    if every and study:
+        laws = _standard()
+    else:
+        laws = _allowed(path, named) if every else _laws(options.law or _recommended(path), named)
     several = study and every
     conventions = (options.n,) if options.n else CONVENTIONS if several else ("nonembedding",)
     datasets: Iterable[str | None] = (options.dataset,)
@@ -86,6 +89,24 @@ def _standard() -> tuple[Law, ...]:
     from analysis import laws
 
     return laws.standard()
+
+
+def _allowed(path: Path, named: dict[str, str]) -> tuple[Law, ...]:
+    """The laws of a loss that the columns of a table allow; laws of x where ``--columns`` names it."""
+    from analysis import laws, reference
+    from analysis.table import names, read
+
+    if "x" in named:
+        column = named.pop("x")
+        return tuple(law.in_column(column) for law in laws.of_columns({"x"}))
+    source = reference.find(path)
+    frame = read.read(path)[0] if source is None else reference.frame(str(path))
+    chosen = {**({} if source is None else source.columns), **named}
+    if not (found := laws.of_columns(names.available(frame, chosen))):
+        have = ", ".join(str(c) for c in frame.columns)
+        remedy = f"no law of a loss has only columns of this table ({have}); name them with --columns"
+        raise UserError("law", "all", remedy, Code.MISSING)
+    return found
 
 
 def _laws(wanted: str | None, named: dict[str, str]) -> tuple[Law, ...]:
@@ -231,7 +252,7 @@ class _Batch:
         more: dict[str, Any] = {"columns": self._columns} if self._columns else {}
         if options.best_of_cell:
             more["best_of_cell"] = True
-        if len(wanted) == 1:
+        if len(wanted) == 1 or not any({"N", "D"} <= set(law.columns) for law in wanted):
             more["law"] = wanted[0]
         if options.warmup is not None:
             more["warmup"] = options.warmup
@@ -342,7 +363,10 @@ VERB = Verb(
     positional=("PATH",),
     flags=(
         Flag(
-            "law", str, "laws to fit, separated by commas, or all; see `scaling laws` (default: chinchilla; study: all)"
+            "law",
+            str,
+            "laws to fit, separated by commas, or all that the columns allow; see `scaling laws` (default: chinchilla; "
+            "study: all)",
         ),
         Flag(
             "n",

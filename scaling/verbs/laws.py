@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from scaling.errors import Code, UserError, choose
+from scaling.flags import Flag
 from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import print_json
 
@@ -18,10 +20,15 @@ def laws(options: SimpleNamespace) -> int:
     """Lists the functional forms and published coefficients, with their sources."""
     from analysis.laws import REGISTRY, published
 
+    wanted = {name.strip() for name in (options.columns or "").split(",")} - {""}
+    known = {column for law in REGISTRY.values() for column in law.columns}
+    for name in sorted(wanted - known):
+        raise UserError("columns", name, choose(name, sorted(known)), Code.UNKNOWN)
+    chosen = [law for law in REGISTRY.values() if not wanted or set(law.columns) <= wanted]
     if options.json:
-        print_json([_entry(law, published.of(law)) for law in REGISTRY.values()])
+        print_json([_entry(law, published.of(law)) for law in chosen])
         return 0
-    for law in REGISTRY.values():
+    for law in chosen:
         print(f"{law.name:14} {law.formula}\n{'':14} {law.source}")
         for parameter in law.params:
             print(f"{'':16} {parameter.name:8} {parameter.meaning}, {parameter.unit}")
@@ -52,7 +59,10 @@ def _entry(law: Law, known: Sequence[Published]) -> dict[str, object]:
 
 VERB = Verb(
     summary="list the laws that can be fitted, with their sources and published coefficients",
-    flags=(JSON,),
+    flags=(
+        Flag("columns", str, "only laws of these columns, such as 'N,D,learning_rate'"),
+        JSON,
+    ),
     example="scaling laws",
     call=laws,
 )
