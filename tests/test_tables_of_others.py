@@ -13,6 +13,7 @@ from refusals import refuses
 import analysis
 from analysis import card
 from analysis.show.tables import summary
+from analysis.table.names import available
 from analysis.table.runs import Runs
 from scaling import cli
 from scaling.errors import Code
@@ -222,14 +223,21 @@ def test_marked_rows_are_counted_and_a_flag_keeps_them(tmp_path):
 
 
 def test_all_laws_are_those_of_the_tables_columns(tmp_path):
-    """A sparsity makes room for the law of sparsity; a table of C and loss has the laws of one variable."""
-    swept().to_csv(tmp_path / "swept.csv", index=False)
-    code, out, _ = shell("fit", tmp_path / "swept.csv", "--law=all")
-    assert code == 0 and "lr_loss" in out and "skaling" in out and "repeats" not in out
-    table().assign(C=6 * N * D).to_csv(tmp_path / "t.csv", index=False)
-    code, out, _ = shell("fit", tmp_path / "t.csv", "--law=all", "--columns=x=C")
-    assert code == 0 and "power_floor:C" in out and "chinchilla" not in out
-    pd.DataFrame({"q": N, "loss": NOISY}).to_csv(tmp_path / "q.csv", index=False)
+    """A learning rate makes room for the law that knows it; a table of C and loss has the laws of one variable."""
+
+    def allowed(frame: pd.DataFrame, **columns: str) -> set[str]:
+        return {law.name for law in analysis.laws.of_columns(available(frame, columns))}
+
+    assert {"chinchilla", "skaling", "kaplan", "lr_loss"} <= allowed(swept())
+    assert not {"lr_loss", "repeats", "annealing", "transfer"} & allowed(table())
+    assert allowed(pd.DataFrame({"params": N, "flops": N})) == allowed(table())
+    assert "precision" in allowed(table(width=4), bits="width") and "power_floor" in allowed(table(), x="D")
+    first = np.linspace(0.1, 0.9, 12)
+    mixed = pd.DataFrame({"r1": first, "r2": 1 - first, "loss": 1.5 + np.exp(0.8 * first - 0.3)})
+    mixed.to_csv(tmp_path / "mixed.csv", index=False)
+    code, out, _ = shell("fit", tmp_path / "mixed.csv", "--law=all")
+    assert code == 0 and ": mixture2 " in out
+    mixed.drop(columns="r2").to_csv(tmp_path / "q.csv", index=False)
     code, _, err = shell("fit", tmp_path / "q.csv", "--law=all")
     assert code == 2 and err.count("\n") == 1
     assert [row["name"] for row in json.loads(shell("laws", "--columns=N,experts", "--json")[1])] == ["routing"]

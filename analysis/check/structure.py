@@ -116,7 +116,7 @@ def _test(G: Array, trend: Array, r: Array, rows: int, most: int | None = None) 
         df2 = min(df2, most)
     if df1 < 1 or df2 < SPARE:
         return None
-    explained, whole = float(((beyond.T @ left) ** 2).sum()), float((left**2).sum())
+    explained, whole = float(((beyond.T @ left) ** 2).sum()), max(float((left**2).sum()), 1e-300)
     noise = max(whole - explained, len(r) * 1e-24)
     F = explained / df1 / (noise / df2)
     size = math.sqrt(max(explained - df1 * noise / df2, 0.0) / len(r))
