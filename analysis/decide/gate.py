@@ -1,0 +1,608 @@
+"""How much compute a change saves: the runs of a variant against the law of its base.
+
+The base's compute-optimal runs give L = E + A C^-a, the floor E pinned by leave-the-future-out or given
+(``engine.pinned_floor``). The multiplier of a variant's run is the compute at which the base reaches its loss, over the
+compute that the run took; above 1 it saves. Between two runs of one budget it is
+((L_base - E) / (L_variant - E))^(1/a), the effective speed-up of marin-community/marin issue 8096. The multiplier of
+the variant is the geometric mean over its runs.
+
+Its interval is Student t: the residuals of the base about its law and of the variant about the law moved by the
+multiplier give the noise of a run, and the errors of the base's law, of the variant's runs and of the floor enter it.
+The exponent of the variant is not assumed to be the base's: where they differ the multiplier is that at the budgets of
+its runs, and ``trend`` says how it changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import optimize, stats
+
+from analysis.card import SCHEMA, AnyWarning, Conventions, Interval, Value
+from analysis.decide.compare import LossName
+from analysis.decide.optimal_runs import Chosen, OptimalRuns, optimal_runs
+from analysis.engine.pinned_floor import BUDGETS, PinnedLaw, mixture_interval, pin_floor
+from analysis.table.runs import Runs
+from scaling.errors import Code, UserError
+
+Array = np.ndarray
+MARGIN = 0.05  # default: a saving of 5 % of the base's compute
+POWER = 0.8  # probability with which the smallest saving that can be shown is shown
+LEAST = 3  # runs of a variant
+BITS = math.log(2)  # nats of a bit
+ALIKE = 0.03  # how close to a factor of bits and nats a ratio of losses must be to be taken for one
+BEYOND = 1.1  # a base that must go further than this past its largest run is extrapolated
+
+
+@dataclass(frozen=True)
+class Side:
+    """Runs to gate with; ``data`` is the hash of the data they were evaluated on, None where it is not known."""
+
+    label: str
+    runs: Runs
+    data: str | None = None
+
+
+class GateSide(Value):
+    """The base or the variant: where its runs come from, what they are, and which were used.
+
+    Attributes:
+      flops: what C is (``card.Conventions``).
+      dropped: rows that the table itself marks as unusable.
+      sd: residual standard deviation of log loss, about the law and about the moved law; None where there is one run.
+      warnings: about the table.
+    """
+
+    label: str
+    dataset: str | None
+    loss: LossName
+    flops: Literal["exact", "column", "6ND"] | None
+    chosen: Chosen
+    dropped: int
+    C: tuple[float, float]
+    sd: float | None
+    warnings: tuple[AnyWarning, ...] = ()
+
+
+class BaseLaw(Value):
+    """L = E + A C^-a of the base.
+
+    Attributes:
+      floor: E; its interval is that of the floors that fit the base's runs (profile t), open at the lowest loss.
+      given: whether the user gave it.
+      identified: whether a floor of zero is refuted, by runs at five budgets or more.
+      budgets: number of different C.
+      forecasts, forecast_error: of dearer runs by cheaper ones, which chose the floor: their number and rms error of
+        log loss.
+      df: degrees of freedom of the residuals.
+    """
+
+    floor: Interval
+    given: bool
+    identified: bool
+    A: float
+    a: Interval
+    budgets: int
+    forecasts: int
+    forecast_error: float | None
+    df: int
+
+
+class GatedRun(Value):
+    """A run of the variant: its compute and loss, the base's loss there by its law, and its own multiplier."""
+
+    run: str
+    C: float
+    loss: float
+    base_loss: float
+    multiplier: Interval
+
+
+class GatePower(Value):
+    """What a gate of this design can tell.
+
+    Attributes:
+      runs, C: of the variant: their number and budgets.
+      noise, df: standard deviation of a run's log loss, and the degrees of freedom from which it is known.
+      half_width: of the interval of the log multiplier.
+      detect: probability that a change that truly saves the margin has an interval above 1.
+      saves: true multiplier that is told to save more than the margin with a probability of ``POWER``.
+      costs: likewise for one that costs more.
+    """
+
+    runs: int
+    C: tuple[float, ...]
+    margin: float
+    level: float
+    noise: float
+    df: int
+    half_width: float
+    detect: float
+    saves: float
+    costs: float
+
+
+class Notice(Value, tag_field="code"):
+    """Base class of what a reader of the verdict should know."""
+
+
+class UnnamedData(Notice, tag="unnamed_data"):
+    """Tables that do not say what their loss was measured on: taken to be the same data."""
+
+    sides: tuple[str, ...]
+
+
+class UnknownCompute(Notice, tag="unknown_compute"):
+    """The two count C in ways that cannot be compared from here: exact in records, as it is in a table."""
+
+    flops: tuple[str, str]
+
+
+class Extrapolated(Notice, tag="extrapolated"):
+    """The base reaches the loss of some runs only beyond its largest compute, by up to ``ratio``."""
+
+    ratio: float
+    runs: tuple[str, ...]
+
+
+class BelowRange(Notice, tag="below_range"):
+    """Runs whose losses lie above the base's cheapest run, which costs ``ratio`` times as much as the base needs."""
+
+    ratio: float
+    runs: tuple[str, ...]
+
+
+class FloorNotIdentified(Notice, tag="floor_not_identified"):
+    """The base does not determine its floor: ``few`` budgets, or a floor of ``zero`` fits as well."""
+
+    why: Literal["few", "zero"]
+    budgets: int
+
+
+class Trend(Notice, tag="trend"):
+    """The multiplier changes with compute: beyond the variant's budgets it is another."""
+
+    per_decade: Interval
+
+
+class BestOfMany(Notice, tag="best_of_many"):
+    """One study's points are the best of several noisy runs, which read low, and the other's are not."""
+
+    side: str
+
+
+AnyNotice = UnnamedData | UnknownCompute | Extrapolated | BelowRange | FloorNotIdentified | Trend | BestOfMany
+
+
+class Gate(Value):
+    """Whether a change saves compute.
+
+    Attributes:
+      level: confidence of the intervals.
+      margin: smallest change that counts, of the multiplier.
+      outcome: ``saves``: the interval of the multiplier lies above 1 + margin; ``costs``: below 1 / (1 + margin);
+        ``unknown``: neither.
+      within: whether the multiplier is shown to lie within the margin (two one-sided tests).
+      multiplier: compute at which the base reaches the variant's loss, over the variant's; geometric mean of its runs.
+      largest: largest compute of the variant, in FLOPs, at which ``loss_change`` is given: the variant's loss minus
+        the base's, by the law moved by the multiplier.
+      trend: factor by which the multiplier changes per decade of compute; None where the runs have one budget.
+      noise, df: standard deviation of a run's log loss from the residuals of both, and its degrees of freedom.
+    """
+
+    level: float
+    margin: float
+    outcome: Literal["saves", "costs", "unknown"]
+    within: bool
+    multiplier: Interval
+    largest: float
+    loss_change: Interval
+    trend: Interval | None
+    noise: float
+    df: int
+    law: BaseLaw
+    base: GateSide
+    variant: GateSide
+    runs: tuple[GatedRun, ...]
+    power: GatePower
+    notices: tuple[AnyNotice, ...]
+    kind: Literal["gate"] = "gate"
+    schema: Literal[2] = SCHEMA
+
+
+class GatePlan(Value):
+    """What a gate against this base will be able to tell, before the variant is trained."""
+
+    level: float
+    margin: float
+    law: BaseLaw
+    base: GateSide
+    power: GatePower
+    notices: tuple[AnyNotice, ...]
+    kind: Literal["gate_plan"] = "gate_plan"
+    schema: Literal[2] = SCHEMA
+
+
+def gate(base: Side, variant: Side, *, margin: float = MARGIN, level: float = 0.95, floor: float | None = None) -> Gate:
+    """How much compute the variant saves against the base.
+
+    Args:
+      margin: smallest change of the multiplier that counts, such as 0.05.
+      level: confidence of the intervals.
+      floor: irreducible loss E of the base, where it is known; by default pinned by leave-the-future-out.
+
+    Raises:
+      UserError: MIXED: losses, data or compute that must not be compared; CONFLICT: the same runs twice; TOO_FEW: fewer
+        than three runs of the variant or four of the base; NOT_IDENTIFIED: losses of the base that do not fall with
+        compute; BEYOND: a variant's loss at or below the pinned floor; INVALID: an invalid margin, level or floor.
+    """
+    _valid(margin, level)
+    _comparable(base, variant)
+    (ours, law), theirs = _base(base, floor), optimal_runs(variant.runs)
+    if len(theirs.C) < LEAST:
+        remedy = f"a gate needs {LEAST} runs of the variant; {_left_out(theirs.chosen)}"
+        raise UserError("variant", f"{len(theirs.C)} of {theirs.chosen.rows} runs", remedy, Code.TOO_FEW)
+    if theirs.loss.min() <= law.floor:
+        remedy = (
+            f"is not above the floor {law.floor:.4g} of the base's law, so the base reaches it at no compute; train a "
+            "larger base, or give the floor (--floor)"
+        )
+        raise UserError("variant", f"loss {theirs.loss.min():.4g}", remedy, Code.BEYOND)
+    _same_unit(law, theirs)
+    at = _Multiplier.of(law, np.log(theirs.C), np.log(theirs.loss))
+    mean = np.full(len(theirs.C), 1 / len(theirs.C))
+    pooled = at.interval(mean, level)
+    assert pooled is not None
+    low, high = at.ends(mean, 2 * level - 1)  # of the two one-sided tests
+    limit = math.log1p(margin)
+    x = np.log(theirs.C)
+    rows = [at.interval(row, level) for row in np.eye(len(x))]
+    runs = tuple(
+        GatedRun(run=name, C=float(c), loss=float(loss), base_loss=float(there), multiplier=cell)
+        for name, c, loss, there, cell in zip(theirs.names, theirs.C, theirs.loss, np.exp(law.log_loss(x)), rows)
+        if cell is not None
+    )
+    trend = at.trend(level)
+    lo, hi = (math.log(end) if end else None for end in (pooled.lo, pooled.hi))
+    outcome: Literal["saves", "costs", "unknown"] = "unknown"
+    if lo is not None and lo > limit:
+        outcome = "saves"
+    elif hi is not None and hi < -limit:
+        outcome = "costs"
+    rms = [math.sqrt(float((r**2).sum()) / df) if df else None for r, df in at.residuals]
+    return Gate(
+        level=level,
+        margin=margin,
+        outcome=outcome,
+        within=-limit < low and high < limit,
+        multiplier=pooled,
+        largest=float(theirs.C.max()),
+        loss_change=_loss_change(law, float(x.max()), pooled),
+        trend=trend,
+        noise=at.sd,
+        df=at.df,
+        law=_law(law, level),
+        base=_side(base, ours, rms[0]),
+        variant=_side(variant, theirs, rms[1]),
+        runs=runs,
+        power=_power(at, theirs.C, margin, level),
+        notices=(*_notices(base, variant, ours, theirs), *_range(law, runs), *_floor(law, level), *_trend(trend)),
+    )
+
+
+def plan(
+    base: Side,
+    budgets: int | Sequence[float] = LEAST,
+    *,
+    margin: float = MARGIN,
+    level: float = 0.95,
+    floor: float | None = None,
+) -> GatePlan:
+    """What a gate will be able to tell, from the base alone.
+
+    Args:
+      budgets: compute in FLOPs of each planned run of the variant, or their number: then at the base's dearest budgets,
+        over again where there are more runs than budgets.
+      margin, level, floor: as in ``gate``.
+
+    Raises:
+      UserError: as ``gate``; INVALID or TOO_FEW: invalid budgets, or fewer than three.
+    """
+    _valid(margin, level)
+    ours, law = _base(base, floor)
+    if isinstance(budgets, int):
+        own = np.unique(ours.C)[::-1]
+        budgets = [float(c) for c in np.resize(own, max(budgets, 0))]
+    c = np.array(sorted(budgets), dtype=float)
+    if len(c) < LEAST:
+        raise UserError("power", len(c), f"a gate needs {LEAST} runs of the variant or more", Code.TOO_FEW)
+    if not (np.isfinite(c).all() and (c > 0).all()):
+        raise UserError("power", ", ".join(f"{v:g}" for v in budgets), "budgets are positive FLOPs, such as 1e18,1e19")
+    at = _Multiplier.of(law, np.log(c), law.log_loss(np.log(c)), planned=True)
+    return GatePlan(
+        level=level,
+        margin=margin,
+        law=_law(law, level),
+        base=_side(base, ours, law.sd),
+        power=_power(at, c, margin, level),
+        notices=_floor(law, level),
+    )
+
+
+# --- the multiplier
+
+
+@dataclass(frozen=True)
+class _Multiplier:
+    """Multipliers of a variant's runs under every plausible floor of the base's law.
+
+    Attributes:
+      law: of the base.
+      x: (m,) log C of the variant's runs.
+      log_ratio: (G, m) log multiplier under each floor; infinite where the loss is not above it.
+      pinned: (m,) under the pinned floor.
+      share: (G, m) of the loss that is reducible.
+      sd, df: noise of a run's log loss.
+      residuals: of the base and of the variant, each with degrees of freedom.
+    """
+
+    law: PinnedLaw
+    x: Array
+    log_ratio: Array
+    pinned: Array
+    share: Array
+    sd: float
+    df: int
+    residuals: tuple[tuple[Array, int], tuple[Array, int]]
+
+    @classmethod
+    def of(cls, law: PinnedLaw, x: Array, y: Array, *, planned: bool = False) -> _Multiplier:
+        """Multipliers at log C ``x`` and log loss ``y`` (m,); of ``planned`` runs the noise is the base's."""
+        loss, floors = np.exp(y), law.floors[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            needed = (np.log(loss - floors) - law.lines.intercept[0][:, None]) / law.lines.slope[0][:, None]
+        needed = np.where(loss > floors, needed, np.inf)
+        pinned = (law.log_amplitude - np.log(loss - law.floor)) / law.exponent - x
+        own = y - law.log_loss(x + pinned.mean())
+        first = law.lines.residual[0, int(np.argmin(law.squares))]
+        residuals = ((first, law.df), (own, len(x) - 1))
+        df = law.df + len(x) - 1
+        squares = float(law.squares.min() + (own**2).sum())
+        sd = law.sd if planned else math.sqrt(squares / df)
+        return cls(law, x, needed - x, pinned, (loss - floors) / loss, sd, df, residuals)
+
+    def ends(self, contrast: Array, level: float) -> tuple[float, float]:
+        """Interval of the sum of the log multipliers times ``contrast`` (m,); an end may be infinite."""
+        value, error = self._terms(contrast)
+        low, high = mixture_interval(value, error, self.law.weights(self.sd, self.df), self.df, level)
+        middle = float(contrast @ self.pinned)
+        return min(low, middle), max(high, middle)
+
+    def interval(self, contrast: Array, level: float) -> Interval | None:
+        """The same as a factor, with the value under the pinned floor; None where it is infinite for some floor."""
+        low, high = self.ends(contrast, level)
+        value = math.exp(float(contrast @ self.pinned))
+        lo, hi = (math.exp(end) if math.isfinite(end) else None for end in (low, high))
+        return Interval(value=value, lo=0.0 if low == -math.inf else lo, hi=hi)
+
+    def trend(self, level: float) -> Interval | None:
+        """Factor of the multiplier per decade of compute."""
+        apart = self.x - self.x.mean()
+        if (apart**2).sum() < 1e-6 or not np.isfinite(self.log_ratio).all():
+            return None
+        return self.interval(apart / (apart**2).sum() * math.log(10), level)
+
+    def _terms(self, contrast: Array) -> tuple[Array, Array]:
+        """(G,) the contrast under each floor, and its standard error there."""
+        used = contrast != 0
+        part, ratio = contrast[used], self.log_ratio[:, used]
+        infinite = ~np.isfinite(ratio).all(1)
+        ratio = np.where(infinite[:, None], 0.0, ratio)
+        share = np.where(infinite[:, None], 1.0, self.share[:, used])
+        lines = self.law.lines
+        slope = lines.slope[0]
+        at = (part * (ratio + self.x[used] - lines.centre[0][:, None])).sum(1)
+        variance = part.sum() ** 2 / lines.weight[0] + at**2 / lines.spread[0] + (part**2 / share**2).sum(1)
+        return np.where(infinite, np.inf, ratio @ part), self.sd * np.sqrt(variance) / np.abs(slope)
+
+
+def _loss_change(law: PinnedLaw, x: float, multiplier: Interval) -> Interval:
+    """The variant's loss minus the base's at log C ``x``; a larger multiplier is a lower loss."""
+    before = float(np.exp(law.log_loss(np.array(x))))
+
+    def change(times: float | None) -> float:
+        if times is None:
+            return law.floor - before
+        return math.inf if times == 0 else float(np.exp(law.log_loss(np.array(x + math.log(times))))) - before
+
+    hi = change(multiplier.lo)
+    return Interval(
+        value=change(multiplier.value), lo=change(multiplier.hi), hi=hi if multiplier.lo and math.isfinite(hi) else None
+    )
+
+
+def _power(at: _Multiplier, c: Array, margin: float, level: float) -> GatePower:
+    """Power of the design: t tests on ``at.df`` degrees of freedom with the interval's own standard error."""
+    low, high = at.ends(np.full(len(c), 1 / len(c)), level)
+    limit, t = math.log1p(margin), float(stats.t.ppf(0.5 + level / 2, at.df))
+    half = (high - low) / 2
+    error = half / t
+    seen = math.inf
+    if math.isfinite(half):
+        found: Any = optimize.brentq(lambda shift: _above(t, at.df, shift) - POWER, 0.0, t + 40.0)
+        seen = math.exp(min(limit + float(found) * error, 700.0))
+    return GatePower(
+        runs=len(c),
+        C=tuple(float(v) for v in c),
+        margin=margin,
+        level=level,
+        noise=at.sd,
+        df=at.df,
+        half_width=half,
+        detect=_above(t, at.df, limit / error) if math.isfinite(half) else 0.0,
+        saves=seen,
+        costs=1 / seen,
+    )
+
+
+def _above(t: float, df: int, shift: float) -> float:
+    """Probability that Student's t with this noncentrality lies above t."""
+    return float(stats.nct.sf(t, df, shift)) if shift > 0 else float(stats.t.sf(t, df))
+
+
+# --- what may be compared
+
+
+def _valid(margin: float, level: float) -> None:
+    if not 0.5 <= level < 1:
+        raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
+    if not (math.isfinite(margin) and margin >= 0):
+        raise UserError("margin", margin, "must be a share of compute from zero up, such as 0.05")
+
+
+def _loss(conventions: Conventions) -> LossName:
+    return LossName(term=conventions.term, unit=conventions.unit, column=conventions.columns.get("loss"))
+
+
+def _comparable(base: Side, variant: Side) -> None:
+    """Refuses losses that are not the same quantity on the same data, and computes that are counted differently."""
+    one, two = base.runs, variant.runs
+    both = f"{base.label}, {variant.label}"
+    if one.sha256 == two.sha256:
+        raise UserError("gate", both, "are the same runs; give those of the base and of the change", Code.CONFLICT)
+    if None not in (one.dataset, two.dataset) and one.dataset != two.dataset:
+        remedy = "losses of different data are never compared; evaluate both on one data set"
+        raise UserError("dataset", f"{one.dataset}, {two.dataset}", remedy, Code.MIXED)
+    if None not in (base.data, variant.data) and base.data != variant.data:
+        remedy = f"are versions of {one.dataset} with different content; losses of different data are never compared"
+        raise UserError("data", f"{(base.data or '')[:12]}, {(variant.data or '')[:12]}", remedy, Code.MIXED)
+    x, y = _loss(one.conventions), _loss(two.conventions)
+    named = f"{x.term or x.column}, {y.term or y.column}"
+    if x.unit != y.unit and None not in (x.unit, y.unit):
+        remedy = f"are in different units ({x.unit}; {y.unit}), which are never compared"
+        raise UserError("loss", named, remedy, Code.MIXED)
+    if (x.term, x.column) != (y.term, y.column) and (x.term is None) == (y.term is None):
+        remedy = (
+            "are different losses; choose one (--term), or give both columns one name if they are the same quantity"
+        )
+        raise UserError("loss", named, remedy, Code.MIXED)
+    flops = [side.runs.conventions.flops for side in (base, variant)]
+    for side, counted in zip((base, variant), flops):
+        if "C" not in side.runs.table:
+            raise UserError("C", side.label, "has no compute; it needs a column C, or N and D", Code.MISSING)
+        if counted == "6ND" and flops.count("6ND") == 1:
+            remedy = "has no column C, so that C is 6ND, and the other is counted otherwise; give both one count of C"
+            raise UserError("C", side.label, remedy, Code.MIXED)
+    n = [c.conventions.n for c in (one, two)]
+    if flops == ["6ND", "6ND"] and n[0] != n[1]:
+        raise UserError("n", f"{n[0]}, {n[1]}", "count N differently, and with it C = 6ND; choose one --n", Code.MIXED)
+
+
+def _same_unit(law: PinnedLaw, variant: OptimalRuns) -> None:
+    """Refuses losses that differ from the base's by the factor between bits and nats at every budget."""
+    ratio = np.log(variant.loss) - law.log_loss(np.log(variant.C))
+    for factor, unit in ((math.log(1 / BITS), "bits"), (math.log(BITS), "nats")):
+        if (np.abs(ratio - factor) < ALIKE).all():
+            value = f"{np.exp(ratio.mean()):.3f} times the base's"
+            remedy = f"look like {unit} where the base's are not; convert one of them"
+            raise UserError("variant", f"losses {value}", remedy, Code.MIXED)
+
+
+def _left_out(chosen: Chosen) -> str:
+    if chosen.how == "minima":
+        return f"{chosen.edges} budgets have no bracketed minimum"
+    return f"{chosen.left_out} are beaten by a run that costs no more" if chosen.left_out else "train more of it"
+
+
+# --- parts of the result
+
+
+def _base(base: Side, floor: float | None) -> tuple[OptimalRuns, PinnedLaw]:
+    if "C" not in base.runs.table:
+        raise UserError("C", base.label, "has no compute; it needs a column C, or N and D", Code.MISSING)
+    ours = optimal_runs(base.runs)
+    return ours, pin_floor(np.log(ours.C), np.log(ours.loss), floor)
+
+
+def _side(side: Side, points: OptimalRuns, sd: float | None) -> GateSide:
+    runs = side.runs
+    return GateSide(
+        label=side.label,
+        dataset=runs.dataset,
+        loss=_loss(runs.conventions),
+        flops=runs.conventions.flops,
+        chosen=points.chosen,
+        dropped=len(runs.dropped),
+        C=(float(points.C.min()), float(points.C.max())),
+        sd=sd,
+        warnings=runs.warnings,
+    )
+
+
+def _law(law: PinnedLaw, level: float) -> BaseLaw:
+    low, high = law.floor_interval(level)
+    weight = law.weights(law.sd, law.df)
+    slope, error = -law.lines.slope[0], law.sd / np.sqrt(law.lines.spread[0])
+    ends = mixture_interval(slope, error, weight, law.df, level)
+    return BaseLaw(
+        floor=Interval(value=law.floor, lo=low, hi=high),
+        given=law.given,
+        identified=law.given or _why(law, level) is None,
+        A=math.exp(law.log_amplitude),
+        a=Interval(value=law.exponent, lo=min(ends[0], law.exponent), hi=max(ends[1], law.exponent)),
+        budgets=law.budgets,
+        forecasts=law.forecasts,
+        forecast_error=law.forecast_error,
+        df=law.df,
+    )
+
+
+def _why(law: PinnedLaw, level: float) -> Literal["few", "zero"] | None:
+    """Why the base does not determine its floor; None where it does, or where the floor was given."""
+    if law.given:
+        return None
+    if law.budgets < BUDGETS:
+        return "few"
+    return "zero" if law.floor_interval(level)[0] <= 0 else None
+
+
+def _floor(law: PinnedLaw, level: float) -> tuple[AnyNotice, ...]:
+    why = _why(law, level)
+    return () if why is None else (FloorNotIdentified(why=why, budgets=law.budgets),)
+
+
+def _trend(trend: Interval | None) -> tuple[AnyNotice, ...]:
+    if trend is None or trend.lo is None or trend.hi is None or trend.lo <= 1 <= trend.hi:
+        return ()
+    return (Trend(per_decade=trend),)
+
+
+def _notices(base: Side, variant: Side, ours: OptimalRuns, theirs: OptimalRuns) -> tuple[AnyNotice, ...]:
+    """What was assumed of the data, of C and of the choice of runs."""
+    sides = (base, variant)
+    found: list[AnyNotice] = []
+    if unnamed := tuple(side.label for side in sides if side.runs.dataset is None):
+        found.append(UnnamedData(sides=unnamed))
+    one, two = (str(side.runs.conventions.flops) for side in sides)
+    if one != two:
+        found.append(UnknownCompute(flops=(one, two)))
+    best = [points.chosen.how == "frontier" and points.chosen.left_out > 0 for points in (ours, theirs)]
+    if best[0] != best[1]:
+        found.append(BestOfMany(side=sides[best.index(True)].label))
+    return tuple(found)
+
+
+def _range(law: PinnedLaw, runs: Sequence[GatedRun]) -> tuple[AnyNotice, ...]:
+    """Runs whose losses the base reaches only outside its own compute."""
+    found: list[AnyNotice] = []
+    needed = {run.run: run.C * run.multiplier.value for run in runs}
+    least, most = (float(np.exp(end)) for end in (law.x.min(), law.x.max()))
+    if above := {name: c / most for name, c in needed.items() if c > most * BEYOND}:
+        found.append(Extrapolated(ratio=max(above.values()), runs=tuple(above)))
+    if below := {name: least / c for name, c in needed.items() if c < least / BEYOND}:
+        found.append(BelowRange(ratio=max(below.values()), runs=tuple(below)))
+    return tuple(found)
