@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
 from scipy import optimize, stats
@@ -30,11 +30,15 @@ from analysis.table.runs import Runs
 from scaling.errors import Code, UserError
 
 Array = np.ndarray
-MARGIN = 0.05  # default: a saving of 5 % of the base's compute
+LAW = "power_floor:C"  # of the base, and what its table is read for
+MARGIN = 0.05  # default: a twentieth of the compute
+NOISES = 40  # values of the true noise over which power is averaged
 POWER = 0.8  # probability with which the smallest saving that can be shown is shown
 LEAST = 3  # runs of a variant
 BITS = math.log(2)  # nats of a bit
 ALIKE = 0.03  # how close to a factor of bits and nats a ratio of losses must be to be taken for one
+UNSURE = 1e-3  # weight of floors that a loss is not above, from which the trend is not known
+LARGEST = 600.0  # log of a multiplier or a compute above which it counts as infinite
 BEYOND = 1.1  # a base that must go further than this past its largest run is extrapolated
 
 
@@ -75,6 +79,7 @@ class BaseLaw(Value):
       floor: E; its interval is that of the floors that fit the base's runs (profile t), open at the lowest loss.
       given: whether the user gave it.
       identified: whether a floor of zero is refuted, by runs at five budgets or more.
+      A: None where it is too large for a number.
       budgets: number of different C.
       forecasts, forecast_error: of dearer runs by cheaper ones, which chose the floor: their number and rms error of
         log loss.
@@ -84,7 +89,7 @@ class BaseLaw(Value):
     floor: Interval
     given: bool
     identified: bool
-    A: float
+    A: float | None
     a: Interval
     budgets: int
     forecasts: int
@@ -107,8 +112,9 @@ class GatePower(Value):
 
     Attributes:
       runs, C: of the variant: their number and budgets.
-      noise, df: standard deviation of a run's log loss, and the degrees of freedom from which it is known.
-      half_width: of the interval of the log multiplier.
+      noise, df: standard deviation of a run's log loss, and the degrees of freedom from which it is known. The
+        probabilities are means over what it may truly be.
+      half_width: of the interval of the log multiplier; None, as ``saves`` and ``costs``, where it is open.
       detect: probability that a change that truly saves the margin has an interval above 1.
       saves: true multiplier that is told to save more than the margin with a probability of ``POWER``.
       costs: likewise for one that costs more.
@@ -120,14 +126,19 @@ class GatePower(Value):
     level: float
     noise: float
     df: int
-    half_width: float
+    half_width: float | None
     detect: float
-    saves: float
-    costs: float
+    saves: float | None
+    costs: float | None
 
 
 class Notice(Value, tag_field="code"):
     """Base class of what a reader of the verdict should know."""
+
+    @property
+    def code(self) -> str:
+        """The tag: what programs and tests match."""
+        return str(self.__struct_config__.tag)
 
 
 class UnnamedData(Notice, tag="unnamed_data"):
@@ -136,10 +147,10 @@ class UnnamedData(Notice, tag="unnamed_data"):
     sides: tuple[str, ...]
 
 
-class UnknownCompute(Notice, tag="unknown_compute"):
-    """The two count C in ways that cannot be compared from here: exact in records, as it is in a table."""
+class RecordsAndTable(Notice, tag="records_and_table"):
+    """One is a work directory and the other a table, whose loss and count of C are taken to be the records' own."""
 
-    flops: tuple[str, str]
+    table: str
 
 
 class Extrapolated(Notice, tag="extrapolated"):
@@ -175,7 +186,7 @@ class BestOfMany(Notice, tag="best_of_many"):
     side: str
 
 
-AnyNotice = UnnamedData | UnknownCompute | Extrapolated | BelowRange | FloorNotIdentified | Trend | BestOfMany
+AnyNotice = UnnamedData | RecordsAndTable | Extrapolated | BelowRange | FloorNotIdentified | Trend | BestOfMany
 
 
 class Gate(Value):
@@ -246,38 +257,24 @@ def gate(base: Side, variant: Side, *, margin: float = MARGIN, level: float = 0.
     if len(theirs.C) < LEAST:
         remedy = f"a gate needs {LEAST} runs of the variant; {_left_out(theirs.chosen)}"
         raise UserError("variant", f"{len(theirs.C)} of {theirs.chosen.rows} runs", remedy, Code.TOO_FEW)
-    if theirs.loss.min() <= law.floor:
-        remedy = (
-            f"is not above the floor {law.floor:.4g} of the base's law, so the base reaches it at no compute; train a "
-            "larger base, or give the floor (--floor)"
-        )
-        raise UserError("variant", f"loss {theirs.loss.min():.4g}", remedy, Code.BEYOND)
     _same_unit(law, theirs)
-    at = _Multiplier.of(law, np.log(theirs.C), np.log(theirs.loss))
-    mean = np.full(len(theirs.C), 1 / len(theirs.C))
-    pooled = at.interval(mean, level)
-    assert pooled is not None
+    _above_floor(law, theirs)
+    x = np.log(theirs.C)
+    at = _Multiplier.of(law, x, np.log(theirs.loss))
+    mean = np.full(len(x), 1 / len(x))
+    pooled, trend = at.interval(mean, level), at.trend(level)
     low, high = at.ends(mean, 2 * level - 1)  # of the two one-sided tests
     limit = math.log1p(margin)
-    x = np.log(theirs.C)
-    rows = [at.interval(row, level) for row in np.eye(len(x))]
+    cells = [at.interval(run, level) for run in np.eye(len(x))]
     runs = tuple(
         GatedRun(run=name, C=float(c), loss=float(loss), base_loss=float(there), multiplier=cell)
-        for name, c, loss, there, cell in zip(theirs.names, theirs.C, theirs.loss, np.exp(law.log_loss(x)), rows)
-        if cell is not None
+        for name, c, loss, there, cell in zip(theirs.names, theirs.C, theirs.loss, np.exp(law.log_loss(x)), cells)
     )
-    trend = at.trend(level)
-    lo, hi = (math.log(end) if end else None for end in (pooled.lo, pooled.hi))
-    outcome: Literal["saves", "costs", "unknown"] = "unknown"
-    if lo is not None and lo > limit:
-        outcome = "saves"
-    elif hi is not None and hi < -limit:
-        outcome = "costs"
-    rms = [math.sqrt(float((r**2).sum()) / df) if df else None for r, df in at.residuals]
+    rms = [math.sqrt(float((r**2).sum()) / df) for r, df in at.residuals]
     return Gate(
         level=level,
         margin=margin,
-        outcome=outcome,
+        outcome=_outcome(pooled, margin),
         within=-limit < low and high < limit,
         multiplier=pooled,
         largest=float(theirs.C.max()),
@@ -346,7 +343,8 @@ class _Multiplier:
       log_ratio: (G, m) log multiplier under each floor; infinite where the loss is not above it.
       pinned: (m,) under the pinned floor.
       share: (G, m) of the loss that is reducible.
-      sd, df: noise of a run's log loss.
+      sd, df: noise of a run's log loss, and degrees of freedom of the t interval.
+      known: degrees of freedom of the noise; fewer for runs that are only planned.
       residuals: of the base and of the variant, each with degrees of freedom.
     """
 
@@ -357,6 +355,7 @@ class _Multiplier:
     share: Array
     sd: float
     df: int
+    known: int
     residuals: tuple[tuple[Array, int], tuple[Array, int]]
 
     @classmethod
@@ -372,8 +371,8 @@ class _Multiplier:
         residuals = ((first, law.df), (own, len(x) - 1))
         df = law.df + len(x) - 1
         squares = float(law.squares.min() + (own**2).sum())
-        sd = law.sd if planned else math.sqrt(squares / df)
-        return cls(law, x, needed - x, pinned, (loss - floors) / loss, sd, df, residuals)
+        sd, known = (law.sd, law.df) if planned else (math.sqrt(squares / df), df)
+        return cls(law, x, needed - x, pinned, (loss - floors) / loss, sd, df, known, residuals)
 
     def ends(self, contrast: Array, level: float) -> tuple[float, float]:
         """Interval of the sum of the log multipliers times ``contrast`` (m,); an end may be infinite."""
@@ -382,23 +381,22 @@ class _Multiplier:
         middle = float(contrast @ self.pinned)
         return min(low, middle), max(high, middle)
 
-    def interval(self, contrast: Array, level: float) -> Interval | None:
-        """The same as a factor, with the value under the pinned floor; None where it is infinite for some floor."""
+    def interval(self, contrast: Array, level: float) -> Interval:
+        """The same as a factor, with the value under the pinned floor."""
         low, high = self.ends(contrast, level)
         value = math.exp(float(contrast @ self.pinned))
-        lo, hi = (math.exp(end) if math.isfinite(end) else None for end in (low, high))
-        return Interval(value=value, lo=0.0 if low == -math.inf else lo, hi=hi)
+        return Interval(value=value, lo=math.exp(low), hi=math.exp(high) if high < LARGEST else None)
 
     def trend(self, level: float) -> Interval | None:
         """Factor of the multiplier per decade of compute."""
-        apart = self.x - self.x.mean()
-        if (apart**2).sum() < 1e-6 or not np.isfinite(self.log_ratio).all():
+        apart, infinite = self.x - self.x.mean(), ~np.isfinite(self.log_ratio).all(1)
+        if (apart**2).sum() < 1e-6 or self.law.weights(self.sd, self.df)[infinite].sum() > UNSURE:
             return None
         return self.interval(apart / (apart**2).sum() * math.log(10), level)
 
     def _terms(self, contrast: Array) -> tuple[Array, Array]:
         """(G,) the contrast under each floor, and its standard error there."""
-        used = contrast != 0
+        used = np.flatnonzero(contrast)
         part, ratio = contrast[used], self.log_ratio[:, used]
         infinite = ~np.isfinite(ratio).all(1)
         ratio = np.where(infinite[:, None], 0.0, ratio)
@@ -410,48 +408,53 @@ class _Multiplier:
         return np.where(infinite, np.inf, ratio @ part), self.sd * np.sqrt(variance) / np.abs(slope)
 
 
+def _outcome(multiplier: Interval, margin: float) -> Literal["saves", "costs", "unknown"]:
+    if multiplier.lo is not None and multiplier.lo > 1 + margin:
+        return "saves"
+    return "costs" if multiplier.hi is not None and multiplier.hi < 1 / (1 + margin) else "unknown"
+
+
 def _loss_change(law: PinnedLaw, x: float, multiplier: Interval) -> Interval:
     """The variant's loss minus the base's at log C ``x``; a larger multiplier is a lower loss."""
     before = float(np.exp(law.log_loss(np.array(x))))
 
     def change(times: float | None) -> float:
-        if times is None:
-            return law.floor - before
-        return math.inf if times == 0 else float(np.exp(law.log_loss(np.array(x + math.log(times))))) - before
+        after = law.floor if times is None else float(np.exp(law.log_loss(np.array(x + math.log(times)))))
+        return after - before
 
-    hi = change(multiplier.lo)
-    return Interval(
-        value=change(multiplier.value), lo=change(multiplier.hi), hi=hi if multiplier.lo and math.isfinite(hi) else None
-    )
+    hi = change(multiplier.lo) if multiplier.lo else None
+    return Interval(value=change(multiplier.value), lo=change(multiplier.hi), hi=hi)
 
 
 def _power(at: _Multiplier, c: Array, margin: float, level: float) -> GatePower:
-    """Power of the design: t tests on ``at.df`` degrees of freedom with the interval's own standard error."""
+    """Power of the design: t tests with the interval's own standard error, over the noise that there may truly be."""
     low, high = at.ends(np.full(len(c), 1 / len(c)), level)
     limit, t = math.log1p(margin), float(stats.t.ppf(0.5 + level / 2, at.df))
     half = (high - low) / 2
-    error = half / t
-    seen = math.inf
+    error, seen = half / t, math.inf
+    larger = np.sqrt(at.known / stats.chi2.ppf((np.arange(NOISES) + 0.5) / NOISES, at.known))
+
+    def above(shift: float) -> float:
+        return float(stats.nct.sf(t, at.df, np.maximum(shift, 0.0) / larger).mean())
+
     if math.isfinite(half):
-        found: Any = optimize.brentq(lambda shift: _above(t, at.df, shift) - POWER, 0.0, t + 40.0)
-        seen = math.exp(min(limit + float(found) * error, 700.0))
+        end = t + 4.0
+        while above(end) < POWER:
+            end *= 2
+        seen = limit + cast(float, optimize.brentq(lambda shift: above(shift) - POWER, 0.0, end, xtol=1e-6)) * error
+    closed = seen < LARGEST
     return GatePower(
         runs=len(c),
         C=tuple(float(v) for v in c),
         margin=margin,
         level=level,
         noise=at.sd,
-        df=at.df,
-        half_width=half,
-        detect=_above(t, at.df, limit / error) if math.isfinite(half) else 0.0,
-        saves=seen,
-        costs=1 / seen,
+        df=at.known,
+        half_width=half if closed else None,
+        detect=above(limit / error) if closed else 0.0,
+        saves=math.exp(seen) if closed else None,
+        costs=math.exp(-seen) if closed else None,
     )
-
-
-def _above(t: float, df: int, shift: float) -> float:
-    """Probability that Student's t with this noncentrality lies above t."""
-    return float(stats.nct.sf(t, df, shift)) if shift > 0 else float(stats.t.sf(t, df))
 
 
 # --- what may be compared
@@ -512,6 +515,18 @@ def _same_unit(law: PinnedLaw, variant: OptimalRuns) -> None:
             raise UserError("variant", f"losses {value}", remedy, Code.MIXED)
 
 
+def _above_floor(law: PinnedLaw, variant: OptimalRuns) -> None:
+    """Refuses losses that the base's law reaches at no compute that can be said."""
+    lowest = float(variant.loss.min())
+    over = lowest - law.floor
+    if over <= 0 or (law.log_amplitude - math.log(over)) / law.exponent > LARGEST:
+        remedy = (
+            f"is not above the floor {law.floor:.4g} of the base's law, so the base reaches it at no compute; train a "
+            "larger base, or give the floor (--floor)"
+        )
+        raise UserError("variant", f"loss {lowest:.4g}", remedy, Code.BEYOND)
+
+
 def _left_out(chosen: Chosen) -> str:
     if chosen.how == "minima":
         return f"{chosen.edges} budgets have no bracketed minimum"
@@ -552,7 +567,7 @@ def _law(law: PinnedLaw, level: float) -> BaseLaw:
         floor=Interval(value=law.floor, lo=low, hi=high),
         given=law.given,
         identified=law.given or _why(law, level) is None,
-        A=math.exp(law.log_amplitude),
+        A=math.exp(law.log_amplitude) if law.log_amplitude < LARGEST else None,
         a=Interval(value=law.exponent, lo=min(ends[0], law.exponent), hi=max(ends[1], law.exponent)),
         budgets=law.budgets,
         forecasts=law.forecasts,
@@ -587,9 +602,9 @@ def _notices(base: Side, variant: Side, ours: OptimalRuns, theirs: OptimalRuns) 
     found: list[AnyNotice] = []
     if unnamed := tuple(side.label for side in sides if side.runs.dataset is None):
         found.append(UnnamedData(sides=unnamed))
-    one, two = (str(side.runs.conventions.flops) for side in sides)
-    if one != two:
-        found.append(UnknownCompute(flops=(one, two)))
+    records = [side.runs.conventions.origin == "records" for side in sides]
+    if records[0] != records[1]:
+        found.append(RecordsAndTable(table=sides[records.index(False)].label))
     best = [points.chosen.how == "frontier" and points.chosen.left_out > 0 for points in (ours, theirs)]
     if best[0] != best[1]:
         found.append(BestOfMany(side=sides[best.index(True)].label))

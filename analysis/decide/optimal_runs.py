@@ -66,7 +66,8 @@ def optimal_runs(runs: Runs) -> OptimalRuns:
         points = [(f"minimum at {p.C:.3g}", p.C, p.loss or 0.0) for p in kept]
         labels, at, least = zip(*points) if points else ((), (), ())
         return _points(np.array(labels, dtype=str), np.array(at), np.array(least), chosen)
-    keep = ~_beaten(*(np.log(table[name].to_numpy(dtype=float)) for name in ("N", "D")), np.log(c), np.log(loss))
+    log_n, log_d = (np.log(table[name].to_numpy(dtype=float)) for name in ("N", "D"))
+    keep = ~_beaten(log_n, log_d, np.log(c), np.log(loss))
     chosen = Chosen(how="frontier", rows=rows, used=int(keep.sum()), left_out=int((~keep).sum()))
     return _points(names[keep], c[keep], loss[keep], chosen)
 

@@ -31,7 +31,7 @@ BUDGETS = 5  # budgets below which no floor counts as identified: two forecasts 
 RESOLUTION = 1e-9  # of log loss: smallest residual that counts
 IMPLAUSIBLE = 1e4  # residual sum of squares, over the smallest, above which a floor is left out
 DENSE = 40  # candidates that the plausible floors should span
-NEGLIGIBLE = 1e-12  # weight of a floor
+NEGLIGIBLE = 1e-7  # weight of a floor
 
 
 class Lines(NamedTuple):
@@ -212,7 +212,7 @@ def _quantile(value: Array, error: Array, weight: Array, df: float, p: float) ->
 
     if above(low) >= 0 or above(high) <= 0:  # all parts alike
         return low if above(low) >= 0 else high
-    return float(cast(float, optimize.brentq(above, low, high)))
+    return float(cast(float, optimize.brentq(above, low, high, xtol=1e-8)))
 
 
 def _at(x: Array, y: Array, floor: Array, intercept: Array, slope: Array) -> tuple[Array, Array]:
