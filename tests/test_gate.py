@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import get_args
 
 import handmade
 import numpy as np
@@ -13,10 +14,13 @@ from test_cli import scaling
 from test_league import room
 
 import analysis
+from analysis.card import Interval
+from analysis.decide import gate as gating
 from analysis.decide.gate import Gate, GatePlan, Side, gate, plan
 from analysis.decide.optimal_runs import optimal_runs
 from analysis.engine.pinned_floor import future_squares, pin_floor
 from analysis.show import gate_sentences
+from analysis.show.sentences import sentence
 from analysis.table.runs import from_frame
 from scaling.errors import Code
 from scaling.records.typed import decode
@@ -40,8 +44,8 @@ def runs(c, multiplier: float = 1.0, noise: float = 0.0, seed: int = 0, **column
     return pd.DataFrame({"C": np.asarray(c, dtype=float), "loss": loss, **columns})
 
 
-def side(frame: pd.DataFrame, label: str = "variant", data: str | None = None, **options: str) -> Side:
-    return Side(label, from_frame(frame, law="power_floor:C", source=label, **options), data)
+def side(frame: pd.DataFrame, label: str = "variant", data: str | None = None) -> Side:
+    return Side(label, from_frame(frame, law="power_floor:C", source=label), data)
 
 
 BUDGETS = np.geomspace(1e18, 3e20, 6)
@@ -67,7 +71,7 @@ class TestFloor:
 
     def test_the_score_is_the_forecasts_of_dearer_runs(self):
         """By scipy, prefix by prefix; the standard error by its Jacobian."""
-        x, y, floor = np.log(MINIMA["C"]).to_numpy(), np.log(MINIMA["loss"]).to_numpy(), 1.4
+        x, y, floor = np.log(MINIMA["C"].to_numpy()), np.log(MINIMA["loss"].to_numpy()), 1.4
 
         def model(at, intercept, slope):
             return np.log(floor + np.exp(intercept + slope * at))
@@ -94,7 +98,9 @@ class TestFloor:
         assert not few.law.identified and few.notices[-1].code == "floor_not_identified"
         power = BASE.assign(loss=30.0 * BUDGETS**-0.05 * np.exp(0.002 * np.random.default_rng(3).standard_normal(6)))
         found = plan(side(power, "base"))
-        assert not found.law.identified and found.law.floor.lo == 0 and found.law.floor.hi < power["loss"].min()
+        assert (
+            not found.law.identified and found.law.floor.lo == 0 and found.law.floor.hi < power["loss"].to_numpy().min()
+        )
         assert plan(side(MINIMA, "base")).law.identified
 
 
@@ -108,7 +114,7 @@ class TestMultiplier:
         ratio = (1.9422 / 1.92) ** (1 / SLOPE)
         variant = pd.DataFrame({"C": c[:3], "loss": 1.6 + (1.92 / 1.9422) * a * c[:3] ** -SLOPE})
         found = gate(side(base, "base"), side(variant), floor=1.6)
-        assert variant["loss"][0] == pytest.approx(3.52)
+        assert found.runs[0].loss == pytest.approx(3.52)
         assert [run.multiplier.value for run in found.runs] == pytest.approx([ratio] * 3, rel=1e-6)
         assert found.multiplier.value == pytest.approx(ratio, rel=1e-6) and found.law.given
 
@@ -138,7 +144,7 @@ class TestMultiplier:
             return np.log(E + np.exp(intercept + slope * (x + times * moved)))
 
         best, covariance = optimize.curve_fit(model, np.log(both["C"]), np.log(both["loss"]), [4.5, -0.09, 0.1])
-        half = stats.t.ppf(0.975, 6) * math.sqrt(covariance[2, 2])
+        half = float(stats.t.ppf(0.975, 6)) * math.sqrt(covariance[2, 2])
         found = gate(side(base, "base"), side(variant), floor=E)
         assert found.df == 6 and math.log(found.multiplier.value) == pytest.approx(best[2], abs=0.1 * half)
         assert math.log(found.multiplier.hi / found.multiplier.lo) / 2 == pytest.approx(half, rel=0.05)
@@ -164,19 +170,19 @@ class TestMultiplier:
 
 class TestPower:
     def test_it_is_how_often_the_margin_shows(self):
-        """Promised at the true noise, under a given floor; 300 gates of a change that saves 10 %."""
+        """Promised at the true noise, under a given floor; 100 gates of a change that saves 10 %."""
         seen, promised = [], []
-        for k in range(300):
+        for k in range(100):
             base = side(runs(BUDGETS, noise=0.002, seed=2 * k), "base")
             variant = side(runs(BUDGETS[:3], 1.1, 0.002, 2 * k + 1))
             seen.append(gate(base, variant, floor=E, margin=0.1).multiplier.lo > 1)
             promised.append(plan(base, list(BUDGETS[:3]), floor=E, margin=0.1).power.detect)
-        assert 0.3 < np.mean(seen) < 0.95 and np.mean(promised) == pytest.approx(np.mean(seen), abs=0.08)
+        assert 0.3 < np.mean(seen) < 0.95 and np.mean(promised) == pytest.approx(np.mean(seen), abs=0.12)
 
     def test_more_runs_and_a_larger_margin_are_easier(self):
         base = side(MINIMA, "base")
         three, six = (plan(base, count, margin=0.02).power for count in (3, 6))
-        assert (three.runs, three.C) == (3, (3e19, 1e20, 3e20)) and six.df == three.df + 3
+        assert (three.runs, three.C) == (3, (3e19, 1e20, 3e20)) and six.df == three.df == 3
         assert six.detect > three.detect and six.half_width < three.half_width
         assert plan(base, margin=0.05).power.detect > three.detect
         assert 1.02 < six.saves < three.saves and three.costs == pytest.approx(1 / three.saves)
@@ -354,6 +360,22 @@ class TestShell:
         assert found.multiplier.value == pytest.approx(1.3, rel=1e-3) and found.base.flops == "exact"
         assert not [notice for notice in found.notices if notice.code == "unnamed_data"]
         assert "data = 000000000000, 111111111111" in scaling("gate", "one", "three")[2]
+
+
+def test_every_notice_has_a_sentence_of_its_own():
+    per_decade = Interval(value=1.1, lo=1.05, hi=1.2)
+    notices = [
+        gating.UnnamedData(sides=("a", "b")),
+        gating.RecordsAndTable(table="a"),
+        gating.Extrapolated(ratio=2.0, runs=("r",)),
+        gating.BelowRange(ratio=2.0, runs=("r",)),
+        gating.FloorNotIdentified(why="few", budgets=4),
+        gating.FloorNotIdentified(why="zero", budgets=6),
+        gating.Trend(per_decade=per_decade),
+        gating.BestOfMany(side="a"),
+    ]
+    assert {type(notice) for notice in notices} == set(get_args(gating.AnyNotice))
+    assert len({sentence(notice) for notice in notices}) == len(notices)
 
 
 def test_from_python(tmp_path):

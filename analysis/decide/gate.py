@@ -24,6 +24,7 @@ from scipy import optimize, stats
 
 from analysis.card import SCHEMA, AnyWarning, Conventions, Interval, Value
 from analysis.decide.compare import LossName
+from analysis.decide.multiplier import LARGEST, Multiplier
 from analysis.decide.optimal_runs import Chosen, OptimalRuns, optimal_runs
 from analysis.engine.pinned_floor import BUDGETS, PinnedLaw, mixture_interval, pin_floor
 from analysis.table.runs import Runs
@@ -37,8 +38,6 @@ POWER = 0.8  # probability with which the smallest saving that can be shown is s
 LEAST = 3  # runs of a variant
 BITS = math.log(2)  # nats of a bit
 ALIKE = 0.03  # how close to a factor of bits and nats a ratio of losses must be to be taken for one
-UNSURE = 1e-3  # weight of floors that a loss is not above, from which the trend is not known
-LARGEST = 600.0  # log of a multiplier or a compute above which it counts as infinite
 BEYOND = 1.1  # a base that must go further than this past its largest run is extrapolated
 
 
@@ -260,7 +259,7 @@ def gate(base: Side, variant: Side, *, margin: float = MARGIN, level: float = 0.
     _same_unit(law, theirs)
     _above_floor(law, theirs)
     x = np.log(theirs.C)
-    at = _Multiplier.of(law, x, np.log(theirs.loss))
+    at = Multiplier.of(law, x, np.log(theirs.loss))
     mean = np.full(len(x), 1 / len(x))
     pooled, trend = at.interval(mean, level), at.trend(level)
     low, high = at.ends(mean, 2 * level - 1)  # of the two one-sided tests
@@ -319,7 +318,7 @@ def plan(
         raise UserError("power", len(c), f"a gate needs {LEAST} runs of the variant or more", Code.TOO_FEW)
     if not (np.isfinite(c).all() and (c > 0).all()):
         raise UserError("power", ", ".join(f"{v:g}" for v in budgets), "budgets are positive FLOPs, such as 1e18,1e19")
-    at = _Multiplier.of(law, np.log(c), law.log_loss(np.log(c)), planned=True)
+    at = Multiplier.of(law, np.log(c), law.log_loss(np.log(c)), planned=True)
     return GatePlan(
         level=level,
         margin=margin,
@@ -330,82 +329,7 @@ def plan(
     )
 
 
-# --- the multiplier
-
-
-@dataclass(frozen=True)
-class _Multiplier:
-    """Multipliers of a variant's runs under every plausible floor of the base's law.
-
-    Attributes:
-      law: of the base.
-      x: (m,) log C of the variant's runs.
-      log_ratio: (G, m) log multiplier under each floor; infinite where the loss is not above it.
-      pinned: (m,) under the pinned floor.
-      share: (G, m) of the loss that is reducible.
-      sd, df: noise of a run's log loss, and degrees of freedom of the t interval.
-      known: degrees of freedom of the noise; fewer for runs that are only planned.
-      residuals: of the base and of the variant, each with degrees of freedom.
-    """
-
-    law: PinnedLaw
-    x: Array
-    log_ratio: Array
-    pinned: Array
-    share: Array
-    sd: float
-    df: int
-    known: int
-    residuals: tuple[tuple[Array, int], tuple[Array, int]]
-
-    @classmethod
-    def of(cls, law: PinnedLaw, x: Array, y: Array, *, planned: bool = False) -> _Multiplier:
-        """Multipliers at log C ``x`` and log loss ``y`` (m,); of ``planned`` runs the noise is the base's."""
-        loss, floors = np.exp(y), law.floors[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            needed = (np.log(loss - floors) - law.lines.intercept[0][:, None]) / law.lines.slope[0][:, None]
-        needed = np.where(loss > floors, needed, np.inf)
-        pinned = (law.log_amplitude - np.log(loss - law.floor)) / law.exponent - x
-        own = y - law.log_loss(x + pinned.mean())
-        first = law.lines.residual[0, int(np.argmin(law.squares))]
-        residuals = ((first, law.df), (own, len(x) - 1))
-        df = law.df + len(x) - 1
-        squares = float(law.squares.min() + (own**2).sum())
-        sd, known = (law.sd, law.df) if planned else (math.sqrt(squares / df), df)
-        return cls(law, x, needed - x, pinned, (loss - floors) / loss, sd, df, known, residuals)
-
-    def ends(self, contrast: Array, level: float) -> tuple[float, float]:
-        """Interval of the sum of the log multipliers times ``contrast`` (m,); an end may be infinite."""
-        value, error = self._terms(contrast)
-        low, high = mixture_interval(value, error, self.law.weights(self.sd, self.df), self.df, level)
-        middle = float(contrast @ self.pinned)
-        return min(low, middle), max(high, middle)
-
-    def interval(self, contrast: Array, level: float) -> Interval:
-        """The same as a factor, with the value under the pinned floor."""
-        low, high = self.ends(contrast, level)
-        value = math.exp(float(contrast @ self.pinned))
-        return Interval(value=value, lo=math.exp(low), hi=math.exp(high) if high < LARGEST else None)
-
-    def trend(self, level: float) -> Interval | None:
-        """Factor of the multiplier per decade of compute."""
-        apart, infinite = self.x - self.x.mean(), ~np.isfinite(self.log_ratio).all(1)
-        if (apart**2).sum() < 1e-6 or self.law.weights(self.sd, self.df)[infinite].sum() > UNSURE:
-            return None
-        return self.interval(apart / (apart**2).sum() * math.log(10), level)
-
-    def _terms(self, contrast: Array) -> tuple[Array, Array]:
-        """(G,) the contrast under each floor, and its standard error there."""
-        used = np.flatnonzero(contrast)
-        part, ratio = contrast[used], self.log_ratio[:, used]
-        infinite = ~np.isfinite(ratio).all(1)
-        ratio = np.where(infinite[:, None], 0.0, ratio)
-        share = np.where(infinite[:, None], 1.0, self.share[:, used])
-        lines = self.law.lines
-        slope = lines.slope[0]
-        at = (part * (ratio + self.x[used] - lines.centre[0][:, None])).sum(1)
-        variance = part.sum() ** 2 / lines.weight[0] + at**2 / lines.spread[0] + (part**2 / share**2).sum(1)
-        return np.where(infinite, np.inf, ratio @ part), self.sd * np.sqrt(variance) / np.abs(slope)
+# --- the verdict
 
 
 def _outcome(multiplier: Interval, margin: float) -> Literal["saves", "costs", "unknown"]:
@@ -426,7 +350,7 @@ def _loss_change(law: PinnedLaw, x: float, multiplier: Interval) -> Interval:
     return Interval(value=change(multiplier.value), lo=change(multiplier.hi), hi=hi)
 
 
-def _power(at: _Multiplier, c: Array, margin: float, level: float) -> GatePower:
+def _power(at: Multiplier, c: Array, margin: float, level: float) -> GatePower:
     """Power of the design: t tests with the interval's own standard error, over the noise that there may truly be."""
     low, high = at.ends(np.full(len(c), 1 / len(c)), level)
     limit, t = math.log1p(margin), float(stats.t.ppf(0.5 + level / 2, at.df))
