@@ -118,7 +118,7 @@ def test_design():
 
 
 def test_the_gate():
-    """The table is of the committed result, which holds the goals of gate_protocol.md that README does not say it misses."""
+    """The table is of the committed result, which holds the goals of gate_protocol.md."""
     found = result("gate")
     shown = rows("Gate", "exponent, noise")
     for row in found["rows"]:
