@@ -339,6 +339,7 @@ class TestShell:
             ("base.csv --power=3 --margin=-1", "margin = -1.0"),
             ("base.csv --power=3 --floor=3", "floor = 3.0"),
             ("base.csv --power=3 --term=loss", "term = loss"),
+            ("base.csv --power=3 --units=C=years", "units = C=years"),
             ("base.csv --power=3 --where=C>1e30", "where = C>1e30"),
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from analysis.decide import gate as gating
 from analysis.decide.optimal_runs import Chosen
+from analysis.show.answers import loss_words
 from analysis.show.numbers import aligned, digits, interval, loss, percent, plural, power_text, some
 from analysis.show.sentences import sentence
 
@@ -68,7 +69,7 @@ def _side(side: gating.GateSide) -> str:
     dropped = f", {plural(side.dropped, 'row')} of the table unusable" if side.dropped else ""
     scatter = "" if side.sd is None else f", scatter {side.sd:.2%}"
     counted = {"exact": "exact C", "column": "C as in the table", "6ND": "C = 6ND", None: "no C"}[side.flops]
-    return f"{sentence(side.chosen)}{dropped}, {low} to {high} FLOPs ({counted}){scatter}"
+    return f"{sentence(side.chosen)}{dropped}, {low} to {high} FLOPs ({counted}), {loss_words(side.loss)}{scatter}"
 
 
 @sentence.register

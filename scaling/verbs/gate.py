@@ -56,23 +56,23 @@ def _sides(options: SimpleNamespace) -> list[Side]:
 
     names = [(path.name if path.is_dir() else path.stem) or str(path) for path in options.paths]
     labels = names if len(set(names)) == len(names) else [str(path) for path in options.paths]
-    columns = pairs("columns", options.columns, str)
-    sides = []
-    for path, label in zip(options.paths, labels):
-        runs = load(
-            path,
-            where=options.where,
-            dataset=options.dataset,
-            n=options.n,
-            columns=None if path.is_dir() else columns,
-            term=options.term if path.is_dir() else None,
-            law=None if path.is_dir() else LAW,
-        )
-        sides.append(Side(label, runs, _data(path, runs) if path.is_dir() else None))
-    for name, given, kind in (("columns", columns, False), ("term", options.term, True)):
+    of_table = {
+        "columns": pairs("columns", options.columns, str),
+        "units": pairs("units", options.units, str),
+        "best_of_cell": options.best_of_cell,
+    }
+    for name, given, kind in (
+        *((name, value, False) for name, value in of_table.items()),
+        ("term", options.term, True),
+    ):
         if given and all(path.is_dir() is not kind for path in options.paths):
             what = "work directories" if kind else "tables"
             raise UserError(name, getattr(options, name), f"is for {what}; leave it out", Code.UNSUPPORTED)
+    sides = []
+    for path, label in zip(options.paths, labels):
+        own = {"term": options.term} if path.is_dir() else {**of_table, "law": LAW}
+        runs = load(path, where=options.where, dataset=options.dataset, n=options.n, **own)
+        sides.append(Side(label, runs, _data(path, runs) if path.is_dir() else None))
     return sides
 
 
@@ -106,6 +106,8 @@ VERB = Verb(
         Flag("dataset", str, "data set of the losses, where there are several"),
         Flag("n", str, "what N counts: nonembedding, total, a parameter group or a column", "nonembedding"),
         Flag("columns", str, "columns of the tables, such as 'C=flops,loss=val_loss'"),
+        Flag("units", str, "units of the tables, such as 'N=M,D=B,C=PF-days,loss=bits'"),
+        Flag("best_of_cell", bool, "use only the lowest loss of rows with equal N and D, as after a sweep", False),
         Flag("term", str, "loss or metric of work directories (default: the headline loss)"),
         LEVEL,
         JSON,
