@@ -6,7 +6,8 @@
     fit.predict(N=7e9, D=1e12)
     fit.optimal(flops=1e24)
 
-``load`` reads runs, ``fit`` fits a law to them and returns a ``Fit``, ``compare`` compares fits. ``laws`` has the
+``load`` reads runs, ``fit`` fits a law to them and returns a ``Fit``, ``compare`` compares fits, ``gate`` says how much
+compute a change saves and ``plan_gate`` what a gate could tell. ``laws`` has the
 formulas and ``Law`` defines new ones, ``plots`` draws figures, ``reference`` holds published runs. All are imported on
 first use.
 
@@ -20,11 +21,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analysis import laws, reference
-    from analysis.api import Fit, compare, fit, load
+    from analysis.api import Fit, compare, fit, gate, load, plan_gate
     from analysis.laws import Law
     from analysis.show import plots
 
-__all__ = ["Fit", "Law", "compare", "fit", "laws", "load", "plots", "reference"]
+__all__ = ["Fit", "Law", "compare", "fit", "gate", "laws", "load", "plan_gate", "plots", "reference"]
 
 # public name -> (module, name in that module; None for the module itself)
 _PLACES = {
@@ -32,8 +33,10 @@ _PLACES = {
     "Law": ("analysis.laws", "Law"),
     "compare": ("analysis.api", "compare"),
     "fit": ("analysis.api", "fit"),
+    "gate": ("analysis.api", "gate"),
     "laws": ("analysis.laws", None),
     "load": ("analysis.api", "load"),
+    "plan_gate": ("analysis.api", "plan_gate"),
     "plots": ("analysis.show.plots", None),
     "reference": ("analysis.reference", None),
 }

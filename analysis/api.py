@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from analysis.decide.allocate import Allocation
     from analysis.decide.compare import Axis, Comparison
+    from analysis.decide.gate import Gate, GatePlan, Side
     from analysis.engine.frontier import Cost
 
 
@@ -336,6 +337,87 @@ def compare(
     members = [Member(name, fit) for name, fit in zip(names, fits)]
     found = _compare(members, level=level, margins=margins, axis=axis, seed=seed)
     return ReadableComparison(**msgspec.structs.asdict(found))
+
+
+def gate(
+    base: str | Path | pd.DataFrame | Runs,
+    variant: str | Path | pd.DataFrame | Runs,
+    *,
+    labels: Sequence[str] = ("base", "variant"),
+    margin: float = 0.05,
+    level: float = 0.95,
+    floor: float | None = None,
+) -> Gate:
+    """How much compute a change saves: the runs of a variant against the law of its base.
+
+    Of a study with N and D the compute-optimal runs are used: the minima of its isoFLOP budgets, or the runs that no
+    other beats at as much compute; of a table with C and loss all.
+
+    Args:
+      base: a DataFrame, a path or a published set as in ``load``, or what ``load`` returned; four runs or more.
+      variant: likewise, three runs or more, of the same loss on the same data.
+      labels: the names of both in the result.
+      margin: smallest change of the multiplier that counts, such as 0.05.
+      level: confidence of the intervals.
+      floor: irreducible loss of the base in the unit of its losses, where it is known; by default it is pinned by
+        forecasts of the dearer runs from the cheaper.
+
+    Returns:
+      The compute multiplier (compute at which the base reaches the variant's loss, over the variant's) with its
+      interval and outcome, the base's law, and the power of the gate; printing it gives the text.
+
+    Raises:
+      UserError: MIXED: losses, data or compute that must not be compared; CONFLICT: the same runs twice; TOO_FEW runs;
+        NOT_IDENTIFIED: losses of the base that do not fall; BEYOND: a loss at or below the floor; INVALID options.
+
+    Example:
+      >>> analysis.gate("base.csv", "change.csv").multiplier  # doctest: +SKIP
+      Interval(value=1.29, lo=1.26, hi=1.32, unit='')
+    """
+    from analysis.decide.gate import gate as _gate
+    from analysis.show.readable import ReadableGate
+
+    if len(labels) != 2:
+        raise UserError("labels", ", ".join(labels), "give two, of the base and of the variant")
+    sides = [_side(label, data) for label, data in zip(labels, (base, variant))]
+    found = _gate(*sides, margin=margin, level=level, floor=floor)
+    return ReadableGate(**msgspec.structs.asdict(found))
+
+
+def plan_gate(
+    base: str | Path | pd.DataFrame | Runs,
+    budgets: int | Sequence[float] = 3,
+    *,
+    margin: float = 0.05,
+    level: float = 0.95,
+    floor: float | None = None,
+) -> GatePlan:
+    """What a gate against this base will be able to tell, before the variant is trained.
+
+    Args:
+      base: as in ``gate``.
+      budgets: compute in FLOPs of each planned run of the variant, or their number, at the base's dearest budgets.
+      margin, level, floor: as in ``gate``.
+
+    Returns:
+      The base's law and the power: the probability that a change which saves the margin shows it, and the multipliers
+      that are told with a probability of 80 %; printing it gives the text.
+
+    Raises:
+      UserError: as ``gate``.
+    """
+    from analysis.decide.gate import plan
+    from analysis.show.readable import ReadableGatePlan
+
+    found = plan(_side("base", base), budgets, margin=margin, level=level, floor=floor)
+    return ReadableGatePlan(**msgspec.structs.asdict(found))
+
+
+def _side(label: str, data: str | Path | pd.DataFrame | Runs) -> Side:
+    """Runs to gate with, of which only C and the loss must be known."""
+    from analysis.decide.gate import LAW, Side
+
+    return Side(label, data if isinstance(data, Runs) else load(data, law=LAW))
 
 
 def _labels(fits: Sequence[_Fit]) -> list[str]:

@@ -15,7 +15,7 @@ import analysis
 from analysis.card import Interval
 from scaling.errors import Code
 
-PUBLIC = ["Fit", "Law", "compare", "fit", "laws", "load", "plots", "reference"]
+PUBLIC = ["Fit", "Law", "compare", "fit", "gate", "laws", "load", "plan_gate", "plots", "reference"]
 TRUE = {"E": 1.7, "A": 400.0, "B": 2000.0, "alpha": 0.34, "beta": 0.36}
 
 
@@ -88,7 +88,7 @@ def test_importing_costs_nothing_and_offers_what_it_says():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=Path(__file__).parents[1])
 
 
-@pytest.mark.parametrize("name", ["load", "fit", "compare", "Fit"])
+@pytest.mark.parametrize("name", ["load", "fit", "compare", "gate", "plan_gate", "Fit"])
 def test_help_says_what_goes_in_and_comes_out(name):
     text = pydoc.plain(pydoc.render_doc(getattr(analysis, name)))
     sections = ("Attributes:",) if name == "Fit" else ("Args:", "Returns:", "Raises:")

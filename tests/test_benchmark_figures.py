@@ -117,6 +117,30 @@ def test_design():
         assert cell == f"{setting['spend_for_equal_rmse']:.2f} ({grid}; {', '.join(rest)})"
 
 
+def test_the_gate():
+    """The table is of the committed result, which holds the goals of gate_protocol.md."""
+    found = result("gate")
+    shown = rows("Gate", "exponent, noise")
+    for row in found["rows"]:
+        name = f"{'equal' if not row['tilt'] else '3 % larger'}, {100 * row['noise']:g} %"
+        cell = shown[name][("dearest", "cheapest", "across").index(row["where"])]
+        assert cell == f"{100 * row['cover']:.1f} % ({row['median_width']:.2f})", name
+        assert row["refused"] == 0 and row["wrong"] <= 0.05
+        assert 0.92 <= row["cover"] <= (1 if row["tilt"] else 0.98)
+    whole = found["all"]
+    every = [whole["cover"], *whole["by_floor"].values(), *whole["by_multiplier"].values()]
+    assert all(0.92 <= share <= 0.98 for share in every) and whole["wrong"] <= 0.05
+    words = f"{100 * whole['cover']:.1f} % of {whole['gates']} gates"
+    assert words in " ".join(TEXT.split()) and words in " ".join((FOLDER.parent / "README.md").read_text().split())
+    for row in found["power"]:
+        cell = shown[f"power, {100 * row['noise']:g} %"][(3, 4, 6).index(row["variant"])]
+        assert cell == f"{100 * row['promised']:.0f} % promised, {100 * row['found']:.0f} % found"
+    far = [row["promised"] - row["found"] for row in found["power"]]
+    assert "by 10 to 12 points" in " ".join(TEXT.split())
+    assert {f"{100 * gap:.0f}" for gap, row in zip(far, found["power"]) if row["noise"] == 0.002} == {"10", "12"}
+    assert all(abs(gap) <= 0.10 for gap, row in zip(far, found["power"]) if row["noise"] != 0.002)
+
+
 def test_training_on_a_cpu():
     columns = ("ours", "gpt2", "llama", "gpt2-compile", "llama-compile")
     for size, cells in rows("Training on a CPU", "parameters").items():

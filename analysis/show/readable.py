@@ -1,11 +1,13 @@
-"""Results of ``Fit.optimal`` and ``analysis.compare``, which print as text."""
+"""Results of ``Fit.optimal``, ``analysis.compare``, ``gate`` and ``plan_gate``, which print as text."""
 
 from __future__ import annotations
 
 from analysis.decide.allocate import Allocation
 from analysis.decide.compare import Comparison
+from analysis.decide.gate import Gate, GatePlan
 from analysis.show.allocations import allocation
 from analysis.show.comparisons import comparison
+from analysis.show.gate_sentences import gate, plan
 
 
 class ReadableAllocation(Allocation):
@@ -20,3 +22,17 @@ class ReadableComparison(Comparison):
 
     def __repr__(self) -> str:
         return "\n".join(comparison(self))
+
+
+class ReadableGate(Gate):
+    """A gate; ``repr`` is its text."""
+
+    def __repr__(self) -> str:
+        return "\n".join(gate(self))
+
+
+class ReadableGatePlan(GatePlan):
+    """What a gate could tell; ``repr`` is its text."""
+
+    def __repr__(self) -> str:
+        return "\n".join(plan(self))
