@@ -432,6 +432,7 @@ def _warnings(study: Study) -> list[str]:
     """Warnings about designs that make a fit hard or misleading."""
     warnings = []
     for dataset in study.datasets:
+        warnings += [f"{dataset}: {_remarked(remark)}" for remark in data.remarks(study.sources[dataset])]
         cells = [cell for cell in study.cells if cell.dataset == dataset and cell.role != "holdout"]
         sizes = {cell.size for cell in cells}
         amounts = {cell.tokens for cell in cells}
@@ -451,6 +452,12 @@ def _warnings(study: Study) -> list[str]:
         if (many := max(map(len, stems.values()), default=0)) > 1:
             warnings.append(f"{dataset}: the recipe follows D, so a size trains up to {many} stems instead of one")
     return warnings
+
+
+def _remarked(remark: data.Remark) -> str:
+    match remark.code:
+        case "held":
+            return f"{remark.count} files named test or validation are not trained on ({remark.example})"
 
 
 def _spec_of(cell: Cell) -> dict[str, int]:

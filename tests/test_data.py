@@ -478,7 +478,12 @@ def test_wrong_configurations_name_what_exists(config, code, field, names):
 
 
 def test_resolve_writes_the_defaults_out():
-    assert data.resolve({"source": "text", "path": "x"}) == {"source": "text", "path": "x", "glob": "**/*.txt"}
+    assert data.resolve({"source": "text", "path": "x"}) == {
+        "source": "text",
+        "path": "x",
+        "glob": "**/*.txt",
+        "kind": "auto",
+    }
     assert repr(data.resolve({"source": "bin", "bytes_per_token": 4, "path": "x"})["bytes_per_token"]) == "4.0"
 
 

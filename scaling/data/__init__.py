@@ -32,6 +32,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from scaling.data._remarks import Remark
 from scaling.settings import mapping, read, require_known
 
 
@@ -89,6 +90,11 @@ def supplies(source: Any) -> dict[str, int]:
     highest token of a caption is its end-of-text.
     """
     return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})
+
+
+def remarks(source: Any) -> tuple[Remark, ...]:
+    """What the user should know about the files of a source: what was left out, and what may not be meant."""
+    return getattr(source, "remarks", ())
 
 
 def unique(source: Source, spec: Mapping[str, int]) -> int:

@@ -22,6 +22,7 @@ import numpy as np
 
 from scaling.data._extras import need
 from scaling.data._random import shuffled
+from scaling.data._remarks import Remark
 from scaling.data._tokenizer import Tokenizer
 from scaling.data._tokens import below, split
 from scaling.errors import Code, UserError
@@ -117,6 +118,7 @@ class Pairs:
     classes: int
     captions: bool
     about: dict[str, Any]
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def vocab(self) -> int:

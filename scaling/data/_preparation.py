@@ -21,7 +21,12 @@ class TokenizerEntry(Value):
 
 
 class Asked(Value):
-    """Settings that, with the inputs, determine the tokens. ``share`` is 0 if evaluation has its own files."""
+    """Settings that, with the inputs, determine the tokens.
+
+    Attributes:
+      share: 0 if evaluation has its own files.
+      kind: what the user said that the files hold; empty: told by their content.
+    """
 
     tokenizer: TokenizerEntry
     column: str
@@ -29,6 +34,7 @@ class Asked(Value):
     cut: int
     shard_tokens: int
     evaluation_inputs: int
+    kind: str = ""
 
 
 class InputEntry(Value, omit_defaults=True):

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from scaling.data import _documents
+from scaling.data import _documents, _formats
 from scaling.data._documents import Input
 from scaling.data._preparation import (
     Amounts,
@@ -70,6 +70,11 @@ class Job:
     share: float = 0.05
     cut: int = 0
     shard_tokens: int = SHARD_TOKENS
+
+    @property
+    def every(self) -> list[Input]:
+        """All files, those of evaluation first."""
+        return [*self.evaluation, *self.inputs]
 
     def __post_init__(self):
         if not 0 < self.share < 1:
@@ -166,10 +171,12 @@ def prepare(job: Job, say: Say = lambda *_: None) -> tuple[Manifest, bool]:
       say: called with the name of the phase, bytes done, total bytes, and tokens so far.
 
     Raises:
-      UserError: an input is damaged (DAMAGED) or changed (CHANGED); there is too little text (TOO_FEW); ``out`` holds
-        other files or is being prepared by another process (CONFLICT), was begun with other settings (CHANGED), is
-        damaged (DAMAGED), or cannot be written (ENVIRONMENT).
+      UserError: an input is of a kind that is not read (UNSUPPORTED), damaged (DAMAGED) or changed (CHANGED); there is
+        too little text (TOO_FEW); ``out`` holds other files or is being prepared by another process
+        (CONFLICT), was begun with other settings (CHANGED), is damaged (DAMAGED), or cannot be written (ENVIRONMENT).
     """
+    for input_file in job.every:  # before anything is written
+        _ = input_file.format
     try:
         job.out.mkdir(parents=True, exist_ok=True)
         with _alone(job.out):
@@ -199,7 +206,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _prepare(job: Job, say: Say) -> tuple[Manifest, bool]:
-    every = [*job.evaluation, *job.inputs]
+    every = job.every
     state = _found(job.out)
     # The cut depends on the inputs. If those have changed since, report that and not a different cut.
     cut = job.cut or (_documents.piece(every) if state is None else state.asked.cut)
@@ -210,6 +217,7 @@ def _prepare(job: Job, say: Say) -> tuple[Manifest, bool]:
         cut=cut,
         shard_tokens=job.shard_tokens,
         evaluation_inputs=len(job.evaluation),
+        kind=next((input_file.asked for input_file in every), ""),
     )
     if state is None:
         _require_empty(job.out)
@@ -354,7 +362,8 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say
 
 def _length(input_file: Input) -> int | None:
     """The last position in an input, if known without reading it; else None."""
-    return input_file.size if input_file.kind in ("text", "jsonl") and input_file.path.suffix.lower() != ".gz" else None
+    by_byte = input_file.kind not in _formats.TABLES and not input_file.format.packing
+    return input_file.size if by_byte else None
 
 
 def batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]]]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from scaling.data._random import mix, shuffled
+from scaling.data._remarks import Remark
 from scaling.errors import Code, UserError
 
 EVALUATION = 0.05
@@ -94,6 +95,7 @@ class TokenSource:
     vocab: int
     bytes_per_token: float | None
     about: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def supplies(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ import numpy as np
 
 from scaling.data import _files
 from scaling.data._extras import need
+from scaling.data._remarks import Remark, remark
 from scaling.data._tokens import CheckedTokens, Document, below, check_vocab, split
 from scaling.errors import Code, UserError
 from scaling.settings import check, setting
@@ -54,6 +55,7 @@ class Records:
     source: Any
     names: list[str]
     counts: list[int]
+    remarks: tuple[Remark, ...] = ()
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -123,7 +125,8 @@ class _Lazy:
 
 
 def _open(config: Config) -> Records:
-    files = _files.below(config.path, config.glob, "an ArrayRecord file or a folder of them")
+    found = _files.below(config.path, config.glob, "an ArrayRecord file or a folder of them")
+    files = found.files
     module = need("array_record.python.array_record_data_source", "arrayrecord")
     counts = []
     for path, name in files:
@@ -135,7 +138,8 @@ def _open(config: Config) -> Records:
             remedy = f"is damaged or not an ArrayRecord ({reason}); copy it again"
             raise UserError("data.path", name, remedy, Code.DAMAGED) from error
     names = [name for _, name in files]
-    return Records(module.ArrayRecordDataSource([str(path) for path, _ in files]), names, counts)
+    source = module.ArrayRecordDataSource([str(path) for path, _ in files])
+    return Records(source, names, counts, remark("held", found.held))
 
 
 def _scan(records: Records, dtype: np.dtype, config: Config) -> Iterator[tuple[int, bytes]]:
@@ -185,4 +189,4 @@ def make(config: Config) -> CheckedTokens:
     }
     known = config.bytes_per_token or (1.0 if config.dtype == "uint8" else None)
     joined = Joined(records, train, np.cumsum(sizes[train]), dtype)
-    return CheckedTokens(joined, documents, config.vocab, known, about, path=config.path)
+    return CheckedTokens(joined, documents, config.vocab, known, about, records.remarks, config.path)

@@ -20,6 +20,7 @@ import numpy as np
 
 from scaling.data import _files, _tokenizer
 from scaling.data._pairs import HEAD, Pairs, Pictures, Sample, sample_digest
+from scaling.data._remarks import Remark, remark
 from scaling.data._tokens import content_hash, digest
 from scaling.errors import Code, UserError
 
@@ -52,6 +53,7 @@ class Tars:
     names: list[str]
     samples: list[tuple[int, str, Place, Place | None, Place | None]]
     """(file, key, picture, caption, label)."""
+    remarks: tuple[Remark, ...] = ()
     handles: dict[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -126,7 +128,8 @@ def _members(path: Path, name: str) -> Iterator[tuple[str, str, Place]]:
 
 
 def _tars(config: Config) -> Tars:
-    files = _files.below(config.path, config.glob, "a tar file or a folder of them")
+    found = _files.below(config.path, config.glob, "a tar file or a folder of them")
+    files = found.files
     wanted = [[each for each in text.split(";") if each] for text in (config.image, config.text, config.label)]
     kinds = ["image"] + ["text"] * bool(config.text) + ["label"] * bool(config.classes)
     samples = []
@@ -146,7 +149,7 @@ def _tars(config: Config) -> Tars:
             assert picture is not None
             samples.append((number, key, picture, caption if config.text else None, label if config.classes else None))
     paths, names = zip(*files)
-    return Tars(list(paths), list(names), samples)
+    return Tars(list(paths), list(names), samples, remark("held", found.held))
 
 
 def make(config: Config) -> Pairs:
@@ -168,4 +171,4 @@ def make(config: Config) -> Pairs:
         "bytes": sum(path.stat().st_size for path in tars.files),
     }
     digests = [tars.digest(number) for number in range(len(tars))]
-    return Pairs(tars, digests, tokenizer, config.side, config.classes, bool(config.text), about)
+    return Pairs(tars, digests, tokenizer, config.side, config.classes, bool(config.text), about, tars.remarks)
