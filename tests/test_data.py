@@ -18,7 +18,7 @@ from test_prepare import texts, write_parquet, write_records
 
 from scaling import data
 from scaling.data import _documents, _prepare, _random, _tokenizer, _tokens, stdlib
-from scaling.data.bin import HEADER, MAGIC
+from scaling.data.bin import HEADER
 from scaling.errors import Code
 
 CONTEXT = 32
@@ -31,7 +31,7 @@ def write_words(path: Path, count: int, seed: int = 0) -> None:
 
 def write_llmc(path: Path, tokens: np.ndarray, count: int | None = None, version: int = 1) -> None:
     header = np.zeros(HEADER, "<i4")
-    header[:3] = MAGIC, version, len(tokens) if count is None else count
+    header[:3] = 20240520, version, len(tokens) if count is None else count
     path.write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
 
 
@@ -447,7 +447,7 @@ def test_llmc_header_against_the_file(tmp_path, count, version, code, numbers):
 
 
 def test_llmc_header_alone_is_truncated(tmp_path):
-    (tmp_path / "a.bin").write_bytes(struct.pack("<3i", MAGIC, 1, 5))
+    (tmp_path / "a.bin").write_bytes(struct.pack("<3i", 20240520, 1, 5))
     with refuses(Code.DAMAGED, "data.path", tmp_path / "a.bin"):
         binary(tmp_path / "a.bin")
 

@@ -177,7 +177,7 @@ def kind_of(head: bytes, name: str, *, unpacked: bool = False) -> str:
         raise UserError("path", name, remedy, Code.UNSUPPORTED)
     if promised in TABLES:
         return promised
-    if len(head) - len(head.translate(None, _CONTROLS)) > len(head) // 100:
+    if is_binary(head):
         remedy = "holds binary data, no text; tokens of another trainer are for the source bin"
         raise UserError("path", name, remedy, Code.UNSUPPORTED)
     start = head.removeprefix(BOM).lstrip()
@@ -186,6 +186,11 @@ def kind_of(head: bytes, name: str, *, unpacked: bool = False) -> str:
         remedy = "is a web page, perhaps instead of a download that failed; download it again"
         raise UserError("path", name, remedy, Code.UNSUPPORTED)
     return _kind_of_text(start, name, promised, whole=len(head) < HEAD)
+
+
+def is_binary(head: bytes) -> bool:
+    """Whether more than one byte in a hundred is a control character that text does not have."""
+    return len(head) - len(head.translate(None, _CONTROLS)) > len(head) // 100
 
 
 def _kind_of_text(start: bytes, name: str, promised: str, *, whole: bool) -> str:

@@ -176,6 +176,32 @@ def check_vocab(tokens: np.ndarray, vocab: int, path: str) -> None:
         raise UserError("data.vocab", vocab, remedy, Code.CONFLICT)
 
 
+def check_width(pieces: Sequence[np.ndarray], vocab: int, path: str) -> None:
+    """Checks that stored tokens are not halves of wider integers, and that their type can hold the vocabulary.
+
+    Read as half as wide, every second token is 0, or the little that larger tokens need, or -1.
+
+    Args:
+      pieces: of the tokens, unsigned and of one type; each begins at a multiple of four tokens of what was written.
+
+    Raises:
+      UserError: the type is not what was written, or too narrow (CONFLICT).
+    """
+    bits = pieces[0].dtype.itemsize * 8
+    if vocab > 2**bits:
+        remedy = f"uint{bits}, the type of {path}, holds only tokens below {2**bits:,}; lower it, or set data.dtype"
+        raise UserError("data.vocab", vocab, remedy, Code.CONFLICT)
+    low, high = np.concatenate([piece[: len(piece) // 4 * 4].reshape(-1, 2) for piece in pieces]).T
+    upper = (0, 1, 2, 3, 2**bits - 1) if bits == 16 else (0, 2**bits - 1)  # of vocabularies up to 262,144, and of -1
+    halves = bool(len(high)) and np.isin(high, upper).all() and (high == 0).mean() > 0.25
+    if not halves or np.isin(low, upper).mean() > 0.75:  # the others are as small: tokens of a tiny vocabulary
+        return
+    twice = bits == 32 or not low[1::2].any()
+    written = "int64: write it again with astype('uint32')" if twice else "int32 or uint32: set data.dtype to uint32"
+    remedy = f"every second token of {path} is 0, so it holds {written}"
+    raise UserError("data.dtype", f"uint{bits}", remedy, Code.CONFLICT)
+
+
 def content_hash(items: Sequence[tuple[str, bytes]]) -> str:
     """sha256 over (name, content), each preceded by its length, so that no two lists share a byte stream."""
     total = hashlib.sha256()

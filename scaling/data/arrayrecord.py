@@ -23,8 +23,9 @@ import numpy as np
 
 from scaling.data import _files
 from scaling.data._extras import need
+from scaling.data._formats import is_binary
 from scaling.data._remarks import Remark, remark
-from scaling.data._tokens import CheckedTokens, Document, below, check_vocab, split
+from scaling.data._tokens import CheckedTokens, Document, below, check_vocab, check_width, split
 from scaling.errors import Code, UserError
 from scaling.settings import check, setting
 
@@ -154,14 +155,25 @@ def _scan(records: Records, dtype: np.dtype, config: Config) -> Iterator[tuple[i
             yield len(record) // dtype.itemsize, hashlib.sha256(record).digest()
 
 
+def _check_type(records: Records, dtype: np.dtype, config: Config) -> None:
+    """Raises UserError (CONFLICT) if the first records hold integers of another width, or no text for uint8."""
+    first = [record for record in records.read(range(min(ROWS, len(records)))) if len(record) % dtype.itemsize == 0]
+    if dtype.itemsize > 1 and first:
+        check_width([np.frombuffer(record, dtype) for record in first], config.vocab, config.path)
+    elif is_binary(b"".join(first)):
+        remedy = f"{config.path} holds no text; give the type of its tokens and their vocabulary"
+        raise UserError("data.dtype", config.dtype, remedy, Code.CONFLICT)
+
+
 def make(config: Config) -> CheckedTokens:
     """Opens the files and scans the records.
 
     Raises:
       UserError: there is no such file (MISSING), a record is damaged or of another type (DAMAGED, named by file and
-        number), or there are too few documents (TOO_FEW).
+        number; or CONFLICT, if only its values tell), or there are too few documents (TOO_FEW).
     """
     records, dtype = _open(config), np.dtype(config.dtype).newbyteorder("<")
+    _check_type(records, dtype, config)
     lengths, digests, total = [], [], hashlib.sha256(dtype.str.encode())
     for length, digest in _scan(records, dtype, config):
         lengths.append(length)
