@@ -191,6 +191,16 @@ def anyone(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
+def total(amount: int) -> int:
+    """The sum of the processes' amounts. A collective: all processes must call it at the same point."""
+    if _group is None:
+        return amount
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return int(np.sum(multihost_utils.process_allgather(np.array(amount))))
+
+
 def barrier() -> None:
     """Waits until every process has called it."""
     if _group is not None:

@@ -458,6 +458,8 @@ def _remarked(remark: data.Remark) -> str:
     match remark.code:
         case "held":
             return f"{remark.count} files named test or validation are not trained on ({remark.example})"
+        case "damaged":
+            return f"{remark.count} samples lack their picture, caption or label, and are not used ({remark.example})"
 
 
 def _spec_of(cell: Cell) -> dict[str, int]:

@@ -67,6 +67,8 @@ class Source(Protocol):
         every example, so loss tokens per example = ``mask[0].sum()``; a source whose examples differ has
         ``loss_tokens(context)``, their mean. Indices beyond one epoch repeat the data in another order.
 
+        A source that can skip damaged samples has ``replaced``, bool (n,): the rows of the latest batch that hold others.
+
         Raises:
           UserError: an example is damaged; the message names its file and key."""
         ...

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-RemarkCode = Literal["held"]
-"""held: files named test or validation, which are not trained on."""
+RemarkCode = Literal["held", "damaged"]
+"""held: files named test or validation, not trained on. damaged: samples that lack a part, not used."""
 
 
 @dataclass(frozen=True)

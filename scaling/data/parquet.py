@@ -25,7 +25,7 @@ from scaling.data import _documents, _prepare, _tokenizer
 from scaling.data._documents import Input
 from scaling.data._extras import need
 from scaling.data._formats import claim
-from scaling.data._pairs import Pairs, Pictures, Sample, sample_digest
+from scaling.data._pairs import Pairs, Pictures, Sample, allow, sample_digest
 from scaling.data._remarks import Remark, remark
 from scaling.data._tokens import CheckedTokens, Document, below, content_hash, digest, split
 from scaling.errors import Code, UserError
@@ -235,11 +235,18 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
         groups += [group for group, count in zip(row_groups, rows) if count]
         counts += [count for count in rows if count]
     store = _Table(config, groups, np.cumsum([0, *counts])[:-1], sum(counts))
-    digests = []
+    digests, incomplete = [], []
     for number in range(len(store)):
-        sample = store.read(number)
-        digests.append(sample_digest(len(sample.picture), sample.picture, sample.caption))
+        try:
+            sample = store.read(number)
+            digests.append(sample_digest(len(sample.picture), sample.picture, sample.caption))
+        except UserError as error:
+            if error.field not in ("data.image", "data.text"):
+                raise
+            digests.append(b"")
+            incomplete.append(error)
+            allow(incomplete, config.damaged)
     if not digests:
         raise UserError("data.path", config.path, "holds no row; give a table with rows", Code.TOO_FEW)
     about["bytes"] = sum(input_file.size for input_file in tables)
-    return Pairs(store, digests, tokenizer, config.side, config.classes, bool(config.text), about)
+    return Pairs(store, digests, tokenizer, config, bool(config.text), about, allow(incomplete, config.damaged))
