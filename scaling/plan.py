@@ -433,6 +433,7 @@ def _warnings(study: Study) -> list[str]:
     warnings = []
     for dataset in study.datasets:
         warnings += [f"{dataset}: {_remarked(remark)}" for remark in data.remarks(study.sources[dataset])]
+        warnings += _packing(study, dataset)
         cells = [cell for cell in study.cells if cell.dataset == dataset and cell.role != "holdout"]
         sizes = {cell.size for cell in cells}
         amounts = {cell.tokens for cell in cells}
@@ -452,6 +453,16 @@ def _warnings(study: Study) -> list[str]:
         if (many := max(map(len, stems.values()), default=0)) > 1:
             warnings.append(f"{dataset}: the recipe follows D, so a size trains up to {many} stems instead of one")
     return warnings
+
+
+def _packing(study: Study, dataset: str) -> list[str]:
+    longest = getattr(study.sources[dataset], "longest", None)
+    texts = [families.text(_spec_of(cell)) for cell in study.cells if cell.dataset == dataset]
+    if longest is None or max(texts, default=0) <= longest:
+        return []
+    return [
+        f"{dataset}: no evaluation document fills the context (the longest has {longest:,} tokens); they are packed"
+    ]
 
 
 def _remarked(remark: data.Remark) -> str:

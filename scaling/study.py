@@ -356,7 +356,7 @@ class _Block:
             remedy = f"dataset {dataset} is too short for one example of that many positions"
             raise UserError("model.context", context, remedy, Code.CONFLICT)
         if text(spec) > supplies.get("context", text(spec)):
-            remedy = f"the documents that evaluate dataset {dataset} end after {supplies['context']:,} tokens"
+            remedy = f"the documents that evaluate dataset {dataset} have {supplies['context']:,} tokens in all"
             raise UserError("model.context", context, f"{remedy}; choose a smaller context", Code.CONFLICT)
         if tokens > unique and not self.chosen.repeats:
             remedy = f"dataset {dataset} gives {unique:,} tokens without repeats; lower D or set config.repeats"

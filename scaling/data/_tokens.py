@@ -3,6 +3,9 @@
 The training text is the concatenation of the training documents, cut into windows of ``context`` tokens. The last
 target of a window is the first input of the next, so every token is a target exactly once per epoch. Windows are
 shuffled, so the order depends on the context as well as the seed.
+
+Evaluation cuts each document into windows of its own, of which the last is padded. If the context is longer than every
+document, there would be none in full: then documents are packed as in training.
 """
 
 from __future__ import annotations
@@ -99,7 +102,12 @@ class TokenSource:
 
     @property
     def supplies(self) -> dict[str, int]:
-        return {"vocab": self.vocab, "context": max(len(document.tokens) for document in self.documents)}
+        return {"vocab": self.vocab, "context": sum(len(document.tokens) for document in self.documents)}
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest evaluation document; for a longer context they are packed."""
+        return max(len(document.tokens) for document in self.documents)
 
     def describe(self) -> dict[str, Any]:
         return {"unique_tokens": len(self.train), "entropy": None, **self.about}
@@ -118,7 +126,38 @@ class TokenSource:
         chosen = shuffled(indices, windows, seed)
         return {"tokens": gather(self.train, chosen * context, context + 1).astype(np.int32)}
 
+    def _packed(self, context: int, limit_tokens: int | None) -> dict[str, Any]:
+        """Windows over all evaluation documents, one after another as in training; each counts as one document."""
+        lengths = np.array([len(document.tokens) for document in self.documents])
+        ends = np.cumsum(lengths)
+        start = np.arange(0, int(ends[-1]) - 1, context)
+        first = np.searchsorted(ends, start, side="right")  # no two start in one, since each is shorter than a window
+        digests = b"".join(self.documents[number].digest[:8] for number in first.tolist())
+        secrets = np.frombuffer(digests, ">u8").astype(np.uint64)
+        start = start[np.argsort(mix(secrets ^ mix(start.astype(np.uint64))), kind="stable")]
+        count = np.minimum(context, int(ends[-1]) - 1 - start)
+        if limit_tokens is not None:
+            keep = int(np.searchsorted(np.cumsum(count), limit_tokens)) + 1
+            start, count = start[:keep], count[:keep]
+        tokens, names = np.zeros((len(start), context + 1), np.int32), []
+        for row, (begin, used) in enumerate(zip(start.tolist(), count.tolist())):
+            low, high = np.searchsorted(ends, (begin, begin + used), side="right").tolist()
+            whole = np.concatenate(
+                [document.tokens[0 : len(document.tokens)] for document in self.documents[low : high + 1]]
+            )
+            offset = begin - int(ends[low] - lengths[low])
+            tokens[row, : used + 1] = whole[offset : offset + used + 1]
+            names.append(f"{self.documents[low].name} and {high - low} more")
+        return {
+            "tokens": tokens,
+            "mask": (np.arange(context) < count[:, None]).astype(np.float32),
+            "document": np.arange(len(start), dtype=np.int32),
+            "documents": names,
+        }
+
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
+        if context > self.longest:
+            return self._packed(context, limit_tokens)
         where, first, order = [], [], []
         for number, document in enumerate(self.documents):
             starts = np.arange(0, len(document.tokens) - 1, context)
