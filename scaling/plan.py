@@ -471,6 +471,9 @@ def _remarked(remark: data.Remark) -> str:
             return f"{remark.count} files named test or validation are not trained on ({remark.example})"
         case "damaged":
             return f"{remark.count} samples lack their picture, caption or label, and are not used ({remark.example})"
+        case "literals":
+            places = f"{remark.count} texts spell a special token, which is read as that token ({remark.example})"
+            return f"{places}; data.specials=text reads it as text"
 
 
 def _spec_of(cell: Cell) -> dict[str, int]:

@@ -14,6 +14,7 @@ import json
 import lzma
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -105,7 +106,7 @@ def unpack(path: Path, packing: str) -> BinaryIO:
     Raises:
       UserError: it needs pyarrow, which is not installed (ENVIRONMENT).
     """
-    openers: dict[str, Any] = {"": open, "gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+    openers: dict[str, Callable[..., Any]] = {"": open, "gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
     if packing in openers:
         return openers[packing](path, "rb")
     arrow = need("pyarrow", path.name)

@@ -25,7 +25,7 @@ import numpy as np
 from scaling.data._decode import BACKGROUNDS, decode
 from scaling.data._random import shuffled
 from scaling.data._remarks import Remark, remark
-from scaling.data._tokenizer import Tokenizer
+from scaling.data._tokenizer import SPECIALS, Tokenizer
 from scaling.data._tokens import below, split
 from scaling.errors import Code, UserError
 from scaling.settings import check, setting
@@ -44,6 +44,8 @@ class Pictures:
     """Number of labels; 0: no labels are read."""
     tokenizer: str = "bytes"
     """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
+    specials: str = setting("token", choices=SPECIALS)
+    """Whether the name of a special token within a text is read as this token or as text."""
     background: str = setting("white", choices=BACKGROUNDS)
     """Colour that is seen where a picture is transparent: white, black or grey."""
     damaged: int = setting(0, least=0)
@@ -67,6 +69,14 @@ def allow(found: Sequence[UserError], allowed: int) -> tuple[Remark, ...]:
     if len(found) > allowed:
         raise found[allowed]
     return remark("damaged", [str(error.value) for error in found])
+
+
+def literals(store: Store, tokenizer: Tokenizer) -> tuple[Remark, ...]:
+    """What to say of captions that spell a special token."""
+    if tokenizer.literals is None:
+        return ()
+    found = [number for number in range(len(store)) if tokenizer.count_literals(store.caption(number))]
+    return remark("literals", [store.name(number) for number in found])
 
 
 class Store(Protocol):

@@ -26,6 +26,7 @@ class Asked(Value):
     Attributes:
       share: 0 if evaluation has its own files.
       kind: what the user said that the files hold; empty: told by their content.
+      specials: whether names of special tokens within the text are read as tokens or as text.
     """
 
     tokenizer: TokenizerEntry
@@ -35,6 +36,7 @@ class Asked(Value):
     shard_tokens: int
     evaluation_inputs: int
     kind: str = ""
+    specials: str = "token"
 
 
 class InputEntry(Value, omit_defaults=True):
@@ -81,6 +83,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
       empty, copies: skipped documents: those without text, and training documents that also occur in evaluation.
       segment: number of the open shards.
       shards: the complete shards.
+      literals: names of special tokens within the documents that were read as these tokens.
     """
 
     schema: Literal[1]
@@ -93,10 +96,11 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     copies: int = 0
     segment: int = 0
     shards: list[ShardEntry] = msgspec.field(default_factory=list)
+    literals: int = 0
 
 
 class Manifest(Value):
-    """A finished preparation."""
+    """A finished preparation. ``empty``, ``copies``, ``literals``: as in ``Progress``."""
 
     schema: Literal[1]
     kind: Literal["tokens"]
@@ -111,3 +115,4 @@ class Manifest(Value):
     train: Amounts
     evaluation: Amounts
     shards: tuple[ShardEntry, ...]
+    literals: int = 0

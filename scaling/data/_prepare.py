@@ -60,7 +60,12 @@ BATCH_BYTES, BATCH = 2**21, 512
 
 @dataclass(frozen=True)
 class Job:
-    """What to prepare. ``cut``: bytes above which plain text is cut into documents; 0 chooses from the inputs."""
+    """What to prepare.
+
+    Attributes:
+      cut: bytes above which plain text is cut into documents; 0 chooses from the inputs.
+      specials: with which ``tokenizer`` was loaded.
+    """
 
     inputs: Sequence[Input]
     out: Path
@@ -70,6 +75,7 @@ class Job:
     share: float = 0.05
     cut: int = 0
     shard_tokens: int = SHARD_TOKENS
+    specials: str = "token"
 
     @property
     def every(self) -> list[Input]:
@@ -218,6 +224,7 @@ def _prepare(job: Job, say: Say) -> tuple[Manifest, bool]:
         shard_tokens=job.shard_tokens,
         evaluation_inputs=len(job.evaluation),
         kind=next((input_file.asked for input_file in every), ""),
+        specials=job.specials,
     )
     if state is None:
         _require_empty(job.out)
@@ -347,6 +354,7 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say
                             held = own or below(digest, state.threshold)
                             shards.open[EVALUATION if held else TRAIN].add(tokenized, mark, text_bytes(document))
                             tokens += len(tokenized)
+                            state.literals += job.tokenizer.count_literals(document) if text_bytes(document) else 0
                     state.input, state.position = number, after
                     if shards.tokens >= job.shard_tokens:
                         shards.commit()
@@ -504,4 +512,5 @@ def _manifest(job: Job, state: Progress) -> Manifest:
         train=train,
         evaluation=evaluation,
         shards=tuple(state.shards),
+        literals=state.literals,
     )

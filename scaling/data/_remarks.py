@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-RemarkCode = Literal["held", "damaged"]
-"""held: files named test or validation, not trained on. damaged: samples that lack a part, not used."""
+RemarkCode = Literal["held", "damaged", "literals"]
+"""held: files named test or validation, not trained on. damaged: samples that lack a part, not used.
+literals: texts in which the name of a special token is read as that token."""
 
 
 @dataclass(frozen=True)

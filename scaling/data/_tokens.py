@@ -126,7 +126,7 @@ class TokenSource:
         chosen = shuffled(indices, windows, seed)
         return {"tokens": gather(self.train, chosen * context, context + 1).astype(np.int32)}
 
-    def _packed(self, context: int, limit_tokens: int | None) -> dict[str, Any]:
+    def _packed(self, context: int, limit_tokens: int | None) -> dict[str, np.ndarray | list[str]]:
         """Windows over all evaluation documents, one after another as in training; each counts as one document."""
         lengths = np.array([len(document.tokens) for document in self.documents])
         ends = np.cumsum(lengths)

@@ -130,8 +130,8 @@ def _mapped(input_file: Input) -> np.ndarray:
 
 
 def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> CheckedTokens:
-    tokenizer = _tokenizer.load(config.tokenizer, config.end)
-    every, sizes, texts, total = [], [], [], 0
+    tokenizer = _tokenizer.load(config.tokenizer, config.end, specials=config.specials)
+    every, sizes, texts, spelled, total = [], [], [], [], 0
     for input_file in tables:
         for batch in _prepare.batches(_documents.documents(input_file, config.text, 0)):
             for document, tokens, after in _prepare.encoded(tokenizer, input_file.name, batch):
@@ -145,6 +145,8 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
                 texts.append(_prepare.text_bytes(document))
                 kept = tokens.astype(tokenizer.dtype)
                 every.append(Document(f"{input_file.name}:{after - 1}", kept, _prepare.document_digest(document)))
+                if isinstance(document, bytes) and tokenizer.count_literals(document):
+                    spelled.append(every[-1].name)
     threshold = split([document.digest for document in every], sizes, max(1, total))
     held = np.array([below(document.digest, threshold) for document in every], bool)
     if held.all() or not held.any():
@@ -163,7 +165,8 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
     }
     # A column of tokens has no bytes of text.
     known = evaluated / sum(len(document.tokens) for document in documents) if evaluated else None
-    return CheckedTokens(train, documents, tokenizer.vocab, known, about, path=config.path)
+    remarks = remark("literals", spelled)
+    return CheckedTokens(train, documents, tokenizer.vocab, known, about, remarks, config.path)
 
 
 @dataclass
@@ -219,7 +222,7 @@ class _Table:
 
 
 def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
-    tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
+    tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True, specials=config.specials)
     parquet = need("pyarrow.parquet", "parquet")
     groups, counts = [], []
     for input_file in tables:
@@ -235,11 +238,13 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
         groups += [group for group, count in zip(row_groups, rows) if count]
         counts += [count for count in rows if count]
     store = _Table(config, groups, np.cumsum([0, *counts])[:-1], sum(counts))
-    digests, incomplete = [], []
+    digests, incomplete, spelled = [], [], []
     for number in range(len(store)):
         try:
             sample = store.read(number)
             digests.append(sample_digest(len(sample.picture), sample.picture, sample.caption))
+            if tokenizer.count_literals(sample.caption):
+                spelled.append(store.name(number))
         except UserError as error:
             if error.field not in ("data.image", "data.text"):
                 raise
@@ -249,4 +254,5 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
     if not digests:
         raise UserError("data.path", config.path, "holds no row; give a table with rows", Code.TOO_FEW)
     about["bytes"] = sum(input_file.size for input_file in tables)
-    return Pairs(store, digests, tokenizer, config, bool(config.text), about, allow(incomplete, config.damaged))
+    remarks = (*allow(incomplete, config.damaged), *remark("literals", spelled))
+    return Pairs(store, digests, tokenizer, config, bool(config.text), about, remarks)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from scaling.data import _files, _tokenizer
-from scaling.data._pairs import HEAD, Pairs, Pictures, Sample, allow, sample_digest
+from scaling.data._pairs import HEAD, Pairs, Pictures, Sample, allow, literals, sample_digest
 from scaling.data._remarks import Remark, remark
 from scaling.data._tokens import content_hash, digest
 from scaling.errors import Code, UserError
@@ -163,7 +163,7 @@ def make(config: Config) -> Pairs:
       UserError: there is no tar (MISSING) or no sample (TOO_FEW), a tar is damaged (DAMAGED; the message names file and
         key), or a sample lacks its picture or caption (MISSING).
     """
-    tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
+    tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True, specials=config.specials)
     tars = _tars(config)
     if not len(tars):
         raise UserError("data.path", config.path, f"holds no sample with {config.image}", Code.TOO_FEW)
@@ -175,4 +175,5 @@ def make(config: Config) -> Pairs:
         "bytes": sum(path.stat().st_size for path in tars.files),
     }
     digests = [tars.digest(number) for number in range(len(tars))]
-    return Pairs(tars, digests, tokenizer, config, bool(config.text), about, tars.remarks)
+    remarks = (*tars.remarks, *literals(tars, tokenizer)) if config.text else tars.remarks
+    return Pairs(tars, digests, tokenizer, config, bool(config.text), about, remarks)

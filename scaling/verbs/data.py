@@ -59,18 +59,20 @@ def data(options: SimpleNamespace) -> int:
     from scaling.data import _documents, _formats, _prepare, _tokenizer
 
     held_out, kind = options.evaluation.split(",") if options.evaluation else [], options.kind or ""
+    require_choice("specials", options.specials, _tokenizer.SPECIALS)
     if kind:
         require_choice("kind", kind, _formats.KINDS)
     found = _documents.find(paths, options.glob or "", kind=kind)
     job = _prepare.Job(
         found.files,
         Path(options.out),
-        _tokenizer.load(options.tokenizer, options.end),
+        _tokenizer.load(options.tokenizer, options.end, specials=options.specials),
         evaluation=_documents.find(held_out, options.glob or "", kind=kind, evaluation=True).files if held_out else (),
         column=options.column,
         share=options.share,
         cut=options.cut or 0,
         shard_tokens=options.shard_tokens,
+        specials=options.specials,
     )
     progress = _Progress(sys.stderr)
     try:
@@ -90,6 +92,9 @@ def data(options: SimpleNamespace) -> int:
     print(f"{tokenizer.name}, vocabulary {tokenizer.vocab:,}, {ends}")
     if manifest.empty:
         print(f"{manifest.empty:,} documents without text were skipped")
+    if manifest.literals:
+        places = f"{manifest.literals:,} names of special tokens in the text"
+        print(f"{places} were read as these tokens, which may end documents; --specials=text reads them as text")
     if manifest.copies:
         print(f"{manifest.copies:,} training documents that also occur in evaluation were skipped")
     print(f'config.data.mine = {{"source": "prepared", "path": "{options.out}"}}')
@@ -120,6 +125,7 @@ VERB = Verb(
         Flag("out", str, "directory of the tokens"),
         Flag("tokenizer", str, "bytes, or a tokenizer.json of Hugging Face's tokenizers", "bytes"),
         Flag("end", str, "token to put after every document: its name, none, or auto (the tokenizer's own)", "auto"),
+        Flag("specials", str, "names of special tokens within the text are read as: token, text", "token"),
         Flag("column", str, "column of JSON, CSV, Parquet and Arrow files that holds text, or lists of tokens", "text"),
         Flag("glob", str, "files of a folder, such as '*.log' (default: the names of all formats that are read)"),
         Flag(
