@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,6 +101,25 @@ def _first_host(nodes: str) -> str | None:
     """The first host of a SLURM node list such as ``n1``, ``n1,n7`` or ``n[01-12,20],m3``."""
     match = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", nodes)
     return None if match is None else match[1] + (match[2] or "")
+
+
+def check_mesh(group: Group, shape: Mapping[str, int]) -> None:
+    """Checks that a mesh can have a part in every process of a group, before any of them starts.
+
+    Raises:
+      UserError: the mesh does not divide into as many parts (ENVIRONMENT).
+    """
+    devices = math.prod(shape.values())
+    if devices % group.processes:
+        text = " x ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
+        raise UserError("mesh", text, group_remedy(group.processes, group.processes), Code.ENVIRONMENT)
+
+
+def group_remedy(processes: int, devices: int) -> str:
+    """What to do where a group of processes has ``devices`` devices and the mesh another number."""
+    together = f"{processes} processes (srun, or SCALING_PROCESSES) train every run together, on all {devices} devices"
+    alone = "set SCALING_PROCESSES=1, and each trains runs of its own"
+    return f"{together}: give --config.mesh.data={devices} or another mesh of as many; or {alone}"
 
 
 def join(group: Group, timeout: float = 300.0) -> None:

@@ -263,7 +263,7 @@ class Run:
                 reason=reason,
                 steps=steps,
                 tokens=per_step * steps,
-                decayed=self.spec.kind != "stem" and self.rules.schedule != "constant",
+                decayed=self.spec.kind != "stem" and recipe.decays(self.rules, self.steps),
                 train_loss=rows[-1].loss if rows else None,
                 evaluation=evaluation,
                 seconds=seconds,
