@@ -432,9 +432,8 @@ def _measured_speed(workdir: Path | None) -> float:
 
 def _warnings(study: Study) -> list[str]:
     """Warnings about designs that make a fit hard or misleading."""
-    warnings = _roundings(study)
+    warnings = [*remarks(study), *_roundings(study)]
     for dataset in study.datasets:
-        warnings += [f"{dataset}: {_remarked(remark)}" for remark in data.remarks(study.sources[dataset])]
         warnings += [*_packing(study, dataset), *_short(study, dataset)]
         cells = [cell for cell in study.cells if cell.dataset == dataset and cell.role != "holdout"]
         sizes = {cell.size for cell in cells}
@@ -455,6 +454,12 @@ def _warnings(study: Study) -> list[str]:
         if (many := max(map(len, stems.values()), default=0)) > 1:
             warnings.append(f"{dataset}: the recipe follows D, so a size trains up to {many} stems instead of one")
     return warnings
+
+
+def remarks(study: Study) -> list[str]:
+    """What the user should know about the files of the study's data; also said where it is trained."""
+    sources = study.sources.items()
+    return [f"{dataset}: {_remarked(remark)}" for dataset, source in sources for remark in data.remarks(source)]
 
 
 def _roundings(study: Study) -> list[str]:

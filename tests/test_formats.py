@@ -295,6 +295,26 @@ def test_test_and_validation_files_are_never_trained_on_and_that_is_said(tmp_pat
     assert len(_documents.find([str(root)], "test/*.txt").files) == 30  # asked for by name
 
 
+def test_files_that_describe_the_others_are_left_out_and_named(tmp_path, capsys):
+    root = tmp_path / "mixed"
+    root.mkdir()
+    for number, text in enumerate(texts(30)):
+        (root / f"{number}.txt").write_text(text)
+    (root / "docs.csv").write_bytes(table())
+    (root / "labels.csv").write_text("file,label\n0.txt,3\n1.txt,4\n")
+    (root / "metadata.json").write_text(json.dumps({"license": "mit", "files": 30}, indent=1))
+    (root / "records.json").write_text(json.dumps([{"file": "0.txt"}]))
+    (root / "code.tar.gz").write_bytes(gzip.compress(tarred()))
+    assert cli.main(["data", "prepare", str(root), f"--out={tmp_path / 'out'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "read as csv: 1, text: 30" in printed and "4 files of other names (code.tar.gz, labels.csv, " in printed
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "labels.csv").write_text("file,label\n0.txt,3\n1.txt,4\n")
+    assert cli.main(["data", "prepare", str(alone), f"--out={tmp_path / 'none'}"]) == cli.EXIT_USER
+    assert "column = text: " in capsys.readouterr().err
+
+
 def test_sources_leave_them_out_and_a_plan_says_so(tmp_path, tiny):
     from scaling import plan, study
 

@@ -86,7 +86,9 @@ def inputs(paths: Sequence[str], pattern: str = "") -> list[Input]:
     return find(paths, pattern).files
 
 
-def find(paths: Sequence[str], pattern: str = "", *, kind: str = "", evaluation: bool = False) -> Found:
+def find(
+    paths: Sequence[str], pattern: str = "", *, kind: str = "", column: str = "", evaluation: bool = False
+) -> Found:
     """The files at ``paths``, those of a folder sorted.
 
     Args:
@@ -94,6 +96,8 @@ def find(paths: Sequence[str], pattern: str = "", *, kind: str = "", evaluation:
       pattern: glob pattern of the files of a folder; empty for the names of all supported formats. Files named test or
         validation are only taken by a pattern that says so.
       kind: what the files hold, for ``Input.asked``.
+      column: if given, JSON and CSV files of a folder that have no such column are left out beside others that have:
+        they describe those, as ``metadata.json`` or ``labels.csv`` do.
       evaluation: the files are for evaluation, so any name will do.
 
     Raises:
@@ -119,12 +123,29 @@ def find(paths: Sequence[str], pattern: str = "", *, kind: str = "", evaluation:
             if apart:
                 remedy = f"holds only test or validation files ({apart[0]}); give their folder itself to train on them"
             raise UserError("path", given, remedy, Code.MISSING)
-        found.files.extend(Input(names[name], name, kind) for name in taken)
+        listed = [Input(names[name], name, kind) for name in taken]
+        files = listed if pattern or kind or not column else _with_documents(listed, column)
+        known = [name for name in known if name not in set(taken)] + [input_file.name for input_file in files]
+        found.files.extend(files)
         found.held.extend(apart)
         found.unknown.extend(name for name in names if name not in set(known) and not _own(names[name]))
     if not sum(input_file.size for input_file in found.files):
         raise UserError("path", " ".join(paths), "is empty; give files that hold text", Code.TOO_FEW)
     return found
+
+
+def _with_documents(listed: list[Input], column: str) -> list[Input]:
+    """The files without those JSON and CSV files that have no such column; all if no other is left."""
+    kept = []
+    for input_file in listed:
+        if _formats.claim(input_file.name) in ("json", "csv", "tsv"):
+            try:
+                next(documents(input_file, column, SMALLEST), None)
+            except UserError as error:
+                if error.code in (Code.MISSING, Code.UNSUPPORTED):
+                    continue
+        kept.append(input_file)
+    return kept or listed
 
 
 def _own(path: Path) -> bool:
@@ -133,7 +154,7 @@ def _own(path: Path) -> bool:
 
 
 def _known(path: Path) -> bool:
-    return bool(_formats.claim(path.name) or path.suffix.lower() in _formats.PACKED) and not _own(path)
+    return bool(_formats.claim(path.name)) and not _own(path)
 
 
 def piece(files: Sequence[Input]) -> int:

@@ -62,12 +62,16 @@ def data(options: SimpleNamespace) -> int:
     require_choice("specials", options.specials, _tokenizer.SPECIALS)
     if kind:
         require_choice("kind", kind, _formats.KINDS)
-    found = _documents.find(paths, options.glob or "", kind=kind)
+    evaluation = []
+    if held_out:
+        files = _documents.find(held_out, options.glob or "", kind=kind, column=options.column, evaluation=True)
+        evaluation = files.files
+    found = _documents.find(paths, options.glob or "", kind=kind, column=options.column)
     job = _prepare.Job(
         found.files,
         Path(options.out),
         _tokenizer.load(options.tokenizer, options.end, specials=options.specials),
-        evaluation=_documents.find(held_out, options.glob or "", kind=kind, evaluation=True).files if held_out else (),
+        evaluation=evaluation,
         column=options.column,
         share=options.share,
         cut=options.cut or 0,

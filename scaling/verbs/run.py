@@ -40,6 +40,8 @@ def run(options: SimpleNamespace) -> int:
         from scaling import plan as plans
 
         plans.write(plan, workdir)
+        for text in plans.remarks(plan.study):
+            print(f"warning: {text}", file=sys.stderr)
     reader = StatusReader(workdir)
     if options.retry_failed:
         reset(workdir, reader.programs)
