@@ -199,6 +199,27 @@ def test_damage_is_named(tmp_path, name):
     assert str(caught.value.value).startswith(value or "text")
 
 
+def test_damaged_rows_are_skipped_if_allowed_and_counted(tmp_path, capsys):
+    found = lines().splitlines(keepends=True)
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    whole.write_bytes(b"".join([*found[:7], *found[8:]]))
+    broken.write_bytes(b"".join([*found[:7], b'{"text": "torn\n', b'{"text": 3}\n', b'{"id": 4}\n', *found[8:]]))
+    expected, _ = _prepare.prepare(job([whole], tmp_path / "whole"))
+    for allowed in (0, 2):
+        out = tmp_path / f"out{allowed}"
+        with refuses(Code.DAMAGED):
+            _prepare.prepare(job([broken], out, damaged=allowed))
+    manifest, _ = _prepare.prepare(job([broken], tmp_path / "out", damaged=3, shard_tokens=20_000))
+    assert manifest.damaged == 3 and expected.damaged == 0
+    assert (manifest.train, manifest.evaluation) == (expected.train, expected.evaluation)
+    assert training(source(tmp_path / "out")).tobytes() == training(source(tmp_path / "whole")).tobytes()
+    same, _ = _prepare.prepare(job([whole], tmp_path / "tolerant", damaged=3))
+    assert same == expected
+    (tmp_path / "a.csv").write_bytes(table() + b"3,4,5\n")
+    assert cli.main(["data", "prepare", str(tmp_path / "a.csv"), f"--out={tmp_path / 'csv'}", "--damaged=1"]) == 0
+    assert "1 damaged rows were skipped" in capsys.readouterr().out
+
+
 def test_the_kind_may_be_given_and_is_part_of_what_was_asked(tmp_path, capsys):
     path, out = tmp_path / "config.json", tmp_path / "out"
     path.write_bytes(json.dumps({"data": rows()}, indent=1).encode())

@@ -164,12 +164,15 @@ def piece(files: Sequence[Input]) -> int:
     return min(SMALL, max(SMALLEST, sum(input_file.size for input_file in files) // 40))
 
 
-def documents(input_file: Input, column: str, cut: int, start: int = 0) -> Iterator[tuple[Any, int]]:
+def documents(
+    input_file: Input, column: str, cut: int, start: int = 0, *, tolerant: bool = False
+) -> Iterator[tuple[Any, int]]:
     """Yields (document, position of the next one) from position ``start`` on. The document of a null row is None.
 
     Args:
       column: for JSON, CSV, Parquet and Arrow.
       cut: plain text is cut into documents of at most this many bytes, preferably at the end of a line.
+      tolerant: yield the UserError of a row that is damaged, or has no such column, in place of its document.
 
     Raises:
       UserError: the file is of a kind that is not read (UNSUPPORTED), cannot be read or is damaged (DAMAGED), or has no
@@ -178,7 +181,10 @@ def documents(input_file: Input, column: str, cut: int, start: int = 0) -> Itera
     readers = {"text": _text, "jsonl": _jsonl, "json": _json, "csv": _csv, "tsv": _csv}
     read = (readers | {"parquet": _parquet, "arrow": _arrow, "records": _records})[input_file.kind]
     try:
-        yield from read(input_file, cut if input_file.kind == "text" else column, start)
+        for document, after in read(input_file, cut if input_file.kind == "text" else column, start):
+            if isinstance(document, UserError) and not tolerant:
+                raise document
+            yield document, after
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, csv.Error) as error:  # pyarrow's are the first
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0][:200]
         raise UserError("path", input_file.name, f"cannot be read ({reason}); copy it again", Code.DAMAGED) from error
@@ -207,6 +213,7 @@ def _cut(block: bytes, cut: int) -> int:
 
 
 def _value(value: Any, where: Callable[[], str], column: str) -> Any:
+    """A document of a cell's value, or the UserError that says why it is none."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -214,7 +221,7 @@ def _value(value: Any, where: Callable[[], str], column: str) -> Any:
     if isinstance(value, list) and all(type(token) is int for token in value):
         return np.array(value, np.int64)
     remedy = f"holds {type(value).__name__}, neither text nor a list of tokens"
-    raise UserError(f"column {column}", where(), remedy, Code.DAMAGED)
+    return UserError(f"column {column}", where(), remedy, Code.DAMAGED)
 
 
 def _jsonl(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
@@ -233,8 +240,9 @@ def _jsonl(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, in
             try:
                 row = json.loads(line)
             except ValueError as error:
-                remedy = f"is not JSON ({error}); mend or delete it"
-                raise UserError("path", where(), remedy, Code.DAMAGED) from error
+                remedy = f"is not JSON ({error}); mend or delete it, or allow for it with --damaged"
+                yield UserError("path", where(), remedy, Code.DAMAGED), start
+                continue
             yield _field(row, column, where), start
 
 
@@ -242,7 +250,7 @@ def _field(row: Any, column: str, where: Callable[[], str]) -> Any:
     if not isinstance(row, dict) or column not in row:
         has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
         remedy = f"is not in {where()}, which has {has}; name one that it has"
-        raise UserError("column", column, remedy, Code.MISSING)
+        return UserError("column", column, remedy, Code.MISSING)
     return _value(row[column], where, column)
 
 
@@ -305,8 +313,8 @@ def _csv(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, int]
             if row and len(row) != len(header):
                 where = f"{input_file.name}, before byte {position}"
                 remedy = f"has {len(row)} cells where the first line has {len(header)}; mend or delete the row"
-                raise UserError("path", where, remedy, Code.DAMAGED)
-            if row:
+                yield UserError("path", where, f"{remedy}, or allow for it with --damaged", Code.DAMAGED), position
+            elif row:
                 yield _value(row[header.index(column)], lambda: input_file.name, column), position
 
 

@@ -84,6 +84,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
       segment: number of the open shards.
       shards: the complete shards.
       literals: names of special tokens within the documents that were read as these tokens.
+      damaged: rows that were skipped since they cannot be read.
     """
 
     schema: Literal[1]
@@ -97,10 +98,11 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     segment: int = 0
     shards: list[ShardEntry] = msgspec.field(default_factory=list)
     literals: int = 0
+    damaged: int = 0
 
 
 class Manifest(Value):
-    """A finished preparation. ``empty``, ``copies``, ``literals``: as in ``Progress``."""
+    """A finished preparation. ``empty``, ``copies``, ``literals``, ``damaged``: as in ``Progress``."""
 
     schema: Literal[1]
     kind: Literal["tokens"]
@@ -116,3 +118,4 @@ class Manifest(Value):
     evaluation: Amounts
     shards: tuple[ShardEntry, ...]
     literals: int = 0
+    damaged: int = 0

@@ -65,6 +65,7 @@ class Job:
     Attributes:
       cut: bytes above which plain text is cut into documents; 0 chooses from the inputs.
       specials: with which ``tokenizer`` was loaded.
+      damaged: rows that may be damaged; they are skipped, and more are an error.
     """
 
     inputs: Sequence[Input]
@@ -76,6 +77,7 @@ class Job:
     cut: int = 0
     shard_tokens: int = SHARD_TOKENS
     specials: str = "token"
+    damaged: int = 0
 
     @property
     def every(self) -> list[Input]:
@@ -89,6 +91,8 @@ class Job:
             raise UserError("shard_tokens", self.shard_tokens, "must be at least 1")
         if self.cut < 0 or 0 < self.cut < 16:
             raise UserError("cut", self.cut, "must be 0 or at least 16 bytes")
+        if self.damaged < 0:
+            raise UserError("damaged", self.damaged, "must be at least 0")
 
 
 @dataclass
@@ -318,8 +322,8 @@ def _threshold(job: Job, cut: int) -> int:
         return int(job.share * 2.0**64)
     digests, sizes = [], []
     for input_file in job.inputs:
-        for document, _ in _documents.documents(input_file, job.column, cut):
-            if document is not None and len(document):
+        for document, _ in _documents.documents(input_file, job.column, cut, tolerant=job.damaged > 0):
+            if document is not None and not isinstance(document, UserError) and len(document):
                 digests.append(document_digest(document))
                 sizes.append(len(document))
     if len(set(digests)) < 2:
@@ -339,9 +343,14 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say
         for number in range(state.input, len(every)):
             input_file, own, stamp = every[number], number < len(job.evaluation), state.inputs[number].stamp
             begin, length = state.position if number == state.input else 0, _length(input_file)
-            for batch in batches(_documents.documents(input_file, job.column, cut, begin)):
+            for batch in batches(_documents.documents(input_file, job.column, cut, begin, tolerant=job.damaged > 0)):
                 for document, tokenized, after in encoded(job.tokenizer, input_file.name, batch):
-                    if tokenized is None:
+                    if isinstance(document, UserError):
+                        state.damaged += 1
+                        if state.damaged > job.damaged:
+                            remedy = f"more rows are damaged: {document}"
+                            raise UserError("damaged", job.damaged, remedy, Code.DAMAGED) from document
+                    elif tokenized is None:
                         state.empty += 1
                     else:
                         digest = document_digest(document)
@@ -379,7 +388,7 @@ def batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]]
     batch, size = [], 0
     for document, after in stream:
         batch.append((document, after))
-        size += 0 if document is None else len(document)
+        size += 0 if document is None or isinstance(document, UserError) else len(document)
         if size >= BATCH_BYTES or len(batch) >= BATCH:
             yield batch
             batch, size = [], 0
@@ -408,7 +417,7 @@ def encoded(
     end = [np.array([tokenizer.end])] if tokenizer.end is not None else []
     for document, after in batch:
         tokens = next(encodings) if isinstance(document, bytes) else document
-        if tokens is None or not len(tokens):
+        if tokens is None or isinstance(tokens, UserError) or not len(tokens):
             yield document, None, after
             continue
         wrong = tokens[(tokens < 0) | (tokens >= tokenizer.vocab)]
@@ -513,4 +522,5 @@ def _manifest(job: Job, state: Progress) -> Manifest:
         evaluation=evaluation,
         shards=tuple(state.shards),
         literals=state.literals,
+        damaged=state.damaged,
     )

@@ -77,6 +77,7 @@ def data(options: SimpleNamespace) -> int:
         cut=options.cut or 0,
         shard_tokens=options.shard_tokens,
         specials=options.specials,
+        damaged=options.damaged,
     )
     progress = _Progress(sys.stderr)
     try:
@@ -96,6 +97,8 @@ def data(options: SimpleNamespace) -> int:
     print(f"{tokenizer.name}, vocabulary {tokenizer.vocab:,}, {ends}")
     if manifest.empty:
         print(f"{manifest.empty:,} documents without text were skipped")
+    if manifest.damaged:
+        print(f"{manifest.damaged:,} damaged rows were skipped")
     if manifest.literals:
         places = f"{manifest.literals:,} names of special tokens in the text"
         print(f"{places} were read as these tokens, which may end documents; --specials=text reads them as text")
@@ -153,6 +156,7 @@ VERB = Verb(
             int,
             "split plain text longer than this many bytes (default: from number and size of the files)",
         ),
+        Flag("damaged", int, "rows of JSON or tables that may be damaged: skipped and counted; more are an error", 0),
         Flag("shard_tokens", int, "tokens per shard; after a crash at most one shard is written again", 2**26),
         JSON,
     ),
