@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,6 +103,25 @@ def _first_host(nodes: str) -> str | None:
     return None if match is None else match[1] + (match[2] or "")
 
 
+def check_mesh(group: Group, shape: Mapping[str, int]) -> None:
+    """Checks that a mesh can have a part in every process of a group, before any of them starts.
+
+    Raises:
+      UserError: the mesh does not divide into as many parts (ENVIRONMENT).
+    """
+    devices = math.prod(shape.values())
+    if devices % group.processes:
+        text = " x ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
+        raise UserError("mesh", text, group_remedy(group.processes, group.processes), Code.ENVIRONMENT)
+
+
+def group_remedy(processes: int, devices: int) -> str:
+    """What to do where a group of processes has ``devices`` devices and the mesh another number."""
+    together = f"{processes} processes (srun, or SCALING_PROCESSES) train every run together, on all {devices} devices"
+    alone = "set SCALING_PROCESSES=1, and each trains runs of its own"
+    return f"{together}: give --config.mesh.data={devices} or another mesh of as many; or {alone}"
+
+
 def join(group: Group, timeout: float = 300.0) -> None:
     """Joins the group. Call it before any other use of JAX. Installs no signal handler.
 
@@ -189,6 +209,16 @@ def anyone(flag: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def total(amount: int) -> int:
+    """The sum of the processes' amounts. A collective: all processes must call it at the same point."""
+    if _group is None:
+        return amount
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return int(np.sum(multihost_utils.process_allgather(np.array(amount))))
 
 
 def barrier() -> None:

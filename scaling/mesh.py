@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from scaling.blocks.logical import Axes, Place
+from scaling.distributed import group_remedy
 from scaling.errors import Code, UserError
 from scaling.settings import check as check_fields
 from scaling.settings import read, setting
@@ -75,7 +76,7 @@ def make(shape: Mapping[str, int]) -> Mesh:
     text = " x ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes) if size > 1) or "one device"
     available = f"{len(devices)} ({devices[0].platform})"
     if jax.process_count() > 1 and needed != len(devices):
-        remedy = f"needs {needed} devices, the {jax.process_count()} processes have {available}"
+        remedy = f"needs {needed} devices; {group_remedy(jax.process_count(), len(devices))}"
         raise UserError("mesh", text, remedy, Code.ENVIRONMENT)
     if needed > len(devices):
         raise UserError("mesh", text, f"needs {needed} devices, this process has {available}", Code.ENVIRONMENT)

@@ -37,6 +37,8 @@ from scaling.study import Cell, Study, stem_key
 CPU_RATE, CPU_STEP_SECONDS, CPU_COMPILE_SECONDS = 9e10, 2e-3, 6.0
 # Bytes per parameter: itself, its gradient and two moments of the optimiser, in float32.
 STATE_BYTES = 16
+# Share by which rounding to whole steps may change a requested D without a warning.
+FAR = 0.05
 # Number of sizes beyond the largest trained one in the ladder of study.json.
 LADDER_BEYOND = 6
 
@@ -430,8 +432,9 @@ def _measured_speed(workdir: Path | None) -> float:
 
 def _warnings(study: Study) -> list[str]:
     """Warnings about designs that make a fit hard or misleading."""
-    warnings = []
+    warnings = [*remarks(study), *_roundings(study)]
     for dataset in study.datasets:
+        warnings += [*_packing(study, dataset), *_short(study, dataset)]
         cells = [cell for cell in study.cells if cell.dataset == dataset and cell.role != "holdout"]
         sizes = {cell.size for cell in cells}
         amounts = {cell.tokens for cell in cells}
@@ -451,6 +454,71 @@ def _warnings(study: Study) -> list[str]:
         if (many := max(map(len, stems.values()), default=0)) > 1:
             warnings.append(f"{dataset}: the recipe follows D, so a size trains up to {many} stems instead of one")
     return warnings
+
+
+def remarks(study: Study) -> list[str]:
+    """What the user should know about the files of the study's data; also said where it is trained."""
+    sources = study.sources.items()
+    return [f"{dataset}: {_remarked(remark)}" for dataset, source in sources for remark in data.remarks(source)]
+
+
+def _roundings(study: Study) -> list[str]:
+    """Requested D that became one, or another than was meant, by rounding to whole steps."""
+    warnings = []
+    for each in study.roundings:
+        asked, tokens = each.furthest
+        if each.same is not None:
+            overridden = f"is the same model as size {each.same}, since config.model sets what a size would"
+            warnings.append(f"cells.{each.block}, size {each.size}: {overridden}; its cells are trained once")
+        if each.left < each.asked:
+            became = f"{each.asked} D become {each.left} by rounding to whole steps; ask for D further apart"
+        elif abs(tokens / asked - 1) > FAR:
+            became = f"D {asked:,.0f} becomes {tokens:,} by rounding to whole steps"
+        else:
+            continue
+        warnings.append(f"cells.{each.block}, size {each.size}: {became}, or make recipe.batch smaller")
+    return warnings
+
+
+def _short(study: Study, dataset: str) -> list[str]:
+    """Cells whose learning rate never reaches its peak, or begins to fall before it does."""
+    cells = [cell for cell in study.cells if cell.dataset == dataset]
+    short = [cell for cell in cells if cell.recipe.warmup_steps > _rising(cell)]
+    if not short:
+        return []
+    cell = min(short, key=lambda cell: cell.steps)
+    undecayed = sum(not recipe.decays(cell.recipe, cell.steps) for cell in short if cell.recipe.schedule == "cosine")
+    ends = f", and {undecayed} end without a decay" if undecayed else ""
+    text = (
+        f"{dataset}: warm-up of {cell.recipe.warmup_steps} steps is too long for {len(short)} cells (the shortest has "
+    )
+    return [f"{text}{cell.steps} steps): they do not reach their learning rate{ends}; lower recipe.warmup_steps"]
+
+
+def _rising(cell: Cell) -> int:
+    """The step from which the learning rate falls; the last one if it never does."""
+    return _branch_step(cell) if cell.recipe.schedule == "wsd" else cell.steps
+
+
+def _packing(study: Study, dataset: str) -> list[str]:
+    longest = getattr(study.sources[dataset], "longest", None)
+    texts = [families.text(_spec_of(cell)) for cell in study.cells if cell.dataset == dataset]
+    if longest is None or max(texts, default=0) <= longest:
+        return []
+    return [
+        f"{dataset}: no evaluation document fills the context (the longest has {longest:,} tokens); they are packed"
+    ]
+
+
+def _remarked(remark: data.Remark) -> str:
+    match remark.code:
+        case "held":
+            return f"{remark.count} files named test or validation are not trained on ({remark.example})"
+        case "damaged":
+            return f"{remark.count} samples lack their picture, caption or label, and are not used ({remark.example})"
+        case "literals":
+            places = f"{remark.count} texts spell a special token, which is read as that token ({remark.example})"
+            return f"{places}; data.specials=text reads it as text"
 
 
 def _spec_of(cell: Cell) -> dict[str, int]:

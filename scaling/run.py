@@ -116,6 +116,7 @@ class Run:
         self.source, self.source_config = source_of(program), canonical(program.data)
         self.seed, self.steps, self.branch_step = manifest.seed, spec.steps, spec.branch_step or 0
         self.damage: UserError | None = None
+        self.replaced = 0  # examples of the latest batches
         # A stem never decays, so its schedule has no end.
         self.schedule_steps = None if spec.kind == "stem" else spec.steps
         actual, planned = self.source.describe()["sha256"], manifest.data.sha256
@@ -163,6 +164,8 @@ class Run:
         except UserError as error:
             self.damage = error
             return {}
+        replaced = getattr(self.source, "replaced", None)  # of a source that may skip damaged samples
+        self.replaced = 0 if replaced is None else int(replaced.reshape(size, -1)[:count].sum())
         self.damage = _not_finite(flat, f"steps {start} to {start + count}")
         return {name: value.reshape(size, len(rows), *value.shape[1:]) for name, value in flat.items()}
 
@@ -188,7 +191,7 @@ class Run:
         batches = self.batches(start, count) if start < stop else {}
         while start < stop:
             self.raise_damage()
-            hyper = self.hyper(start, count)
+            hyper, replaced = self.hyper(start, count), self.replaced
             state, outcome = yield drive.ChunkRequest(self.trainer, state, hyper, batches)
             # The device is busy and nothing has waited for it yet: meanwhile the host gathers the next batches.
             following = min(size, stop - start - count)
@@ -208,6 +211,7 @@ class Run:
                 seconds=seconds / members,
                 members=members,
                 first_loss=first if reference is None else None,
+                replaced=distributed.total(replaced) if hasattr(self.source, "replaced") else 0,
                 **(self._noise(state, batches, start) if self.options.noise_scale and following else {}),
             )
             if distributed.primary():
@@ -259,7 +263,7 @@ class Run:
                 reason=reason,
                 steps=steps,
                 tokens=per_step * steps,
-                decayed=self.spec.kind != "stem" and self.rules.schedule != "constant",
+                decayed=self.spec.kind != "stem" and recipe.decays(self.rules, self.steps),
                 train_loss=rows[-1].loss if rows else None,
                 evaluation=evaluation,
                 seconds=seconds,
@@ -267,6 +271,7 @@ class Run:
                 mfu=self._utilisation(speed),
                 execution={**dataclasses.asdict(self.trainer.how), "ran": sorted(self.trainer.attention)},
                 checkpoint_problems=tuple(self.checkpoints.problems),
+                replaced=sum(row.replaced for row in rows) or None,
                 finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             )
         )

@@ -103,7 +103,7 @@ class StudyStatus(Value, kw_only=True):
       counts: number of runs by state, and in ``total``.
       share: share of the estimated time that is done, 0 to 1.
       retry: the command that trains failed runs again; None if none failed.
-      warnings: problems with files of the study or with checkpoints.
+      warnings: problems with files of the study or with checkpoints, and damaged samples that were skipped.
     """
 
     schema: int = 1
@@ -379,8 +379,12 @@ def _ended(spec: RunSpec, result: Result, hidden: bool) -> _RunLook:
         loss=loss,
         se=se,
         reason=result.reason if tells else None,
-        problems=result.checkpoint_problems,
+        problems=(*result.checkpoint_problems, *_replaced(result)),
     )
+
+
+def _replaced(result: Result) -> list[str]:
+    return [f"{result.replaced} examples of damaged samples were replaced by others"] if result.replaced else []
 
 
 def _share(spec: RunSpec, step: int) -> float:

@@ -158,6 +158,24 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """What whole steps make of the D that a block asks for at one size.
+
+    Attributes:
+      asked, left: different amounts that were asked for, and the D that they become.
+      furthest: the pair (asked, D) that differs most; tokens, also for a budget of FLOPs.
+      same: a smaller size of the block that is the same model, since the study overrides what a size sets; or None.
+    """
+
+    block: str
+    size: int
+    asked: int
+    left: int
+    furthest: tuple[float, int]
+    same: int | None = None
+
+
+@dataclass(frozen=True)
 class Study:
     """A resolved study.
 
@@ -165,6 +183,7 @@ class Study:
       datasets: configuration of each source that its cells read. sources: the sources themselves.
       options: settings that do not change a loss, except those of the evaluation.
       tuned: fit of each recipe file that cells use, by the file's identity.
+      roundings: of each block and size.
     """
 
     name: str
@@ -174,6 +193,7 @@ class Study:
     options: Options
     price_per_hour: float
     tuned: dict[str, dict[str, JSON]]
+    roundings: tuple[Rounding, ...] = ()
 
 
 def resolve(config: ConfigDict) -> Study:
@@ -195,8 +215,11 @@ def resolve(config: ConfigDict) -> Study:
     datasets = {name: data.resolve(settings.mapping(f"data.{name}", given)) for name, given in plain["data"].items()}
     sources = {name: data.load(fields) for name, fields in datasets.items()}
     cells: dict[str, Cell] = {}
+    roundings: list[Rounding] = []
     for name, fields in plain["cells"].items():
-        for cell in _Block(name, settings.mapping(f"cells.{name}", fields), chosen, plain, sources).cells():
+        block_cells, rounded = _Block(name, settings.mapping(f"cells.{name}", fields), chosen, plain, sources).cells()
+        roundings += rounded
+        for cell in block_cells:
             key = identity(_describe(cell))
             if key not in cells:
                 cells[key] = cell
@@ -215,6 +238,7 @@ def resolve(config: ConfigDict) -> Study:
         options=options,
         price_per_hour=chosen.price_per_hour,
         tuned=_tuned(plain),
+        roundings=tuple(roundings),
     )
 
 
@@ -311,17 +335,26 @@ class _Block:
         self.module = families.load(chosen.family)
         self.recipe = recipe.read(plain["recipe"], self.fields["recipe"])
 
-    def cells(self) -> list[Cell]:
-        """Every size at its D, for every seed."""
+    def cells(self) -> tuple[list[Cell], list[Rounding]]:
+        """Every size at its D, for every seed; and what became of the D that were asked for."""
         pairs = self._pairs()
         for seed in self.fields["seeds"]:
             if not isinstance(seed, int) or not 0 <= seed < 2**32:
                 raise UserError(f"cells.{self.name}.seeds", seed, "must be whole numbers from 0 to 2**32 - 1")
-        cells = [self._cell(size, amount) for size, amount in pairs]
-        return [dataclasses.replace(cell, seed=seed) for cell in cells for seed in self.fields["seeds"]]
+        made = {pair: self._cell(*pair) for pair in dict.fromkeys(pairs)}
+        cells = [dataclasses.replace(made[pair][0], seed=seed) for pair in pairs for seed in self.fields["seeds"]]
+        roundings, models = [], {}
+        for size in dict.fromkeys(size for size, _ in pairs):
+            own = [(cell, asked) for (mine, _), (cell, asked) in made.items() if mine == size]
+            amounts = [(asked, cell.tokens) for cell, asked in own]
+            furthest = max(amounts, key=lambda pair: abs(math.log(pair[1] / pair[0])))
+            first = models.setdefault(repr(own[0][0].config), size)
+            same = None if first == size else first
+            roundings.append(Rounding(self.name, size, len(amounts), len({d for _, d in amounts}), furthest, same))
+        return cells, roundings
 
-    def _cell(self, size: int, amount: float) -> Cell:
-        """The cell with seed 0 of a size at ``amount`` tokens, or FLOPs for an isoflop block."""
+    def _cell(self, size: int, amount: float) -> tuple[Cell, float]:
+        """The cell with seed 0 of a size at ``amount`` tokens, or FLOPs for an isoflop block; and the D asked for."""
         config = self._configure(size)
         components = self.module.components(config)
         context, tokens = self.module.batch_spec(config)["context"], amount
@@ -335,7 +368,8 @@ class _Block:
         if (again := recipe.resolve(self.recipe, parameters, exact, context)).batch == rules.batch:
             rules = again
         self._check_length(config, exact)
-        return Cell(self.dataset, self.chosen.family, size, config, rules, 0, self.fields["role"], steps, exact)
+        cell = Cell(self.dataset, self.chosen.family, size, config, rules, 0, self.fields["role"], steps, exact)
+        return cell, tokens
 
     def _configure(self, size: int) -> Any:
         """The family's configuration at a size: the source's fields, overridden by the study's, then the block's."""
@@ -356,7 +390,7 @@ class _Block:
             remedy = f"dataset {dataset} is too short for one example of that many positions"
             raise UserError("model.context", context, remedy, Code.CONFLICT)
         if text(spec) > supplies.get("context", text(spec)):
-            remedy = f"the documents that evaluate dataset {dataset} end after {supplies['context']:,} tokens"
+            remedy = f"the documents that evaluate dataset {dataset} have {supplies['context']:,} tokens in all"
             raise UserError("model.context", context, f"{remedy}; choose a smaller context", Code.CONFLICT)
         if tokens > unique and not self.chosen.repeats:
             remedy = f"dataset {dataset} gives {unique:,} tokens without repeats; lower D or set config.repeats"

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import json
 import struct
 import subprocess
 import sys
@@ -16,9 +17,9 @@ from refusals import refuses
 from test_own_sources import samples, write_tar
 from test_prepare import texts, write_parquet, write_records
 
-from scaling import data
+from scaling import cli, data, plan, study
 from scaling.data import _documents, _prepare, _random, _tokenizer, _tokens, stdlib
-from scaling.data.bin import HEADER, MAGIC
+from scaling.data.bin import HEADER
 from scaling.errors import Code
 
 CONTEXT = 32
@@ -31,7 +32,7 @@ def write_words(path: Path, count: int, seed: int = 0) -> None:
 
 def write_llmc(path: Path, tokens: np.ndarray, count: int | None = None, version: int = 1) -> None:
     header = np.zeros(HEADER, "<i4")
-    header[:3] = MAGIC, version, len(tokens) if count is None else count
+    header[:3] = 20240520, version, len(tokens) if count is None else count
     path.write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
 
 
@@ -203,6 +204,38 @@ def test_evaluation_has_each_target_once_and_masks_the_rest():
 
 
 # stdlib
+
+
+@pytest.mark.parametrize("context", [51, 70, 100, 149])
+def test_documents_shorter_than_the_context_are_packed_as_in_training(context):
+    source = made(10_000, documents=3, length=50)
+    assert source.supplies["context"] == 150 and source.longest == 50
+    evaluation = source.evaluation(context)
+    tokens, mask = evaluation["tokens"], evaluation["mask"] == 1
+    whole = np.concatenate([document.tokens for document in source.documents])
+    assert mask.all(axis=1).sum() == 149 // context and mask.sum() == 149  # every target once, few of them padded
+    np.testing.assert_array_equal(np.sort(tokens[:, 1:][mask]), np.sort(whole[1:]))
+    np.testing.assert_array_equal(np.sort(tokens[:, 0]), np.sort(whole[:149:context]))
+    assert len(set(evaluation["documents"])) == len(tokens) == len(set(evaluation["document"].tolist()))
+    some = source.evaluation(context, 1)
+    np.testing.assert_array_equal(some["tokens"], tokens[:1])
+
+
+def test_packing_is_for_contexts_that_no_document_fills(tmp_path):
+    source = made(10_000, documents=3, length=50)
+    assert len(set(source.evaluation(50)["document"])) == 3 and not source.evaluation(50)["mask"][:, -1].any()
+    lines = "".join(json.dumps({"text": f"document {number} of a few words"}) + "\n" for number in range(3000))
+    (tmp_path / "a.jsonl").write_text(lines)
+    assert cli.main(["data", "prepare", str(tmp_path / "a.jsonl"), f"--out={tmp_path / 'out'}"]) == 0
+    config = study.base("packed")
+    config.data.mine = {"source": "prepared", "path": str(tmp_path / "out")}
+    config.model.context = 256
+    config.recipe.batch = 2
+    config.cells.grid = study.block("grid", "mine", (0,), tokens=(10_000,))
+    planned = plan.make(study.resolve(config))
+    assert planned.rows()[0].D and any("packed" in text for text in planned.warnings)
+    config.model.context = 24
+    assert not any("packed" in text for text in plan.make(study.resolve(config)).warnings)
 
 
 def test_stdlib_leaves_out_tests_tables_and_packages(tmp_path):
@@ -447,7 +480,7 @@ def test_llmc_header_against_the_file(tmp_path, count, version, code, numbers):
 
 
 def test_llmc_header_alone_is_truncated(tmp_path):
-    (tmp_path / "a.bin").write_bytes(struct.pack("<3i", MAGIC, 1, 5))
+    (tmp_path / "a.bin").write_bytes(struct.pack("<3i", 20240520, 1, 5))
     with refuses(Code.DAMAGED, "data.path", tmp_path / "a.bin"):
         binary(tmp_path / "a.bin")
 
@@ -478,7 +511,12 @@ def test_wrong_configurations_name_what_exists(config, code, field, names):
 
 
 def test_resolve_writes_the_defaults_out():
-    assert data.resolve({"source": "text", "path": "x"}) == {"source": "text", "path": "x", "glob": "**/*.txt"}
+    assert data.resolve({"source": "text", "path": "x"}) == {
+        "source": "text",
+        "path": "x",
+        "glob": "**/*.txt",
+        "kind": "auto",
+    }
     assert repr(data.resolve({"source": "bin", "bytes_per_token": 4, "path": "x"})["bytes_per_token"]) == "4.0"
 
 

@@ -515,6 +515,8 @@ def get_config(argument=""):
     for name in ("good", "bad"):
         config.data[name] = {"source": "webdataset", "path": name, "side": 6, "classes": 7}
         config.cells[name] = study.block("grid", name, (0,), tokens=(4 * 8 * 10,))
+    config.data.tolerant = {"source": "webdataset", "path": "bad", "side": 6, "classes": 7, "damaged": 1}
+    config.cells.tolerant = study.block("grid", "tolerant", (0,), tokens=(4 * 8 * 10,))
     config.model = {"width": 8, "layers": 1, "heads": 1, "patch": 3}
     config.recipe.batch = 8
     config.recipe.warmup_steps = 2
@@ -543,3 +545,7 @@ def test_tars_train_and_a_corrupt_sample_rejects_its_run_by_file_and_key(tmp_pat
     ended = [record.result for record in records(tmp_path / "w") if record.manifest.dataset == "good"]
     assert ended and all(result is not None and result.status == "done" for result in ended)
     assert any(result and "class" in result.evaluation for result in ended)
+    found = [record for record in records(tmp_path / "w") if record.manifest.dataset == "tolerant"]
+    replaced = [record.result.replaced for record in found if record.result is not None]
+    assert sum(count or 0 for count in replaced) == 1 and len(replaced) == 2  # in the stem or its branch
+    assert sum("1 examples of damaged samples" in line for line in err.splitlines()) == 1, err

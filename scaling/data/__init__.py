@@ -32,6 +32,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from scaling.data._remarks import Remark
 from scaling.settings import mapping, read, require_known
 
 
@@ -66,6 +67,8 @@ class Source(Protocol):
         every example, so loss tokens per example = ``mask[0].sum()``; a source whose examples differ has
         ``loss_tokens(context)``, their mean. Indices beyond one epoch repeat the data in another order.
 
+        A source that can skip damaged samples has ``replaced``, bool (n,): rows of the latest batch that hold others.
+
         Raises:
           UserError: an example is damaged; the message names its file and key."""
         ...
@@ -85,10 +88,15 @@ def supplies(source: Any) -> dict[str, int]:
     """The inputs of a source and their numbers, by the names of a family's ``batch_spec`` (``scaling.inputs``).
 
     "vocab": size of the vocabulary; "image": side of the images; "sound": samples of a sound; "classes": number of
-    labels; "prompts": texts per label; "context": tokens of the longest evaluation document, if documents end. The
+    labels; "prompts": texts per label; "context": tokens of all evaluation documents, if they end. The
     highest token of a caption is its end-of-text.
     """
     return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})
+
+
+def remarks(source: Any) -> tuple[Remark, ...]:
+    """What the user should know about the files of a source: what was left out, and what may not be meant."""
+    return getattr(source, "remarks", ())
 
 
 def unique(source: Source, spec: Mapping[str, int]) -> int:

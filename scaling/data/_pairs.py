@@ -4,6 +4,10 @@ A picture is cropped to its central square and scaled to ``side``. The tokens of
 token (the highest; 256 for bytes), the caption, and the end token again, repeated as padding. A caption that is too
 long is cut but still ends with the end token, at which a text tower may pool; the loss of that token is masked.
 
+A sample that cannot be read is an error, unless ``damaged`` allows for it: then the next one in the order of the files
+takes its place in a batch, and evaluation goes without it. A run that never meets it trains on the same batches with
+and without the allowance, which is therefore not part of the identity; a run that meets it has a result only with it.
+
 A hash of the caption and the first 4 KiB of the picture assigns a sample to training or evaluation, so copies stay on
 one side. Examples are read when needed: each process of a group reads only its own rows.
 """
@@ -11,24 +15,21 @@ one side. Examples are read when needed: each process of a group reads only its 
 from __future__ import annotations
 
 import hashlib
-import io
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
-from scaling.data._extras import need
+from scaling.data._decode import BACKGROUNDS, decode
 from scaling.data._random import shuffled
-from scaling.data._tokenizer import Tokenizer
+from scaling.data._remarks import Remark, remark
+from scaling.data._tokenizer import SPECIALS, Tokenizer
 from scaling.data._tokens import below, split
 from scaling.errors import Code, UserError
 from scaling.settings import check, setting
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that are decoded. Not all that Pillow supports, since some of those run external programs."""
 HEAD = 4096
 SAMPLED = 4096
 
@@ -43,6 +44,12 @@ class Pictures:
     """Number of labels; 0: no labels are read."""
     tokenizer: str = "bytes"
     """bytes, or a tokenizer.json of Hugging Face's tokenizers."""
+    specials: str = setting("token", choices=SPECIALS)
+    """Whether the name of a special token within a text is read as this token or as text."""
+    background: str = setting("white", choices=BACKGROUNDS)
+    """Colour that is seen where a picture is transparent: white, black or grey."""
+    damaged: int = setting(0, least=0)
+    """Samples that may be damaged: each is replaced by the next one that is not, and counted. More are an error."""
 
     def __post_init__(self):
         check(self, "data")
@@ -55,6 +62,21 @@ class Sample:
     picture: bytes
     caption: bytes
     label: int
+
+
+def allow(found: Sequence[UserError], allowed: int) -> tuple[Remark, ...]:
+    """What to say of the samples without a part that were found in the files; raises the first that is not allowed."""
+    if len(found) > allowed:
+        raise found[allowed]
+    return remark("damaged", [str(error.value) for error in found])
+
+
+def literals(store: Store, tokenizer: Tokenizer) -> tuple[Remark, ...]:
+    """What to say of captions that spell a special token."""
+    if tokenizer.literals is None:
+        return ()
+    found = [number for number in range(len(store)) if tokenizer.count_literals(store.caption(number))]
+    return remark("literals", [store.name(number) for number in found])
 
 
 class Store(Protocol):
@@ -76,47 +98,41 @@ def sample_digest(size: int, head: bytes, caption: bytes) -> bytes:
     return hashlib.sha256(b"%d %d " % (size, len(caption)) + caption + head[:HEAD]).digest()
 
 
-def decode(picture: bytes, side: int, where: str) -> np.ndarray:
-    """Decodes a picture to (side, side, 3) uint8: its central square, scaled with an antialiasing filter.
+@dataclass
+class Damage:
+    """Samples that could not be read, by number; and which rows of the latest batch others replaced, (n,) bool."""
 
-    Args:
-      picture: encoded bytes.
-      where: file and key, for the message.
-
-    Raises:
-      UserError: the picture is damaged, of an unsupported format, or larger than Pillow considers safe (DAMAGED).
-    """
-    pillow = need("PIL.Image", where)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # for oversized pictures and damaged data Pillow only warns
-            with pillow.open(io.BytesIO(picture), formats=FORMATS) as image:
-                image.draft("RGB", (side, side))  # JPEG: decoded at the smallest scale that is at least this large
-                width, height = image.size
-                square = min(width, height)
-                left, top = (width - square) // 2, (height - square) // 2
-                box = (left, top, left + square, top + square)
-                return np.asarray(image.convert("RGB").resize((side, side), pillow.Resampling.BICUBIC, box), np.uint8)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's plugins raise nearly anything: SyntaxError, struct.error, zlib.error ...
-        reason = str(error).split("\n")[0][:120] or type(error).__name__
-        # From None: many are OSErrors, which a worker would take for a problem of the machine.
-        remedy = f"is not a readable picture ({reason}); repair or remove it"
-        raise UserError("data.image", where, remedy, Code.DAMAGED) from None
+    samples: set[int] = field(default_factory=set)
+    replaced: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """See ``scaling.data.Source`` for the methods."""
+    """See ``scaling.data.Source`` for the methods. The digest of a sample that is not used is empty."""
 
     store: Store
     digests: Sequence[bytes]
     tokenizer: Tokenizer
-    side: int
-    classes: int
+    config: Pictures
     captions: bool
     about: dict[str, Any]
+    remarks: tuple[Remark, ...] = ()
+    damage: Damage = field(default_factory=Damage)
+
+    @property
+    def side(self) -> int:
+        """Side of the images, in pixels."""
+        return self.config.side
+
+    @property
+    def classes(self) -> int:
+        """Number of labels; 0 if none are read."""
+        return self.config.classes
+
+    @property
+    def replaced(self) -> np.ndarray:
+        """Which rows of the latest batch hold another sample than the one that is damaged, (n,) bool."""
+        return self.damage.replaced
 
     @property
     def vocab(self) -> int:
@@ -134,13 +150,15 @@ class Pairs:
     @cached_property
     def _sides(self) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the training samples in order, and of the evaluation samples sorted by hash."""
-        threshold = split(self.digests, [1] * len(self.digests), len(self.digests))
-        held = np.array([below(digest, threshold) for digest in self.digests], bool)
-        if held.all() or not held.any():
+        whole = np.array([bool(digest) for digest in self.digests], bool)
+        digests = [digest for digest in self.digests if digest]
+        threshold = split(digests, [1] * len(digests), len(digests))
+        held = np.array([bool(digest) and below(digest, threshold) for digest in self.digests], bool)
+        if not (whole & ~held).any() or not held.any():
             remedy = "are too few, or all the same, to be split"
             raise UserError("data.path", f"{len(held)} samples", remedy, Code.TOO_FEW)
         ranking = sorted(np.flatnonzero(held).tolist(), key=lambda number: (self.digests[number], number))
-        return np.flatnonzero(~held), np.array(ranking, np.int64)
+        return np.flatnonzero(whole & ~held), np.array(ranking, np.int64)
 
     def describe(self) -> dict[str, Any]:
         train, evaluation = self._sides
@@ -154,6 +172,7 @@ class Pairs:
             "tokenizer_sha256": self.tokenizer.sha256,
             "side": self.side,
             "classes": self.classes,
+            **({} if self.config.background == "white" else {"background": self.config.background}),
             **self.about,
         }
 
@@ -168,7 +187,13 @@ class Pairs:
 
     def _loss_tokens(self, numbers: np.ndarray, context: int) -> np.ndarray:
         captions = [self.store.caption(number) for number in numbers.tolist()]
+        if self.config.damaged and self.tokenizer.name != "bytes":
+            captions = [caption if _is_text(caption) else b"" for caption in captions]
         return self._text(numbers, captions, context)[1].sum(axis=1)
+
+    def _no_text(self, number: int) -> UserError:
+        remedy = "is not UTF-8 text; repair or remove it, or allow for it with data.damaged"
+        return UserError("data.text", self.store.name(number), remedy, Code.DAMAGED)
 
     def _text(self, numbers: np.ndarray, captions: Sequence[bytes], context: int) -> tuple[np.ndarray, np.ndarray]:
         """Tokens (n, T + 1) and mask (n, T) of the samples' captions."""
@@ -177,8 +202,7 @@ class Pairs:
             encoded = self.tokenizer.encode(captions)
         except UnicodeDecodeError as error:
             wrong = next(number for number, caption in zip(numbers.tolist(), captions) if not _is_text(caption))
-            remedy = "is not UTF-8 text; repair or remove it"
-            raise UserError("data.text", self.store.name(wrong), remedy, Code.DAMAGED) from error
+            raise self._no_text(wrong) from error
         tokens = np.full((len(captions), context + 1), self.tokenizer.end, np.int32)
         mask = np.zeros((len(captions), context), np.float32)
         for row, text_tokens in enumerate(encoded):
@@ -187,25 +211,55 @@ class Pairs:
             mask[row, : len(kept) + (len(kept) == len(text_tokens))] = float(self.captions)
         return tokens, mask
 
-    def _examples(self, numbers: np.ndarray, context: int) -> dict[str, np.ndarray]:
-        samples = []
-        images = np.empty((len(numbers), self.side, self.side, 3), np.uint8)
-        for row, number in enumerate(numbers.tolist()):
+    def _read(self, number: int) -> tuple[Sample, np.ndarray] | None:
+        """A sample and its picture, (side, side, 3) uint8; None if it is damaged and that is allowed for."""
+        if number in self.damage.samples:
+            return None
+        try:
             sample = self.store.read(number)
-            images[row] = decode(sample.picture, self.side, self.store.name(number))
-            if self.classes and not 0 <= sample.label < self.classes:
-                remedy = f"the label of {self.store.name(number)} is not from 0 to {self.classes - 1}; give classes"
-                raise UserError("data.label", sample.label, remedy, Code.CONFLICT)
-            samples.append(sample)
-        tokens, mask = self._text(numbers, [sample.caption for sample in samples], context)
+            image = decode(sample.picture, self.side, self.store.name(number), self.config.background)
+            if not _is_text(sample.caption) and self.tokenizer.name != "bytes":
+                raise self._no_text(number)
+        except UserError as error:
+            if error.code is not Code.DAMAGED or not self.config.damaged:
+                raise
+            self.damage.samples.add(number)
+            if len(self.damage.samples) > self.config.damaged:
+                remedy = f"more samples are damaged: {error}"
+                raise UserError("data.damaged", self.config.damaged, remedy, Code.DAMAGED) from None
+            return None
+        if self.classes and not 0 <= sample.label < self.classes:
+            remedy = f"the label of {self.store.name(number)} is not from 0 to {self.classes - 1}; give classes"
+            raise UserError("data.label", sample.label, remedy, Code.CONFLICT)
+        return sample, image
+
+    def _examples(self, read: Sequence[tuple[int, Sample, np.ndarray]], context: int) -> dict[str, np.ndarray]:
+        """Arrays of samples, given as (number, sample, picture)."""
+        images = np.empty((len(read), self.side, self.side, 3), np.uint8)
+        for row, (_, _, image) in enumerate(read):
+            images[row] = image
+        numbers = np.array([number for number, _, _ in read], np.int64)
+        tokens, mask = self._text(numbers, [sample.caption for _, sample, _ in read], context)
         examples = {"tokens": tokens, "mask": mask, "image": images}
         if self.classes:
-            examples["label"] = np.array([sample.label for sample in samples], np.int32)
+            examples["label"] = np.array([sample.label for _, sample, _ in read], np.int32)
         return examples
 
     def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
         train = self._sides[0]
-        return self._examples(train[shuffled(indices, len(train), seed)], context)
+        places = shuffled(indices, len(train), seed).tolist()
+        read, replaced = [], np.zeros(len(places), bool)
+        for row, place in enumerate(places):
+            for tried in range(len(train)):
+                number = int(train[(place + tried) % len(train)])
+                if (sample := self._read(number)) is not None:
+                    read.append((number, *sample))
+                    replaced[row] = tried > 0
+                    break
+            else:
+                raise UserError("data.damaged", self.config.damaged, "no sample can be read", Code.DAMAGED)
+        self.damage.replaced = replaced
+        return self._examples(read, context)
 
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
         held = self._sides[1]
@@ -215,10 +269,14 @@ class Pairs:
             if self.captions:
                 counts = self._loss_tokens(held, context)
             held = held[: int(np.searchsorted(np.cumsum(counts), limit_tokens)) + 1]
+        samples = [(number, self._read(number)) for number in held.tolist()]
+        read = [(number, *sample) for number, sample in samples if sample is not None]
+        if not read:
+            raise UserError("data.damaged", self.config.damaged, "no evaluation sample can be read", Code.DAMAGED)
         return {
-            **self._examples(held, context),
-            "document": np.arange(len(held), dtype=np.int32),
-            "documents": [self.store.name(number) for number in held.tolist()],
+            **self._examples(read, context),
+            "document": np.arange(len(read), dtype=np.int32),
+            "documents": [self.store.name(number) for number, _, _ in read],
         }
 
 

@@ -21,7 +21,13 @@ class TokenizerEntry(Value):
 
 
 class Asked(Value):
-    """Settings that, with the inputs, determine the tokens. ``share`` is 0 if evaluation has its own files."""
+    """Settings that, with the inputs, determine the tokens.
+
+    Attributes:
+      share: 0 if evaluation has its own files.
+      kind: what the user said that the files hold; empty: told by their content.
+      specials: whether names of special tokens within the text are read as tokens or as text.
+    """
 
     tokenizer: TokenizerEntry
     column: str
@@ -29,6 +35,8 @@ class Asked(Value):
     cut: int
     shard_tokens: int
     evaluation_inputs: int
+    kind: str = ""
+    specials: str = "token"
 
 
 class InputEntry(Value, omit_defaults=True):
@@ -75,6 +83,8 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
       empty, copies: skipped documents: those without text, and training documents that also occur in evaluation.
       segment: number of the open shards.
       shards: the complete shards.
+      literals: names of special tokens within the documents that were read as these tokens.
+      damaged: rows that were skipped since they cannot be read.
     """
 
     schema: Literal[1]
@@ -87,10 +97,12 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     copies: int = 0
     segment: int = 0
     shards: list[ShardEntry] = msgspec.field(default_factory=list)
+    literals: int = 0
+    damaged: int = 0
 
 
 class Manifest(Value):
-    """A finished preparation."""
+    """A finished preparation. ``empty``, ``copies``, ``literals``, ``damaged``: as in ``Progress``."""
 
     schema: Literal[1]
     kind: Literal["tokens"]
@@ -105,3 +117,5 @@ class Manifest(Value):
     train: Amounts
     evaluation: Amounts
     shards: tuple[ShardEntry, ...]
+    literals: int = 0
+    damaged: int = 0

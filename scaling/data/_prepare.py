@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from scaling.data import _documents
+from scaling.data import _documents, _formats
 from scaling.data._documents import Input
 from scaling.data._preparation import (
     Amounts,
@@ -60,7 +60,13 @@ BATCH_BYTES, BATCH = 2**21, 512
 
 @dataclass(frozen=True)
 class Job:
-    """What to prepare. ``cut``: bytes above which plain text is cut into documents; 0 chooses from the inputs."""
+    """What to prepare.
+
+    Attributes:
+      cut: bytes above which plain text is cut into documents; 0 chooses from the inputs.
+      specials: with which ``tokenizer`` was loaded.
+      damaged: rows that may be damaged; they are skipped, and more are an error.
+    """
 
     inputs: Sequence[Input]
     out: Path
@@ -70,6 +76,13 @@ class Job:
     share: float = 0.05
     cut: int = 0
     shard_tokens: int = SHARD_TOKENS
+    specials: str = "token"
+    damaged: int = 0
+
+    @property
+    def every(self) -> list[Input]:
+        """All files, those of evaluation first."""
+        return [*self.evaluation, *self.inputs]
 
     def __post_init__(self):
         if not 0 < self.share < 1:
@@ -78,6 +91,8 @@ class Job:
             raise UserError("shard_tokens", self.shard_tokens, "must be at least 1")
         if self.cut < 0 or 0 < self.cut < 16:
             raise UserError("cut", self.cut, "must be 0 or at least 16 bytes")
+        if self.damaged < 0:
+            raise UserError("damaged", self.damaged, "must be at least 0")
 
 
 @dataclass
@@ -166,10 +181,12 @@ def prepare(job: Job, say: Say = lambda *_: None) -> tuple[Manifest, bool]:
       say: called with the name of the phase, bytes done, total bytes, and tokens so far.
 
     Raises:
-      UserError: an input is damaged (DAMAGED) or changed (CHANGED); there is too little text (TOO_FEW); ``out`` holds
-        other files or is being prepared by another process (CONFLICT), was begun with other settings (CHANGED), is
-        damaged (DAMAGED), or cannot be written (ENVIRONMENT).
+      UserError: an input is of a kind that is not read (UNSUPPORTED), damaged (DAMAGED) or changed (CHANGED); there is
+        too little text (TOO_FEW); ``out`` holds other files or is being prepared by another process
+        (CONFLICT), was begun with other settings (CHANGED), is damaged (DAMAGED), or cannot be written (ENVIRONMENT).
     """
+    for input_file in job.every:  # before anything is written
+        _ = input_file.format
     try:
         job.out.mkdir(parents=True, exist_ok=True)
         with _alone(job.out):
@@ -199,7 +216,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _prepare(job: Job, say: Say) -> tuple[Manifest, bool]:
-    every = [*job.evaluation, *job.inputs]
+    every = job.every
     state = _found(job.out)
     # The cut depends on the inputs. If those have changed since, report that and not a different cut.
     cut = job.cut or (_documents.piece(every) if state is None else state.asked.cut)
@@ -210,6 +227,8 @@ def _prepare(job: Job, say: Say) -> tuple[Manifest, bool]:
         cut=cut,
         shard_tokens=job.shard_tokens,
         evaluation_inputs=len(job.evaluation),
+        kind=next((input_file.asked for input_file in every), ""),
+        specials=job.specials,
     )
     if state is None:
         _require_empty(job.out)
@@ -303,8 +322,8 @@ def _threshold(job: Job, cut: int) -> int:
         return int(job.share * 2.0**64)
     digests, sizes = [], []
     for input_file in job.inputs:
-        for document, _ in _documents.documents(input_file, job.column, cut):
-            if document is not None and len(document):
+        for document, _ in _documents.documents(input_file, job.column, cut, tolerant=job.damaged > 0):
+            if document is not None and not isinstance(document, UserError) and len(document):
                 digests.append(document_digest(document))
                 sizes.append(len(document))
     if len(set(digests)) < 2:
@@ -324,9 +343,14 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say
         for number in range(state.input, len(every)):
             input_file, own, stamp = every[number], number < len(job.evaluation), state.inputs[number].stamp
             begin, length = state.position if number == state.input else 0, _length(input_file)
-            for batch in batches(_documents.documents(input_file, job.column, cut, begin)):
+            for batch in batches(_documents.documents(input_file, job.column, cut, begin, tolerant=job.damaged > 0)):
                 for document, tokenized, after in encoded(job.tokenizer, input_file.name, batch):
-                    if tokenized is None:
+                    if isinstance(document, UserError):
+                        state.damaged += 1
+                        if state.damaged > job.damaged:
+                            remedy = f"more rows are damaged: {document}"
+                            raise UserError("damaged", job.damaged, remedy, Code.DAMAGED) from document
+                    elif tokenized is None:
                         state.empty += 1
                     else:
                         digest = document_digest(document)
@@ -339,6 +363,7 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say
                             held = own or below(digest, state.threshold)
                             shards.open[EVALUATION if held else TRAIN].add(tokenized, mark, text_bytes(document))
                             tokens += len(tokenized)
+                            state.literals += job.tokenizer.count_literals(document) if text_bytes(document) else 0
                     state.input, state.position = number, after
                     if shards.tokens >= job.shard_tokens:
                         shards.commit()
@@ -354,7 +379,8 @@ def _write(job: Job, every: Sequence[Input], cut: int, state: Progress, say: Say
 
 def _length(input_file: Input) -> int | None:
     """The last position in an input, if known without reading it; else None."""
-    return input_file.size if input_file.kind in ("text", "jsonl") and input_file.path.suffix.lower() != ".gz" else None
+    by_byte = input_file.kind not in _formats.TABLES and not input_file.format.packing
+    return input_file.size if by_byte else None
 
 
 def batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]]]:
@@ -362,7 +388,7 @@ def batches(stream: Iterator[tuple[Any, int]]) -> Iterator[list[tuple[Any, int]]
     batch, size = [], 0
     for document, after in stream:
         batch.append((document, after))
-        size += 0 if document is None else len(document)
+        size += 0 if document is None or isinstance(document, UserError) else len(document)
         if size >= BATCH_BYTES or len(batch) >= BATCH:
             yield batch
             batch, size = [], 0
@@ -391,7 +417,7 @@ def encoded(
     end = [np.array([tokenizer.end])] if tokenizer.end is not None else []
     for document, after in batch:
         tokens = next(encodings) if isinstance(document, bytes) else document
-        if tokens is None or not len(tokens):
+        if tokens is None or isinstance(tokens, UserError) or not len(tokens):
             yield document, None, after
             continue
         wrong = tokens[(tokens < 0) | (tokens >= tokenizer.vocab)]
@@ -495,4 +521,6 @@ def _manifest(job: Job, state: Progress) -> Manifest:
         train=train,
         evaluation=evaluation,
         shards=tuple(state.shards),
+        literals=state.literals,
+        damaged=state.damaged,
     )

@@ -1,11 +1,18 @@
-"""Tokenizers: bytes, or a ``tokenizer.json`` of Hugging Face's ``tokenizers``. Nothing is downloaded."""
+"""Tokenizers: bytes, or a ``tokenizer.json`` of Hugging Face's ``tokenizers``. Nothing is downloaded.
+
+Where a text spells the name of a special token (``<|endoftext|>`` in an article on tokenizers, ``<s>`` in HTML), the
+library reads the token, which ends the document for a model. ``specials`` says whether that is meant, and ``literals``
+finds these places, so that they are counted and not silent.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,22 +22,31 @@ from scaling.errors import Code, UserError
 
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|endofdoc|>", "<|end|>", "[SEP]")
 """Names of end-of-text tokens, in the order in which they are tried."""
+SPECIALS = ("token", "text")
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer: ``encode`` turns texts (UTF-8 bytes) into tokens; ``end`` is the token after a text, or None."""
+    """A tokenizer: ``encode`` turns texts (UTF-8 bytes) into tokens; ``end`` is the token after a text, or None.
+
+    ``literals`` matches, in a text, the names that are read as special tokens; None if no text can spell one.
+    """
 
     name: str
     sha256: str
     vocab: int
     end: int | None
     encode: Callable[[Sequence[bytes]], list[np.ndarray]]
+    literals: re.Pattern[bytes] | None = None
 
     @property
     def dtype(self) -> np.dtype:
         """The smallest of uint8, uint16 and uint32, little-endian, that holds every token."""
         return np.dtype("u1" if self.vocab <= 2**8 else "<u2" if self.vocab <= 2**16 else "<u4")
+
+    def count_literals(self, text: bytes) -> int:
+        """Number of places in a text that are read as special tokens."""
+        return 0 if self.literals is None else len(self.literals.findall(text))
 
     def about(self) -> TokenizerEntry:
         """Its entry in a manifest."""
@@ -41,25 +57,8 @@ def _bytes(texts: Sequence[bytes]) -> list[np.ndarray]:
     return [np.frombuffer(text, np.uint8) for text in texts]
 
 
-def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
-    """Loads a tokenizer.
-
-    Args:
-      name: ``bytes``, or the path of a tokenizer.json.
-      end: the token after every text: ``none``, its name, or ``auto``, the first of ``ENDS`` that the tokenizer has.
-      closed: whether every text must end with an end token that is the highest token, so that a text tower can find it.
-        For bytes this is an extra token, 256; a tokenizer's end token is swapped with its highest token.
-
-    Raises:
-      UserError: the file (MISSING) or the token (UNKNOWN) does not exist, the file is not a tokenizer (DAMAGED), there
-        is no end token although ``closed`` (MISSING), or ``tokenizers`` is not installed (ENVIRONMENT).
-    """
-    if name == "bytes":
-        if end not in ("auto", "none"):
-            remedy = "bytes have no such token; leave the flag out, or give a tokenizer"
-            raise UserError("end", end, remedy, Code.UNKNOWN)
-        sha256 = hashlib.sha256(b"bytes, 256 ends" if closed else b"bytes").hexdigest()
-        return Tokenizer("bytes", sha256, 256 + closed, 256 if closed else None, _bytes)
+def _read(name: str) -> tuple[Path, bytes, Any]:
+    """A tokenizer.json: its path, content, and the library's tokenizer."""
     path = Path(name).expanduser()
     if not path.is_file():
         raise UserError("tokenizer", name, "is no file; give a tokenizer.json, or bytes", Code.MISSING)
@@ -72,6 +71,31 @@ def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
     # A file may enable both, which would silently cut long texts or pad short ones.
     huggingface.no_truncation()
     huggingface.no_padding()
+    return path, content, huggingface
+
+
+def load(name: str, end: str = "auto", *, closed: bool = False, specials: str = "token") -> Tokenizer:
+    """Loads a tokenizer.
+
+    Args:
+      name: ``bytes``, or the path of a tokenizer.json.
+      end: the token after every text: ``none``, its name, or ``auto``, the first of ``ENDS`` that the tokenizer has.
+      closed: whether every text must end with an end token that is the highest token, so that a text tower can find it.
+        For bytes this is an extra token, 256; a tokenizer's end token is swapped with its highest token.
+      specials: one of ``SPECIALS``: names of special tokens within a text are read as tokens, or as text.
+
+    Raises:
+      UserError: the file (MISSING) or the token (UNKNOWN) does not exist, the file is not a tokenizer (DAMAGED), there
+        is no end token although ``closed`` (MISSING), or ``tokenizers`` is not installed (ENVIRONMENT).
+    """
+    if name == "bytes":
+        if end not in ("auto", "none"):
+            remedy = "bytes have no such token; leave the flag out, or give a tokenizer"
+            raise UserError("end", end, remedy, Code.UNKNOWN)
+        sha256 = hashlib.sha256(b"bytes, 256 ends" if closed else b"bytes").hexdigest()
+        return Tokenizer("bytes", sha256, 256 + closed, 256 if closed else None, _bytes)
+    path, content, huggingface = _read(name)
+    huggingface.encode_special_tokens = specials == "text"
     table = huggingface.get_vocab(with_added_tokens=True)
     if not table:
         raise UserError("tokenizer", name, "has an empty vocabulary; train it first", Code.DAMAGED)
@@ -94,5 +118,10 @@ def load(name: str, end: str = "auto", *, closed: bool = False) -> Tokenizer:
             return tokens
         return [np.where(ids == highest, traded, np.where(ids == traded, highest, ids)) for ids in tokens]
 
-    sha256 = hashlib.sha256(content if traded is None else content + b"\nend highest").hexdigest()
-    return Tokenizer(path.name, sha256, highest + 1, number if traded is None else highest, encode)
+    variant = b"" if traded is None else b"\nend highest"
+    variant += b"\nspecials as text" if specials == "text" else b""
+    sha256 = hashlib.sha256(content + variant).hexdigest()
+    special = {token.content for token in huggingface.get_added_tokens_decoder().values() if token.special}
+    names = sorted(special | ({end_token} if end_token else set()), key=len, reverse=True)
+    found = re.compile(b"|".join(re.escape(each.encode()) for each in names)) if names and specials == "token" else None
+    return Tokenizer(path.name, sha256, highest + 1, number if traded is None else highest, encode, found)

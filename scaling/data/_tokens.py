@@ -3,6 +3,9 @@
 The training text is the concatenation of the training documents, cut into windows of ``context`` tokens. The last
 target of a window is the first input of the next, so every token is a target exactly once per epoch. Windows are
 shuffled, so the order depends on the context as well as the seed.
+
+Evaluation cuts each document into windows of its own, of which the last is padded. If the context is longer than every
+document, there would be none in full: then documents are packed as in training.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from scaling.data._random import mix, shuffled
+from scaling.data._remarks import Remark
 from scaling.errors import Code, UserError
 
 EVALUATION = 0.05
@@ -94,10 +98,16 @@ class TokenSource:
     vocab: int
     bytes_per_token: float | None
     about: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def supplies(self) -> dict[str, int]:
-        return {"vocab": self.vocab, "context": max(len(document.tokens) for document in self.documents)}
+        return {"vocab": self.vocab, "context": sum(len(document.tokens) for document in self.documents)}
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest evaluation document; for a longer context they are packed."""
+        return max(len(document.tokens) for document in self.documents)
 
     def describe(self) -> dict[str, Any]:
         return {"unique_tokens": len(self.train), "entropy": None, **self.about}
@@ -116,7 +126,38 @@ class TokenSource:
         chosen = shuffled(indices, windows, seed)
         return {"tokens": gather(self.train, chosen * context, context + 1).astype(np.int32)}
 
+    def _packed(self, context: int, limit_tokens: int | None) -> dict[str, np.ndarray | list[str]]:
+        """Windows over all evaluation documents, one after another as in training; each counts as one document."""
+        lengths = np.array([len(document.tokens) for document in self.documents])
+        ends = np.cumsum(lengths)
+        start = np.arange(0, int(ends[-1]) - 1, context)
+        first = np.searchsorted(ends, start, side="right")  # no two start in one, since each is shorter than a window
+        digests = b"".join(self.documents[number].digest[:8] for number in first.tolist())
+        secrets = np.frombuffer(digests, ">u8").astype(np.uint64)
+        start = start[np.argsort(mix(secrets ^ mix(start.astype(np.uint64))), kind="stable")]
+        count = np.minimum(context, int(ends[-1]) - 1 - start)
+        if limit_tokens is not None:
+            keep = int(np.searchsorted(np.cumsum(count), limit_tokens)) + 1
+            start, count = start[:keep], count[:keep]
+        tokens, names = np.zeros((len(start), context + 1), np.int32), []
+        for row, (begin, used) in enumerate(zip(start.tolist(), count.tolist())):
+            low, high = np.searchsorted(ends, (begin, begin + used), side="right").tolist()
+            whole = np.concatenate(
+                [document.tokens[0 : len(document.tokens)] for document in self.documents[low : high + 1]]
+            )
+            offset = begin - int(ends[low] - lengths[low])
+            tokens[row, : used + 1] = whole[offset : offset + used + 1]
+            names.append(f"{self.documents[low].name} and {high - low} more")
+        return {
+            "tokens": tokens,
+            "mask": (np.arange(context) < count[:, None]).astype(np.float32),
+            "document": np.arange(len(start), dtype=np.int32),
+            "documents": names,
+        }
+
     def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
+        if context > self.longest:
+            return self._packed(context, limit_tokens)
         where, first, order = [], [], []
         for number, document in enumerate(self.documents):
             starts = np.arange(0, len(document.tokens) - 1, context)
@@ -172,6 +213,32 @@ def check_vocab(tokens: np.ndarray, vocab: int, path: str) -> None:
         worst = int(tokens.max()) if tokens.max() >= vocab else int(tokens.min()) % 2**32
         remedy = f"{path} has the token {worst}; give the tokenizer's size, or the dtype"
         raise UserError("data.vocab", vocab, remedy, Code.CONFLICT)
+
+
+def check_width(pieces: Sequence[np.ndarray], vocab: int, path: str) -> None:
+    """Checks that stored tokens are not halves of wider integers, and that their type can hold the vocabulary.
+
+    Read as half as wide, every second token is 0, or the little that larger tokens need, or -1.
+
+    Args:
+      pieces: of the tokens, unsigned and of one type; each begins at a multiple of four tokens of what was written.
+
+    Raises:
+      UserError: the type is not what was written, or too narrow (CONFLICT).
+    """
+    bits = pieces[0].dtype.itemsize * 8
+    if vocab > 2**bits:
+        remedy = f"uint{bits}, the type of {path}, holds only tokens below {2**bits:,}; lower it, or set data.dtype"
+        raise UserError("data.vocab", vocab, remedy, Code.CONFLICT)
+    low, high = np.concatenate([piece[: len(piece) // 4 * 4].reshape(-1, 2) for piece in pieces]).T
+    upper = (0, 1, 2, 3, 2**bits - 1) if bits == 16 else (0, 2**bits - 1)  # of vocabularies up to 262,144, and of -1
+    halves = bool(len(high)) and np.isin(high, upper).all() and (high == 0).mean() > 0.25
+    if not halves or np.isin(low, upper).mean() > 0.75:  # the others are as small: tokens of a tiny vocabulary
+        return
+    twice = bits == 32 or not low[1::2].any()
+    written = "int64: write it again with astype('uint32')" if twice else "int32 or uint32: set data.dtype to uint32"
+    remedy = f"every second token of {path} is 0, so it holds {written}"
+    raise UserError("data.dtype", f"uint{bits}", remedy, Code.CONFLICT)
 
 
 def content_hash(items: Sequence[tuple[str, bytes]]) -> str:

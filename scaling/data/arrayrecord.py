@@ -23,7 +23,9 @@ import numpy as np
 
 from scaling.data import _files
 from scaling.data._extras import need
-from scaling.data._tokens import CheckedTokens, Document, below, check_vocab, split
+from scaling.data._formats import is_binary
+from scaling.data._remarks import Remark, remark
+from scaling.data._tokens import CheckedTokens, Document, below, check_vocab, check_width, split
 from scaling.errors import Code, UserError
 from scaling.settings import check, setting
 
@@ -54,6 +56,7 @@ class Records:
     source: Any
     names: list[str]
     counts: list[int]
+    remarks: tuple[Remark, ...] = ()
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -123,7 +126,8 @@ class _Lazy:
 
 
 def _open(config: Config) -> Records:
-    files = _files.below(config.path, config.glob, "an ArrayRecord file or a folder of them")
+    found = _files.below(config.path, config.glob, "an ArrayRecord file or a folder of them")
+    files = found.files
     module = need("array_record.python.array_record_data_source", "arrayrecord")
     counts = []
     for path, name in files:
@@ -135,7 +139,8 @@ def _open(config: Config) -> Records:
             remedy = f"is damaged or not an ArrayRecord ({reason}); copy it again"
             raise UserError("data.path", name, remedy, Code.DAMAGED) from error
     names = [name for _, name in files]
-    return Records(module.ArrayRecordDataSource([str(path) for path, _ in files]), names, counts)
+    source = module.ArrayRecordDataSource([str(path) for path, _ in files])
+    return Records(source, names, counts, remark("held", found.held))
 
 
 def _scan(records: Records, dtype: np.dtype, config: Config) -> Iterator[tuple[int, bytes]]:
@@ -150,14 +155,25 @@ def _scan(records: Records, dtype: np.dtype, config: Config) -> Iterator[tuple[i
             yield len(record) // dtype.itemsize, hashlib.sha256(record).digest()
 
 
+def _check_type(records: Records, dtype: np.dtype, config: Config) -> None:
+    """Raises UserError (CONFLICT) if the first records hold integers of another width, or no text for uint8."""
+    first = [record for record in records.read(range(min(ROWS, len(records)))) if len(record) % dtype.itemsize == 0]
+    if dtype.itemsize > 1 and first:
+        check_width([np.frombuffer(record, dtype) for record in first], config.vocab, config.path)
+    elif is_binary(b"".join(first)):
+        remedy = f"{config.path} holds no text; give the type of its tokens and their vocabulary"
+        raise UserError("data.dtype", config.dtype, remedy, Code.CONFLICT)
+
+
 def make(config: Config) -> CheckedTokens:
     """Opens the files and scans the records.
 
     Raises:
       UserError: there is no such file (MISSING), a record is damaged or of another type (DAMAGED, named by file and
-        number), or there are too few documents (TOO_FEW).
+        number; or CONFLICT, if only its values tell), or there are too few documents (TOO_FEW).
     """
     records, dtype = _open(config), np.dtype(config.dtype).newbyteorder("<")
+    _check_type(records, dtype, config)
     lengths, digests, total = [], [], hashlib.sha256(dtype.str.encode())
     for length, digest in _scan(records, dtype, config):
         lengths.append(length)
@@ -185,4 +201,4 @@ def make(config: Config) -> CheckedTokens:
     }
     known = config.bytes_per_token or (1.0 if config.dtype == "uint8" else None)
     joined = Joined(records, train, np.cumsum(sizes[train]), dtype)
-    return CheckedTokens(joined, documents, config.vocab, known, about, path=config.path)
+    return CheckedTokens(joined, documents, config.vocab, known, about, records.remarks, config.path)

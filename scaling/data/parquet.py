@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ import numpy as np
 from scaling.data import _documents, _prepare, _tokenizer
 from scaling.data._documents import Input
 from scaling.data._extras import need
-from scaling.data._pairs import Pairs, Pictures, Sample, sample_digest
+from scaling.data._formats import claim
+from scaling.data._pairs import Pairs, Pictures, Sample, allow, sample_digest
+from scaling.data._remarks import Remark, remark
 from scaling.data._tokens import CheckedTokens, Document, below, content_hash, digest, split
 from scaling.errors import Code, UserError
 
@@ -53,13 +56,18 @@ class Config(Pictures):
             raise UserError("data.text", "''", remedy, Code.MISSING)
 
 
-def _inputs(config: Config) -> list[Input]:
-    files = _documents.inputs([config.path], config.glob) if config.path else []
-    tables = [input_file for input_file in files if input_file.kind in ("parquet", "arrow")]
-    if not tables:
+def _inputs(config: Config) -> tuple[list[Input], tuple[Remark, ...]]:
+    found = _documents.find([config.path], config.glob) if config.path else None
+    tables = [input_file for input_file in (found.files if found else []) if _is_table(config, input_file)]
+    if found is None or not tables:
         remedy = "holds no .parquet or .arrow file; give a file or a folder of them"
         raise UserError("data.path", config.path, remedy, Code.MISSING)
-    return tables
+    return tables, remark("held", found.held)
+
+
+def _is_table(config: Config, input_file: Input) -> bool:
+    given = bool(config.glob) or input_file.path == Path(config.path).expanduser()
+    return (given or claim(input_file.name) in ("parquet", "arrow")) and input_file.kind in ("parquet", "arrow")
 
 
 def make(config: Config) -> CheckedTokens | Pairs:
@@ -69,7 +77,7 @@ def make(config: Config) -> CheckedTokens | Pairs:
       UserError: a file or column does not exist (MISSING), a file is damaged (DAMAGED), or there is too little text
         (TOO_FEW) or too much (UNSUPPORTED).
     """
-    tables, reads = _inputs(config), _columns(config)
+    (tables, remarks), reads = _inputs(config), _columns(config)
     for input_file in tables:
         names = _names(input_file)
         for name, column in reads.items():
@@ -83,7 +91,8 @@ def make(config: Config) -> CheckedTokens | Pairs:
         "sha256": content_hash([(column, sha256.encode()) for column in columns]),
         "sha256_of": extent,
     }
-    return _pairs(config, tables, about) if config.image else _text(config, tables, about)
+    source = _pairs(config, tables, about) if config.image else _text(config, tables, about)
+    return replace(source, remarks=(*remarks, *source.remarks))
 
 
 @contextlib.contextmanager
@@ -107,12 +116,12 @@ def _columns(config: Config) -> dict[str, str]:
 
 
 def _names(input_file: Input) -> list[str]:
-    arrow, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
+    parquet = need("pyarrow.parquet", "parquet")
     with _damage(input_file):
         if input_file.kind == "parquet":
             return parquet.read_schema(input_file.path).names
-        with arrow.memory_map(str(input_file.path)) as mapped, arrow.ipc.open_stream(mapped) as stream:
-            return stream.schema.names
+        with _documents.arrow_file(input_file) as (names, _):
+            return names
 
 
 def _mapped(input_file: Input) -> np.ndarray:
@@ -121,8 +130,8 @@ def _mapped(input_file: Input) -> np.ndarray:
 
 
 def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> CheckedTokens:
-    tokenizer = _tokenizer.load(config.tokenizer, config.end)
-    every, sizes, texts, total = [], [], [], 0
+    tokenizer = _tokenizer.load(config.tokenizer, config.end, specials=config.specials)
+    every, sizes, texts, spelled, total = [], [], [], [], 0
     for input_file in tables:
         for batch in _prepare.batches(_documents.documents(input_file, config.text, 0)):
             for document, tokens, after in _prepare.encoded(tokenizer, input_file.name, batch):
@@ -136,6 +145,8 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
                 texts.append(_prepare.text_bytes(document))
                 kept = tokens.astype(tokenizer.dtype)
                 every.append(Document(f"{input_file.name}:{after - 1}", kept, _prepare.document_digest(document)))
+                if isinstance(document, bytes) and tokenizer.count_literals(document):
+                    spelled.append(every[-1].name)
     threshold = split([document.digest for document in every], sizes, max(1, total))
     held = np.array([below(document.digest, threshold) for document in every], bool)
     if held.all() or not held.any():
@@ -154,7 +165,8 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
     }
     # A column of tokens has no bytes of text.
     known = evaluated / sum(len(document.tokens) for document in documents) if evaluated else None
-    return CheckedTokens(train, documents, tokenizer.vocab, known, about, path=config.path)
+    remarks = remark("literals", spelled)
+    return CheckedTokens(train, documents, tokenizer.vocab, known, about, remarks, config.path)
 
 
 @dataclass
@@ -210,8 +222,8 @@ class _Table:
 
 
 def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
-    tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
-    arrow, parquet = need("pyarrow", "parquet"), need("pyarrow.parquet", "parquet")
+    tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True, specials=config.specials)
+    parquet = need("pyarrow.parquet", "parquet")
     groups, counts = [], []
     for input_file in tables:
         with _damage(input_file):
@@ -220,16 +232,27 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
                 row_groups = [(input_file, group, opened) for group in range(opened.num_row_groups)]
                 rows = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
             else:
-                batches = list(arrow.ipc.open_stream(arrow.memory_map(str(input_file.path))))
+                with _documents.arrow_file(input_file) as (_, stored):
+                    batches = list(stored)  # they keep the file mapped
                 row_groups, rows = [(input_file, 0, batch) for batch in batches], [batch.num_rows for batch in batches]
         groups += [group for group, count in zip(row_groups, rows) if count]
         counts += [count for count in rows if count]
     store = _Table(config, groups, np.cumsum([0, *counts])[:-1], sum(counts))
-    digests = []
+    digests, incomplete, spelled = [], [], []
     for number in range(len(store)):
-        sample = store.read(number)
-        digests.append(sample_digest(len(sample.picture), sample.picture, sample.caption))
+        try:
+            sample = store.read(number)
+            digests.append(sample_digest(len(sample.picture), sample.picture, sample.caption))
+            if tokenizer.count_literals(sample.caption):
+                spelled.append(store.name(number))
+        except UserError as error:
+            if error.field not in ("data.image", "data.text"):
+                raise
+            digests.append(b"")
+            incomplete.append(error)
+            allow(incomplete, config.damaged)
     if not digests:
         raise UserError("data.path", config.path, "holds no row; give a table with rows", Code.TOO_FEW)
     about["bytes"] = sum(input_file.size for input_file in tables)
-    return Pairs(store, digests, tokenizer, config.side, config.classes, bool(config.text), about)
+    remarks = (*allow(incomplete, config.damaged), *remark("literals", spelled))
+    return Pairs(store, digests, tokenizer, config, bool(config.text), about, remarks)

@@ -14,9 +14,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling.data import _files
+from scaling.data import _files, _formats
+from scaling.data._remarks import Remark, remark
 from scaling.data._tokens import Document, TokenSource, below, content_hash, join, split
 from scaling.errors import Code, UserError
+from scaling.settings import check, setting
 
 SMALLEST = 32 * 1024
 BLOCK = 64 * 1024
@@ -29,26 +31,46 @@ class Config:
     """A folder, or one file. Its name is not part of the data's identity."""
     glob: str = "**/*.txt"
     """Glob pattern of the files in the folder."""
+    kind: str = setting("auto", choices=("auto", "text"))
+    """auto: files that hold JSON Lines, tables or archives are refused; text: their bytes are trained on as such."""
+
+    def __post_init__(self):
+        check(self, "data")
 
 
-def read(config: Config) -> list[tuple[str, bytes]]:
-    """(relative posix path, content) of the files, sorted by path; empty files are skipped.
+def read(config: Config) -> tuple[list[tuple[str, bytes]], tuple[Remark, ...]]:
+    """(relative posix path, content) of the files, sorted by path; empty files are skipped. And what to say of them.
 
     Raises:
-      UserError: the path is missing or holds no such file (MISSING), cannot be read (DAMAGED), or holds less than 32 kB
-        of text (TOO_FEW).
+      UserError: the path is missing or holds no such file (MISSING), cannot be read (DAMAGED), holds another thing than
+        text (UNSUPPORTED), or less than 32 kB of it (TOO_FEW).
     """
-    files = _files.below(config.path, config.glob, "the folder (or file) of your text")
+    found = _files.below(config.path, config.glob, "the folder (or file) of your text")
     try:
-        texts = [(name, path.read_bytes()) for path, name in files]
+        texts = [(name, path.read_bytes()) for path, name in found.files]
     except OSError as error:
         raise UserError("data.path", error.filename, f"cannot be read ({error.strerror})", Code.DAMAGED) from error
     texts = sorted((name, content) for name, content in texts if content)
+    for name, content in texts if config.kind == "auto" else []:
+        _require_text(name, content[: _formats.HEAD])
     total = sum(len(content) for _, content in texts)
     if total < SMALLEST:
         remedy = f"holds {total} bytes; a study needs at least {SMALLEST}"
         raise UserError("data.path", config.path, remedy, Code.TOO_FEW)
-    return [("text", content) for _, content in texts] if Path(config.path).expanduser().is_file() else texts
+    if Path(config.path).expanduser().is_file():
+        texts = [("text", content) for _, content in texts]
+    return texts, remark("held", found.held)
+
+
+def _require_text(name: str, head: bytes) -> None:
+    """Raises UserError (UNSUPPORTED) if a file would be trained on as another thing than it is."""
+    try:
+        kind = _formats.kind_of(head, name)
+        remedy = f"holds {kind}, which would be trained on as it is written; read it with `scaling data prepare`"
+    except UserError as error:
+        kind, remedy = "", error.remedy.removesuffix(f", {_formats.AS_TEXT}")
+    if kind != "text":
+        raise UserError("data.path", name, f"{remedy}, or set data.kind to text", Code.UNSUPPORTED)
 
 
 def _blocks(texts: list[tuple[str, bytes]]) -> tuple[list[tuple[str, bytes]], int]:
@@ -68,7 +90,7 @@ def _blocks(texts: list[tuple[str, bytes]]) -> tuple[list[tuple[str, bytes]], in
 
 def make(config: Config) -> TokenSource:
     """Reads and splits the text. Raises UserError as ``read`` does."""
-    texts = read(config)
+    texts, remarks = read(config)
     documents, gap = _blocks(texts)
     digests = [hashlib.sha256(content).digest() for _, content in documents]
     usable = [len(content) > 2 * gap + 1 for _, content in documents]
@@ -92,4 +114,4 @@ def make(config: Config) -> TokenSource:
         "evaluation_bytes": sum(len(document.tokens) for document in evaluation),
         "files": len(texts),
     }
-    return TokenSource(train, evaluation, vocab=256, bytes_per_token=1.0, about=about)
+    return TokenSource(train, evaluation, vocab=256, bytes_per_token=1.0, about=about, remarks=remarks)

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from scaling.data import _files, _tokenizer
-from scaling.data._pairs import HEAD, Pairs, Pictures, Sample, sample_digest
+from scaling.data._pairs import HEAD, Pairs, Pictures, Sample, allow, literals, sample_digest
+from scaling.data._remarks import Remark, remark
 from scaling.data._tokens import content_hash, digest
 from scaling.errors import Code, UserError
 
@@ -52,6 +53,7 @@ class Tars:
     names: list[str]
     samples: list[tuple[int, str, Place, Place | None, Place | None]]
     """(file, key, picture, caption, label)."""
+    remarks: tuple[Remark, ...] = ()
     handles: dict[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -126,10 +128,11 @@ def _members(path: Path, name: str) -> Iterator[tuple[str, str, Place]]:
 
 
 def _tars(config: Config) -> Tars:
-    files = _files.below(config.path, config.glob, "a tar file or a folder of them")
+    found = _files.below(config.path, config.glob, "a tar file or a folder of them")
+    files = found.files
     wanted = [[each for each in text.split(";") if each] for text in (config.image, config.text, config.label)]
     kinds = ["image"] + ["text"] * bool(config.text) + ["label"] * bool(config.classes)
-    samples = []
+    samples, incomplete = [], []
     for number, (path, name) in enumerate(files):
         members_by_key: dict[str, dict[str, Place]] = {}
         for key, ending, place in _members(path, name):
@@ -138,15 +141,19 @@ def _tars(config: Config) -> Tars:
             if not members.keys() & {each for endings in wanted for each in endings}:
                 continue
             places = [next((members[each] for each in endings if each in members), None) for endings in wanted]
-            for kind, place, endings in zip(("image", "text", "label"), places, wanted):
-                if kind in kinds and place is None:
-                    remedy = f"has no {' or '.join(endings)}, but {', '.join(members)}; repair or remove the sample"
-                    raise UserError(f"data.{kind}", f"{name}:{key}", remedy, Code.MISSING)
+            lacking = [
+                part for part in zip(("image", "text", "label"), places, wanted) if part[0] in kinds and not part[1]
+            ]
             picture, caption, label = places
-            assert picture is not None
+            if lacking or picture is None:
+                kind, _, endings = lacking[0]
+                remedy = f"has no {' or '.join(endings)}, but {', '.join(members)}; repair or remove the sample"
+                incomplete.append(UserError(f"data.{kind}", f"{name}:{key}", remedy, Code.MISSING))
+                continue
             samples.append((number, key, picture, caption if config.text else None, label if config.classes else None))
     paths, names = zip(*files)
-    return Tars(list(paths), list(names), samples)
+    remarks = (*remark("held", found.held), *allow(incomplete, config.damaged))
+    return Tars(list(paths), list(names), samples, remarks)
 
 
 def make(config: Config) -> Pairs:
@@ -156,7 +163,7 @@ def make(config: Config) -> Pairs:
       UserError: there is no tar (MISSING) or no sample (TOO_FEW), a tar is damaged (DAMAGED; the message names file and
         key), or a sample lacks its picture or caption (MISSING).
     """
-    tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True)
+    tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True, specials=config.specials)
     tars = _tars(config)
     if not len(tars):
         raise UserError("data.path", config.path, f"holds no sample with {config.image}", Code.TOO_FEW)
@@ -168,4 +175,5 @@ def make(config: Config) -> Pairs:
         "bytes": sum(path.stat().st_size for path in tars.files),
     }
     digests = [tars.digest(number) for number in range(len(tars))]
-    return Pairs(tars, digests, tokenizer, config.side, config.classes, bool(config.text), about)
+    remarks = (*tars.remarks, *literals(tars, tokenizer)) if config.text else tars.remarks
+    return Pairs(tars, digests, tokenizer, config, bool(config.text), about, remarks)

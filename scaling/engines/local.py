@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 import scaling
+from scaling import distributed
 from scaling.engines import Pool
 from scaling.errors import Code, UserError
 from scaling.flags import Flag
@@ -90,8 +91,8 @@ class Local:
 
     Args:
       workdir: the directory with study.json.
-      workers: number of workers; default one per core of this process, or one if JAX has an accelerator. With more
-        workers than cores, several share a core.
+      workers: number of workers; default one per core of this process, or one if JAX has an accelerator or the process
+        is one of a group (``distributed``). With more workers than cores, several share a core.
       cache: directory of the compilation cache.
       max_attempts: attempts at a program without progress before it is ``failed``.
       execute: ``module:function`` that trains a program.
@@ -99,7 +100,8 @@ class Local:
       ttl, beat: timeout and renewal interval of leases, in seconds.
 
     Raises:
-      UserError: an option is out of range (INVALID), or several workers would share an accelerator (CONFLICT).
+      UserError: an option is out of range (INVALID), or several workers would share an accelerator, or
+        a process of a group (CONFLICT).
     """
 
     def __init__(
@@ -124,7 +126,11 @@ class Local:
         accelerator = accelerated()
         bound = not accelerator and hasattr(os, "sched_setaffinity")
         self._places = [str(core) for core in cores()] if bound else ["all"]
-        self._size = workers or (1 if accelerator else len(cores()))
+        group = distributed.detect(os.environ)
+        self._size = workers or (1 if accelerator or group else len(cores()))
+        if group is not None and self._size > 1:
+            remedy = f"{group.processes} processes train every run together, with one worker each: give --workers=1"
+            raise UserError("workers", workers, remedy, Code.CONFLICT)
         if accelerator and self._size > 1:
             remedy = "a GPU or TPU takes one worker; set JAX_PLATFORMS=cpu to use cores"
             raise UserError("workers", workers, remedy, Code.CONFLICT)

@@ -30,7 +30,7 @@ from scaling.recipe.rules import (
     resolve,
     static,
 )
-from scaling.recipe.schedule import decay_steps, rate
+from scaling.recipe.schedule import decay_steps, decays, rate
 from scaling.recipe.tuned import best, regret
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "best",
     "decay_steps",
     "decayed",
+    "decays",
     "decided",
     "epsilons",
     "load",

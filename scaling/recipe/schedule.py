@@ -12,6 +12,14 @@ def decay_steps(recipe: Recipe, steps: int) -> int:
     return max(1, round(recipe.decay_fraction * steps))
 
 
+def decays(recipe: Recipe, steps: int) -> bool:
+    """Whether the rate falls from its peak to the end of the schedule in a run of ``steps`` steps.
+
+    A cosine begins after the warm-up: in a run that is no longer than that, the rate ends where it is highest.
+    """
+    return recipe.schedule == "wsd" or (recipe.schedule == "cosine" and steps > recipe.warmup_steps + 1)
+
+
 def rate(recipe: Recipe, step: np.ndarray, steps: int | None) -> np.ndarray:
     """Share of the peak learning rate at each step (0-based), float32.
 

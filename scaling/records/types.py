@@ -190,6 +190,7 @@ class StepRow(Row, tag="step", kw_only=True, omit_defaults=True):
       learning_rate: at its last step. tokens: D so far. seconds: of the chunk, divided by ``members``.
       first_loss: loss of the run's first step; only in its first row.
       gradient_noise, gradient_signal: see ``Trainer.noise``; None if they were not measured.
+      replaced: examples of the chunk whose sample is damaged, so that another took its place.
     """
 
     step: Count
@@ -202,6 +203,7 @@ class StepRow(Row, tag="step", kw_only=True, omit_defaults=True):
     first_loss: float | None = None
     gradient_noise: float | None = None
     gradient_signal: float | None = None
+    replaced: Count = 0
 
 
 class Marks(Value):
@@ -310,6 +312,7 @@ class Result(Value, kw_only=True):
       reason: why it is not ``done``. decayed: whether the learning rate decayed to the end of its schedule.
       train_loss: mean of the last chunk. evaluation: by term; empty if nothing was evaluated.
       tokens_per_second, mfu: None if unknown. execution: fields of ``Execution``, and the attention that ran.
+      replaced: examples whose sample is damaged, so that another took its place; None if there were none.
       attempts: starts of the program, if the worker gave up on the run and wrote this result.
     """
 
@@ -326,6 +329,7 @@ class Result(Value, kw_only=True):
     mfu: Utilisation | None = None
     execution: dict[str, JSON] | None = None
     checkpoint_problems: tuple[str, ...] = ()
+    replaced: Count | None = None
     attempts: Count | None = None
     finished: str
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from scaling.errors import Code, UserError, choose
 from scaling.flags import Flag
 from scaling.records.typed import plain
+from scaling.settings import require_choice
 from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import count, print_json
+
+if TYPE_CHECKING:
+    from scaling.data._documents import Found, Input
 
 
 class _Progress:
@@ -50,18 +56,28 @@ def data(options: SimpleNamespace) -> int:
         raise UserError("data", action, choose(action, ["prepare"]), Code.UNKNOWN)
     if not options.out:
         raise UserError("out", "nothing", "give --out=DIR, a directory for the tokens", Code.MISSING)
-    from scaling.data import _documents, _prepare, _tokenizer
+    from scaling.data import _documents, _formats, _prepare, _tokenizer
 
-    held_out = options.evaluation.split(",") if options.evaluation else []
+    held_out, kind = options.evaluation.split(",") if options.evaluation else [], options.kind or ""
+    require_choice("specials", options.specials, _tokenizer.SPECIALS)
+    if kind:
+        require_choice("kind", kind, _formats.KINDS)
+    evaluation = []
+    if held_out:
+        files = _documents.find(held_out, options.glob or "", kind=kind, column=options.column, evaluation=True)
+        evaluation = files.files
+    found = _documents.find(paths, options.glob or "", kind=kind, column=options.column)
     job = _prepare.Job(
-        _documents.inputs(paths, options.glob or ""),
+        found.files,
         Path(options.out),
-        _tokenizer.load(options.tokenizer, options.end),
-        evaluation=_documents.inputs(held_out, options.glob or "") if held_out else (),
+        _tokenizer.load(options.tokenizer, options.end, specials=options.specials),
+        evaluation=evaluation,
         column=options.column,
         share=options.share,
         cut=options.cut or 0,
         shard_tokens=options.shard_tokens,
+        specials=options.specials,
+        damaged=options.damaged,
     )
     progress = _Progress(sys.stderr)
     try:
@@ -69,8 +85,9 @@ def data(options: SimpleNamespace) -> int:
     finally:
         progress.close()
     if options.json:
-        print_json({**plain(manifest), "out": options.out})
+        print_json({**plain(manifest), "out": options.out, "held": found.held, "unknown": found.unknown})
         return 0
+    _print_files(job.every, found)
     if not new:
         print(f"nothing to do: inputs and shards of {options.out} match its manifest")
     for name, split in (("train", manifest.train), ("evaluation", manifest.evaluation)):
@@ -80,10 +97,32 @@ def data(options: SimpleNamespace) -> int:
     print(f"{tokenizer.name}, vocabulary {tokenizer.vocab:,}, {ends}")
     if manifest.empty:
         print(f"{manifest.empty:,} documents without text were skipped")
+    if manifest.damaged:
+        print(f"{manifest.damaged:,} damaged rows were skipped")
+    if manifest.literals:
+        places = f"{manifest.literals:,} names of special tokens in the text"
+        print(f"{places} were read as these tokens, which may end documents; --specials=text reads them as text")
     if manifest.copies:
         print(f"{manifest.copies:,} training documents that also occur in evaluation were skipped")
     print(f'config.data.mine = {{"source": "prepared", "path": "{options.out}"}}')
     return 0
+
+
+def _print_files(files: Sequence[Input], found: Found) -> None:
+    """What the files hold, and which of the folders' files were left out."""
+    formats = Counter(str(input_file.format) for input_file in files)
+    print("read as " + ", ".join(f"{name}: {number}" for name, number in sorted(formats.items())))
+    if found.held:
+        print(
+            f"left out: {len(found.held)} files named test or validation ({_some(found.held)}); evaluate on them with "
+            "--evaluation=PATH"
+        )
+    if found.unknown:
+        print(f"left out: {len(found.unknown)} files of other names ({_some(found.unknown)}); give --glob to read them")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 VERB = Verb(
@@ -93,11 +132,13 @@ VERB = Verb(
         Flag("out", str, "directory of the tokens"),
         Flag("tokenizer", str, "bytes, or a tokenizer.json of Hugging Face's tokenizers", "bytes"),
         Flag("end", str, "token to put after every document: its name, none, or auto (the tokenizer's own)", "auto"),
-        Flag("column", str, "column of jsonl, parquet and arrow files that holds text, or lists of tokens", "text"),
+        Flag("specials", str, "names of special tokens within the text are read as: token, text", "token"),
+        Flag("column", str, "column of JSON, CSV, Parquet and Arrow files that holds text, or lists of tokens", "text"),
+        Flag("glob", str, "files of a folder, such as '*.log' (default: the names of all formats that are read)"),
         Flag(
-            "glob",
+            "kind",
             str,
-            "files of a folder, such as '*.log'; unknown formats are read as text (default: known ones)",
+            "what the files hold: text, jsonl, json, csv, tsv, parquet, arrow, records (default: by content)",
         ),
         Flag(
             "evaluation",
@@ -115,6 +156,7 @@ VERB = Verb(
             int,
             "split plain text longer than this many bytes (default: from number and size of the files)",
         ),
+        Flag("damaged", int, "rows of JSON or tables that may be damaged: skipped and counted; more are an error", 0),
         Flag("shard_tokens", int, "tokens per shard; after a crash at most one shard is written again", 2**26),
         JSON,
     ),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from scaling import engines
+from scaling import distributed, engines
 from scaling.errors import Code, UserError
 from scaling.verbs._declare import JSON, WORKDIR, Verb
 from scaling.verbs._study import planned, print_failures
@@ -30,10 +31,17 @@ def run(options: SimpleNamespace) -> int:
         raise UserError("config", "nothing", "give --config=FILE.py, or --workdir of a study to continue", Code.MISSING)
     # Options are checked before anything is written.
     engine = engines.engine(options.engine)(workdir, **engine_options(options))
+    group = distributed.detect(os.environ)
+    if group is not None:  # srun started several of this command
+        distributed.check_mesh(
+            group, (plan.study if plan is not None else StatusReader(workdir).programs[0]).options.mesh
+        )
     if plan is not None:
         from scaling import plan as plans
 
         plans.write(plan, workdir)
+        for text in plans.remarks(plan.study):
+            print(f"warning: {text}", file=sys.stderr)
     reader = StatusReader(workdir)
     if options.retry_failed:
         reset(workdir, reader.programs)
