@@ -109,7 +109,8 @@ def optimum_along(
     flops = np.atleast_1d(np.asarray(flops, dtype=float))
     if law.no_optimum or not {"N", "D"} <= set(law.columns):
         reason = law.no_optimum or f"it is a law of {', '.join(law.columns)} and needs N and D"
-        remedy = f"has no optimal N at a budget: {reason}; fit another law (chinchilla)"
+        alone = "give the value of its column (--x), or " if len(law.columns) == 1 else ""
+        remedy = f"has no optimal N at a budget: {reason}; {alone}fit another law (chinchilla)"
         raise UserError("law", law.name, remedy, Code.UNSUPPORTED)
     if more := sorted(set(law.columns) - {"N", "D"}):
         remedy = "give --unique_tokens" if set(more) <= set(UNIQUE) else "fit a law of N and D where they are held"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from analysis import laws
-from analysis.decide import allocate, compare, entropy, forecast, next_cells, spending
+from analysis.decide import allocate, compare, entropy, forecast, next_cells, one_variable, spending
 from analysis.decide.design import ExpectedPrecision, Prior
 from analysis.show.numbers import interval, loss, plural, span
 from analysis.show.sentences import count_word, sentence
@@ -29,6 +29,15 @@ def _(w: allocate.Extrapolation) -> str:
     return (
         f"{w.ratio:.3g} times the largest fitted compute ({w.largest:.3g} FLOPs): the law itself may bend{held}; train "
         f"nearer to it{forced}"
+    )
+
+
+@sentence.register
+def _(w: one_variable.OutsideRange) -> str:
+    held = "; the interval includes a term for that, the discrepancy"
+    return (
+        f"{w.ratio:.3g} times away from the nearest fitted {w.column} ({w.nearest:.3g}): the law itself may "
+        f"bend{held if w.held else ', which the interval does not include'}"
     )
 
 
