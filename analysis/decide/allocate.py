@@ -27,7 +27,7 @@ from analysis.card import (
     Value,
     Warning,
 )
-from analysis.check import discrepancy
+from analysis.check import diagnose, discrepancy
 from analysis.engine.frontier import (
     CHUNK,
     RATIOS,
@@ -270,6 +270,8 @@ def answer(
     fit: Fit, asked: Mapping[str, float], cells: Cells, *, level: float, cost: Cost | None, force: bool
 ) -> Allocation:
     """The allocation for chosen cells; refuses, or warns, where the runs do not support it."""
+    if len(cells.log_n) > 1 and not force:
+        require_separable(fit)
     require_interior(fit, cells)
     undefined = cells.undefined
     n, d = float(np.exp(cells.log_n[0])), float(np.exp(cells.log_d[0]))
@@ -283,7 +285,9 @@ def answer(
     loss = fit.predict(cell, level=level, new_run=True)
     log_c = np.full_like(cells.log_n, np.nan)
     log_c[~undefined] = np.log(flops_for(np.exp(cells.log_n[~undefined]), np.exp(cells.log_d[~undefined]), cost))
-    size, tokens = (_interval(logs, level, open_ended) for logs in (cells.log_n, cells.log_d))
+    logs = {"params": cells.log_n, "tokens": cells.log_d, "flops": log_c}
+    given = {name: Interval(value=value, lo=value, hi=value) for name, value in asked.items()}
+    size, tokens, spent = (given.get(name) or _interval(logs[name], level, open_ended) for name in logs)
     warnings += _wide_interval(fit, size, tokens, cells.moved, level, force)
     return Allocation(
         law=fit.law.name,
@@ -292,7 +296,7 @@ def answer(
         N=size,
         D=tokens,
         tokens_per_parameter=_interval(cells.log_d - cells.log_n, level, open_ended),
-        flops=_interval(log_c, level, open_ended),
+        flops=spent,
         loss=Interval(value=float(loss.value[0]), lo=float(loss.lo[0]), hi=float(loss.hi[0])),
         extrapolation_ratio=compute / _largest(fit),
         discrepancy=_term(fit, cell, cells.moved),
@@ -302,6 +306,20 @@ def answer(
         warnings=tuple(warnings),
         of_fit=tuple(w for w in fit.warnings if isinstance(w, CARRIED)),
     )
+
+
+def require_separable(fit: Fit) -> None:
+    """Raises a UserError, with the fit's own reason, where its runs cannot tell N from D: one budget, or D = k N."""
+    correlation = next((w.correlation for w in fit.warnings if isinstance(w, Collinear)), None)
+    if correlation is None:
+        return
+    unknown = any(isinstance(w, NotIdentified) and w.parameter == "a" for w in fit.warnings)
+    if unknown or abs(correlation) > diagnose.CONFOUNDED:
+        remedy = (
+            f"is not identified: log N and log D of the runs correlate {correlation:.3f}, so that the exponents of N "
+            "and D cannot be told apart; train other D at fixed N, or insist with --force"
+        )
+        raise UserError("allocation", fit.law.name, remedy, Code.NOT_IDENTIFIED)
 
 
 def require_interior(fit: Fit, cells: Cells) -> None:
