@@ -149,7 +149,9 @@ def _allocation(fit: Subject, width: float) -> list[AnyWarning]:
     cell = fit.intervals["a"]
     half_width, ends = cell.half_width, {"lo": cell.lo, "hi": cell.hi}
     if cell.lo != cell.hi and abs(correlation(fit.law, fit.table) or 0.0) > CONFOUNDED:
-        return [card.NotIdentified(parameter="a", why="collinear", half_width=finite(half_width), **ends)]
+        names = ("a", *(name for name in fit.law.exponent_names if fit.intervals[name].lo != fit.intervals[name].hi))
+        lost = {name: fit.intervals[name] for name in names}
+        return [card.NotIdentified(parameter=p, why="collinear", lo=c.lo, hi=c.hi) for p, c in lost.items()]
     about: dict[str, Any] = {
         "parameter": "a",
         "why": "wide",
