@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from analysis.card import Derived, FitCard
+from analysis.engine.groups import rounded
 from analysis.laws import Law
 from scaling.errors import Code, UserError
 
@@ -48,7 +49,7 @@ def cost_table(fit: Fitted) -> dict[str, list[float]] | None:
     if not {"N", "D", "C"} <= set(fit.columns):
         return None
     n, d, c = (fit.columns[k] for k in ("N", "D", "C"))
-    surplus = np.log(c / (6.0 * n * d))
+    surplus, n = np.log(c / (6.0 * n * d)), rounded(n)
     sizes = [surplus[n == size] for size in np.unique(n)]
     if np.abs(surplus).max() < 0.01 or max(np.ptp(s) for s in sizes) > 0.02:
         return None
