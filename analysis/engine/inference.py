@@ -67,7 +67,7 @@ def infer(
     groups = groups_of(table)
     chosen = _choose(scheme, point.surface, groups)
     at, G = _linearised(point, y, groups, chosen)
-    highest = _limit_floor(at, table)
+    highest = _limit_floor(at, y, table)
     rng = np.random.default_rng(seed)
     at.z = np.tile(at.z_hat, (draws, 1))
     at.sigma = at.sigma_hat * np.sqrt(at.df / rng.chisquare(at.df, draws))
@@ -153,13 +153,13 @@ def _linearised(point: Estimate, y: Array, groups: Groups | None, chosen: _Choic
     return at, G
 
 
-def _limit_floor(at: Inference, table: pd.DataFrame) -> float:
+def _limit_floor(at: Inference, y: Array, table: pd.DataFrame) -> float:
     """Log of the largest floor that the losses allow, which becomes the bound of a free floor: the smallest loss and
     three sd of the noise of a run, or the smallest fitted loss where that is larger, as below an outlier.
 
     Draws around a linearised fit would go beyond it.
     """
-    surface, loss = at.surface, np.asarray(table["loss"], dtype=np.float64)
+    surface, loss = at.surface, np.asarray(table["loss"] if "loss" in table else np.exp(y), dtype=np.float64)
     fitted = np.atleast_1d(surface.law.predict(at.theta_hat, table))
     highest = max(math.log(float(loss.min())) + 3 * at.sigma_hat, math.log(float(fitted.min())) + 1e-6)
     i = surface.floor

@@ -24,6 +24,7 @@ def allocation(answer: Allocation, law: str, more: Sequence[str] = ()) -> list[s
     """
     lines = [
         f"{law}, {percent(answer.level)} intervals, {answer.extrapolation_ratio:.3g} times the largest fitted compute",
+        *(f"  the least compute for a loss of {goal:.4g}" for name, goal in answer.asked.items() if name == "loss"),
         *(f"  {label:6} {interval(getattr(answer, name), digits(4))}" for name, label in QUANTITIES.items()),
     ]
     lines += [*_discrepancy(answer.discrepancy), *more]

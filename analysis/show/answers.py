@@ -48,6 +48,11 @@ def _(w: allocate.OpenDraws) -> str:
 
 
 @sentence.register
+def _(w: allocate.Unreachable) -> str:
+    return f"not reachable under {w.share:.0%} of the draws, with up to {w.reach:.3g} FLOPs"
+
+
+@sentence.register
 def _(w: allocate.WideInterval) -> str:
     return f"these runs do not determine {w.quantity}: {span(w.lo, w.hi, lambda v: f'{v:.2g}')}; forced"
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from analysis.table.seal import Forecast
     from scaling.records.types import LadderRow, StudyRecord
 
-CELL = ("flops", "params", "tokens", "learning_rate")
+CELL = ("flops", "params", "tokens", "loss", "x")
 CONDITIONS = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens", "device_hours")
 
 
@@ -89,8 +89,7 @@ def _at_x(fitted: Fit, options: SimpleNamespace) -> int:
     from analysis.decide.one_variable import at_value
     from analysis.show.allocations import point
 
-    if other := next((name for name in (*CELL, *CONDITIONS) if getattr(options, name) is not None), None):
-        raise UserError(other, getattr(options, other), "cannot be given with --x; give one of them", Code.CONFLICT)
+    _alone("x", options)
     answer = at_value(fitted, options.x, level=options.level)
     if options.json:
         print_json(answer)
@@ -99,12 +98,25 @@ def _at_x(fitted: Fit, options: SimpleNamespace) -> int:
     return 0
 
 
+def _alone(flag: str, options: SimpleNamespace) -> None:
+    """UserError where another number is given beside ``flag``, which determines all of them."""
+    others = (name for name in (*CELL, *CONDITIONS) if name != flag and getattr(options, name) is not None)
+    if other := next(others, None):
+        remedy = f"cannot be given with --{flag}; give one of them"
+        raise UserError(other, getattr(options, other), remedy, Code.CONFLICT)
+
+
 def _answer(fitted: Fit, workdir: Path | None, options: SimpleNamespace) -> Allocation:
     from analysis.decide.allocate import optimal
     from analysis.decide.spending import Budget, measured, spend
 
     conditions = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
     more = {"level": options.level, "force": options.force}
+    if options.loss is not None:
+        from analysis.decide.target_loss import reaching
+
+        _alone("loss", options)
+        return reaching(fitted, options.loss, **more)
     if not conditions:
         return optimal(fitted, flops=options.flops, params=options.params, tokens=options.tokens, **more)
     for name in ("params", "tokens"):
@@ -219,7 +231,7 @@ def _seal(options: SimpleNamespace) -> int:
     from analysis.decide import forecast
     from analysis.show.answers import forecaster, sentence
 
-    for name in (*CELL, *CONDITIONS, "x"):
+    for name in (*CELL, *CONDITIONS):
         if getattr(options, name) is not None:
             raise UserError(
                 name, getattr(options, name), "is for a fit card; sealing a study's forecasts does not take it"
@@ -252,6 +264,7 @@ VERB = Verb(
         Flag("flops", float, "training compute in FLOPs"),
         Flag("params", float, "number of parameters N"),
         Flag("tokens", float, "number of training tokens D"),
+        Flag("loss", float, "a target: show the least compute that reaches this loss, with its N and D"),
         Flag("x", float, "for a law of one variable: the value of its column"),
         Flag("learning_rate", float, "for a law of the learning rate (`scaling laws`): show the regret of this one"),
         Flag("max_params", float, "with --flops: at most this many parameters"),
