@@ -87,6 +87,7 @@ class Fit(_Fit):
         flops: float | None = None,
         params: float | None = None,
         tokens: float | None = None,
+        loss: float | None = None,
         level: float = 0.95,
         cost: Cost | None = None,
         force: bool = False,
@@ -97,6 +98,7 @@ class Fit(_Fit):
           flops: training FLOPs.
           params: N, counted as in the fitted runs.
           tokens: training tokens D.
+          loss: a target, alone: the least compute that reaches it, with its N and D.
           level: confidence of the intervals.
           cost: C(N, D); by default that of the fitted runs, else 6 N D.
           force: answer with a warning instead of refusing.
@@ -113,9 +115,15 @@ class Fit(_Fit):
           1.1e11
         """
         from analysis.decide.allocate import optimal
+        from analysis.decide.target_loss import reaching
         from analysis.show.readable import ReadableAllocation
 
-        answer = optimal(self, flops=flops, params=params, tokens=tokens, level=level, cost=cost, force=force)
+        if loss is not None and (flops, params, tokens) != (None, None, None):
+            raise UserError("loss", loss, "is a target; give it alone", Code.CONFLICT)
+        if loss is not None:
+            answer = reaching(self, loss, level=level, cost=cost, force=force)
+        else:
+            answer = optimal(self, flops=flops, params=params, tokens=tokens, level=level, cost=cost, force=force)
         return ReadableAllocation(**msgspec.structs.asdict(answer))
 
     def plot(self, *, ax: Axes | None = None) -> Figure:

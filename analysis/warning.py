@@ -183,11 +183,12 @@ class NotIdentified(Warning, tag="not_identified"):
     """The design does not identify a parameter or derived number.
 
     ``why``: ``floor`` (zero fits as well), ``flat`` (the loss does not fall), ``wide`` (an exponent with too wide an
-    interval), ``scale`` (a positive scale not known within a factor), ``approach`` (for approaches 1 and 2).
+    interval), ``collinear`` (D is a function of N in the rows), ``scale`` (a positive scale not known within a factor),
+    ``approach`` (for approaches 1 and 2).
     """
 
     parameter: str
-    why: Literal["floor", "flat", "wide", "scale"]
+    why: Literal["floor", "flat", "wide", "collinear", "scale"]
     lo: float | None = None
     hi: float | None = None
     half_width: float | None = None

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from refusals import refuses
 
-from analysis.card import NotIdentified
+from analysis.card import Collinear, NotIdentified
 from analysis.decide.allocate import Allocation, Extrapolation, OpenDraws, WideInterval, optimal
 from analysis.engine.frontier import cost_table, flops_for, frontier, tokens_for
 from analysis.fitting import fit
@@ -141,6 +141,7 @@ def test_refuses_an_allocation_that_is_not_identified(chinchilla):
         optimal(vague(0.3), flops=1e20)
     forced = optimal(vague(0.3), flops=1e20, force=True)
     assert forced.N.lo is None and forced.N.hi is None and forced.N.value > 0
+    assert (forced.flops.lo, forced.flops.hi) == (1e20, 1e20)
     assert forced.warnings[-1] == OpenDraws(share=0.3, forced=True)
     some = optimal(vague(0.05), flops=1e20)
     assert some.N.hi is None and some.warnings == (OpenDraws(share=0.05),)
@@ -157,6 +158,38 @@ def test_refuses_where_an_answer_says_nothing_and_repeats_what_the_fit_warned_of
     told = optimal(vague, flops=near)  # here the interval says something, and the warning of the fit goes with it
     assert told.of_fit == forced.of_fit and not any(isinstance(w, WideInterval) for w in told.warnings)
     assert optimal(vague, params=1e9, tokens=1e12).loss.lo > 0  # a loss is told at any cell
+
+
+SPREAD = np.geomspace(2e7, 2e9, 20)
+BUDGETS = np.where(np.arange(20) % 2, 1e19, 1.2e19)
+
+
+@pytest.mark.parametrize(
+    "d", [20 * SPREAD, 1e20 / 6 / SPREAD, BUDGETS / 6 / SPREAD], ids=["D = 20 N", "one budget", "two near budgets"]
+)
+@pytest.mark.parametrize("law, noise", [("chinchilla", 0.0), ("chinchilla", 3e-3), ("skaling", 3e-3), ("kaplan", 3e-3)])
+def test_what_the_design_cannot_tell_is_refused_with_the_reason_of_the_fit(d, law, noise):
+    """Under warnings as errors: no warning of a library reaches the user either."""
+    n, scatter = SPREAD, noise * np.random.default_rng(0).standard_normal(20)
+    losses = (E + A / n**ALPHA + B / d**BETA) * np.exp(scatter)
+    made = fit(from_frame(pd.DataFrame({"N": n, "D": d, "loss": losses})), law)
+    told = {w.parameter: w for w in made.warnings if isinstance(w, NotIdentified)}
+    assert any(isinstance(w, Collinear) for w in made.warnings)
+    alone = abs(np.corrcoef(np.log(n), np.log(d))[0, 1]) > 0.999
+    assert not alone or told["a"].why == "collinear"
+    if "a" not in told:
+        return  # two budgets without any noise
+    budget = 3 * made.scope.C_max
+    questions: list[dict[str, Any]] = [{"flops": budget}, {"params": 1e9}, {"tokens": 1e10}]
+    for asked in questions:
+        with refuses(Code.NOT_IDENTIFIED, "allocation", law):
+            optimal(made, **asked)
+    if law == "chinchilla" and np.ptp(n * d) < 1e6:  # one budget; the others may have no optimum at all
+        forced = optimal(made, flops=budget, force=True)
+        assert told["a"] in forced.of_fit
+        assert forced.flops.lo == forced.flops.hi == budget  # given, whatever is known of N and D
+    cell = optimal(made, params=1e9, tokens=2e10)
+    assert (cell.N.lo, cell.N.hi, cell.D.lo, cell.D.hi) == (1e9, 1e9, 2e10, 2e10) and cell.loss.lo < cell.loss.hi
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from law_tables import columns_of, runs_of
 
 from analysis import card, laws
 from analysis.check import approaches
-from analysis.decide import allocate, compare, entropy, next_cells, spending, tune
+from analysis.decide import allocate, compare, entropy, next_cells, one_variable, spending, tune
 from analysis.fitting import fit
 from analysis.show import answers, tables, tuning_sentences
 from analysis.show.approach_sentences import why_not
@@ -58,6 +58,7 @@ DECISIONS = (
     *typing.get_args(spending.AnyCondition),
     *typing.get_args(compare.AnyReason),
     *typing.get_args(next_cells.ProposalWarning),
+    one_variable.OutsideRange,
     tune.NoBestBatch,
     tune.EdgeOfSweep,
     compare.NotComparable,

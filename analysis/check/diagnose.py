@@ -34,6 +34,8 @@ WIDE_A = 0.15  # an allocation exponent with a wider expected half-width is not 
 KNOWN = 2.0  # a positive scale that is not known within this factor either way is not identified
 # most studies of a design at the limit show a smaller width, but fewer than 3 % one below this (benchmarks/coverage.py)
 DOUBTFUL_A = 0.085
+COLLINEAR = 0.95  # correlation of log N and log D above which their exponents are hard to tell apart
+CONFOUNDED = 0.999  # and above which D is a function of N: they are not told apart, whatever the intervals say
 REFUTED = 0.01
 DIVERGED = math.log(1.5)  # excess of log loss over the law of the other runs above which a run looks diverged
 Standing = Literal["yes", "roughly", "no", "by_form"]
@@ -137,25 +139,37 @@ def _identification(fit: Subject) -> list[AnyWarning]:
             warnings.append(card.NotIdentified(**about))
         elif worst < 1:
             warnings.append(card.Doubtful(**about))
-    width = hoped.a_half_width
-    if width is not None and "a" not in fit.intervals:
-        warnings.append(card.NotIdentified(parameter="a", why="flat"))
-    elif width is not None:
-        cell = fit.intervals["a"]
-        half_width = cell.half_width
-        about = {
-            "parameter": "a",
-            "why": "wide",
-            "lo": cell.lo,
-            "hi": cell.hi,
-            "half_width": finite(half_width),
-            "expected_half_width": min(width, 1e9),
-        }
-        if max(width, half_width) > WIDE_A:
-            warnings.append(card.NotIdentified(**about))
-        elif max(width, half_width) > DOUBTFUL_A:
-            warnings.append(card.Doubtful(**about))
-    return warnings
+    return warnings if hoped.a_half_width is None else [*warnings, *_allocation(fit, hoped.a_half_width)]
+
+
+def _allocation(fit: Subject, width: float) -> list[AnyWarning]:
+    """Whether a is identified, where the design lets a half-width of ``width`` be expected."""
+    if "a" not in fit.intervals:
+        return [card.NotIdentified(parameter="a", why="flat")]
+    cell = fit.intervals["a"]
+    half_width, ends = cell.half_width, {"lo": cell.lo, "hi": cell.hi}
+    if cell.lo != cell.hi and abs(correlation(fit.law, fit.table) or 0.0) > CONFOUNDED:
+        names = ("a", *(name for name in fit.law.exponent_names if fit.intervals[name].lo != fit.intervals[name].hi))
+        lost = {name: fit.intervals[name] for name in names}
+        return [card.NotIdentified(parameter=p, why="collinear", lo=c.lo, hi=c.hi) for p, c in lost.items()]
+    about: dict[str, Any] = {
+        "parameter": "a",
+        "why": "wide",
+        **ends,
+        "half_width": finite(half_width),
+        "expected_half_width": min(width, 1e9),
+    }
+    if max(width, half_width) > WIDE_A:
+        return [card.NotIdentified(**about)]
+    return [card.Doubtful(**about)] if max(width, half_width) > DOUBTFUL_A else []
+
+
+def correlation(law: Law, table: pd.DataFrame) -> float | None:
+    """Correlation of log N and log D over the rows; None for a law that has not both."""
+    if not {"N", "D"} <= set(law.columns):
+        return None
+    logs = np.log([np.asarray(table[c], dtype=np.float64) for c in ("N", "D")])
+    return float(np.corrcoef(logs)[0, 1]) if (np.ptp(logs, axis=1) > 0).all() else None
 
 
 def _scales(fit: Subject) -> list[AnyWarning]:
@@ -190,8 +204,8 @@ def _design(fit: Subject) -> list[AnyWarning]:
     if len(fit.y) < 2 * P:
         warnings.append(card.TooFewRuns(rows=len(fit.y), parameters=P))
     if {"N", "D"} <= set(law.columns):
-        r = float(np.corrcoef(np.log(table["N"]), np.log(table["D"]))[0, 1])
-        if abs(r) > 0.95:
+        r = correlation(law, table)
+        if r is not None and abs(r) > COLLINEAR:
             warnings.append(card.Collinear(correlation=r))
         # With repeats, bits or a learning rate more than N differs; a best learning rate need not fall with N.
         if set(law.columns) == {"N", "D"} and law.quantity in ("loss", "other_loss"):

@@ -113,6 +113,19 @@ def deviations(entry: Discrepancy, x: Array, draws: int, rng: np.random.Generato
     return k * x * tail * (math.sqrt(shared) * common + math.sqrt(1 - shared) * own)
 
 
+def below(entry: Discrepancy, x: Array, off: Array, most: Array) -> Array:
+    """Deviations ``off`` (draws, n) given that each is at most ``most`` (draws, n), positive or infinite.
+
+    The distribution is cut at ``most`` by quantiles, which keeps the order of the draws and so what cells share.
+    """
+    df, scale = entry.df, entry.k * np.broadcast_to(x, off.shape)
+    held = (scale > 0) & np.isfinite(most)
+    scale, out = scale[held], off.copy()
+    kept = special.stdtr(df, off[held] / scale) * special.stdtr(df, most[held] / scale)
+    out[held] = scale * special.stdtrit(df, kept)
+    return out
+
+
 def shift(entry: Discrepancy, x: float) -> float:
     """t scale, in e-folds, of the error of the optimal N at a budget x e-folds beyond the range (module docstring)."""
     return entry.k * x * math.sqrt(2 * (1 - entry.shared)) / (APART * CURVATURE)

@@ -11,7 +11,7 @@ from scipy import special
 
 from analysis.card import LackOfFit, PureError, SeedWeights, Weights
 from analysis.engine.estimate import Estimate, minimise
-from analysis.engine.groups import Groups, groups_of
+from analysis.engine.groups import Groups, groups_of, rounded
 from analysis.engine.random_effects import ROOTS, best_ratio, gls
 from analysis.engine.surface import Weighted
 from scaling.errors import Code, UserError
@@ -23,13 +23,18 @@ STEMS = 1000  # stems with replicates, at most: the test needs dense matrices of
 
 
 def cells(table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[Array, int]:
-    """Codes (n,) of the rows' settings, by a law's ``columns`` and ``SETTING``, and the number of settings."""
+    """Codes (n,) of the rows' settings, by a law's ``columns`` and ``SETTING``, and the number of settings.
+
+    Numbers that are equal to rounding are one setting.
+    """
     same = [c for c in dict.fromkeys((*columns, *SETTING)) if c in table]
     whole = [c for c in same if table[c].dtype != object]  # other columns hold an array in each row
     codes = np.zeros(len(table), dtype=np.int64)
+    steps = "run" in table and bool(table["run"].duplicated().any())  # neighbouring steps of a run are no replicates
     for column in same:
         if column in whole:
-            levels, index = np.unique(table[column].to_numpy(dtype=np.float64), return_inverse=True)
+            values = table[column].to_numpy(dtype=np.float64)
+            levels, index = np.unique(values if steps else rounded(values), return_inverse=True)
             own = pd.factorize(np.array([f"{v:.9g}" for v in levels], dtype=object))[0][index]
         else:
             own = pd.factorize(table[column].map(lambda v: np.asarray(v, dtype=np.float64).tobytes()))[0]
@@ -71,7 +76,7 @@ def _by_seeds(y: Array, table: pd.DataFrame, columns: tuple[str, ...]) -> tuple[
     codes, count = cells(table, columns)
     rows = np.bincount(codes, minlength=count)
     mean = np.bincount(codes, y, count) / rows
-    levels, size = np.unique(np.round(np.log(np.asarray(table[by], dtype=np.float64)), 9), return_inverse=True)
+    levels, size = np.unique(np.round(np.log(rounded(table[by])), 9), return_inverse=True)
     square = np.bincount(size, (y - mean[codes]) ** 2, len(levels))
     _, first = np.unique(codes, return_index=True)
     df = np.bincount(size, minlength=len(levels)) - np.bincount(size[first], minlength=len(levels))

@@ -8,9 +8,9 @@ each optimum is moved by the possible error of the law there (``displaced``, the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -27,7 +27,7 @@ from analysis.card import (
     Value,
     Warning,
 )
-from analysis.check import discrepancy
+from analysis.check import diagnose, discrepancy
 from analysis.engine.frontier import (
     CHUNK,
     RATIOS,
@@ -86,7 +86,14 @@ class WideInterval(Warning, tag="wide_interval"):
     hi: float
 
 
-AllocationWarning = Extrapolation | OpenDraws | WideInterval
+class Unreachable(Warning, tag="unreachable"):
+    """A share of the draws never has the asked loss up to ``reach`` FLOPs: their intervals are open above."""
+
+    share: float
+    reach: float
+
+
+AllocationWarning = Extrapolation | OpenDraws | WideInterval | Unreachable
 
 
 class DiscrepancyTerm(Value):
@@ -270,31 +277,62 @@ def answer(
     fit: Fit, asked: Mapping[str, float], cells: Cells, *, level: float, cost: Cost | None, force: bool
 ) -> Allocation:
     """The allocation for chosen cells; refuses, or warns, where the runs do not support it."""
+    if len(cells.log_n) > 1 and not force:
+        require_separable(fit)
     require_interior(fit, cells)
     undefined = cells.undefined
     n, d = float(np.exp(cells.log_n[0])), float(np.exp(cells.log_d[0]))
     compute = float(flops_for(n, d, cost))
-    warnings = _extrapolation(fit, compute, cells.moved, force)
+    warnings = extrapolation(fit, compute, cells.moved, force)
     share = float(undefined[1:].mean()) if len(undefined) > 1 else 0.0
     open_ended = share > (1 - level) / 2
     warnings += _open_draws(fit, share, open_ended, force)
+    log_c = np.full_like(cells.log_n, np.nan)
+    log_c[~undefined] = np.log(flops_for(np.exp(cells.log_n[~undefined]), np.exp(cells.log_d[~undefined]), cost))
+    logs = {"params": cells.log_n, "tokens": cells.log_d, "flops": log_c}
+    given = {name: Interval(value=value, lo=value, hi=value) for name, value in asked.items()}
+    size, tokens, spent = (given.get(name) or _interval(logs[name], level, open_ended) for name in logs)
+    warnings += _wide_interval(fit, size, tokens, cells.moved, level, force)
+    ratio = _interval(cells.log_d - cells.log_n, level, open_ended)
+    spans = Spans(size, tokens, ratio, spent)
+    return assemble(fit, asked, cells, spans, warnings, level=level, cost=cost)
+
+
+class Spans(NamedTuple):
+    """Intervals of an allocation's N, D, D/N and FLOPs."""
+
+    size: Interval
+    tokens: Interval
+    ratio: Interval
+    flops: Interval
+
+
+def assemble(
+    fit: Fit,
+    asked: Mapping[str, float],
+    cells: Cells,
+    spans: Spans,
+    warnings: Sequence[AllocationWarning],
+    *,
+    level: float,
+    cost: Cost | None,
+) -> Allocation:
+    """The allocation with these intervals, and what follows from the estimate's cell: the loss of a new run there."""
+    n, d = float(np.exp(cells.log_n[0])), float(np.exp(cells.log_d[0]))
+    compute = float(flops_for(n, d, cost))
     further = {name: np.array([value]) for name, value in (cells.columns or {}).items()}
     cell = {"N": np.array([n]), "D": np.array([d]), "C": np.array([compute]), **further}
     loss = fit.predict(cell, level=level, new_run=True)
-    log_c = np.full_like(cells.log_n, np.nan)
-    log_c[~undefined] = np.log(flops_for(np.exp(cells.log_n[~undefined]), np.exp(cells.log_d[~undefined]), cost))
-    size, tokens = (_interval(logs, level, open_ended) for logs in (cells.log_n, cells.log_d))
-    warnings += _wide_interval(fit, size, tokens, cells.moved, level, force)
     return Allocation(
         law=fit.law.name,
         asked=dict(asked),
         level=level,
-        N=size,
-        D=tokens,
-        tokens_per_parameter=_interval(cells.log_d - cells.log_n, level, open_ended),
-        flops=_interval(log_c, level, open_ended),
+        N=spans.size,
+        D=spans.tokens,
+        tokens_per_parameter=spans.ratio,
+        flops=spans.flops,
         loss=Interval(value=float(loss.value[0]), lo=float(loss.lo[0]), hi=float(loss.hi[0])),
-        extrapolation_ratio=compute / _largest(fit),
+        extrapolation_ratio=compute / largest(fit),
         discrepancy=_term(fit, cell, cells.moved),
         sensitivity=_sensitivity(fit, n, compute, cost, cells.columns),
         cost="6ND" if cost is None else "function" if callable(cost) else "by_size",
@@ -302,6 +340,20 @@ def answer(
         warnings=tuple(warnings),
         of_fit=tuple(w for w in fit.warnings if isinstance(w, CARRIED)),
     )
+
+
+def require_separable(fit: Fit) -> None:
+    """Raises a UserError, with the fit's own reason, where its runs cannot tell N from D: one budget, or D = k N."""
+    correlation = next((w.correlation for w in fit.warnings if isinstance(w, Collinear)), None)
+    if correlation is None:
+        return
+    unknown = any(isinstance(w, NotIdentified) and w.parameter == "a" for w in fit.warnings)
+    if unknown or abs(correlation) > diagnose.CONFOUNDED:
+        remedy = (
+            f"is not identified: log N and log D of the runs correlate {correlation:.3f}, so that the exponents of N "
+            "and D cannot be told apart; train other D at fixed N, or insist with --force"
+        )
+        raise UserError("allocation", fit.law.name, remedy, Code.NOT_IDENTIFIED)
 
 
 def require_interior(fit: Fit, cells: Cells) -> None:
@@ -314,24 +366,25 @@ def require_interior(fit: Fit, cells: Cells) -> None:
         raise UserError("allocation", fit.law.name, remedy, Code.NOT_IDENTIFIED)
 
 
-def _largest(fit: Fit) -> float:
+def largest(fit: Fit) -> float:
     """The largest compute of the fitted runs. UserError where their cost is not known."""
     if fit.scope.C_max is None:
         raise UserError("law", fit.law.name, "the cost of its runs is not known; fit a law of N and D", Code.MISSING)
     return float(fit.scope.C_max)
 
 
-def _extrapolation(fit: Fit, compute: float, moved: float | None, force: bool) -> list[AllocationWarning]:
-    largest = _largest(fit)
-    ratio = compute / largest
+def extrapolation(fit: Fit, compute: float, moved: float | None, force: bool) -> list[AllocationWarning]:
+    """Warns of compute beyond the fitted range; refuses it beyond ``MAX_EXTRAPOLATION``."""
+    top = largest(fit)
+    ratio = compute / top
     if ratio > MAX_EXTRAPOLATION and not force:
-        far = f"is {ratio:.3g} times the largest fitted compute ({largest:.3g} FLOPs)"
+        far = f"is {ratio:.3g} times the largest fitted compute ({top:.3g} FLOPs)"
         raise _refusal("extrapolation", f"{compute:.4g} FLOPs", far, Code.BEYOND)
     if ratio <= 1:
         return []
     held = "none" if not fit.discrepancy.k > 0 else "loss" if moved is None else "all"
     forced = ratio > MAX_EXTRAPOLATION
-    return [Extrapolation(ratio=ratio, compute=compute, largest=largest, held=held, forced=forced)]
+    return [Extrapolation(ratio=ratio, compute=compute, largest=top, held=held, forced=forced)]
 
 
 def _open_draws(fit: Fit, share: float, open_ended: bool, force: bool) -> list[AllocationWarning]:

@@ -20,6 +20,7 @@ from analysis import laws
 from analysis.card import SCHEMA, NotIdentified, Value, Warning
 from analysis.decide import design
 from analysis.engine.frontier import Cost, cost_table, flops_for
+from analysis.engine.groups import rounded
 from analysis.table.runs import load
 from scaling.errors import Code, UserError
 from scaling.records import Record, read_study
@@ -266,7 +267,7 @@ def _done(fit: Fit, workdir: str | Path | None) -> _Done:
         stems = dict(zip(table["run"], table["stem"]))
         stem = [str(stems.get(run, run)) for run in fit.runs]
     elif fit.noise.groups is not None:
-        stem = [_by_size(size) for size in n]
+        stem = [_by_size(size) for size in rounded(n)]
     return _Done(n, d, fit.columns.get("C", 6 * n * d), stem)
 
 
@@ -312,7 +313,7 @@ def _doublings(first: float, most: float) -> list[float]:
 
 def _table_pool(fit: Fit, cost: Cost | None, seeds: Sequence[int], budget: float) -> tuple[design.Pool, list[_Row]]:
     """The sizes of a table and larger ones at doublings of its smallest D, as whole runs."""
-    sizes = sorted(set(fit.columns["N"].tolist()))
+    sizes = sorted(set(rounded(fit.columns["N"]).tolist()))
     ratio = max(1.2, float(np.exp(np.median(np.diff(np.log(sizes)))))) if len(sizes) > 1 else FINER
     sizes += [sizes[-1] * ratio**k for k in range(1, LARGER + 1)]
     lowest = float(fit.columns["D"].min())

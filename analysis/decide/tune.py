@@ -21,6 +21,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.card import Interval, Value, Warning
+from analysis.engine.groups import rounded
 from scaling.errors import Code, UserError
 
 Array = np.ndarray
@@ -123,7 +124,8 @@ def optima(table: Table, level: float = 0.95) -> tuple[SweptCell, ...]:
       table: columns N, D, loss, learning_rate, batch (in tokens).
       level: confidence of the intervals.
     """
-    swept = [_parabola(group, *key) for key, group in table.groupby(["N", "D", "batch"], sort=True)]
+    cells = _settings(table).groupby(["N", "D", "batch"], sort=True)
+    swept = [_parabola(group, *key) for key, group in cells]
     fitted = [parabola for _, parabola in swept if parabola is not None]
     spare = sum(parabola.spare for parabola in fitted)
     variance = sum(parabola.residuals for parabola in fitted) / spare if spare else None
@@ -166,6 +168,11 @@ class _Parabola:
         return None if variance is None else math.sqrt(variance * float(slope @ self.inverse @ slope))
 
 
+def _settings(table: Table) -> Table:
+    """The table with settings that are equal to rounding made equal."""
+    return table.assign(**{name: rounded(table[name]) for name in ("N", "D", "batch", "learning_rate")})
+
+
 def _parabola(group: Any, n: float, d: float, batch: float) -> tuple[SweptCell, _Parabola | None]:
     """The best run of a cell, and the parabola around it where it has neighbours and a minimum."""
     rates = group.groupby("learning_rate")["loss"].apply(lambda x: float(np.exp(np.log(x).mean()))).sort_index()
@@ -201,7 +208,7 @@ def fit(table: Table, *, level: float = 0.95, seed: int = 0) -> Tuned:
         if column not in table:
             remedy = f"the table has {', '.join(map(str, table.columns))}"
             raise UserError("column", column, remedy, Code.MISSING)
-    warnings: list[TuneWarning] = []
+    table, warnings = _settings(table), list[TuneWarning]()
     many = table["batch"].nunique() > 2
     pooled = _fit(table, many, seed)
     if many and (problem := _no_batch(table, pooled)):

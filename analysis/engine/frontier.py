@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from analysis.card import Derived, FitCard
+from analysis.engine.groups import rounded
 from analysis.laws import Law
 from scaling.errors import Code, UserError
 
@@ -48,7 +49,7 @@ def cost_table(fit: Fitted) -> dict[str, list[float]] | None:
     if not {"N", "D", "C"} <= set(fit.columns):
         return None
     n, d, c = (fit.columns[k] for k in ("N", "D", "C"))
-    surplus = np.log(c / (6.0 * n * d))
+    surplus, n = np.log(c / (6.0 * n * d)), rounded(n)
     sizes = [surplus[n == size] for size in np.unique(n)]
     if np.abs(surplus).max() < 0.01 or max(np.ptp(s) for s in sizes) > 0.02:
         return None
@@ -109,7 +110,8 @@ def optimum_along(
     flops = np.atleast_1d(np.asarray(flops, dtype=float))
     if law.no_optimum or not {"N", "D"} <= set(law.columns):
         reason = law.no_optimum or f"it is a law of {', '.join(law.columns)} and needs N and D"
-        remedy = f"has no optimal N at a budget: {reason}; fit another law (chinchilla)"
+        alone = "give the value of its column (--x), or " if len(law.columns) == 1 else ""
+        remedy = f"has no optimal N at a budget: {reason}; {alone}fit another law (chinchilla)"
         raise UserError("law", law.name, remedy, Code.UNSUPPORTED)
     if more := sorted(set(law.columns) - {"N", "D"}):
         remedy = "give --unique_tokens" if set(more) <= set(UNIQUE) else "fit a law of N and D where they are held"

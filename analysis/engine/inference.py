@@ -1,7 +1,8 @@
 """The uncertainty of a fit by each scheme. One ``Inference`` gives the intervals, the draws and a new run's noise.
 
 ``likelihood-t`` (up to 100 rows): draws from the density of ``sampler``.
-``profile-t`` on request: intervals of exponents, floor and a by profiling the same sum of squares, draws as above.
+``profile-t`` on request, and for a power law of one variable with a floor: intervals of exponents, floor and a by
+profiling the same sum of squares, draws as above.
 ``delta-t`` (more than 100 rows): t draws around the estimate from the sandwich covariance, or from the GLS covariance
 when rows share stems; above 50,000 rows on many stems from the sandwich over stems.
 ``bootstrap``: by cluster where clusters are more than 20; ``bootstrap-runs`` ignores clusters.
@@ -66,6 +67,7 @@ def infer(
     groups = groups_of(table)
     chosen = _choose(scheme, point.surface, groups)
     at, G = _linearised(point, y, groups, chosen)
+    highest = _limit_floor(at, y, table)
     rng = np.random.default_rng(seed)
     at.z = np.tile(at.z_hat, (draws, 1))
     at.sigma = at.sigma_hat * np.sqrt(at.df / rng.chisquare(at.df, draws))
@@ -82,6 +84,9 @@ def infer(
             at.df = float(len(groups.names) - 1)
         at.z[:, at.free] += _t_draws(point, at, y, G, draws, rng, chosen.clustered)
         at.z = np.clip(at.z, at.surface.lower, at.surface.upper)
+        if at.surface.floor is not None and at.surface.outer is not None:
+            most = np.exp(np.minimum(highest / np.maximum(at.z[:, at.surface.outer], 1e-3), 700.0))
+            at.z[:, at.surface.floor] = np.minimum(at.z[:, at.surface.floor], most)
         at.z[:, ~at.free] = at.z_hat[~at.free]
     return at
 
@@ -99,7 +104,9 @@ def _choose(scheme: str, surface: Surface, groups: Groups | None) -> _Choice:
     if surface.law.curve:
         return _Choice("jackknife-t" if count > 2 else "delta-t", "curves")
     if surface.n <= SAMPLED_ROWS:
-        return _Choice("likelihood-t", "few_rows")
+        # With a floor of zero the truth lies at an end of the draws, which then cover it in half of the studies.
+        power = len(surface.law.columns) == 1 and surface.floor is not None and bool(surface.law.terms)
+        return _Choice("profile-t" if power else "likelihood-t", "few_rows")
     if count <= MANY_CLUSTERS:
         return _Choice("delta-t", "many_rows")
     if surface.n > HUGE:
@@ -144,6 +151,23 @@ def _linearised(point: Estimate, y: Array, groups: Groups | None, chosen: _Choic
         free=free,
     )
     return at, G
+
+
+def _limit_floor(at: Inference, y: Array, table: pd.DataFrame) -> float:
+    """Log of the largest floor that the losses allow, which becomes the bound of a free floor: the smallest loss and
+    three sd of the noise of a run, or the smallest fitted loss where that is larger, as below an outlier.
+
+    Draws around a linearised fit would go beyond it.
+    """
+    surface, loss = at.surface, np.asarray(table["loss"] if "loss" in table else np.exp(y), dtype=np.float64)
+    fitted = np.atleast_1d(surface.law.predict(at.theta_hat, table))
+    highest = max(math.log(float(loss.min())) + 3 * at.sigma_hat, math.log(float(fitted.min())) + 1e-6)
+    i = surface.floor
+    if i is None or not at.free[i] or (surface.sign < 0).any():
+        return math.inf
+    if surface.outer is None and at.z_hat[i] * surface.scale < fitted.min() * (1 + 1e-6):
+        surface.upper[i] = min(float(surface.upper[i]), math.exp(highest) / surface.scale)
+    return highest
 
 
 def _sampled(at: Inference, point: Estimate, draws: int, rng: np.random.Generator) -> None:

@@ -18,6 +18,9 @@ def ratio_scores(G: Array, r: Array, groups: Groups) -> Array:
     """Log density of sqrt(rho) at ``ROOTS`` for a linear model with design G (n, P) and response r (n,)."""
     n, P = G.shape
     scores = np.full(len(ROOTS), -np.inf)
+    if not (np.isfinite(G).all() and np.isfinite(r).all()):
+        scores[0] = 0.0  # a law without a slope here says nothing of the effect: none
+        return scores
     for k, rho in enumerate(ROOTS**2):
         white, e = groups.whiten(G.T, rho).T, groups.whiten(r, rho)
         rss = float(((e - white @ np.linalg.lstsq(white, e, rcond=1e-10)[0]) ** 2).sum())
@@ -64,6 +67,8 @@ def gls(surface: Surface, z: Array, y: Array, groups: Groups, rho: float, free: 
         g = white.T @ groups.whiten(y - f[0], rho) - (z - mean) * weight
         use = free & ~((z <= surface.lower) & (g < 0)) & ~((z >= surface.upper) & (g > 0))
         h = (white.T @ white + np.diag(weight))[np.ix_(use, use)]
+        if not (np.isfinite(h).all() and np.isfinite(g).all()):
+            break  # the formula has no finite slope here: keep what was reached
         move = np.linalg.lstsq(h + damping * np.diag(np.diag(h)), g[use], rcond=1e-12)[0]
         trial = z.copy()
         trial[use] += np.clip(move, -2, 2)

@@ -22,6 +22,7 @@ import numpy as np
 from analysis.engine.random_effects import ROOT, ROOTS, ratio_scores
 from analysis.engine.reparametrise import Reparametrisation
 from analysis.engine.uncertainty import Inference
+from scaling.errors import Code, UserError
 
 Array = np.ndarray
 WALKERS = 128  # in each half of the ensemble
@@ -85,16 +86,28 @@ def sample(
 ) -> tuple[Array, Array]:
     """Draws (S, P) of the coordinates and (S,) of the variance ratio from the density in the module docstring.
 
+    Every draw lies in the support of the density: inside the bounds, with finite fitted values.
+
     Args:
       rounds: burn-in, and thinning interval. The default puts the ends of intervals within 0.1 half-widths of those
         after 2500 rounds, even on designs that identify nothing.
       root: largest sd of a stem effect, in units of a run's sd.
+
+    Raises:
+      UserError: no start lies in the support.
     """
     straight = Reparametrisation(at.surface, at.free)
     density = _Density(at, straight, _start(at, straight), root)
     burn, thin = rounds or ((100, 12) if straight.active else (400, 24))
     x = _walkers(density, 2 * WALKERS, rng)
     value = density(x)
+    lost = ~np.isfinite(value)
+    if lost.all():
+        remedy = "no law near the estimate has a finite density; choose another, such as --scheme=bootstrap-runs"
+        raise UserError("scheme", at.scheme, remedy, Code.NOT_IDENTIFIED)
+    if lost.any():  # from here on every walker lies in the support, as no other move is accepted
+        others = rng.choice(np.flatnonzero(~lost), int(lost.sum()))
+        x[lost], value[lost] = x[others], value[others]
     halves = [np.arange(WALKERS), np.arange(WALKERS, 2 * WALKERS)]
     kept: list[Array] = []
     for step in range(burn + thin * math.ceil(draws / (2 * WALKERS))):
@@ -177,13 +190,15 @@ def _inside(density: _Density, centre: Array, root: Array, roots: Array, rng: np
     x, value, shrink = np.zeros((count, density.dim)), np.full(count, -np.inf), 1.0
     if density.dim > P:
         x[:, P] = np.minimum(roots + rng.uniform(0, 0.05, count), density.root)
-    for _ in range(60):
+    for attempt in range(60):
         need = ~np.isfinite(value)
         if not need.any():
             break
         normal = rng.standard_normal((int(need.sum()), P))
         normal *= np.sqrt(df / rng.chisquare(df, len(normal)))[:, None]
-        x[need, :P] = centre[need] * shrink + free * (1 - shrink)
+        # where the data push beyond a bound the centre lies outside, by more than the spread: start from the estimate
+        pull = shrink if attempt < 20 else 0.0
+        x[need, :P] = centre[need] * pull + free * (1 - pull)
         x[need, :P] += np.einsum("spk,sk->sp", root[need], normal) * shrink
         value[need] = density(x[need])
         shrink *= 0.85

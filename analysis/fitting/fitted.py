@@ -123,18 +123,57 @@ class Fit:
         """Columns of the fitted rows, each (n,) and read-only; NaN where a row has no value."""
         return dict(self._columns)
 
+    @property
+    def variable(self) -> str | None:
+        """The only column of a law of one variable; None for other laws."""
+        return self.law.columns[0] if len(self.law.columns) == 1 and not self.law.curve else None
+
+    def beyond(self, columns: Mapping[str, Any]) -> Array:
+        """e-folds (n,) by which rows lie beyond the fitted runs: in C, N and D, or in the column of one variable."""
+        column = self.variable
+        if column is None or column in ("C", "N", "D"):
+            return beyond_range.beyond(self.scope, columns)
+        lo, hi = self.span
+        values = np.atleast_1d(np.asarray(columns[column], dtype=np.float64))
+        return np.log(np.maximum(np.maximum(values / hi, lo / values), 1.0))
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Smallest and largest value of the column of a law of one variable among the fitted rows."""
+        values = self._columns[self.law.columns[0]]
+        return float(values.min()), float(values.max())
+
+    def _of_law(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The columns, with x as another name for that of a law of one variable."""
+        column = self.variable
+        if column is None or column in columns or "x" not in columns:
+            return columns
+        return {**{name: value for name, value in columns.items() if name != "x"}, column: columns["x"]}
+
+    def _gained(self, columns: Mapping[str, Any], losses: Array) -> Array:
+        """How far each draw's log losses (S, n) lie below those at the nearest fitted value; infinite where above."""
+        column, (lo, hi) = self.law.columns[0], self.span
+        nearest = np.clip(np.atleast_1d(np.asarray(columns[column], dtype=np.float64)), lo, hi)
+        gained = np.log(self.law.predict(self.draws, {column: nearest}) / losses)
+        return np.where(gained > 0, gained, np.inf)
+
     def samples(self, columns: Mapping[str, Any], *, new_run: bool = True, discrepancy: bool = True) -> Array:
         """Losses (S, n) at columns of n rows under each draw's law; ``new_run`` adds the noise of a new run.
 
-        ``discrepancy`` adds the card's term for the law being wrong beyond the fitted range (zero within it). Rows with
-        the same ``stem`` share a stem effect; without that column every row has its own. With few runs the draws have
-        heavy tails. Deterministic in the fit's seed.
+        ``discrepancy`` adds the card's term for the law being wrong beyond the fitted range (zero within it). Under a
+        law of one variable that falls beyond it, this never takes the loss above that of the nearest fitted value. The
+        column of such a law may also be named x. Rows with the same ``stem`` share a stem effect; without that column
+        every row has its own. With few runs the draws have heavy tails. Deterministic in the fit's seed.
         """
+        columns = self._of_law(columns)
         losses = self.law.predict(self.draws, columns)
         if discrepancy and self.discrepancy.k > 0:
-            x = np.broadcast_to(beyond_range.beyond(self.scope, columns), losses.shape[1:])
+            x = np.broadcast_to(self.beyond(columns), losses.shape[1:])
             rng = np.random.default_rng([self.seed, 2])
-            losses = losses * np.exp(beyond_range.deviations(self.discrepancy, x, len(losses), rng))
+            off = beyond_range.deviations(self.discrepancy, x, len(losses), rng)
+            if self.variable is not None and self.law.quantity == "loss":
+                off = beyond_range.below(self.discrepancy, x, off, self._gained(columns, losses))
+            losses = losses * np.exp(off)
         if not new_run:
             return losses
         rng = np.random.default_rng([self.seed, 1])
@@ -158,13 +197,14 @@ class Fit:
         Where the draws are skewed, the law at the estimate differs from the median.
 
         Args:
-          columns: of n rows; or by keyword, numbers or arrays: ``fit.predict(N=1e9, D=2e10)``.
+          columns: of n rows; or by keyword, numbers or arrays: ``fit.predict(N=1e9, D=2e10)``, ``fit.predict(x=1e23)``
+            for a law of one variable, whatever its column.
           level: confidence of the interval.
 
         Raises:
           UserError: a missing column of the law, or a value outside its domain.
         """
-        cells: dict[str, Any] = {**(columns or {}), **{name: np.atleast_1d(value) for name, value in named.items()}}
+        cells = self._of_law({**(columns or {}), **{name: np.atleast_1d(value) for name, value in named.items()}})
         drawn = self.samples(cells, new_run=new_run, discrepancy=discrepancy)
         lo, hi = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
         value = np.median(self.law.predict(self.draws, cells), axis=0)

@@ -16,6 +16,7 @@ from analysis.check import diagnose, replicates
 from analysis.check.influence import influence, of_curves
 from analysis.check.structure import structure
 from analysis.engine.estimate import Estimate, estimate
+from analysis.engine.groups import rounded
 from analysis.engine.uncertainty import Inference
 from analysis.laws import Law
 from analysis.table.frame import Runs
@@ -160,7 +161,8 @@ def throughput_of(table: pd.DataFrame) -> cards.Throughput | None:
     if not {"N", "tokens_per_second"} <= set(table):
         return None
     speed: Any = pd.to_numeric(table["tokens_per_second"], errors="coerce")
-    median = speed[np.isfinite(speed) & (speed > 0)].groupby(table["N"]).median()
+    sizes = pd.Series(rounded(table["N"]), index=table.index, name="N")
+    median = speed[np.isfinite(speed) & (speed > 0)].groupby(sizes).median()
     if not len(median):
         return None
     return cards.Throughput(N=tuple(float(n) for n in median.index), tokens_per_second=tuple(median.tolist()))

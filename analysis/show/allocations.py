@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from analysis.decide.allocate import Allocation
+from analysis.decide.allocate import Allocation, DiscrepancyTerm
+from analysis.decide.one_variable import Point
 from analysis.decide.spending import Spending
 from analysis.show.answers import cost_words, sentence
 from analysis.show.numbers import digits, interval, percent
@@ -23,15 +24,10 @@ def allocation(answer: Allocation, law: str, more: Sequence[str] = ()) -> list[s
     """
     lines = [
         f"{law}, {percent(answer.level)} intervals, {answer.extrapolation_ratio:.3g} times the largest fitted compute",
+        *(f"  the least compute for a loss of {goal:.4g}" for name, goal in answer.asked.items() if name == "loss"),
         *(f"  {label:6} {interval(getattr(answer, name), digits(4))}" for name, label in QUANTITIES.items()),
     ]
-    if (wrong := answer.discrepancy) is not None and wrong.e_folds_beyond > 0:
-        optimum = f", a factor of {math.exp(wrong.optimum):.2g} of the optimum" if wrong.optimum else ""
-        lines.append(
-            f"  discrepancy, {wrong.e_folds_beyond:.2g} e-folds beyond these runs: {wrong.log_loss:.2%} of the "
-            f"loss{optimum} (t scales, in the intervals)"
-        )
-    lines += more
+    lines += [*_discrepancy(answer.discrepancy), *more]
     half, twice = answer.sensitivity.half_N, answer.sensitivity.double_N  # negative where a condition binds
     lines.append(f"  at this compute half of N changes the loss by {half:+.2%}, twice N by {twice:+.2%}")
     lines += _conditions(answer)
@@ -39,6 +35,28 @@ def allocation(answer: Allocation, law: str, more: Sequence[str] = ()) -> list[s
     lines.append(f"  N is {counted}; cost: {cost_words(answer.cost)}")
     lines += [f"  warning {w.code}: {sentence(w)}" for w in answer.warnings]
     return lines + [f"  warning {w.code}: of the fit: {sentence(w)}" for w in answer.of_fit]
+
+
+def _discrepancy(wrong: DiscrepancyTerm | None) -> list[str]:
+    if wrong is None or wrong.e_folds_beyond <= 0:
+        return []
+    optimum = f", a factor of {math.exp(wrong.optimum):.2g} of the optimum" if wrong.optimum else ""
+    return [
+        f"  discrepancy, {wrong.e_folds_beyond:.2g} e-folds beyond these runs: {wrong.log_loss:.2%} of the "
+        f"loss{optimum} (t scales, in the intervals)"
+    ]
+
+
+def point(answer: Point) -> list[str]:
+    """Lines of text of a forecast under a law of one variable."""
+    return [
+        f"{answer.law}, {percent(answer.level)} interval of a new run",
+        f"  {answer.column:6} {answer.x:.4g} (given)",
+        f"  {'loss':6} {interval(answer.loss, digits(4))}",
+        *_discrepancy(answer.discrepancy),
+        *(f"  warning {w.code}: {sentence(w)}" for w in answer.warnings),
+        *(f"  warning {w.code}: of the fit: {sentence(w)}" for w in answer.of_fit),
+    ]
 
 
 def _conditions(answer: Allocation) -> list[str]:

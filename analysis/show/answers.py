@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from analysis import laws
-from analysis.decide import allocate, compare, entropy, forecast, next_cells, spending
+from analysis.decide import allocate, compare, entropy, forecast, next_cells, one_variable, spending
 from analysis.decide.design import ExpectedPrecision, Prior
 from analysis.show.numbers import interval, loss, plural, span
 from analysis.show.sentences import count_word, sentence
@@ -33,9 +33,23 @@ def _(w: allocate.Extrapolation) -> str:
 
 
 @sentence.register
+def _(w: one_variable.OutsideRange) -> str:
+    held = "; the interval includes a term for that, the discrepancy"
+    return (
+        f"{w.ratio:.3g} times away from the nearest fitted {w.column} ({w.nearest:.3g}): the law itself may "
+        f"bend{held if w.held else ', which the interval does not include'}"
+    )
+
+
+@sentence.register
 def _(w: allocate.OpenDraws) -> str:
     forced = "; forced" if w.forced else ""
     return f"{w.share:.0%} of the draws have no interior optimum; the intervals are open: train more sizes{forced}"
+
+
+@sentence.register
+def _(w: allocate.Unreachable) -> str:
+    return f"not reachable under {w.share:.0%} of the draws, with up to {w.reach:.3g} FLOPs"
 
 
 @sentence.register

@@ -188,6 +188,8 @@ def _(w: card.NotIdentified) -> str:
                 f"{w.parameter} is not identified: both exponents are zero, the loss does not fall in these runs; add "
                 "larger ones"
             )
+        case "collinear":
+            return f"{w.parameter} is not identified: D follows from N in these runs; vary D at fixed N"
         case "wide":
             return f"{w.parameter} is not identified: {_expected(w)}; add sizes, tokens or seeds"
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from analysis.table.seal import Forecast
     from scaling.records.types import LadderRow, StudyRecord
 
+CELL = ("flops", "params", "tokens", "loss", "x")
 CONDITIONS = ("max_params", "tokens_per_parameter", "unique_tokens", "inference_tokens", "device_hours")
 
 
@@ -71,6 +72,8 @@ def predict(options: SimpleNamespace) -> int:
         whole = whole.with_discrepancy(term(whole.law.name, options.discrepancy))
     at_best = laws.reduced(whole.law)  # answers in N and D assume the best hyperparameter
     fitted = whole if at_best is None else whole.reduced(at_best)
+    if options.x is not None:
+        return _at_x(whole, options)
     workdir = study_of(options.path)
     answer = _answer(fitted, workdir, options)
     recipe, rate = _recipe(workdir, fitted, answer), _rate(whole, answer, options)
@@ -81,12 +84,39 @@ def predict(options: SimpleNamespace) -> int:
     return 0
 
 
+def _at_x(fitted: Fit, options: SimpleNamespace) -> int:
+    """Prints the loss at a value of the column of a law of one variable."""
+    from analysis.decide.one_variable import at_value
+    from analysis.show.allocations import point
+
+    _alone("x", options)
+    answer = at_value(fitted, options.x, level=options.level)
+    if options.json:
+        print_json(answer)
+    else:
+        print("\n".join(point(answer)))
+    return 0
+
+
+def _alone(flag: str, options: SimpleNamespace) -> None:
+    """UserError where another number is given beside ``flag``, which determines all of them."""
+    others = (name for name in (*CELL, *CONDITIONS) if name != flag and getattr(options, name) is not None)
+    if other := next(others, None):
+        remedy = f"cannot be given with --{flag}; give one of them"
+        raise UserError(other, getattr(options, other), remedy, Code.CONFLICT)
+
+
 def _answer(fitted: Fit, workdir: Path | None, options: SimpleNamespace) -> Allocation:
     from analysis.decide.allocate import optimal
     from analysis.decide.spending import Budget, measured, spend
 
     conditions = {name: getattr(options, name) for name in CONDITIONS if getattr(options, name) is not None}
     more = {"level": options.level, "force": options.force}
+    if options.loss is not None:
+        from analysis.decide.target_loss import reaching
+
+        _alone("loss", options)
+        return reaching(fitted, options.loss, **more)
     if not conditions:
         return optimal(fitted, flops=options.flops, params=options.params, tokens=options.tokens, **more)
     for name in ("params", "tokens"):
@@ -201,7 +231,7 @@ def _seal(options: SimpleNamespace) -> int:
     from analysis.decide import forecast
     from analysis.show.answers import forecaster, sentence
 
-    for name in ("flops", "params", "tokens", *CONDITIONS):
+    for name in (*CELL, *CONDITIONS):
         if getattr(options, name) is not None:
             raise UserError(
                 name, getattr(options, name), "is for a fit card; sealing a study's forecasts does not take it"
@@ -234,6 +264,8 @@ VERB = Verb(
         Flag("flops", float, "training compute in FLOPs"),
         Flag("params", float, "number of parameters N"),
         Flag("tokens", float, "number of training tokens D"),
+        Flag("loss", float, "a target: show the least compute that reaches this loss, with its N and D"),
+        Flag("x", float, "for a law of one variable: the value of its column"),
         Flag("learning_rate", float, "for a law of the learning rate (`scaling laws`): show the regret of this one"),
         Flag("max_params", float, "with --flops: at most this many parameters"),
         Flag("tokens_per_parameter", float, "with --flops: train at this D/N instead of the optimal one"),
