@@ -123,12 +123,12 @@ class Dropped(Value):
     ``why``: ``unfinished``; ``status`` (``detail``: diverged, rejected, failed, or the table's own word);
     ``undecayed``; ``role`` (``detail``: the role of a held-out row); ``no_loss`` (``detail``: the loss term without a
     positive value); ``copy`` (``detail``: the row that it repeats); ``warmup`` (``detail``: number of logged steps of a
-    curve); ``not_best`` (``detail``: the row of the same N and D with the lowest loss). ``reason`` is the one in the
-    run's own result.
+    curve); ``not_best`` (``detail``: the row of the same N and D with the lowest loss); ``unplanned``: the study asks
+    for the run no longer. ``reason`` is the one in the run's own result.
     """
 
     row: str
-    why: Literal["unfinished", "status", "undecayed", "role", "no_loss", "copy", "warmup", "not_best"]
+    why: Literal["unfinished", "status", "undecayed", "role", "no_loss", "copy", "warmup", "not_best", "unplanned"]
     detail: str = ""
     reason: str = ""
 

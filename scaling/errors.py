@@ -4,9 +4,10 @@ import enum
 import errno
 from collections.abc import Iterable
 
-# errno values for problems of the machine (disk full, read-only, quota, permission): reported to the user, never
-# recorded as the failure of a run.
-STORAGE = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM})
+# errno values for problems of the machine (disk full, read-only, quota, permission, a disk or file server that fails,
+# too many open files): reported to the user, never recorded as the failure of a run.
+STORAGE = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE})
+STORAGE |= {errno.EMFILE, errno.ENFILE}
 
 
 class Code(enum.StrEnum):

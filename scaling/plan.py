@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import numpy as np
 
 from scaling import count, data, device, families, recipe
 from scaling.errors import Code, UserError
-from scaling.records import identity, read_study, records, write_json
+from scaling.records import Record, identity, read_study, records, write_json
+from scaling.records.files import set_aside
 from scaling.records.types import (
     DataDescription,
     Flops,
@@ -188,16 +188,32 @@ def make(study: Study, workdir: Path | None = None) -> Plan:
 
 
 def write(plan: Plan, workdir: Path) -> None:
-    """Writes study.json.
+    """Writes study.json. A damaged one is kept as study.<time>.json.
 
     Raises:
-      UserError: the workdir holds another study (CONFLICT), its study.json cannot be read (DAMAGED), or it cannot be
-        written (ENVIRONMENT).
+      UserError: the workdir holds another study (CONFLICT), or cannot be written (ENVIRONMENT).
     """
-    path = Path(workdir) / "study.json"
-    if os.path.lexists(path) and (name := read_study(workdir).name) != plan.study.name:
+    path, intact = Path(workdir) / "study.json", True
+    try:
+        held = {read_study(workdir).name}
+    except UserError as error:
+        if error.code not in (Code.MISSING, Code.DAMAGED):
+            raise
+        intact = error.code is Code.MISSING
+        manifests = [] if intact else [_readable(record) for record in records(workdir)]
+        held = {manifest.study for manifest in manifests if manifest is not None}
+    for name in held - {plan.study.name}:
         raise UserError("workdir", workdir, f"holds the study {name}; choose another --workdir", Code.CONFLICT)
+    if not intact:
+        set_aside(path)  # it may be of another version of this program
     write_json(path, plan.record())
+
+
+def _readable(record: Record) -> Manifest | None:
+    try:
+        return record.manifest
+    except (UserError, FileNotFoundError):
+        return None
 
 
 def check_memory(plan: Plan, name: str | None = None) -> MemoryCheck:
@@ -419,10 +435,12 @@ def _measured_speed(workdir: Path | None) -> float:
     """Measured over guessed seconds of the finished runs; 1 if none is finished."""
     measured = guessed = 0.0
     for record in [] if workdir is None else records(workdir):
-        result = record.result
+        try:
+            result, manifest = record.result, record.manifest
+        except UserError:
+            continue  # an estimate does without what is damaged
         if result is None or result.status != "done" or not result.seconds.train:
             continue
-        manifest = record.manifest
         steps = manifest.steps - (manifest.branch_step or 0)
         share = steps / max(1, manifest.steps)
         measured += result.seconds.train

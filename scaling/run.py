@@ -22,6 +22,7 @@ from scaling.checkpoint import Checkpoints
 from scaling.errors import Code, UserError
 from scaling.evaluate import term_summary
 from scaling.records import Record, canonical
+from scaling.records.files import refuse_links
 from scaling.records.types import (
     Environment,
     Evaluation,
@@ -103,9 +104,11 @@ class Run:
 
     def __init__(self, spec: RunSpec, program: ProgramSpec, workdir: Path):
         self.spec, self.options, manifest = spec, program.options, spec.manifest
-        self.record = Record(Path(workdir) / "runs" / spec.run)
+        self.record = Record(Path(workdir) / "runs" / spec.run, strict=False)
         url = self.options.checkpoints
         place = f"{url.rstrip('/')}/{spec.run}" if url else self.record.path / "checkpoints"
+        for folder in ("checkpoints", "staging"):
+            refuse_links(self.record.path / folder, inside=Path(workdir))
         self.checkpoints = Checkpoints(place, stage=self.record.path / "staging")
         # Branch points: these checkpoints are not pruned.
         branch_steps = {each.branch_step for each in program.runs[1:]} if spec.kind == "stem" else set()
@@ -117,6 +120,8 @@ class Run:
         self.seed, self.steps, self.branch_step = manifest.seed, spec.steps, spec.branch_step or 0
         self.damage: UserError | None = None
         self.replaced = 0  # examples of the latest batches
+        # Not final, but already there: of a shorter stem, or of a failed attempt. The result of this run follows it.
+        self.before = None if self.final else self.record.result
         # A stem never decays, so its schedule has no end.
         self.schedule_steps = None if spec.kind == "stem" else spec.steps
         actual, planned = self.source.describe()["sha256"], manifest.data.sha256
@@ -273,7 +278,8 @@ class Run:
                 checkpoint_problems=tuple(self.checkpoints.problems),
                 replaced=sum(row.replaced for row in rows) or None,
                 finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            )
+            ),
+            replaces=self.before,
         )
 
     def _utilisation(self, speed: float | None) -> Utilisation | None:

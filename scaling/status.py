@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaling.errors import Code, UserError
-from scaling.records import Record, read_study
+from scaling.records import RESTORED, Record, read_study
 from scaling.records.types import Kind, ProgramSpec, Result, Role, RunSpec, StartRow, StepRow
 from scaling.records.value import Value
 from scaling.worker.lease_file import LeaseRecord, holder
 
-SETTLED = ("done", "diverged", "rejected", "failed")
+SETTLED = ("done", "diverged", "rejected", "failed", "damaged")
 STATES = (*SETTLED, "running", "stopped", "waiting")
 
 
@@ -88,7 +88,7 @@ class Running(Value, kw_only=True):
 
 
 class Failure(Value):
-    """A run that failed or was rejected, the reason, and a log file with details."""
+    """A run that failed, was rejected, or whose result is damaged; the reason, and a log file with details."""
 
     run: str
     status: str
@@ -103,6 +103,7 @@ class StudyStatus(Value, kw_only=True):
       counts: number of runs by state, and in ``total``.
       share: share of the estimated time that is done, 0 to 1.
       retry: the command that trains failed runs again; None if none failed.
+      unplanned: runs of the directory that the study asks for no longer; they are kept and not counted.
       warnings: problems with files of the study or with checkpoints, and damaged samples that were skipped.
     """
 
@@ -117,6 +118,7 @@ class StudyStatus(Value, kw_only=True):
     running: tuple[Running, ...]
     failures: tuple[Failure, ...]
     retry: str | None
+    unplanned: tuple[str, ...]
     warnings: tuple[str, ...]
     runs: tuple[RunStatus, ...]
 
@@ -254,7 +256,7 @@ class StatusReader:
         running = tuple(at for look in looks if (at := look.running) is not None)
         rows = tuple(row for look in looks for row in look.rows())
         warnings += [f"{run.spec.run}: {problem}" for look in looks for run in look.runs for problem in run.problems]
-        failures = tuple(self._failure(row) for row in rows if row.state in ("failed", "rejected"))
+        failures = tuple(self._failure(row) for row in rows if row.state in ("failed", "rejected", "damaged"))
         retry = f"scaling run --workdir={shlex.quote(str(self.workdir))} --retry_failed" if failures else None
         estimated, total = sum(look.program.seconds * look.share for look in looks), self._seconds
         left = sum(look.program.seconds * (1 - look.share) for look in looks)
@@ -276,6 +278,7 @@ class StatusReader:
             running=running,
             failures=failures,
             retry=retry,
+            unplanned=self._unplanned({row.run for row in rows}),
             warnings=tuple(warnings),
             runs=rows,
         )
@@ -326,7 +329,7 @@ class StatusReader:
 
     def _program(self, program: ProgramSpec, sealed: frozenset[str]) -> _ProgramLook:
         hidden = any(spec.role == "holdout" and spec.run not in sealed for spec in program.runs)
-        first = Record(self.workdir / "runs" / program.program)
+        first = Record(self.workdir / "runs" / program.program, strict=False)
         starts = self._cached("starts", first.path / "metrics.jsonl", lambda: len(first.events(StartRow))) or 0
         runs = [self._run(spec, hidden) for spec in program.runs]
         lease = None
@@ -340,13 +343,26 @@ class StatusReader:
                     run.state = "running"
         return _ProgramLook(program, runs, hidden, starts, lease)
 
+    def _unplanned(self, planned: Set[str]) -> tuple[str, ...]:
+        """Names of the folders of runs that are not in the study."""
+        try:
+            names = {entry.name for entry in os.scandir(self.workdir / "runs") if not entry.name.startswith(".")}
+        except OSError:
+            return ()
+        return tuple(sorted(names - planned))
+
     def _run(self, spec: RunSpec, hidden: bool) -> _RunLook:
-        record = Record(self.workdir / "runs" / spec.run)
-        result: Result | None = self._cached("result", record.path / "result.json", lambda: record.result)
-        problems = () if result is None else result.checkpoint_problems
+        record = Record(self.workdir / "runs" / spec.run, strict=False)
+        try:
+            result: Result | None = self._cached("result", record.path / "result.json", lambda: record.result)
+        except UserError as error:
+            if error.code is not Code.DAMAGED:
+                raise
+            return _RunLook(spec, state="damaged", step=0, share=1.0, flops_done=0.0, reason=str(error))
+        problems = [] if result is None else [*self._manifest_problem(record), *result.checkpoint_problems]
         longer = spec.kind == "stem" and result is not None and result.status == "done" and result.steps < spec.steps
         if result is not None and not longer:
-            return _ended(spec, result, hidden)
+            return _ended(spec, result, hidden, problems)
         begun = spec.branch_step or 0
         steps: list[StepRow] = self._cached("steps", record.path / "metrics.jsonl", record.steps) or []
         share = _share(spec, steps[-1].step if steps else begun)
@@ -361,8 +377,23 @@ class StatusReader:
             problems=problems,
         )
 
+    def _manifest_problem(self, record: Record) -> list[str]:
+        """What is wrong with the manifest of a run that has a result."""
 
-def _ended(spec: RunSpec, result: Result, hidden: bool) -> _RunLook:
+        def look() -> str:
+            try:
+                _ = record.manifest
+            except UserError as error:
+                return str(error)
+            return ""
+
+        path = record.path / "manifest.json"
+        found = self._cached("manifest", path, look)
+        problem = f"file = {path}: is missing; {RESTORED}" if found is None else found
+        return [problem] if problem else []
+
+
+def _ended(spec: RunSpec, result: Result, hidden: bool, problems: Sequence[str]) -> _RunLook:
     tells = not hidden or result.status != "diverged"  # the reason of a diverged run quotes its loss
     loss = se = None
     if not hidden and result.status == "done":
@@ -379,7 +410,7 @@ def _ended(spec: RunSpec, result: Result, hidden: bool) -> _RunLook:
         loss=loss,
         se=se,
         reason=result.reason if tells else None,
-        problems=(*result.checkpoint_problems, *_replaced(result)),
+        problems=(*problems, *_replaced(result)),
     )
 
 

@@ -179,6 +179,7 @@ def test_the_naive_rival_is_the_plane_through_three_cells(workdir):
     """Where the losses are a power law everywhere, the last loss with its slopes is exact."""
     for record in (workdir / "runs").iterdir():
         m = Record(record).manifest
+        (record / "result.json").unlink(missing_ok=True)
         Record(record).finish(handmade.result(50 * m.parameters.nonembedding**-0.1 * m.tokens.D**-0.15, se=None))
     shutil.rmtree(workdir / "fits")
     fit(load(workdir), "product").save(workdir / "fits" / "text-product-nonembedding.json")

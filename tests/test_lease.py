@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from scaling.worker import lease as leases
+from scaling.worker import lease_file
 from scaling.worker import watch as watches
-from scaling.worker.lease_file import NAME, SIZE, Progress, holder
+from scaling.worker.lease_file import NAME, SIZE, Progress, claim_of, holder, pack, this_process
 from scaling.worker.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -327,3 +328,108 @@ def test_damaged_content_is_treated_as_silent(tmp_path):
     taken, waited = take_within(Watch(ttl=0.3), tmp_path, 10)
     assert taken is not None and waited >= 0.3
     taken.release()
+
+
+def test_an_observer_that_sleeps_before_its_claim_moves_nobodys_lease(tmp_path, monkeypatch):
+    slow, quick, publish, rivals = silent(tmp_path), silent(tmp_path), lease_file.publish, []
+
+    def publish_too_late(path, content):
+        monkeypatch.undo()
+        rivals.append(quick.take(tmp_path))  # the whole takeover, while the other one sleeps
+        rivals.append((tmp_path / NAME).stat().st_ino)
+        return publish(path, content)
+
+    monkeypatch.setattr(lease_file, "publish", publish_too_late)
+    renamed = []
+    assert slow.take(tmp_path) is None
+    rival, inode = rivals
+    monkeypatch.setattr(os, "rename", lambda *names: renamed.append(names))
+    assert rival.confirm() and (tmp_path / NAME).stat().st_ino == inode and not renamed
+    monkeypatch.undo()
+    rival.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_while_one_sleeps_before_its_move_nobody_else_takes_the_lease(tmp_path, monkeypatch):
+    slow, others, rename, taken = silent(tmp_path), [silent(tmp_path) for _ in range(3)], os.rename, []
+
+    def rename_too_late(source, target):
+        monkeypatch.undo()
+        taken.extend(other.take(tmp_path) for other in others)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename_too_late)
+    lease = slow.take(tmp_path)
+    assert lease is not None and lease.confirm() and taken == [None] * 3
+    lease.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_claim_whose_maker_died_is_taken_over_and_then_the_lease(tmp_path, start, broken):
+    gone = start("", tmp_path)
+    gone.wait()
+    content = json.dumps({**json.loads(pack(this_process("x"))), "pid": gone.pid}).encode()
+    (tmp_path / NAME).write_bytes(content)
+    claim = claim_of(tmp_path / NAME, content)
+    claim.write_bytes(b"{}" if broken else content.replace(b'"x"', b'"y"'))
+    watch = Watch(ttl=0.3)
+    if broken:  # of unknown origin: only its silence tells
+        assert watch.take(tmp_path) is None
+    taken, _ = take_within(watch, tmp_path, 10)
+    assert taken is not None
+    taken.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def a_link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.with_name("nothing"))
+
+
+def a_full_folder(path: Path) -> None:
+    (path / "inside").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("plant", [a_fifo, a_link_to_itself, a_link_to_nothing, Path.mkdir, a_full_folder])
+def test_what_is_no_file_is_a_broken_lease_and_is_taken_over_after_ttl(tmp_path, plant):
+    plant(tmp_path / NAME)
+    assert holder(tmp_path) is None
+    taken, waited = take_within(Watch(ttl=0.3), tmp_path, 10)
+    assert taken is not None and waited >= 0.3 and taken.confirm()
+    assert (tmp_path / NAME).is_file() and not (tmp_path / NAME).is_symlink()
+    taken.release()
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_lease_that_becomes_a_fifo_is_lost(tmp_path):
+    lease = leases.acquire(tmp_path, beat=3600)
+    assert lease is not None
+    (tmp_path / NAME).unlink()
+    os.mkfifo(tmp_path / NAME)
+    with pytest.raises(leases.LeaseLost):
+        lease.require()
+
+
+def test_required_means_confirmed_now_also_when_the_disk_fails_for_a_moment(tmp_path, monkeypatch):
+    lease, fsync, failures = leases.acquire(tmp_path, beat=0.02), os.fsync, [5, 28]
+    assert lease is not None
+
+    def failing(descriptor):
+        if failures:
+            raise OSError(failures.pop(), "for a moment")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    lease.require()
+    assert not failures
+    (tmp_path / NAME).unlink()
+    with pytest.raises(leases.LeaseLost):
+        lease.require()

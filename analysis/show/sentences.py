@@ -382,6 +382,8 @@ def _(row: card.Dropped) -> str:
             return f"{row.detail} of the same N and D has a lower loss"
         case "copy":
             return f"the same in every cell as {row.detail}"
+        case "unplanned":
+            return "the study asks for it no longer"
 
 
 @sentence.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,30 @@ from analysis.table import seal as sealed
 from analysis.table.frame import Runs, runs_of
 from analysis.table.select import select
 from scaling.errors import Code, UserError
-from scaling.records import Manifest, Record, read_study, records
+from scaling.records import RESTORED, Manifest, Record, read_study, records
+from scaling.records.files import damaged
 from scaling.records.types import Evaluation, StudyRecord
 from scaling.records.unit import Unit
 
 
 def load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str, term: str | None) -> Runs:
-    """The finished runs of one data set with the roles fit and seed; results of other runs are not opened."""
+    """The finished runs of one data set with the roles fit and seed; results of other runs are not opened.
+
+    Raises:
+      UserError: no run can be fitted (TOO_FEW), their losses differ (MIXED), or a finished run of the study has no
+        manifest (DAMAGED): none is left out in silence.
+    """
     dataset = default_dataset(workdir, dataset)
+    planned = _planned(workdir)
     rows: list[dict[str, Any]] = []
     dropped: list[Dropped] = []
     units: dict[str, Unit] = {}
     for record in records(workdir):
         manifest = record.manifest
         if manifest.dataset != dataset or manifest.role not in ("fit", "seed"):
+            continue
+        if planned and record.path.name not in planned and manifest.origin == "trained":
+            dropped.append(Dropped(row=record.path.name, why="unplanned"))
             continue
         wanted = term or manifest.headline
         unit = _unit(manifest, wanted)
@@ -53,6 +64,21 @@ def load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str, 
     ((shown, unit),) = units.items()
     conventions = Conventions(origin="records", n=n, flops="exact", term=shown, unit=unit, regret=_regret(table))
     return runs_of(table, dropped, conventions, str(workdir), dataset)
+
+
+def _planned(workdir: Path) -> frozenset[str]:
+    """Names of the runs of study.json; none if there is no study.
+
+    Raises:
+      UserError: one of them has a result and no manifest (DAMAGED).
+    """
+    study = _study(workdir)
+    names = frozenset(spec.run for program in study.programs for spec in program.runs) if study else frozenset()
+    for name in sorted(names):
+        manifest = workdir / "runs" / name / "manifest.json"
+        if not os.path.lexists(manifest) and os.path.lexists(manifest.with_name("result.json")):
+            raise damaged(manifest, "is missing, though the run has a result", RESTORED)
+    return names
 
 
 def _why(row: Dropped) -> str:

@@ -23,14 +23,14 @@ from scaling import distributed
 from scaling.engines import Pool
 from scaling.errors import Code, UserError
 from scaling.flags import Flag
-from scaling.records import write_atomic
+from scaling.records.files import make_folder, write_atomic
 from scaling.records.types import Marks, ProgramSpec
 from scaling.worker import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
 from scaling.worker.ensembles import parse_ensemble_size
 from scaling.worker.environment import usable_cache, variables
 from scaling.worker.failures import Problem
 from scaling.worker.loop import MAX_ATTEMPTS
-from scaling.worker.programs import load_programs, progress_marks, settled
+from scaling.worker.programs import load_programs, over, progress_marks
 
 # Prefixes of jax plugins (jax_plugins.xla_cuda13 ...), and device files that exist on machines with such a device.
 ACCELERATORS = {"xla_cuda": ("/dev/nvidiactl", "/dev/dxg"), "xla_rocm": ("/dev/kfd",)}
@@ -153,12 +153,13 @@ class Local:
           UserError: the work directory cannot be written (ENVIRONMENT).
         """
         # Every worker first writes its log; if the directory cannot be written, that is reported here, once.
+        make_folder(self.workdir / "logs", inside=self.workdir)
         write_atomic(self.workdir / "logs" / ".probe", "")
         (self.workdir / "logs" / ".probe").unlink(missing_ok=True)
         self._programs = list(programs)
         requested = {program.program for program in programs}
         rest = [program for program in load_programs(self.workdir) if program.program not in requested]
-        others = any(not settled(self.workdir, spec) for program in rest for spec in program.runs)
+        others = any(not over(self.workdir, program) for program in rest)
         self._only = [f"--only={','.join(sorted(requested))}"] if others else []
         for index in range(min(self.size, len(self._programs))):
             self._start(index)

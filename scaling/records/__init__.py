@@ -22,11 +22,14 @@ from typing import Any, TypeVar, get_args
 import msgspec
 
 from scaling.errors import Code, UserError
-from scaling.records.typed import damaged, finite, plain, read_bytes, read_json, read_typed, write_atomic, write_json
+from scaling.records import guard
+from scaling.records.files import append, damaged, make_folder, publish, read_bytes, set_aside, write_atomic
+from scaling.records.typed import finite, plain, read_json, read_typed, to_json, write_json
 from scaling.records.types import SCHEMA, AnyRow, Manifest, Result, Role, Row, StepRow, StudyRecord
 
 ROLES: tuple[str, ...] = get_args(Role)
-AGAIN = "train or import this run again"
+AGAIN = "`scaling run --retry_failed` keeps it aside and trains the run again"
+RESTORED = "`scaling run` writes it again from study.json; import the run again if it was imported"
 EventRow = TypeVar("EventRow", bound=Row)
 
 __all__ = [
@@ -63,16 +66,22 @@ def identity(value: Any) -> str:
 class Record:
     """One run directory. Reading never fails on a run that is still being written.
 
+    Args:
+      path: the directory.
+      strict: whether a line of metrics.jsonl that has the wrong form is an error. For training, which could only start
+        over, it is a line less.
+
     Raises:
       UserError: a file does not have the form that ``types`` defines (DAMAGED); from everything that reads.
     """
 
     path: Path
+    strict: bool = True
 
     @property
     def manifest(self) -> Manifest:
         """What the run is. Raises FileNotFoundError if it has not begun."""
-        return read_typed(self.path / "manifest.json", Manifest, remedy=AGAIN)
+        return read_typed(self.path / "manifest.json", Manifest, remedy=RESTORED)
 
     @property
     def result(self) -> Result | None:
@@ -90,21 +99,19 @@ class Record:
 
     def begin(self, manifest: Manifest) -> None:
         """Writes the manifest. An existing one is kept: it describes the run as it began."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / "manifest.json").exists():
+        self.make()
+        if not os.path.lexists(self.path / "manifest.json"):
             write_json(self.path / "manifest.json", manifest)
+
+    def make(self) -> None:
+        """Makes the folder. Raises UserError (ENVIRONMENT) if it cannot be made, or is a link out of the workdir."""
+        make_folder(self.path, inside=self.path.parent.parent)
 
     def append(self, *rows: AnyRow) -> None:
         """Appends metric rows in one write. If a crash left an incomplete line, it is terminated first."""
         text = "".join(canonical(row) + "\n" for row in rows)
-        if not text:
-            return
-        with open(self.path / "metrics.jsonl", "ab+") as file:
-            if file.tell() > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    text = "\n" + text
-            file.write(text.encode())
+        if text:
+            append(self.path / "metrics.jsonl", text.encode())
 
     def rows(self) -> Iterator[AnyRow]:
         """Every complete row, steps and events, in the order written."""
@@ -117,6 +124,8 @@ class Record:
             try:
                 yield _rows.decode(line)
             except msgspec.ValidationError as error:
+                if not self.strict:
+                    continue
                 raise damaged(path, f"line {number}: {str(error)[:300]}", "delete the line") from error
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue  # torn by a crash, or empty
@@ -130,9 +139,25 @@ class Record:
         """Rows of one type, such as ``StartRow``, in the order written."""
         return [row for row in self.rows() if isinstance(row, kind)]
 
-    def finish(self, result: Result) -> None:
-        """Writes the result, atomically and last: it marks the run as finished."""
-        write_json(self.path / "result.json", result)
+    def finish(self, result: Result, *, replaces: Result | None = None) -> bool:
+        """Publishes the result, atomically and last: it marks the run as finished. What is published is never replaced.
+
+        Args:
+          result: how the run ended.
+          replaces: a result that is not final, which this one follows: of a shorter stem, or of a failed attempt. It is
+            kept as result.<time>.json.
+
+        Returns:
+          Whether it was published; False if the run has another result already, which stays.
+
+        Raises:
+          Exception: what the ``guard`` of this run raises, if its worker must not publish any more.
+        """
+        guard.check(self.path)
+        path = self.path / "result.json"
+        if replaces is not None and self.result == replaces:
+            set_aside(path)
+        return publish(path, to_json(result))
 
 
 def records(workdir: str | os.PathLike[str]) -> list[Record]:

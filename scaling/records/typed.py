@@ -1,40 +1,21 @@
-"""Reads and writes files. Contents are validated on reading; an error is one line that names the file."""
+"""Reads and writes JSON. Contents are validated on reading; an error is one line that names the file."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import math
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from scaling.errors import Code, UserError
+from scaling.records.files import RESTORE, damaged, read_bytes, write_atomic
 
 T = TypeVar("T")
-RESTORE = "delete it or restore it"
 _LONGEST = 300  # characters quoted in a message: a damaged value may be a megabyte
-
-
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of a file.
-
-    Raises:
-      FileNotFoundError: it does not exist.
-      UserError: it is a directory or a loop of links (DAMAGED), or permission is denied (ENVIRONMENT).
-    """
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise
-    except PermissionError as error:
-        raise UserError("file", path, "cannot be read: no permission", Code.ENVIRONMENT) from error
-    except OSError as error:
-        raise damaged(path, f"cannot be read ({error.strerror})") from error
 
 
 def read_json(path: str | os.PathLike[str], remedy: str = RESTORE) -> Any:
@@ -73,11 +54,6 @@ def decode(
         raise damaged(path, f"is not JSON ({_why(error)})", remedy, field) from error
 
 
-def damaged(path: str | os.PathLike[str], problem: str, remedy: str = RESTORE, field: str = "file") -> UserError:
-    """The error to raise for a file whose content is not what it should be (DAMAGED)."""
-    return UserError(field, path, f"{problem}; {remedy}", Code.DAMAGED)
-
-
 def _why(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
@@ -93,32 +69,6 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 def plain(value: Any) -> Any:
     """Converts a Struct to dicts, lists, strings and numbers; serves as the ``default`` of ``json.dumps``."""
     return msgspec.to_builtins(value)
-
-
-def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
-    """Writes a file atomically: a reader, also after a crash, sees the old content or the new, never a part.
-
-    Raises:
-      UserError: the directory cannot be written, or the disk is full (ENVIRONMENT).
-    """
-    path = Path(path)
-    content = data.encode() if isinstance(data, str) else data
-    name = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError as error:
-        if name is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-        remedy = f"cannot be written ({error.strerror}); free space or choose another"
-        raise UserError("path", path, remedy, Code.ENVIRONMENT) from error
 
 
 def check_writable(path: str | os.PathLike[str], field: str) -> None:
@@ -137,7 +87,12 @@ def check_writable(path: str | os.PathLike[str], field: str) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes a value or a Struct as indented JSON, atomically. Raises ValueError for NaN, which JSON lacks."""
-    write_atomic(path, json.dumps(value, indent=1, allow_nan=False, default=plain) + "\n")
+    write_atomic(path, to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """A value or a Struct as indented JSON. Raises ValueError for NaN, which JSON lacks."""
+    return json.dumps(value, indent=1, allow_nan=False, default=plain) + "\n"
 
 
 def finite(value: float) -> float | None:

@@ -17,10 +17,13 @@ from scaling.verbs.show import print_json
 
 
 def run(options: SimpleNamespace) -> int:
-    """Trains every run that is not final. Exit status: 0 all done; 1 some failed; 2 some rejected; 130 on Ctrl-C."""
+    """Trains every run that is not final.
+
+    Exit status: 0 all done; 1 some failed or cannot be read; 2 some rejected; 130 on Ctrl-C.
+    """
     from scaling.progress import follow
     from scaling.status import StatusReader, duration, headline
-    from scaling.worker.programs import reset, settled
+    from scaling.worker.programs import over, reset, restore_manifests
 
     plan = None
     if options.config is not None:
@@ -43,9 +46,11 @@ def run(options: SimpleNamespace) -> int:
         for text in plans.remarks(plan.study):
             print(f"warning: {text}", file=sys.stderr)
     reader = StatusReader(workdir)
+    for name in restore_manifests(workdir, reader.programs):
+        print(f"{name}: manifest.json could not be read, and is written again from study.json", file=sys.stderr)
     if options.retry_failed:
         reset(workdir, reader.programs)
-    pending = [p for p in reader.programs if not all(settled(workdir, spec) for spec in p.runs)]
+    pending = [program for program in reader.programs if not over(workdir, program)]
     signalled = problem = None
     if pending:
         engine.submit(pending)
@@ -68,7 +73,7 @@ def run(options: SimpleNamespace) -> int:
     print_failures(status, sys.stderr)
     for text in status.warnings:
         print(f"warning: {text}", file=sys.stderr)
-    return 2 if status.counts["rejected"] else 1 if status.counts["failed"] else 0
+    return 2 if status.counts["rejected"] else 1 if status.counts["failed"] or status.counts["damaged"] else 0
 
 
 VERB = Verb(

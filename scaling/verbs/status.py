@@ -45,6 +45,9 @@ def status(options: SimpleNamespace) -> int:
     print(f"{spent}; left {duration(seconds.left)}")
     if any(row.hidden and row.state in SETTLED for row in study.runs):
         print(f"held-out losses stay sealed until `scaling predict {options.path}`")
+    if study.unplanned:
+        first = ", ".join(study.unplanned[:3]) + (" ..." if len(study.unplanned) > 3 else "")
+        print(f"{len(study.unplanned)} runs are not of this study any more, kept and not counted: {first}")
     print_failures(study, sys.stdout)
     for text in study.warnings:
         print(f"warning: {text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import traceback
@@ -11,6 +12,8 @@ from typing import Any, Literal
 
 from scaling import distributed
 from scaling.errors import Code, UserError
+from scaling.records.files import append
+from scaling.records.guard import publishing
 from scaling.records.types import (
     ErrorRow,
     FinishRow,
@@ -24,7 +27,7 @@ from scaling.worker.failures import is_environment_error, one_line
 from scaling.worker.lease import Lease, LeaseLost
 from scaling.worker.lease_file import Progress
 from scaling.worker.log import log, now
-from scaling.worker.programs import attempts, progress_marks, record_of, settled
+from scaling.worker.programs import attempts, progress_marks, record_of, restore_manifests, settled
 from scaling.worker.training import Training
 
 
@@ -56,6 +59,13 @@ class Attempt:
         self.record = record_of(workdir, program.program)
         self.over = False
         self.exit_code: int | None = None
+        self._open = contextlib.ExitStack()
+        self._open.callback(lease.release)
+        self._open.enter_context(under(workdir, program, lease))
+
+    def close(self) -> None:
+        """Releases the lease; nothing is published after that. May be called twice."""
+        self._open.close()
 
     @property
     def callbacks(self) -> dict[str, Callable[..., Any]]:
@@ -81,7 +91,7 @@ class Attempt:
         """
         self._record_end(self._missing_result() if problem is None else problem)
         self.over = True
-        self.lease.release()
+        self.close()
 
     def _missing_result(self) -> Exception | None:
         missing = [spec.run for spec in self.program.runs if not settled(self.workdir, spec)]
@@ -115,10 +125,14 @@ class Attempt:
             self.exit_code = EXIT_AGAIN  # restart the process: an accelerator may be unusable after an error
 
     def _record_error(self, problem: Exception) -> None:
-        with open(self.record.path / "error.log", "a") as file:
-            text = "".join(traceback.format_exception(problem)).rstrip()
-            file.write(f"{now()} attempt {self.number}\n{text}\n")
+        text = "".join(traceback.format_exception(problem)).rstrip()
+        append(self.record.path / "error.log", f"{now()} attempt {self.number}\n{text}\n".encode())
         self.record.append(ErrorRow(time=now(), reason=one_line(problem)))
+
+
+def under(workdir: Path, program: ProgramSpec, lease: Lease) -> contextlib.AbstractContextManager[None]:
+    """Within the block, results of the program's runs are published only while its lease is held."""
+    return publishing([record_of(workdir, spec.run).path for spec in program.runs], lease.require)
 
 
 def begin(workdir: Path, program: ProgramSpec, core: str, max_attempts: int) -> int | None:
@@ -127,6 +141,8 @@ def begin(workdir: Path, program: ProgramSpec, core: str, max_attempts: int) -> 
     Returns:
       The attempt's number, from 1; None if the program has no attempts left, in which case its unfinished runs fail.
     """
+    for run in restore_manifests(workdir, [program]):
+        log(f"{run}: manifest.json could not be read, and is written again from study.json")
     record, marks = record_of(workdir, program.program), progress_marks(workdir, program)
     spent = attempts(record, marks)
     if spent >= max_attempts:

@@ -8,8 +8,17 @@ owner writes into the moved file and never overwrites its successor's lease. An 
   free or now belongs to a process that began at another time), or
 * its content did not change for ``ttl`` seconds of the *observer's own* clock. Two clocks are never compared.
 
-It is taken away by renaming it to a unique name and reading the renamed file: if it changed at the last moment, it is
-linked back. If a third process was faster, the inode at the path decides who holds the lease.
+Who takes it away first creates a claim on it, by another exclusive link under a name made from the holder's id, and
+then looks again. So only one process at a time can be between its look and its move, however long it sleeps there, and
+nobody can put a lease of their own in between. A claim is itself taken over if the process that made it is dead, or
+silent for ``ttl``.
+
+What is promised: two leases on one directory are never held at once, but in one case. A process that is stopped for
+longer than ``ttl`` between its last look and its move (two system calls) may move its successor's lease. It puts it
+back, unless another process took the free place at that moment; then two believe that they hold it, until the first
+beats (at most ``beat`` seconds later), or asks by ``confirm`` or ``require``. A process that was stopped elsewhere and
+lost its lease knows when it next asks ``alive``, since that looks again if the last renewal is old. Therefore nothing
+is published without ``require``, and what is published is never replaced (``records.Record.finish``).
 """
 
 from __future__ import annotations
@@ -17,7 +26,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
 import threading
 import time
 import uuid
@@ -25,8 +33,9 @@ from pathlib import Path
 
 import msgspec
 
-from scaling.worker import processes
-from scaling.worker.lease_file import NAME, LeaseRecord, Progress, pack, take_away
+from scaling.errors import Code, UserError
+from scaling.records.files import make_folder
+from scaling.worker.lease_file import NAME, LeaseRecord, Progress, pack, remove, take_over, this_process
 
 BEAT = 2.0  # seconds between two renewals
 TTL = 30.0  # seconds without a change after which an observer takes the lease away
@@ -73,6 +82,16 @@ class Lease:
         if not self.alive():
             raise LeaseLost(str(self.path.parent))
 
+    def require(self) -> None:
+        """Raises LeaseLost unless the directory shows now that the lease is held. Waits while it cannot be read."""
+        begun = _clock()
+        while not self._lost and self._confirmed < begun:
+            self._renew()
+            if not self._lost and self._confirmed < begun:
+                time.sleep(min(1.0, self._beat))
+        if self._lost:
+            raise LeaseLost(str(self.path.parent))
+
     def report(self, progress: Progress) -> None:
         """Sets the progress that the next renewal shows to observers."""
         self._progress = progress
@@ -84,9 +103,11 @@ class Lease:
         with self._lock:
             if self._descriptor < 0:
                 return
-            if self._mine():
-                with contextlib.suppress(OSError):
-                    take_away(self.path, self._written)
+            with contextlib.suppress(OSError, UserError):  # then observers take it away, after a while
+                if self._mine():
+                    # While its beat is fresh no observer is about to take it away, so it needs no claim.
+                    fresh = _clock() - self._confirmed < self._ttl / 2
+                    (remove if fresh else take_over)(self.path, self._written)
             os.close(self._descriptor)
             self._descriptor, self._lost = -1, True
 
@@ -103,9 +124,13 @@ class Lease:
     def _mine(self) -> bool:
         """Whether the file at the path is the one held open. Opening it makes NFS ask the server."""
         try:
-            handle = os.open(self.path, os.O_RDONLY)
+            handle = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                return False
+            raise
         try:
             return os.path.samestat(os.fstat(handle), os.fstat(self._descriptor))
         finally:
@@ -147,24 +172,25 @@ def acquire(directory: str | os.PathLike[str], *, beat: float = BEAT, ttl: float
       ttl: seconds without a change after which observers take the lease away.
 
     Raises:
-      OSError: the directory cannot be written.
+      UserError: the directory cannot be written, or is a link (ENVIRONMENT).
     """
     path = Path(directory) / NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    owner = uuid.uuid4().hex
-    content = LeaseRecord(
-        owner=owner,
-        host=socket.gethostname()[:200],
-        machine=processes.machine(),
-        pid=os.getpid(),
-        born=processes.born(os.getpid()),
-        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
-    staged = path.with_name(f".{NAME}.{owner}")
+    make_folder(path.parent, inside=path.parent.parent.parent)
+    content = this_process(uuid.uuid4().hex)
+    staged = path.with_name(f".{NAME}.{content.owner}")
+    try:
+        descriptor = _link(staged, path, pack(content))
+    except OSError as error:
+        raise UserError("path", path, f"cannot be written ({error.strerror})", Code.ENVIRONMENT) from error
+    return None if descriptor is None else Lease(path, descriptor, content, beat, ttl)
+
+
+def _link(staged: Path, path: Path, content: bytes) -> int | None:
+    """Creates a file with this content, unless there is one; returns a descriptor to rewrite it, or None."""
     descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         try:
-            os.pwrite(descriptor, pack(content), 0)
+            os.pwrite(descriptor, content, 0)
             os.fsync(descriptor)
             try:
                 os.link(staged, path)
@@ -177,7 +203,7 @@ def acquire(directory: str | os.PathLike[str], *, beat: float = BEAT, ttl: float
     except BaseException:
         os.close(descriptor)
         raise
-    if not linked:
-        os.close(descriptor)
-        return None
-    return Lease(path, descriptor, content, beat, ttl)
+    if linked:
+        return descriptor
+    os.close(descriptor)
+    return None

@@ -16,14 +16,14 @@ from scaling.errors import Code, UserError
 from scaling.records import canonical
 from scaling.records.types import ProgramSpec
 from scaling.worker import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED
-from scaling.worker.attempt import Attempt, begin
+from scaling.worker.attempt import Attempt, begin, under
 from scaling.worker.compile_ahead import CompileAhead
 from scaling.worker.ensembles import EnsembleSize
 from scaling.worker.failures import is_environment_error, one_line
 from scaling.worker.lease import BEAT, TTL, Lease
 from scaling.worker.lease_file import holder
 from scaling.worker.log import log
-from scaling.worker.programs import load_programs, record_of, settled
+from scaling.worker.programs import load_programs, over, record_of
 from scaling.worker.training import EXECUTE, Training
 from scaling.worker.watch import Watch
 
@@ -68,7 +68,7 @@ class Worker:
         self.programs = [p for p in load_programs(workdir) if not settings.only or p.program in settings.only]
         self._stop = threading.Event()
         self._code: int | None = None  # exit code, once this process must stop training
-        self._settled: set[str] = set()
+        self._over: set[str] = set()  # programs
         self._ahead: CompileAhead | None = None
 
     def stop(self, *_: object) -> None:
@@ -171,8 +171,9 @@ class Worker:
     def _begin(self, program: ProgramSpec, lease: Lease) -> Attempt | None:
         """Records the start of an attempt. If there is nothing to attempt, releases the lease and returns None."""
         number = None
-        if not self._is_settled(program):  # its last holder may have finished it before we got the lease
-            number = begin(self.workdir, program, self.settings.core, self.settings.max_attempts)
+        if not self._is_over(program):  # its last holder may have finished it before we got the lease
+            with under(self.workdir, program, lease):
+                number = begin(self.workdir, program, self.settings.core, self.settings.max_attempts)
         if number is None:
             lease.release()
             return None
@@ -204,7 +205,7 @@ class Worker:
                     self._end(attempt, problem)
         finally:
             for attempt in begun:
-                attempt.lease.release()
+                attempt.close()
 
     def _drive(self, first: Attempt, attempts: Iterator[Attempt], begun: Sequence[Attempt]) -> None:
         """Trains attempts together, as many at a time as have begun, rounded up to a multiple of mesh.ensemble."""
@@ -230,15 +231,12 @@ class Worker:
             self._code = EXIT_AGAIN if again else attempt.exit_code
 
     def _left(self) -> list[ProgramSpec]:
-        return [program for program in self.programs if not self._is_settled(program)]
+        return [program for program in self.programs if not self._is_over(program)]
 
-    def _is_settled(self, program: ProgramSpec) -> bool:
-        for spec in program.runs:
-            if spec.run not in self._settled:
-                if not settled(self.workdir, spec):
-                    return False
-                self._settled.add(spec.run)
-        return True
+    def _is_over(self, program: ProgramSpec) -> bool:
+        if program.program not in self._over and over(self.workdir, program):
+            self._over.add(program.program)
+        return program.program in self._over
 
 
 def _compiled_for(program: ProgramSpec) -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 from scaling import distributed
 from scaling.errors import Code, UserError
+from scaling.records.files import make_folder, open_to_append
 from scaling.worker import EXIT_AGAIN, EXIT_USER
 from scaling.worker.ensembles import parse_ensemble_size
 from scaling.worker.environment import bind, usable_cache, variables
@@ -93,8 +94,8 @@ def _redirect(workdir: Path, core: str) -> int:
     report = os.dup(1)
     path = workdir / "logs" / f"worker-{core}.log"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        make_folder(path.parent, inside=workdir)
+        file = open_to_append(path)
     except OSError as error:
         remedy = f"cannot be written ({error.strerror}); choose another"
         raise UserError("workdir", workdir, remedy, Code.ENVIRONMENT) from error

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from scaling.worker.lease import BEAT, TTL, Lease, acquire
-from scaling.worker.lease_file import NAME, parse, read, take_away
+from scaling.worker.lease_file import NAME, claim_of, parse, read, take_over
 
 SETTLE = 0.2  # seconds that a lease must survive after a takeover before it counts
 
@@ -26,12 +26,15 @@ class Watch:
     def take(self, directory: str | os.PathLike[str]) -> Lease | None:
         """Takes the lease of a directory if it is free or abandoned; else None.
 
-        After a takeover it waits ``SETTLE`` seconds: a rival that read the old lease just before may move the new one
-        away by mistake, so the new one counts only when no rival can still be between its look and its move.
+        After a takeover it waits ``SETTLE`` seconds, and asks whether the new lease is still there: see ``lease`` for
+        the one process that may have moved it away by mistake.
+
+        Raises:
+          UserError: the directory cannot be read or written, or is a link (ENVIRONMENT).
         """
         path = Path(directory) / NAME
         content = read(path)
-        if content is not None and not (self._abandoned(path, content) and take_away(path, content)):
+        if content is not None and not self._take_over(path, content):
             return None
         contested = content is not None or self._seen.pop(path, None) is not None
         lease = acquire(directory, beat=self.beat, ttl=self.ttl)
@@ -42,6 +45,18 @@ class Watch:
             return lease
         lease.release()
         return None
+
+    def _take_over(self, path: Path, content: bytes) -> bool:
+        """Removes a lease, or a claim on one, that is abandoned. Returns whether this process removed it."""
+        if not self._abandoned(path, content):
+            return False
+        if take_over(path, content):
+            return True
+        # Another process claims it. If that one died with its claim, the claim goes now, and the lease at a later look.
+        claim = claim_of(path, content)
+        if (held := read(claim)) is not None:
+            self._take_over(claim, held)
+        return False
 
     def _abandoned(self, path: Path, content: bytes) -> bool:
         record = parse(content)

@@ -1,0 +1,194 @@
+"""Reads and writes files of a directory that others may write too, and whose files may be damaged or planted.
+
+Reading takes regular files only: a FIFO in place of one would block for ever. Appending follows no link, and a folder
+that is a link is not entered, since it may lead out of the work directory. A file is written whole, beside its place,
+and then moved there: ``write_atomic`` replaces what is there, ``publish`` never does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from scaling.errors import STORAGE, Code, UserError
+
+RESTORE = "delete it or restore it"
+
+
+def damaged(path: str | os.PathLike[str], problem: str, remedy: str = RESTORE, field: str = "file") -> UserError:
+    """The error to raise for a file whose content is not what it should be (DAMAGED)."""
+    return UserError(field, path, f"{problem}; {remedy}", Code.DAMAGED)
+
+
+def _unwritable(path: str | os.PathLike[str], problem: str | None) -> UserError:
+    return UserError("path", path, f"cannot be written ({problem}); free space or choose another", Code.ENVIRONMENT)
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+      FileNotFoundError: it does not exist.
+      UserError: it is a directory, a FIFO or a loop of links (DAMAGED), or the machine refuses (ENVIRONMENT).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO must not block
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise damaged(path, "is not a file")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise
+    except PermissionError as error:
+        raise UserError("file", path, "cannot be read: no permission", Code.ENVIRONMENT) from error
+    except OSError as error:
+        if error.errno in STORAGE:
+            raise UserError("file", path, f"cannot be read ({error.strerror}); try again", Code.ENVIRONMENT) from error
+        raise damaged(path, f"cannot be read ({error.strerror})") from error
+
+
+def make_folder(path: Path, inside: Path) -> None:
+    """Makes a folder at ``path``, somewhere below the folder ``inside``, which may be a link itself.
+
+    Raises:
+      UserError: a folder on the way from ``inside`` is a link, is no folder, or cannot be made (ENVIRONMENT).
+    """
+    refuse_links(path, inside)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+
+
+def refuse_links(path: Path, inside: Path) -> None:
+    """Raises UserError (ENVIRONMENT) if ``path``, or a folder between it and ``inside``, is a symbolic link."""
+    steps = path.relative_to(inside).parts
+    for count in range(1, len(steps) + 1):
+        place = inside.joinpath(*steps[:count])
+        if place.is_symlink():
+            raise UserError("path", place, "is a link, and links are not followed here; remove it", Code.ENVIRONMENT)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Appends to a file in one write, and makes it if missing. If it ends in an incomplete line, that is ended first.
+
+    Raises:
+      UserError: it is a link or not a file, or the disk is full or read-only (ENVIRONMENT).
+    """
+    try:
+        descriptor = open_to_append(path)
+        try:
+            end = os.lseek(descriptor, 0, os.SEEK_END)
+            if end > 0 and os.pread(descriptor, 1, end - 1) != b"\n":
+                content = b"\n" + content
+            while content:  # a disk may take a part, and refuse the rest
+                content = content[os.write(descriptor, content) :]
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+
+
+def open_to_append(path: Path) -> int:
+    """A descriptor of a regular file, to read and to append to.
+
+    Raises:
+      OSError: it cannot be opened, also since it is a link.
+      UserError: it is a directory or a FIFO (ENVIRONMENT).
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)  # the umask decides who else may continue it
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _unwritable(path, "is not a file")
+    return descriptor
+
+
+def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
+    """Writes a file atomically: a reader, also after a crash, sees the old content or the new, never a part.
+
+    Raises:
+      UserError: the directory cannot be written, or the disk is full (ENVIRONMENT).
+    """
+    with _staged(Path(path), data) as name:
+        os.replace(name, path)
+
+
+def publish(path: Path, data: str | bytes) -> bool:
+    """Writes a file as ``write_atomic`` does, unless there is one: what is published stays. It survives a power cut.
+
+    Returns:
+      Whether it was written; False if there is a file, a folder or a link of that name.
+
+    Raises:
+      UserError: the directory cannot be written, or the disk is full (ENVIRONMENT).
+    """
+    with _staged(path, data) as name:
+        try:
+            os.link(name, path)
+        except FileExistsError:
+            # A file server may have linked, lost its answer, and refused the repeated request.
+            if os.stat(name).st_nlink != 2:
+                return False
+        os.unlink(name)
+        _sync_folder(path.parent)
+    return True
+
+
+@contextlib.contextmanager
+def _staged(path: Path, data: str | bytes) -> Iterator[str]:
+    """A complete file beside ``path``; the block moves it there. Whatever is left of it is removed."""
+    content = data.encode() if isinstance(data, str) else data
+    name = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        yield name
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+    finally:
+        if name is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a file to NAME.<time>.SUFFIX beside it, so that another can take its place; returns the new path.
+
+    Raises:
+      FileNotFoundError: there is none.
+      UserError: the directory cannot be written (ENVIRONMENT).
+    """
+    aside = path.with_name(f"{path.stem}.{time.time_ns()}{path.suffix}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+    return aside

@@ -1,0 +1,253 @@
+"""Results: published once, by who holds the lease; nothing that a directory holds leads out of it or blocks."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import handmade
+import pytest
+from refusals import refuses
+
+from analysis.table.workdir import load_workdir
+from scaling import plan as plans
+from scaling import study as studies
+from scaling.engines.local import Local
+from scaling.errors import Code
+from scaling.records import Record, guard, read_json, read_study, write_json
+from scaling.records.files import append
+from scaling.records.types import Marks, ProgramSpec, RetryRow, StartRow
+from scaling.status import study_status
+from scaling.worker.attempt import Attempt
+from scaling.worker.lease import LeaseLost, acquire
+from scaling.worker.loop import Settings, Worker
+from scaling.worker.main import _redirect
+from scaling.worker.programs import over, reset, restore_manifests
+from scaling.worker.training import Training
+
+
+def planned(workdir: Path, *runs: str) -> tuple[ProgramSpec, ...]:
+    """A study of whole runs, each a program."""
+    programs = tuple(handmade.program(handmade.manifest(run)) for run in runs)
+    write_json(workdir / "study.json", handmade.study(*programs))
+    return programs
+
+
+# --- once, and under the lease
+
+
+def test_a_published_result_is_never_replaced(tmp_path: Path):
+    record = Record(tmp_path / "runs" / "a")
+    record.begin(handmade.manifest("a"))
+    first, second = handmade.result(2.0), handmade.result(3.0)
+    assert record.finish(first)
+    held = (record.path / "result.json").read_bytes()
+    assert not record.finish(second)
+    assert not record.finish(second, replaces=second)  # it is not what is there
+    assert (record.path / "result.json").read_bytes() == held
+    assert sorted(path.name for path in record.path.iterdir()) == ["manifest.json", "result.json"]
+
+
+def test_what_is_not_final_is_kept_beside_the_result_that_follows_it(tmp_path: Path):
+    record = Record(tmp_path / "runs" / "a")
+    record.begin(handmade.manifest("a"))
+    short, long = handmade.result(2.0, steps=8), handmade.result(1.9, steps=16)
+    record.finish(short)
+    assert record.finish(long, replaces=short) and record.result == long
+    (kept,) = record.path.glob("result.*.json")
+    assert read_json(kept)["steps"] == 8
+
+
+def test_a_worker_that_lost_its_lease_publishes_nothing(tmp_path: Path):
+    (program,) = planned(tmp_path, "a")
+    record = Record(tmp_path / "runs" / "a")
+    lease = acquire(record.path)
+    assert lease is not None
+    attempt = Attempt(tmp_path, program, lease, 1, training=Training("json:loads"), stopping=lambda: False)
+    record.begin(program.runs[0].manifest)
+    (record.path / "lease.json").unlink()
+    rival = acquire(record.path)
+    assert rival is not None
+    with pytest.raises(LeaseLost):
+        record.finish(handmade.result(9.0))
+    assert record.result is None
+    attempt.end(LeaseLost("a"))
+    with guard.publishing([record.path], rival.require):
+        assert record.finish(handmade.result(2.0))
+    rival.release()
+    assert handmade.ended(record).evaluation["loss"].value == 2.0
+    assert record.finish(handmade.result(3.0)) is False  # without any lease, as an importer: it never replaces
+
+
+def test_a_program_without_attempts_left_fails_only_under_its_lease(tmp_path: Path):
+    (program,) = planned(tmp_path, "a")
+    record = Record(tmp_path / "runs" / "a")
+    lease = acquire(record.path)
+    assert lease is not None
+    start = StartRow(time="now", marks=Marks(settled=0, rows=0), host="here", pid=1, core="all")
+    record.append(start, start)
+    worker = Worker(tmp_path, Settings(max_attempts=2))
+    (record.path / "lease.json").unlink()
+    with pytest.raises(LeaseLost):
+        worker._begin(program, lease)
+    assert record.result is None
+    lease = acquire(record.path)
+    assert lease is not None and worker._begin(program, lease) is None
+    assert record.status == "failed" and not (record.path / "lease.json").exists()
+
+
+# --- what is damaged
+
+
+def as_directory(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    (path / "inside").mkdir(parents=True)
+
+
+def as_fifo(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def as_loop(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(path)
+
+
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def of_another_shape(path: Path) -> None:
+    path.write_text('{"run": ["a"]}\n')
+
+
+DAMAGES = [as_directory, as_fifo, as_loop, torn, of_another_shape]
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """Three runs, all finished."""
+    for program in planned(tmp_path, "a", "b", "c"):
+        handmade.write(tmp_path, program.runs[0].manifest, handmade.result(2.0))
+    return tmp_path
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, Path.unlink])
+def test_a_manifest_that_the_study_holds_is_written_again(trained: Path, damage: Callable[[Path], object]):
+    record = Record(trained / "runs" / "b")
+    before, result = record.manifest, (record.path / "result.json").read_bytes()
+    damage(record.path / "manifest.json")
+    assert [text.startswith("b: ") for text in study_status(trained).warnings] == [True]
+    with refuses(Code.DAMAGED, "file", record.path / "manifest.json"):
+        load_workdir(trained, None, "text", "nonembedding", None)
+    programs = read_study(trained).programs
+    assert restore_manifests(trained, programs) == ["b"] and restore_manifests(trained, programs) == []
+    assert record.manifest == before and (record.path / "result.json").read_bytes() == result
+    assert len(list(record.path.glob("manifest.*.json"))) == (damage is not Path.unlink)
+    assert not study_status(trained).warnings
+    assert len(load_workdir(trained, None, "text", "nonembedding", None).table) == 3
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_result_that_cannot_be_read_is_named_and_trained_again_on_request_only(trained: Path, damage):
+    path = trained / "runs" / "b" / "result.json"
+    damage(path)
+    status = study_status(trained)
+    assert status.counts["damaged"] == 1 and [failure.run for failure in status.failures] == ["b"]
+    assert status.retry is not None and str(path) in (status.failures[0].reason or "")
+    with refuses(Code.DAMAGED, "file", path):
+        load_workdir(trained, None, "text", "nonembedding", None)
+    programs = read_study(trained).programs
+    assert all(over(trained, program) for program in programs)
+    assert reset(trained, programs) == ["b"]
+    assert [over(trained, program) for program in programs] == [True, False, True]
+    assert len(list(path.parent.glob("result.*.json"))) == 1 and not os.path.lexists(path)
+
+
+def test_a_damaged_row_stops_no_training_and_is_named(trained: Path):
+    record = Record(trained / "runs" / "b", strict=False)
+    record.append(RetryRow(time="now"))
+    with open(record.path / "metrics.jsonl", "a") as file:
+        file.write('{"event": "step", "step": "two"}\n')
+    record.append(RetryRow(time="later"))
+    assert [row.time for row in record.events(RetryRow)] == ["now", "later"]
+    with refuses(Code.DAMAGED, "file", record.path / "metrics.jsonl"):
+        Record(record.path).steps()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_study_is_planned_again_and_the_old_one_kept(tiny, tmp_path: Path, damage):
+    plan = plans.make(studies.resolve(tiny()), None)
+    plans.write(plan, tmp_path)
+    held = (tmp_path / "study.json").read_bytes()
+    damage(tmp_path / "study.json")
+    plans.write(plans.make(plan.study, tmp_path), tmp_path)
+    assert (tmp_path / "study.json").read_bytes() == held and len(list(tmp_path.glob("study.*.json"))) == 1
+    handmade.write(tmp_path, handmade.manifest("a"))  # of a study named otherwise
+    torn(tmp_path / "study.json")
+    with refuses(Code.CONFLICT, "workdir"):
+        plans.write(plan, tmp_path)
+
+
+# --- nothing outside
+
+
+def outside(tmp_path: Path) -> Path:
+    place = tmp_path / "outside"
+    place.mkdir()
+    (place / "kept").write_text("kept")
+    return place
+
+
+def test_links_are_not_followed_out_of_the_workdir(tmp_path: Path):
+    place, workdir = outside(tmp_path), tmp_path / "w"
+    (program,) = planned(workdir, "a")
+    record, folder = Record(workdir / "runs" / "a"), workdir / "runs" / "a"
+    attempts: list[tuple[Path, Callable[[], object]]] = [
+        (workdir / "runs", lambda: record.begin(program.runs[0].manifest)),
+        (folder, lambda: record.begin(program.runs[0].manifest)),
+        (folder, lambda: acquire(folder)),
+        (folder / "metrics.jsonl", lambda: record.append(RetryRow(time="now"))),
+        (workdir / "logs", lambda: _redirect(workdir, "all")),
+        (workdir / "logs" / "worker-all.log", lambda: _redirect(workdir, "all")),
+        (workdir / "logs", lambda: Local(workdir).submit([program])),
+    ]
+    for path, write in attempts:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+        path.symlink_to(place if "." not in path.name else place / "kept")
+        with refuses(Code.ENVIRONMENT):
+            write()
+        path.unlink()
+    assert [path.name for path in place.iterdir()] == ["kept"] and (place / "kept").read_text() == "kept"
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir])
+def test_nothing_blocks_on_what_is_no_file(tmp_path: Path, plant: Callable[[Path], None]):
+    record = Record(tmp_path / "runs" / "a")
+    record.path.mkdir(parents=True)
+    for name in ("metrics.jsonl", "error.log"):
+        plant(record.path / name)
+        with refuses(Code.ENVIRONMENT, "path", record.path / name):
+            append(record.path / name, b"x\n")
+    with refuses(Code.DAMAGED, "file", record.path / "metrics.jsonl"):
+        list(record.rows())
+    plant(record.path / "result.json")
+    assert not record.finish(handmade.result(2.0))
+
+
+# --- a study that changes
+
+
+def test_runs_that_the_study_asks_for_no_longer_are_kept_and_not_counted(trained: Path):
+    planned(trained, "b", "c", "d")
+    status = study_status(trained)
+    assert status.unplanned == ("a",) and status.counts["total"] == 3 and status.counts["done"] == 2
+    runs = load_workdir(trained, None, "text", "nonembedding", None)
+    assert sorted(runs.table["run"]) == ["b", "c"]
+    assert [(row.row, row.why) for row in runs.dropped] == [("a", "unplanned")]
+    assert Record(trained / "runs" / "a").status == "done"
+    planned(trained, "a", "b", "c", "d")  # it belongs again, and need not be trained
+    assert study_status(trained).unplanned == () and study_status(trained).counts["done"] == 3
+    assert len(load_workdir(trained, None, "text", "nonembedding", None).table) == 3
