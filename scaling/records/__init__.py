@@ -4,7 +4,8 @@ A record is one directory::
 
     manifest.json    what the run is: identity, configuration, role, counts, data, versions; written first
     metrics.jsonl    what happened, one JSON object per line, append-only; the last row of a step counts
-    result.json      how it ended; written last and atomically. Its presence, not a scheduler, says "finished"
+    result.json      how it ended; published once, last and atomically. Its presence, not a scheduler, says "finished"
+    result.json.sha256    its hash, as ``sha256sum -c`` reads it
 
 ``types`` defines what the files hold, ``record.schema.json`` is generated from it, and ``typed`` reads and writes them.
 """
@@ -29,6 +30,7 @@ from scaling.records.types import SCHEMA, AnyRow, Manifest, Result, Role, Row, S
 
 ROLES: tuple[str, ...] = get_args(Role)
 AGAIN = "`scaling run --retry_failed` keeps it aside and trains the run again"
+HASH = "result.json.sha256"
 RESTORED = "`scaling run` writes it again from study.json; import the run again if it was imported"
 EventRow = TypeVar("EventRow", bound=Row)
 
@@ -157,7 +159,19 @@ class Record:
         path = self.path / "result.json"
         if replaces is not None and self.result == replaces:
             set_aside(path)
-        return publish(path, to_json(result))
+        content = to_json(result)
+        if not publish(path, content):
+            return False
+        write_atomic(self.path / HASH, f"{hashlib.sha256(content.encode()).hexdigest()}  {path.name}\n")
+        return True
+
+    def intact(self) -> bool | None:
+        """Whether result.json has the hash that was written with it; None if either is missing."""
+        try:
+            hashed, content = read_bytes(self.path / HASH), read_bytes(self.path / "result.json")
+        except FileNotFoundError:
+            return None
+        return hashed.split()[:1] == [hashlib.sha256(content).hexdigest().encode()]
 
 
 def records(workdir: str | os.PathLike[str]) -> list[Record]:

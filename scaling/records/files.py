@@ -90,8 +90,7 @@ def append(path: Path, content: bytes) -> None:
             end = os.lseek(descriptor, 0, os.SEEK_END)
             if end > 0 and os.pread(descriptor, 1, end - 1) != b"\n":
                 content = b"\n" + content
-            while content:  # a disk may take a part, and refuse the rest
-                content = content[os.write(descriptor, content) :]
+            _write_all(descriptor, content)
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -152,10 +151,11 @@ def _staged(path: Path, data: str | bytes) -> Iterator[str]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            _write_all(handle, content)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
         os.chmod(name, 0o644)
         yield name
     except OSError as error:
@@ -164,6 +164,11 @@ def _staged(path: Path, data: str | bytes) -> Iterator[str]:
         if name is not None:
             with contextlib.suppress(OSError):
                 os.unlink(name)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:  # a disk may take a part, and refuse the rest
+        content = content[os.write(descriptor, content) :]
 
 
 def _sync_folder(path: Path) -> None:

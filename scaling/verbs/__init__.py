@@ -12,7 +12,7 @@ import pkgutil
 from scaling.verbs._declare import Verb
 
 # Order of the overview: the steps of a study. Verbs that are not listed follow, sorted by name.
-ORDER = ("plan", "run", "status", "fit", "predict", "next", "tune", "compare", "gate", "report", "plot", "data", "laws")
+ORDER = ("plan", "run", "status", "verify", "fit", "predict", "next", "tune", "compare", "gate", "report", "plot")
 
 
 def names() -> list[str]:

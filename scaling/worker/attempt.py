@@ -111,6 +111,8 @@ class Attempt:
             log(f"{name}: interrupted")
             self.exit_code = EXIT_INTERRUPTED
         elif is_environment_error(problem):
+            with contextlib.suppress(UserError):  # no attempt of the program, if the machine lets us say so
+                self.record.append(InterruptedRow(time=now()))
             if isinstance(problem, UserError):
                 raise problem
             remedy = f"{one_line(problem)}; free space or restore access"

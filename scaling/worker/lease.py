@@ -103,13 +103,19 @@ class Lease:
         with self._lock:
             if self._descriptor < 0:
                 return
-            with contextlib.suppress(OSError, UserError):  # then observers take it away, after a while
-                if self._mine():
-                    # While its beat is fresh no observer is about to take it away, so it needs no claim.
-                    fresh = _clock() - self._confirmed < self._ttl / 2
-                    (remove if fresh else take_over)(self.path, self._written)
+            for _ in range(3):  # a disk that fails for longer leaves it to the observers, which take it after a while
+                with contextlib.suppress(OSError, UserError):
+                    self._give_back()
+                    break
+                time.sleep(0.05)
             os.close(self._descriptor)
             self._descriptor, self._lost = -1, True
+
+    def _give_back(self) -> None:
+        if self._mine():
+            # While its beat is fresh no observer is about to take it away, so it needs no claim.
+            fresh = _clock() - self._confirmed < self._ttl / 2
+            (remove if fresh else take_over)(self.path, self._written)
 
     def __enter__(self) -> Lease:
         return self

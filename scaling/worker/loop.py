@@ -20,7 +20,7 @@ from scaling.worker.attempt import Attempt, begin, under
 from scaling.worker.compile_ahead import CompileAhead
 from scaling.worker.ensembles import EnsembleSize
 from scaling.worker.failures import is_environment_error, one_line
-from scaling.worker.lease import BEAT, TTL, Lease
+from scaling.worker.lease import BEAT, TTL, Lease, LeaseLost
 from scaling.worker.lease_file import holder
 from scaling.worker.log import log
 from scaling.worker.programs import load_programs, over, record_of
@@ -171,11 +171,16 @@ class Worker:
     def _begin(self, program: ProgramSpec, lease: Lease) -> Attempt | None:
         """Records the start of an attempt. If there is nothing to attempt, releases the lease and returns None."""
         number = None
-        if not self._is_over(program):  # its last holder may have finished it before we got the lease
-            with under(self.workdir, program, lease):
-                number = begin(self.workdir, program, self.settings.core, self.settings.max_attempts)
+        try:
+            if not self._is_over(program):  # its last holder may have finished it before we got the lease
+                with under(self.workdir, program, lease):
+                    number = begin(self.workdir, program, self.settings.core, self.settings.max_attempts)
+        except LeaseLost:
+            log(f"{program.program}: the lease was lost, leaving it to its new owner")
+        finally:
+            if number is None:
+                lease.release()
         if number is None:
-            lease.release()
             return None
         distributed.agree({"program": program.program})
         return Attempt(self.workdir, program, lease, number, training=self._training, stopping=self.stopping)
