@@ -1,4 +1,4 @@
-"""Every I/O call fails in turn. Whatever fails, a second run ends with the undisturbed bits and nothing finished changes.
+"""Every I/O call fails in turn: a second run ends with the undisturbed bits, and nothing that was finished changes.
 
 The worker runs in this process on chains of hashes, and ``Faults`` stands under ``os``: it counts the calls that touch
 the work directory and fails one of them, or all from one on.
@@ -7,6 +7,7 @@ the work directory and fails one of them, or all from one on.
 import errno
 import functools
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import chain_study
 import pytest
+from selection import mostly_system
 
 from scaling.errors import Code, UserError
 from scaling.worker import EXIT_DONE, loop
@@ -101,15 +103,40 @@ def survives(study: chain_study.Study, fails: Callable[[int], bool], number: int
     assert work(study.workdir) == EXIT_DONE, faults.struck
     study.assert_finished()
     assert finished.items() <= results(study.workdir).items(), faults.struck
-    left = [str(path) for path in study.workdir.glob("runs/*/lease.json")]
-    assert not left, (faults.struck, left)
     return faults
 
 
-def test_one_call_that_fails_is_one_line_and_no_run_is_lost(study):
-    total = len(survives(study, lambda _: False, errno.ENOSPC).calls)
-    assert total > 100
-    for number in range(1, total + 1):
+def first_of_each(calls: list[str]) -> list[int]:
+    """The number of the first call of each kind on each file; names that are drawn by chance are all one."""
+    kinds = [re.sub(r"\.[\w-]{8,}$", ".drawn", call) for call in calls]
+    return [kinds.index(kind) + 1 for kind in dict.fromkeys(kinds)]
+
+
+@pytest.mark.parametrize("which", mostly_system(["first", "every"], "first"))
+def test_one_call_that_fails_is_one_line_and_no_run_is_lost(study, which: str):
+    calls = survives(study, lambda _: False, errno.ENOSPC).calls
+    chosen = first_of_each(calls) if which == "first" else range(1, len(calls) + 1)
+    assert len(chosen) > 20
+    for number in chosen:
         code = (errno.ENOSPC, errno.EIO, errno.EROFS)[number % 3]
         faults = survives(study, lambda call, number=number: call == number, code)
         assert len(faults.struck) == 1, number
+        assert not list(study.workdir.glob("runs/*/lease.json")), faults.struck
+
+
+@pytest.mark.parametrize("every", mostly_system([23, 1], 23))
+def test_a_disk_that_fails_for_good_is_one_line_and_no_run_is_lost(study, every: int):
+    total = len(survives(study, lambda _: False, errno.ENOSPC).calls)
+    for number in range(1, total + 1, every):
+        survives(study, lambda call, number=number: call >= number, (errno.ENOSPC, errno.EROFS)[number % 2])
+
+
+def test_a_disk_that_is_full_again_and_again_fails_no_run(study):
+    """Four times full at the first step: no attempt of the program, which has three."""
+    for _ in range(4):
+        with Faults(study.workdir, lambda call: False) as faults:
+            faults.fails = lambda call, calls=faults.calls: "checkpoint" in calls[-1] or "result" in calls[-1]
+            assert isinstance(work(study.workdir), UserError) and faults.struck
+    assert not results(study.workdir)
+    assert work(study.workdir) == EXIT_DONE
+    study.assert_finished()

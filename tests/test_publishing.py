@@ -14,7 +14,7 @@ from scaling import plan as plans
 from scaling import study as studies
 from scaling.engines.local import Local
 from scaling.errors import Code
-from scaling.records import Record, guard, read_json, read_study, write_json
+from scaling.records import HASH, Record, guard, read_json, read_study, write_json
 from scaling.records.files import append
 from scaling.records.types import Marks, ProgramSpec, RetryRow, StartRow
 from scaling.status import study_status
@@ -45,7 +45,8 @@ def test_a_published_result_is_never_replaced(tmp_path: Path):
     assert not record.finish(second)
     assert not record.finish(second, replaces=second)  # it is not what is there
     assert (record.path / "result.json").read_bytes() == held
-    assert sorted(path.name for path in record.path.iterdir()) == ["manifest.json", "result.json"]
+    assert sorted(path.name for path in record.path.iterdir()) == ["manifest.json", "result.json", HASH]
+    assert record.intact()
 
 
 def test_what_is_not_final_is_kept_beside_the_result_that_follows_it(tmp_path: Path):
