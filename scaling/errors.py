@@ -68,6 +68,6 @@ class UserError(Exception):
         self.field, self.value, self.remedy, self.code = field, value, remedy, code
 
     def __str__(self) -> str:
-        value = str(self.value).replace("\n", " ")
-        remedy = self.remedy.replace("\n", " ")
-        return f"{self.field} = {value}: {remedy}"
+        text = f"{self.field} = {self.value}: {self.remedy}".replace("\n", " ")
+        # What was read or typed may hold escape sequences, which a terminal would obey.
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

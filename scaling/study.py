@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import msgspec
 from ml_collections import ConfigDict
 
 from scaling import count, data, families, inputs, mesh, recipe, settings
 from scaling.blocks.execution import Execution
 from scaling.errors import Code, UserError
 from scaling.records import ROLES, identity
-from scaling.records.types import JSON, EvaluationOptions, Options, Role
+from scaling.records.types import JSON, EvaluationOptions, Options, Role, StudyName
 from scaling.settings import setting
 
 BLOCK_KINDS = ("grid", "pairs", "isoflop")
@@ -209,6 +210,7 @@ def resolve(config: ConfigDict) -> Study:
     sections = {name for name, value in reference.items() if isinstance(value, dict)}
     plain |= {name: settings.mapping(f"config.{name}", plain[name]) for name in sections}
     chosen = settings.read(Settings, "config", {k: v for k, v in plain.items() if k not in sections})
+    _check_names(chosen.name, plain["data"])
     options = _options(chosen, plain)
     if not plain["cells"]:
         raise UserError("config.cells", "{}", "a study needs at least one block of cells", Code.MISSING)
@@ -240,6 +242,17 @@ def resolve(config: ConfigDict) -> Study:
         tuned=_tuned(plain),
         roundings=tuple(roundings),
     )
+
+
+def _check_names(study: str, datasets: Iterable[str]) -> None:
+    """Raises UserError unless the names can be those of folders: of the work directory, and of runs."""
+    names = [("config.name", study), *(("config.data", name) for name in datasets)]
+    for field, name in names:
+        try:
+            msgspec.convert(name, StudyName)
+        except msgspec.ValidationError:
+            remedy = "must be 1 to 100 letters, digits, spaces and . _ + -, and no path"
+            raise UserError(field, name or "nothing", remedy) from None
 
 
 def _options(chosen: Settings, plain: dict[str, Any]) -> Options:

@@ -1,6 +1,9 @@
 """The sealed test of a law, on a work directory of records whose losses follow a planted surface."""
 
+import contextlib
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import handmade
@@ -10,6 +13,7 @@ import pytest
 from refusals import refuses
 
 from analysis.check.rolling import crps
+from analysis.decide import forecast
 from analysis.decide.entropy import check_entropy
 from analysis.decide.forecast import REGION, Score, _power, power, score, seal
 from analysis.fitting import fit
@@ -18,7 +22,7 @@ from analysis.table import seal as sealed
 from analysis.table.runs import load, load_holdouts
 from analysis.table.seal import Forecaster
 from scaling.errors import Code
-from scaling.records import Record, write_json
+from scaling.records import Record, read_json, write_json
 from scaling.records.types import Flops, Parameters, StudyRecord, Tokens
 
 E, A, B, ALPHA, BETA, NOISE = 1.0, 40.0, 60.0, 0.40, 0.38, 0.002
@@ -173,6 +177,25 @@ def test_nothing_to_seal_or_score(workdir):
     with refuses(Code.MISSING, "holdouts"):
         seal(workdir)
     assert not (workdir / "prediction.json").exists()
+
+
+def test_of_two_seals_at_once_one_seals_and_the_other_finds_it(workdir, monkeypatch):
+    both, looked = threading.Barrier(2), forecast._unsealed
+
+    def together(path):
+        found = looked(path)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(1)  # both have found cells without a forecast, before either seals them
+        both.abort()
+        return found
+
+    monkeypatch.setattr(forecast, "_unsealed", together)
+    with ThreadPoolExecutor(2) as pool:
+        sealings = [each.result() for each in [pool.submit(seal, workdir) for _ in range(2)]]
+    assert sorted(each.status for each in sealings) == ["sealed", "unchanged"]
+    assert sealings[0].sealed == sealings[1].sealed and sealings[0].entry == sealings[1].entry
+    prediction = read_json(workdir / "prediction.json")
+    assert len(prediction["entries"]) == 1 and not (workdir / ".prediction.lock").exists()
 
 
 def test_the_naive_rival_is_the_plane_through_three_cells(workdir):

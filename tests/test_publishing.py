@@ -250,3 +250,26 @@ def test_runs_that_the_study_asks_for_no_longer_are_kept_and_not_counted(trained
     planned(trained, "a", "b", "c", "d")  # it belongs again, and need not be trained
     assert study_status(trained).unplanned == () and study_status(trained).counts["done"] == 3
     assert len(load_workdir(trained, None, "text", "nonembedding", None).table) == 3
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../up", "/root", "a/b", "a\n", "\x1b[2J", "$x{^", "n" * 101])
+def test_names_never_leave_the_workdir(tiny, tmp_path: Path, name: str):
+    config = tiny()
+    config.name = name
+    with refuses(Code.INVALID, "config.name") as caught:
+        studies.resolve(config)
+    assert str(caught.value).isprintable()
+    if "." not in name:  # of which ConfigDict makes no field
+        config = tiny()
+        config.data = {name: config.data.known}
+        with refuses(Code.INVALID, "config.data"):
+            studies.resolve(config)
+    program = handmade.program(handmade.manifest("a"))
+    for field in ("program", "runs"):
+        write_json(tmp_path / "study.json", handmade.study(program))
+        held = read_json(tmp_path / "study.json")
+        held["programs"][0][field] = name if field == "program" else [{**held["programs"][0]["runs"][0], "run": name}]
+        write_json(tmp_path / "study.json", held)
+        if len(name) < 101:
+            with refuses(Code.DAMAGED, "file"):
+                read_study(tmp_path)

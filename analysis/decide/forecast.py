@@ -38,6 +38,7 @@ from analysis.table.seal import (
 )
 from scaling.errors import Code, UserError
 from scaling.records import read_typed, write_json
+from scaling.records.files import exclusive
 
 Array = np.ndarray
 QUANTILES = (np.arange(50) + 0.5) / 50
@@ -147,6 +148,26 @@ def seal(workdir: str | Path) -> Sealing:
       UserError: no fits, no held-out cells, or a changed fit when every cell is sealed already.
     """
     workdir = Path(workdir)
+    if not (found := _unsealed(workdir)).runs:
+        return _again(workdir, found)
+    with exclusive(workdir / sealed.LOCK):
+        found = _unsealed(workdir)  # another process may have sealed them meanwhile
+        return _seal(workdir, found) if found.runs else _again(workdir, found)
+
+
+class _Unsealed(NamedTuple):
+    """What there is to seal: the runs without a forecast, by data set; none where all have one."""
+
+    prediction: Prediction | None
+    cards: list[SealableCard]
+    runs: dict[str, list[str]]
+
+    @property
+    def fits(self) -> tuple[SealedFit, ...]:
+        return tuple(card.sealed for card in self.cards)
+
+
+def _unsealed(workdir: Path) -> _Unsealed:
     prediction, known = sealed.read(workdir), sealed.sealed_runs(workdir)
     cards, names = fit_cards(workdir), datasets(workdir)
     if not cards:
@@ -156,36 +177,38 @@ def seal(workdir: str | Path) -> Sealing:
         remedy = "the study has no held-out cells; give it some to test its law"
         raise UserError("holdouts", workdir, remedy, Code.MISSING)
     fresh = {d: [run for run in t["run"] if run not in known] for d, t in wanted.items() if len(t)}
-    fits = tuple(card.sealed for card in cards)
-    if not any(fresh.values()):
-        assert prediction is not None
-        return _again(workdir, prediction, fits, len(known))
+    return _Unsealed(prediction, cards, {dataset: runs for dataset, runs in fresh.items() if runs})
+
+
+def _seal(workdir: Path, found: _Unsealed) -> Sealing:
+    """Writes the forecasts of the runs that have none."""
     new = [
-        _forecast(workdir, dataset, runs, [c for c in cards if c.card.data.dataset == dataset])
-        for dataset, runs in fresh.items()
-        if runs
+        _forecast(workdir, dataset, runs, [c for c in found.cards if c.card.data.dataset == dataset])
+        for dataset, runs in found.runs.items()
     ]
     entry = Entry(
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        fits=fits,
+        fits=found.fits,
         cells=tuple(cell for each in new for cell in each.cells),
         forecasts=tuple(forecast for each in new for forecast in each.forecasts),
         joint=tuple(region for each in new for region in each.joint),
         power={each.dataset: each.power for each in new},
         naive={each.dataset: each.naive for each in new},
     )
-    entries = () if prediction is None else prediction.entries
+    entries = () if found.prediction is None else found.prediction.entries
     prediction = sealed.stamp(Prediction(entries=(*entries, entry)))
     write_json(workdir / sealed.FILE, prediction)
     return Sealing(status="sealed", entry=prediction.entries[-1], sealed=len(prediction.cells))
 
 
-def _again(workdir: Path, prediction: Prediction, fits: tuple[SealedFit, ...], count: int) -> Sealing:
+def _again(workdir: Path, found: _Unsealed) -> Sealing:
     """Sealing when every cell is sealed: nothing changes, and the fits must be the sealed ones."""
-    last = prediction.entries[-1]
-    if last.fits != fits:
+    assert found.prediction is not None
+    last = found.prediction.entries[-1]
+    if last.fits != found.fits:
         remedy = "changed after every held-out cell was sealed; add new held-out cells to test them"
         raise UserError("fits", workdir / "fits", remedy, Code.CHANGED)
+    count = len({cell.run for cell in found.prediction.cells})
     return Sealing(status="unchanged", entry=last, sealed=count)
 
 

@@ -18,6 +18,7 @@ from scaling.errors import Code, UserError
 from scaling.records import canonical, read_json
 
 FILE = "prediction.json"
+LOCK = ".prediction.lock"  # there while a process seals
 
 
 class Forecaster(Value):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 import tempfile
@@ -179,6 +180,42 @@ def _sync_folder(path: Path) -> None:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot
             raise
     finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Within the block, no other process or thread is in a block of the same path. A process that dies leaves it.
+
+    Args:
+      path: of a file that is there only meanwhile.
+
+    Raises:
+      UserError: it cannot be made or locked (ENVIRONMENT).
+    """
+    try:
+        descriptor = _locked(path)
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    while True:
+        descriptor = open_to_append(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    return descriptor  # otherwise its last owner has removed it, and others lock the next
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

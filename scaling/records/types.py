@@ -28,8 +28,10 @@ Amount = Annotated[float, Meta(ge=0)]
 # Fields that every ``Manifest.recipe`` has; readers of records rely on them.
 RECIPE = {"name": str, "learning_rate": int | float, "batch": int, "schedule": str, "decay_fraction": int | float}
 
-# A run's name is the name of its folder, so it must not be a path that leads elsewhere.
-RunName = Annotated[str, Meta(pattern=r"^(?!\.\.?$)[\w.-]+$")]
+# A run's name is the name of its folder, so it must not be a path that leads elsewhere, nor too long for one. A study's
+# is that of its work directory, unless the user names another. (A plain $ would admit a line feed at the end.)
+RunName = Annotated[str, Meta(pattern=r"^(?!\.\.?$)[\w.-]{1,200}(?!\n)$")]
+StudyName = Annotated[str, Meta(pattern=r"^(?!\.\.?$)[\w.+ -]{1,100}(?!\n)$")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}$")]
 
 
@@ -413,7 +415,7 @@ class StudyRecord(Value, kw_only=True):
     """
 
     schema: Literal[2] = SCHEMA
-    name: str
+    name: StudyName
     datasets: dict[str, dict[str, JSON]]
     options: Options
     ladder: dict[str, tuple[LadderRow, ...]]
