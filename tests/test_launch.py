@@ -16,7 +16,7 @@ import pytest
 from chain_study import ROOT, Study, chain_study, drain, ending, program, wait_for  # noqa: F401
 from refusals import refuses
 
-from scaling.engines import engine, engines
+from scaling.engines import _cores, engine, engines
 from scaling.engines.local import Local, accelerated
 from scaling.errors import Code
 from scaling.progress import follow
@@ -194,7 +194,8 @@ def test_a_broken_installation_fails_no_run(study):
     assert not study.record("one").path.exists()
 
 
-def test_a_worker_is_bound_to_its_core_before_jax_is_imported(study):
+def test_a_worker_is_bound_to_its_core_before_jax_is_imported(study, monkeypatch):
+    monkeypatch.setattr(_cores, "NAME", str(study.workdir))  # no other launcher of this machine counts
     core = min(os.sched_getaffinity(0))
     (study.modules / "chains.py").write_text(
         "import os, sys\nassert 'jax' not in sys.modules\n"
@@ -213,6 +214,28 @@ def test_a_worker_is_bound_to_its_core_before_jax_is_imported(study):
     seen = (study.workdir / "seen").read_text()
     assert seen.startswith(repr(({core}, "1", (str(Path(os.environ["SCALING_CACHE"])), 0.0, -1))))
     assert "glibc.malloc.hugetlb=1" in seen
+
+
+def test_two_launchers_at_once_take_different_cores(study, monkeypatch):
+    monkeypatch.setattr(_cores, "NAME", str(study.workdir))
+    first, second, third = _cores.Cores(), _cores.Cores(), _cores.Cores()
+    assert first.claim([3, 5, 7], 1) == [3, 5, 7]
+    assert second.claim([3, 5, 7], 2) == [5, 7, 3]
+    assert third.claim([3, 5, 7], 1) == [3, 5, 7]  # none is left: they share
+    first.release()
+    assert third.claim([3, 5, 7], 1) == [3, 5, 7] and first.claim([3, 5, 7], 1) == [3, 5, 7]
+    third.release()
+    assert first.claim([3, 5, 7], 1) == [3, 5, 7]
+    for each in (first, second):
+        each.release()
+    study.plan(*(program(f"p{index}", steps=40) for index in range(2)))
+    pools = [Local(study.workdir, workers=1, execute="chains:execute") for _ in range(2)]
+    for pool in pools:
+        pool.submit(study.programs)
+    wait_for(lambda: all(pool.poll().finished for pool in pools), 60)
+    logs = sorted(path.name for path in (study.workdir / "logs").iterdir())
+    assert logs == [f"worker-{core}.log" for core in sorted(os.sched_getaffinity(0))[:2]]
+    assert Local(study.workdir, workers=1)._claims.claim([1], 1) == [1]
 
 
 def test_folders_of_the_current_directory_are_not_taken_for_the_packages(study, tmp_path, monkeypatch):

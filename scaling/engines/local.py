@@ -21,6 +21,7 @@ import msgspec
 import scaling
 from scaling import distributed
 from scaling.engines import Pool
+from scaling.engines._cores import Cores
 from scaling.errors import Code, UserError
 from scaling.flags import Flag
 from scaling.records.files import make_folder, write_atomic
@@ -92,7 +93,8 @@ class Local:
     Args:
       workdir: the directory with study.json.
       workers: number of workers; default one per core of this process, or one if JAX has an accelerator or the process
-        is one of a group (``distributed``). With more workers than cores, several share a core.
+        is one of a group (``distributed``). They take cores that no other launcher of this machine has taken, while
+        there are any; after that they share.
       cache: directory of the compilation cache.
       max_attempts: attempts at a program without progress before it is ``failed``.
       execute: ``module:function`` that trains a program.
@@ -125,7 +127,9 @@ class Local:
         self.workdir = Path(workdir)
         accelerator = accelerated()
         bound = not accelerator and hasattr(os, "sched_setaffinity")
-        self._places = [str(core) for core in cores()] if bound else ["all"]
+        self._cores = cores() if bound else []
+        self._claims = Cores()
+        self._places = [str(core) for core in self._cores] or ["all"]
         group = distributed.detect(os.environ)
         self._size = workers or (1 if accelerator or group else len(cores()))
         if group is not None and self._size > 1:
@@ -161,6 +165,8 @@ class Local:
         rest = [program for program in load_programs(self.workdir) if program.program not in requested]
         others = any(not over(self.workdir, program) for program in rest)
         self._only = [f"--only={','.join(sorted(requested))}"] if others else []
+        if self._cores:
+            self._places = [str(core) for core in self._claims.claim(self._cores, self.size)]
         for index in range(min(self.size, len(self._programs))):
             self._start(index)
 
@@ -183,6 +189,8 @@ class Local:
                 died = f"{self._deaths} died without progress, last {_ending(code)}"
                 self._problem = UserError("workers", died, f"see {self._log(index)}", Code.ENVIRONMENT)
                 self.cancel()
+        if not self._workers:
+            self._claims.release()
         return Pool(len(self._workers), not self._workers, self._problem)
 
     def cancel(self, *, force: bool = False) -> None:
