@@ -15,7 +15,7 @@ from typing import Any
 
 from scaling.errors import Code, UserError
 from scaling.records import RESTORED, Record, read_study
-from scaling.records.types import Kind, ProgramSpec, Result, Role, RunSpec, StartRow, StepRow
+from scaling.records.types import Kind, ProgramSpec, Result, Role, RunSpec, StepRow
 from scaling.records.value import Value
 from scaling.worker.lease_file import LeaseRecord, holder
 
@@ -241,7 +241,8 @@ class StatusReader:
         self.name = self.study.name
         # In the order in which workers take them.
         self.programs = sorted(self.study.programs, key=lambda program: (-program.seconds, program.program))
-        self._cache: dict[tuple[str, Path], tuple[tuple[int, int, int], Any]] = {}
+        self._cache: dict[tuple[str, str], tuple[tuple[int, int, int], Any]] = {}
+        self._records: dict[str, Record] = {}
 
     def read(self, workers: int | None = None) -> StudyStatus:
         """The status now.
@@ -301,7 +302,7 @@ class StatusReader:
 
     def _sealed(self, warnings: list[str]) -> frozenset[str]:
         """Names of the runs whose forecasts are sealed; none if prediction.json was tampered with."""
-        path = self.workdir / "prediction.json"
+        path = str(self.workdir / "prediction.json")
 
         def load() -> frozenset[str]:
             from analysis.table.seal import sealed_runs
@@ -314,10 +315,10 @@ class StatusReader:
             warnings.append(str(error))
             return frozenset()
 
-    def _cached(self, kind: str, path: Path, load: Callable[[], Any]) -> Any:
+    def _cached(self, kind: str, path: str, load: Callable[[], Any]) -> Any:
         """``load()``, cached until the file at ``path`` changes; None if there is no file."""
         try:
-            stat = path.stat()
+            stat = os.stat(path)
         except OSError:
             if os.path.lexists(path):
                 return load()  # a loop of links: load() raises an error that names it
@@ -327,10 +328,16 @@ class StatusReader:
             self._cache[kind, path] = (key, load())
         return self._cache[kind, path][1]
 
+    def _record(self, run: str) -> Record:
+        """The record of a run, made once: with thousands of runs, making paths takes longer than reading files."""
+        if run not in self._records:
+            self._records[run] = Record(self.workdir / "runs" / run, strict=False)
+        return self._records[run]
+
     def _program(self, program: ProgramSpec, sealed: frozenset[str]) -> _ProgramLook:
         hidden = any(spec.role == "holdout" and spec.run not in sealed for spec in program.runs)
-        first = Record(self.workdir / "runs" / program.program, strict=False)
-        starts = self._cached("starts", first.path / "metrics.jsonl", lambda: len(first.events(StartRow))) or 0
+        first = self._record(program.program)
+        starts = self._cached("starts", f"{first.path}/metrics.jsonl", first.starts) or 0
         runs = [self._run(spec, hidden) for spec in program.runs]
         lease = None
         if not all(run.settled for run in runs):
@@ -352,9 +359,9 @@ class StatusReader:
         return tuple(sorted(names - planned))
 
     def _run(self, spec: RunSpec, hidden: bool) -> _RunLook:
-        record = Record(self.workdir / "runs" / spec.run, strict=False)
+        record = self._record(spec.run)
         try:
-            result: Result | None = self._cached("result", record.path / "result.json", lambda: record.result)
+            result: Result | None = self._cached("result", f"{record.path}/result.json", lambda: record.result)
         except UserError as error:
             if error.code is not Code.DAMAGED:
                 raise
@@ -364,7 +371,7 @@ class StatusReader:
         if result is not None and not longer:
             return _ended(spec, result, hidden, problems)
         begun = spec.branch_step or 0
-        steps: list[StepRow] = self._cached("steps", record.path / "metrics.jsonl", record.steps) or []
+        steps: list[StepRow] = self._cached("steps", f"{record.path}/metrics.jsonl", record.steps) or []
         share = _share(spec, steps[-1].step if steps else begun)
         return _RunLook(
             spec,
@@ -387,7 +394,7 @@ class StatusReader:
                 return str(error)
             return ""
 
-        path = record.path / "manifest.json"
+        path = f"{record.path}/manifest.json"
         found = self._cached("manifest", path, look)
         problem = f"file = {path}: is missing; {RESTORED}" if found is None else found
         return [problem] if problem else []

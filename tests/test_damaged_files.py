@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import random
 import shutil
 import warnings
@@ -132,6 +133,11 @@ def truncated(path: Path, rng: random.Random) -> None:
     path.write_bytes(held[: rng.randrange(len(held))])
 
 
+def a_fifo(path: Path, _: random.Random) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGES: dict[str, Damage] = {
     "truncated": truncated,
     "empty": content(b""),
@@ -143,6 +149,7 @@ DAMAGES: dict[str, Damage] = {
     "a nested field": content(b'{"config": ' + DEEP + b"}"),
     "a directory": a_directory,
     "a loop of links": a_loop_of_links,
+    "a FIFO": a_fifo,
     "a key less": rewritten(without_a_key),
     "a key more": rewritten(with_one_key_more),
     "another value": rewritten(with_another_value),
@@ -170,6 +177,7 @@ class Case:
 
 CASES = {
     "status": Case("status", 60),
+    "verify": Case("verify", 25),
     "fit": Case("fit", 25, ("--law=chinchilla", "--n=nonembedding", "--scheme=delta-t", "--objective=squares")),
     "seal": Case("predict", 20, without="prediction.json"),
     "predict": Case("predict", 20, ("--flops=1e12",), CARD),
@@ -217,3 +225,17 @@ def test_a_damaged_file_is_one_line_or_no_matter(name: str, whole: Path, tmp_pat
             assert len(said) < 2000
 
     check()
+
+
+def test_nothing_is_written_through_a_link(whole: Path, tmp_path: Path):
+    """What a verb writes without being told where, it writes below the work directory."""
+    workdir, outside = tmp_path / "w", tmp_path / "outside"
+    shutil.copytree(whole, workdir)
+    shutil.rmtree(workdir / "fits")
+    outside.mkdir()
+    for name, command in (("fits", ["fit", str(workdir), "--law=power_floor"]), ("figures", ["plot", str(workdir)])):
+        (workdir / name).symlink_to(outside)
+        code, said = run(command)
+        assert code == 2 and said.count("\n") == 1 and name in said
+        (workdir / name).unlink()
+    assert not list(outside.iterdir())

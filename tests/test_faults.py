@@ -9,33 +9,59 @@ import functools
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import chain_study
+import handmade
 import pytest
+from conftest import tiny_config
 from selection import mostly_system
 
+from scaling import plan as plans
+from scaling import study as studies
 from scaling.errors import Code, UserError
+from scaling.records import canonical, records
+from scaling.study import block
 from scaling.worker import EXIT_DONE, loop
 from scaling.worker.failures import is_environment_error
 from scaling.worker.loop import Settings, Worker
 from scaling.worker.main import _as_user_error
+from scaling.worker.training import EXECUTE
 
 BY_PATH = ("open", "rename", "replace", "link", "unlink", "mkdir")
 BY_DESCRIPTOR = ("write", "pwrite", "fsync")
 
 
+Fails = Callable[[list[str]], bool]
+
+
+def never(_: list[str]) -> bool:
+    return False
+
+
+def at(number: int) -> Fails:
+    """The call of this number fails, and no other."""
+    return lambda calls: len(calls) == number
+
+
+def since(number: int) -> Fails:
+    """Every call from this number on."""
+    return lambda calls: len(calls) >= number
+
+
 class Faults:
-    """Counts the calls of ``os`` on files below a directory, and fails those that ``fails`` chooses by their number.
+    """Counts the calls of ``os`` on files below a directory, and fails those that ``fails`` chooses.
 
     Attributes:
-      calls: what was called, in order. struck: the calls that failed.
+      fails: takes the calls so far, of which the last is the one that may fail.
+      calls: what was called, in order; names that are drawn by chance are all one. struck: the calls that failed.
     """
 
-    def __init__(self, root: Path, fails: Callable[[int], bool] = lambda _: False, number: int = errno.ENOSPC):
+    def __init__(self, root: Path, fails: Fails, number: int = errno.ENOSPC):
         self.root, self.fails, self.number = str(root), fails, number
         self.calls: list[str] = []
         self.struck: list[str] = []
@@ -52,8 +78,9 @@ class Faults:
     def _call(self, name: str, real: Callable[..., Any], target: Any, *rest: Any, **more: Any) -> Any:
         path = os.readlink(f"/proc/self/fd/{target}") if name in BY_DESCRIPTOR else os.fspath(target)
         if str(path).startswith(self.root):
-            self.calls.append(f"{name} {os.path.relpath(path, self.root)}")
-            if self.fails(len(self.calls)):
+            drawn = re.sub(r"\.[\w-]{8,}( \(deleted\))?$", ".drawn", os.path.relpath(path, self.root))
+            self.calls.append(f"{name} {drawn}")
+            if self.fails(self.calls):
                 self.struck.append(self.calls[-1])
                 raise OSError(self.number, os.strerror(self.number), str(path))
         return real(target, *rest, **more)
@@ -71,9 +98,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[chain_stu
     sys.modules.pop("chains", None)
 
 
-def work(workdir: Path) -> UserError | int:
+def work(workdir: Path, execute: str = "chains:execute", ttl: float = 0.2) -> UserError | int:
     """What one worker ends with: its exit code, or the one line that it says. Anything else is a traceback."""
-    settings = Settings(execute="chains:execute", ttl=0.2, beat=3600)
+    settings = Settings(execute=execute, ttl=ttl, beat=3600, ensemble=None if execute == "chains:execute" else 1)
     try:
         return Worker(workdir, settings).run()
     except (UserError, OSError) as error:
@@ -85,7 +112,7 @@ def results(workdir: Path) -> dict[str, bytes]:
     return {str(path.relative_to(workdir)): path.read_bytes() for path in workdir.glob("runs/*/result.json")}
 
 
-def survives(study: chain_study.Study, fails: Callable[[int], bool], number: int) -> Faults:
+def survives(study: chain_study.Study, fails: Fails, number: int = errno.ENOSPC) -> Faults:
     """Trains under faults, then without; everything that must hold afterwards."""
     planned = study.workdir / "study.json"
     held = planned.read_bytes()
@@ -107,36 +134,82 @@ def survives(study: chain_study.Study, fails: Callable[[int], bool], number: int
 
 
 def first_of_each(calls: list[str]) -> list[int]:
-    """The number of the first call of each kind on each file; names that are drawn by chance are all one."""
-    kinds = [re.sub(r"\.[\w-]{8,}$", ".drawn", call) for call in calls]
-    return [kinds.index(kind) + 1 for kind in dict.fromkeys(kinds)]
+    """The number of the first call of each kind on each file."""
+    return [calls.index(call) + 1 for call in dict.fromkeys(calls)]
 
 
 @pytest.mark.parametrize("which", mostly_system(["first", "every"], "first"))
 def test_one_call_that_fails_is_one_line_and_no_run_is_lost(study, which: str):
-    calls = survives(study, lambda _: False, errno.ENOSPC).calls
+    calls = survives(study, never).calls
     chosen = first_of_each(calls) if which == "first" else range(1, len(calls) + 1)
     assert len(chosen) > 20
     for number in chosen:
         code = (errno.ENOSPC, errno.EIO, errno.EROFS)[number % 3]
-        faults = survives(study, lambda call, number=number: call == number, code)
+        faults = survives(study, at(number), code)
         assert len(faults.struck) == 1, number
         assert not list(study.workdir.glob("runs/*/lease.json")), faults.struck
 
 
 @pytest.mark.parametrize("every", mostly_system([23, 1], 23))
 def test_a_disk_that_fails_for_good_is_one_line_and_no_run_is_lost(study, every: int):
-    total = len(survives(study, lambda _: False, errno.ENOSPC).calls)
+    total = len(survives(study, never).calls)
     for number in range(1, total + 1, every):
-        survives(study, lambda call, number=number: call >= number, (errno.ENOSPC, errno.EROFS)[number % 2])
+        survives(study, since(number), (errno.ENOSPC, errno.EROFS)[number % 2])
 
 
 def test_a_disk_that_is_full_again_and_again_fails_no_run(study):
-    """Four times full at the first step: no attempt of the program, which has three."""
+    """Four times full at the first checkpoint: no attempt of the program, which has three."""
     for _ in range(4):
-        with Faults(study.workdir, lambda call: False) as faults:
-            faults.fails = lambda call, calls=faults.calls: "checkpoint" in calls[-1] or "result" in calls[-1]
+        with Faults(study.workdir, lambda calls: "checkpoint" in calls[-1] or "result" in calls[-1]) as faults:
             assert isinstance(work(study.workdir), UserError) and faults.struck
     assert not results(study.workdir)
     assert work(study.workdir) == EXIT_DONE
     study.assert_finished()
+
+
+def losses(workdir: Path) -> dict[str, str]:
+    """What must be the same bit for bit."""
+    found = {record.path.name: (handmade.ended(record), record.steps()[-1].loss) for record in records(workdir)}
+    return {run: canonical([result.status, result.evaluation, loss]) for run, (result, loss) in found.items()}
+
+
+def checkpoints_that_fail(workdir: Path) -> None:
+    """Each kind of call below ``checkpoints`` fails once, and every fourth for good; every fault must cost no bit."""
+    loop.POLL = 0.01
+    config = tiny_config(grid=block("grid", "known", (0,), tokens=(48 * 30,)))
+    config.checkpoint_seconds = 0.0
+    plan = plans.make(studies.resolve(config))
+
+    def trained(fails: Fails, number: int = errno.ENOSPC) -> Faults:
+        shutil.rmtree(workdir, ignore_errors=True)
+        plans.write(plan, workdir)
+        with Faults(workdir, fails, number) as faults:
+            ended = work(workdir, EXECUTE, ttl=30)
+        assert ended == EXIT_DONE or (isinstance(ended, UserError) and ended.code is Code.ENVIRONMENT), faults.struck
+        for left in workdir.glob("runs/*/lease.json"):
+            left.unlink()  # as if the process that could not give it back had ended
+        finished = results(workdir)
+        assert work(workdir, EXECUTE, ttl=30) == EXIT_DONE, faults.struck
+        assert finished.items() <= results(workdir).items(), faults.struck
+        return faults
+
+    calls = [call for call in dict.fromkeys(trained(never).calls) if "checkpoints" in call]
+    undisturbed = losses(workdir)
+    assert len(calls) > 20 and len(undisturbed) == 2
+    for index, call in enumerate(calls):
+        faults = trained(lambda past, call=call: past[-1] == call and past.count(call) == 1, errno.EIO)
+        assert losses(workdir) == undisturbed and faults.struck == [call]
+        if index % 4 == 0:
+            faults = trained(lambda past, call=call: call in past)
+            assert losses(workdir) == undisturbed, faults.struck
+
+
+@pytest.mark.system
+def test_checkpoints_that_fail_cost_no_bit_of_a_real_run(tmp_path):
+    # In a process of its own: orbax leaves threads and coroutines behind where it was made to fail.
+    code = f"import pathlib, test_faults; test_faults.checkpoints_that_fail(pathlib.Path({str(tmp_path / 'w')!r}))"
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert ran.returncode == 0, ran.stderr[-3000:]

@@ -33,8 +33,10 @@ def text_of(path: Path) -> str:
     """The text of a file: UTF-8 or UTF-16 by its byte order mark, UTF-8 without one; gzip, bzip2 and xz are unpacked.
 
     Raises:
-      UserError: it is neither, or damaged (DAMAGED). OSError: it cannot be read.
+      UserError: it is neither, or damaged (DAMAGED), or a pipe (INVALID). OSError: it cannot be read.
     """
+    if path.is_fifo():  # without a writer, reading would never end
+        raise UserError("path", path, "is a pipe; write the table to a file first")
     data = path.read_bytes()
     for start, (name, unpack) in _PACKED.items():
         if data.startswith(start):

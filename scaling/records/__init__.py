@@ -83,13 +83,13 @@ class Record:
     @property
     def manifest(self) -> Manifest:
         """What the run is. Raises FileNotFoundError if it has not begun."""
-        return read_typed(self.path / "manifest.json", Manifest, remedy=RESTORED)
+        return read_typed(f"{self.path}/manifest.json", Manifest, remedy=RESTORED)
 
     @property
     def result(self) -> Result | None:
         """The result, or None while the run is unfinished."""
         try:
-            return read_typed(self.path / "result.json", Result, remedy=AGAIN)
+            return read_typed(f"{self.path}/result.json", Result, remedy=AGAIN)
         except FileNotFoundError:
             return None
 
@@ -140,6 +140,10 @@ class Record:
     def events(self, kind: type[EventRow]) -> list[EventRow]:
         """Rows of one type, such as ``StartRow``, in the order written."""
         return [row for row in self.rows() if isinstance(row, kind)]
+
+    def starts(self) -> int:
+        """Number of its rows of type ``StartRow``, without decoding the others. Raises FileNotFoundError."""
+        return read_bytes(self.path / "metrics.jsonl").count(b'"event":"start"')
 
     def finish(self, result: Result, *, replaces: Result | None = None) -> bool:
         """Publishes the result, atomically and last: it marks the run as finished. What is published is never replaced.

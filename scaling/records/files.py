@@ -41,10 +41,13 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO must not block
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            about = os.fstat(descriptor)
+            if not stat.S_ISREG(about.st_mode):
                 raise damaged(path, "is not a file")
-            with open(descriptor, "rb", closefd=False) as file:
-                return file.read()
+            content = os.read(descriptor, about.st_size + 1)
+            while more := os.read(descriptor, 2**20):  # it grows, or it is larger than one call reads
+                content += more
+            return content
         finally:
             os.close(descriptor)
     except FileNotFoundError:
@@ -138,6 +141,7 @@ def publish(path: Path, data: str | bytes) -> bool:
         except FileExistsError:
             # A file server may have linked, lost its answer, and refused the repeated request.
             if os.stat(name).st_nlink != 2:
+                os.unlink(name)
                 return False
         os.unlink(name)
         _sync_folder(path.parent)
@@ -146,7 +150,7 @@ def publish(path: Path, data: str | bytes) -> bool:
 
 @contextlib.contextmanager
 def _staged(path: Path, data: str | bytes) -> Iterator[str]:
-    """A complete file beside ``path``; the block moves it there. Whatever is left of it is removed."""
+    """A complete file beside ``path``, which the block moves there. If anything fails, it is removed."""
     content = data.encode() if isinstance(data, str) else data
     name = None
     try:
@@ -159,12 +163,13 @@ def _staged(path: Path, data: str | bytes) -> Iterator[str]:
             os.close(handle)
         os.chmod(name, 0o644)
         yield name
-    except OSError as error:
-        raise _unwritable(path, error.strerror) from error
-    finally:
+    except BaseException as error:
         if name is not None:
             with contextlib.suppress(OSError):
                 os.unlink(name)
+        if isinstance(error, OSError):
+            raise _unwritable(path, error.strerror) from error
+        raise
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

@@ -28,10 +28,9 @@ Amount = Annotated[float, Meta(ge=0)]
 # Fields that every ``Manifest.recipe`` has; readers of records rely on them.
 RECIPE = {"name": str, "learning_rate": int | float, "batch": int, "schedule": str, "decay_fraction": int | float}
 
-# A run's name is the name of its folder, so it must not be a path that leads elsewhere, nor too long for one. A study's
-# is that of its work directory, unless the user names another. (A plain $ would admit a line feed at the end.)
+# A run's name is the name of its folder, so it must not be a path that leads elsewhere, nor too long for one.
+# (``$`` alone would admit a line feed at the end.)
 RunName = Annotated[str, Meta(pattern=r"^(?!\.\.?$)[\w.-]{1,200}(?!\n)$")]
-StudyName = Annotated[str, Meta(pattern=r"^(?!\.\.?$)[\w.+ -]{1,100}(?!\n)$")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}$")]
 
 
@@ -415,7 +414,7 @@ class StudyRecord(Value, kw_only=True):
     """
 
     schema: Literal[2] = SCHEMA
-    name: StudyName
+    name: str
     datasets: dict[str, dict[str, JSON]]
     options: Options
     ladder: dict[str, tuple[LadderRow, ...]]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scaling.errors import Code, UserError
 from scaling.flags import Flag
 from scaling.records import SCHEMA, write_json
+from scaling.records.files import refuse_links
 from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb
 from scaling.verbs.show import card_name, interval, pairs, print_json, safe, table
 
@@ -272,7 +273,9 @@ class _Batch:
 
         folder = self._folder
         if folder and term is not None and term != tables.terms(self.options.path, runs.dataset)[0]:
-            return folder / safe(term)
+            folder /= safe(term)
+        if folder and not self.options.out:
+            refuse_links(folder, inside=self.options.path)
         return folder
 
     def _fit(self, runs: Runs, law: Law, target: Path | None, about: str) -> Fit | None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from scaling.flags import Flag
 from scaling.records import SCHEMA
+from scaling.records.files import refuse_links
 from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import print_json
 
@@ -17,6 +18,8 @@ def plot(options: SimpleNamespace) -> int:
 
     path = options.path
     out = Path(options.out) if options.out else (path if path.is_dir() else path.parent) / "figures"
+    if path.is_dir() and not options.out:
+        refuse_links(out, inside=path)
     paths = save_all(path, out) if path.is_dir() else save_fit(path, out)
     if options.json:
         print_json({"schema": SCHEMA, "kind": "plots", "paths": [str(each) for each in paths]})

@@ -116,8 +116,8 @@ def claim_of(path: Path, content: bytes) -> Path:
     It is the same for every beat of one holder, and another for every holder; a claim, too, has a claim of its own.
     """
     record = parse(content)
-    holder = content if record is None else record.owner.encode()
-    return path.with_name(f".{NAME}.after-{hashlib.sha256(path.name.encode() + holder).hexdigest()[:16]}")
+    whose = content if record is None else record.owner.encode()
+    return path.with_name(f".{NAME}.after-{hashlib.sha256(path.name.encode() + whose).hexdigest()[:16]}")
 
 
 def take_over(path: Path, expected: bytes) -> bool:
