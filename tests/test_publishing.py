@@ -60,6 +60,17 @@ def test_what_is_not_final_is_kept_beside_the_result_that_follows_it(tmp_path: P
     assert read_json(kept)["steps"] == 8
 
 
+def test_a_crash_leaves_no_hash_of_another_result(tmp_path: Path, monkeypatch):
+    record = Record(tmp_path / "runs" / "a")
+    record.begin(handmade.manifest("a"))
+    record.finish(handmade.result(2.0))
+    (record.path / "result.json").rename(record.path / "result.json.damaged")
+    monkeypatch.setattr("scaling.records.write_atomic", lambda *_: 1 / 0)  # between the two files
+    with pytest.raises(ZeroDivisionError):
+        record.finish(handmade.result(3.0))
+    assert handmade.ended(record).evaluation["loss"].value == 3.0 and record.intact() is None
+
+
 def test_a_worker_that_lost_its_lease_publishes_nothing(tmp_path: Path):
     (program,) = planned(tmp_path, "a")
     record = Record(tmp_path / "runs" / "a")

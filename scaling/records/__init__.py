@@ -24,7 +24,7 @@ import msgspec
 
 from scaling.errors import Code, UserError
 from scaling.records import guard
-from scaling.records.files import append, damaged, make_folder, publish, read_bytes, set_aside, write_atomic
+from scaling.records.files import append, damaged, make_folder, publish, read_bytes, remove, set_aside, write_atomic
 from scaling.records.typed import finite, plain, read_json, read_typed, to_json, write_json
 from scaling.records.types import SCHEMA, AnyRow, Manifest, Result, Role, Row, StepRow, StudyRecord
 
@@ -163,10 +163,13 @@ class Record:
         path = self.path / "result.json"
         if replaces is not None and self.result == replaces:
             set_aside(path)
+        hashed = self.path / HASH
+        if os.path.lexists(hashed) and not os.path.lexists(path):
+            remove(hashed)  # of a result that was set aside: a crash must not leave it beside another
         content = to_json(result)
         if not publish(path, content):
             return False
-        write_atomic(self.path / HASH, f"{hashlib.sha256(content.encode()).hexdigest()}  {path.name}\n")
+        write_atomic(hashed, f"{hashlib.sha256(content.encode()).hexdigest()}  {path.name}\n")
         return True
 
     def intact(self) -> bool | None:

@@ -224,6 +224,14 @@ def _locked(path: Path) -> int:
         os.close(descriptor)
 
 
+def remove(path: Path) -> None:
+    """Removes a file, if it is there. Raises UserError (ENVIRONMENT) if the directory cannot be written."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+
+
 def set_aside(path: Path) -> Path:
     """Renames a file to NAME.<time>.SUFFIX beside it, so that another can take its place; returns the new path.
 
