@@ -313,6 +313,26 @@ def test_the_program_of_a_dead_peer_is_taken_over_by_a_waiting_worker(study):
     assert repeated <= 5  # at most what came after the last checkpoint
 
 
+def test_a_worker_stopped_in_its_evaluation_past_its_lease_publishes_nothing(study):
+    study.plan(program("one", steps=5, evaluates=True))
+    record, leases = study.record("one"), ("--ttl=3", "--beat=0.1")
+    with ending(study.worker(*leases)) as first:
+        wait_for((record.path / "evaluating-1").exists)
+        first.send_signal(signal.SIGSTOP)
+        with ending(study.worker(*leases)) as second:
+            wait_for((record.path / "evaluating-2").exists)
+            (record.path / "go-1").touch()
+            first.send_signal(signal.SIGCONT)
+            wait_for(lambda: "the lease was lost" in study.log())
+            assert record.result is None  # its new owner is still at work
+            (record.path / "go-2").touch()
+            assert second.wait(30) == EXIT_DONE
+        held = (record.path / "result.json").read_bytes()
+        assert first.wait(30) == EXIT_DONE
+    assert (record.path / "result.json").read_bytes() == held and record.intact()
+    study.assert_finished()
+
+
 def test_cancel_leaves_checkpoints_and_another_pool_continues(study):
     study.plan(program("one", steps=50), program("two", steps=50))
     pool = Local(study.workdir, workers=2, execute="chains:execute")
