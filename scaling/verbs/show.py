@@ -19,7 +19,11 @@ Row = TypeVar("Row")
 
 def study_of(card: Path) -> Path | None:
     """The work directory of the study whose fits/ or fits/TERM/ contains the card; None if there is none."""
-    folders = [folder for folder in card.resolve().parents[:2] if folder.name == "fits"]
+    try:
+        place = card.resolve()
+    except (OSError, RuntimeError):  # a loop of links, which whoever reads the card names
+        return None
+    folders = [folder for folder in place.parents[:2] if folder.name == "fits"]
     return next((folder.parent for folder in folders if (folder.parent / "study.json").exists()), None)
 
 
