@@ -354,7 +354,7 @@ def test_fit_predict_and_plot_of_a_table(place):
     assert "approaches 1, 2, 3 on runs.csv (N column N of the table): " in out
     compared = read_json(place / "all" / "runs-approaches-nonembedding.json")
     assert compared["conventions"]["n"] is None  # nothing says what N counts
-    names = [*(law.name for law in laws.standard()), "approaches"]
+    names = [*(law.name for law in laws.of_columns(("N", "D", "C"))), "approaches"]
     assert code == 0
     assert {path.name for path in (place / "all").glob("*.json")} == {f"runs-{n}-nonembedding.json" for n in names}
     (place / "named.csv").write_text((place / "runs.csv").read_text().replace("loss", "val_loss"))
