@@ -313,7 +313,8 @@ def _(w: card.Refuted) -> str:
 @sentence.register
 def _(w: card.Misfit) -> str:
     floors = ", ".join(f"{value:.3g} ({name})" for name, value in w.floors.items())
-    spread = f" Laws that fit as well or better put the floor at {floors}." if len(w.floors) > 1 else ""
+    apart = len({f"{value:.3g}" for value in w.floors.values()}) > 1
+    spread = f" Laws that fit as well or better put the floor at {floors}." if apart else ""
     return (
         f"the form is refuted on these runs: a smooth trend in the law's columns explains {w.share:.0%} of its squared "
         f"residuals, {w.size_log:.2%} of the loss (F {w.F:.1f} on {w.df1} and {w.df2} degrees of freedom, "
