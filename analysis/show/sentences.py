@@ -317,8 +317,8 @@ def _(w: card.Misfit) -> str:
     spread = f" Laws that fit as well or better put the floor at {floors}." if apart else ""
     return (
         f"the form is refuted on these runs: a smooth trend in the law's columns explains {w.share:.0%} of its squared "
-        f"residuals, {w.size_log:.2%} of the loss (F {w.F:.1f} on {w.df1} and {w.df2} degrees of freedom, "
-        f"p = {w.p:.2g}).{spread} Its floor and exponents are those of this form; compare others (--law=all)"
+        f"residuals, {w.size_log:.2%} of the fitted values (F {w.F:.1f} on {w.df1} and {w.df2} degrees of freedom, "
+        f"p = {w.p:.2g}).{spread} Its parameters are those of this form; compare others (--law=all)"
     )
 
 

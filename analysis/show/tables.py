@@ -52,8 +52,8 @@ def _counted(card: FitCard) -> str:
     plain = {name for name, column in conventions.columns.items() if column == name} - {*conventions.units, "N"}
     if conventions.aside:
         plain -= {"loss"}
-    told = [name for name in words if name not in plain and (name != "C" or conventions.flops == "column")]
-    return "".join(f"; {name} is {words[name]}" for name in told if name in ("N", "D", "C", "loss"))
+    told = {name for name in words if name not in plain and (name != "C" or conventions.flops == "column")}
+    return "".join(f"; {name} is {words[name]}" for name in ("N", "D", "C", "loss") if name in told)
 
 
 def _numbers(card: FitCard) -> list[str]:

@@ -172,7 +172,7 @@ FIT_COLUMNS: dict[str, Callable[[Fit], object]] = {
     "runs": lambda fit: fit.data.rows,
     "residual": lambda fit: f"{fit.card.objective.rms_log_residual:.2%}",
     "refuted by seed noise": _refuted,
-    "floor": lambda fit: _short(fit, fit.law.floor),
+    "floor": lambda fit: _short(fit, fit.law.irreducible),
     "a (N_opt ~ C^a)": lambda fit: _short(fit, "a"),
 }
 
