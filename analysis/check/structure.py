@@ -25,6 +25,7 @@ from analysis.engine.uncertainty import Inference
 Array = np.ndarray
 SPARE = 4  # least degrees of freedom of the noise
 CUBIC = 40  # rows from which the polynomial is cubic
+GAIN = 1.0  # of the log likelihood by an effect of groups, below which there is none
 EXACT = 1e-4  # rms of log loss below which structure is rounding, or the optimiser's tolerance
 
 
@@ -79,11 +80,15 @@ def _trend(table: pd.DataFrame, columns: tuple[str, ...]) -> Array | None:
 
 
 def _effect(G: Array, trend: Array, r: Array, groups: Groups) -> float:
-    """Ratio of group to run variance (REML) that the law and the polynomial together leave."""
+    """Ratio of group to run variance (REML) that the law and the polynomial together leave, 0 without evidence for it.
+
+    A ratio that hardly raises the likelihood is noise, and would take the test the degrees of freedom of the rows.
+    """
     basis = _basis(np.concatenate([G, trend], 1))
     if len(r) - basis.shape[1] < SPARE:
         return 0.0
-    return best_ratio(ratio_scores(basis, r, groups))
+    scores = ratio_scores(basis, r, groups)
+    return best_ratio(scores) if float(scores.max() - scores[0]) > GAIN else 0.0
 
 
 def _within(x: Array, groups: Groups) -> Array:
