@@ -129,6 +129,7 @@ def test_draws_of_every_scheme_have_the_spread_of_the_posterior(n, shared, schem
     assert np.diff(np.quantile(at.theta[:, 1], [0.1587, 0.8413]))[0] / 2 == pytest.approx(precision**-0.5, rel=0.25)
 
 
+@pytest.mark.system
 def test_a_prior_reaches_the_profile_and_the_flag_of_the_floor():
     runs = from_frame(grid(noise=0.2))
     free = fit(runs, scheme="profile-t")
@@ -139,6 +140,7 @@ def test_a_prior_reaches_the_profile_and_the_flag_of_the_floor():
     assert width(both) > 0.01  # a is a ratio of alpha and a beta that no prior holds
 
 
+@pytest.mark.system
 def test_a_prior_pins_a_scale_that_the_runs_do_not_show():
     """Far beyond x0 the loss shows R x0^a alone; what is known of x0 from elsewhere counts in its profile, too."""
     law, x = laws.get("saturating:C"), np.geomspace(1e9, 1e13, 30)
@@ -326,6 +328,7 @@ def test_the_evaluation_error_is_on_the_card_once():
 # --- several laws on one table
 
 
+@pytest.mark.system
 def test_several_laws_of_a_table_are_compared(table):
     laws_ = "--law=chinchilla,chinchilla[beta=alpha],product"
     code, out, err = scaling("fit", table, laws_, "--out=cards")
