@@ -49,6 +49,20 @@ def test_the_league():
     assert f"k = {k:.4f}" in TEXT
 
 
+def test_the_structure():
+    found = result("structure")
+    by = {
+        truth: [row["refuted"] for row in found["rows"] if row["truth"] == truth]
+        for truth in ("law", "skaling", "farseer")
+    }
+    studies = sum(row["studies"] for row in found["rows"] if row["truth"] == "law")
+    assert found["alarms"] <= 0.05 <= 0.95 <= min(by["skaling"] + by["farseer"])
+    worst = f"at most {max(by['law']):.1%} by setting"
+    words = f"of {studies} studies of the law {found['alarms']:.1%} are called refuted ({worst}), "
+    words += f"of Skaling {by['skaling'][0]:.1%}, of Farseer {by['farseer'][0]:.1%}"
+    assert words.replace("%", " %") in TEXT
+
+
 def test_the_optimum():
     forms = {form["form"]: form for form in result("optimum")["forms"]}
     term, none, found = forms["term"], forms["none"], result("optimum")
