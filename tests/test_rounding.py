@@ -10,7 +10,8 @@ import analysis
 from analysis.check.replicates import cells
 from analysis.decide.next_cells import next_cells
 from analysis.engine.frontier import cost_table
-from analysis.engine.groups import groups_of, rounded
+from analysis.engine.groups import groups_of
+from analysis.table.rounding import rounded
 
 SIZES = 1e8 * 1.585 ** np.arange(6)
 

@@ -104,6 +104,7 @@ def test_commas_that_can_be_either_are_refused():
         ({"D": D / 1e9}, "D/N"),
         ({"N": N / 1e3, "D": D / 1e9}, "D/N"),
         ({"D": D * 1e9}, "D/N"),
+        ({"N": N * 1e6, "D": D * 1e6}, "6ND"),
         ({"C": 2 * N * D}, "C/6ND"),
         ({"C": 6 * N * D / 8.64e19}, "C/6ND"),
         ({"C": 6 * N * D * 1e3}, "C/6ND"),

@@ -11,9 +11,10 @@ from scipy import special
 
 from analysis.card import LackOfFit, PureError, SeedWeights, Weights
 from analysis.engine.estimate import Estimate, minimise
-from analysis.engine.groups import Groups, groups_of, rounded
+from analysis.engine.groups import Groups, groups_of
 from analysis.engine.random_effects import ROOTS, best_ratio, gls
 from analysis.engine.surface import Weighted
+from analysis.table.rounding import rounded
 from scaling.errors import Code, UserError
 
 Array = np.ndarray

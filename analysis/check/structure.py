@@ -46,9 +46,10 @@ def structure(point: Estimate, at: Inference, table: pd.DataFrame) -> Structure 
     G = at.surface.jacobian(state)[0]
     inside = (at.z_hat > at.surface.lower + 1e-9) & (at.z_hat < at.surface.upper - 1e-9)
     G, r, trend = G[:, free & inside], at.pseudo - f[0], trend * root[:, None]
+    if not (np.isfinite(G).all() and np.isfinite(r).all()):
+        return None  # a formula without a finite slope here
     plain = _test(G, trend, r, len(r))
-    rho = 0.0 if at.groups is None else _effect(G, trend, r, at.groups)
-    if rho == 0.0 or at.groups is None or plain is None:
+    if plain is None or at.groups is None or (rho := _effect(G, trend, r, at.groups)) == 0.0:
         return plain
     groups, count = at.groups, len(at.groups.names)
     within = _test(_within(G, groups), _within(trend, groups), _within(r, groups), len(r) - count)
@@ -84,10 +85,7 @@ def _effect(G: Array, trend: Array, r: Array, groups: Groups) -> float:
 
     A ratio that hardly raises the likelihood is noise, and would take the test the degrees of freedom of the rows.
     """
-    basis = _basis(np.concatenate([G, trend], 1))
-    if len(r) - basis.shape[1] < SPARE:
-        return 0.0
-    scores = ratio_scores(basis, r, groups)
+    scores = ratio_scores(_basis(np.concatenate([G, trend], 1)), r, groups)
     return best_ratio(scores) if float(scores.max() - scores[0]) > GAIN else 0.0
 
 

@@ -22,6 +22,7 @@ from analysis.card import (
     Collinear,
     Conventions,
     Interval,
+    Misfit,
     NotIdentified,
     Refuted,
     Value,
@@ -52,7 +53,13 @@ CURVATURE_STEP = 0.1  # step of log N for the curvature of log loss along a budg
 MAX_EXTRAPOLATION = 100.0  # times the largest fitted compute
 MAX_RATIO = 25.0  # ratio of the ends of the fit's own interval of N or D: a factor beyond 5 either way is uninformative
 MAX_OPEN_DRAWS = 0.10  # share of draws without an interior optimum above which the allocation is refused
-CARRIED = (NotIdentified, Collinear, ApproachesDisagree, Refuted)  # warnings of a fit that its allocations repeat
+CARRIED = (
+    NotIdentified,
+    Collinear,
+    ApproachesDisagree,
+    Refuted,
+    Misfit,
+)  # warnings of a fit that its allocations repeat
 
 
 class Extrapolation(Warning, tag="extrapolation"):

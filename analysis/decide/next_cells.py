@@ -20,7 +20,7 @@ from analysis import laws
 from analysis.card import SCHEMA, NotIdentified, Value, Warning
 from analysis.decide import design
 from analysis.engine.frontier import Cost, cost_table, flops_for
-from analysis.engine.groups import rounded
+from analysis.table.rounding import rounded
 from analysis.table.runs import load
 from scaling.errors import Code, UserError
 from scaling.records import Record, read_study

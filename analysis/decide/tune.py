@@ -21,7 +21,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.card import Interval, Value, Warning
-from analysis.engine.groups import rounded
+from analysis.table.rounding import rounded
 from scaling.errors import Code, UserError
 
 Array = np.ndarray

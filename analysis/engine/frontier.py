@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from analysis.card import Derived, FitCard
-from analysis.engine.groups import rounded
 from analysis.laws import Law
+from analysis.table.rounding import rounded
 from scaling.errors import Code, UserError
 
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray] | Mapping[str, Sequence[float]]

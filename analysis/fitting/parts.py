@@ -16,10 +16,10 @@ from analysis.check import diagnose, replicates
 from analysis.check.influence import influence, of_curves
 from analysis.check.structure import structure
 from analysis.engine.estimate import Estimate, estimate
-from analysis.engine.groups import rounded
 from analysis.engine.uncertainty import Inference
 from analysis.laws import Law
 from analysis.table.frame import Runs
+from analysis.table.rounding import rounded
 
 Array = np.ndarray
 MANY = 5000  # rows above which other laws are not tried for their floors

@@ -60,11 +60,8 @@ def _(w: card.MixedUnits) -> str:
 
 @sentence.register
 def _(w: card.QuestionedUnits) -> str:
-    usual = {
-        (True, False): f"at least {w.below:g}" if w.below else "",
-        (False, True): f"at most {w.above:.3g}" if w.above else "",
-        (True, True): f"{w.below:g} to {w.above:g}" if w.below and w.above else "",
-    }[w.below is not None, w.above is not None]
+    ends = (("at least", w.below), ("at most", w.above))
+    usual = " and ".join(f"{word} {value:.3g}" for word, value in ends if value is not None)
     remedy = {
         "N": "--units=N=M for millions, N=B for billions",
         "D/N": "--units=N=M,D=B for millions and billions",
@@ -86,7 +83,7 @@ def _(w: card.SweptSettings) -> str:
     law = f", or fit a law that knows it (--law={' or --law='.join(w.laws)})" if w.laws else ""
     return (
         f"{names} differ{'s' if len(w.columns) == 1 else ''} within {w.cells} of {w.of} cells of one N and D, and the "
-        f"loss by {math.expm1(w.spread_log):.2g} (median): bad settings are fitted together with good ones. Fit the "
+        f"loss by {math.expm1(w.spread_log):.1%} (median): bad settings are fitted together with good ones. Fit the "
         f"best of each cell (--best_of_cell){law}, or choose rows (--where)"
     )
 
@@ -563,4 +560,8 @@ def _survives(lack: card.LackOfFit, structure: card.Structure | None, wrong: boo
         return f"Seeds do not refute the form (p = {lack.p:.2g})."
     if structure is None:
         return "No replicates: noise is judged by the law's own residuals, so the form cannot be refuted here."
+    if structure.p < REFUTED:
+        return (
+            f"No replicates; the residuals have structure, but of {structure.size_log:.1g} of the fitted values only."
+        )
     return f"No replicates; the residuals show no structure that refutes the form (p = {structure.p:.2g})."

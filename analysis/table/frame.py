@@ -195,13 +195,11 @@ def _best_of_cell(table: Any, kept: Any, rows: list[str]) -> list[Dropped]:
     """
     if not {"N", "D"} <= set(table):
         raise UserError("best_of_cell", True, "needs columns N and D", Code.UNSUPPORTED)
-    chosen = table[kept].sort_values("loss", kind="stable")
-    cell = list(quality.cell_of(chosen))
-    best = chosen.groupby(cell, sort=False)["loss"].idxmin()
-    others = [i for i in np.flatnonzero(kept) if i not in set(best)]
-    of = chosen.groupby(cell, sort=False)["loss"].transform("idxmin")
+    chosen = table[kept]
+    best = chosen.groupby(list(quality.cell_of(chosen)), sort=False)["loss"].transform("idxmin")
+    others = chosen.index[best != chosen.index]
     kept.loc[others] = False
-    return [Dropped(row=rows[i], why="not_best", detail=rows[int(of[i])]) for i in others]
+    return [Dropped(row=rows[i], why="not_best", detail=rows[int(best[i])]) for i in others]
 
 
 def _selected(table: Any, where: str | None, dataset: str | None) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 from analysis.card import AnyWarning, Duplicates, MixedUnits, QuestionedUnits, StrayValue, SweptSettings
 from analysis.laws import REGISTRY, Law
 from analysis.table.names import Named
+from analysis.table.rounding import rounded
 from scaling.errors import Code, UserError
 
 GAP = 3e3  # factor between neighbouring values of a column: no study leaves 3.5 decades empty, but mixed units do
@@ -24,9 +25,9 @@ MOST = 0.4  # largest share of rows in the smaller part
 STRAY, RATIO = 10.0, 3.0  # smallest factors by which a stray N, D, D/N or C/6ND lies off all others
 ALONE = 3.0  # smallest ratio of the stray's log gap to the widest among the others
 # What no study has in all its rows: a model below a thousand parameters, D/N outside this range (of tokens, images or
-# pairs), C/6ND outside this range (C below 6ND counts no backward pass, or N counts parameters that are not used), a
-# loss above that of guessing among the largest vocabularies.
-SMALLEST, RATIOS, COSTS, VOCABULARY = 1e3, (0.2, 1e6), (0.6, 30.0), 2**18
+# pairs), more compute than the world has, C/6ND outside this range (C below 6ND counts no backward pass, or N counts
+# parameters that are not used), a loss above that of guessing among the largest vocabularies.
+SMALLEST, RATIOS, MOST_FLOPS, COSTS, VOCABULARY = 1e3, (0.2, 1e6), 1e28, (0.6, 30.0), 2**18
 # Settings of a run by the table's name in lower case, with the name that laws use.
 SETTINGS = {
     **dict.fromkeys(("lr", "learning_rate", "peak_lr", "max_lr", "base_lr"), "learning_rate"),
@@ -80,6 +81,7 @@ def questioned(table: Any, given: Collection[str]) -> list[QuestionedUnits]:
         looked.append(("N", values["N"], SMALLEST, None))
     if {"N", "D"} <= set(values):
         looked.append(("D/N", values["D"] / values["N"], *RATIOS))
+        looked.append(("6ND", 6 * values["N"] * values["D"], None, MOST_FLOPS))
         if {"D", "C"} <= set(given):
             looked.append(("C/6ND", values["C"] / (6 * values["N"] * values["D"]), *COSTS))
     if "loss" in values:
@@ -124,7 +126,7 @@ def swept(table: Any, form: Law | None) -> list[SweptSettings]:
 
 def cell_of(table: Any) -> tuple[Any, Any]:
     """Keys (rows,) by which rows of one N and D, equal to rounding, are grouped."""
-    return tuple(table[name].map(lambda v: f"{v:.4g}") for name in ("N", "D"))
+    return rounded(table["N"]), rounded(table["D"])
 
 
 def _stray(table: Any) -> list[StrayValue]:

@@ -17,10 +17,10 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.table.units import DECIMAL_COMMA
 from scaling.errors import Code, UserError
 
 _SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # a first line by which Excel is told the separator
-_DECIMAL = re.compile(r"[-+]?[0-9]*,[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
 _POINT = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
 _PACKED: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
     b"\x1f\x8b": ("gzip", gzip.decompress),
@@ -97,7 +97,9 @@ def _with_points(cells: list[list[str]]) -> list[list[str]]:
     """
     if any(_POINT.fullmatch(cell.strip()) for row in cells for cell in row):
         return cells
-    return [[cell.replace(",", ".") if _DECIMAL.fullmatch(cell.strip()) else cell for cell in row] for row in cells]
+    return [
+        [cell.replace(",", ".") if DECIMAL_COMMA.fullmatch(cell.strip()) else cell for cell in row] for row in cells
+    ]
 
 
 def _check(path: Path, header: list[str], cells: list[list[str]], lines: list[int]) -> None:

@@ -22,7 +22,7 @@ SUFFIXES = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}  # B and G are bo
 _SUFFIX = re.compile(r"([-+]?[0-9][0-9.,]*(?:e[-+]?[0-9]+)?)\s*([KMBGT])", re.IGNORECASE)
 _GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
 _DOTTED = re.compile(r"[-+]?[0-9]{1,3}(?:\.[0-9]{3}){2,}")
-_COMMA = re.compile(r"[-+]?[0-9]*,[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
+DECIMAL_COMMA = re.compile(r"[-+]?[0-9]*,[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
 _COMMA_E = re.compile(r"[-+]?[0-9]*,[0-9]+e[-+]?[0-9]+", re.IGNORECASE)
 DAY = 86400.0  # seconds
 
@@ -131,7 +131,7 @@ def _plain(cells: Any, column: str, whole: bool, points: bool) -> Any:
     cells = cells.where(~dotted, cells.str.replace(".", "", regex=False))
     with_comma = cells[cells.str.contains(",", regex=False)]
     grouped = with_comma.map(lambda cell: bool(_GROUPED.fullmatch(cell)))
-    fraction = _COMMA_E if whole else _COMMA
+    fraction = _COMMA_E if whole else DECIMAL_COMMA
     decimal = with_comma.map(lambda cell: not points and bool(fraction.fullmatch(cell)))
     if len(with_comma) == 0 or not (grouped.all() or decimal.all()):
         return cells
