@@ -221,6 +221,22 @@ def test_evaluation_goes_without_damaged_samples_and_more_than_allowed_is_an_err
     pairs(tmp_path / "a.tar", damaged=2).batch(np.arange(100), seed=0, context=40)
 
 
+def test_a_source_beyond_its_allowance_raises_every_time_and_counts_samples_without_a_part(tmp_path):
+    found = large_samples()
+    train = pairs(write_tar(tmp_path / "whole.tar", found))._sides[0]
+    _break(found, train[:2].tolist())
+    source = pairs(write_tar(tmp_path / "a.tar", found), damaged=1)
+    for _ in range(2):  # a worker keeps a source for its later runs
+        with refuses(Code.DAMAGED, "data.damaged", 1):
+            source.batch(np.arange(len(train)), seed=0, context=40)
+    assert len(source.damage.samples) == 1
+    del found[int(train[2])]["txt"]
+    write_tar(tmp_path / "a.tar", found)
+    with refuses(Code.DAMAGED, "data.damaged", 2):
+        pairs(tmp_path / "a.tar", damaged=2).batch(np.arange(len(train)), seed=0, context=40)
+    pairs(tmp_path / "a.tar", damaged=3).batch(np.arange(len(train)), seed=0, context=40)
+
+
 def test_samples_without_a_part_are_left_out_if_allowed_and_a_plan_says_so(tmp_path):
     found = samples()
     del found[3]["txt"], found[9]["png"]

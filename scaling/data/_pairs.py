@@ -49,7 +49,8 @@ class Pictures:
     background: str = setting("white", choices=BACKGROUNDS)
     """Colour that is seen where a picture is transparent: white, black or grey."""
     damaged: int = setting(0, least=0)
-    """Samples that may be damaged: each is replaced by the next one that is not, and counted. More are an error."""
+    """Samples that may be damaged or lack a part, together. Each is counted; a damaged one is replaced by the next that
+    is not, one without a part is left out. More are an error."""
 
     def __post_init__(self):
         check(self, "data")
@@ -143,6 +144,11 @@ class Pairs:
         return None
 
     @property
+    def _allowed(self) -> int:
+        """Samples that may be damaged besides those without a part, which were found when the source was made."""
+        return self.config.damaged - sum(remark.count for remark in self.remarks if remark.code == "damaged")
+
+    @property
     def supplies(self) -> dict[str, int]:
         text = {"vocab": self.vocab} if self.captions else {}
         return {**text, "image": self.side, **({"classes": self.classes} if self.classes else {})}
@@ -223,10 +229,10 @@ class Pairs:
         except UserError as error:
             if error.code is not Code.DAMAGED or not self.config.damaged:
                 raise
-            self.damage.samples.add(number)
-            if len(self.damage.samples) > self.config.damaged:
+            if len(self.damage.samples) >= self._allowed:
                 remedy = f"more samples are damaged: {error}"
                 raise UserError("data.damaged", self.config.damaged, remedy, Code.DAMAGED) from None
+            self.damage.samples.add(number)
             return None
         if self.classes and not 0 <= sample.label < self.classes:
             remedy = f"the label of {self.store.name(number)} is not from 0 to {self.classes - 1}; give classes"
