@@ -177,22 +177,22 @@ def test_what_would_train_as_another_thing_is_refused_before_anything_is_written
 
 
 DAMAGED = {
-    "a.json": ("json", lambda: array()[:-21], "a.json, after byte"),
-    "b.json": ("json", lambda: array() + b"[", "b.json, after byte"),
-    "c.json": ("json", lambda: b"[1, 2, 3]", None),
-    "d.csv": ("csv", lambda: table() + b"3,4,5\n", "d.csv, before byte"),
-    "e.csv": ("csv", lambda: table() + b'3,"4', "e.csv"),
-    "f.csv": ("csv", lambda: b"id,body\n1,a\n", None),
-    "g.csv": ("csv", lambda: b"text,text\n1,a\n", None),
-    "h.jsonl.zst": ("jsonl", lambda: arrow("zstd", np.random.default_rng(0).bytes(90_000).hex().encode())[:-9], "h.j"),
-    "i.xz": ("text", lambda: lzma.compress(lines())[:-40], "i.xz"),
-    "j.bz2": ("text", lambda: bz2.compress(b"a" * 99)[:-4], "j.bz2"),
+    "a.json": (lambda: array()[:-21], "a.json, after byte"),
+    "b.json": (lambda: array() + b"[", "b.json, after byte"),
+    "c.json": (lambda: b"[1, 2, 3]", None),
+    "d.csv": (lambda: table() + b"3,4,5\n", "d.csv, before byte"),
+    "e.csv": (lambda: table() + b'3,"4', "e.csv"),
+    "f.csv": (lambda: b"id,body\n1,a\n", None),
+    "g.csv": (lambda: b"text,text\n1,a\n", None),
+    "h.jsonl.zst": (lambda: arrow("zstd", np.random.default_rng(0).bytes(90_000).hex().encode())[:-9], "h.j"),
+    "i.xz": (lambda: lzma.compress(lines())[:-40], "i.xz"),
+    "j.bz2": (lambda: bz2.compress(b"a" * 99)[:-4], "j.bz2"),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damage_is_named(tmp_path, name):
-    _, content, value = DAMAGED[name]
+    content, value = DAMAGED[name]
     (tmp_path / name).write_bytes(content())
     with refuses(Code.DAMAGED if value else Code.MISSING, "path" if value else "column") as caught:
         list(_documents.documents(_documents.inputs([str(tmp_path / name)])[0], "text", 0))
@@ -328,12 +328,67 @@ def test_files_that_describe_the_others_are_left_out_and_named(tmp_path, capsys)
     (root / "code.tar.gz").write_bytes(gzip.compress(tarred()))
     assert cli.main(["data", "prepare", str(root), f"--out={tmp_path / 'out'}"]) == 0
     printed = capsys.readouterr().out
-    assert "read as csv: 1, text: 30" in printed and "4 files of other names (code.tar.gz, labels.csv, " in printed
+    assert "read as csv: 1, text: 30" in printed and "1 files of other names (code.tar.gz)" in printed
+    assert "3 JSON or CSV files that are empty, one object, or without the column text (labels.csv, " in printed
+    found = _documents.find([str(root)], column="text")
+    assert (found.unknown, found.lacking) == (["code.tar.gz"], ["labels.csv", "metadata.json", "records.json"])
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "labels.csv").write_text("file,label\n0.txt,3\n1.txt,4\n")
     assert cli.main(["data", "prepare", str(alone), f"--out={tmp_path / 'none'}"]) == cli.EXIT_USER
     assert "column = text: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pointer.txt", "page.jsonl", "zip.jsonl", "utf16.txt", "twice.gz", "noise"])
+def test_a_shard_that_is_no_json_among_good_ones_is_refused_and_not_left_out(tmp_path, capsys, kind):
+    root, out = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    for name in ("a.json", "c.json"):
+        (root / name).write_bytes(lines())
+    (root / "b.json").write_bytes(REFUSED[kind]())
+    assert cli.main(["data", "prepare", str(root), f"--out={out}"]) == cli.EXIT_USER
+    assert "path = b.json: " in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv", ".tsv", ".json.gz", ".csv.gz"])
+def test_empty_parts_hold_no_documents(tmp_path, ending):
+    content = {"json": array(), "csv": table(), "tsv": table("\t")}[ending.split(".")[1]]
+    packed = gzip.compress if ending.endswith(".gz") else bytes
+    (tmp_path / f"part-00000{ending}").write_bytes(packed(content))
+    empty = tmp_path / f"part-00001{ending}"
+    empty.write_bytes(packed(b""))
+    found = _documents.find([str(tmp_path)], column="text")
+    assert [each.name for each in found.files] == [f"part-00000{ending}"] and found.lacking == [empty.name]
+    both = _documents.find([str(tmp_path)], f"*{ending}", column="text").files
+    assert [len(list(_documents.documents(each, "text", 0))) for each in both] == [len(TEXTS), 0]
+
+
+def test_damaged_lines_are_numbered_without_reading_the_file_again_for_each(tmp_path, monkeypatch):
+    path, opened, unpack = tmp_path / "a.jsonl", [], _formats.unpack
+    path.write_text('{"text": "a"}\n\n' + "torn\n" * 40)
+    monkeypatch.setattr(_formats, "unpack", lambda *given: opened.append(given) or unpack(*given))
+    each = _documents.inputs([str(path)])[0]
+    whole = '{"text": "a"}\n\n'
+    for start, first in ((len(whole), 3), (len(whole + "torn\n"), 4)):
+        opened.clear()
+        errors = [error for error, _ in _documents.documents(each, "text", 0, start, tolerant=True)]
+        assert [error.value for error in errors] == [f"a.jsonl, line {number}" for number in range(first, 43)]
+        assert len(opened) == 2  # to read, and once to count the lines before
+
+
+def test_only_the_readme_of_the_folder_itself_describes_the_others(tmp_path):
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/README.md"):
+        (tmp_path / name).write_text("how it is used")
+    (tmp_path / "a.jsonl").write_bytes(lines())
+    found = _documents.find([str(tmp_path)], column="text")
+    assert [each.name for each in found.files] == ["a.jsonl", "docs/README.md"] and found.unknown == ["README.md"]
+
+
+def test_names_are_parted_unless_the_pattern_asks_for_them():
+    names = ["a.txt", "test/a.txt", "b.txt"]
+    assert _files.apart(names, "**/*.txt") == (["a.txt", "b.txt"], ["test/a.txt"])
+    assert _files.apart(names, "test/*") == (names, [])
 
 
 def test_sources_leave_them_out_and_a_plan_says_so(tmp_path, tiny):
@@ -349,5 +404,9 @@ def test_sources_leave_them_out_and_a_plan_says_so(tmp_path, tiny):
     config = tiny(grid=study.block("grid", "mine", (0,), tokens=(48 * 30,)))
     config.data = {"mine": {"source": "text", "path": str(root)}}
     assert any("60" in text and "test/00.txt" in text for text in plan.make(study.resolve(config)).warnings)
-    with refuses(Code.MISSING, "data.glob"):
-        data.load({"source": "text", "path": str(root), "glob": "te*/**/*.nothing"})
+    only = tmp_path / "only"
+    only.mkdir()
+    (root / "test").rename(only / "test")
+    with refuses(Code.MISSING, "data.glob", "te*/*.txt"):
+        data.load({"source": "text", "path": str(only), "glob": "te*/*.txt"})
+    assert data.load({"source": "text", "path": str(only), "glob": "test/*.txt"}).describe()["files"] == 30

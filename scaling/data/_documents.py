@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import functools
 import json
 import lzma
 import re
@@ -20,7 +21,6 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,7 +51,7 @@ class Input:
     name: str
     asked: str = ""
 
-    @cached_property
+    @functools.cached_property
     def format(self) -> Format:
         """What it holds; raises UserError as ``_formats.recognise`` does."""
         return _formats.recognise(self.path, self.name, self.asked)
@@ -74,11 +74,13 @@ class Found:
 
     Attributes:
       held: files named test or validation. unknown: files of other names than those of known formats.
+      lacking: JSON and CSV files that are empty, one object, or without the column, beside others that have documents.
     """
 
     files: list[Input]
     held: list[str]
     unknown: list[str]
+    lacking: list[str]
 
 
 def inputs(paths: Sequence[str], pattern: str = "") -> list[Input]:
@@ -96,14 +98,14 @@ def find(
       pattern: glob pattern of the files of a folder; empty for the names of all supported formats. Files named test or
         validation are only taken by a pattern that says so.
       kind: what the files hold, for ``Input.asked``.
-      column: if given, JSON and CSV files of a folder that have no such column are left out beside others that have:
-        they describe those, as ``metadata.json`` or ``labels.csv`` do.
+      column: if given, JSON and CSV files of a folder that are one object or have no such column are left out beside
+        others that have: they describe those, as ``metadata.json`` or ``labels.csv`` do.
       evaluation: the files are for evaluation, so any name will do.
 
     Raises:
       UserError: a path does not exist or has no such file (MISSING), or all files are empty (TOO_FEW).
     """
-    found = Found([], [], [])
+    found = Found([], [], [], [])
     for given in paths:
         root = Path(given).expanduser()
         if root.is_file():
@@ -115,37 +117,44 @@ def find(
         names = {path.relative_to(root).as_posix(): path for path in _files.matching(root, pattern or "**/*", "glob")}
         known = [name for name in names if pattern or _known(names[name])]
         if not pattern and any(_formats.claim(name) != "text" for name in known):
-            known = [name for name in known if Path(name).name.lower() != "readme.md"]  # it describes the others
-        apart = [] if evaluation or _files.names_held(pattern) else [name for name in known if _files.is_held(name)]
-        taken = [name for name in known if name not in set(apart)]
+            known = [name for name in known if name.lower() != "readme.md"]  # it describes the others
+        taken, apart = (known, []) if evaluation else _files.apart(known, pattern)
         if not taken:
             remedy = f"holds no {pattern or ', '.join(_formats.CLAIMS)} file; give a pattern such as --glob='**/*.py'"
             if apart:
                 remedy = f"holds only test or validation files ({apart[0]}); give their folder itself to train on them"
             raise UserError("path", given, remedy, Code.MISSING)
         listed = [Input(names[name], name, kind) for name in taken]
-        files = listed if pattern or kind or not column else _with_documents(listed, column)
-        known = [name for name in known if name not in set(taken)] + [input_file.name for input_file in files]
+        files, lacking = (listed, []) if pattern or kind or not column else _with_documents(listed, column)
         found.files.extend(files)
         found.held.extend(apart)
-        found.unknown.extend(name for name in names if name not in set(known) and not _own(names[name]))
+        found.lacking.extend(lacking)
+        said = frozenset(known)
+        found.unknown.extend(name for name in names if name not in said and not _own(names[name]))
     if not sum(input_file.size for input_file in found.files):
         raise UserError("path", " ".join(paths), "is empty; give files that hold text", Code.TOO_FEW)
     return found
 
 
-def _with_documents(listed: list[Input], column: str) -> list[Input]:
-    """The files without those JSON and CSV files that have no such column; all if no other is left."""
-    kept = []
+def _with_documents(listed: list[Input], column: str) -> tuple[list[Input], list[str]]:
+    """The files, and the names of those JSON and CSV files that are left out: they are empty, one object, or have no
+    such column. None is if no other would be left. A file that is refused for another reason stays, for its error."""
+    kept, lacking = [], []
     for input_file in listed:
-        if _formats.claim(input_file.name) in ("json", "csv", "tsv"):
-            try:
-                next(documents(input_file, column, SMALLEST), None)
-            except UserError as error:
-                if error.code in (Code.MISSING, Code.UNSUPPORTED):
-                    continue
-        kept.append(input_file)
-    return kept or listed
+        if _formats.claim(input_file.name) in ("json", "csv", "tsv") and _lacks(input_file, column):
+            lacking.append(input_file.name)
+        else:
+            kept.append(input_file)
+    return (kept, lacking) if kept else (listed, [])
+
+
+def _lacks(input_file: Input, column: str) -> bool:
+    try:
+        next(documents(input_file, column, SMALLEST), None)
+        with input_file.open() as file:
+            return not file.read(1)
+    except UserError as error:
+        return error.code is Code.MISSING or isinstance(error, _formats.OneObject)
 
 
 def _own(path: Path) -> bool:
@@ -225,16 +234,15 @@ def _value(value: Any, where: Callable[[], str], column: str) -> Any:
 
 
 def _jsonl(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
-    begin = start
+    number, before = 0, functools.cache(functools.partial(_count_lines, input_file, start))  # only damage asks for it
 
     def where() -> str:
-        with input_file.open() as again:
-            return f"{input_file.name}, line {again.read(begin).count(10) + 1}"
+        return f"{input_file.name}, line {before() + number}"
 
     with input_file.open() as file:
         file.seek(start)
         for line in file:
-            begin, start = start, start + len(line)
+            number, start = number + 1, start + len(line)
             if not line.strip():
                 continue
             try:
@@ -246,6 +254,15 @@ def _jsonl(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, in
             yield _field(row, column, where), start
 
 
+def _count_lines(input_file: Input, end: int) -> int:
+    """Lines that end in the first ``end`` bytes of a file."""
+    lines = 0
+    with input_file.open() as file:
+        while end and (block := file.read(min(BLOCK, end))):
+            lines, end = lines + block.count(b"\n"), end - len(block)
+    return lines
+
+
 def _field(row: Any, column: str, where: Callable[[], str]) -> Any:
     if not isinstance(row, dict) or column not in row:
         has = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
@@ -255,7 +272,7 @@ def _field(row: Any, column: str, where: Callable[[], str]) -> Any:
 
 
 def _json(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, int]]:
-    """The objects of one JSON array. A position is the byte after an object."""
+    """The objects of one JSON array. A position is the byte after an object. An empty file has none."""
     parse, decoder = json.JSONDecoder().raw_decode, codecs.getincrementaldecoder("utf-8")()
     with input_file.open() as file:
         file.seek(start)
@@ -269,6 +286,8 @@ def _json(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, int
                 if end == len(text) and more:
                     raise ValueError("may go on")
             except ValueError as error:
+                if not more and not start and not text:
+                    return
                 if not more or len(text) - at > LONGEST:
                     where = f"{input_file.name}, after byte {start}"
                     remedy = f"is not an array of JSON objects ({error}); mend it, or write JSON Lines"
@@ -299,6 +318,8 @@ def _csv(input_file: Input, column: Any, start: int) -> Iterator[tuple[Any, int]
 
     with input_file.open() as file:
         first = file.readline().decode("utf-8-sig", "replace")
+    if not first:  # an empty file: no table, and no documents
+        return
     separator = "\t" if input_file.kind == "tsv" else _formats.delimiter(first)
     with input_file.open() as file:
         header = next(csv.reader(lines(file), delimiter=separator, strict=True), [])

@@ -7,6 +7,7 @@ Hubs lay data out in folders or files named train, validation and test (``test/a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,14 @@ def matching(root: Path, pattern: str, field: str) -> list[Path]:
         raise UserError(field, pattern, f"is not a valid pattern ({error}); give one such as **/*.txt") from error
 
 
+def apart(names: Iterable[str], pattern: str) -> tuple[list[str], list[str]]:
+    """The names that are taken, and those named test or validation; a pattern that says so itself takes these too."""
+    taken, held, asked = [], [], names_held(pattern)
+    for name in names:
+        (held if not asked and is_held(name) else taken).append(name)
+    return taken, held
+
+
 @dataclass(frozen=True)
 class Found:
     """Files (path, name relative to the folder), and the names of those that are named test or validation."""
@@ -83,9 +92,8 @@ def below(path: str, pattern: str, what: str) -> Found:
     if root.is_file():
         return Found([(root, root.name)], [])
     paths = {file.relative_to(root).as_posix(): file for file in matching(root, pattern, "data.glob")}
-    held = [] if names_held(pattern) else [name for name in paths if is_held(name)]
-    files = [(file, name) for name, file in paths.items() if name not in set(held)]
-    if not files:
+    taken, held = apart(paths, pattern)
+    if not taken:
         only = f" but those named test or validation ({held[0]}): give their folder as the path" if held else ""
         raise UserError("data.glob", pattern, f"matches no file in {path}{only}", Code.MISSING)
-    return Found(files, held)
+    return Found([(paths[name], name) for name in taken], held)

@@ -90,6 +90,10 @@ class Format:
         return self.kind + (f" ({self.packing})" if self.packing else "")
 
 
+class OneObject(UserError):
+    """The file is one JSON object: it may describe others, as ``metadata.json`` does."""
+
+
 class _Unpacked(io.BufferedReader):
     """A stream of pyarrow's, read from its beginning; it cannot seek, so ``seek`` reads up to the position."""
 
@@ -207,7 +211,7 @@ def _kind_of_text(start: bytes, name: str, promised: str, *, whole: bool) -> str
             return "jsonl"
         if not objects[0]:
             remedy = f"is one JSON object; write JSON Lines (a document a line) or an array of objects, {AS_TEXT}"
-            raise UserError("path", name, remedy, Code.UNSUPPORTED)
+            raise OneObject("path", name, remedy, Code.UNSUPPORTED)
         return "jsonl" if promised == "json" else "text"
     if promised == "json":
         return "json"

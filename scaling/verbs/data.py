@@ -85,9 +85,10 @@ def data(options: SimpleNamespace) -> int:
     finally:
         progress.close()
     if options.json:
-        print_json({**plain(manifest), "out": options.out, "held": found.held, "unknown": found.unknown})
+        left_out = {"held": found.held, "unknown": found.unknown, "lacking": found.lacking}
+        print_json({**plain(manifest), "out": options.out, **left_out})
         return 0
-    _print_files(job.every, found)
+    _print_files(job.every, found, options.column)
     if not new:
         print(f"nothing to do: inputs and shards of {options.out} match its manifest")
     for name, split in (("train", manifest.train), ("evaluation", manifest.evaluation)):
@@ -108,7 +109,7 @@ def data(options: SimpleNamespace) -> int:
     return 0
 
 
-def _print_files(files: Sequence[Input], found: Found) -> None:
+def _print_files(files: Sequence[Input], found: Found, column: str) -> None:
     """What the files hold, and which of the folders' files were left out."""
     formats = Counter(str(input_file.format) for input_file in files)
     print("read as " + ", ".join(f"{name}: {number}" for name, number in sorted(formats.items())))
@@ -119,6 +120,9 @@ def _print_files(files: Sequence[Input], found: Found) -> None:
         )
     if found.unknown:
         print(f"left out: {len(found.unknown)} files of other names ({_some(found.unknown)}); give --glob to read them")
+    if found.lacking:
+        lacking = f"{len(found.lacking)} JSON or CSV files that are empty, one object, or without the column {column}"
+        print(f"left out: {lacking} ({_some(found.lacking)})")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -156,7 +160,13 @@ VERB = Verb(
             int,
             "split plain text longer than this many bytes (default: from number and size of the files)",
         ),
-        Flag("damaged", int, "rows of JSON or tables that may be damaged: skipped and counted; more are an error", 0),
+        Flag(
+            "damaged",
+            int,
+            "lines that are no JSON, rows without the column or of other cells, values that are no text: skipped and "
+            "counted; more are an error",
+            0,
+        ),
         Flag("shard_tokens", int, "tokens per shard; after a crash at most one shard is written again", 2**26),
         JSON,
     ),
