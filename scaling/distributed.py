@@ -111,15 +111,20 @@ def check_mesh(group: Group, shape: Mapping[str, int]) -> None:
     """
     devices = math.prod(shape.values())
     if devices % group.processes:
-        text = " x ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
-        raise UserError("mesh", text, group_remedy(group.processes, group.processes), Code.ENVIRONMENT)
+        raise UserError("mesh", mesh_text(shape), group_remedy(group.processes), Code.ENVIRONMENT)
 
 
-def group_remedy(processes: int, devices: int) -> str:
-    """What to do where a group of processes has ``devices`` devices and the mesh another number."""
-    together = f"{processes} processes (srun, or SCALING_PROCESSES) train every run together, on all {devices} devices"
+def mesh_text(shape: Mapping[str, int]) -> str:
+    """The shape of a mesh, by axis, for messages: ``data 2 x tensor 4``."""
+    return " x ".join(f"{axis} {size}" for axis, size in shape.items() if size > 1) or "one device"
+
+
+def group_remedy(processes: int, devices: int | None = None) -> str:
+    """What to do where a mesh does not fit a group of processes, which has ``devices`` devices; None: not known yet."""
+    together = f"{processes} processes (srun, or SCALING_PROCESSES) train every run together, on all their devices"
+    many = f"a multiple of {processes} devices, as many as they have" if devices is None else f"{devices} devices"
     alone = "set SCALING_PROCESSES=1, and each trains runs of its own"
-    return f"{together}: give --config.mesh.data={devices} or another mesh of as many; or {alone}"
+    return f"{together}: give --config.mesh.data={devices or processes} or another mesh of {many}; or {alone}"
 
 
 def join(group: Group, timeout: float = 300.0) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from scaling.blocks.logical import Axes, Place
-from scaling.distributed import group_remedy
+from scaling.distributed import group_remedy, mesh_text
 from scaling.errors import Code, UserError
 from scaling.settings import check as check_fields
 from scaling.settings import read, setting
@@ -73,7 +73,7 @@ def make(shape: Mapping[str, int]) -> Mesh:
     """
     sizes = dataclasses.astuple(check(shape))
     needed, devices = math.prod(sizes), jax.devices()
-    text = " x ".join(f"{axis} {size}" for axis, size in zip(MESH_AXES, sizes) if size > 1) or "one device"
+    text = mesh_text(dict(zip(MESH_AXES, sizes)))
     available = f"{len(devices)} ({devices[0].platform})"
     if jax.process_count() > 1 and needed != len(devices):
         remedy = f"needs {needed} devices; {group_remedy(jax.process_count(), len(devices))}"

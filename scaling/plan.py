@@ -499,18 +499,23 @@ def _roundings(study: Study) -> list[str]:
 
 
 def _short(study: Study, dataset: str) -> list[str]:
-    """Cells whose learning rate never reaches its peak, or begins to fall before it does."""
+    """Cells whose learning rate never reaches its peak, begins to fall before it does, or should fall and does not."""
     cells = [cell for cell in study.cells if cell.dataset == dataset]
-    short = [cell for cell in cells if cell.recipe.warmup_steps > _rising(cell)]
+    short = [cell for cell in cells if cell.recipe.warmup_steps > _rising(cell) or _ends_undecayed(cell)]
     if not short:
         return []
     cell = min(short, key=lambda cell: cell.steps)
-    undecayed = sum(not recipe.decays(cell.recipe, cell.steps) for cell in short if cell.recipe.schedule == "cosine")
-    ends = f", and {undecayed} end without a decay" if undecayed else ""
+    undecayed = sum(map(_ends_undecayed, short))
+    ends = f" or do not decay ({undecayed} end without a decay)" if undecayed else ""
     text = (
         f"{dataset}: warm-up of {cell.recipe.warmup_steps} steps is too long for {len(short)} cells (the shortest has "
     )
     return [f"{text}{cell.steps} steps): they do not reach their learning rate{ends}; lower recipe.warmup_steps"]
+
+
+def _ends_undecayed(cell: Cell) -> bool:
+    """Whether the run is too short for the decay that its schedule has."""
+    return cell.recipe.schedule != "constant" and not recipe.decays(cell.recipe, cell.steps)
 
 
 def _rising(cell: Cell) -> int:
@@ -536,7 +541,7 @@ def _remarked(remark: data.Remark) -> str:
             return f"{remark.count} samples lack their picture, caption or label, and are not used ({remark.example})"
         case "literals":
             places = f"{remark.count} texts spell a special token, which is read as that token ({remark.example})"
-            return f"{places}; data.specials=text reads it as text"
+            return f"{places}; data.specials=text reads it as text if the tokenizer marks it as special"
 
 
 def _spec_of(cell: Cell) -> dict[str, int]:

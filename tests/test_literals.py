@@ -71,6 +71,20 @@ def test_an_end_that_is_no_special_token_is_seen_too(tmp_path):
     made.save(str(tmp_path / "tokenizer.json"))
     loaded = _tokenizer.load(str(tmp_path / "tokenizer.json"))
     assert loaded.end == 1 and loaded.count_literals(b"a </s> b") == 1
+    as_text = _tokenizer.load(str(tmp_path / "tokenizer.json"), specials="text")
+    assert as_text.encode([b"a </s> b"])[0].tolist() == [0, 1, 2]  # the library reads only special tokens as text
+    assert as_text.count_literals(b"a </s> b") == 1
+
+
+def test_bytes_are_the_same_whatever_specials_says_and_older_folders_are_read(tmp_path, capsys):
+    path, out = write_jsonl(tmp_path / "a.jsonl", texts(40)), tmp_path / "out"
+    first = prepare(capsys, path, out)
+    assert "specials" not in first["asked"]
+    assert prepare(capsys, path, out, "--specials=text") == first
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["asked"]["specials"] = "text"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert prepare(capsys, path, out) == first and source(out).vocab == 256
 
 
 def warned(fields: dict, **model: object) -> list[str]:

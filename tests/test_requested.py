@@ -83,6 +83,12 @@ def test_a_plan_warns_of_a_warmup_longer_than_the_run(tiny):
     assert len(warnings(config, "warm-up")) == 1
     config.recipe.schedule = "cosine"
     assert not warnings(config, "warm-up")
+    for warmup in (31, 32):  # the rate is highest at the end
+        config.recipe.warmup_steps = warmup
+        (text,) = warnings(config, "warm-up")
+        assert " 1 cells " in text and "1 end without a decay" in text
+    config.recipe.schedule = "constant"
+    assert not warnings(config, "warm-up")
 
 
 @pytest.mark.parametrize(("warmup", "decayed"), [(40, False), (4, True)])
@@ -141,4 +147,4 @@ def test_a_mesh_has_a_part_for_every_process():
     three = dataclasses.replace(group, processes=3)
     with refuses(Code.ENVIRONMENT, "mesh", "one device") as caught:
         distributed.check_mesh(three, {"data": 1})
-    assert "--config.mesh.data=3" in caught.value.remedy
+    assert "--config.mesh.data=3" in caught.value.remedy and "a multiple of 3 devices" in caught.value.remedy

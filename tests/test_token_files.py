@@ -112,3 +112,12 @@ def test_records_of_another_width(tmp_path, written, fields, field):
     path = write_tokens(tmp_path / "a.array_record", rows)
     with refuses(Code.CONFLICT, field):
         data.load({"source": "arrayrecord", "path": str(path), **fields})
+
+
+def test_records_of_tokens_of_a_byte_are_no_text(tmp_path):
+    rows = np.split(np.random.default_rng(0).integers(0, 25, 12_000).astype("u1"), 120)  # amino acids
+    path = write_tokens(tmp_path / "a.array_record", rows)
+    made = data.load({"source": "arrayrecord", "path": str(path), "vocab": 25})
+    assert made.vocab == 25 and made.describe()["documents"] == 120
+    with refuses(Code.CONFLICT, "data.dtype"):
+        data.load({"source": "arrayrecord", "path": str(path)})

@@ -20,13 +20,13 @@ class TokenizerEntry(Value):
     end: int | None
 
 
-class Asked(Value):
+# Folders exist whose files repeat here the ``specials`` that the tokenizer's hash holds.
+class Asked(Value, forbid_unknown_fields=False):
     """Settings that, with the inputs, determine the tokens.
 
     Attributes:
       share: 0 if evaluation has its own files.
       kind: what the user said that the files hold; empty: told by their content.
-      specials: whether names of special tokens within the text are read as tokens or as text.
     """
 
     tokenizer: TokenizerEntry
@@ -36,7 +36,6 @@ class Asked(Value):
     shard_tokens: int
     evaluation_inputs: int
     kind: str = ""
-    specials: str = "token"
 
 
 class InputEntry(Value, omit_defaults=True):

@@ -64,7 +64,6 @@ class Job:
 
     Attributes:
       cut: bytes above which plain text is cut into documents; 0 chooses from the inputs.
-      specials: with which ``tokenizer`` was loaded.
       damaged: rows that may be damaged; they are skipped, and more are an error.
     """
 
@@ -76,7 +75,6 @@ class Job:
     share: float = 0.05
     cut: int = 0
     shard_tokens: int = SHARD_TOKENS
-    specials: str = "token"
     damaged: int = 0
 
     @property
@@ -228,7 +226,6 @@ def _prepare(job: Job, say: Say) -> tuple[Manifest, bool]:
         shard_tokens=job.shard_tokens,
         evaluation_inputs=len(job.evaluation),
         kind=next((input_file.asked for input_file in every), ""),
-        specials=job.specials,
     )
     if state is None:
         _require_empty(job.out)

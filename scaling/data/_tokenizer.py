@@ -122,6 +122,9 @@ def load(name: str, end: str = "auto", *, closed: bool = False, specials: str = 
     variant += b"\nspecials as text" if specials == "text" else b""
     sha256 = hashlib.sha256(content + variant).hexdigest()
     special = {token.content for token in huggingface.get_added_tokens_decoder().values() if token.special}
-    names = sorted(special | ({end_token} if end_token else set()), key=len, reverse=True)
-    found = re.compile(b"|".join(re.escape(each.encode()) for each in names)) if names and specials == "token" else None
+    read = special | ({end_token} if end_token else set())
+    if specials == "text":
+        read -= special  # an end that is not marked as special is read as the token all the same
+    names = sorted(read, key=len, reverse=True)
+    found = re.compile(b"|".join(re.escape(each.encode()) for each in names)) if names else None
     return Tokenizer(path.name, sha256, highest + 1, number if traded is None else highest, encode, found)

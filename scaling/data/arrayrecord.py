@@ -1,6 +1,7 @@
 """ArrayRecord files, as Grain reads: ``{"source": "arrayrecord", "path": "c4/", "dtype": "uint16", "vocab": 32000}``.
 
-A record is one document: its tokens as little-endian ``dtype``, or with ``uint8`` its UTF-8 bytes. Records are never
+A record is one document: its tokens as little-endian ``dtype``, or with ``uint8`` its UTF-8 bytes; a vocabulary below
+256 says that they are tokens (amino acids, codes of sound). Records are never
 unpickled or parsed as protocol buffers. Write them with ``group_size:1``, as Grain expects::
 
     writer = ArrayRecordWriter("c4-00000.array_record", "group_size:1")
@@ -156,11 +157,11 @@ def _scan(records: Records, dtype: np.dtype, config: Config) -> Iterator[tuple[i
 
 
 def _check_type(records: Records, dtype: np.dtype, config: Config) -> None:
-    """Raises UserError (CONFLICT) if the first records hold integers of another width, or no text for uint8."""
+    """Raises UserError (CONFLICT) if the first records hold integers of another width, or bytes that are no text."""
     first = [record for record in records.read(range(min(ROWS, len(records)))) if len(record) % dtype.itemsize == 0]
     if dtype.itemsize > 1 and first:
         check_width([np.frombuffer(record, dtype) for record in first], config.vocab, config.path)
-    elif is_binary(b"".join(first)):
+    elif config.vocab >= 256 and is_binary(b"".join(first)):
         remedy = f"{config.path} holds no text; give the type of its tokens and their vocabulary"
         raise UserError("data.dtype", config.dtype, remedy, Code.CONFLICT)
 

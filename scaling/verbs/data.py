@@ -76,7 +76,6 @@ def data(options: SimpleNamespace) -> int:
         share=options.share,
         cut=options.cut or 0,
         shard_tokens=options.shard_tokens,
-        specials=options.specials,
         damaged=options.damaged,
     )
     progress = _Progress(sys.stderr)
@@ -102,7 +101,8 @@ def data(options: SimpleNamespace) -> int:
         print(f"{manifest.damaged:,} damaged rows were skipped")
     if manifest.literals:
         places = f"{manifest.literals:,} names of special tokens in the text"
-        print(f"{places} were read as these tokens, which may end documents; --specials=text reads them as text")
+        print(f"{places} were read as these tokens, which may end documents")
+        print("--specials=text reads as text those that the tokenizer marks as special")
     if manifest.copies:
         print(f"{manifest.copies:,} training documents that also occur in evaluation were skipped")
     print(f'config.data.mine = {{"source": "prepared", "path": "{options.out}"}}')
