@@ -137,8 +137,10 @@ def find(
 
 
 def _with_documents(listed: list[Input], column: str) -> tuple[list[Input], list[str]]:
-    """The files, and the names of those JSON and CSV files that are left out: they are empty, one object, or have no
-    such column. None is if no other would be left. A file that is refused for another reason stays, for its error."""
+    """The files to read, and the names of the JSON and CSV files left out: empty, one object, or without the column.
+
+    If that leaves none, all are read. A file that is refused for another reason stays, so that its error is raised.
+    """
     kept, lacking = [], []
     for input_file in listed:
         if _formats.claim(input_file.name) in ("json", "csv", "tsv") and _lacks(input_file, column):

@@ -163,8 +163,8 @@ VERB = Verb(
         Flag(
             "damaged",
             int,
-            "lines that are no JSON, rows without the column or of other cells, values that are no text: skipped and "
-            "counted; more are an error",
+            "damaged rows to skip and count (lines that are no JSON, rows without the column or with too many or few "
+            "cells, values that are no text); more are an error",
             0,
         ),
         Flag("shard_tokens", int, "tokens per shard; after a crash at most one shard is written again", 2**26),
