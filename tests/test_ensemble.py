@@ -132,6 +132,7 @@ def test_the_error_of_a_member_is_its_own(alone, tmp_path):
     )
 
 
+@pytest.mark.system
 def test_what_does_not_fit_into_memory_is_one_line_and_what_is_faster_is_measured(tmp_path, monkeypatch):
     program = prepare(mixed(), tmp_path)[0]
     assert 0.05 < train.speedup(program, 3, tmp_path) < 20

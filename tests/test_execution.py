@@ -44,7 +44,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("how", mostly_system(WAYS, *WAYS[1:3]), ids=lambda how: str(dataclasses.asdict(how)))
+@pytest.mark.parametrize("how", mostly_system(WAYS, WAYS[1]), ids=lambda how: str(dataclasses.asdict(how)))
 def test_every_execution_gives_the_same_loss_and_gradient(how: Execution):
     (loss, plain), ran = gradient(Execution())
     (found, other), other_ran = gradient(how)

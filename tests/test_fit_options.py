@@ -575,6 +575,7 @@ def test_the_outer_exponent_of_chinchilla_is_one_where_there_is_none():
     np.testing.assert_allclose(found.theta, [*LAW.vector(LAW.example), 1.0], rtol=1e-4)
 
 
+@pytest.mark.system
 def test_best_learning_rate_and_regret_of_a_law_that_holds_it(tmp_path):
     """predict on a card of lr_loss: N and D at the best rate, that rate, and what another one costs."""
     law, rng = laws.get("lr_loss"), np.random.default_rng(0)

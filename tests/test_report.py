@@ -383,6 +383,7 @@ def test_an_unfinished_study_is_reported_as_far_as_it_got(workdir, tmp_path):
         report.write(tmp_path / "nowhere")
 
 
+@pytest.mark.system
 def test_reasons_stand_where_numbers_cannot(workdir, tmp_path):
     copy = shutil.copytree(workdir, tmp_path / "study", ignore=shutil.ignore_patterns("*chinchilla*", "*approaches*"))
     (copy / "prediction.json").unlink()
@@ -407,6 +408,7 @@ def test_names_of_a_study_are_text_not_markup_and_its_unit_is_its_own(tmp_path):
     assert "Loss in nats/pair ± standard error" in page and "nats/token" not in page
 
 
+@pytest.mark.system
 def test_a_loss_that_no_entropy_bounds_is_held_to_none(tmp_path):
     """Given the image, text can be coded below the entropy of text alone: nothing is said of that entropy."""
     study = build(tmp_path, unit=Unit(given="the image"))
