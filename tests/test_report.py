@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 import pytest
 from handmade import edited, options
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from refusals import refuses
 
 from analysis import laws
-from analysis.card import Conventions, Interval
+from analysis.card import Conventions, Interval, Misfit
 from analysis.check.approaches import compare_approaches
 from analysis.decide.forecast import score, seal
 from analysis.fitting import fit
@@ -28,6 +29,7 @@ from analysis.show import plots, report
 from analysis.show.answers import sentence
 from analysis.show.numbers import interval, power_text, short
 from analysis.show.plots import style
+from analysis.show.report.headline import headline
 from analysis.show.report.page import formula, greek
 from analysis.show.workdir_summary import collect, of_fit
 from analysis.table.runs import load, open_holdouts
@@ -421,6 +423,25 @@ def test_a_loss_that_no_entropy_bounds_is_held_to_none(tmp_path):
     assert "exact entropy" not in text and "above the exact" not in text and "BELOW" not in text
     assert "nats/token, given the image" in text and "so theory has nothing to check here" in text
     assert "exact entropy" not in report.summary(study) and "Check against theory" not in report.summary(study)
+
+
+def test_the_headline_names_forms_that_structure_or_outcomes_refute_and_no_rival(workdir):
+    """The naive rival has no law: an outcome beyond it refutes no form."""
+    summary = collect(workdir)
+    part, n = next(part for part in summary.datasets if part.name == "stdlib"), "nonembedding"
+    assert summary.score is not None
+    scored = summary.score.datasets["stdlib"]
+    rows = tuple(msgspec.structs.replace(row, refuted=row.forecaster.naive) for row in scored.ranking)
+    assert any(row.refuted and row.forecaster.n == n for row in rows)
+    score_ = msgspec.structs.replace(summary.score, datasets={"stdlib": msgspec.structs.replace(scored, ranking=rows)})
+    plain = headline(replace(summary, score=score_), part).refuted
+    assert plain is not None and "None" not in plain and "sealed outcomes" not in plain
+    fitted = part.fits[n]["chinchilla"]
+    wrong = Misfit(F=50.0, df1=5, df2=30, p=1e-9, share=0.8, size_log=0.02, floors={})
+    card = msgspec.structs.replace(fitted.card, warnings=(*fitted.warnings, wrong))
+    fits = {n: {**part.fits[n], "chinchilla": replace(fitted, card=card)}}
+    said = headline(summary, replace(part, fits=fits)).refuted
+    assert said is not None and re.search(r"chinchilla(, \w+)* by structure", said)
 
 
 def test_the_summary_fits_a_terminal(workdir, page):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from analysis.card import Misfit
 from analysis.check.diagnose import REFUTED
 from analysis.decide.entropy import EntropyCheck
 from analysis.show.answers import outcome
@@ -85,15 +86,20 @@ def _refuted(summary: WorkdirSummary, part: DatasetSummary, n: str) -> str | Non
     scored, words = summary.scored(part.name), f"N = {count_word(n)} parameters"
     ranking = () if scored is None else scored.ranking
     misfit = [row.law for row in part.ranks[n] if row.aicc is not None and row.refuted]
-    failed = [str(row.forecaster.law) for row in ranking if row.refuted and row.forecaster.n == n]
+    trend = [law for law, fit in part.fits.get(n, {}).items() if any(isinstance(w, Misfit) for w in fit.warnings)]
+    # the naive rival is a forecaster too, but no form
+    failed = [row.forecaster.law for row in ranking if row.refuted and row.forecaster.n == n and row.forecaster.law]
     refuted = []
     if misfit:
         refuted.append(f"{', '.join(misfit)} by seed noise (lack of fit, p < {REFUTED:g})")
+    if trend:
+        refuted.append(f"{', '.join(trend)} by structure in the residuals (p < {REFUTED:g})")
     if failed:
         refuted.append(f"{', '.join(failed)} by the sealed outcomes (outside the joint 95 % region)")
     if refuted:
         return f"Refuted on {words}: {'; '.join(refuted)}."
-    if ranking or any(row.refuted is not None for row in part.ranks[n]):
+    tested = any(fit.noise.structure is not None for fit in part.fits.get(n, {}).values())
+    if ranking or tested or any(row.refuted is not None for row in part.ranks[n]):
         return f"No form is refuted on {words}: a form can be far behind by AICc and still not be excluded."
     return None
 
