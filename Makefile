@@ -31,8 +31,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not system" -n 2 --dist loadfile
 
+# Three at once on two cores: much of it waits for schedulers, leases and nodes.
 test-system: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m system -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m system -n 3 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -174,6 +174,7 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
     law: str | Law | None = None,
     warmup: int | None = None,
     term: str | None = None,
+    below_zero: bool = False,
 ) -> Runs:
     """Reads and checks runs that a law may be fitted to.
 
@@ -192,6 +193,7 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
       law: the law to fit; N and D are required only if it has them.
       warmup: for learning curves: steps of a linear rise from 0 to the first learning rate in the table.
       term: for a work directory: which loss term or metric to use.
+      below_zero: losses may be zero or negative, as those of densities; fit them with ``objective="raw:auto"``.
 
     Returns:
       The rows, the rows dropped and why, and what the columns mean.
@@ -207,6 +209,7 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
         "best_of_cell": best_of_cell,
         "law": law,
         "warmup": warmup,
+        "below_zero": below_zero,
     }
     if isinstance(data, pd.DataFrame):
         if term is not None:
@@ -257,7 +260,7 @@ def fit(  # wide: each keyword is one choice of the user, and a flag of the shel
         ``FILE.py:NAME``, or a ``Law``; by default L = E + A N^-alpha + B D^-beta, or that of a published set.
       where, dataset, n, columns, units, keep, best_of_cell, warmup, term: as in ``load``.
       objective: ``auto`` (Huber adapted to the noise), ``squares``, ``huber:DELTA``, ``student`` or ``student:NU``;
-        ``raw:`` before it for residuals of the loss itself instead of its logarithm.
+        ``raw:`` before it for residuals of the loss itself instead of its logarithm, of losses below zero too.
       level: confidence of the intervals, from 0.5 to 1.
       fixed: ``{name: value}`` of the parameters to hold.
       priors: normal priors, ``{name: (mean, standard deviation)}``.
@@ -294,7 +297,7 @@ def fit(  # wide: each keyword is one choice of the user, and a flag of the shel
             raise UserError(given[0], reading[given[0]], "is for `load`, which made these runs", Code.CONFLICT)
         runs = data
     else:
-        runs = load(data, law=form, **reading)
+        runs = load(data, law=form, below_zero=objective.startswith("raw:"), **reading)
     made = _fit(
         runs,
         form,

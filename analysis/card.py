@@ -70,6 +70,9 @@ from analysis.warning import (
     NotIdentified as NotIdentified,
 )
 from analysis.warning import (
+    NotLinear as NotLinear,
+)
+from analysis.warning import (
     NotMonotone as NotMonotone,
 )
 from analysis.warning import (
@@ -149,7 +152,7 @@ class Scheme(Value):
     asked: str
     df: float
     runs: int
-    why: Literal["asked", "few_rows", "many_rows", "many_clusters", "curves", "huge"]
+    why: Literal["asked", "few_rows", "many_rows", "many_clusters", "curves", "huge", "bent"]
     grouped: Literal["stem", "size"] | None = None
     groups: int | None = None
     random_effect: bool = False
@@ -219,6 +222,7 @@ class Discrepancy(Value):
     setting: Literal["auto", "off", "given"]
     sets: int | None = None  # number of studies from which k was learned
     sources: int | None = None
+    of: Literal["loss", "other_loss", "error", "tokens", "steps", "value"] = "loss"  # what the law gives
 
 
 class Scope(Value):
@@ -249,11 +253,19 @@ class Draws(Value):
 
 
 class Derived(Value):
-    """Numbers of the compute-optimal frontier, C = 6 N D on the card's N; all None for a law without one."""
+    """Numbers of the compute-optimal frontier, C = 6 N D on the card's N; all None for a law without one.
+
+    Attributes:
+      a, b: exponents of the optimal N and D; their intervals hold if the law does.
+      a_beyond: a from the middle of the runs to ten times their compute; the interval holds the discrepancy. None where
+        that is switched off.
+      tokens_per_parameter: of the optimum, by FLOPs as in 1e+21; beyond the runs the intervals hold the discrepancy.
+    """
 
     a: Interval | None = None
     b: Interval | None = None
-    tokens_per_parameter: dict[str, Interval] = msgspec.field(default_factory=dict)  # by FLOPs, as 1e+21
+    a_beyond: Interval | None = None
+    tokens_per_parameter: dict[str, Interval] = msgspec.field(default_factory=dict)
 
 
 class SchemeIntervals(Value):
@@ -373,6 +385,12 @@ class Rows(Value):
         return len(self.run)
 
 
+class Kind(msgspec.Struct, frozen=True):
+    """The field that every file in ``fits/`` has, and that tells which type it is of. Other fields are left out."""
+
+    kind: str
+
+
 class FitCard(Value):
     """All results of a fit. ``draws`` is None until the card is saved; the arrays are in a file beside it.
 
@@ -381,6 +399,8 @@ class FitCard(Value):
       params, derived: all numbers with their intervals.
       runs: names of the fitted rows.
       schemes: intervals of other schemes by name, where requested.
+      offset: where some losses are not positive, what was added to all to fit them: residuals, noise and discrepancy
+        are shares of the loss with it; parameters and rows are without it.
     """
 
     law: str
@@ -408,6 +428,7 @@ class FitCard(Value):
     draws: Draws | None
     seed: int
     schemes: dict[str, SchemeIntervals] = msgspec.field(default_factory=dict)
+    offset: float = 0.0
     kind: Literal["fit"] = "fit"
     schema: Literal[2] = SCHEMA
 

@@ -18,6 +18,11 @@ class Interval(Value):
     hi: float | None
     unit: str = ""
 
+    def moved(self, by: float) -> Interval:
+        """The interval of a number that is higher ``by`` so much."""
+        lo, hi = (None if end is None else end + by for end in (self.lo, self.hi))
+        return Interval(value=self.value + by, lo=lo, hi=hi, unit=self.unit)
+
     @property
     def half_width(self) -> float:
         """Half the distance between the ends; infinite where one is open."""

@@ -84,6 +84,13 @@ class StemEffects(Warning, tag="stem_effects"):
     sd: float
 
 
+class NotLinear(Warning, tag="not_linear"):
+    """Linearised draws that leave the fitted values: the law bends within their spread, or they start at a bound."""
+
+    size_log: float | None  # distance of a median draw from the estimate over the rows; None where it is not finite
+    expected_log: float  # that of the linearised law
+
+
 class TooFewValues(Warning, tag="too_few_values"):
     """Too few distinct values of a column to determine the curvature."""
 
@@ -194,6 +201,7 @@ class NotIdentified(Warning, tag="not_identified"):
     half_width: float | None = None
     expected_half_width: float | None = None
     expected_statistic: float | None = None
+    bound: float = 0.0  # of a floor, below which none is looked for
 
 
 class Doubtful(Warning, tag="doubtful"):
@@ -206,6 +214,7 @@ class Doubtful(Warning, tag="doubtful"):
     half_width: float | None = None
     expected_half_width: float | None = None
     expected_statistic: float | None = None
+    bound: float = 0.0  # of a floor, below which none is looked for
 
 
 class Diverged(Warning, tag="diverged"):
@@ -270,6 +279,7 @@ AnyWarning = (
     | CurveStartsLate
     | ParameterAtBound
     | StemEffects
+    | NotLinear
     | TooFewValues
     | TooFewRuns
     | Collinear

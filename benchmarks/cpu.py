@@ -1,4 +1,4 @@
-"""Tokens per CPU-second of one training step on one core: ours against Hugging Face `transformers` under torch.
+"""Tokens per CPU-second of one training step on one core: ours against plain torch and Hugging Face `transformers`.
 
     python benchmarks/cpu.py --peer=PYTHON [--sizes=30k,300k,3M] [--rounds=3] [--seconds=8] [--compile]
 
@@ -8,8 +8,9 @@ turns (A B C A B C ...), each reports the median of its rounds, and a ratio is t
 Ours has the environment that the launcher gives a CPU worker (transparent huge pages for malloc).
 
 Same for all: 32 sequences of 128 byte tokens a step, float32, tied head, no dropout, gradients clipped at norm 1,
-AdamW; width x layers x heads = 32x3x4, 96x3x6, 256x4x4; random tokens made beforehand. The peers are `GPT2LMHeadModel`
-and `LlamaForCausalLM` (MLP of 8/3 widths, gated, as many parameters as four widths without) with `attn_implementation`
+AdamW; width x layers x heads = 32x3x4, 96x3x6, 256x4x4; random tokens made beforehand. The peers are a plain torch GPT
+in nanoGPT's shape, written here (`torch`: no biases, SDPA, exact GELU), and of transformers `GPT2LMHeadModel` and
+`LlamaForCausalLM` (MLP of 8/3 widths, gated, as many parameters as four widths without) with `attn_implementation`
 sdpa, torch's fused AdamW, their own loss; eager, and with --compile also through torch.compile (default mode). Ours is
 `scaling.step.Trainer` on family gpt, as a worker runs it: many steps in one call.
 """
@@ -30,7 +31,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 BATCH, CONTEXT, VOCAB = 32, 128, 256
 SIZES = {"30k": (32, 3, 4), "300k": (96, 3, 6), "3M": (256, 4, 4)}
-PEERS = ("gpt2", "llama")
+PEERS = ("torch", "gpt2", "llama")
 
 
 def measure(steps: Callable[[int], float], seconds: float) -> dict[str, float]:
@@ -75,14 +76,51 @@ def ours(size: str, seconds: float) -> dict[str, Any]:
     return {**found, "parameters": parameters, "versions": {"jax": jax.__version__}}
 
 
-def peer(name: str, size: str, seconds: float, compiled: bool) -> dict[str, Any]:
-    """A class of transformers at a size."""
+def plain(width: int, layers: int, heads: int) -> Any:
+    """A GPT of torch's own modules in nanoGPT's shape: pre-norm, learned positions, no biases, tied head."""
     import torch  # type: ignore[import-not-found]
+
+    nn, functional = torch.nn, torch.nn.functional
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norms = nn.ModuleList(nn.LayerNorm(width, bias=False) for _ in range(2))
+            self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+            self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            batch, time, _ = x.shape
+            split = self.qkv(self.norms[0](x)).view(batch, time, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+            mixed = functional.scaled_dot_product_attention(*split.unbind(0), is_causal=True)
+            x = x + self.out(mixed.transpose(1, 2).reshape(batch, time, width))
+            return x + self.down(functional.gelu(self.up(self.norms[1](x))))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(VOCAB, width), nn.Embedding(CONTEXT, width)
+            self.blocks = nn.ModuleList(Block() for _ in range(layers))
+            self.norm = nn.LayerNorm(width, bias=False)
+            for weight in self.parameters():
+                if weight.dim() == 2:
+                    nn.init.normal_(weight, std=0.02)
+
+        def forward(self, tokens: Any) -> Any:
+            x = self.tokens(tokens[:, :-1]) + self.places.weight
+            for block in self.blocks:
+                x = block(x)
+            logits = functional.linear(self.norm(x), self.tokens.weight)
+            return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+    torch.manual_seed(0)
+    return Model()
+
+
+def of_transformers(name: str, width: int, layers: int, heads: int) -> Any:
+    """A class of transformers at a size."""
     import transformers  # type: ignore[import-not-found]
 
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    width, layers, heads = SIZES[size]
     if name == "gpt2":
         config = transformers.GPT2Config(
             vocab_size=VOCAB,
@@ -96,31 +134,40 @@ def peer(name: str, size: str, seconds: float, compiled: bool) -> dict[str, Any]
             use_cache=False,
             attn_implementation="sdpa",
         )
-        model = transformers.GPT2LMHeadModel(config)
-    else:
-        config = transformers.LlamaConfig(
-            vocab_size=VOCAB,
-            hidden_size=width,
-            intermediate_size=width * 8 // 3,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            max_position_embeddings=CONTEXT,
-            tie_word_embeddings=True,
-            use_cache=False,
-            attn_implementation="sdpa",
-        )
-        model = transformers.LlamaForCausalLM(config)
+        return transformers.GPT2LMHeadModel(config)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=width,
+        intermediate_size=width * 8 // 3,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        use_cache=False,
+        attn_implementation="sdpa",
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def peer(name: str, size: str, seconds: float, compiled: bool) -> dict[str, Any]:
+    """A peer at a size."""
+    import torch  # type: ignore[import-not-found]
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = plain(*SIZES[size]) if name == "torch" else of_transformers(name, *SIZES[size])
     model.train()
     parameters = sum(weight.numel() for weight in model.parameters())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.1, fused=True)
-    tokens = torch.randint(0, VOCAB, (50, BATCH, CONTEXT))
+    tokens = torch.randint(0, VOCAB, (50, BATCH, CONTEXT + 1))
     run = torch.compile(model) if compiled else model
 
     def steps(count: int) -> float:
         loss = torch.zeros(())
         for index in range(count):
             batch = tokens[index % 50]
-            loss = run(input_ids=batch, labels=batch).loss
+            # Those of transformers shift the labels themselves.
+            loss = run(batch) if name == "torch" else run(input_ids=batch[:, :-1], labels=batch[:, :-1]).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -128,7 +175,9 @@ def peer(name: str, size: str, seconds: float, compiled: bool) -> dict[str, Any]
         return loss.item()
 
     found = measure(steps, seconds)
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    versions = {"torch": torch.__version__}
+    if name != "torch":
+        versions["transformers"] = sys.modules["transformers"].__version__
     return {**found, "parameters": parameters, "versions": versions}
 
 
@@ -184,8 +233,10 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    """The model of the CPU, and its vector extension."""
+    from scaling.speed import cpu  # not above: the peers' interpreter runs this file, too
+
+    return cpu()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -212,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     found = compare(options)
     if options.out:
-        from scaling.records import write_json  # not above: the peers' interpreter runs this file, too
+        from scaling.records import write_json  # not above, as in ``cpu_name``
 
         write_json(options.out, found)
     print(json.dumps(found, indent=1))

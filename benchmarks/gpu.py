@@ -6,8 +6,8 @@
 Needs jax, flax, optax and numpy. Sections, in order: ceilings (matrix product, copy), gpt2 (124M at 1024 positions and
 50,304 tokens, against nanoGPT's recipe in torch by --torch, see gpu_torch.py), attention (backends by length and head),
 loss (logits whole or in chunks, with memory), little (1M and 10M: dispatch, many steps in a call, packed models), depth
-(scanned or unrolled layers and remat at 350M and 1.3B), compile (cold and from the cache). Each has its share of the
-time; what no time was left for is said, and the JSON is written after every section.
+(scanned or unrolled layers and remat at 350M and 1.3B, 131k tokens a step), compile (cold and from the cache). Each has
+its share of the time; what no time was left for is said, and the JSON is written after every section.
 
 MFU is by 6N + 12 L D T (N with the tied head, scores in full) and, ``causal``, by 6N + 6 L D T; against the data
 sheet's peak where it is known, and against the matrix product measured here.

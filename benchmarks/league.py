@@ -1,10 +1,11 @@
 """The extrapolation league: who forecasts the dear runs best from the cheap ones, on real studies, and who means it.
 
-    python benchmarks/league.py --shared=../shared --out=benchmarks/league.json --learn=analysis/check/discrepancy.json
+    python benchmarks/league.py --shared=../shared --out=benchmarks/league.json
 
-The protocol, sets and cuts are in league_protocol.md. ``--package=PYTHON`` names the interpreter of an environment
+The protocol, sets and cuts are in league_protocol.md; what is learned, and how, in priors.py, whose file
+``--pool`` writes. ``--package=PYTHON`` names the interpreter of an environment
 that holds the PyPI package ``chinchilla``; its fits are kept in league_package.json. ``--only``: a part of the sets'
-names. The result holds scores only, no rows of the sets. About 100 CPU-seconds without the package's fits.
+names. The result holds scores only, no rows of the sets.
 """
 
 from __future__ import annotations
@@ -16,21 +17,23 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import priors
 from scipy import optimize, stats
 
 from analysis.card import Conventions, Discrepancy, Scope
 from analysis.check import discrepancy
-from analysis.check import rolling as crossval
-from analysis.decide import forecast
-from analysis.fitting import Fit, fit
+from analysis.check.rolling import crps
+from analysis.decide import forecast, pool
+from analysis.engine.estimate import Estimate
+from analysis.engine.inference import infer
 from analysis.table.runs import Runs
 from scaling.errors import UserError
 from scaling.records import write_json
@@ -38,10 +41,16 @@ from scaling.records import write_json
 Array = np.ndarray
 FACTORS = (3.0, 10.0, 30.0, 100.0)
 FITTED, SCORED, MOST_SCORED, MOST_ROWS, LEVELS = 10, 3, 60, 200, 3
-LAWS = ("chinchilla", "kaplan", "product_floor", "product")
-CANDIDATES = ("chinchilla", "kaplan", "product_floor")
+LAWS = (
+    "chinchilla",
+    "kaplan",
+    "product_floor",
+    "product",
+)  # scored alone; their best gives the naive forecast its noise
 HEADLINE = "analysis"
+VERSION_3 = "analysis, version 3"
 DRAWS = 1000
+KEPT = ("muennighoff", "porian", "steplaw")  # sources that the form of version 4 was not worked out on
 
 
 @dataclass
@@ -142,14 +151,33 @@ def columns_of(table: Any) -> dict[str, Any]:
     return {c: table[c].to_numpy() for c in ("N", "D", "C", "stem") if c in table}
 
 
-def ours(split: Split, law: str) -> tuple[Array, Fit]:
-    """Log losses (S, rows) of the default fit without the discrepancy term, and the fit."""
-    fitted = fit(runs_of(split.below), law, discrepancy="off")
-    return np.log(np.maximum(fitted.samples(columns_of(split.above), discrepancy=False), 1e-300)), fitted
+class Noise(NamedTuple):
+    sigma_run: float
+    sigma_stem: float
 
 
-def with_term(logs: Array, split: Split, k: float, shared: float) -> Array:
-    entry = Discrepancy(k=k, df=discrepancy.DF, shared=shared, setting="given")
+class Drawn(NamedTuple):
+    """Log losses (S, rows) of new runs under a law's default fit without a discrepancy, and its noise."""
+
+    logs: Array
+    noise: Noise
+
+
+def ours(split: Split, point: Estimate) -> Drawn:
+    """The draws of ``fit`` around an estimate, without its diagnosis, as ``Fit.samples`` makes samples of them."""
+    at = infer(point, point.y, runs_of(split.below).table, draws=DRAWS, seed=0)
+    far = split.above
+    with np.errstate(divide="ignore", over="ignore"):
+        logs = np.log(np.maximum(at.surface.law.predict(at.theta, far), 1e-300))
+    rng = np.random.default_rng([0, 1])
+    own = rng.standard_normal(logs.shape) * at.sigma[:, None]
+    codes = pd.factorize(far["stem"])[0] if "stem" in far else np.arange(len(far))
+    shared = rng.standard_normal(logs.shape)[:, codes]
+    noise = Noise(at.sigma_hat, at.sigma_hat * math.sqrt(at.rho))
+    return Drawn(logs + own + shared * at.sigma_stem[:, None], noise)
+
+
+def with_term(logs: Array, split: Split, entry: Discrepancy) -> Array:
     return logs + discrepancy.deviations(entry, split.x, len(logs), np.random.default_rng(7))
 
 
@@ -183,7 +211,7 @@ def least_squares(split: Split) -> Array:
     return centre + sd * stats.t.rvs(df, size=(DRAWS, 1), random_state=rng)
 
 
-def naive(split: Split, noise: list[Fit]) -> Array:
+def naive(split: Split, noise: list[Any]) -> Array:
     """Log losses (S, rows) of the nearest cell and its local slopes, with the noise of the best law's residuals."""
     return forecast.naive(runs_of(split.below), split.above, noise)[1]
 
@@ -220,110 +248,179 @@ def grade(logs: Array, split: Split) -> dict[str, float | None]:
     out: dict[str, float | None] = {"error": float(error.mean()), "crps": float(error.mean())}
     if logs.ndim == 2:
         low, high = np.quantile(logs, [0.05, 0.95], axis=0)
-        out["crps"] = float(crossval.crps(logs.T, y).mean())
+        out["crps"] = float(crps(logs.T, y).mean())
         out |= {"inside90": float(np.mean((low <= y) & (y <= high))), "width90": float(np.mean(high - low))}
     return out
 
 
-def learned(parts: list[Split], logs: dict[str, list[Array]], law: str, without: str | None) -> dict[str, Any]:
-    """k and the shared part of ``law`` over all splits whose source is not ``without``."""
-    laws = tuple(c for c in CANDIDATES if c in logs) if law == discrepancy.OTHER else (law,)
-    use = [i for i, s in enumerate(parts) if s.study.source != without]
-    if not use:  # one source alone leaves nothing to learn from
-        return {"k": 0.0, "shared": 0.0, "sets": 0, "sources": 0}
-    names = sorted({parts[i].study.name for i in use})
-    count = {name: sum(parts[i].study.name == name for i in use) for name in names}
-    rows: dict[str, list[Array]] = {"residual": [], "spread": [], "x": [], "weight": [], "study": []}
-    for name in laws:
-        for i in use:
-            split = parts[i]
-            low, middle, high = np.quantile(logs[name][i], [0.1587, 0.5, 0.8413], axis=0)
-            n = len(middle)
-            rows["residual"].append(split.outcome - middle)
-            rows["spread"].append((high - low) / 2)
-            rows["x"].append(split.x)
-            rows["weight"].append(np.full(n, 1 / n / count[split.study.name]))
-            rows["study"].append(np.full(n, f"{name} {i}"))
-    r, s, x, w, study = (np.concatenate(rows[key]) for key in ("residual", "spread", "x", "weight", "study"))
-    k = discrepancy.learn(r, s, x, w)
-    sources = len({parts[i].study.source for i in use})
-    return {"k": k, "shared": discrepancy.common_part(r, s, x, study, k), "sets": len(names), "sources": sources}
+class Gathered(NamedTuple):
+    """What the forecasters say of every split, before anything is learned.
+
+    Attributes:
+      cases: the default forecast's laws, side by side.
+      logs: draws (S, rows) of each law's default fit without a discrepancy, by law and split.
+      alone: their errors, with rolling residuals, by law and split.
+      rivals: draws or points of the rivals, by name and split.
+    """
+
+    parts: list[Split]
+    cases: list[priors.Case]
+    logs: dict[str, list[Array]]
+    alone: dict[str, list[priors.Alone]]
+    rivals: dict[str, list[Array]]
+
+
+def gather(sets: list[Study], laws: tuple[str, ...] = LAWS, *, rivals: bool = True) -> Gathered:
+    found = Gathered(
+        [split for study in sets for split in splits(study)],
+        [],
+        {law: [] for law in laws},
+        {law: [] for law in laws},
+        {"least squares": [], "naive": []} if rivals else {},
+    )
+    for split in found.parts:
+        table, fits = runs_of(split.below).table, []
+        voices = {voice.law: voice for voice in pool.listen(table)}
+        forecasts = np.stack([voice.log_losses(split.above) for voice in voices.values()])
+        heard, (name, source) = pool.hear(list(voices.values()), table), (split.study.name, split.study.source)
+        found.cases.append(priors.Case(name, source, heard, forecasts, split.outcome, split.x))
+        for law in laws:
+            fits.append(ours(split, voices[law].point))
+            drawn = fits[-1].logs
+            low, middle, high = np.quantile(drawn, [0.1587, 0.5, 0.8413], axis=0)
+            off, sd = split.outcome - middle, np.minimum((high - low) / 2, 1.0)
+            found.logs[law].append(drawn)
+            found.alone[law].append(priors.Alone(name, source, voices[law].cuts, off, sd, split.x))
+        if rivals:
+            found.rivals["least squares"].append(least_squares(split))
+            found.rivals["naive"].append(naive(split, fits))
+        print(f"{name}, C_top / {split.factor:g}", flush=True)
+    return found
+
+
+def version_3(rows: list[priors.Alone], without: str) -> tuple[float, float]:
+    """k and the shared part of version 3: one k for all studies, learned without a source."""
+    use = [row for row in rows if row.source != without]
+    r, s, x = (np.concatenate([getattr(row, name) for row in use]) for name in ("residual", "spread", "x"))
+    of = [row.set for row in use]
+    n = [len(row.x) for row in use]
+    k = discrepancy.learn(r, s, x, np.repeat([1 / m / of.count(row.set) for m, row in zip(n, use)], n))
+    return k, discrepancy.common_part(r, s, x, np.repeat(np.arange(len(use)), n), k)
+
+
+def of_study(prior: discrepancy.Prior, cuts: Sequence[discrepancy.Residuals]) -> Discrepancy:
+    """The term of a law in a study: the prior, updated by the study's rolling residuals."""
+    k, df = discrepancy.updated(prior, cuts)
+    return Discrepancy(k=k, df=df, shared=prior.shared, setting="given")
+
+
+def together(case: priors.Case, prior: pool.Prior) -> tuple[Array, pool.Mixed]:
+    """Log losses (S, rows) of the default forecast, and its weights."""
+    mixed = pool.mix(prior, case.heard)
+    middle, away = pool.apart(mixed.weights, case.forecasts)
+    scales = pool.scale(prior, mixed, away, case.x)
+    term = Discrepancy(k=1.0, df=mixed.df, shared=prior.scale.shared, setting="given")
+    return middle + discrepancy.deviations(term, scales, DRAWS, np.random.default_rng(7)), mixed
 
 
 def play(
     sets: list[Study], laws: tuple[str, ...] = LAWS, python: str | None = None, kept: Path | None = None
-) -> dict[str, Any]:
-    """The whole league on ``sets``: forecasts, leave-one-source-out learning, scores. JSON (no rows of the sets)."""
+) -> tuple[dict[str, Any], priors.Learned]:
+    """The whole league on ``sets``: forecasts, leave-one-source-out learning, scores. JSON (no rows of the sets), and
+    what all sets teach."""
     start = time.process_time()
-    parts = [split for study in sets for split in splits(study)]
-    logs: dict[str, list[Array]] = {law: [] for law in laws}
-    rivals: dict[str, list[Array]] = {"least squares": [], "naive": []}
-    ratios, picks = [], []
-    for split in parts:
-        fits = []
-        for law in laws:
-            drawn, fitted = ours(split, law)
-            logs[law].append(drawn)
-            fits.append(fitted)
-        rivals["least squares"].append(least_squares(split))
-        rivals["naive"].append(naive(split, fits))
-        ratios.append(float(split.above["C"].max() / split.below["C"].max()))
-    if kept is not None and (points := package(parts, python, kept)) is not None:
-        rivals["chinchilla 0.2.0"] = points
-    entries = []
-    loo = {s: {law: learned(parts, logs, law, s) for law in laws} for s in {p.study.source for p in parts}}
-    for i, split in enumerate(parts):
-        own = loo[split.study.source]
-        full = {law: with_term(logs[law][i], split, own[law]["k"], own[law]["shared"]) for law in laws}
-        candidates = tuple(law for law in CANDIDATES if law in laws)
-        below = runs_of(split.below).table
-        pick, _ = crossval.choose(below, candidates, setting=own["chinchilla"]["k"])
-        picks.append(pick)
-        forecasts = {
-            HEADLINE: full["chinchilla"],
-            "analysis, no discrepancy": logs["chinchilla"][i],
-            "analysis, chosen": full[pick],
-            **{f"analysis:{law}": full[law] for law in laws if law != "chinchilla"},
-            **{name: values[i] for name, values in rivals.items()},
-        }
-        entries.append(
-            {
-                "set": split.study.name,
-                "source": split.study.source,
-                "cut": f"C_top / {split.factor:g}",
-                "fitted": len(split.below),
-                "scored": len(split.above),
-                "ratio": round(ratios[i], 3),
-                "chosen": pick,
-                "scores": {name: _rounded(grade(v, split)) for name, v in forecasts.items()},
-            }
-        )
-    left_out = {source: {law: round(v["k"], 6) for law, v in rows.items()} for source, rows in sorted(loo.items())}
-    final = {law: learned(parts, logs, law, None) for law in (*laws, discrepancy.OTHER)}
-    by_set = {
-        s.name: {
-            law: round(learned([p for p in parts if p.study is s], _of(logs, parts, s), law, None)["k"], 6)
-            for law in laws
-        }
-        for s in sets
-        if any(p.study is s for p in parts)
-    }
-    return {
-        "schema": 1,
+    found = gather(sets, laws)
+    if kept is not None and (points := package(found.parts, python, kept)) is not None:
+        found.rivals["chinchilla 0.2.0"] = points
+    sources = sorted({part.study.source for part in found.parts})
+    left_out = {source: priors.learn(found.cases, found.alone, without=source) for source in sources}
+    entries = [_entry(found, i, left_out[part.study.source]) for i, part in enumerate(found.parts)]
+    final = priors.learn(found.cases, found.alone)
+    result = {
+        "schema": 2,
         "kind": "league",
-        "protocol": "league_protocol.md",
+        "protocol": "league_protocol.md, version 4",
         "table": table_of(entries),
-        "learned": final,
-        "left_out": left_out,
-        "k_by_set": by_set,
+        "kept": table_of([e for e in entries if e["source"] in KEPT]) if set(sources) & set(KEPT) else [],
+        "paired": paired(entries, HEADLINE, "least squares"),
+        "left_out": {source: priors.plain(prior) for source, prior in left_out.items()},
         "cpu_seconds": round(time.process_time() - start, 1),
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
         "entries": entries,
     }
+    return result, final
 
 
-def _of(logs: dict[str, list[Array]], parts: list[Split], study: Study) -> dict[str, list[Array]]:
-    return {law: [v for v, p in zip(values, parts) if p.study is study] for law, values in logs.items()}
+def _entry(found: Gathered, i: int, learned: priors.Learned) -> dict[str, Any]:
+    """Scores of every forecaster on one split."""
+    split, case = found.parts[i], found.cases[i]
+    drawn, mixed = together(case, learned.pool)
+    terms = {law: of_study(learned.laws[law], rows[i].cuts) for law, rows in found.alone.items()}
+    full = {law: with_term(found.logs[law][i], split, term) for law, term in terms.items()}
+    k, shared = version_3(found.alone["chinchilla"], split.study.source)
+    best = case.heard.names[int(np.argmin(pool.scores(case.heard)))]
+    old = Discrepancy(k=k, df=discrepancy.DF, shared=shared, setting="given")
+    chosen = best if best in full else "chinchilla"  # the local power law has no fit of its own
+    forecasts = {
+        HEADLINE: drawn,
+        **{f"analysis:{law}": logs for law, logs in full.items()},
+        VERSION_3: with_term(found.logs["chinchilla"][i], split, old),
+        "analysis, no discrepancy": found.logs["chinchilla"][i],
+        "analysis, chosen": full[chosen],
+        **{name: values[i] for name, values in found.rivals.items()},
+    }
+    return {
+        "set": split.study.name,
+        "source": split.study.source,
+        "cut": f"C_top / {split.factor:g}",
+        "fitted": len(split.below),
+        "scored": len(split.above),
+        "ratio": round(float(split.above["C"].max() / split.below["C"].max()), 3),
+        "chosen": chosen,
+        "weights": {name: round(float(w), 3) for name, w in zip(case.heard.names, mixed.weights)},
+        "k": {HEADLINE: round(mixed.k, 5), "chinchilla": round(terms["chinchilla"].k, 5), VERSION_3: round(k, 5)},
+        "scores": {name: _rounded(grade(v, split)) for name, v in forecasts.items()},
+    }
+
+
+def paired(entries: list[dict[str, Any]], ours_: str, rival: str, draws: int = 2000) -> dict[str, Any]:
+    """Where ``ours_`` is better than or within 5 % of the rival in mean error, by set, source and cut, and the median
+    over sets of the difference of log errors with a 95 % interval, sources resampled."""
+
+    def errors(by: str) -> dict[str, Array]:
+        names = dict.fromkeys(e[by] for e in entries)
+        return {
+            n: np.mean([[e["scores"][w]["error"] for w in (ours_, rival)] for e in entries if e[by] == n], axis=0)
+            for n in names
+        }
+
+    sets = errors("set")
+    of = {e["set"]: e["source"] for e in entries}
+    by_source = [
+        np.array([math.log(a / b) for s, (a, b) in sets.items() if of[s] == q]) for q in dict.fromkeys(of.values())
+    ]
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(by_source), (draws, len(by_source)))
+    medians = [float(np.median(np.concatenate([by_source[j] for j in pick]))) for pick in picks]
+    low, high = np.quantile(medians, [0.025, 0.975])
+    cuts = [[e["scores"][w]["error"] for w in (ours_, rival)] for e in entries]
+    return {
+        "rival": rival,
+        "ratio": round(math.exp(float(np.median(np.concatenate(by_source)))), 3),
+        "interval": [round(math.exp(float(low)), 3), round(math.exp(float(high)), 3)],
+        **{
+            name: {
+                "better": sum(bool(a < b) for a, b in rows),
+                "tied_or_better": sum(bool(a <= 1.05 * b) for a, b in rows),
+                "of": len(rows),
+            }
+            for name, rows in (
+                ("sets", list(sets.values())),
+                ("sources", list(errors("source").values())),
+                ("cuts", cuts),
+            )
+        },
+    }
 
 
 def table_of(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -362,28 +459,11 @@ def _rounded(scores: dict[str, float | None]) -> dict[str, float | None]:
     return {k: None if v is None else round(v, 6) for k, v in scores.items()}
 
 
-def shipped(result: dict[str, Any]) -> dict[str, Any]:
-    """What ``analysis/check/discrepancy.json`` holds: k by law and where it comes from."""
-    laws = {
-        law: {**row, "k": round(row["k"], 6), "shared": round(row["shared"], 3)}
-        for law, row in result["learned"].items()
-    }
-    return {
-        "schema": 1,
-        "made_by": "benchmarks/league.py",
-        "unit": "scale of log loss per e-fold beyond the fitted range, Student-t with 4 degrees of freedom",
-        "method": "maximum likelihood over the cuts of all sets, every set the same weight: league_protocol.md",
-        "laws": laws,
-        "k_with_one_source_left_out": result["left_out"],
-        "k_by_set": result["k_by_set"],
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", default="../shared")
     parser.add_argument("--out", default="benchmarks/league.json")
-    parser.add_argument("--learn", help="write the learned term here")
+    parser.add_argument("--pool", help="write the prior of the default forecast here")
     parser.add_argument("--only", default="", help="sets whose name contains this")
     parser.add_argument("--package", help="interpreter of an environment with the PyPI package chinchilla")
     options = parser.parse_args()
@@ -391,13 +471,12 @@ def main() -> None:
         raise UserError("shared", options.shared, "has no folder reference_runs")
     sets = [s for s in studies(Path(options.shared)) if options.only in s.name]
     kept = Path(__file__).with_name("league_package.json")
-    result = play(sets, python=options.package, kept=kept)
+    result, final = play(sets, python=options.package, kept=kept)
     write_json(options.out, result)
-    if options.learn:
-        write_json(options.learn, shipped(result))
+    priors.write(final, options.pool)
     for row in result["table"]:
         print("  ".join(f"{k} {v}" for k, v in row.items()))
-    print({law: round(row["k"], 5) for law, row in result["learned"].items()})
+    print(result["paired"])
 
 
 if __name__ == "__main__":

@@ -46,6 +46,9 @@ CHIPS = {
     "v5p": Chip(459e12, 95e9, 2.765e12, TORUS, TORUS, 1),
 }
 SHARE, USABLE, STATE = 0.75, 0.9, 16
+# One device, GPT-2's shapes: width, layers, heads at 1024 positions and a tied head; 131k tokens a step.
+ALONE = {"124M": (768, 12, 12), "350M": (1024, 24, 16), "1.3B": (2048, 24, 16)}
+ALONE_TOKENS, ALONE_CONTEXT = 2**17, 1024
 ASSUMPTIONS = f"""\
 - Model: family gpt, {CONTEXT} positions, vocabulary {VOCAB:,}, own head; FLOPs by `scaling.count` (attention in full).
 - Step: the tokens named below, or one sequence a device where that is more.
@@ -63,6 +66,10 @@ ASSUMPTIONS = f"""\
   is the innermost axis, then fsdp, then data. v5p: {TORUS / 1e9:.0f} along each axis of the torus, both directions.
 - Time: the smaller figure has weights and gradients wholly hidden behind the compute, the larger one adds them;
   tensor's are never hidden. The optimiser's pass over its state is added at the HBM's speed.
+- One device: no remat. Of each layer 34 x width bytes a position (bf16, arXiv 2205.05198, without scores) pass through
+  HBM four times: written and read in the forward pass, they and their gradients in the backward pass. Whole logits pass
+  six times in bf16 (written and read, read again, their gradient written and read by two products); a kernel that fuses
+  the head with its loss would keep them on the chip, and with `loss_chunk` they are computed twice. Nothing overlaps.
 - Sources: NVIDIA's data sheets of H100 and H200 (SXM), Google Cloud's page on TPU v5p."""
 
 
@@ -140,6 +147,56 @@ def estimate(model: str, chip: Chip, data: int, fsdp: int, tensor: int) -> Estim
     return Estimate(compute, hidden, exposed, update, memory, weights + gradients + activations, turns)
 
 
+@dataclass(frozen=True)
+class Alone:
+    """Seconds of one step on one device: products, the layers' activations, logits, the optimiser; and its FLOPs."""
+
+    compute: float
+    activations: float
+    logits: float
+    again: float
+    update: float
+    flops: float
+
+
+def alone(model: str, chip: Chip) -> Alone:
+    """One step of a model of ``ALONE`` on one device. ``again``: seconds to compute the logits a second time."""
+    width, layers, heads = ALONE[model]
+    config = families.configure(gpt, 0, width=width, layers=layers, heads=heads, vocab=VOCAB, context=ALONE_CONTEXT)
+    parts, sequences = gpt.components(config), ALONE_TOKENS // ALONE_CONTEXT
+    flops = sequences * sum(count.training_flops(parts).values())
+    return Alone(
+        compute=flops / (chip.flops * SHARE),
+        activations=4 * 34 * width * layers * ALONE_TOKENS / chip.bandwidth,
+        logits=6 * 2 * VOCAB * ALONE_TOKENS / chip.bandwidth,
+        again=sequences * count.forward_flops(parts)["head"] / (chip.flops * SHARE),
+        update=2 * STATE * count.parameters(parts)["total"] / chip.bandwidth,
+        flops=flops,
+    )
+
+
+def _alone_table() -> list[str]:
+    lines = [
+        "## One H200",
+        "",
+        f"Tied head, vocabulary {VOCAB:,}, {ALONE_CONTEXT} positions, {ALONE_TOKENS // 1024}k tokens a step. MFU by "
+        "`scaling.count` (attention in full): with whole logits; with logits in chunks, computed twice; and with a "
+        "fused kernel, which this package has not.",
+        "",
+        "| model | products, s | activations, s | logits, s | optimiser, s | MFU, whole | in chunks | fused |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for model in ALONE:
+        found, peak = alone(model, CHIPS["H200"]), CHIPS["H200"].flops
+        fused = found.compute + found.activations + found.update
+        ways = (fused + found.logits, fused + found.again, fused)
+        lines.append(
+            f"| {model} | {found.compute:.3g} | {found.activations:.3g} | {found.logits:.3g} | {found.update:.3g} | "
+            f"{' | '.join(f'{found.flops / peak / seconds:.0%}' for seconds in ways)} |"
+        )
+    return [*lines, ""]
+
+
 def meshes(devices: int) -> list[tuple[int, int, int]]:
     """Meshes (data, fsdp, tensor) worth a row: all data, all fsdp, fsdp in a node, and both with 8 or 2 by tensor."""
     found = [(devices, 1, 1), (1, devices, 1), (devices // 8, 8, 1), (1, devices // 2, 2), (1, devices // 8, 8)]
@@ -151,7 +208,7 @@ def meshes(devices: int) -> list[tuple[int, int, int]]:
 def document() -> str:
     """The text of roofline.md."""
     lines = ["# Rooflines", "", "Written by `python benchmarks/roofline.py`. Nothing here is measured.", ""]
-    lines += ["## Assumptions", "", ASSUMPTIONS, ""]
+    lines += ["## Assumptions", "", ASSUMPTIONS, "", *_alone_table()]
     for model, (width, layers, heads, batch) in MODELS.items():
         parts = gpt.components(shape(model))
         counts = count.parameters(parts)

@@ -10,6 +10,9 @@ Four sizes x three D, a second seed at two sizes: 18 cells. D counts positions o
 of 8 x 8 pixels and 6 of text; 16,384 to 65,536 pictures in batches of 32. Known, in nats per token of a caption and its
 end: ln 19 = 2.944 at the start, 1.386 (five choices, six tokens) for what never looks at the picture, 0 at best.
 
+N leaves out the projection of patches, 192 numbers to the width, which is counted since (CHANGELOG.md): 9,328 to
+169,424. The tower of ``frozen`` is not trained by anything: this is no study of a pre-trained one.
+
 2026-11-22, ``late`` 97 CPU-seconds (AMD EPYC with AVX-512, jax 0.10.2), at rates swept for each. Expected before: a
 difference in a to +-0.34 at 95 %. Nats per token of a caption (seed 1 in brackets):
 

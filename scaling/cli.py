@@ -70,7 +70,7 @@ def _dispatch(arguments: list[str]) -> int:
     name, rest = arguments[0], arguments[1:]
     verb = _verb(name)
     if any(argument in ("-h", "--help") for argument in rest):
-        print(usage(name))
+        print(usage(name, next((word.partition("=")[2] for word in rest if word.startswith("--engine=")), "")))
         return 0
     return verb.call(parse(name, rest))
 
@@ -92,25 +92,37 @@ def overview() -> str:
     )
 
 
-def usage(name: str) -> str:
-    """Help text of a verb: what it does, its flags and an example."""
+def usage(name: str, engine: str = "") -> str:
+    """Help text of a verb: what it does, its flags and an example.
+
+    Args:
+      engine: shows the flags that only this engine takes instead.
+    """
     verb = _verb(name)
+    others = sorted({flag.engine for flag in verb.flags} - {""})
     words = [*verb.positional, *(["--config=FILE.py[:ARGUMENT]"] if verb.study else []), "[--flag=value ...]"]
-    left = max((len(text) for text, _ in _flags(verb)), default=0)
-    lines = [f"usage: scaling {name} {' '.join(words)}", "", *_paragraph("", verb.summary, 0), ""]
-    for text, help in _flags(verb):
+    summary = verb.summary
+    if engine in others:
+        words, summary = [f"--engine={engine}", *words], f"flags of --engine={engine} alone"
+    shown = list(_flags(verb, engine if engine in others else ""))
+    left = max((len(text) for text, _ in shown), default=0)
+    lines = [f"usage: scaling {name} {' '.join(words)}", "", *_paragraph("", summary, 0), ""]
+    for text, help in shown:
         lines += _paragraph(text, help, left + 2)
+    if engine not in others:
+        lines += [f"  `scaling {name} --engine={other} --help` shows the flags of that engine" for other in others]
     return "\n".join([*lines, "", f"example: {verb.example}"])
 
 
-def _flags(verb: Verb) -> Iterator[tuple[str, str]]:
-    """How each flag is written, and its help text."""
-    if verb.study:
+def _flags(verb: Verb, engine: str) -> Iterator[tuple[str, str]]:
+    """How each flag is written, and its help text; those of the verb, or of an engine."""
+    if verb.study and not engine:
         yield "--config=FILE.py[:ARGUMENT]", "experiment file, or the name of an installed one (demo)"
         yield "--config.PATH.TO.FIELD=VALUE", "override a field of the configuration"
     for flag in verb.flags:
-        default = "" if flag.default is None or flag.kind is bool else f" (default {flag.default})"
-        yield f"--{flag.name}" + ("" if flag.kind is bool else f"={KINDS[flag.kind]}"), f"{flag.help}{default}"
+        if flag.engine == engine:
+            default = "" if flag.default is None or flag.kind is bool else f" (default {flag.default})"
+            yield f"--{flag.name}" + ("" if flag.kind is bool else f"={KINDS[flag.kind]}"), f"{flag.help}{default}"
 
 
 def _paragraph(head: str, text: str, indent: int) -> list[str]:

@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-# Groups that N_nonembedding leaves out, tied or not.
+# Groups that N_nonembedding leaves out, tied or not: tables of tokens and positions, and what maps the last states to a
+# vocabulary, classes or pixels. Projections of patches, and from one width to another, are counted.
 EMBEDDING_GROUPS = frozenset({"embedding", "position", "head"})
+# What a family changes after the step and no gradient trains (a teacher, a queue): in the total alone.
+STATE = "state"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Component:
 
     Attributes:
       name: unique within the family, for the table of FLOPs by part.
-      group: embedding, position, attention, mlp, norm, head, encoder ...
+      group: embedding, position, patch, projection, attention, mlp, norm, head, encoder ...
       parameters: number that it owns (a tied head owns none).
       matmul: weights that multiply each of its tokens: 0 for a look-up or a norm, V * D for a tied head.
       tokens: positions per example that pass through it.
@@ -34,6 +37,8 @@ class Component:
       active: parameters that one token uses; None means all (experts use fewer).
       first: its input is data, whose gradient is never computed; by convention it is counted all the same.
       among: forward FLOPs of its products without weights per pair of examples of the batch, itself included.
+      scores: attention scores per example (layers x heads x queries x keys): no FLOPs of a product, but time.
+      part: top-level name of the parameters that hold its weights, if that is neither its name nor its group.
     """
 
     name: str
@@ -46,17 +51,20 @@ class Component:
     active: int | None = None
     first: bool = False
     among: int = 0
+    scores: int = 0
+    part: str = ""
 
 
 def parameters(components: Iterable[Component]) -> dict[str, Any]:
     """Parameter counts: total, nonembedding, trainable, active, nonembedding_active, and by group (``groups``)."""
-    parts = list(components)
+    every = list(components)
+    parts = [part for part in every if part.group != STATE]
     groups: dict[str, int] = {}
-    for part in parts:
+    for part in every:
         groups[part.group] = groups.get(part.group, 0) + part.parameters
     return {
         "total": sum(groups.values()),
-        "nonembedding": sum(count for group, count in groups.items() if group not in EMBEDDING_GROUPS),
+        "nonembedding": sum(part.parameters for part in parts if part.group not in EMBEDDING_GROUPS),
         "trainable": sum(part.parameters for part in parts if part.k == 6),
         "active": sum(part.parameters if part.active is None else part.active for part in parts),
         "nonembedding_active": sum(
@@ -84,6 +92,11 @@ def training_flops(components: Iterable[Component], batch: int = 1) -> dict[str,
     }
 
 
+def training_scores(components: Iterable[Component]) -> float:
+    """Attention scores per example that a training step computes and differentiates; a third counts where frozen."""
+    return sum(part.scores * (1 / 3 if part.k == 2 else 1) for part in components)
+
+
 def executed_flops(components: Iterable[Component], batch: int = 1) -> dict[str, int]:
     """Training FLOPs per example that a program without remat executes, which has no gradient of the data."""
     parts = list(components)
@@ -92,7 +105,7 @@ def executed_flops(components: Iterable[Component], batch: int = 1) -> dict[str,
 
 
 def jaxpr_flops(function: Callable[..., Any], *arguments: Any) -> int:
-    """FLOPs (2 per multiply-add) of every ``dot_general`` and convolution in the trace of ``function(*arguments)``.
+    """FLOPs (2 per multiply-add) of every product, ragged or not, and convolution in a trace of the function.
 
     A scan counts its body times its length, a cond its most expensive branch. Arguments may be ShapeDtypeStructs:
     nothing is computed.
@@ -113,6 +126,13 @@ def _count(jaxpr: Any) -> int:
             (contract, _), _ = params["dimension_numbers"]
             contracted = math.prod(equation.invars[0].aval.shape[axis] for axis in contract)
             total += 2 * math.prod(equation.outvars[0].aval.shape) * contracted
+        elif name == "ragged_dot_general":  # each row meets the weights of its own group alone
+            dims = params["ragged_dot_dimension_numbers"]
+            (contract, _), _ = dims.dot_dimension_numbers
+            contracted = math.prod(equation.invars[0].aval.shape[axis] for axis in contract)
+            output = equation.outvars[0].aval.shape
+            groups = output[0] if dims.lhs_ragged_dimensions[0] in contract else 1
+            total += 2 * math.prod(output) * contracted // groups
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
             out_axis = params["dimension_numbers"].rhs_spec[0]

@@ -1,4 +1,4 @@
-"""Facts about the machine: versions and device for a run's record, memory, and the peak rate for MFU."""
+"""Facts about this machine: versions and device for a run's record, memory, and the peak rate for MFU."""
 
 from __future__ import annotations
 
@@ -10,31 +10,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from scaling import devices
 from scaling.errors import Code, UserError, choose
 
-# Dense bf16 FLOP/s by the start of jax's device_kind. Sources: NVIDIA's H100, H200 and A100 data sheets (SXM, without
-# sparsity) and Google Cloud's TPU system pages. Runs on other devices have no MFU in their records.
-PEAK_BF16 = {
-    "NVIDIA H200": 989e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA A100": 312e12,
-    "TPU v4": 275e12,
-    "TPU v5p": 459e12,
-    "TPU v5 lite": 197e12,
-    "TPU v6 lite": 918e12,
-}
-
-# Bytes of memory by the names that ``plan --device`` accepts, from the same data sheets.
-MEMORY = {
-    "a100-40gb": 40e9,
-    "a100-80gb": 80e9,
-    "h100-80gb": 80e9,
-    "h200-141gb": 141e9,
-    "v4": 32e9,
-    "v5e": 16e9,
-    "v5p": 95e9,
-    "v6e": 32e9,
-}
+# Bytes of memory by the names that ``plan --device`` accepts.
+MEMORY = {each.name: each.memory for each in devices.DEVICES if each.memory is not None}
+CALL_SECONDS, EXPECTED_MFU = 10.0, 0.4
 
 
 def memory(name: str | None) -> tuple[str, float]:
@@ -58,9 +39,22 @@ def memory(name: str | None) -> tuple[str, float]:
     return device.device_kind, limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def steps_at_once(limit: int, flops: float, peak: float | None) -> int:
+    """Optimiser steps of one call of the device: so many that it takes about 10 s, and at most ``limit``.
+
+    Between calls a run logs, saves and hears signals. A constant of the shape and the kind of device, not a
+    measurement, so that a resumed run has its rows at the same steps.
+
+    Args:
+      flops: of a step, on each device. peak: FLOP/s of a device, of which 40 % is expected; None if not known.
+    """
+    return limit if peak is None else max(1, min(limit, int(CALL_SECONDS * EXPECTED_MFU * peak / flops)))
+
+
 def peak(kind: str) -> float | None:
     """Peak dense bf16 FLOP/s of one device of this ``device_kind``; None if it is not known."""
-    return next((rate for prefix, rate in PEAK_BF16.items() if kind.startswith(prefix)), None)
+    known = devices.find(kind)
+    return None if known is None else known.peak
 
 
 @cache
@@ -78,6 +72,7 @@ def commit() -> str | None:
     return head.stdout.strip() + ("+" if changed else "")
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -103,3 +103,14 @@ def _ratio(sums: Array, counts: Array) -> tuple[float, float | None]:
         return value, None
     residual = sums - value * counts
     return value, math.sqrt(groups / (groups - 1) * float(np.square(residual).sum())) / float(counts.sum())
+
+
+def change(after: Evaluation, before: Evaluation) -> tuple[float, float | None]:
+    """Mean of ``after`` minus that of ``before`` on the same documents, and its standard error by document.
+
+    What the documents have in common cancels. The error is None where they are not the same, or fewer than two.
+    """
+    value, one, two = after.value - before.value, after.documents, before.documents
+    if one is None or two is None or (one.id, one.count) != (two.id, two.count):
+        return value, None
+    return value, _ratio(np.asarray(one.sum) - np.asarray(two.sum), np.asarray(one.count, np.float64))[1]

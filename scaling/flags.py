@@ -6,7 +6,7 @@ or ``--noname``; arguments after ``--`` are positional.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,8 @@ class Flag:
       help: one line that says what it does, to somebody who has never used it.
       default: value if the flag is not given.
       check: raises a UserError for an invalid value.
+      engine: the engine that alone takes it, whose help shows it; empty for flags of the verb.
+      offers: values that are names of something, for completion in a shell; None where there is no list.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Flag:
     help: str
     default: Value | None = None
     check: Callable[[Any], None] | None = None
+    engine: str = ""
+    offers: Callable[[], Iterable[str]] | None = None
 
 
 @dataclass

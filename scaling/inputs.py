@@ -1,4 +1,4 @@
-"""Matches the inputs that a family reads with those that a source supplies. Standard library only.
+"""Matches the inputs that a family reads with those that a source supplies. No JAX.
 
 A family's ``batch_spec`` and a source's ``supplies`` map names of inputs to numbers: size of the vocabulary, side of
 the images, samples of a sound. An input that is not listed in ``INPUTS`` is the batch's array of the same name, and
@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from scaling.errors import Code, UserError
 
 LENGTHS = ("context", "text")  # numbers of positions of an example; not inputs
+OTHER = "other_"  # begins the name of an array that holds for each example another's (``partner``)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Input:
 
 INPUTS = {
     "vocab": Input(("tokens", "mask"), "tokens up to", exact=False),
+    "marks": Input(("marks",), "marks of tokens up to", exact=False),
     "classes": Input(("label",), "labels up to", exact=False),
     "image": Input(("image",), "images of side"),
     "sound": Input(("sound",), "sounds of samples"),
@@ -53,6 +57,13 @@ def arrays(family: Any, spec: Mapping[str, int], *, by_example: bool = True) -> 
     """Names of the arrays that a family reads from a batch, or (``by_example`` False) from the whole evaluation set."""
     declared = inputs(family, spec).values()
     return {name for item in declared if item.by_example is by_example for name in item.arrays}
+
+
+def partner(index: np.ndarray, size: int) -> np.ndarray:
+    """Index of the other example of each of some among ``size``: neighbours in twos; the last of an odd number has
+    the one before it."""
+    other = index ^ 1
+    return np.where(other < size, other, np.maximum(index - 1, 0))
 
 
 def require_supply(family: Any, spec: Mapping[str, int], supplies: Mapping[str, int], dataset: str, name: str) -> None:

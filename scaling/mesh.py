@@ -24,7 +24,7 @@ from scaling.settings import read, setting
 
 # The batch is split over data and fsdp; a weight over fsdp on its residual axis and over tensor on its other wide axis.
 RULES = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor", "layers": None, "head": None}
-RULES |= {"experts": None, "pixels": None}
+RULES |= {"experts": None, "pixels": None, "rank": None, "prompt": None}
 ACTIVATIONS: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "time": None,
@@ -84,6 +84,11 @@ def make(shape: Mapping[str, int]) -> Mesh:
     return jax.make_mesh(sizes, MESH_AXES, axis_types=axis_types, devices=devices[:needed])
 
 
+def ways(shape: Mapping[str, int]) -> int:
+    """Parts into which a batch is split over a mesh."""
+    return shape.get("data", 1) * shape.get("fsdp", 1)
+
+
 def check_batch(shape: Mapping[str, int], batch: int, field: str = "recipe.batch", *, microbatches: int = 1) -> None:
     """Checks that a mesh can split a batch.
 
@@ -96,24 +101,27 @@ def check_batch(shape: Mapping[str, int], batch: int, field: str = "recipe.batch
     Raises:
       UserError: the data and fsdp axes do not divide the batch, or its microbatches (CONFLICT).
     """
-    ways = shape.get("data", 1) * shape.get("fsdp", 1)
-    if batch % ways:
-        raise UserError(field, batch, f"must be a multiple of data x fsdp = {ways}", Code.CONFLICT)
-    if batch % (ways * microbatches):
-        remedy = f"must divide {field} = {batch} into parts that data x fsdp = {ways} divides"
+    count = ways(shape)
+    if batch % count:
+        raise UserError(field, batch, f"must be a multiple of data x fsdp = {count}", Code.CONFLICT)
+    if batch % (count * microbatches):
+        remedy = f"must divide {field} = {batch} into parts that data x fsdp = {count} divides"
         raise UserError("execution.microbatches", microbatches, remedy, Code.CONFLICT)
 
 
-def parts(shape: Mapping[str, int], batch: int, microbatches: int = 1) -> int:
+def parts(shape: Mapping[str, int], batch: int, microbatches: int = 1, together: int = 1) -> int:
     """Number of equal parts into which a batch is split to measure gradient noise: 8, or else 4 or 2.
+
+    Args:
+      together: examples that no part may separate.
 
     Raises:
       UserError: the batch cannot be split in two (CONFLICT).
     """
-    ways = shape.get("data", 1) * shape.get("fsdp", 1) * microbatches
-    count = next((n for n in (8, 4, 2) if batch % (n * ways) == 0), 0)
+    whole = math.lcm(ways(shape), together) * microbatches
+    count = next((n for n in (8, 4, 2) if batch % (n * whole) == 0), 0)
     if not count:
-        remedy = f"the batch must split into two halves, each a multiple of {ways}"
+        remedy = f"the batch must split into two halves, each a multiple of {whole}"
         raise UserError("config.noise_scale", batch, remedy, Code.CONFLICT)
     return count
 

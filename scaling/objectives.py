@@ -6,9 +6,16 @@ Functions that need the examples of other devices take the name of the mesh axis
 
 Which positions an objective hides is random, but how many positions and spans is fixed by the shape. So counts of loss
 tokens are exact, and every array has a static shape.
+
+What is random has a key for each example (``keys``, (B,)), so that it is the same however a batch is split: over
+microbatches, devices, or evaluation batches of another size.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +26,74 @@ Term = tuple[jax.Array, jax.Array]
 UNITS = ("token", "span", "word")
 
 
+def index(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Index of each example among those that share a key, (B,): in the whole batch of a step, or the evaluation set.
+
+    The trainer puts it into a batch as ``example``; without it the batch is whole, and counted from 0.
+    """
+    return batch["example"] if "example" in batch else jnp.arange(len(next(iter(batch.values()))))
+
+
+def keys(key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """A key for each example of a batch, (B,), which depends on ``key`` and the example's ``index`` alone."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index(batch))
+
+
+def progress(batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Share of the run's training that is done, (): from 0 at its first step, and 1 in evaluation.
+
+    The trainer puts it into the batches of a family that is ``paced``.
+    """
+    return batch["progress"] if "progress" in batch else jnp.float32(1)
+
+
+def _split(keys_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    first_B, second_B = jax.vmap(jax.random.split, out_axes=1)(keys_B)
+    return first_B, second_B
+
+
+def uniform(keys_B: jax.Array, count: int) -> jax.Array:
+    """``count`` numbers of [0, 1) for each example, (B, count) float32."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys_B)
+
+
+def normal(keys_B: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal numbers of a shape for each example, (B, *shape) float32."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys_B)
+
+
+def _whole(keys_B: jax.Array, count: int, below: int) -> jax.Array:
+    """``count`` whole numbers from 0 to ``below`` - 1 for each example, int32 (B, count)."""
+    return jax.vmap(lambda key: jax.random.randint(key, (count,), 0, below))(keys_B)
+
+
 def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
     """-log p(target) in nats, (B, T) float32. Log-sum-exp minus a gather: no (B, T, V) log-probabilities are kept."""
     logits_BTV = logits_BTV.astype(jnp.float32)
-    chosen_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+    # The gradient of a gather is a scatter. On a CPU that is the faster (10 to 30 % of the head's time); an accelerator
+    # would first fill zeros of (B, T, V), where a comparison fuses with the softmax's gradient.
+    gather = _gather if jax.default_backend() == "cpu" else _gather_with_comparison
+    # Before the sum: traced in the other order, gradients of a split batch of pairs are sent twice as often.
+    chosen_BT = gather(logits_BTV, targets_BT)
     return jax.nn.logsumexp(logits_BTV, axis=-1) - chosen_BT
+
+
+def _gather(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+
+
+def _gather_forward(logits_BTV: jax.Array, targets_BT: jax.Array):
+    return _gather(logits_BTV, targets_BT), (logits_BTV[..., :0, :], targets_BT)  # empty: only V is needed
+
+
+def _gather_backward(kept: tuple[jax.Array, jax.Array], gradient_BT: jax.Array):
+    empty, targets_BT = kept
+    column_V = jnp.arange(empty.shape[-1], dtype=targets_BT.dtype)
+    return jnp.where(column_V == targets_BT[..., None], gradient_BT[..., None], 0), None
+
+
+_gather_with_comparison = jax.custom_vjp(_gather)
+_gather_with_comparison.defvjp(_gather_forward, _gather_backward)
 
 
 def clm(nats_BT: jax.Array, mask_BT: jax.Array | None = None) -> Term:
@@ -32,6 +102,17 @@ def clm(nats_BT: jax.Array, mask_BT: jax.Array | None = None) -> Term:
         return nats_BT, jnp.ones(nats_BT.shape, jnp.float32)
     mask_BT = mask_BT.astype(jnp.float32)
     return nats_BT * mask_BT, mask_BT
+
+
+def divergence(taught_BTV: jax.Array, logits_BTV: jax.Array, temperature: float | jax.Array) -> jax.Array:
+    """T^2 KL(teacher || student) in nats of each position, (B, T) float32, both softened by the temperature T.
+
+    The divergence's gradient falls as 1 / T^2, so that the factor keeps its weight (arXiv 1503.02531, section 2.1).
+    """
+    taught_BTV, own_BTV = (
+        jax.nn.log_softmax(each.astype(jnp.float32) / temperature) for each in (taught_BTV, logits_BTV)
+    )
+    return temperature**2 * (jnp.exp(taught_BTV) * (taught_BTV - own_BTV)).sum(axis=-1)
 
 
 def classify(logits_BC: jax.Array, labels_B: jax.Array) -> Term:
@@ -54,6 +135,15 @@ def ranks(scores_BT: jax.Array) -> jax.Array:
     return jnp.argsort(jnp.argsort(scores_BT, axis=1, stable=True), axis=1).astype(jnp.int32)
 
 
+def marked_starts(marks_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Where a word and where a sentence begins, bool (B, T), from the marks of a tokenizer's tokens (uint8; their bits
+    are those of ``scaling.data._tokenizer``). A sentence begins after a line's end, or by a space after a full stop."""
+    continues_BT, within_BT, line_BT, stop_BT, space_BT = ((marks_BT & 1 << bit) > 0 for bit in range(5))
+    before_BT = functools.partial(jnp.pad, pad_width=((0, 0), (1, 0)))
+    words_BT = ~(continues_BT & before_BT(within_BT[:, :-1]))
+    return words_BT, (before_BT(line_BT[:, :-1]) & ~line_BT) | (before_BT(stop_BT[:, :-1]) & space_BT & ~line_BT)
+
+
 def word_starts(tokens_BT: jax.Array) -> jax.Array:
     """True where a word of bytes begins: a letter, digit, underscore or non-ASCII byte after something else, and every
     byte that is none of these."""
@@ -64,23 +154,60 @@ def word_starts(tokens_BT: jax.Array) -> jax.Array:
     return ~(inside_BT & before_BT)
 
 
+def sentence_starts(tokens_BT: jax.Array) -> jax.Array:
+    """True where a sentence of bytes begins: after a line's end, or after ``.``, ``!`` or ``?`` and a space. Never at
+    the first two positions, of which it cannot be known."""
+    here_BT, before_BT = tokens_BT[:, 2:], tokens_BT[:, 1:-1]
+    line_BT = (before_BT == ord("\n")) & (here_BT != ord("\n"))
+    ended_BT = jnp.isin(tokens_BT[:, :-2], jnp.asarray(list(b".!?"))) & (before_BT == ord(" "))
+    return jnp.pad(line_BT | ended_BT, ((0, 0), (2, 0)))
+
+
 def choose(
-    key: jax.Array, tokens_BT: jax.Array, count_B: jax.Array, keep_BT: jax.Array, unit: str = "token", span: float = 3.0
+    keys_B: jax.Array,
+    tokens_BT: jax.Array,
+    count_B: jax.Array,
+    keep_BT: jax.Array,
+    unit: str = "token",
+    span: float = 3.0,
+    starts_BT: jax.Array | None = None,
 ) -> jax.Array:
     """Chooses ``count_B`` positions of each example at random, among those of ``keep_BT``; bool (B, T).
 
     Args:
       unit: ``token``: independent positions; ``span``: runs whose lengths are geometric with mean ``span`` (SpanBERT,
-        arXiv 1907.10529, without its cut at 10); ``word``: whole words of a byte text (see ``word_starts``). Units are
-        taken in random order, and the last one is cut so that the count is exact.
+        arXiv 1907.10529, without its cut at 10), of which the last one is cut so that the count is exact; ``word``:
+        whole words. They are taken in random order; one that is longer than what is left of the count is skipped, as in
+        BERT's code (arXiv 1810.04805), so that ``count_B`` is an upper bound.
+      starts_BT: where words begin, bool; None: those of a byte text (``word_starts``).
     """
-    draw, cut = jax.random.split(key)
-    scores_BT = jax.random.uniform(draw, tokens_BT.shape)
-    if unit != "token":
-        starts_BT = word_starts(tokens_BT) if unit == "word" else jax.random.uniform(cut, tokens_BT.shape) < 1 / span
+    draw_B, cut_B = _split(keys_B)
+    time = tokens_BT.shape[1]
+    scores_BT = uniform(draw_B, time)
+    if unit == "word":
+        starts_BT = word_starts(tokens_BT) if starts_BT is None else starts_BT
+        return _whole_units(scores_BT, starts_BT, count_B, keep_BT)
+    if unit == "span":
+        starts_BT = uniform(cut_B, time) < 1 / span
         unit_BT = jnp.cumsum(starts_BT.at[:, 0].set(False), axis=1)
         scores_BT = jnp.take_along_axis(scores_BT, unit_BT, axis=1)
     return (ranks(jnp.where(keep_BT, scores_BT, 2.0)) < count_B[:, None]) & keep_BT
+
+
+def _whole_units(scores_BU: jax.Array, starts_BT: jax.Array, count_B: jax.Array, keep_BT: jax.Array) -> jax.Array:
+    """Positions of the units that are taken in order of their scores, without those that do not fit; bool (B, T)."""
+    rows = jnp.arange(len(starts_BT))[:, None]
+    unit_BT = jnp.cumsum(starts_BT.at[:, 0].set(False), axis=1)
+    size_BU = jnp.zeros(starts_BT.shape, jnp.int32).at[rows, unit_BT].add(keep_BT.astype(jnp.int32))
+    order_BU = jnp.argsort(scores_BU, axis=1)
+
+    def take(left_B: jax.Array, size_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+        fits_B = size_B <= left_B
+        return left_B - jnp.where(fits_B, size_B, 0), fits_B
+
+    _, fits_UB = jax.lax.scan(take, count_B, jnp.take_along_axis(size_BU, order_BU, axis=1).T)
+    taken_BU = jnp.zeros(starts_BT.shape, bool).at[rows, order_BU].set(fits_UB.T)
+    return jnp.take_along_axis(taken_BU, unit_BT, axis=1) & keep_BT
 
 
 def mlm_count(keep_BT: jax.Array, rate: float) -> jax.Array:
@@ -89,21 +216,31 @@ def mlm_count(keep_BT: jax.Array, rate: float) -> jax.Array:
     return jnp.minimum(jnp.maximum(jnp.round(rate * total_B), 1), total_B).astype(jnp.int32)
 
 
-def corrupt(key: jax.Array, tokens_BT: jax.Array, chosen_BT: jax.Array, vocab: int, blank: int) -> jax.Array:
+def corrupt(keys_B: jax.Array, tokens_BT: jax.Array, chosen_BT: jax.Array, vocab: int, blank: int) -> jax.Array:
     """BERT's inputs: 80 % of the chosen become ``blank``, 10 % a random token, 10 % stay (arXiv 1810.04805)."""
-    fate, other = jax.random.split(key)
-    fate_BT = jax.random.uniform(fate, tokens_BT.shape)
-    random_BT = jax.random.randint(other, tokens_BT.shape, 0, vocab)
+    fate_B, other_B = _split(keys_B)
+    fate_BT = uniform(fate_B, tokens_BT.shape[1])
+    random_BT = _whole(other_B, tokens_BT.shape[1], vocab)
     replaced_BT = jnp.where(fate_BT < 0.8, blank, jnp.where(fate_BT < 0.9, random_BT, tokens_BT))
     return jnp.where(chosen_BT, replaced_BT, tokens_BT)
 
 
-def diffusion_count(key: jax.Array, keep_BT: jax.Array) -> jax.Array:
+def levels(key: jax.Array, index_B: jax.Array) -> jax.Array:
+    """A number of [0, 1) for each index, (B,) float32: uniform over ``key``, and stratified over consecutive indices.
+
+    The index with its bits reversed (van der Corput's sequence), shifted by a random number: any 2^k aligned indices
+    have one number in each of 2^k equal parts of [0, 1), whatever the size of the batch.
+    """
+    bits_B = index_B.astype(jnp.uint32)
+    for width, mask in ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)):
+        bits_B = ((bits_B >> width) & mask) | ((bits_B & mask) << width)
+    return ((bits_B + jax.random.bits(key, (), jnp.uint32)) >> 8).astype(jnp.float32) / 2**24
+
+
+def diffusion_count(key: jax.Array, index_B: jax.Array, keep_BT: jax.Array) -> jax.Array:
     """Number of positions that masked diffusion hides, (B,): uniform from 1 to T, stratified over the batch."""
-    size = len(keep_BT)
     total_B = keep_BT.sum(axis=1)
-    offset, order = jax.random.split(key)
-    level_B = (jax.random.uniform(offset) + jax.random.permutation(order, size) / size) % 1.0
+    level_B = levels(key, index_B)
     return jnp.minimum(jnp.floor(level_B * total_B).astype(jnp.int32) + 1, total_B)
 
 
@@ -120,12 +257,38 @@ def diffusion(nats_BT: jax.Array, hidden_BT: jax.Array, keep_BT: jax.Array) -> T
     return (nats_BT * hidden_BT).sum(axis=1) * weight_B, total_B
 
 
-def pair(key: jax.Array, tokens_BT: jax.Array, split: int) -> tuple[jax.Array, jax.Array]:
-    """Next-sentence prediction: (tokens_BT, is_other_B). In half of the examples the tokens from ``split`` on are
-    replaced by those of another example of the batch."""
-    other_B = jax.random.bernoulli(key, 0.5, (len(tokens_BT),))
-    swapped_BT = jnp.concatenate([tokens_BT[:, :split], jnp.roll(tokens_BT, 1, axis=0)[:, split:]], axis=1)
-    return jnp.where(other_B[:, None], swapped_BT, tokens_BT), other_B.astype(jnp.int32)
+class Pairs(NamedTuple):
+    """Pairs of segments: for each position of the text its place in the example's own tokens followed by those of the
+    other, (B, T); where the second segment begins, and whether it is the other's, (B,)."""
+
+    source_BT: jax.Array
+    split_B: jax.Array
+    is_other_B: jax.Array
+
+    def of(self, own_BT: jax.Array, other_BT: jax.Array) -> jax.Array:
+        """The pairs' entries of an array of both."""
+        return jnp.take_along_axis(jnp.concatenate([own_BT, other_BT], axis=1), self.source_BT, axis=1)
+
+
+def pair(keys_B: jax.Array, starts_BT: jax.Array, other_starts_BT: jax.Array) -> Pairs:
+    """Next-sentence prediction: in half of the examples the second segment is as much of another example.
+
+    An example is split where a sentence begins, at the place nearest to its middle; the other's part begins at its last
+    sentence that leaves enough. Where none begins, the cut is within a sentence: at the middle, or at the split.
+
+    Args:
+      starts_BT, other_starts_BT: where sentences begin, bool.
+    """
+    time = starts_BT.shape[1]
+    place_T = jnp.arange(time)
+    far_BT = jnp.where(starts_BT & (place_T > 0), jnp.abs(place_T - time // 2), time)
+    split_B = jnp.where(far_BT.min(axis=1) < time, far_BT.argmin(axis=1), time // 2)
+    last_B = jnp.where(other_starts_BT & (place_T <= split_B[:, None]), place_T, 0).max(axis=1)
+    from_B = jnp.where(last_B > 0, last_B, split_B)
+    is_other_B1 = uniform(keys_B, 1) < 0.5
+    shifted_BT = time + place_T + (from_B - split_B)[:, None]
+    source_BT = jnp.where(is_other_B1 & (place_T >= split_B[:, None]), shifted_BT, place_T)
+    return Pairs(source_BT, split_B, is_other_B1[:, 0].astype(jnp.int32))
 
 
 def span_shape(time: int, rate: float, span: float) -> tuple[int, int]:
@@ -134,21 +297,21 @@ def span_shape(time: int, rate: float, span: float) -> tuple[int, int]:
     return noise, min(max(round(noise / span), 1), noise, time - noise)
 
 
-def _pieces(key: jax.Array, size: int, total: int, count: int) -> jax.Array:
+def _pieces(keys_B: jax.Array, total: int, count: int) -> jax.Array:
     """Cuts ``total`` items at random into ``count`` nonempty pieces; the piece of each item, int32 (B, total)."""
     if total == 1:
-        return jnp.zeros((size, 1), jnp.int32)
-    cuts = ranks(jax.random.uniform(key, (size, total - 1))) < count - 1
+        return jnp.zeros((len(keys_B), 1), jnp.int32)
+    cuts = ranks(uniform(keys_B, total - 1)) < count - 1
     return jnp.pad(jnp.cumsum(cuts, axis=1), ((0, 0), (1, 0)))
 
 
-def span_noise(key: jax.Array, size: int, time: int, rate: float, span: float) -> jax.Array:
+def span_noise(keys_B: jax.Array, time: int, rate: float, span: float) -> jax.Array:
     """Noise mask of T5 (arXiv 1910.10683), bool (B, T): random spans of text and noise alternate, text first."""
     noise, count = span_shape(time, rate, span)
-    first, second = jax.random.split(key)
+    first_B, second_B = _split(keys_B)
     # Sorting by this key interleaves the pieces of the two streams: text 0, noise 0, text 1, noise 1 ...
-    clean_BN = _pieces(first, size, time - noise, count)
-    noisy_BN = _pieces(second, size, noise, count)
+    clean_BN = _pieces(first_B, time - noise, count)
+    noisy_BN = _pieces(second_B, noise, count)
     order_BT = jnp.concatenate([2 * clean_BN, 2 * noisy_BN + 1], axis=1)
     is_noise = jnp.arange(time) >= time - noise
     return jnp.take_along_axis(
@@ -192,11 +355,17 @@ def squared_error(predicted_BPX: jax.Array, target_BPX: jax.Array) -> Term:
     return error_BP.sum(axis=1), jnp.full(len(error_BP), error_BP.shape[1], jnp.float32)
 
 
-def turn(key: jax.Array, image_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rotation prediction (arXiv 1803.07728): square images turned by 0 to 3 quarters, and by how many (B,)."""
-    quarters_B = jax.random.randint(key, (len(image_BHWC),), 0, 4)
-    turned_4BHWC = jnp.stack([jnp.rot90(image_BHWC, quarters, (1, 2)) for quarters in range(4)])
-    return turned_4BHWC[quarters_B, jnp.arange(len(image_BHWC))], quarters_B
+def absolute_error(predicted_BPX: jax.Array, target_BPX: jax.Array) -> Term:
+    """Absolute error: the mean over each of P patches; counts patches."""
+    error_BP = jnp.abs(predicted_BPX.astype(jnp.float32) - target_BPX).mean(axis=-1)
+    return error_BP.sum(axis=1), jnp.full(len(error_BP), error_BP.shape[1], jnp.float32)
+
+
+def turns(image_BHWC: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rotation prediction (arXiv 1803.07728): each square image turned by 0, 1, 2 and 3 quarters, one after another
+    (4B, H, W, C), and by how many (4B,)."""
+    turned_B4HWC = jnp.stack([jnp.rot90(image_BHWC, quarters, (1, 2)) for quarters in range(4)], axis=1)
+    return turned_B4HWC.reshape(-1, *image_BHWC.shape[1:]), jnp.tile(jnp.arange(4), len(image_BHWC))
 
 
 def matches(left_BD: jax.Array, right_BD: jax.Array, axis: str | tuple[str, ...] | None = None):

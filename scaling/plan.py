@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import re
-from collections.abc import Sequence
+import heapq
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from scaling import count, data, device, families, recipe
-from scaling.errors import Code, UserError
+from scaling import adapt, count, data, device, distill, families, lineage, naming, parents, recipe
+from scaling.errors import Code, NewerVersion, UserError
 from scaling.records import Record, identity, read_study, records, write_json
 from scaling.records.files import set_aside
+from scaling.records.order import in_order
 from scaling.records.types import (
-    DataDescription,
     Flops,
     Kind,
     LadderRow,
     Manifest,
-    Parameters,
     ProgramSpec,
     Regret,
     RunSpec,
@@ -30,13 +29,12 @@ from scaling.records.types import (
     Tokens,
 )
 from scaling.records.value import Value
+from scaling.shapes import Shape, Shapes
+from scaling.speed import EVALUATION, REFERENCE, Speed
 from scaling.study import Cell, Study, stem_key
 
-# A first guess of the time on one CPU core; corrected by the measured time once the workdir has finished runs. Measured
-# on an AMD EPYC core with AVX-512, 16 x 64 tokens a step: 2.9, 5.4 and 11.3 ms at sizes 0, 2 and 4 of gpt.
-CPU_RATE, CPU_STEP_SECONDS, CPU_COMPILE_SECONDS = 9e10, 2e-3, 6.0
-# Bytes per parameter: itself, its gradient and two moments of the optimiser, in float32.
-STATE_BYTES = 16
+# Bytes per parameter: itself, its gradient and two moments of the optimiser, in float32; itself alone if it is frozen.
+STATE_BYTES, FROZEN_BYTES = 16, 4
 # Share by which rounding to whole steps may change a requested D without a warning.
 FAR = 0.05
 # Number of sizes beyond the largest trained one in the ladder of study.json.
@@ -48,6 +46,7 @@ class PlannedCell(Value, kw_only=True):
 
     Attributes:
       groups: parameters by group. state_bytes: bytes of parameters, gradients and optimiser state.
+      parents: runs that it starts from. parent_flops: of all runs that it descends from, no part of ``flops``.
       seconds, cost: the cell's share of its program's, by FLOPs.
     """
 
@@ -65,7 +64,9 @@ class PlannedCell(Value, kw_only=True):
     learning_rate: float
     regret: Regret | None
     seed: int
+    parents: tuple[str, ...] = ()
     flops: int
+    parent_flops: int = 0
     six_nd: int = msgspec.field(name="6ND")
     state_bytes: int
     seconds: float
@@ -83,13 +84,17 @@ class Totals(Value, kw_only=True):
 
 
 class ShapeMemory(Value, kw_only=True):
-    """Bytes that a compiled shape needs on each device: state, batches, temporary buffers, and in total."""
+    """Bytes that a compiled shape needs on each device: state, batches, temporary buffers, and in total.
+
+    ``stem``: the state of a stem, which is held while a branch of it trains.
+    """
 
     shape: str
     N_total: int
     state: int
     batches: int
     temporary: int
+    stem: int
     total: int
 
 
@@ -104,12 +109,26 @@ class MemoryCheck(Value, kw_only=True):
 
 @dataclass(frozen=True)
 class Plan:
-    """The programs of a study in the order in which workers take them (longest first), with estimated times."""
+    """The programs of a study in the order in which workers take them (``records.order``), with estimated times.
+
+    Attributes:
+      speed: of the machine for which it is priced. Nothing but ``seconds`` and the order depends on it.
+    """
 
     study: Study
     programs: tuple[ProgramSpec, ...]
     warnings: tuple[str, ...]
     price_per_hour: float
+    speed: Speed = REFERENCE
+
+    def wall(self, workers: int) -> float:
+        """Seconds until the last of ``workers``, each on a core of its own, has trained its share."""
+        free, ends = [0.0] * max(1, workers), {}
+        for program in self.programs:  # parents come first
+            end = max([free[0], *(ends.get(run, 0.0) for run in program.parents)]) + program.seconds
+            heapq.heapreplace(free, end)
+            ends |= dict.fromkeys((spec.run for spec in program.runs), end)
+        return max(free)
 
     def rows(self) -> list[PlannedCell]:
         """One row per cell, sorted by data set, role, N, D and seed."""
@@ -134,9 +153,11 @@ class Plan:
             learning_rate=manifest.recipe["learning_rate"],
             regret=manifest.regret,
             seed=manifest.seed,
+            parents=tuple(parent.run for parent in manifest.parents),
+            parent_flops=manifest.parent_flops,
             flops=manifest.flops.training,
             six_nd=manifest.flops.six_nd,
-            state_bytes=manifest.parameters.total * STATE_BYTES,
+            state_bytes=_state_bytes(manifest),
             seconds=seconds,
             cost=seconds / 3600 * self.price_per_hour,
         )
@@ -161,51 +182,68 @@ class Plan:
             options=self.study.options,
             ladder=_ladder(self.study.cells),
             tuned=self.study.tuned,
+            price_per_hour=self.price_per_hour,
             programs=self.programs,
         )
 
 
-def make(study: Study, workdir: Path | None = None) -> Plan:
+def make(study: Study, workdir: Path | None = None, speed: Speed = REFERENCE) -> Plan:
     """Plans a study and estimates its cost.
 
     Args:
       workdir: if given, time estimates are scaled to the time that its finished runs took.
+      speed: of the machine that trains it.
+
+    Raises:
+      UserError: a run of ``workdir`` that others start from has been trained without keeping its parameters (MISSING).
     """
     groups: dict[str, list[Cell]] = {}
     for cell in study.cells:
         key = stem_key(cell)
         groups.setdefault(key or f"whole {len(groups)}", []).append(cell)
-    speed = _measured_speed(workdir)
-    programs = [(_program(study, cells, speed), cells[0]) for cells in groups.values()]
-    shapes, compiles = set(), {}
+    shapes = Shapes(study)
+    programs = [(_program(shapes, cells, speed), cells[0]) for cells in groups.values()]
+    seen, compiles = set(), {}
     for program, cell in sorted(programs, key=lambda pair: -pair[0].seconds):
-        shape = cell.family, cell.config, cell.recipe.batch
-        compiles[program.program] = 0 if shape in shapes else CPU_COMPILE_SECONDS  # only the first of a shape compiles
-        shapes.add(shape)
-    priced = [msgspec.structs.replace(p, seconds=p.seconds + compiles[p.program]) for p, _ in programs]
-    priced.sort(key=lambda program: -program.seconds)
-    return Plan(study, tuple(priced), tuple(_warnings(study)), study.price_per_hour)
+        shape = cell.family, cell.config, cell.recipe.batch, cell.freezing, cell.adaptation, cell.teacher
+        compiles[program.program] = 0 if shape in seen else speed.compile  # only the first of a shape compiles
+        seen.add(shape)
+    factor = 1.0 if workdir is None else _correction(workdir, shapes, programs, speed)
+    priced = [msgspec.structs.replace(p, seconds=factor * (p.seconds + compiles[p.program])) for p, _ in programs]
+    needed = {run for program in priced for run in program.parents}
+    if workdir is not None:
+        parents.require_final(workdir, priced, study.options.checkpoints)
+    kept = in_order([_keep(program, needed) for program in priced])
+    return Plan(study, tuple(kept), tuple(_warnings(study)), study.price_per_hour, speed)
+
+
+def _keep(program: ProgramSpec, needed: Set[str]) -> ProgramSpec:
+    """The program, told which of its runs others start from."""
+    runs = tuple(msgspec.structs.replace(spec, keep=spec.run in needed) for spec in program.runs)
+    return msgspec.structs.replace(program, runs=runs)
 
 
 def write(plan: Plan, workdir: Path) -> None:
     """Writes study.json. A damaged one is kept as study.<time>.json.
 
     Raises:
-      UserError: the workdir holds another study (CONFLICT), or cannot be written (ENVIRONMENT).
+      UserError: the workdir holds another study, or runs of another (CONFLICT), or one that a newer version wrote
+        (NewerVersion), or cannot be written (ENVIRONMENT).
     """
     path, intact = Path(workdir) / "study.json", True
     try:
         held = {read_study(workdir).name}
     except UserError as error:
-        if error.code not in (Code.MISSING, Code.DAMAGED):
+        if error.code not in (Code.MISSING, Code.DAMAGED) or isinstance(error, NewerVersion):
             raise
-        intact = error.code is Code.MISSING
-        manifests = [] if intact else [_readable(record) for record in records(workdir)]
+        intact = error.code is Code.MISSING  # perhaps set aside by a launcher that then died: the runs tell too
+        manifests = [_readable(record) for record in records(workdir)]
         held = {manifest.study for manifest in manifests if manifest is not None}
     for name in held - {plan.study.name}:
         raise UserError("workdir", workdir, f"holds the study {name}; choose another --workdir", Code.CONFLICT)
     if not intact:
-        set_aside(path)  # it may be of another version of this program
+        with contextlib.suppress(FileNotFoundError):  # another launcher was faster
+            set_aside(path)
     write_json(path, plan.record())
 
 
@@ -232,7 +270,8 @@ def check_memory(plan: Plan, name: str | None = None) -> MemoryCheck:
 
     device_name, limit = device.memory(name)
     rows: dict[tuple[int, str], ShapeMemory] = {}
-    for program in plan.programs:
+    # Those with branches first: of programs of one shape they need the most.
+    for program in sorted(plan.programs, key=lambda program: len(program.runs) == 1):
         manifest = program.runs[0].manifest
         trainer = train.trainer_of(manifest, program.options)
         shape = f"{program.shape} on {manifest.dataset}, batch {trainer.rules.batch}"
@@ -240,9 +279,11 @@ def check_memory(plan: Plan, name: str | None = None) -> MemoryCheck:
             continue
         source = plan.study.sources[manifest.dataset]
         needed = trainer.memory(source.batch(np.zeros(1, np.int64), seed=0, context=trainer.text))
+        stem = needed["state"] if len(program.runs) > 1 else 0
+        needed |= {"stem": stem, "total": needed["total"] + stem}
         rows[key] = ShapeMemory(shape=shape, N_total=manifest.parameters.total, **needed)
         if needed["total"] > limit:
-            parts = ", ".join(f"{part} {needed[part] / 1e9:.3g}" for part in ("state", "batches", "temporary"))
+            parts = ", ".join(f"{part} {needed[part] / 1e9:.3g}" for part in ("state", "stem", "batches", "temporary"))
             remedy = (
                 f"needs {needed['total'] / 1e9:.3g} GB on each device ({parts}; compiled for {jax.default_backend()}), "
                 f"{device_name} gives {limit / 1e9:.3g}; raise mesh.fsdp or execution.microbatches, or set "
@@ -302,29 +343,32 @@ class _Placed:
     steps: int
 
 
-def _program(study: Study, cells: list[Cell], speed: float) -> ProgramSpec:
+def _program(shapes: Shapes, cells: list[Cell], speed: Speed) -> ProgramSpec:
+    study = shapes.study
     cells = sorted(cells, key=lambda cell: cell.steps)
     first = cells[0]
     placed, stem = [], None
     if (key := stem_key(first)) is not None:
-        digest = identity({"stem": key, "data": study.sources[first.dataset].describe()})
-        stem = _name(first, "stem", digest)
+        about = {"stem": key, "data": shapes.described[first.dataset], **parents.described(first, shapes.digest)}
+        digest = identity(about)
+        stem = naming.name(first, "stem", digest)
         # The stem ends at its last branch point; it has no D of its own.
         end = max(_branch_step(cell) for cell in cells)
         placed.append((first, _Placed(stem, "stem", digest, None, None, end)))
     for cell in cells:
-        digest = _identity(study, cell)
+        digest = shapes.digest(cell)
         point, kind = (None, "whole") if stem is None else (_branch_step(cell), "branch")
-        placed.append((cell, _Placed(_name(cell, f"D{cell.tokens}", digest), kind, digest, stem, point, cell.steps)))
-    per_step = training_flops_per_token(first) * first.recipe.batch * first.module.batch_spec(first.config)["context"]
-    runs = tuple(_spec(study, cell, place, per_step) for cell, place in placed)
+        placed.append((cell, _Placed(naming.of_cell(cell, digest), kind, digest, stem, point, cell.steps)))
+    shape = shapes.of(first)
+    per_step = shape.per_token * first.recipe.batch * shape.spec["context"]
+    runs = tuple(_spec(shapes, cell, place, per_step) for cell, place in placed)
     flops = sum(spec.flops for spec in runs)
-    evaluation = study.options.evaluation.tokens * len(cells) * training_flops_per_token(first) / 3
-    steps = sum(spec.own_steps for spec in runs)
+    examples = first.recipe.batch * sum(spec.own_steps for spec in runs)
+    examples += EVALUATION * len(cells) * study.options.evaluation.tokens / max(shape.evaluated, 1)
     return ProgramSpec(
         program=runs[0].run,
         shape=f"{first.family} {first.size}",
-        seconds=speed * (steps * CPU_STEP_SECONDS + (flops + evaluation) / CPU_RATE),
+        seconds=examples * _example(shape, speed),
         flops=flops,
         data=study.datasets[first.dataset],
         options=study.options,
@@ -336,25 +380,8 @@ def _branch_step(cell: Cell) -> int:
     return cell.steps - recipe.decay_steps(cell.recipe, cell.steps)
 
 
-def _identity(study: Study, cell: Cell) -> str:
-    """Hash of everything that can change the cell's loss."""
-    about: dict[str, Any] = {
-        "cell": {**dataclasses.asdict(cell), "recipe": recipe.record(cell.recipe), "role": None, "dataset": None},
-        "data": study.sources[cell.dataset].describe(),
-        "evaluation": study.options.evaluation.tokens,
-    }
-    if any(term.batchwise for term in families.terms(cell.module, cell.config).values()):
-        about["evaluation_batch"] = study.options.evaluation.batch
-    return identity(about)
-
-
-def _name(cell: Cell, label: str, digest: str) -> str:
-    """A readable name; it is never parsed."""
-    return re.sub(r"[^\w.-]", "_", f"{cell.dataset}-{cell.family}{cell.size}-s{cell.seed}-{label}-{digest[:8]}")
-
-
-def _spec(study: Study, cell: Cell, place: _Placed, per_step: float) -> RunSpec:
-    manifest = _manifest(study, cell, place)
+def _spec(shapes: Shapes, cell: Cell, place: _Placed, per_step: float) -> RunSpec:
+    manifest = _manifest(shapes, cell, place)
     return RunSpec(
         run=place.name,
         kind=place.kind,
@@ -366,17 +393,15 @@ def _spec(study: Study, cell: Cell, place: _Placed, per_step: float) -> RunSpec:
     )
 
 
-def _manifest(study: Study, cell: Cell, place: _Placed) -> Manifest:
-    components, batch = cell.components, cell.recipe.batch
-    counts, tokens = count.parameters(components), _tokens(study, cell, place.steps)
-    parts = count.training_flops(components, batch)
-    examples = place.steps * batch
-    units = families.units(cell.module, cell.config, study.options.evaluation.batch)
-    decay = recipe.decay_steps(cell.recipe, place.steps) if place.kind == "branch" else 0
+def _manifest(shapes: Shapes, cell: Cell, place: _Placed) -> Manifest:
+    study, shape, tokens = shapes.study, shapes.of(cell), _tokens(shapes.of(cell), cell, place.steps)
+    examples = place.steps * cell.recipe.batch
+    ends = cell.recipe.schedule == "wsd" and place.kind != "stem"
+    decay = recipe.decay_steps(cell.recipe, place.steps) if ends else 0
     tuned = study.tuned.get(cell.recipe.tuned) if place.kind != "stem" else None
     regret = None
     if tuned is not None:
-        at = counts["nonembedding"], tokens.D, cell.recipe.learning_rate, tokens.per_step
+        at = shape.counts.nonembedding, tokens.D, cell.recipe.learning_rate, tokens.per_step
         regret = Regret(**recipe.regret(tuned, *at))
     return Manifest(
         run=place.name,
@@ -390,67 +415,74 @@ def _manifest(study: Study, cell: Cell, place: _Placed) -> Manifest:
         seed=cell.seed,
         family=cell.family,
         size=cell.size,
-        config=dataclasses.asdict(cell.config),
+        config=shape.config,
         recipe={**recipe.record(cell.recipe), "decay_steps": decay},
         regret=regret,
-        parameters=Parameters(**counts),
+        parents=lineage.parents_of(shapes, cell),
+        parent_flops=sum(lineage.ancestors(shapes, cell).values()),
+        frozen=cell.freezing.frozen,
+        adapt=adapt.record(cell.adaptation),
+        distill=distill.record(cell.distillation, cell.teacher),
+        parameters=shape.counts,
         steps=place.steps,
         tokens=tokens,
         flops=Flops(
-            training=sum(parts.values()) * examples,
-            six_nd=6 * counts["nonembedding_active"] * tokens.D,
-            forward_per_example=sum(count.forward_flops(components, batch).values()),
-            parts={part: flops * examples for part, flops in parts.items()},
+            training=sum(shape.parts.values()) * examples,
+            six_nd=6 * shape.counts.nonembedding_active * tokens.D,
+            forward_per_example=shape.forward,
+            parts={part: flops * examples for part, flops in shape.parts.items()},
+            teacher=shape.further * examples,
         ),
-        headline=next(iter(units)),
-        terms=units,
-        data=DataDescription.of(study.sources[cell.dataset].describe()),
+        headline=next(iter(shape.units)),
+        terms=shape.units,
+        data=shapes.data[cell.dataset],
     )
 
 
-def _tokens(study: Study, cell: Cell, steps: int) -> Tokens:
-    spec, source = cell.module.batch_spec(cell.config), study.sources[cell.dataset]
+def _tokens(shape: Shape, cell: Cell, steps: int) -> Tokens:
     examples = steps * cell.recipe.batch
-    tokens, unique = examples * spec["context"], data.unique(source, spec)
-    fitted = next(iter(families.terms(cell.module, cell.config).values()))
+    tokens = examples * shape.spec["context"]
     return Tokens(
         D=tokens,
-        per_step=cell.recipe.batch * spec["context"],
-        loss=round(examples * (fitted.count or _loss_tokens(source, families.text(spec), fitted.share))),
-        counted=families.counted(cell.module, cell.config),
-        unique=unique,
-        epochs=tokens / unique,
+        per_step=cell.recipe.batch * shape.spec["context"],
+        loss=round(examples * shape.loss),
+        counted=shape.counted,
+        unique=shape.unique,
+        epochs=tokens / shape.unique,
     )
 
 
-def _loss_tokens(source: Any, text: int, share: float) -> float:
-    """Predictions per example: ``share`` of its loss tokens; the mean if the source's examples differ."""
-    if hasattr(source, "loss_tokens"):
-        return share * source.loss_tokens(text)
-    mask = source.batch(np.zeros(1, np.int64), seed=0, context=text).get("mask")
-    return round(share * (text if mask is None else int(mask.sum())))
+def _state_bytes(manifest: Manifest) -> int:
+    counts, teacher = manifest.parameters, manifest.distill.get(distill.PART, {}).get("parameters", 0)
+    return counts.trainable * STATE_BYTES + (counts.total - counts.trainable + teacher) * FROZEN_BYTES
 
 
-def _measured_speed(workdir: Path | None) -> float:
-    """Measured over guessed seconds of the finished runs; 1 if none is finished."""
-    measured = guessed = 0.0
-    for record in [] if workdir is None else records(workdir):
+def _example(shape: Shape, speed: Speed) -> float:
+    """Seconds of training on an example."""
+    return speed.seconds(shape.per_token * shape.spec["context"] + shape.further, shape.scores)
+
+
+def _correction(workdir: Path, shapes: Shapes, programs: Sequence[tuple[ProgramSpec, Cell]], speed: Speed) -> float:
+    """Measured over estimated seconds of the finished runs; 1 if none is finished."""
+    cells = {spec.run: cell for program, cell in programs for spec in program.runs}
+    measured = estimated = 0.0
+    for record in records(workdir):
         try:
             result, manifest = record.result, record.manifest
         except UserError:
             continue  # an estimate does without what is damaged
-        if result is None or result.status != "done" or not result.seconds.train:
+        cell = cells.get(manifest.run)
+        if cell is None or result is None or result.status != "done" or not result.seconds.train:
             continue
         steps = manifest.steps - (manifest.branch_step or 0)
-        share = steps / max(1, manifest.steps)
         measured += result.seconds.train
-        guessed += steps * CPU_STEP_SECONDS + manifest.flops.training * share / CPU_RATE
-    return measured / guessed if guessed else 1.0
+        estimated += steps * cell.recipe.batch * _example(shapes.of(cell), speed)
+    return measured / estimated if estimated else 1.0
 
 
 def _warnings(study: Study) -> list[str]:
     """Warnings about designs that make a fit hard or misleading."""
-    warnings = [*remarks(study), *_roundings(study)]
+    warnings = [*remarks(study), *_roundings(study), *_seen_again(study)]
     for dataset in study.datasets:
         warnings += [*_packing(study, dataset), *_short(study, dataset)]
         cells = [cell for cell in study.cells if cell.dataset == dataset and cell.role != "holdout"]
@@ -458,11 +490,11 @@ def _warnings(study: Study) -> list[str]:
         amounts = {cell.tokens for cell in cells}
         if len(sizes) < 4 or len(amounts) < 3:
             warnings.append(f"{dataset}: {len(sizes)} sizes x {len(amounts)} D; a law in N and D wants 4 x 3 or more")
-        replicated = {
-            cell.size for cell in cells if len({other.seed for other in cells if other.size == cell.size}) > 1
-        }
-        if len(replicated) < 2:
-            warnings.append(f"{dataset}: seeds at {len(replicated)} sizes; noise is measured with 2 seeds at 2 sizes")
+        seeds: dict[int, set[int]] = {}
+        for cell in cells:
+            seeds.setdefault(cell.size, set()).add(cell.seed)
+        if (replicated := sum(len(each) > 1 for each in seeds.values())) < 2:
+            warnings.append(f"{dataset}: seeds at {replicated} sizes; noise is measured with 2 seeds at 2 sizes")
         if any(cell.tokens > data.unique(study.sources[dataset], _spec_of(cell)) for cell in cells):
             warnings.append(f"{dataset}: some D repeat the data; repeated data follow another law")
         stems = {(cell.size, cell.seed, cell.role == "holdout"): set() for cell in cells}
@@ -496,6 +528,24 @@ def _roundings(study: Study) -> list[str]:
             continue
         warnings.append(f"cells.{each.block}, size {each.size}: {became}, or make recipe.batch smaller")
     return warnings
+
+
+def _seen_again(study: Study) -> list[str]:
+    """Cells that are trained on the same examples as the run that they start from, from the first one on."""
+    content = {dataset: source.describe()["sha256"] for dataset, source in study.sources.items()}
+    again: dict[str, int] = {}
+    for cell in study.cells:
+        seen = {
+            (content[p.dataset], p.seed) if isinstance(p, Cell) else (p.manifest.data.sha256, p.manifest.seed)
+            for p in (start.parent for start in cell.start if start.part != distill.PART)
+        }
+        if (content[cell.dataset], cell.seed) in seen:
+            again[cell.dataset] = again.get(cell.dataset, 0) + 1
+    return [
+        f"{dataset}: {count} cells see the examples of the run that they start from again, in the same order; "
+        "give them another seed, and their parent's as init_from's seed"
+        for dataset, count in again.items()
+    ]
 
 
 def _short(study: Study, dataset: str) -> list[str]:

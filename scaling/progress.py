@@ -1,8 +1,12 @@
-"""Follows an engine until it ends: shows the progress of the study, and stops the workers cleanly on Ctrl-C."""
+"""Follows an engine until it ends, and shows the progress of the study.
+
+Ctrl-C stops the workers cleanly, unless they are jobs of a scheduler (``Engine.detached``), which go on.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -60,12 +64,16 @@ class _Live:
 
 @contextlib.contextmanager
 def _signals(engine: Engine) -> Iterator[list[int]]:
-    """Within the block, a first signal asks the workers to stop and a second one kills them. Yields the signals."""
+    """Within the block, a first signal asks the workers to stop and a second one kills them. Yields the signals.
+
+    Workers that go on without this process are left alone.
+    """
     received: list[int] = []
 
     def handle(number: int, _: object) -> None:
         received.append(number)
-        engine.cancel(force=len(received) > 1)
+        if not engine.detached:
+            engine.cancel(force=len(received) > 1)
 
     wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     # Only the main thread may set handlers; in other threads (a notebook's) the owner of the engine must call cancel.
@@ -79,26 +87,29 @@ def _signals(engine: Engine) -> Iterator[list[int]]:
 
 
 def follow(engine: Engine, reader: StatusReader, stream: TextIO) -> tuple[int | None, UserError | None]:
-    """Shows progress on ``stream`` until every worker has ended.
+    """Shows progress on ``stream`` until every worker has ended, or a signal came and they go on without this process.
 
     Returns:
-      The signal that stopped it, or None; and the problem for which the engine gave up, or None. In all cases every
-      worker has ended, and its work is in checkpoints.
+      The signal that stopped it, or None; and the problem for which the engine gave up, or None. Unless the engine is
+      detached, every worker has ended, and its work is in checkpoints.
     """
     display = _Live(stream) if stream.isatty() else _Plain(stream)
-    shown = -display.every
+    following = -math.inf  # when it is shown next
     with _signals(engine) as received:
         try:
-            while not (pool := engine.poll()).finished:
-                if time.monotonic() - shown >= display.every or (received and not isinstance(display, _Plain)):
-                    shown = time.monotonic()
+            while not (pool := engine.poll()).finished and not (received and engine.detached):
+                begun = time.monotonic()
+                if begun >= following or (received and not isinstance(display, _Plain)):
                     note = f"stopping: {pool.workers} workers write checkpoints; again to kill them" if received else ""
                     # A closed terminal, or a file that is just being replaced, must not stop the study.
                     with contextlib.suppress(OSError, UserError):
-                        display.show(reader.read(engine.size), note)
+                        display.show(reader.read(engine.size, engine.crowding), note)
+                    # A look at 10,000 runs takes a while: at most a twentieth of the time goes to looking.
+                    following = begun + max(display.every, 20 * (time.monotonic() - begun))
                 time.sleep(LOOK)
         except BaseException:
-            engine.cancel()
+            if not engine.detached:
+                engine.cancel()
             raise
         finally:
             with contextlib.suppress(OSError):

@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import json
 import math
+import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import jax
 import msgspec
 import numpy as np
 
-from scaling import data, device, distributed, drive, families, recipe
+from scaling import adapt, data, device, distill, distributed, drive, families, inputs, parents, recipe
 from scaling import mesh as meshes
 from scaling.blocks.execution import Execution
 from scaling.checkpoint import Checkpoints
-from scaling.errors import Code, UserError
+from scaling.count import training_flops
+from scaling.errors import Code, NewerVersion, UserError
 from scaling.evaluate import term_summary
 from scaling.records import Record, canonical
 from scaling.records.files import refuse_links
@@ -36,10 +38,11 @@ from scaling.records.types import (
     StepRow,
     Utilisation,
 )
-from scaling.step import State, Trainer
+from scaling.step import Placed, State, Trainer
 
 # A mean loss this far above the first step's counts as divergence: it rarely recovers, and is useless for a fit.
 DIVERGENCE_MARGIN = 1.0
+KEPT_BYTES = 2**25  # of an evaluation set that stays on the devices between runs
 
 
 class Interrupted(Exception):
@@ -55,12 +58,21 @@ class Diverged(Exception):
 
 
 @functools.cache
-def _trainer(family: str, config: str, rules: str, mesh_shape: str, chunk: int, how: str) -> Trainer:
+def _trainer(
+    family: str, config: str, rules: str, mesh_shape: str, chunk: int, how: str, freeze: str, added: str
+) -> Trainer:
     """One trainer per shape and process. ``rules`` excludes traced fields, so that cells share trainers."""
-    module = families.load(family)
+    adapted, distilled = json.loads(added)
+    module = adapt.applied(families.load(family), adapt.read("adapt", adapted))
+    module = distill.from_record(module, distilled)
     execution = Execution.from_dict(json.loads(how))
-    parts = module.Config(**json.loads(config)), recipe.Recipe(**json.loads(rules)), json.loads(mesh_shape)
-    return Trainer(module, *parts, chunk, execution)
+    shape, learned = module.Config(**json.loads(config)), recipe.Recipe(**json.loads(rules))
+    mesh = json.loads(mesh_shape)
+    own = sum(training_flops(module.components(shape), learned.batch).values())
+    flops = learned.batch * (own + families.further(module, shape))
+    peak = device.peak(jax.devices()[0].device_kind)
+    steps = device.steps_at_once(chunk, flops / math.prod(mesh.values()), peak)
+    return Trainer(module, shape, learned, mesh, steps, execution, json.loads(freeze))
 
 
 @functools.cache
@@ -73,7 +85,26 @@ def _evaluation(config: str, text: int, tokens: int) -> dict[str, Any]:
     return _source(config).evaluation(text, tokens)
 
 
-def shape_of(manifest: Manifest, options: Options) -> tuple[str, str, str, str, int, str]:
+def _placed_batches(trainer: Trainer, source: tuple[str, int], total: int, size: int) -> Iterator[Placed]:
+    """The first ``total`` windows of the evaluation set of a source (its configuration, its tokens), batch by batch."""
+    config, tokens = source
+    fixed = _evaluation(config, trainer.text, tokens)
+    arrays = {name: value for name, value in fixed.items() if name in trainer.reads}
+    others = inputs.partner(np.arange(total), total)
+    arrays |= {inputs.OTHER + name: fixed[name][others] for name in trainer.partners}
+    whole = {name: fixed[name] for name in trainer.reads_whole if name in fixed}
+    for start in range(0, total, size):
+        rows = np.minimum(np.arange(start, start + size), total - 1)
+        yield trainer.place_evaluation({name: value[rows] for name, value in arrays.items()}, start, whole)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_batches(trainer: Trainer, source: tuple[str, int], total: int, size: int) -> list[Placed]:
+    """These batches, kept on the devices for the next run: placing them takes half the time of a short run."""
+    return list(_placed_batches(trainer, source, total, size))
+
+
+def shape_of(manifest: Manifest, options: Options) -> tuple[str, str, str, str, int, str, str, str]:
     """Everything that compilation depends on; runs of equal shape share a trainer."""
     return (
         manifest.family,
@@ -82,6 +113,8 @@ def shape_of(manifest: Manifest, options: Options) -> tuple[str, str, str, str, 
         canonical(options.mesh),
         options.chunk,
         canonical(options.execution),
+        canonical(manifest.frozen),
+        canonical([manifest.adapt, manifest.distill]),
     )
 
 
@@ -105,8 +138,8 @@ class Run:
     def __init__(self, spec: RunSpec, program: ProgramSpec, workdir: Path):
         self.spec, self.options, manifest = spec, program.options, spec.manifest
         self.record = Record(Path(workdir) / "runs" / spec.run, strict=False)
-        url = self.options.checkpoints
-        place = f"{url.rstrip('/')}/{spec.run}" if url else self.record.path / "checkpoints"
+        self.workdir = Path(workdir)
+        place = parents.place(self.workdir, spec.run, self.options.checkpoints)
         for folder in ("checkpoints", "staging"):
             refuse_links(self.record.path / folder, inside=Path(workdir))
         self.checkpoints = Checkpoints(place, stage=self.record.path / "staging")
@@ -120,6 +153,8 @@ class Run:
         self.seed, self.steps, self.branch_step = manifest.seed, spec.steps, spec.branch_step or 0
         self.damage: UserError | None = None
         self.replaced = 0  # examples of the latest batches
+        self.parents: list[str] = []  # sha256 of the result of each parent, see require_parents
+        self.keeps_final = self.options.keep_final or spec.keep
         # Not final, but already there: of a shorter stem, or of a failed attempt. The result of this run follows it.
         self.before = None if self.final else self.record.result
         # A stem never decays, so its schedule has no end.
@@ -132,37 +167,92 @@ class Run:
     def final(self) -> bool:
         """Whether the run has a result that more training would not change."""
         result = self.record.result
-        if result is None or result.status == "failed":
-            return False
-        return self.spec.kind != "stem" or result.status != "done" or result.steps >= self.steps
+        return result is not None and result.status != "failed" and not self.spec.is_longer(result)
+
+    def require_parents(self, others: Sequence[Run]) -> None:
+        """Checks that the runs that this one starts from are final, and the same as in earlier attempts.
+
+        Args:
+          others: the runs of its program, whose manifests may hold the hashes of that time.
+
+        Raises:
+          UserError: see ``parents.check``; in every process of a group.
+        """
+        asked = self.spec.manifest.parents
+        if not asked:
+            return
+        hashes, problem = [], None
+        if distributed.primary():
+            try:
+                recorded = [run.record.manifest for run in others if run.record.begun]
+                hashes = parents.check(self.workdir, asked, recorded)
+            except UserError as error:
+                code = Code.ENVIRONMENT if isinstance(error, NewerVersion) else error.code
+                problem = error.field, str(error.value), error.remedy, code
+        self.parents, problem = distributed.agree([hashes, problem])
+        if problem is not None:
+            field, value, remedy, code = problem
+            raise UserError(field, value, remedy, Code(code))
 
     def begin(self) -> None:
-        """Writes the manifest, including the environment of this process."""
+        """Writes the manifest, including the environment of this process and the results of its parents."""
         if not distributed.primary():
             return
         environment = msgspec.convert(device.environment(self.options.mesh), Environment)
-        path = self.record.path / "manifest.json"
-        if self.spec.kind == "stem" and path.exists() and self.record.manifest.steps < self.steps:
-            path.unlink()  # an extended stem is described at its new length
-        self.record.begin(msgspec.structs.replace(self.spec.manifest, environment=environment))
+        path, planned = self.record.path / "manifest.json", self.spec.manifest
+        extended = self.spec.kind == "stem" and path.exists() and self.record.manifest.steps < self.steps
+        if extended or (planned.parents and path.exists() and self.record.manifest.environment is None):
+            path.unlink()  # an extended stem is described at its new length; a refused child has not begun yet
+        given = tuple(
+            msgspec.structs.replace(each, result=now) for each, now in zip(planned.parents, self.parents, strict=True)
+        )
+        self.record.begin(msgspec.structs.replace(planned, environment=environment, parents=given))
+
+    def initial(self) -> State:
+        """The state before the first step: drawn from the seed, with the parts that it inherits from its parents."""
+        state = self.trainer.init(self.seed)
+        stage = self.record.path / "staging"
+        for parent in self.spec.manifest.parents:
+            abstract, url = self.trainer.abstract["params"], self.options.checkpoints
+            inherited = parents.inherit(self.workdir, parent, abstract, stage, url)
+            state = {**state, "params": {**state["params"], **inherited}}
+        given = {part for parent in self.spec.manifest.parents for part in parent.parts}
+        if (length := self.trainer.begins_with) and adapt.PART not in given:
+            state = {**state, "params": self.trainer.begin(state["params"], self._tokens(length))}
+        return state
+
+    def _tokens(self, count: int) -> np.ndarray:
+        """So many tokens drawn from the first batch of the training data, as often as they stand there, int32."""
+        text, rng = self.trainer.text, np.random.default_rng(self.seed)
+        examples = np.arange(self.rules.batch, dtype=np.int64)
+        tokens = self.source.batch(examples, seed=self.seed, context=text)["tokens"].ravel()
+        return rng.choice(tokens, count, replace=count > len(tokens)).astype(np.int32)
 
     def hyper(self, start: int, count: int) -> dict[str, Any]:
         """The traced hyperparameters of ``count`` steps from ``start``, padded to the chunk."""
         size = self.trainer.steps_per_chunk
         share = recipe.rate(self.rules, np.arange(start, start + size), self.schedule_steps)
-        return {
+        hyper = {
             "learning_rate": np.float32(self.rules.learning_rate) * share,
             "weight_decay": np.float32(self.rules.weight_decay) * share,
             "steps": np.int32(count),
         }
+        return {**hyper, "progress": self._progress(np.arange(start, start + size))} if self.trainer.paced else hyper
+
+    def _progress(self, step: np.ndarray) -> np.ndarray:
+        """Share of the run that is done before each of these steps; 1 beyond its end."""
+        return np.minimum(step / np.float32(self.steps), 1).astype(np.float32)
 
     def batches(self, start: int, count: int) -> dict[str, np.ndarray]:
         """Batches of ``count`` steps from ``start``, (C, rows, ...), with this process's rows of each batch.
 
         Steps beyond ``count`` repeat the first batch. If the data is damaged, ``raise_damage`` raises it later."""
         size, rows = self.trainer.steps_per_chunk, meshes.rows(self.trainer.mesh, self.rules.batch)
+        partners = self.trainer.partners
+        others = inputs.partner(rows, self.rules.batch) if partners else rows
+        read = np.union1d(rows, others)
         step = np.where(np.arange(size) < count, np.arange(size), 0) + start
-        indices = (step[:, None] * self.rules.batch + rows).astype(np.int64)
+        indices = (step[:, None] * self.rules.batch + read).astype(np.int64)
         # Raised later, in raise_damage: a chunk may be running, and all processes of a group must stop together.
         try:
             flat = self.source.batch(indices.ravel(), seed=self.seed, context=self.trainer.text)
@@ -170,9 +260,12 @@ class Run:
             self.damage = error
             return {}
         replaced = getattr(self.source, "replaced", None)  # of a source that may skip damaged samples
-        self.replaced = 0 if replaced is None else int(replaced.reshape(size, -1)[:count].sum())
+        own = slice(None) if len(read) == len(rows) else np.searchsorted(read, rows)
+        self.replaced = 0 if replaced is None else int(replaced.reshape(size, -1)[:count, own].sum())
         self.damage = _not_finite(flat, f"steps {start} to {start + count}")
-        return {name: value.reshape(size, len(rows), *value.shape[1:]) for name, value in flat.items()}
+        batches = {name: value.reshape(size, len(read), *value.shape[1:]) for name, value in flat.items()}
+        pairs = {inputs.OTHER + name: batches[name][:, np.searchsorted(read, others)] for name in partners}
+        return {**{name: value[:, own] for name, value in batches.items()}, **pairs}
 
     def raise_damage(self) -> None:
         """Raises UserError in every process of the group if any of them has unreadable examples."""
@@ -194,6 +287,7 @@ class Run:
         reference = self._first_loss()
         count = min(size - start % size, stop - start)
         batches = self.batches(start, count) if start < stop else {}
+        waited = 0.0  # seconds of the last save that training waited for
         while start < stop:
             self.raise_damage()
             hyper, replaced = self.hyper(start, count), self.replaced
@@ -213,7 +307,7 @@ class Run:
                 norm=float(metrics["norm"][:count].mean()),
                 learning_rate=float(hyper["learning_rate"][count - 1]),
                 tokens=start * self.rules.batch * self.trainer.context,
-                seconds=seconds / members,
+                seconds=seconds / members + waited,
                 members=members,
                 first_loss=first if reference is None else None,
                 replaced=distributed.total(replaced) if hasattr(self.source, "replaced") else 0,
@@ -221,14 +315,16 @@ class Run:
             )
             if distributed.primary():
                 self.record.append(row)
-            reference = first
+            reference, waited = first, 0.0
             if distributed.anyone(tick(start)):
                 self.checkpoints.save(start, state)
                 raise Interrupted(f"{self.spec.run} at step {start}")
             if distributed.anyone(time.monotonic() - saved > self.options.checkpoint_seconds) and start < stop:
+                begun = time.monotonic()
                 self.checkpoints.save(start, state, wait=False)
                 self.checkpoints.keep(self.points, newest=self.options.keep_last)
                 saved = time.monotonic()
+                waited = saved - begun
             count = following
         return state
 
@@ -241,15 +337,16 @@ class Run:
         """Gradient noise on the next batch, which these parameters have not been trained on."""
         self.raise_damage()
         fresh = {name: value[0] for name, value in batches.items()}
-        return {f"gradient_{name}": x for name, x in self.trainer.noise(state["params"], fresh, step).items()}
+        noise = self.trainer.noise(state["params"], fresh, step, float(self._progress(np.array(step))))
+        return {f"gradient_{name}": x for name, x in noise.items()}
 
     def complete(self, state: State) -> None:
         """Ends a run that was trained to its last step."""
         self.checkpoints.wait()
-        if self.options.keep_final:
+        if self.keeps_final:
             self.checkpoints.save(self.steps, state)
         self.finish("done", steps=self.steps, state=state)
-        self.checkpoints.keep([self.steps] if self.options.keep_final else [])
+        self.checkpoints.keep([self.steps] if self.keeps_final else [])
 
     def finish(self, status: Status, *, steps: int, reason: str | None = None, state: State | None = None) -> None:
         """Evaluates ``state``, if given, and writes the result."""
@@ -262,25 +359,26 @@ class Run:
         speed = per_step * sum(_lengths(rows, self.branch_step)) / train if train > 0 else None
         if not distributed.primary():
             return
-        self.record.finish(
-            Result(
-                status=status,
-                reason=reason,
-                steps=steps,
-                tokens=per_step * steps,
-                decayed=self.spec.kind != "stem" and recipe.decays(self.rules, self.steps),
-                train_loss=rows[-1].loss if rows else None,
-                evaluation=evaluation,
-                seconds=seconds,
-                tokens_per_second=speed,
-                mfu=self._utilisation(speed),
-                execution={**dataclasses.asdict(self.trainer.how), "ran": sorted(self.trainer.attention)},
-                checkpoint_problems=tuple(self.checkpoints.problems),
-                replaced=sum(row.replaced for row in rows) or None,
-                finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            ),
-            replaces=self.before,
+        result = Result(
+            status=status,
+            reason=reason,
+            steps=steps,
+            tokens=per_step * steps,
+            decayed=self.spec.kind != "stem" and recipe.decays(self.rules, self.steps),
+            train_loss=rows[-1].loss if rows else None,
+            evaluation=evaluation,
+            seconds=seconds,
+            tokens_per_second=speed,
+            mfu=self._utilisation(speed),
+            execution={**dataclasses.asdict(self.trainer.how), "ran": sorted(self.trainer.attention)},
+            checkpoint_problems=tuple(self.checkpoints.problems),
+            replaced=sum(row.replaced for row in rows) or None,
+            parents=tuple(self.parents),
+            parameters=self.checkpoints.digest(steps) if self.keeps_final and state is not None else None,
+            finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         )
+        if not self.record.finish(result, replaces=self.before):
+            print(f"{self.spec.run}: has another result already, which stays", file=sys.stderr, flush=True)
 
     def _utilisation(self, speed: float | None) -> Utilisation | None:
         """Model FLOPs utilisation; None if the speed or the device's peak is unknown."""
@@ -324,17 +422,19 @@ class Run:
 
     def _term_sums(self, state: State, fixed: dict[str, Any], total: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Summed loss and number of predictions of the first ``total`` windows, by term; (total,) or (total, T)."""
-        size = self.options.evaluation.batch
-        arrays = {name: value for name, value in fixed.items() if name in self.trainer.reads}
-        whole = {name: fixed[name] for name in self.trainer.reads_whole if name in fixed}
+        size, source = self.options.evaluation.batch, (self.source_config, self.options.evaluation.tokens)
+        if self.trainer.together > 1:
+            step = math.lcm(self.trainer.together, meshes.ways(self.trainer.mesh.shape))
+            size = -(-size // step) * step
+        read = {*self.trainer.reads, *self.trainer.reads_whole}
+        small = sum(value.nbytes for name, value in fixed.items() if name in read) <= KEPT_BYTES
+        batches = _kept_batches if small else _placed_batches
         sums: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
-        for start in range(0, total, size):
-            rows = np.minimum(np.arange(start, start + size), total - 1)
-            batch = {name: value[rows] for name, value in arrays.items()}
-            outputs = self.trainer.evaluate(state["params"], batch, start // size, whole)
+        for placed in batches(self.trainer, source, total, size):
+            outputs = self.trainer.evaluate_placed(state["params"], placed)
             for term, pair in jax.block_until_ready(outputs).items():  # see drive.chunk
                 for kept, values in zip(sums.setdefault(term, ([], [])), pair):
-                    kept.append(np.asarray(values)[: total - start])
+                    kept.append(np.asarray(values)[: total - placed.first])
         return {name: (np.concatenate(nats), np.concatenate(count)) for name, (nats, count) in sums.items()}
 
 

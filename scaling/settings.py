@@ -18,7 +18,9 @@ or name that does not exist, with the closest one that does, and ``Code.INVALID`
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from numbers import Integral, Real
@@ -92,6 +94,21 @@ def setting(
     return dataclasses.field(default=default, metadata={RULE: rule})
 
 
+def fields_of(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, as in records: without those with ``later`` set that have their default.
+
+    Like ``dataclasses.asdict`` without its copies, which take long.
+    """
+    later, found = _later(type(value)), {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return {name: held for name, held in found.items() if name not in later or held != later[name]}
+
+
+@functools.cache
+def _later(kind: Any) -> dict[str, object]:
+    """Defaults of the fields with ``later`` set."""
+    return {name: kind.__dataclass_fields__[name].default for name in names(kind, "later")}
+
+
 def names(kind: Any, flag: str) -> tuple[str, ...]:
     """Names of the fields of a configuration whose rule has a flag set: ``traced`` or ``later``."""
     rules = {field.name: field.metadata.get(RULE, Rule()) for field in dataclasses.fields(kind)}
@@ -114,6 +131,8 @@ def check(config: Any, section: str) -> None:
             raise UserError(path, value, f"must be {KINDS[type(field.default)]}, as {field.default!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(path, value, "must be a finite number")
+        if isinstance(value, int) and abs(value) > sys.maxsize:  # nor would it be a float, where that is needed
+            raise UserError(path, value, "is larger than a machine can count")
         if not rule.admits(value):
             raise UserError(path, value, rule.remedy(value))
 

@@ -6,29 +6,34 @@ size that was never fitted reveals almost as much as its branch.
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from scaling.errors import Code, UserError
+from scaling.errors import Code, NewerVersion, UserError
+from scaling.index import Index, ManifestFacts, MetricsFacts, ProgramOutline, ResultFacts, RunOutline
 from scaling.records import RESTORED, Record, read_study
-from scaling.records.types import Kind, ProgramSpec, Result, Role, RunSpec, StepRow
+from scaling.records.order import in_order
+from scaling.records.types import Kind, ProgramSpec, Role
 from scaling.records.value import Value
+from scaling.spend import Prices, Spend, cost_left
 from scaling.worker.lease_file import LeaseRecord, holder
 
 SETTLED = ("done", "diverged", "rejected", "failed", "damaged")
 STATES = (*SETTLED, "running", "stopped", "waiting")
+PRIOR = 0.1  # share of a study as which its estimate counts beside the time spent, for the ETA
 
 
 class RunStatus(Value, kw_only=True):
     """Status of one run: its identity, state (one of ``STATES``) and progress.
 
     Attributes:
+      parents: runs of the study that it starts from, which are trained before it.
       hidden: whether its loss must not be shown yet. loss, se: None while hidden or unknown.
-      seconds: of training and evaluation. attempts: starts of its program.
+      seconds: of training, also of steps that were trained again, and of evaluation. attempts: starts of its program.
     """
 
     run: str
@@ -43,6 +48,7 @@ class RunStatus(Value, kw_only=True):
     steps: int
     step: int
     state: str
+    parents: tuple[str, ...] = ()
     hidden: bool
     loss: float | None = None
     se: float | None = None
@@ -102,6 +108,8 @@ class StudyStatus(Value, kw_only=True):
     Attributes:
       counts: number of runs by state, and in ``total``.
       share: share of the estimated time that is done, 0 to 1.
+      spend: by kind of device, the most used first. cost_left: of the remaining work, if it goes on as so far; None if
+        a price is missing or nothing was trained.
       retry: the command that trains failed runs again; None if none failed.
       unplanned: runs of the directory that the study asks for no longer; they are kept and not counted.
       warnings: problems with files of the study or with checkpoints, and damaged samples that were skipped.
@@ -115,6 +123,8 @@ class StudyStatus(Value, kw_only=True):
     share: float
     flops: FlopCounts
     seconds: DeviceSeconds
+    spend: tuple[Spend, ...] = ()
+    cost_left: float | None = None
     running: tuple[Running, ...]
     failures: tuple[Failure, ...]
     retry: str | None
@@ -123,13 +133,16 @@ class StudyStatus(Value, kw_only=True):
     runs: tuple[RunStatus, ...]
 
 
-def study_status(workdir: str | Path) -> StudyStatus:
+def study_status(workdir: str | Path, prices: Mapping[str, float] | None = None) -> StudyStatus:
     """The status of a study now; see ``StatusReader.read``.
+
+    Args:
+      prices: as of ``StatusReader``.
 
     Raises:
       UserError: as ``StatusReader``.
     """
-    return StatusReader(workdir).read()
+    return StatusReader(workdir, prices).read()
 
 
 @dataclass
@@ -138,9 +151,11 @@ class _RunLook:
 
     Attributes:
       share, flops_done: progress in its own steps. compile: seconds of compilation. problems: of its checkpoints.
+      newer: whether a newer version of this program wrote its result, which this one does not touch.
+      manifest: whether its manifest can be read. device_kind, devices: that it trains on.
     """
 
-    spec: RunSpec
+    spec: RunOutline
     state: str
     step: int
     share: float
@@ -151,6 +166,10 @@ class _RunLook:
     se: float | None = None
     reason: str | None = None
     problems: Sequence[str] = ()
+    newer: bool = False
+    manifest: bool = False
+    device_kind: str | None = None
+    devices: int = 1
 
     @property
     def settled(self) -> bool:
@@ -161,7 +180,7 @@ class _RunLook:
 class _ProgramLook:
     """The state of a program. ``lease`` is that of a live worker, or None; ``share`` is the share of its FLOPs done."""
 
-    program: ProgramSpec
+    program: ProgramOutline
     runs: list[_RunLook]
     hidden: bool
     attempts: int
@@ -176,6 +195,12 @@ class _ProgramLook:
         recorded = sum(run.spec.flops * run.share for run in self.runs)
         reported = self.lease.progress.flops if self.lease is not None and self.lease.progress is not None else 0
         return min(1.0, max(recorded, reported) / total)
+
+    @property
+    def over(self) -> bool:
+        """Whether it is not to be trained: every run is settled, or the result of one is damaged."""
+        states = {run.state for run in self.runs}
+        return "damaged" in states or states.issubset(SETTLED)
 
     @property
     def running(self) -> Running | None:
@@ -199,20 +224,21 @@ class _ProgramLook:
         return [self._row(run) for run in self.runs]
 
     def _row(self, look: _RunLook) -> RunStatus:
-        spec, manifest = look.spec, look.spec.manifest
+        spec = look.spec
         return RunStatus(
             run=spec.run,
             program=self.program.program,
             kind=spec.kind,
             role=spec.role,
-            dataset=manifest.dataset,
-            size=manifest.size,
-            seed=manifest.seed,
-            N=manifest.parameters.nonembedding,
-            D=manifest.tokens.D,
+            dataset=spec.dataset,
+            size=spec.size,
+            seed=spec.seed,
+            N=spec.N,
+            D=spec.D,
             steps=spec.steps,
             step=look.step,
             state=look.state,
+            parents=spec.parents,
             hidden=self.hidden,
             loss=look.loss,
             se=look.se,
@@ -222,49 +248,94 @@ class _ProgramLook:
         )
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a study has to do.
+
+    Attributes:
+      pending: programs to be trained, as ``worker.programs.over`` decides, in the order in which workers take them.
+      torn: programs with a run whose manifest is missing or cannot be read.
+      status: at the same moment.
+    """
+
+    pending: list[ProgramSpec]
+    torn: list[ProgramSpec]
+    status: StudyStatus
+
+
 class StatusReader:
-    """Reads the status repeatedly; each file is read again only if it changed.
+    """Reads the status repeatedly; each file is read again only if it changed, see ``index``.
 
     Args:
       workdir: the directory with study.json.
+      prices: of a device hour, by the beginning of the device's kind; "" stands for every device. They come before
+        ``config.price_per_hour``, and that before the table of ``devices``.
 
     Raises:
       UserError: there is no study (MISSING), or one of its files is damaged (DAMAGED).
     """
 
-    def __init__(self, workdir: str | Path):
+    def __init__(self, workdir: str | Path, prices: Mapping[str, float] | None = None):
         self.workdir = Path(workdir)
         if not self.workdir.is_dir():
             what = "is not a directory" if self.workdir.exists() else "does not exist"
-            raise UserError("workdir", workdir, f"{what}; give the directory of a study", Code.MISSING)
-        self.study = read_study(self.workdir)
-        self.name = self.study.name
-        # In the order in which workers take them.
-        self.programs = sorted(self.study.programs, key=lambda program: (-program.seconds, program.program))
-        self._cache: dict[tuple[str, str], tuple[tuple[int, int, int], Any]] = {}
-        self._records: dict[str, Record] = {}
+            remedy = f"{what}; give the directory of a study"
+            raise UserError("workdir", workdir, remedy, Code.MISSING, problem=what)
+        self._prices = dict(prices or {})
+        self._index = Index(self.workdir)
+        self._outline = self._index.outline()
+        self._sealed_as: tuple[tuple[int, ...], frozenset[str]] | None = None
 
-    def read(self, workers: int | None = None) -> StudyStatus:
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return self._outline.name
+
+    @functools.cached_property
+    def programs(self) -> list[ProgramSpec]:
+        """The planned programs, in the order in which workers take them; all of study.json is read for them."""
+        return in_order(read_study(self.workdir).programs)
+
+    def work(self) -> Work:
+        """What is to be done, and the status, by one look at the directories."""
+        warnings: list[str] = []
+        looks = self._looks(self._sealed(warnings))
+        pending = {look.program.program for look in looks if not look.over}
+        torn = {look.program.program for look in looks if not all(run.manifest for run in look.runs)}
+        return Work(self._chosen(pending), self._chosen(torn), self._status(looks, warnings, None))
+
+    def _chosen(self, names: Set[str]) -> list[ProgramSpec]:
+        return [program for program in self.programs if program.program in names] if names else []
+
+    def read(self, workers: int | None = None, crowding: float = 1.0) -> StudyStatus:
         """The status now.
 
         Args:
           workers: number that will share the remaining work, for the ETA; default the number that hold a lease, at
             least one.
+          crowding: how many of them share a core, which counts until they have been timed.
         """
         warnings: list[str] = []
-        sealed = self._sealed(warnings)
-        looks = [self._program(program, sealed) for program in self.programs]
+        return self._status(self._looks(self._sealed(warnings)), warnings, workers, crowding)
+
+    def _status(
+        self, looks: list[_ProgramLook], warnings: list[str], workers: int | None, crowding: float = 1.0
+    ) -> StudyStatus:
         running = tuple(at for look in looks if (at := look.running) is not None)
         rows = tuple(row for look in looks for row in look.rows())
         warnings += [f"{run.spec.run}: {problem}" for look in looks for run in look.runs for problem in run.problems]
         failures = tuple(self._failure(row) for row in rows if row.state in ("failed", "rejected", "damaged"))
-        retry = f"scaling run --workdir={shlex.quote(str(self.workdir))} --retry_failed" if failures else None
+        newer = {run.spec.run for look in looks for run in look.runs if run.newer}
+        again = f"scaling run --workdir={shlex.quote(str(self.workdir))} --retry_failed"
+        retry = again if any(each.run not in newer for each in failures) else None
         estimated, total = sum(look.program.seconds * look.share for look in looks), self._seconds
         left = sum(look.program.seconds * (1 - look.share) for look in looks)
+        workers = max(1, len(running) if workers is None else workers)
+        seconds, spend = self._time(looks, workers, crowding), self._spend(looks)
         return StudyStatus(
             study=self.name,
             workdir=str(self.workdir),
-            counts={state: sum(row.state == state for row in rows) for state in STATES} | {"total": len(rows)},
+            counts=_counts(rows),
             programs=ProgramCounts(
                 total=len(looks),
                 final=sum(all(run.settled for run in look.runs) for look in looks),
@@ -272,10 +343,12 @@ class StatusReader:
             ),
             share=1.0 if not left else estimated / total if total else 1.0,
             flops=FlopCounts(
-                total=sum(program.flops for program in self.programs),
+                total=sum(look.program.flops for look in looks),
                 done=round(sum(run.flops_done for look in looks for run in look.runs)),
             ),
-            seconds=self._time(looks, max(1, workers if workers is not None else len(running))),
+            seconds=seconds,
+            spend=spend,
+            cost_left=cost_left(spend, seconds.spent, seconds.left),
             running=running,
             failures=failures,
             retry=retry,
@@ -286,69 +359,85 @@ class StatusReader:
 
     @property
     def _seconds(self) -> float:
-        return sum(program.seconds for program in self.programs)
+        return sum(program.seconds for program in self._outline.programs)
 
-    def _time(self, looks: Sequence[_ProgramLook], workers: int) -> DeviceSeconds:
+    def _time(self, looks: Sequence[_ProgramLook], workers: int, crowding: float) -> DeviceSeconds:
         spent = sum(run.seconds + run.compile for look in looks for run in look.runs)
         estimated = sum(look.program.seconds * look.share for look in looks)
         left = [look.program.seconds * (1 - look.share) for look in looks]
-        # Until a tenth of the estimate is done, compilation distorts the comparison: use the plan's estimate.
-        speed = spent / estimated if estimated > 0.1 * self._seconds and spent > 0 else 1.0
-        longest = max(left, default=0.0)
-        return DeviceSeconds(spent=spent, left=sum(left) * speed, eta=max(sum(left) / workers, longest) * speed)
+        # The plan's estimate weighs as much as PRIOR of the study, so that the first minutes, in which compilation is
+        # not yet counted, move the ETA little, and it never jumps.
+        prior = PRIOR * self._seconds
+        slower = (spent + prior * crowding) / (estimated + prior) if prior else 1.0
+        ends: dict[str, float] = {}  # of the chain of programs up to and with that of a run; parents come first
+        for look, seconds in zip(looks, left):
+            before = max((ends.get(run, 0.0) for spec in look.program.runs for run in spec.parents), default=0.0)
+            ends |= dict.fromkeys((spec.run for spec in look.program.runs), before + seconds)
+        longest = max(ends.values(), default=0.0)
+        return DeviceSeconds(spent=spent, left=sum(left) * slower, eta=max(sum(left) / workers, longest) * slower)
 
     def _failure(self, row: RunStatus) -> Failure:
         return Failure(row.run, row.state, row.reason, str(self.workdir / "runs" / row.program / "error.log"))
 
+    def _looks(self, sealed: frozenset[str]) -> list[_ProgramLook]:
+        self._index.begin()
+        self._outline = self._index.outline()
+        looks = [self._program(program, sealed) for program in self._outline.programs]
+        self._index.save()
+        return looks
+
+    def _spend(self, looks: Sequence[_ProgramLook]) -> tuple[Spend, ...]:
+        hours: dict[str | None, float] = {}
+        for run in (run for look in looks for run in look.runs):
+            if spent := run.seconds + run.compile:
+                hours[run.device_kind] = hours.get(run.device_kind, 0.0) + spent * run.devices / 3600
+        prices = Prices(self._prices, self._outline.price_per_hour)
+        return tuple(prices.spend(kind, hours[kind]) for kind in sorted(hours, key=lambda kind: -hours[kind]))
+
+    def losses(self, run: str) -> list[float]:
+        """Training losses of a run so far, by step; none if they must not be shown yet."""
+        sealed = self._sealed([])
+        for program in self._outline.programs:
+            if any(spec.run == run for spec in program.runs):
+                return [] if _hidden(program, sealed) else [row.loss for row in self._record(run).steps()]
+        return []
+
     def _sealed(self, warnings: list[str]) -> frozenset[str]:
         """Names of the runs whose forecasts are sealed; none if prediction.json was tampered with."""
-        path = str(self.workdir / "prediction.json")
-
-        def load() -> frozenset[str]:
-            from analysis.table.seal import sealed_runs
-
-            return sealed_runs(self.workdir)
+        from analysis.table.seal import sealed_runs
 
         try:
-            return self._cached("sealed", path, load) or frozenset()
+            about = os.stat(self.workdir / "prediction.json")
+            stamp = about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino
+        except OSError:
+            if not os.path.lexists(self.workdir / "prediction.json"):
+                return frozenset()
+            stamp = ()  # a loop of links: reading it says so
+        try:
+            if self._sealed_as is None or self._sealed_as[0] != stamp:
+                self._sealed_as = stamp, sealed_runs(self.workdir)
+            return self._sealed_as[1]
         except UserError as error:
             warnings.append(str(error))
             return frozenset()
 
-    def _cached(self, kind: str, path: str, load: Callable[[], Any]) -> Any:
-        """``load()``, cached until the file at ``path`` changes; None if there is no file."""
-        try:
-            stat = os.stat(path)
-        except OSError:
-            if os.path.lexists(path):
-                return load()  # a loop of links: load() raises an error that names it
-            return None
-        key = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        if (kind, path) not in self._cache or self._cache[kind, path][0] != key:
-            self._cache[kind, path] = (key, load())
-        return self._cache[kind, path][1]
-
     def _record(self, run: str) -> Record:
-        """The record of a run, made once: with thousands of runs, making paths takes longer than reading files."""
-        if run not in self._records:
-            self._records[run] = Record(self.workdir / "runs" / run, strict=False)
-        return self._records[run]
+        return Record(self.workdir / "runs" / run, strict=False)
 
-    def _program(self, program: ProgramSpec, sealed: frozenset[str]) -> _ProgramLook:
-        hidden = any(spec.role == "holdout" and spec.run not in sealed for spec in program.runs)
-        first = self._record(program.program)
-        starts = self._cached("starts", f"{first.path}/metrics.jsonl", first.starts) or 0
+    def _program(self, program: ProgramOutline, sealed: frozenset[str]) -> _ProgramLook:
+        hidden = _hidden(program, sealed)
         runs = [self._run(spec, hidden) for spec in program.runs]
+        metrics = self._index.metrics(program.program)
         lease = None
         if not all(run.settled for run in runs):
-            lease = holder(first.path)
+            lease = holder(f"{self.workdir}/runs/{program.program}")
             lease = None if lease is None or lease.dead else lease
         if lease is not None:
             at = program.program if lease.progress is None else lease.progress.run
             for run in runs:
                 if run.spec.run == at and not run.settled:
                     run.state = "running"
-        return _ProgramLook(program, runs, hidden, starts, lease)
+        return _ProgramLook(program, runs, hidden, 0 if metrics is None else metrics.starts, lease)
 
     def _unplanned(self, planned: Set[str]) -> tuple[str, ...]:
         """Names of the folders of runs that are not in the study."""
@@ -358,62 +447,86 @@ class StatusReader:
             return ()
         return tuple(sorted(names - planned))
 
-    def _run(self, spec: RunSpec, hidden: bool) -> _RunLook:
-        record = self._record(spec.run)
+    def _run(self, spec: RunOutline, hidden: bool) -> _RunLook:
+        reason, newer = None, False
         try:
-            result: Result | None = self._cached("result", f"{record.path}/result.json", lambda: record.result)
+            result = self._index.result(spec.run)
         except UserError as error:
             if error.code is not Code.DAMAGED:
                 raise
-            return _RunLook(spec, state="damaged", step=0, share=1.0, flops_done=0.0, reason=str(error))
-        problems = [] if result is None else [*self._manifest_problem(record), *result.checkpoint_problems]
-        longer = spec.kind == "stem" and result is not None and result.status == "done" and result.steps < spec.steps
-        if result is not None and not longer:
-            return _ended(spec, result, hidden, problems)
-        begun = spec.branch_step or 0
-        steps: list[StepRow] = self._cached("steps", f"{record.path}/metrics.jsonl", record.steps) or []
-        share = _share(spec, steps[-1].step if steps else begun)
-        return _RunLook(
-            spec,
-            state="stopped" if steps else "waiting",
-            step=steps[-1].step if steps else 0,
-            share=share,
-            flops_done=spec.flops * share,
-            seconds=sum(row.seconds for row in steps),
-            loss=steps[-1].loss if steps and not hidden else None,
-            problems=problems,
-        )
+            result, reason, newer = None, str(error), isinstance(error, NewerVersion)
+        manifest, problem = self._manifest(spec)
+        metrics = self._index.metrics(spec.run)
+        problems = [] if result is None or problem is None else [problem]
+        if result is not None:
+            problems += result.checkpoint_problems
+        if reason is not None:
+            seconds = 0.0 if metrics is None else metrics.seconds
+            look = _RunLook(spec, "damaged", 0, 1.0, flops_done=0.0, seconds=seconds, reason=reason, newer=newer)
+        elif result is not None and not spec.is_longer(result):
+            look = _ended(spec, result, metrics, hidden, problems)
+        else:
+            look = _unended(spec, metrics, hidden, problems)
+        if manifest is not None:
+            look.manifest, look.device_kind, look.devices = True, manifest.device_kind, manifest.devices
+        return look
 
-    def _manifest_problem(self, record: Record) -> list[str]:
-        """What is wrong with the manifest of a run that has a result."""
-
-        def look() -> str:
-            try:
-                _ = record.manifest
-            except UserError as error:
-                return str(error)
-            return ""
-
-        path = f"{record.path}/manifest.json"
-        found = self._cached("manifest", path, look)
-        problem = f"file = {path}: is missing; {RESTORED}" if found is None else found
-        return [problem] if problem else []
+    def _manifest(self, spec: RunOutline) -> tuple[ManifestFacts | None, str | None]:
+        """The manifest, and what is wrong with it."""
+        try:
+            found = self._index.manifest(spec.run)
+        except UserError as error:
+            if error.code is not Code.DAMAGED:
+                raise
+            return None, str(error)
+        path = f"{self.workdir}/runs/{spec.run}/manifest.json"
+        return found, f"file = {path}: is missing; {RESTORED}" if found is None else None
 
 
-def _ended(spec: RunSpec, result: Result, hidden: bool, problems: Sequence[str]) -> _RunLook:
+def _hidden(program: ProgramOutline, sealed: frozenset[str]) -> bool:
+    """Whether losses of a program must not be shown: one of its runs is held out, and not sealed yet."""
+    return any(spec.role == "holdout" and spec.run not in sealed for spec in program.runs)
+
+
+def _counts(rows: Sequence[RunStatus]) -> dict[str, int]:
+    counts: dict[str, int] = dict.fromkeys(STATES, 0)
+    for row in rows:
+        counts[row.state] += 1
+    return counts | {"total": len(rows)}
+
+
+def _unended(spec: RunOutline, metrics: MetricsFacts | None, hidden: bool, problems: Sequence[str]) -> _RunLook:
+    if metrics is None or not metrics.step:
+        share = _share(spec, spec.branch_step or 0)
+        return _RunLook(spec, "waiting", step=0, share=share, flops_done=spec.flops * share, problems=problems)
+    share = _share(spec, metrics.step)
+    return _RunLook(
+        spec,
+        state="stopped",
+        step=metrics.step,
+        share=share,
+        flops_done=spec.flops * share,
+        seconds=metrics.seconds,
+        loss=None if hidden else metrics.loss,
+        problems=problems,
+    )
+
+
+def _ended(
+    spec: RunOutline, result: ResultFacts, metrics: MetricsFacts | None, hidden: bool, problems: Sequence[str]
+) -> _RunLook:
     tells = not hidden or result.status != "diverged"  # the reason of a diverged run quotes its loss
     loss = se = None
     if not hidden and result.status == "done":
-        term = result.evaluation.get(spec.manifest.headline)
-        loss, se = (result.train_loss, None) if term is None else (term.value, term.se)
+        loss, se = result.losses.get(spec.headline, (result.train_loss, None))
     return _RunLook(
         spec,
         state=result.status,
         step=result.steps,
         share=1.0,
         flops_done=spec.flops * _share(spec, result.steps),
-        seconds=result.seconds.train + result.seconds.evaluate,
-        compile=result.seconds.compile,
+        seconds=max(result.train, 0.0 if metrics is None else metrics.seconds) + result.evaluate,
+        compile=result.compile,
         loss=loss,
         se=se,
         reason=result.reason if tells else None,
@@ -421,11 +534,11 @@ def _ended(spec: RunSpec, result: Result, hidden: bool, problems: Sequence[str])
     )
 
 
-def _replaced(result: Result) -> list[str]:
+def _replaced(result: ResultFacts) -> list[str]:
     return [f"{result.replaced} examples of damaged samples were replaced by others"] if result.replaced else []
 
 
-def _share(spec: RunSpec, step: int) -> float:
+def _share(spec: RunOutline, step: int) -> float:
     """Share of a run's own steps that is done at ``step``."""
     return min(1.0, max(0, step - (spec.branch_step or 0)) / max(1, spec.own_steps))
 
@@ -448,7 +561,7 @@ def headline(status: StudyStatus) -> str:
     ended = sum(counts[state] for state in SETTLED)
     parts = [f"{status.study}: {100 * status.share:.0f} %", f"runs {ended}/{counts['total']}"]
     parts.append(f"programs {programs.final}/{programs.total}")
-    parts += [f"{counts[state]} {state}" for state in ("diverged", "rejected", "failed") if counts[state]]
+    parts += [f"{counts[state]} {state}" for state in SETTLED[1:] if counts[state]]
     if ended < counts["total"]:
         parts.append(f"ETA {duration(status.seconds.eta)}")
     return ", ".join(parts)

@@ -6,23 +6,33 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from scaling import distributed, families, inputs, recipe
+from scaling import distributed, families, inputs, quantise, recipe
 from scaling import mesh as meshes
 from scaling.blocks.execution import Execution, using
-from scaling.blocks.logical import placing
+from scaling.blocks.logical import Parameters, placing
 from scaling.errors import Code, UserError
 
 State = dict[str, Any]  # params, opt, step, key
 Arrays = Mapping[str, np.ndarray]
 Terms = dict[str, tuple[jax.Array, jax.Array]]  # (sum, count) by example, or by position
-Hyper = Mapping[str, Any]  # learning_rate, weight_decay, steps: arrays
+Hyper = Mapping[str, Any]  # learning_rate, weight_decay, steps, and progress if the family is paced: arrays
+AFTER = 2**32 - 1  # folded into a step's key for ``after``: beyond every index of an example, whose keys the loss has
+
+
+class Placed(NamedTuple):
+    """A batch of evaluation examples on the devices: its size, its arrays, and see ``Trainer.place_evaluation``."""
+
+    size: int
+    batch: dict[str, jax.Array]
+    whole: dict[str, jax.Array]
+    first: int
 
 
 class Trainer:
@@ -34,11 +44,16 @@ class Trainer:
       mesh_shape: sizes of the mesh by axis.
       chunk: steps per chunk.
       how: execution settings; None for the defaults.
+      freeze: top-level names of parameters that are not trained, besides those that the family does not train.
 
     Attributes:
       compile_seconds: seconds that calls have waited for compilation (or for the persistent cache) so far.
       attention: attention backends traced so far.
       reads, reads_whole: names of the arrays that the family reads from a batch, and from a whole evaluation set.
+      together: examples of consecutive index that belong together; a part of a batch begins at a multiple of it.
+      paced: whether the loss reads how far training is, so that ``hyper`` has ``progress``.
+      begins_with: tokens that ``begin`` is given once parts are inherited; 0: there is nothing to do.
+      partners: names of those of which each example also needs another's (``inputs.OTHER`` and the name, in ``reads``).
 
     Raises:
       UserError: there are too few devices for the mesh (ENVIRONMENT), the mesh or the microbatches do not divide the
@@ -53,6 +68,7 @@ class Trainer:
         mesh_shape: dict[str, int],
         chunk: int,
         how: Execution | None = None,
+        freeze: Sequence[str] = (),
     ):
         self.family, self.config, self.rules, self.steps_per_chunk = family, config, rules, chunk
         self.how = how = how or Execution()
@@ -66,18 +82,28 @@ class Trainer:
         # Other arrays of a source are never sent to the device.
         self.reads = inputs.arrays(family, spec)
         self.reads_whole = inputs.arrays(family, spec, by_example=False)
+        self.partners = families.partners(family, config)
+        self.reads |= {inputs.OTHER + name for name in self.partners}
         self.terms = families.terms(family, config)
+        self.together = families.together(family, config)
+        self.paced = families.paced(family, config)
         if how.microbatches > 1:
             families.require_separable_loss(family, config, "execution.microbatches", how.microbatches)
+            families.require_whole_groups(family, config, rules.batch, how.microbatches)
         self.compile_seconds = self._charged = 0.0
         axes, tied = family.axes(config), getattr(config, "tied", False)
+        self._axes = axes
+        self._weight_bits = {part: families.weight_bits(family, config, part) for part in axes}
         params = jax.eval_shape(lambda: family.init(jax.random.key(0), config))
-        self._optimizer = recipe.optimizer(rules, axes, params, tied)
-        frozen = families.frozen(family, config)
-        still = {name: jax.tree.map(lambda _: 0.0, params[name]) for name in frozen}
-        self._multipliers = {**recipe.multipliers(axes, params, rules, tied), **still}
+        # What is frozen has no gradient, no moments and no update: it is a constant of the step.
+        self._held = frozenset(freeze)  # by the study: nor does ``after`` change it
+        self._frozen = {*families.frozen(family, config), *freeze}
+        self.begins_with = families.begins_with(family, config)
+        own, shaped = self._trained(axes), self._trained(params)
+        self._optimizer = recipe.optimizer(rules, own, shaped, tied)
+        self._multipliers = recipe.multipliers(own, shaped, rules, tied)
+        self._decayed = recipe.decayed(own)
         shapes = jax.eval_shape(self._init, jnp.uint32(0))
-        self._decayed = {**recipe.decayed(axes), **still}
         self._shardings = meshes.state_shardings(self.mesh, shapes, axes)
         self.abstract = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -86,6 +112,10 @@ class Trainer:
         )
         self._compiled: dict[tuple[str, Any], Any] = {}  # by name, and tree structure of the arguments
         self._compiling = threading.Lock()
+
+    def _trained(self, tree: Mapping[str, Any]) -> Parameters:
+        """The part of a tree, by top-level name, that belongs to parameters that are trained."""
+        return {name: value for name, value in tree.items() if name not in self._frozen}
 
     def clock(self) -> float:
         """A clock in seconds that excludes the time that this trainer spends compiling."""
@@ -100,6 +130,11 @@ class Trainer:
         """The initial training state for ``seed``."""
         function = functools.partial(jax.jit, self._init, out_shardings=self._shardings)
         return self._call("init", function, np.uint32(seed))
+
+    def begin(self, params: Any, tokens: np.ndarray) -> Any:
+        """The parameters of the first step, from those that are drawn or inherited and ``begins_with`` tokens."""
+        function = functools.partial(jax.jit, self.family.begin, out_shardings=self._shardings["params"])
+        return self._call("begin", function, params, self._replicate(tokens))
 
     def chunk(self, state: State, hyper: Hyper, batches: Arrays) -> tuple[State, dict]:
         """Runs ``hyper["steps"]`` of the chunk's steps; see ``step_chunk``. ``state`` is donated.
@@ -123,15 +158,16 @@ class Trainer:
     def _chunk_shapes(self, example: Arrays) -> tuple[Any, ...]:
         chunk, batch = self.steps_per_chunk, self.rules.batch
         sharding = jax.sharding.NamedSharding(self.mesh, meshes.BATCH)
+        every = {**example, **{inputs.OTHER + name: example[name] for name in self.partners}}
         batches = {
             name: jax.ShapeDtypeStruct((chunk, batch, *value.shape[1:]), value.dtype, sharding=sharding)
-            for name, value in example.items()
+            for name, value in every.items()
             if name in self.reads
         }
         rate = jax.ShapeDtypeStruct((chunk,), np.float32, sharding=self._replicated)
         steps = jax.ShapeDtypeStruct((), np.int32, sharding=self._replicated)
         hyper = {"learning_rate": rate, "weight_decay": rate, "steps": steps}
-        return self.abstract, hyper, batches
+        return self.abstract, {**hyper, "progress": rate} if self.paced else hyper, batches
 
     def memory(self, example: Arrays) -> dict[str, int]:
         """Bytes that a chunk of steps needs on each device: ``state``, ``batches``, ``temporary`` and their ``total``.
@@ -147,27 +183,36 @@ class Trainer:
         parts = {"state": state, "batches": arguments, "temporary": analysis.temp_size_in_bytes + outputs}
         return {**parts, "total": sum(parts.values())}
 
-    def evaluate(self, params: Any, batch: Arrays, number: int, whole: Arrays | None = None) -> Terms:
-        """{term: (sum, count)} of the ``number``-th evaluation batch; its random key depends only on the number.
+    def evaluate(self, params: Any, batch: Arrays, first: int, whole: Arrays | None = None) -> Terms:
+        """``evaluate_placed`` of a batch on the host; the arguments are those of ``place_evaluation``."""
+        return self.evaluate_placed(params, self.place_evaluation(batch, first, whole))
+
+    def place_evaluation(self, batch: Arrays, first: int, whole: Arrays | None = None) -> Placed:
+        """Puts a batch of evaluation examples on the devices, where it may serve any number of runs.
 
         Args:
           batch: the whole batch in every process; each places its own rows.
+          first: index of the batch's first example in the evaluation set, a multiple of ``together``.
           whole: arrays of the evaluation set without an example axis, for the family's ``metrics`` (``reads_whole``).
         """
         size = len(next(iter(batch.values())))
         own = meshes.rows(self.mesh, size)
         place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
         on_mesh = {name: place(value[own]) for name, value in batch.items() if name in self.reads}
-        fixed = {name: self._replicate(value) for name, value in (whole or {}).items()}
+        return Placed(size, on_mesh, {name: self._replicate(value) for name, value in (whole or {}).items()}, first)
 
-        def loss(params: Any, batch: dict[str, jax.Array], fixed: dict[str, jax.Array], number: jax.Array) -> Any:
-            terms = self._terms(params, batch, jax.random.fold_in(jax.random.key(0), number))
+    def evaluate_placed(self, params: Any, placed: Placed) -> Terms:
+        """{term: (sum, count)} of a batch of evaluation examples; what is random depends on an example's index only."""
+
+        def loss(params: Any, batch: dict[str, jax.Array], fixed: dict[str, jax.Array], first: jax.Array) -> Any:
+            terms = self._terms(params, _numbered(batch, first), jax.random.key(0), evaluating=True)
             return {**terms, **self._metrics(params, {**batch, **fixed})}
 
         function = functools.partial(jax.jit, loss, out_shardings=self._replicated)
-        return self._call("evaluate", function, params, on_mesh, fixed, np.uint32(number))
+        examples = placed.batch, placed.whole, np.uint32(placed.first)
+        return self._call(f"evaluate {placed.size}", function, params, *examples)
 
-    def noise(self, params: Any, batch: Arrays, number: int) -> dict[str, float]:
+    def noise(self, params: Any, batch: Arrays, number: int, progress: float = 1.0) -> dict[str, float]:
         """Unbiased estimates of gradient noise and signal, whose ratio is the gradient noise scale.
 
         ``batch`` holds this process's rows of a training batch that ``params`` have not seen. For a part of b examples,
@@ -176,31 +221,34 @@ class Trainer:
         ``signal`` = (B |g_B|^2 - b |g_b|^2) / (B - b) estimates |G|^2. Their ratio is biased: average each over steps
         first.
 
+        Args:
+          number: of the step. progress: the share of training done by then, for a family that is paced.
+
         Raises:
           UserError: the batch size cannot be split (CONFLICT), or the loss is not a mean over examples (UNSUPPORTED).
         """
         size = self.rules.batch
         families.require_separable_loss(self.family, self.config, "config.noise_scale", True)
-        parts = meshes.parts(self.mesh.shape, size, self.how.microbatches)
+        parts = meshes.parts(self.mesh.shape, size, self.how.microbatches, self.together)
         place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
         on_mesh = {name: place(value) for name, value in batch.items() if name in self.reads}
+        paced = {"progress": self._replicate(np.float32(progress))} if self.paced else {}
 
-        def norms(params: Any, batch: dict[str, jax.Array], number: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def norms(params: Any, batch: dict[str, jax.Array], number: jax.Array, paced: dict[str, jax.Array]):
             key = jax.random.fold_in(jax.random.key(1), number)
-            split = {name: value.reshape(-1, parts, *value.shape[1:]).swapaxes(0, 1) for name, value in batch.items()}
 
             def add(sums: tuple[Any, jax.Array], part: Any) -> tuple[Any, None]:
-                gradient = self._gradient(params, *part)[1]
+                gradient = self._gradient(params, part, key)[1]
                 square = jnp.square(optax.tree.norm(gradient))
                 return (jax.tree.map(jnp.add, sums[0], gradient), sums[1] + square), None
 
-            zeros = (jax.tree.map(jnp.zeros_like, params), jnp.float32(0))
-            keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(parts))
-            (total, squares), _ = jax.lax.scan(add, zeros, (split, keys))
+            zeros = (jax.tree.map(jnp.zeros_like, self._trained(params)), jnp.float32(0))
+            numbered = {**_numbered(batch), **paced}
+            (total, squares), _ = jax.lax.scan(add, zeros, _split(numbered, parts, self.together))
             return jnp.square(optax.tree.norm(total) / parts), squares / parts
 
         function = functools.partial(jax.jit, norms, out_shardings=self._replicated)
-        whole, part = map(float, self._call("noise", function, params, on_mesh, np.uint32(number)))
+        whole, part = map(float, self._call("noise", function, params, on_mesh, np.uint32(number), paced))
         small = size / parts
         noise = (part - whole) / (1 / small - 1 / size)
         return {"signal": (size * whole - small * part) / (size - small), "noise": noise}
@@ -233,7 +281,7 @@ class Trainer:
         params = self.family.init(key, self.config)
         return {
             "params": params,
-            "opt": self._optimizer.init(params),
+            "opt": self._optimizer.init(self._trained(params)),
             "step": jnp.int32(0),
             "key": jax.random.key_data(key),
         }
@@ -250,7 +298,9 @@ class Trainer:
 
         def body(index: jax.Array, carry: tuple[State, dict[str, jax.Array]]):
             state, metrics = carry
-            batch = {name: value[index] for name, value in batches.items()}
+            batch = _numbered({name: value[index] for name, value in batches.items()})
+            if self.paced:
+                batch["progress"] = hyper["progress"][index]
             new, loss, norm = self._step(state, batch, hyper["learning_rate"][index], hyper["weight_decay"][index])
             return new, {"loss": metrics["loss"].at[index].set(loss), "norm": metrics["norm"].at[index].set(norm)}
 
@@ -259,62 +309,124 @@ class Trainer:
 
     def _step(self, state: State, batch: dict[str, jax.Array], rate: jax.Array, decay: jax.Array):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        loss, gradient = self._gradient(state["params"], batch, key)
-        direction, opt = self._optimizer.update(gradient, state["opt"], state["params"])
-        params = jax.tree.map(
+        loss, gradient, aux = self._backward(state["params"], batch, key)
+        trained = self._trained(state["params"])
+        direction, opt = self._optimizer.update(gradient, state["opt"], trained)
+        updated = jax.tree.map(
             lambda p, d, scale, shrinks: p * (1 - decay * shrinks) - rate * scale * d,
-            state["params"],
+            trained,
             direction,
             self._multipliers,
             self._decayed,
         )
+        for name, (low, high) in families.clamped(self.family, self.config).items():
+            if name in updated:
+                updated[name] = jax.tree.map(lambda p, low=low, high=high: p.clip(low, high), updated[name])
+        params = self._after({**state["params"], **updated}, aux, key)
         new = {"params": params, "opt": opt, "step": state["step"] + 1, "key": state["key"]}
         return new, loss, optax.tree.norm(gradient)
 
-    def _terms(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> Terms:
+    def _after(self, params: Parameters, aux: families.Aux, key: jax.Array) -> Parameters:
+        """The parameters, in float32, as the family changes them after the optimiser."""
+        if not hasattr(self.family, "after"):
+            return params
+        with placing(meshes.place(self.mesh)):
+            changed = self.family.after(params, aux, jax.random.fold_in(key, AFTER), self.config)
+        return {name: value if name in self._held else changed[name] for name, value in params.items()}
+
+    def _loss(
+        self, params: Any, batch: dict[str, jax.Array], key: jax.Array, *, evaluating: bool = False
+    ) -> tuple[Terms, families.Aux]:
         params = self._cast(params)
-        with using(self.how, self.attention), placing(meshes.place(self.mesh)):
-            return self.family.loss(params, batch, key, self.config)
+        with using(self.how, self.attention, evaluating=evaluating), placing(meshes.place(self.mesh)):
+            return families.loss_and_aux(self.family, params, batch, key, self.config)
+
+    def _terms(self, params: Any, batch: dict[str, jax.Array], key: jax.Array, *, evaluating: bool = False) -> Terms:
+        return self._loss(params, batch, key, evaluating=evaluating)[0]
 
     def _cast(self, params: Any) -> Any:
-        """Parameters in the model's dtype; the only such cast. Norms, softmax and losses compute in float32."""
-        return jax.tree.map(lambda leaf: leaf.astype(self.config.dtype), params)
+        """Parameters in the model's dtype; the only such cast. Norms, softmax and losses compute in float32.
+
+        Before it the weights of the blocks are rounded to the bits that the model has for them, if any."""
+        rounded = {
+            part: quantise.straight_through(params[part], self._axes[part], bits)
+            for part, bits in self._weight_bits.items()
+            if bits
+        }
+        return jax.tree.map(lambda leaf: leaf.astype(self.config.dtype), {**params, **rounded})
 
     def _metrics(self, params: Any, batch: dict[str, jax.Array]) -> Terms:
         """Terms that the family measures only in evaluation."""
         if not hasattr(self.family, "metrics"):
             return {}
         params = self._cast(params)
-        with using(self.how, self.attention), placing(meshes.place(self.mesh)):
+        with using(self.how, self.attention, evaluating=True), placing(meshes.place(self.mesh)):
             return self.family.metrics(params, batch, self.config)
 
     def _gradient(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
-        """Loss of a batch (the weighted sum of the means of its terms) and its gradient, summed over microbatches."""
+        """Loss of a batch (the weighted sum of the means of its terms), and its gradient with respect to what is
+        trained; both summed over microbatches."""
+        return self._backward(params, batch, key)[:2]
 
-        def objective(params: Any, batch: dict[str, jax.Array], key: jax.Array, counts: Any = None) -> jax.Array:
-            terms = self._terms(params, batch, key)
+    def _backward(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any, Any]:
+        """``_gradient``, and what the loss hands to ``after``: of the whole batch, in the order of its examples."""
+        trained = self._trained(params)
+
+        def objective(trained: Any, batch: dict[str, jax.Array], key: jax.Array, counts: Any = None) -> Any:
+            terms, aux = self._loss({**params, **trained}, batch, key)
             means = {name: total.sum() / (counts[name] if counts else n.sum()) for name, (total, n) in terms.items()}
             weights = {name: self.terms[name].weight for name in means}
-            trained = [(mean, weights[name]) for name, mean in means.items() if weights[name]]
-            return functools.reduce(jnp.add, [mean if weight == 1 else mean * weight for mean, weight in trained])
+            weighted = [(mean, weights[name]) for name, mean in means.items() if weights[name]]
+            loss = functools.reduce(jnp.add, [mean if weight == 1 else mean * weight for mean, weight in weighted])
+            return loss, aux
 
+        differentiated = jax.value_and_grad(objective, has_aux=True)
         ways = self.how.microbatches
         if ways == 1:
-            return jax.value_and_grad(objective)(params, batch, key)
-        # Every ways-th example goes to the same part, so each device splits its own examples and none moves.
-        split = {name: value.reshape(-1, ways, *value.shape[1:]).swapaxes(0, 1) for name, value in batch.items()}
-        parts = (split, jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(ways)))
+            (loss, aux), gradient = differentiated(trained, batch, key)
+            return loss, gradient, aux
+        parts = _split(batch, ways, self.together)
         # Means are over the whole batch, so its counts come first; the compiler drops the rest of this pass.
         counted = jax.lax.map(
-            lambda part: {name: n.sum() for name, (_, n) in self._terms(params, *part).items()}, parts
+            lambda part: {name: n.sum() for name, (_, n) in self._terms(params, part, key).items()}, parts
         )
         counts = jax.tree.map(lambda n: n.sum(), counted)
 
-        def add(sums: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, sums, jax.value_and_grad(objective)(params, *part, counts)), None
+        def add(sums: Any, part: Any) -> tuple[Any, families.Aux]:
+            (loss, aux), gradient = differentiated(trained, part, key, counts)
+            return jax.tree.map(jnp.add, sums, (loss, gradient)), aux
 
-        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-        return jax.lax.scan(add, zeros, parts)[0]
+        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, trained))
+        (loss, gradient), aux = jax.lax.scan(add, zeros, parts)
+        return loss, gradient, {name: _joined(value, self.together) for name, value in aux.items()}
+
+
+def _numbered(batch: dict[str, jax.Array], first: jax.Array | int = 0) -> dict[str, jax.Array]:
+    """The batch with the index of each example, by which families key what is random (``objectives.index``)."""
+    size = len(next(iter(batch.values())))
+    return {**batch, "example": jnp.arange(size, dtype=jnp.uint32) + jnp.uint32(first)}
+
+
+def _split(batch: dict[str, jax.Array], ways: int, together: int = 1) -> dict[str, jax.Array]:
+    """Equal parts of a batch, (ways, B / ways, ...).
+
+    Every ways-th group of examples that belong together goes to the same part, so each device splits its own examples,
+    and none moves. A number of the whole batch is every part's.
+    """
+
+    def split(value: jax.Array) -> jax.Array:
+        if not value.ndim:
+            return jnp.broadcast_to(value, (ways,))
+        groups = value.reshape(-1, ways, together, *value.shape[1:]).swapaxes(0, 1)
+        return groups.reshape(ways, -1, *value.shape[1:])
+
+    return {name: split(value) for name, value in batch.items()}
+
+
+def _joined(value: jax.Array, together: int) -> jax.Array:
+    """What the parts of a batch give, (ways, B / ways, ...), in the order of the batch, (B, ...): undoes ``_split``."""
+    groups = value.reshape(len(value), -1, together, *value.shape[2:]).swapaxes(0, 1)
+    return groups.reshape(-1, *value.shape[2:])
 
 
 class Ensemble:

@@ -8,17 +8,20 @@ is plain data: the command line can override every field, and workers need no Py
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from scaling import count, data, families, inputs, mesh, recipe, settings
-from scaling.blocks.execution import Execution
+from scaling import adapt, count, data, distill, families, inputs, mesh, naming, parents, parts, recipe, settings
+from scaling.blocks.execution import Execution, using
 from scaling.errors import Code, UserError
 from scaling.records import ROLES, identity
 from scaling.records.types import JSON, EvaluationOptions, Options, Role
@@ -115,12 +118,16 @@ def block(kind: str, dataset: str, sizes: Iterable[int], **fields: Any) -> Any:
         every budget, with D = budget / exact training FLOPs per token.
       dataset: name of a data set of the study.
       sizes: of the family's ladder.
-      fields: tokens or budgets; seeds (default (0,)), role (fit), model and recipe (overrides for this block).
+      fields: tokens or budgets; seeds (default (0,)), role (fit), model and recipe (overrides for this block),
+        init_from (the runs that its cells start from, by part: ``scaling.parents``), freeze (names of parts that are
+        not trained), adapt (how they are tuned, if not in full: ``scaling.adapt``), distill (whom they learn from:
+        ``scaling.distill``).
 
     Raises:
       UserError: blocks have no field of that name (UNKNOWN).
     """
     unset: dict[str, Any] = {"tokens": (), "budgets": (), "seeds": (0,), "role": "fit", "model": {}, "recipe": {}}
+    unset |= {"init_from": {}, "freeze": (), "adapt": {}, "distill": {}}
     _require_fields("cells", fields, unset)
     return _dict(kind=kind, dataset=dataset, sizes=tuple(sizes), **{**unset, **fields})
 
@@ -134,7 +141,12 @@ def _require_fields(section: str, given: Iterable[str], known: Collection[str]) 
 class Cell:
     """One loss that a study measures, at (configuration, D, recipe, seed).
 
-    ``tokens`` is the exact D = ``steps`` x batch x context.
+    Attributes:
+      tokens: the exact D = ``steps`` x batch x context.
+      start: the parts that it inherits from other runs; the others are drawn.
+      freezing: the parts that are not trained.
+      adaptation: what is trained in their place; None: nothing.
+      distillation: how it learns from a teacher, which is one of ``start``; None: not.
     """
 
     dataset: str
@@ -146,16 +158,33 @@ class Cell:
     role: Role
     steps: int
     tokens: int
+    start: tuple[parents.Start, ...] = ()
+    freezing: parts.Freezing = parts.TRAINED
+    adaptation: adapt.Adapt | None = None
+    distillation: distill.Distill | None = None
 
     @property
     def module(self) -> ModuleType:
-        """The family's module."""
-        return families.load(self.family)
+        """The family's module, adapted, and with its teacher."""
+        module = adapt.applied(families.load(self.family), self.adaptation)
+        if self.distillation is None or self.teacher is None:
+            return module
+        return distill.applied(module, self.distillation, self.teacher)
+
+    @property
+    def teacher(self) -> distill.Teacher | None:
+        """The model that it learns from."""
+        return parents.teacher(self)
 
     @property
     def components(self) -> list[count.Component]:
         """The counted components of this cell's configuration."""
-        return self.module.components(self.config)
+        return parts.components(self.module, self.config, self.freezing)
+
+    @functools.cached_property
+    def asked(self) -> str:
+        """Hash of what the study asks for; cells of equal hashes are one."""
+        return identity(_describe(self))
 
 
 @dataclass(frozen=True)
@@ -197,8 +226,11 @@ class Study:
     roundings: tuple[Rounding, ...] = ()
 
 
-def resolve(config: ConfigDict) -> Study:
+def resolve(config: ConfigDict, loaded: Mapping[str, data.Source] | None = None) -> Study:
     """Validates a configuration and expands its blocks into cells.
+
+    Args:
+      loaded: sources of ``config.data`` that are loaded already, for one who resolves many studies of the same data.
 
     Raises:
       UserError: the configuration is invalid: for example an unknown field, family, source, recipe or role, a size
@@ -208,6 +240,9 @@ def resolve(config: ConfigDict) -> Study:
     reference = base("").to_dict()
     _require_fields("config", plain, reference)
     sections = {name for name, value in reference.items() if isinstance(value, dict)}
+    if missing := sorted(sections - set(plain)):
+        remedy = "is not there; begin the configuration with study.base and leave its sections"
+        raise UserError(f"config.{missing[0]}", "nothing", remedy, Code.MISSING)
     plain |= {name: settings.mapping(f"config.{name}", plain[name]) for name in sections}
     chosen = settings.read(Settings, "config", {k: v for k, v in plain.items() if k not in sections})
     _check_names(chosen.name, plain["data"])
@@ -215,21 +250,29 @@ def resolve(config: ConfigDict) -> Study:
     if not plain["cells"]:
         raise UserError("config.cells", "{}", "a study needs at least one block of cells", Code.MISSING)
     datasets = {name: data.resolve(settings.mapping(f"data.{name}", given)) for name, given in plain["data"].items()}
-    sources = {name: data.load(fields) for name, fields in datasets.items()}
+    sources = {name: (loaded or {}).get(name) or data.load(fields) for name, fields in datasets.items()}
     cells: dict[str, Cell] = {}
-    roundings: list[Rounding] = []
-    for name, fields in plain["cells"].items():
-        block_cells, rounded = _Block(name, settings.mapping(f"cells.{name}", fields), chosen, plain, sources).cells()
-        roundings += rounded
+    blocks = {
+        name: _Block(name, settings.mapping(f"cells.{name}", fields), chosen, plain, sources)
+        for name, fields in plain["cells"].items()
+    }
+    made = {name: own.cells() for name, own in blocks.items()}
+    roundings = [each for _, rounded in made.values() for each in rounded]
+    for name, block_cells in _linked(made, blocks, sources, options).items():
         for cell in block_cells:
-            key = identity(_describe(cell))
+            key = cell.asked
             if key not in cells:
                 cells[key] = cell
             elif (cells[key].role == "holdout") != (cell.role == "holdout"):
                 remedy = "the same cell is a holdout in another block"
                 raise UserError(f"cells.{name}.role", cell.role, remedy, Code.CONFLICT)
     _check_holdouts(cells.values())
+    if any(cell.start or cell.freezing.frozen for cell in cells.values()):
+        _check_arms(cells.values())
     for cell in cells.values():
+        _check_inherited(cell)
+    # Cells that differ in seed only have their configuration and recipe in common.
+    for cell in {(id(cell.config), id(cell.recipe)): cell for cell in cells.values()}.values():
         _check_split(cell, options)
     used = [name for name in datasets if any(cell.dataset == name for cell in cells.values())]
     return Study(
@@ -241,6 +284,26 @@ def resolve(config: ConfigDict) -> Study:
         price_per_hour=chosen.price_per_hour,
         tuned=_tuned(plain),
         roundings=tuple(roundings),
+    )
+
+
+def _linked(
+    made: Mapping[str, tuple[list[Cell], Any]],
+    blocks: Mapping[str, _Block],
+    sources: Mapping[str, data.Source],
+    options: Options,
+) -> dict[str, list[Cell]]:
+    """The cells of each block, with their parents."""
+    described = functools.cache(lambda: {name: source.describe() for name, source in sources.items()})
+
+    def digest(cell: Cell) -> str:
+        return naming.digest(cell, described(), options.evaluation, digest)
+
+    return parents.link(
+        {name: own for name, (own, _) in made.items()},
+        {name: own.init_from for name, own in blocks.items()},
+        lambda cell: naming.prefix(cell, f"D{cell.tokens}"),
+        lambda cell: naming.of_cell(cell, digest(cell)),
     )
 
 
@@ -281,16 +344,18 @@ def _describe(cell: Cell) -> dict[str, Any]:
     return {
         "dataset": cell.dataset,
         "family": cell.family,
-        "config": dataclasses.asdict(cell.config),
+        "config": settings.fields_of(cell.config),
         "recipe": recipe.record(cell.recipe),
         "seed": cell.seed,
         "steps": cell.steps,
+        **families.revision(cell.module, cell.config),
+        **parents.described(cell, lambda other: other.asked),
     }
 
 
 def stem_key(cell: Cell) -> str | None:
     """Key that cells on one stem share; None for a cell without a stem, whose schedule depends on its length."""
-    if cell.recipe.schedule != "wsd":
+    if cell.recipe.schedule != "wsd" or families.paced(cell.module, cell.config):
         return None
     described = _describe(cell)
     del described["steps"]
@@ -300,11 +365,44 @@ def stem_key(cell: Cell) -> str | None:
 
 
 def _check_holdouts(cells: Iterable[Cell]) -> None:
+    cells = list(cells)
+    if all(cell.role != "holdout" for cell in cells):
+        return
     fitted = {stem_key(cell) for cell in cells if cell.role != "holdout"} - {None}
     for cell in cells:
         if cell.role == "holdout" and stem_key(cell) in fitted:
             remedy = f"holdout of size {cell.size} shares its stem with fitted cells; give it another seed"
             raise UserError("seeds", cell.seed, remedy, Code.CONFLICT)
+
+
+def _check_arms(cells: Collection[Cell]) -> None:
+    """Raises UserError if a data set has cells that start differently, or one starts from a held-out run."""
+    held = {cell.asked for cell in cells if cell.role == "holdout"}
+    arms: dict[str, tuple[object, ...]] = {}
+    for cell in cells:
+        inherited = tuple(each.part for each in cell.start)
+        arm = inherited, cell.freezing.frozen, cell.adaptation, cell.distillation
+        if arms.setdefault(cell.dataset, arm) != arm:
+            remedy = "has cells that inherit or freeze parts and cells that do not, and a law is fitted to all of a "
+            remedy += "data set; give each arm a name of its own in config.data"
+            raise UserError("config.data", cell.dataset, remedy, Code.MIXED)
+        own = [each.parent for each in cell.start if isinstance(each.parent, Cell)]
+        if cell.role != "holdout" and any(parent.asked in held for parent in own):
+            remedy = f"starts a cell of size {cell.size} that is not held out, and tells its loss before the forecast"
+            raise UserError("init_from", "a held-out run", remedy, Code.CONFLICT)
+
+
+def _check_inherited(cell: Cell) -> None:
+    """Raises UserError if a teacher predicts other tokens, or a part that an adaptation freezes is not inherited."""
+    if cell.teacher is not None:
+        distill.check(families.load(cell.family), cell.config, cell.teacher)
+    if cell.adaptation is None:
+        return
+    inherited = {each.part for each in cell.start}
+    drawn = [part for part in cell.freezing.frozen if part not in inherited]
+    if drawn:
+        remedy = "is not inherited, and adapt does not train it; give init_from a run, or name it in adapt.whole"
+        raise UserError("init_from", drawn[0], remedy, Code.CONFLICT)
 
 
 def _check_split(cell: Cell, options: Options) -> None:
@@ -313,9 +411,10 @@ def _check_split(cell: Cell, options: Options) -> None:
     mesh.check_batch(options.mesh, cell.recipe.batch, microbatches=ways)
     if ways > 1:
         families.require_separable_loss(cell.module, cell.config, "execution.microbatches", ways)
+        families.require_whole_groups(cell.module, cell.config, cell.recipe.batch, ways)
     if options.noise_scale:
         families.require_separable_loss(cell.module, cell.config, "config.noise_scale", True)
-        mesh.parts(options.mesh, cell.recipe.batch, ways)
+        mesh.parts(options.mesh, cell.recipe.batch, ways, families.together(cell.module, cell.config))
 
 
 class _Block:
@@ -343,8 +442,23 @@ class _Block:
         settings.require_choice(f"cells.{name}.role", self.fields["role"], [role for role in ROLES if role != "stem"])
         self.dataset = self.fields["dataset"]
         self.source = sources[self.dataset]
-        self.module = families.load(chosen.family)
+        self.adapt = adapt.read(f"cells.{name}.adapt", self.fields["adapt"])
+        self.family = families.load(chosen.family)
+        self.module = adapt.applied(self.family, self.adapt)
         self.recipe = recipe.read(plain["recipe"], self.fields["recipe"])
+        self._frozen: dict[Any, parts.Freezing] = {}  # by configuration
+        self.init_from = parents.references(f"cells.{name}.init_from", self.fields["init_from"])
+        self.distill = None
+        if (asked := distill.read(f"cells.{name}.distill", self.fields["distill"])) is not None:
+            if self.adapt is not None:
+                remedy = "a student is not adapted as well; give one of the two"
+                raise UserError(f"cells.{name}.distill", "with adapt", remedy, Code.CONFLICT)
+            self.distill, written = asked
+            teacher = parents.references(f"cells.{name}.distill", {distill.PART: written})[distill.PART]
+            if isinstance(teacher, parents.Reference) and teacher.part:
+                remedy = "a teacher is a whole run; leave its part"
+                raise UserError(f"cells.{name}.{distill.ASKED}.part", teacher.part, remedy, Code.CONFLICT)
+            self.init_from[distill.ASKED] = teacher
 
     def cells(self) -> tuple[list[Cell], list[Rounding]]:
         """Every size at its D, for every seed; and what became of the D that were asked for."""
@@ -367,7 +481,8 @@ class _Block:
     def _cell(self, size: int, amount: float) -> tuple[Cell, float]:
         """The cell with seed 0 of a size at ``amount`` tokens, or FLOPs for an isoflop block; and the D asked for."""
         config = self._configure(size)
-        components = self.module.components(config)
+        freezing = self._freezing(config)
+        components = parts.components(self.module, config, freezing)
         context, tokens = self.module.batch_spec(config)["context"], amount
         if self.fields["kind"] == "isoflop":
             tokens = amount * context / sum(count.training_flops(components, self.recipe.batch).values())
@@ -379,8 +494,30 @@ class _Block:
         if (again := recipe.resolve(self.recipe, parameters, exact, context)).batch == rules.batch:
             rules = again
         self._check_length(config, exact)
-        cell = Cell(self.dataset, self.chosen.family, size, config, rules, 0, self.fields["role"], steps, exact)
+        place = self.dataset, self.chosen.family, size
+        role, how = self.fields["role"], (freezing, self.adapt, self.distill)
+        cell = Cell(*place, config, rules, 0, role, steps, exact, (), *how)
         return cell, tokens
+
+    def _freezing(self, config: Any) -> parts.Freezing:
+        """What freezing the parts of ``freeze`` means at a size."""
+        frozen, field = self.fields["freeze"], f"cells.{self.name}.freeze"
+        if isinstance(frozen, str) or not all(isinstance(part, str) for part in frozen):
+            raise UserError(field, frozen, "must be a tuple of names of parts, such as ('embedding', 'stack')")
+        how = Execution()
+        if self.adapt is not None:
+            if frozen:
+                raise UserError(field, ", ".join(frozen), "adapt freezes what it does not train", Code.CONFLICT)
+            # Every layer is counted alike, as it runs in a scan (scaling.adapt).
+            frozen, how = adapt.frozen(self.family, config, self.adapt), Execution(unroll=0)
+        if not frozen:
+            return parts.TRAINED
+        if config not in self._frozen:
+            text = families.text(self.module.batch_spec(config))
+            example = self.source.batch(np.zeros(1, np.int64), seed=0, context=text)
+            with using(how):
+                self._frozen[config] = parts.freeze(self.module, config, frozen, example)
+        return self._frozen[config]
 
     def _configure(self, size: int) -> Any:
         """The family's configuration at a size: the source's fields, overridden by the study's, then the block's."""
@@ -432,6 +569,6 @@ def _numbers(field: str, values: Any) -> list[float]:
     if isinstance(values, Mapping) or not isinstance(values, Iterable):
         raise UserError(field, values, "must be a tuple of numbers")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise UserError(field, value, "must be a positive number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= sys.float_info.max:
+            raise UserError(field, value, "must be a positive number")  # an integer may be larger than any float
     return list(values)

@@ -2,7 +2,8 @@
 
 A program is a stem with its branches, or one whole run. A run that has a result is not trained again. Otherwise it
 starts from its newest checkpoint that verifies; else, for a branch, from the stem at the branch step (in memory, or
-from the stem's checkpoint); else from initialisation. All of these give the same bits.
+from the stem's checkpoint); else from initialisation: what is drawn, and what it inherits from its parents. All of
+these give the same bits.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ class _Program:
     """A program in training: the state of its trunk, and its progress.
 
     Attributes:
-      trunk: the stem, or the whole run. branches: the runs that start from it.
+      trunk: the stem, or the whole run. branches: the runs that start from it. stops: the steps at which they do, where
+        a chunk ends also if such a branch is final: a row's loss is the mean since the row before.
       state, at: state of the trunk and its step; None before it is initialised or loaded.
       failure: set if the trunk diverged; branches that start before that step are still trained.
     """
@@ -83,6 +85,7 @@ class _Program:
         self.program, self.progress, self.should_stop = program, progress, should_stop
         self.runs = [Run(spec, program, workdir) for spec in program.runs]
         self.trunk, self.branches = self.runs[0], self.runs[1:]
+        self.stops = sorted({run.branch_step for run in self.branches})
         self.final = dict(zip(self.runs, distributed.agree([run.final for run in self.runs])))
         self.flops_done = {run: run.spec.flops if self.final[run] else 0 for run in self.runs}
         self.state: State | None = None
@@ -97,6 +100,8 @@ class _Program:
         waiting = sorted((run for run in branches if not self.final[run]), key=lambda run: run.branch_step)
         if self.final[trunk] and not waiting:
             return
+        for run in (trunk, *waiting):
+            run.require_parents(self.runs)
         trunk.begin()
         self.failure = self._earlier_failure()
         for end in sorted({run.branch_step for run in waiting} | ({trunk.steps} if not self.final[trunk] else set())):
@@ -131,10 +136,11 @@ class _Program:
                     self.state,
                 )
             if self.state is None:
-                self.at, self.state = 0, trunk.trainer.init(trunk.seed)
+                self.at, self.state = 0, trunk.initial()
             resumed = self.at
-            self.state = yield from trunk.advance(self.state, resumed, end, self._tick(trunk))
-            self.at = end
+            for stop in (*(step for step in self.stops if resumed < step < end), end):
+                self.state = yield from trunk.advance(self.state, self.at, stop, self._tick(trunk))
+                self.at = stop
             if self.branches and resumed < end:
                 trunk.checkpoints.save(end, self.state)
         except Diverged as problem:

@@ -51,6 +51,8 @@ def execute(program, workdir, *, progress, should_stop):
                 file.write(f"{spec.run} {step}\\n")
             if step == config.get("raise_at"):
                 raise ValueError("cannot go on\\nfor a reason")
+            if step == config.get("leave_at"):
+                raise SystemExit(0)
             if step == config.get("die_at"):
                 os.kill(os.getpid(), signal.SIGKILL)
             if step == config.get("die_once_at") and not (record.path / "died").exists():
@@ -67,6 +69,7 @@ def execute(program, workdir, *, progress, should_stop):
                 raise Interrupted
             if step % 5 == 0:
                 write_json(saved, state)
+        time.sleep(config.get("evaluation", 0.0))
         if config.get("evaluates"):  # until the test lets this attempt go on
             attempt = len(record.events(StartRow))
             (record.path / f"evaluating-{attempt}").touch()

@@ -19,6 +19,16 @@ def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def reference_speed(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Plans of the suite cost the same on every machine, and none measures it first."""
+    from scaling import speed
+
+    path = tmp_path_factory.mktemp("speed") / "speed.json"
+    speed.remember(path, speed.REFERENCE)
+    os.environ["SCALING_SPEED"] = str(path)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Says how many tests of truth did not run for want of a table that may not be shipped."""
     skipped = [r for r in terminalreporter.stats.get("skipped", []) if NOT_HERE in str(r.longrepr)]

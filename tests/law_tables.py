@@ -27,6 +27,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "unimodal": (2, 4),
     "teacher_loss": (1.9, 2.6),
     "student_loss": (2, 3),
+    "vocabulary": (1e3, 1e5),
+    "error": (0.1, 0.95),
+    "attempts": (1, 300),
+    "tuning_tokens": (1e5, 1e9),
+    "pretraining_tokens": (1e9, 1e12),
 }
 
 

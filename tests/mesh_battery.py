@@ -1,9 +1,10 @@
 """Every family on every mesh, in a process with eight devices: what test_mesh.py runs, since JAX counts them once.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/mesh_battery.py FOLDER [--write]
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/mesh_battery.py FOLDER [--write] [--family=NAME]
 
 prints JSON: losses of ten steps and the collectives of a step, by case, precision and mesh. ``--write`` makes the table
-of collectives, collectives.json, anew: commit it when a change is meant.
+of collectives, collectives.json, anew: commit it when a change is meant. ``--family=NAME`` runs one family's cases, and
+writes their rows alone.
 """
 
 import collections
@@ -19,15 +20,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import queue_family
 from test_families import CASES, FAMILIES, batch_of, small
 
-from scaling import mesh, objectives, recipe
+from scaling import adapt, mesh, objectives, recipe
 from scaling.blocks import experts
 from scaling.checkpoint import Checkpoints
+from scaling.families import vq
 from scaling.step import Trainer
 
 TABLE = Path(__file__).parent / "collectives.json"
 STEPS, BATCH = 10, 8
+RATE = 0.005  # at 0.01 the loss of hidden tokens in bfloat16 climbs, and any rounding grows
 SHAPES = ((1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2))
 LINE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "u8": 1}
@@ -47,6 +51,14 @@ def pinned(scores_BTE: jax.Array, moe: experts.Experts) -> tuple[jax.Array, jax.
     return chosen_BTC, jnp.take_along_axis(before_BTE, chosen_BTC, axis=-1), gate_BTC
 
 
+NEAREST = vq.nearest
+
+
+def by_position(z_BPC: jax.Array, book_KC: jax.Array) -> jax.Array:
+    """Codes by position in place of the nearest, whose products are still computed: a rounding would choose another."""
+    return jnp.minimum(NEAREST(z_BPC, book_KC), 0) + jnp.arange(z_BPC.shape[1]) % len(book_KC)
+
+
 def collectives(text: str) -> dict[str, list[int]]:
     """{kind: [how many, bytes that they give on each device]} of a compiled program's loop body, once."""
     found: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
@@ -61,22 +73,38 @@ def name_of(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
+ADAPTED = {
+    "lora": adapt.Lora(rank=2, weights=("q", "k", "v", "o", "up", "down")),
+    "adapter": adapt.Adapter(rank=4),
+    "prompt": adapt.Prompt(length=3),
+}
+
+
 @functools.cache
-def start(module: Any, config: Any) -> Any:
+def start(module: Any, config: Any, freeze: tuple[str, ...] = ()) -> Any:
     """The state before the first step, on the host: one compilation for all meshes and precisions."""
     rules = recipe.named("width", batch=BATCH, warmup_steps=2)
-    return jax.device_get(Trainer(module, config, rules, {"data": 1}, STEPS).init(0))
+    state = jax.device_get(Trainer(module, config, rules, {"data": 1}, STEPS, freeze=freeze).init(0))
+    if freeze:  # nothing that is frozen may be zero, or what is added before it would not move
+        rng = np.random.default_rng(0)
+        state["params"] = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(x.dtype), state["params"])
+    return state
 
 
-def train(module: Any, config: Any, shape: tuple[int, ...]) -> tuple[Trainer, Any, dict[str, Any]]:
+def train(
+    module: Any, config: Any, shape: tuple[int, ...], freeze: tuple[str, ...] = ()
+) -> tuple[Trainer, Any, dict[str, Any]]:
     rules = recipe.named("width", batch=BATCH, warmup_steps=2)
-    trainer = Trainer(module, config, rules, dict(zip(("data", "fsdp", "tensor"), shape)), STEPS)
+    trainer = Trainer(module, config, rules, dict(zip(("data", "fsdp", "tensor"), shape)), STEPS, freeze=freeze)
     exact = dataclasses.replace(config, dtype="float32")  # parameters are, whatever it computes in
     each = [batch_of(module, config, BATCH, seed) for seed in range(STEPS)]
     batches = {name: np.stack([batch[name] for batch in each]) for name in each[0]}
-    rates = np.full(STEPS, 0.01, np.float32)
+    rates = np.full(STEPS, RATE, np.float32)
     hyper = {"learning_rate": rates, "weight_decay": rates, "steps": np.int32(STEPS)}
-    state = jax.tree.map(lambda leaf, as_: jax.device_put(leaf, as_.sharding), start(module, exact), trainer.abstract)
+    if trainer.paced:
+        hyper["progress"] = np.arange(STEPS, dtype=np.float32) / STEPS
+    begun = start(module, exact, freeze)
+    state = jax.tree.map(lambda leaf, as_: jax.device_put(leaf, as_.sharding), begun, trainer.abstract)
     state, metrics = trainer.chunk(state, hyper, batches)
     found = {"losses": np.asarray(metrics["loss"]).tolist()}
     (compiled,) = (each for (name, _), each in trainer._compiled.items() if name == "chunk")
@@ -104,12 +132,11 @@ def by_axis() -> bool:
     return all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts)))
 
 
-def main(folder: str, *, write: bool, few: bool) -> None:
-    """Prints what every case gave; ``few``: gpt in float32 alone, on one device and on the mesh with every axis."""
-    experts.route = pinned
-    out: dict[str, Any] = {"cases": {}, "jax": jax.__version__}
+def every_case(family: str, *, few: bool) -> dict[str, Any]:
+    """What the cases of a family gave ("": of all), by case, precision and mesh; see ``main`` for ``few``."""
+    out: dict[str, Any] = {}
     first = {name: next(case for family, case in CASES if family == name) for name in FAMILIES}
-    for name, case in CASES:
+    for name, case in (each for each in CASES if family in ("", each[0])):
         # A family on every mesh, its further objectives and switches on one device and on the mesh with every axis.
         shapes = {"float32": SHAPES if case == first[name] else SHAPES[::3]}
         if case == first[name]:
@@ -119,9 +146,56 @@ def main(folder: str, *, write: bool, few: bool) -> None:
         for dtype, meshes in shapes.items():
             further: dict[str, Any] = {} if case == first[name] else {"temperature": 0.07}  # clip's own, in float32
             module, config = small(name, case, layers=1, dtype=dtype, **further)
+            vq.nearest = by_position if case == first[name] else NEAREST
             runs = {name_of(shape): train(module, config, shape)[2] for shape in meshes}
-            out["cases"][" ".join(filter(None, (name, case, dtype)))] = runs
-    # One case more closely: bytes against parameters, where they lie, and a checkpoint that moves to another mesh.
+            out[" ".join(filter(None, (name, case, dtype)))] = runs
+    return out
+
+
+def adapted() -> dict[str, Any]:
+    """What ``every_case`` gives, of gpt with each kind of adaptation, in float32 and on the mesh with every axis."""
+    module, config = small("gpt", layers=1)
+    found = {}
+    for name, how in ADAPTED.items():
+        family, freeze = adapt.applied(module, how), adapt.frozen(module, config, how)
+        runs = {name_of(shape): train(family, config, shape, freeze)[2] for shape in SHAPES[::3]}
+        found[f"gpt {name} float32"] = runs
+    return found
+
+
+def after() -> dict[str, Any]:
+    """Losses of the tests' own family with a teacher and a queue, and its last queue, by mesh."""
+    found = {}
+    for shape in SHAPES[::3]:
+        _, state, run = train(queue_family, queue_family.Config(), shape)
+        found[name_of(shape)] = {"losses": run["losses"], "queue": np.asarray(state["params"]["queue"]).tolist()}
+    return found
+
+
+def write_table(cases: dict[str, Any], *, whole: bool) -> None:
+    """Writes the collectives of the cases; unless they are the whole table, in the place of their own rows alone."""
+    table = {} if whole else json.loads(TABLE.read_text())["cases"]
+    table |= {case: {shape: run["collectives"] for shape, run in runs.items()} for case, runs in cases.items()}
+    text = ",\n".join(f"  {json.dumps(case)}: {json.dumps(runs)}" for case, runs in table.items())
+    TABLE.write_text(f'{{\n "jax": {json.dumps(jax.__version__)},\n "cases": {{\n{text}\n }}\n}}\n')
+
+
+def main(folder: str, *, write: bool, few: bool, family: str) -> None:
+    """Prints what every case gave; ``few``: gpt in float32 alone, on one device and on the mesh with every axis."""
+    experts.route = pinned
+    out: dict[str, Any] = {"cases": every_case(family, few=few), "jax": jax.__version__}
+    if not few and family in ("", "gpt"):
+        out["cases"] |= adapted()
+    if write:
+        write_table(out["cases"], whole=not family)
+    if not family:
+        out |= closely(folder) | ({} if few else {"after": after()})
+    print(json.dumps(out))
+
+
+def closely(folder: str) -> dict[str, Any]:
+    """One case more closely: bytes against parameters, where they lie, and a checkpoint that moves to another mesh."""
+    out: dict[str, Any] = {}
     module, config = small("gpt", size=4, vocab=64)
     parts = {shape: train(module, config, shape) for shape in (*SHAPES[1:], (1, 1, 1))}
     params = parts[1, 1, 1][1]["params"]
@@ -141,15 +215,9 @@ def main(folder: str, *, write: bool, few: bool) -> None:
     members = mesh.state_shardings(mesh.make({"ensemble": 2, "fsdp": 2}), stacked, axes, ensemble=True)
     out["members"] = list(members["w"].spec)
     out["contrasted"] = by_axis()
-    if write:
-        table = {
-            case: {shape: run["collectives"] for shape, run in runs.items()} for case, runs in out["cases"].items()
-        }
-        lines = (f"  {json.dumps(case)}: {json.dumps(runs)}" for case, runs in table.items())
-        text = ",\n".join(lines)
-        TABLE.write_text(f'{{\n "jax": {json.dumps(out["jax"])},\n "cases": {{\n{text}\n }}\n}}\n')
-    print(json.dumps(out))
+    return out
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], write="--write" in sys.argv, few="--few" in sys.argv)
+    chosen = next((each.partition("=")[2] for each in sys.argv if each.startswith("--family=")), "")
+    main(sys.argv[1], write="--write" in sys.argv, few="--few" in sys.argv, family=chosen)

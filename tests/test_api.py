@@ -170,13 +170,13 @@ def test_fits_are_told_apart_by_what_differs(df, fit):
     assert len({m.label for m in analysis.compare(fit, again).members}) == 2
 
 
-def test_the_block_of_the_readme_runs(df, tmp_path, monkeypatch):
+def test_the_block_of_the_docs_runs(df, tmp_path, monkeypatch):
     """Word by word, on a table of that name."""
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    block = text.split("## From Python", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    text = (Path(__file__).parents[1] / "docs" / "reference" / "python.md").read_text()
+    block = text.split("```python\n", 1)[1].split("```", 1)[0]
     df.to_csv(tmp_path / "runs.csv", index=False)
     table(seed=1).to_csv(tmp_path / "other.csv", index=False)
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(block, "README.md", "exec"), names)
+    exec(compile(block, "python.md", "exec"), names)
     assert isinstance(names["fit"], analysis.Fit)

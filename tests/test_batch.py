@@ -51,6 +51,7 @@ def test_noise_and_signal_are_those_of_the_examples_gradients():
         Trainer(family, config, recipe.named("width", batch=8), {}, 1, Execution(microbatches=8)).noise(params, {}, 0)
 
 
+@pytest.mark.system
 def test_training_measures_noise_when_asked_and_is_not_changed_by_it(tiny, tmp_path):
     losses = {}
     for asked in (False, True):

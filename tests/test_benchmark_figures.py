@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 from test_league import room
 
+from analysis.check import discrepancy
+from scaling.records import read_json
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TEXT = (FOLDER / "README.md").read_text()
+
+
+def page(name: str) -> str:
+    """The text of README.md or of a page of docs/, in one line."""
+    return " ".join((FOLDER.parent / name).read_text().split())
 
 
 def result(name: str) -> Any:
@@ -33,11 +41,13 @@ def test_the_league():
     shown = rows("Extrapolation league", "forecaster")
     table = {re.sub(r"^analysis:", "analysis: ", row["forecaster"]): row for row in result("league")["table"]}
     names = {
-        "analysis (default fit, with discrepancy)": "analysis",
+        "analysis (the default forecast: eight laws)": "analysis",
+        "analysis, version 3 (Chinchilla's fit, one k for all)": "analysis, version 3",
+        "analysis, no discrepancy (Chinchilla's fit)": "analysis, no discrepancy",
         "chinchilla 0.2.0 (PyPI, log-Huber, 243 starts)": "chinchilla 0.2.0",
         "least squares (scipy, 81 starts)": "least squares",
         "naive (nearest cell, local slopes)": "naive",
-        "analysis, chosen by rolling CRPS": "analysis, chosen",
+        "analysis, chosen by rolling error": "analysis, chosen",
     }
     assert {names.get(name, name) for name in shown} == set(table)
     columns = (("median_error", 4), ("median_crps", 4), ("coverage90", 3), ("coverage90_rows", 3), ("width90", 3))
@@ -45,8 +55,34 @@ def test_the_league():
         for cell, (key, digits) in zip(cells, columns, strict=True):
             value = table[names.get(name, name)][key]
             assert cell == short(value, digits) or abs(float(cell) - value) < 0.6 * 10**-digits, (name, key)
-    k = result("league")["learned"]["chinchilla"]["k"]
-    assert f"k = {k:.4f}" in TEXT
+    found, text = result("league"), " ".join(TEXT.split())
+    paired, ours = found["paired"], table["analysis"]
+    kept = {row["forecaster"]: row for row in found["kept"]}
+    low, high = paired["interval"]
+    league = room("league")
+    development = league.table_of([e for e in found["entries"] if e["source"] not in league.KEPT])
+    worked = next(row for row in development if row["forecaster"] == "analysis")
+    for words in (
+        f"meet them ({short(worked['median_error'], 4)}, {short(worked['median_crps'], 4)}; ",
+        f"k = {read_json(discrepancy.FILE)['laws']['chinchilla']['k']:.4f}",
+        f"median error {short(ours['median_error'], 4)} of at most .0205",
+        f"mean error {short(ours['mean_error'], 4)}",
+        f"within 5 % of it in {paired['sets']['tied_or_better']} of {paired['sets']['of']} sets",
+        f"median ratio of errors over sets is {paired['ratio']:.2f} [{low:.2f}, {high:.2f}]",
+        f"median error {short(kept['analysis']['median_error'], 4)} against "
+        f"{short(kept['least squares']['median_error'], 4)} of least squares",
+    ):
+        assert words in text, words
+    best, package, squares = (table[name]["median_error"] for name in ("analysis", "chinchilla 0.2.0", "least squares"))
+    words = f"a median error of {best:.2%}, `chinchilla` {package:.2%}, least squares {squares:.2%}"
+    assert words.replace("%", " %") in page("README.md")
+    ratios, sets = [entry["ratio"] for entry in found["entries"]], {entry["set"] for entry in found["entries"]}
+    words = f"On {len(sets)} published studies, forecasting losses at {min(ratios):.0f} to {max(ratios):.0f} times"
+    assert words in page("README.md")
+    misfit, k = page("docs/concepts/misfit.md"), read_json(discrepancy.FILE)["laws"]["chinchilla"]["k"]
+    bare = table["analysis, no discrepancy"]["coverage90"]
+    for words in (f"held {100 * bare:.0f} % of the outcomes", f"{100 * k:.1f} % of the loss per e-fold"):
+        assert words in misfit, words
 
 
 def test_the_structure():
@@ -61,6 +97,9 @@ def test_the_structure():
     words = f"of {studies} studies of the law {found['alarms']:.1%} are called refuted ({worst}), "
     words += f"of Skaling {by['skaling'][0]:.1%}, of Farseer {by['farseer'][0]:.1%}"
     assert words.replace("%", " %") in TEXT
+    shares = found["alarms"], min(by["skaling"] + by["farseer"])
+    words = f"{shares[0]:.1%} of studies of the true law are called refuted, and {shares[1]:.1%} of studies of another"
+    assert words.replace("%", " %") in page("docs/concepts/misfit.md")
 
 
 def test_the_optimum():
@@ -82,6 +121,9 @@ def test_coverage():
     (cells,) = rows("Coverage", "95 % intervals").values()
     assert cells == [f"{100 * v:.1f} %" for v in (min(every), sum(every) / len(every), max(every))]
     assert f"on the {len(asked)} settings asked for" in TEXT
+    words = f"{100 * min(every):.1f} to {100 * max(every):.1f} %"
+    assert words in page("README.md") and words in page("docs/concepts/identification.md")
+    assert f"Over {len(asked)} simulated settings" in page("docs/concepts/identification.md")
     (one,) = (row for row in settings if row["rows"] == "sizes")
     assert f"one shared effect a size, has {100 * one['cover']['alpha']:.1f} % for alpha" in TEXT
     hours = sum(row["studies"] * row["cpu_seconds_per_study"] for row in result("coverage")["rows"]) / 3600
@@ -145,12 +187,12 @@ def test_the_gate():
     every = [whole["cover"], *whole["by_floor"].values(), *whole["by_multiplier"].values()]
     assert all(0.92 <= share <= 0.98 for share in every) and whole["wrong"] <= 0.05
     words = f"{100 * whole['cover']:.1f} % of {whole['gates']} gates"
-    assert words in " ".join(TEXT.split()) and words in " ".join((FOLDER.parent / "README.md").read_text().split())
+    assert words in " ".join(TEXT.split()) and words in page("docs/tutorials/gate.md")
     for row in found["power"]:
         cell = shown[f"power, {100 * row['noise']:g} %"][(3, 4, 6).index(row["variant"])]
         assert cell == f"{100 * row['promised']:.0f} % promised, {100 * row['found']:.0f} % found"
     far = [row["promised"] - row["found"] for row in found["power"]]
-    assert "by 10 to 12 points" in " ".join(TEXT.split())
+    assert "by 10 to 12 points" in " ".join(TEXT.split()) and "by 10 to 12 points" in page("docs/tutorials/gate.md")
     assert {f"{100 * gap:.0f}" for gap, row in zip(far, found["power"]) if row["noise"] == 0.002} == {"10", "12"}
     assert all(abs(gap) <= 0.10 for gap, row in zip(far, found["power"]) if row["noise"] != 0.002)
 
@@ -183,3 +225,38 @@ def test_the_command():
     found = result("command")
     assert f"`command.json`: {found['ratio']:.2f} of the CPU-seconds of {found['commits']['old']}" in TEXT
     assert found["ratio"] < 2 / 3
+
+
+def test_figures_of_experiments_are_those_of_the_log():
+    """What docs say that an experiment gave stands in experiments/LOG.md, which is not written again."""
+    log = page("experiments/LOG.md")
+    tune, data = page("docs/how-to/tune.md"), page("docs/how-to/data.md")
+    for said, noted in (
+        ("width^0.08 (-0.14 to 0.31)", "width^0.08 [-0.14, 0.31]"),
+        ("width^-0.85 (-1.7 to -0.47)", "(-0.85 [-1.7, -0.47])"),
+        ("from 0.80 (0.60 to 0.87) to 0.48 (0.35 to 0.71)", "from 0.80 [0.60, 0.87] to 0.48 [0.35, 0.71]"),
+        ("700 tokens by a sweep and 1060 by the noise scale at a loss of 2.44", "From a loss of 2.44"),
+        ("700 tokens by a sweep", "from 700 to 2300 tokens and the gradient noise scale from 1060 to 1950"),
+        ("end 2 % below cosines", "end 2.0 % (90 %: 1.8 to 2.1) below a cosine"),
+    ):
+        assert said in tune and noted in log, (said, noted)
+    assert "0.6M BPE tokens a CPU-second or 77 MB of bytes in 0.25 CPU-seconds" in data
+    assert "0.54 to 0.62M a CPU-second" in log and "77 MB in 0.24 and 0.25 CPU-seconds" in log
+
+
+def test_the_faults():
+    """The table counts what faults.json counts, of every kind; what did not hold is said on the page."""
+    found = result("faults")
+    storm, shown = found["storm"], rows("Faults", "kind")
+    for number, ground in enumerate(("chains", "trainer")):
+        assert sum(int(cells[number]) for cells in shown.values()) == storm["faults"][ground]
+        assert sum(kind[ground] for kind in storm["kinds"].values()) == storm["faults"][ground]
+    assert set(storm["kinds"]) == set(room("faults_storm").KINDS) and all(
+        map(any, map(dict.values, storm["kinds"].values()))
+    )
+    total = sum(storm["faults"].values())
+    assert total >= 300 and f"{total} faults on {storm['studies']} studies" in TEXT
+    assert len(storm["problems"]) == 1 and "**One study did not" in TEXT
+    for key, cells in zip(("calls", "seals"), rows("Faults", "every call in turn").values(), strict=True):
+        counted = [found[key][name] for name in ("trials", "struck", "for_good")] + [len(found[key]["problems"])]
+        assert [int(cell) for cell in cells] == counted

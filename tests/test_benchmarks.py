@@ -88,6 +88,14 @@ class TestRoofline:
         assert "does not fit" in str(roofline.estimate("7B", roofline.CHIPS["H100"], 8, 1, 1))
         assert "do not divide over 384" in str(roofline.estimate("7B", chip, 3, 128, 1))
 
+    def test_one_device_is_bound_by_products_and_by_memory_less_as_it_grows(self):
+        found = {model: roofline.alone(model, roofline.CHIPS["H200"]) for model in roofline.ALONE}
+        small, large = found["124M"], found["1.3B"]
+        assert 6 * 1.3e9 * 2**17 < large.flops < 1.4 * 6 * 1.3e9 * 2**17  # with attention's scores
+        assert small.logits == large.logits == pytest.approx(6 * 2 * 50304 * 2**17 / 4.8e12)
+        assert small.again / small.compute > large.again / large.compute
+        assert small.activations / small.compute > large.activations / large.compute
+
     def test_an_axis_across_nodes_has_as_many_adapters_as_devices_in_a_node(self):
         chip = roofline.CHIPS["H100"]
         assert roofline.bandwidth(chip, 8, 1) == chip.near

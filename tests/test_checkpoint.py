@@ -8,12 +8,13 @@ from typing import Any
 import fsspec
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import _registry
 from refusals import refuses
 
-from scaling.checkpoint import Checkpoints
+from scaling.checkpoint import Checkpoints, leaf_hashes
 from scaling.errors import Code
 
 
@@ -44,6 +45,20 @@ def test_saves_behind_the_training_are_whole_none_is_skipped_and_donation_does_n
     for step in (7, 3):
         assert loaded(store) == (step, float(step)) and store.problems == []
         store.keep(range(1, 4))
+
+
+def test_a_state_leaves_the_device_once(tmp_path, monkeypatch):
+    """What is hashed is what orbax writes: arrays of the host, from which every kind of state is restored."""
+    from orbax.checkpoint import v1
+
+    given, save = [], v1.save_async
+    monkeypatch.setattr(v1, "save_async", lambda path, tree, **how: given.append(tree) or save(path, tree, **how))
+    store = Checkpoints(tmp_path)
+    store.save(3, state(3))
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(given))
+    found = store.load(abstract())
+    assert found is not None and all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(found[1]))
+    assert leaf_hashes(found[1]) == leaf_hashes(state(3)) and store.verify() == {3: ""}
 
 
 def test_the_newest_few_and_the_branch_points_are_kept(tmp_path):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 # The path on a line of its own, then the file's code.
 FILES = dict(re.findall(r"^`([\w/]+\.py)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE))
-RECIPES = {"A family", "A law", "A source", "An engine", "A verb"}
+RECIPES = {"A family", "A law", "A source", "An engine", "An importer", "A verb"}
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +134,25 @@ def get_config(argument=""):
 
 @pytest.mark.system  # it trains a run
 def test_an_engine(house: Path, tmp_path: Path):
-    assert "--niceness=INTEGER" in scaling(house, "run", "--help")
+    assert "--niceness=INTEGER" in scaling(house, "run", "--engine=background", "--help")
     (tmp_path / "tiny.py").write_text(TINY)
     study = ("--config=tiny.py", "--workdir=w")
     status = json.loads(scaling(house, "run", *study, "--engine=background", "--json", cwd=tmp_path))
     assert status["counts"]["done"] == status["counts"]["total"] >= 1
     again = scaling(house, "run", *study, "--engine=background", cwd=tmp_path)
     assert again.startswith("nothing to do")
+
+
+def test_an_importer(house: Path, tmp_path: Path):
+    lines = [
+        f"[rank0]:[titan] 2026-01-01 - root - INFO - step: {s:2}  loss:  {9 - s / 10:.4f}  grad_norm:  1.0"
+        for s in (1, 10)
+    ]
+    (tmp_path / "train.log").write_text("starting\n" + "\n".join(lines) + "\n")
+    told = ("--set=N=31M,tokens_per_step=512*1024", "--out=runs.csv", "--json")
+    made = json.loads(scaling(house, "import", "train.log", *told, cwd=tmp_path))
+    assert made["from"] == "torchtitan" and made["lacking"] == []
+    assert (tmp_path / "runs.csv").read_text().splitlines()[1:] == [f"{tmp_path.name},31000000.0,5242880.0,10.0,8.0"]
 
 
 def test_a_verb(house: Path):

@@ -121,6 +121,11 @@ def a_loop_of_links(path: Path, _: random.Random) -> None:
     path.symlink_to(path)
 
 
+def a_link_to_nothing(path: Path, _: random.Random) -> None:
+    path.unlink()
+    path.symlink_to(path.with_name("nothing"))
+
+
 def content(value: bytes) -> Damage:
     def damage(path: Path, _: random.Random) -> None:
         path.write_bytes(value)
@@ -149,6 +154,7 @@ DAMAGES: dict[str, Damage] = {
     "a nested field": content(b'{"config": ' + DEEP + b"}"),
     "a directory": a_directory,
     "a loop of links": a_loop_of_links,
+    "a link to nothing": a_link_to_nothing,
     "a FIFO": a_fifo,
     "a key less": rewritten(without_a_key),
     "a key more": rewritten(with_one_key_more),

@@ -67,6 +67,7 @@ def sources(tmp_path_factory) -> dict[str, dict]:
         "markov": {"source": "markov", "vocab": 8, "order": 2},
         "rhm": {"source": "rhm"},
         "scenes": {"source": "scenes"},
+        "gaussian": {"source": "gaussian"},
     }
 
 
@@ -487,7 +488,7 @@ def test_llmc_header_alone_is_truncated(tmp_path):
 
 # load
 
-SOURCES = "arrayrecord, bin, markov, parquet, prepared, rhm, scenes, stdlib, text, webdataset, zipf"
+SOURCES = "arrayrecord, bin, gaussian, markov, parquet, prepared, rhm, scenes, stdlib, text, webdataset, zipf"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from analysis.card import Interval
 from analysis.fitting import fit
 from analysis.table import runs
 from scaling import data
+from scaling.data._random import key
 from scaling.data._tabular import losses
 from scaling.data.markov import Markov
 from scaling.data.rhm import Hierarchy
@@ -210,6 +211,30 @@ def test_sounds_say_what_pictures_show_and_change_nothing_else():
     assert (spectrum.argmax(axis=2) - 2 == heard["tokens"][:, 1:6] - FIRST).all()
     assert scenes(sound=True).describe()["sha256"] != scenes().describe()["sha256"]
     assert "sound" not in scenes().describe()
+
+
+def test_no_scene_has_the_combination_of_a_held_prompt():
+    source = scenes(held=True)
+    captions = source._draw(key(0, 1, 3), np.arange(30_000))[1]  # without the pictures, which take long
+    batch, evaluation = source.batch(np.arange(300), seed=3, context=6), source.evaluation(6, 1800)
+    np.testing.assert_array_equal(batch["tokens"][:, 1:6], captions[:300])
+    prompts = {tuple(words) for words in evaluation["prompts"].reshape(-1, 7)[:, 1:6].tolist()}
+    trained = {tuple(words) for words in captions.tolist()}
+    seen = {tuple(words) for words in evaluation["tokens"][:, 1:6].tolist()}
+    assert len(prompts) == 256 and not prompts & trained and not prompts & seen
+    assert len(trained) > 3820  # of 3840, e^-7.8 of which are not drawn
+    for column, counts in enumerate(CHOICES):  # every word is as frequent as without
+        found = np.bincount(captions[:, column] - FIRST[column], minlength=counts) / 30_000
+        assert np.abs(found * counts - 1).max() < 0.07
+    about, plain = source.describe(), scenes().describe()
+    assert about["caption_entropy"] == about["caption_information"] == pytest.approx(math.log(4096 - 256))
+    assert about["sha256"] != plain["sha256"] and "held" not in plain and about["rotation_entropy"] is None
+    values, swap = 3840, 0.3
+    told = np.full(values, swap / values) + np.eye(1, values)[0] * (1 - swap)
+    expected = math.log(values) + (told * np.log(told)).sum()
+    assert scenes(held=True, swap=swap).describe()["caption_information"] == pytest.approx(expected)
+    with refuses(Code.CONFLICT, "data.drop", 0.1):
+        scenes(held=True, drop=0.1)
 
 
 def test_prompts_tell_of_each_label_and_evenly_of_the_rest():

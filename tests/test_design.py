@@ -191,6 +191,19 @@ def test_laws_that_cannot_be_designed_for():
     assert next_cells(wrong, target="alpha", budget=1e21).cells
 
 
+def test_cells_that_leave_the_terms_together_are_not_paid_for():
+    """Of runs that all have 20 tokens a parameter no further ones of that ratio tell A from B."""
+    n = np.geomspace(3e7, 8e8, 8)
+    cells = {"N": n, "D": 20 * n}
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(8))
+    made = fit(from_frame(pd.DataFrame({**cells, "loss": LAW.predict(TRUTH, cells) * noise})), scheme="delta-t")
+    with refuses(Code.NOT_IDENTIFIED, "D/N", "20"):
+        next_cells(made, target="a", budget=1e20)
+    chosen = next_cells(made, target="a", budget=1e20, safeguards=Safeguards(ratios=(5.0, 80.0))).cells
+    assert len({round(cell.tokens_per_parameter) for cell in chosen}) > 1
+
+
+@pytest.mark.system
 def test_the_benchmark_runs_at_its_smallest(tmp_path):
     out = tmp_path / "design.json"
     command = [sys.executable, "-W", "error", str(ROOT / "benchmarks/design.py"), "--studies=1", "--shares=0.25"]

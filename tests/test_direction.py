@@ -10,16 +10,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # Each room and the rooms of scaling that it may import; "records <- count, recipe <- ... <- cli" of the design.
 LEVELS = [
-    {"errors", "flags", "settings", "inputs"},
+    {"errors", "flags", "settings", "inputs", "devices"},
     {"records"},
-    {"count", "recipe", "evaluate", "device", "distributed"},
-    {"blocks", "objectives"},
+    {"index", "spend", "speed", "count", "recipe", "evaluate", "device", "distributed"},
+    {"blocks", "objectives", "quantise"},
     {"families"},
     {"data", "mesh", "checkpoint"},
-    {"study", "step"},
-    {"plan", "run", "train", "drive"},
+    {"study", "step", "parents", "parts", "naming", "adapt", "distill"},
+    {"plan", "shapes", "lineage", "run", "train", "drive", "evaluations"},
     {"worker"},
-    {"status", "engines"},
+    {"status", "engines", "calibrate"},
     {"progress"},
     {"cli", "verbs"},
 ]

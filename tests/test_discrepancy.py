@@ -53,7 +53,7 @@ def test_on_the_card_by_name_and_saved(fitted, tmp_path):
 
 
 def test_the_shipped_table_says_where_it_comes_from():
-    assert TABLE["made_by"] == "benchmarks/league.py" and len(TABLE["k_by_set"]) >= 15
+    assert TABLE["made_by"].startswith("benchmarks/league.py") and len(TABLE["k_by_set"]) >= 15
     sources = {"hoffmann", "porian", "gadre", "muennighoff", "gemstones", "steplaw", "marin"}
     assert set(TABLE["k_with_one_source_left_out"]) == sources
     for law in ("chinchilla", "kaplan", "product", "product_floor", discrepancy.OTHER):
@@ -168,13 +168,9 @@ def test_rolling_extrapolation_scores_what_was_not_fitted():
     assert all(cut.fitted + cut.scored == len(table) for cut in got.cuts)
     assert got.mean is not None
     assert got.mean.rms < 0.01 and got.mean.crps < got.mean.error and got.mean.inside90 > 0.8
-    name, ranked = crossval.choose(table, ("product", "chinchilla"))
-    assert name == "chinchilla" and [r.law for r in ranked] == ["chinchilla", "product"]
-    best, other = (r.mean for r in ranked)
+    best, other = (crossval.rolling(table, name).mean for name in ("chinchilla", "product"))
     assert best is not None and other is not None
     assert other.crps > 2 * best.crps and other.log_score > best.log_score
-    # a tie keeps the first
-    assert crossval.choose(table, ("chinchilla", "chinchilla"))[0] == "chinchilla"
     few = crossval.rolling(table.iloc[:6], "chinchilla")
     assert few.crps is None and few.mean is None and few.cuts == ()
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from refusals import refuses
 from selection import mostly_system
-from test_families import batch_of, initial, small
+from test_families import batch_of, initial, quick, small
 
 from scaling import cli, count, device, families, plan, recipe, study
-from scaling.blocks import attention, head
+from scaling.blocks import attention, dense, head
 from scaling.blocks.execution import Execution, using
 from scaling.errors import Code
 from scaling.families import gpt
@@ -31,7 +31,7 @@ def gradient(how: Execution):
     """Loss and gradient of a batch whose examples have unequal numbers of targets, and what attention ran."""
     made = trainer(how)
     batch = {**batch_of(gpt, CONFIG), "mask": MASK.astype(np.float32)}
-    found = jax.jit(made._gradient)(initial(gpt, CONFIG, 0.1), batch, jax.random.key(0))
+    found = quick(made._gradient)(initial(gpt, CONFIG, 0.1), batch, jax.random.key(0))
     return found, made.attention
 
 
@@ -248,12 +248,20 @@ class TestMemory:
         assert seen.device == "v5e" and seen.bytes == device.MEMORY["v5e"] and len(seen.shapes) == 1
         (row,) = seen.shapes
         assert row.state >= 12 * row.N_total and row.temporary > 0
-        assert row.total == row.state + row.batches + row.temporary < 1e8
+        assert row.stem == row.state  # held while a branch trains
+        assert row.total == row.state + row.stem + row.batches + row.temporary < 1e8
         present = plan.check_memory(made)
         assert present.bytes > row.total and present.shapes == seen.shapes
         monkeypatch.setitem(device.MEMORY, "v5e", row.total - 1)
         with refuses(Code.ENVIRONMENT, "memory", "gpt 0 on known, batch 4"):
             plan.check_memory(made, "v5e")
+
+    def test_a_call_of_the_device_takes_about_ten_seconds(self):
+        h200 = device.peak("NVIDIA H200")
+        small, large = 6 * 124e6 * 2**15, 6 * 1.3e9 * 2**19  # FLOPs of a step: 32k tokens, 0.5M tokens
+        assert device.steps_at_once(50, small, h200) == 50 and device.steps_at_once(500, small, h200) == 162
+        assert device.steps_at_once(50, large, h200) == 1 == device.steps_at_once(50, 1e20, h200)
+        assert device.steps_at_once(50, large, None) == 50  # a CPU, whose speed is not known
 
     def test_a_gpu_gives_the_share_that_jax_takes(self, monkeypatch):
         monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
@@ -276,3 +284,54 @@ class TestMemory:
         assert cli.main(["plan", f"--config={config}", "--check_memory", "--device=v5e"]) == 2
         said = capsys.readouterr()
         assert said.out == "" and len(said.err.splitlines()) == 1 and "v5e gives 1e-06" in said.err
+
+
+HIDES = {
+    "causal": ("causal", 0, None),
+    "prefix": ("prefix", 3, None),
+    "hidden": ("bidirectional", 0, np.arange(6) < np.array([[6], [4], [0]])),  # the last example sees nothing
+}
+WITH = [("causal", "remat"), ("causal", "scan"), ("prefix", "plain"), ("hidden", "ensemble")]
+
+
+class TestFormsForACpu:
+    """Products with weights and attention have a form that a CPU runs faster: the same numbers, as many products."""
+
+    def slope(self, mask: str, way: str):
+        """Value and gradient of a layer of attention and MLP whose heads share keys, run twice with its weights."""
+        kind, prefix, keep_BS = HIDES[mask]
+
+        def layer(x_BTD: jax.Array, w: dict[str, jax.Array]) -> jax.Array:
+            q_BHTK, kv_BHTK = (dense.product(x_BTD, w[name]).reshape(3, 6, 4, 2).swapaxes(1, 2) for name in ("q", "kv"))
+            k_BHTK, v_BHTK = jnp.split(kv_BHTK, 2, axis=1)
+            mixed = attention.attend(q_BHTK, k_BHTK, v_BHTK, kind, prefix=prefix, keep_BS=keep_BS)
+            x_BTD = x_BTD + mixed.swapaxes(1, 2).reshape(3, 6, 8)
+            return x_BTD + dense.product(jnp.tanh(dense.product(x_BTD, w["up"])), w["down"])
+
+        def loss(w: dict[str, jax.Array], x_BTD: jax.Array) -> jax.Array:
+            if way == "scan":
+                return jnp.sin(jax.lax.scan(lambda x, _: (layer(x, w), None), x_BTD, length=2)[0]).sum()
+            again = jax.checkpoint(layer) if way == "remat" else layer
+            return jnp.sin(again(again(x_BTD, w), w)).sum()
+
+        found = jax.value_and_grad(loss, (0, 1))
+        return jax.vmap(found, (0, None)) if way == "ensemble" else found
+
+    @pytest.mark.parametrize(("mask", "way"), mostly_system(WITH, ("hidden", "ensemble")))
+    def test_it_gives_the_numbers_of_the_plain_form(self, mask: str, way: str, monkeypatch: pytest.MonkeyPatch):
+        shapes = {"q": (8, 8), "kv": (8, 8), "up": (8, 16), "down": (16, 8)}
+        members = (2,) if way == "ensemble" else ()
+        random = np.random.default_rng(0)
+        w = {name: random.normal(0, 0.3, (*members, *shape)).astype(np.float32) for name, shape in shapes.items()}
+        x_BTD = jax.random.normal(jax.random.key(0), (3, 6, 8))
+
+        def found():
+            slope = self.slope(mask, way)
+            return quick(slope)(w, x_BTD), count.jaxpr_flops(slope, w, x_BTD)
+
+        assert dense.on_cpu(x_BTD) and not dense.on_cpu(x_BTD.astype(jnp.bfloat16))
+        fast, products = found()
+        monkeypatch.setattr(dense, "on_cpu", lambda x_: False)
+        plain, expected = found()
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), fast, plain)
+        assert products == expected > 0

@@ -25,3 +25,21 @@ def test_an_edit_within_a_second_is_read(place, monkeypatch):
         _, out, _ = scaling("plan", "--config=exp.py", "--json")
         assert json.loads(out)["cells"][0]["D"] == 48 * int(tokens)
     assert not (place / "__pycache__").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "head"),
+    [
+        ("del config.recipe", "config.recipe = nothing"),
+        ("del config.cells", "config.cells = nothing"),
+        ("config.model.width = 10**400", "model.width = 1000"),
+        ("config.model.width = 10**5000", "model.width = a number of thousands of digits"),
+        ("config.evaluation.tokens = 10**400", "config.evaluation.tokens = 1000"),
+        ("config.cells.grid.tokens = (10**400,)", "cells.grid.tokens = 1000"),
+        ("config.cells.grid.seeds = (10**5000,)", "cells.grid.seeds = a number of thousands of digits"),
+    ],
+)
+def test_what_an_experiment_leaves_out_or_no_machine_can_count_is_one_line(place, line, head):
+    (place / "mine.py").write_text(EXPERIMENT.replace("    return", f"    {line}\n    return"))
+    code, _, err = scaling("plan", "--config=mine.py")
+    assert code == 2 and err.startswith(f"scaling: error: {head}") and err.count("\n") == 1, err

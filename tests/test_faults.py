@@ -19,14 +19,16 @@ import chain_study
 import handmade
 import pytest
 from conftest import tiny_config
+from refusals import refuses
 from selection import mostly_system
 
 from scaling import plan as plans
 from scaling import study as studies
+from scaling.checkpoint import Checkpoints
 from scaling.errors import Code, UserError
 from scaling.records import canonical, records
 from scaling.study import block
-from scaling.worker import EXIT_DONE, loop
+from scaling.worker import EXIT_AGAIN, EXIT_DONE, loop
 from scaling.worker.failures import is_environment_error
 from scaling.worker.loop import Settings, Worker
 from scaling.worker.main import _as_user_error
@@ -167,6 +169,28 @@ def test_a_disk_that_is_full_again_and_again_fails_no_run(study):
     assert not results(study.workdir)
     assert work(study.workdir) == EXIT_DONE
     study.assert_finished()
+
+
+def test_a_program_that_leaves_python_is_an_attempt_and_not_the_end(study):
+    study.plan(chain_study.program("one", leave_at=3), chain_study.program("two", seconds=0.5))
+    codes = [work(study.workdir) for _ in range(5)]
+    assert codes == [EXIT_AGAIN] * 4 + [EXIT_DONE]
+    result = study.record("one").result
+    assert result.status == "failed" and "sys.exit" in result.reason and study.record("two").status == "done"
+
+
+TENSORSTORE = "UNKNOWN: Error writing local file \"w/10/manifest\": Failed to fsync file: words [os_error_code='{}']"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fails_below_the_arrays_of_a_checkpoint_is_no_failure_of_a_run(tmp_path, number: int):
+    """tensorstore, which is C++, raises no OSError: its words as jax 0.10.2 and orbax 0.12.8 gave them."""
+    error = ValueError(TENSORSTORE.format(number))
+    assert is_environment_error(error)
+    assert not is_environment_error(ValueError(TENSORSTORE.format(errno.EINVAL)))
+    assert not is_environment_error(RuntimeError(TENSORSTORE.format(number)))
+    with refuses(Code.ENVIRONMENT, "checkpoint"):
+        Checkpoints(tmp_path)._refuse(10, error)
 
 
 def losses(workdir: Path) -> dict[str, str]:

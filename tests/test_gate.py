@@ -169,6 +169,7 @@ class TestMultiplier:
 
 
 class TestPower:
+    @pytest.mark.system
     def test_it_is_how_often_the_margin_shows(self):
         """Promised at the true noise, under a given floor; 100 gates of a change that saves 10 %."""
         seen, promised = [], []
@@ -403,6 +404,7 @@ class TestCoverage:
             ends = [None if end is None else math.log(end) for end in (found.lo, found.hi)]
             assert ends == pytest.approx(row["first"][0], rel=1e-3, abs=1e-4), setting
 
+    @pytest.mark.system
     def test_the_multiplier_is_covered(self):
         benchmark = room("gate")
         inside = 0

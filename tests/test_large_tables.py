@@ -5,16 +5,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refuses
 
-from analysis import laws
+from analysis import card, laws
 from analysis.check import influence, replicates
 from analysis.engine import inference as uncertainty
 from analysis.engine import random_effects as effects
 from analysis.engine.estimate import estimate, objective
 from analysis.engine.groups import groups_of
 from analysis.fitting import fit
-from analysis.show.sentences import sentence
+from analysis.show.sentences import sentence, verdict
 from analysis.table.runs import from_frame
+from scaling.errors import Code
 
 LAW = laws.get("chinchilla")
 
@@ -81,3 +83,45 @@ def test_fewer_rows_are_left_out_of_a_large_table(monkeypatch):
     few = influence.influence(point, point.y, ids, top=400)
     assert len(many) == influence.LEAVE_OUT and len(few) == 4
     assert {row.run for row in few} < {row.run for row in many}
+
+
+def test_linearised_draws_that_leave_the_fit_are_sampled_or_said(monkeypatch):
+    """A floor that trades off against small exponents: t draws around the estimate missed the losses by ten sd of a
+    run, and `predict` took their median. The truth lies within the intervals of the draws that replace them."""
+    monkeypatch.setattr(uncertainty, "SAMPLED_ROWS", 20)
+    rng, truth = np.random.default_rng(0), [0.0, 3.7, 27.6, 0.0324, 0.18]
+    frame = pd.DataFrame({"N": np.geomspace(6e6, 6e8, 5).repeat(5)}).assign(D=np.tile(np.geomspace(2e9, 5e10, 5), 5))
+    frame["loss"] = LAW.predict(truth, frame) * np.exp(0.01 * rng.standard_normal(25))
+
+    def miss(draws: np.ndarray, theta: np.ndarray) -> float:
+        return float(np.abs(np.log(np.median(LAW.predict(draws, frame), 0) / LAW.predict(theta, frame))).max())
+
+    asked = fit(from_frame(frame), scheme="delta-t", discrepancy="off")
+    (said,) = (w for w in asked.warnings if isinstance(w, card.NotLinear))
+    assert said.size_log is not None and said.size_log > 5 * said.expected_log
+    assert "--scheme=likelihood-t" in sentence(said) and "Identified" not in verdict(asked)
+    point = estimate(LAW, frame, frame["loss"], objective("auto"))
+    chosen = uncertainty.infer(point, point.y, frame)
+    assert (chosen.scheme, chosen.why, chosen.left) == ("likelihood-t", "bent", None)
+    assert miss(chosen.theta, chosen.theta_hat) < 0.01 < miss(asked.draws, asked.theta)
+    lo, hi = np.quantile(LAW.predict(chosen.theta, frame), [0.005, 0.995], 0)
+    assert ((lo < LAW.predict(truth, frame)) & (LAW.predict(truth, frame) < hi)).all()
+    monkeypatch.setattr(uncertainty, "BENT_ROWS", 20)
+    kept = uncertainty.infer(point, point.y, frame)
+    assert kept.scheme == "delta-t" and kept.left is not None
+
+
+def test_linearised_draws_of_a_law_that_is_determined_stay(monkeypatch):
+    monkeypatch.setattr(uncertainty, "SAMPLED_ROWS", 20)
+    frame = table(8, 5, stem_noise=0.003)
+    point = estimate(LAW, frame, frame["loss"], objective("auto"))
+    at = uncertainty.infer(point, point.y, frame)
+    assert at.scheme == "delta-t" and at.left is None
+    jackknife = uncertainty.infer(point, point.y, frame, scheme="jackknife-t")
+    wide, own = ((np.quantile(v.theta, 0.975, 0) - np.quantile(v.theta, 0.025, 0)) for v in (jackknife, at))
+    assert ((wide / own > 0.2) & (wide / own < 5))[-2:].all()  # of the exponents: 7 degrees of freedom, other weights
+
+
+def test_the_row_of_a_bad_weight_is_named():
+    with refuses(Code.INVALID, "weights", "w of row 1"):
+        replicates.weights("w", np.zeros(3), pd.DataFrame({"w": [1.0, 0.0, 2.0]}), ("N",))

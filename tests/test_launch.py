@@ -13,7 +13,8 @@ from typing import Any
 import handmade
 import msgspec
 import pytest
-from chain_study import ROOT, Study, chain_study, drain, ending, program, wait_for  # noqa: F401
+from chain_study import ROOT, drain, ending, program, wait_for
+from chain_study import chain_study as chain_study
 from refusals import refuses
 
 from scaling.engines import _cores, engine, engines
@@ -57,7 +58,7 @@ def test_a_shape_that_another_worker_compiles_waits_for_the_cache(study):
 
 def test_sigterm_checkpoints_exits_75_and_is_no_attempt(study):
     study.plan(program("one", steps=60))
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGTERM):
         seen = len(study.trace())
         with ending(study.worker("--max_attempts=2")) as process:
             wait_for(lambda seen=seen: len(study.trace()) > seen + 3)

@@ -24,6 +24,11 @@ ALL = sorted(laws.REGISTRY)
 FITTED_FROM_TABLES = [name for name in ALL if name != "multipower"]  # that one takes arrays of whole schedules
 
 
+# laws of many exponents take seconds to fit; their derivatives and bounds are tested with every change
+SLOW = ("farseer", "overfitting", "lr_batch")
+SLOW_CARDS = (*SLOW, "distillation")  # whose linearised draws leave the law, and are sampled instead
+
+
 def rows(n: int = 30, seed: int = 1) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {"N": 10 ** rng.uniform(6, 9, n), "D": 10 ** rng.uniform(8, 11, n), "x": 10 ** rng.uniform(4, 8, n)}
@@ -36,16 +41,18 @@ def near(law, columns, scale=3.0, centred=True):
     return surface, surface.to_z(law.vector(law.example)[None]) + 0.03 * rng.standard_normal(surface.P)
 
 
+@pytest.mark.parametrize("name", mostly_system(ALL, *(name for name in ALL if name not in SLOW)))
+def test_planted_coefficients_come_back(name):
+    law = laws.get(name)
+    columns = columns_of(law)
+    loss = law.predict(law.example, columns)
+    for kind in ("squares",) if law.name == "multipower" else ("squares", "auto", "huber:1e-3"):
+        found = estimate(law, columns, loss, objective(kind))
+        np.testing.assert_allclose(found.theta, law.vector(law.example), rtol=1e-5, err_msg=kind)
+
+
 @pytest.mark.parametrize("name", ALL)
 class TestEveryLaw:
-    def test_planted_coefficients_come_back(self, name):
-        law = laws.get(name)
-        columns = columns_of(law)
-        loss = law.predict(law.example, columns)
-        for kind in ("squares",) if law.name == "multipower" else ("squares", "auto", "huber:1e-3"):
-            found = estimate(law, columns, loss, objective(kind))
-            np.testing.assert_allclose(found.theta, law.vector(law.example), rtol=1e-5, err_msg=kind)
-
     def test_derivatives_equal_finite_differences(self, name):
         law = laws.get(name)
         surface, z = near(law, columns_of(law))
@@ -91,7 +98,8 @@ class TestEveryLaw:
         assert np.isfinite(found.value)
         assert (found.z >= found.surface.lower - 1e-12).all() and (found.z <= found.surface.upper + 1e-12).all()
         for p, value in zip(law.params, found.theta):
-            assert np.isfinite(value) and p.lower * (1 - 1e-9) - 1e-12 <= value <= p.upper * (1 + 1e-9), p.name
+            near = [1e-12 + 1e-9 * min(abs(end), 1e300) for end in (p.lower, p.upper)]
+            assert np.isfinite(value) and p.lower - near[0] <= value <= p.upper + near[1], p.name
 
     def test_entry_is_complete(self, name):
         law = laws.get(name)
@@ -103,7 +111,9 @@ class TestEveryLaw:
         assert (law.exponents(law.vector(law.example)) is None) == bool(law.no_optimum)
 
 
-@pytest.mark.parametrize("name", FITTED_FROM_TABLES)
+@pytest.mark.parametrize(
+    "name", mostly_system(FITTED_FROM_TABLES, *(n for n in FITTED_FROM_TABLES if n not in SLOW_CARDS))
+)
 def test_a_table_becomes_a_card_and_comes_back(name, tmp_path):
     law = laws.get(name)
     one = law.columns == ("x",)
@@ -127,7 +137,7 @@ def test_a_table_becomes_a_card_and_comes_back(name, tmp_path):
 SMOOTH = sorted(name for name, law in laws.REGISTRY.items() if isinstance(law, laws.Smooth) and not law.slow)
 
 
-@pytest.mark.parametrize("name", mostly_system(SMOOTH, "repeats", "routing", "saturating"))
+@pytest.mark.parametrize("name", mostly_system(SMOOTH, "routing", "saturating"))
 def test_jax_is_the_oracle_of_exact_derivatives(name):
     """The same formula with jax.numpy and automatic differentiation, at another point and in another batch."""
     import dataclasses
@@ -267,17 +277,21 @@ def test_one_law_is_the_default_and_four_are_fitted_to_a_study():
 
 def test_a_law_that_holds_a_hyperparameter_says_what_is_left_at_its_best():
     held = {law.name: law for law in laws.REGISTRY.values() if law.tuning}
-    assert set(held) == {"lr_loss"}
-    law, tuning = held["lr_loss"], held["lr_loss"].tuning
-    inner, theta = laws.reduced(law), law.vector(law.example)
-    assert tuning is not None and inner is not None and inner.name == "chinchilla" and set(inner.names) < set(law.names)
-    cells = {"N": np.array([1e8, 1e9]), "D": np.array([1e10, 1e11])}
-    best = {**cells, tuning.column: tuning.best(theta, cells)}
-    at_best = inner.predict({name: law.example[name] for name in inner.names}, cells)
-    np.testing.assert_allclose(law.predict(theta, best), at_best, rtol=1e-12)
-    off = {**cells, tuning.column: 3 * best[tuning.column]}
-    np.testing.assert_allclose(law.predict(theta, off), at_best * (1 + tuning.regret(theta, off)), rtol=1e-12)
-    assert laws.reduced(inner) is None and laws.get("lr_loss[beta=alpha]").tuning is None
+    assert set(held) == {"lr_loss", "lr_batch"}
+    for law in held.values():
+        tuning, inner, theta = law.tuning, laws.reduced(law), law.vector(law.example)
+        assert tuning is not None and inner is not None and inner.name == "chinchilla"
+        assert set(inner.names) < set(law.names)
+        cells = {"N": np.array([1e8, 1e9]), "D": np.array([1e10, 1e11])}
+        if "batch" in law.columns:
+            cells["batch"] = law.example["b"] * cells["D"] ** law.example["n"]
+        best = {**cells, tuning.column: tuning.best(theta, cells)}
+        at_best = inner.predict({name: law.example[name] for name in inner.names}, cells)
+        np.testing.assert_allclose(law.predict(theta, best), at_best, rtol=1e-12)
+        off = {**cells, tuning.column: 3 * best[tuning.column]}
+        np.testing.assert_allclose(law.predict(theta, off), at_best * (1 + tuning.regret(theta, off)), rtol=1e-12)
+        assert laws.reduced(inner) is None
+    assert laws.get("lr_loss[beta=alpha]").tuning is None
 
 
 def test_irreducible_is_a_floor_in_the_unit_of_the_loss_alone():

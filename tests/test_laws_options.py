@@ -39,6 +39,7 @@ def test_tied_exponents_fit_as_well_as_the_best_pair_on_that_line(ties):
     assert pair is not None and pair["a"][0] == pytest.approx(factor / (1 + factor))
 
 
+@pytest.mark.system
 def test_a_tied_fit_is_saved_and_read_again(tmp_path):
     runs = runs_of(laws.get("chinchilla"), noise=0.003, n=60)
     found = fit(runs, "chinchilla[beta=alpha]")

@@ -337,13 +337,13 @@ def test_an_observer_that_sleeps_before_its_claim_moves_nobodys_lease(tmp_path, 
         monkeypatch.undo()
         rivals.append(quick.take(tmp_path))  # the whole takeover, while the other one sleeps
         rivals.append((tmp_path / NAME).stat().st_ino)
+        monkeypatch.setattr(os, "rename", lambda *names: renamed.append(names))  # by the one that wakes up
         return publish(path, content)
 
     monkeypatch.setattr(lease_file, "publish", publish_too_late)
     renamed = []
     assert slow.take(tmp_path) is None
     rival, inode = rivals
-    monkeypatch.setattr(os, "rename", lambda *names: renamed.append(names))
     assert rival.confirm() and (tmp_path / NAME).stat().st_ino == inode and not renamed
     monkeypatch.undo()
     rival.release()
@@ -416,6 +416,20 @@ def test_a_lease_that_becomes_a_fifo_is_lost(tmp_path):
     os.mkfifo(tmp_path / NAME)
     with pytest.raises(leases.LeaseLost):
         lease.require()
+
+
+def test_a_beat_that_could_not_be_written_does_not_keep_the_lease_from_being_released(tmp_path, monkeypatch):
+    lease = leases.acquire(tmp_path, beat=3600)
+    assert lease is not None
+
+    def failing(*_):
+        raise OSError(5, "for a moment")
+
+    monkeypatch.setattr(os, "pwrite", failing)
+    lease.confirm()
+    monkeypatch.undo()
+    lease.release()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_required_means_confirmed_now_also_when_the_disk_fails_for_a_moment(tmp_path, monkeypatch):

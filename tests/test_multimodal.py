@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import refuses
+from selection import mostly_system
 from test_families import batch_of, quick, small
 from test_objectives import differs, noisy
 
@@ -26,6 +27,7 @@ TEXT = jnp.asarray([[3, 5, 17, 18, 2, 9], [1, 18, 4, 4, 4, 4]])  # 18 is the end
 unit_vectors = quick(clip.vectors, static_argnums=2)
 
 
+@pytest.mark.system
 def test_a_caption_ends_at_its_end_of_text_and_towers_meet_only_in_the_loss():
     config = families.configure(clip, 0, image=8, sound=24, slice=8)
     parameters = noisy(clip, config)
@@ -62,11 +64,39 @@ def test_a_contrast_is_the_choice_of_the_own_partner_both_ways():
     assert (np.asarray(number) == 1).all() and 0 < missed.sum() < 6
 
 
-@pytest.mark.parametrize("wiring", [("early", "causal"), ("early", "prefix"), ("late", "causal"), ("late", "prefix")])
-def test_fusion_sees_what_its_mask_allows(wiring: tuple[str, str]):
-    objective = "joint" if wiring == ("early", "causal") else "text"
-    fields = {"fusion": wiring[0], "mask": wiring[1], "objective": objective}
-    config = families.configure(fusion, 0, image=8, **fields)
+@pytest.mark.system
+def test_a_scale_at_its_bound_keeps_its_gradient():
+    """Clamped after the step (arXiv 2103.00020, 2.5), not inside the loss, where it could never come down again."""
+    module, config = small("clip", layers=1, width=8, heads=1, temperature=0.01)
+    batch = batch_of(module, config)
+    trainer = Trainer(module, config, recipe.named("width", batch=4, warmup_steps=1), {}, 3)
+    start = jax.device_get(trainer.init(0))
+    # The captions are wrong, so the scale is too large.
+    start["params"] = jax.tree.map(lambda w: w + 0.3, start["params"])
+    for log_scale, falls in ((math.log(100), True), (9.0, False)):
+        start["params"]["log_scale"] = np.float32(log_scale)
+        state = jax.tree.map(lambda leaf, at: jax.device_put(leaf, at.sharding), start, trainer.abstract)
+        rates = {"learning_rate": np.full(3, 0.1, np.float32), "weight_decay": np.zeros(3, np.float32)}
+        batches = {name: np.repeat(value[None], 3, 0) for name, value in batch.items()}
+        after, _ = trainer.chunk(state, {**rates, "steps": np.int32(3)}, batches)
+        found = float(after["params"]["log_scale"])
+        # Three steps of Adam at 0.1: down from the bound; from beyond it (of a run of before) back onto it.
+        assert found == pytest.approx(math.log(100) - 0.3, abs=0.1) if falls else found <= math.log(100) + 1e-6
+
+
+def test_the_scale_is_clamped_to_at_most_100_and_nothing_else_is():
+    for name in families.names():
+        module, config = small(name)
+        assert families.clamped(module, config) == ({"log_scale": (-math.inf, math.log(100))} if name == "clip" else {})
+
+
+WIRINGS = [("early", "causal"), ("early", "prefix"), ("late", "causal"), ("late", "prefix")]
+
+
+@pytest.mark.parametrize(("wiring", "mask"), mostly_system(WIRINGS, ("early", "causal")))
+def test_fusion_sees_what_its_mask_allows(wiring: str, mask: str):
+    objective = "joint" if (wiring, mask) == ("early", "causal") else "text"
+    config = families.configure(fusion, 0, image=8, fusion=wiring, mask=mask, objective=objective)
     parameters = noisy(fusion, config)
     image = jax.random.normal(jax.random.key(0), (2, 4, 48))
     read = quick(lambda *arguments: fusion.outputs(parameters, config, *arguments))
@@ -209,5 +239,10 @@ def test_a_third_tower_comes_with_the_data_that_feeds_it():
     manifest = towers(sound=True).runs[0].manifest
     assert manifest.config["sound"] == 320 and list(manifest.terms)[2:4] == ["contrast_sound", "retrieval_sound"]
     assert manifest.tokens.counted == "positions of examples, each 4 of image, 6 of text, 10 of sound"
+    words = families.configure(families.load("bert"), 0, vocab=1000, unit="word")
+    with refuses(Code.MISSING, "family", "bert"):  # a corpus whose tokens are not marked
+        inputs.require_supply(
+            families.load("bert"), families.load("bert").batch_spec(words), {"vocab": 1000}, "x", "bert"
+        )
     with refuses(Code.CONFLICT, "model.sound", 640):
         inputs.require_supply(clip, {"context": 4, "sound": 640}, {"sound": 320}, "scenes", "clip")

@@ -1,5 +1,6 @@
 """Forecasts under a law of one variable: the loss at a value of its column."""
 
+import dataclasses
 import json
 
 import msgspec
@@ -9,7 +10,11 @@ import pytest
 from refusals import refuses
 
 import analysis
+from analysis.card import LackOfFit
 from analysis.decide.one_variable import Point, at_value
+from analysis.show.allocations import point
+from analysis.show.sentences import verdict
+from analysis.show.tables import summary
 from scaling.cli import main
 from scaling.errors import Code
 
@@ -58,6 +63,21 @@ def test_a_response_that_may_rise_is_not_held_down():
     got = at_value(made, 1e4)
     assert got.loss.lo < 300 < got.loss.hi
     assert np.log(got.loss.hi / 300) == pytest.approx(np.log(300 / got.loss.lo), rel=0.2)
+    assert (got.quantity, made.discrepancy.of) == ("value", "value")
+    said = [*point(got), summary(made)]
+    assert any(line.startswith("  value  ") for line in said) and not any("of the loss" in line for line in said)
+
+
+def test_what_is_given_is_not_said_to_be_identified(minima):
+    found = verdict(minima)
+    assert "a = 0.094" in found and "E = 1.6" not in found
+
+
+def test_a_misfit_beyond_the_noise_of_seeds_is_said_in_the_verdict(minima):
+    for p in (0.004, 0.4):
+        noise = msgspec.structs.replace(minima.noise, lack_of_fit=LackOfFit(F=9.0, df1=3, df2=8, p=p))
+        said = verdict(dataclasses.replace(minima, card=msgspec.structs.replace(minima.card, noise=noise)))
+        assert f"p = {p}" in said and ("form is refuted" in said) == (p < 0.01)
 
 
 def test_refusals(minima):

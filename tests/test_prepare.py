@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from refusals import refuses
 from scaling import cli, data
 from scaling.data import _documents, _prepare, _tokenizer, _tokens
 from scaling.data._preparation import Manifest
+from scaling.data._tokenizer import CONTINUES, WITHIN
 from scaling.data.prepared import Shards
 from scaling.errors import Code
 from scaling.records import read_json, read_typed, write_json
@@ -136,6 +138,29 @@ def test_every_format_gives_the_same_tokens_and_loses_none(tmp_path, tokenizer, 
     assert [coder.decode(each.tokens) for each in made.documents] == held
     assert made.vocab == 300 and made.bytes_per_token is not None
     assert made.bytes_per_token * manifest.evaluation.tokens == pytest.approx(sum(len(t.encode()) for t in held))
+
+
+def test_words_of_a_tokenizer_are_those_of_its_text(tmp_path):
+    path, tokenizer = write_text(tmp_path / "text", texts(30)), write_tokenizer(tmp_path / "small.json", 270)
+    _prepare.prepare(job([path], tmp_path / "out", tokenizer))
+    made, coder = source(tmp_path / "out"), __import__("tokenizers").Tokenizer.from_file(str(tokenizer))
+    batch, held, told = made.batch(np.arange(8), seed=0, context=60), made.evaluation(60), made.marks
+    assert told is not None
+    assert made.supplies["marks"] == made.vocab and held["marks"].shape == held["tokens"].shape
+    whole = 0
+    for tokens, marks in zip(batch["tokens"], batch["marks"]):
+        assert marks.dtype == np.uint8 and (marks == told[tokens]).all()
+        begins = ~((marks[1:] & CONTINUES > 0) & (marks[:-1] & WITHIN > 0))
+        for word in np.split(tokens, np.flatnonzero(begins) + 1)[1:-1]:
+            text = coder.decode(word, skip_special_tokens=False)
+            assert re.fullmatch(r" ?\w+|\W|<[|]endoftext[|]>| [^\w ]", text), text
+            whole += len(word) > 1
+    assert whole > 20
+    _prepare.prepare(job([path], tmp_path / "bytes"))
+    assert "marks" not in source(tmp_path / "bytes").supplies
+    (tmp_path / "out" / "tokens.marks").write_bytes(bytes(made.vocab))
+    with refuses(Code.DAMAGED, "data.path", tmp_path / "out" / "tokens.marks"):
+        source(tmp_path / "out")
 
 
 def test_windows_cross_shards_as_if_there_were_none(tmp_path):

@@ -1,9 +1,11 @@
 """Results: published once, by who holds the lease; nothing that a directory holds leads out of it or blocks."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import handmade
 import pytest
@@ -13,23 +15,28 @@ from analysis.table.runs import load
 from analysis.table.workdir import load_workdir
 from scaling import plan as plans
 from scaling import study as studies
+from scaling.cli import main
 from scaling.engines.local import Local
-from scaling.errors import Code
+from scaling.errors import Code, NewerVersion, UserError
 from scaling.records import HASH, Record, guard, read_json, read_study, write_json
 from scaling.records.files import append
-from scaling.records.types import Marks, ProgramSpec, RetryRow, StartRow
-from scaling.status import study_status
-from scaling.worker.attempt import Attempt
+from scaling.records.typed import UPDATE
+from scaling.records.types import InterruptedRow, Marks, ProgramSpec, RetryRow, StartRow
+from scaling.status import headline, study_status
+from scaling.worker.attempt import Attempt, give_up
+from scaling.worker.ensembles import EnsembleSize
 from scaling.worker.lease import LeaseLost, acquire
+from scaling.worker.lease_file import pack, this_process
 from scaling.worker.loop import Settings, Worker
 from scaling.worker.main import _redirect
-from scaling.worker.programs import over, reset, restore_manifests
+from scaling.worker.programs import attempts, over, progress_marks, reset, restore_manifests
 from scaling.worker.training import Training
+from scaling.worker.watch import Watch
 
 
-def planned(workdir: Path, *runs: str) -> tuple[ProgramSpec, ...]:
-    """A study of whole runs, each a program."""
-    programs = tuple(handmade.program(handmade.manifest(run)) for run in runs)
+def planned(workdir: Path, *runs: str, **fields: Any) -> tuple[ProgramSpec, ...]:
+    """A study of whole runs, each a program; ``fields`` are of their manifests."""
+    programs = tuple(handmade.program(handmade.manifest(run, **fields)) for run in runs)
     write_json(workdir / "study.json", handmade.study(*programs))
     return programs
 
@@ -107,6 +114,72 @@ def test_a_program_without_attempts_left_fails_only_under_its_lease(tmp_path: Pa
     assert record.status == "failed" and not (record.path / "lease.json").exists()
 
 
+def test_an_extended_stem_without_attempts_left_fails_and_its_short_result_is_kept_aside(tmp_path: Path):
+    (program,) = planned(tmp_path, "a", kind="stem")
+    record, short = Record(tmp_path / "runs" / "a"), handmade.result(2.0, steps=8)
+    assert program.runs[0].steps > short.steps
+    handmade.write(tmp_path, program.runs[0].manifest, short)
+    start = StartRow(time="now", marks=Marks(settled=1, rows=0), host="here", pid=1, core="all")
+    record.append(start, start)
+    worker, lease = Worker(tmp_path, Settings(max_attempts=2)), acquire(record.path)
+    assert not over(tmp_path, program) and lease is not None
+    assert worker._begin(program, lease) is None and over(tmp_path, program)
+    assert record.status == "failed" and record.intact()
+    (kept,) = record.path.glob("result.*.json")
+    assert read_json(kept)["status"] == "done" and read_json(kept)["steps"] == 8
+
+
+def test_a_full_disk_is_no_attempt_of_any_program_that_is_trained_together(tmp_path: Path, monkeypatch):
+    programs = planned(tmp_path, "a", "b", "c")
+    worker = Worker(tmp_path, Settings())
+    worker._training = Training("json:loads")
+    worker._size = EnsembleSize(worker._training, tmp_path, 3)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker._training, "batching_key", lambda program: program.shape)
+    monkeypatch.setattr(worker, "_drive", full)  # once all have begun
+    first = worker._claim()
+    assert first is not None
+    with refuses(Code.ENVIRONMENT, "workdir"):
+        worker._train(first)
+    for program in programs:
+        record = Record(tmp_path / "runs" / program.program)
+        assert len(record.events(StartRow)) == len(record.events(InterruptedRow)) == 1
+        assert attempts(record, progress_marks(tmp_path, program)) == 0
+        assert not (record.path / "lease.json").exists()
+
+
+def test_an_end_that_cannot_be_recorded_ends_the_attempt_once(tmp_path: Path, monkeypatch):
+    planned(tmp_path, "a")
+    worker = Worker(tmp_path, Settings())
+    worker._training = Training("json:loads")
+    worker._size = EnsembleSize(worker._training, tmp_path, 1)
+    monkeypatch.setattr(worker._training, "execute", lambda *_, **__: 1 / 0)
+    attempt = worker._claim()
+    assert attempt is not None
+
+    def full(path: Path, _: bytes) -> None:
+        raise UserError("path", path, "is full", Code.ENVIRONMENT)
+
+    monkeypatch.setattr("scaling.worker.attempt.append", full)  # error.log; the row fits
+    with refuses(Code.ENVIRONMENT, "path", attempt.record.path / "error.log"):
+        worker._train(attempt)
+    assert attempt.over and len(attempt.record.events(InterruptedRow)) == 1 and not attempt.lease.alive()
+
+
+def test_a_result_that_another_made_unnecessary_is_logged(tmp_path: Path, monkeypatch, capsys):
+    (program,) = planned(tmp_path, "a")
+    give_up(tmp_path, program, "rejected", "a reason")
+    record = Record(tmp_path / "runs" / "a")
+    one = capsys.readouterr().err.splitlines()
+    (record.path / "result.json").unlink()
+    monkeypatch.setattr(Record, "finish", lambda *_, **__: False)
+    give_up(tmp_path, program, "rejected", "a reason")
+    assert len(one) == 1 and len(capsys.readouterr().err.splitlines()) == 2
+
+
 # --- what is damaged
 
 
@@ -125,6 +198,11 @@ def as_loop(path: Path) -> None:
     path.symlink_to(path)
 
 
+def as_link_to_nothing(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.with_name("nothing"))
+
+
 def torn(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:40])
 
@@ -133,7 +211,7 @@ def of_another_shape(path: Path) -> None:
     path.write_text('{"run": ["a"]}\n')
 
 
-DAMAGES = [as_directory, as_fifo, as_loop, torn, of_another_shape]
+DAMAGES = [as_directory, as_fifo, as_loop, as_link_to_nothing, torn, of_another_shape]
 
 
 @pytest.fixture
@@ -165,6 +243,7 @@ def test_a_result_that_cannot_be_read_is_named_and_trained_again_on_request_only
     path = trained / "runs" / "b" / "result.json"
     damage(path)
     status = study_status(trained)
+    assert "1 damaged" in headline(status)
     assert status.counts["damaged"] == 1 and [failure.run for failure in status.failures] == ["b"]
     assert status.retry is not None and str(path) in (status.failures[0].reason or "")
     with refuses(Code.DAMAGED, "file", path):
@@ -174,6 +253,111 @@ def test_a_result_that_cannot_be_read_is_named_and_trained_again_on_request_only
     assert reset(trained, programs) == ["b"]
     assert [over(trained, program) for program in programs] == [True, False, True]
     assert len(list(path.parent.glob("result.*.json"))) == 1 and not os.path.lexists(path)
+
+
+@pytest.mark.parametrize("name", ["study.json", "runs/b/manifest.json", "runs/b/result.json"])
+def test_what_a_newer_version_wrote_is_left_as_it_is(trained: Path, name: str, capsys):
+    """This one cannot read it; it may neither set it aside nor train it again, whoever asks."""
+    path = trained / name
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 3'))
+    held = {each: each.read_bytes() for each in trained.rglob("*.json")}
+    if name != "study.json":
+        status = study_status(trained)
+        assert status.retry is None and "schema 3" in str([*status.warnings, *status.failures])
+        programs = read_study(trained).programs
+        assert reset(trained, programs) == restore_manifests(trained, programs) == []
+    codes = {"study.json": 2, "runs/b/manifest.json": 0, "runs/b/result.json": 1}
+    assert main(["run", f"--workdir={trained}", "--retry_failed"]) == codes[name]
+    assert main(["fit", str(trained), "--dataset=text"]) == 2
+    assert capsys.readouterr().err.count("Traceback") == 0
+    assert {each: each.read_bytes() for each in trained.rglob("*.json")} == held
+    assert main(["verify", str(trained), "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["file"] == str(path) and finding["command"] == UPDATE
+
+
+def test_a_run_that_a_newer_version_has_begun_is_not_continued(tmp_path: Path):
+    (program,) = planned(tmp_path, "a")
+    path = tmp_path / "runs" / "a" / "manifest.json"
+    Record(path.parent).begin(program.runs[0].manifest)
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 3'))
+    held = path.read_bytes()
+    worker = Worker(tmp_path, Settings())
+    worker._training = Training("json:loads")
+    with pytest.raises(NewerVersion):
+        worker._claim()
+    assert [each.name for each in path.parent.iterdir()] == ["manifest.json"] and path.read_bytes() == held
+
+
+def test_programs_beside_one_that_a_newer_version_has_begun_are_not_rejected(tmp_path: Path, monkeypatch):
+    """An ensemble claims them in one go; the error ends the worker, and is no fault of a run."""
+    first, second = planned(tmp_path, "a", "b")
+    path = tmp_path / "runs" / "b" / "manifest.json"
+    Record(path.parent).begin(second.runs[0].manifest)
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 3'))
+    worker = Worker(tmp_path, Settings())
+    worker._training = Training("json:loads")
+    worker._size = EnsembleSize(worker._training, tmp_path, 2)
+    monkeypatch.setattr(worker._training, "batching_key", lambda program: program.shape)
+    attempt = worker._claim()
+    assert attempt is not None and attempt.program == first
+    with pytest.raises(NewerVersion):
+        worker._train(attempt)
+    record = Record(tmp_path / "runs" / "a")
+    assert record.result is None and attempts(record, progress_marks(tmp_path, first)) == 0
+
+
+def test_a_study_of_a_newer_version_is_not_planned_over(tiny, tmp_path: Path):
+    plan = plans.make(studies.resolve(tiny()), None)
+    plans.write(plan, tmp_path)
+    path = tmp_path / "study.json"
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 3', 1))
+    held = path.read_bytes()
+    with pytest.raises(NewerVersion):
+        plans.write(plan, tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["study.json"] and path.read_bytes() == held
+
+
+@pytest.mark.parametrize("field", ["study", "dataset", "family"])
+def test_a_name_that_a_terminal_would_obey_is_damage(trained: Path, field: str):
+    path = trained / "runs" / "b" / "manifest.json"
+    write_json(path, read_json(path) | {field: "a\x1b[2J"})
+    with refuses(Code.DAMAGED, "file", path) as caught:
+        _ = Record(path.parent).manifest
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["study.json", "runs/b/manifest.json", "runs/b/result.json", "runs/b/metrics.jsonl"])
+def test_a_file_that_would_fill_the_memory_is_not_read(trained: Path, name: str):
+    path = trained / name
+    with path.open("ab") as file:
+        file.truncate(2**40)  # sparse
+    with refuses(Code.DAMAGED, "file", path):
+        {"study.json": read_study, "metrics.jsonl": lambda _: Record(path.parent).steps()}.get(
+            path.name, lambda _: Record(path.parent).result and Record(path.parent).manifest
+        )(trained)
+
+
+def test_a_damaged_lease_is_no_worker_that_holds_a_failed_run(trained: Path, monkeypatch):
+    """With one look each, the command would say for ever that there is nothing to do."""
+    monkeypatch.setattr("scaling.worker.programs.Watch", lambda: Watch(ttl=0.2))
+    path = trained / "runs" / "b" / "result.json"
+    torn(path)
+    (path.parent / "lease.json").write_text("{}")
+    programs = read_study(trained).programs
+    assert reset(trained, programs) == ["b"] and not os.path.lexists(path)
+    torn_again = trained / "runs" / "c" / "result.json"
+    torn(torn_again)
+    lease = acquire(torn_again.parent, beat=0.02)
+    assert lease is not None and reset(trained, programs) == [] and lease.confirm()
+    lease.release()
+
+
+def test_a_study_without_work_says_that_a_result_is_damaged(trained: Path, capsys):
+    assert main(["run", f"--workdir={trained}"]) == 0 and "damaged" not in capsys.readouterr().out
+    torn(trained / "runs" / "b" / "result.json")
+    assert main(["run", f"--workdir={trained}"]) == 1
+    assert "1 damaged" in capsys.readouterr().out
 
 
 def test_a_damaged_row_stops_no_training_and_is_named(trained: Path):
@@ -197,6 +381,23 @@ def test_a_damaged_study_is_planned_again_and_the_old_one_kept(tiny, tmp_path: P
     assert (tmp_path / "study.json").read_bytes() == held and len(list(tmp_path.glob("study.*.json"))) == 1
     handmade.write(tmp_path, handmade.manifest("a"))  # of a study named otherwise
     torn(tmp_path / "study.json")
+    with refuses(Code.CONFLICT, "workdir"):
+        plans.write(plan, tmp_path)
+
+
+def test_a_launcher_that_died_or_was_slower_leaves_the_study_to_the_next(tiny, tmp_path: Path, monkeypatch):
+    plan = plans.make(studies.resolve(tiny()), None)
+    (tmp_path / "study.json").write_text("{")
+
+    def slower(path: Path) -> None:
+        path.unlink()  # by another
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(plans, "set_aside", slower)
+    plans.write(plan, tmp_path)
+    assert read_study(tmp_path).name == plan.study.name
+    handmade.write(tmp_path, handmade.manifest("a"))  # of a study named otherwise
+    (tmp_path / "study.json").rename(tmp_path / "study.1.json")  # and then the launcher died
     with refuses(Code.CONFLICT, "workdir"):
         plans.write(plan, tmp_path)
 
@@ -232,6 +433,36 @@ def test_links_are_not_followed_out_of_the_workdir(tmp_path: Path):
             write()
         path.unlink()
     assert [path.name for path in place.iterdir()] == ["kept"] and (place / "kept").read_text() == "kept"
+
+
+def test_nothing_is_renamed_or_taken_behind_a_link(tmp_path: Path):
+    place, workdir = outside(tmp_path), tmp_path / "w"
+    programs = planned(workdir, "a")
+    (workdir / "runs").mkdir()
+    (workdir / "runs" / "a").symlink_to(place)
+    dead = json.dumps({**json.loads(pack(this_process("x"))), "born": "1"})
+    for name, content in (("manifest.json", "{"), ("result.json", "{"), ("lease.json", dead)):
+        (place / name).write_text(content)
+    held = {path.name: path.read_text() for path in place.iterdir()}
+    for write in (
+        lambda: restore_manifests(workdir, programs),
+        lambda: reset(workdir, programs),
+        lambda: Watch().take(workdir / "runs" / "a"),
+    ):
+        with refuses(Code.ENVIRONMENT, "path", workdir / "runs" / "a"):
+            write()
+    assert {path.name: path.read_text() for path in place.iterdir()} == held
+
+
+def test_a_result_behind_the_link_of_a_later_run_stays(tmp_path: Path):
+    place, workdir = outside(tmp_path), tmp_path / "w"
+    program = handmade.program(handmade.manifest("a"), handmade.manifest("b"))
+    handmade.write(workdir, program.runs[0].manifest, handmade.result(2.0))
+    (workdir / "runs" / "b").symlink_to(place)
+    (place / "result.json").write_text("{")
+    with refuses(Code.ENVIRONMENT, "path", workdir / "runs" / "b"):
+        reset(workdir, [program])
+    assert (place / "result.json").read_text() == "{" and not (workdir / "runs" / "a" / "lease.json").exists()
 
 
 @pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir])

@@ -201,6 +201,7 @@ def test_every_optimizer_and_parametrisation_takes_every_family(family, optimize
             assert matrices == sum(by_muon(names) for names in _leaves(axes)) >= 6
 
 
+@pytest.mark.system
 def test_muon_orthogonalises_each_layer_and_leaves_the_rest_to_adam():
     import jax
 

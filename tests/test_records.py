@@ -23,6 +23,7 @@ from scaling.records import (
     write_atomic,
     write_json,
 )
+from scaling.records.typed import reading_once
 from scaling.records.types import RetryRow, StepRow
 
 
@@ -193,3 +194,15 @@ def test_ten_thousand_records_load_quickly(tmp_path: Path):
     for _ in range(1000):
         assert record.manifest.headline == "loss" and record.result is not None
     assert time.process_time() - begun < 1.0  # a tenth of that where nobody else is at work
+
+
+def test_within_a_block_a_file_is_read_once_and_after_it_again(tmp_path):
+    record = handmade.write(tmp_path, handmade.manifest("run"))
+    with reading_once():
+        first = record.manifest
+        (record.path / "manifest.json").write_text("{")
+        assert record.manifest is first and record.result is None
+        record.finish(handmade.result(2.0))
+        assert record.result == handmade.result(2.0)  # what was missing is looked for again
+    with refuses(Code.DAMAGED, "file"):
+        _ = record.manifest

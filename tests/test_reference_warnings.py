@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from references import reference_file as reference
+from selection import mostly_system
 
 from analysis import card
 from analysis.card import Interval
@@ -94,9 +95,10 @@ def test_clean_tables_name_nothing():
 # --- approaches that disagree -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("dataset", "two", "three"), [("comma", 0.426, 0.330), ("dclm", 0.432, 0.368), ("nemotron", 0.444, 0.374)]
-)
+MARIN = [("comma", 0.426, 0.330), ("dclm", 0.432, 0.368), ("nemotron", 0.444, 0.374)]
+
+
+@pytest.mark.parametrize(("dataset", "two", "three"), mostly_system(MARIN, MARIN[0]))
 def test_marins_approaches_2_and_3_disagree_and_the_card_says_so(dataset, two, three):
     runs = load(reference("marin_isoflop"), dataset=dataset, where="not outlier")
     assert approach2(runs).sensitivity["all sizes"] == pytest.approx(two, abs=6e-4)
@@ -195,6 +197,7 @@ def unidentified(f: Fit) -> dict[str, card.NotIdentified]:
     return {w.parameter: w for w in f.warnings if isinstance(w, card.NotIdentified)}
 
 
+@pytest.mark.system
 def test_datablations_valley_is_flagged():
     """Both optima lie in the range that the card calls not identified; the interval at the estimate holds neither."""
     runs = load(reference("datablations_c4_fit182"))

@@ -19,6 +19,7 @@ SIZES = 1e8 * 1.585 ** np.arange(6)
 def test_levels_that_are_equal_to_rounding():
     values = np.array([632462242.0, 632452419.0, 1e8, 1e8 + 490, 632439615.0, 2e8])
     assert rounded(values).tolist() == [*[632452419.0] * 2, 1e8 + 490, 1e8 + 490, 632452419.0, 2e8]
+    assert len(set(rounded(np.array([1e8, 1e8 + 490, 1e8])))) == 1  # also where there is no other value
     exact = np.array([3.0, 1.0, 3.0, 2.0])
     assert rounded(exact).tolist() == exact.tolist()
     dense = 1000.0 + np.arange(100) / 2  # steps of a learning curve

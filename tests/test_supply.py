@@ -66,6 +66,9 @@ def supplied(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return source
 
 
+SIZED = ("vocab", "classes", "image", "field")
+
+
 def planned(folder: Path, family: str, source: dict[str, Any], **model: Any) -> tuple[int, str]:
     """Exit status of ``scaling plan`` and what it said of a mistake, one line for certain."""
     (folder / "exp.py").write_text(FILE.format(family=family, model=model, source=source))
@@ -81,7 +84,9 @@ def test_every_family_on_every_source(family: str, objective: str, source: str, 
     config, loaded = supplied(source)
     module, has = families.load(family), data.supplies(loaded)
     model = {"objective": objective} if objective else {}
-    spec = module.batch_spec(families.configure(module, 0, **model))
+    known = {field.name for field in dataclasses.fields(module.Config)}
+    sizes = {field: has[field] for field in SIZED if field in has and field in known}  # as a study takes them
+    spec = module.batch_spec(families.configure(module, 0, **model, **sizes))
     if lacking := [field for field in spec if field not in ("context", "text") and field not in has]:
         code, err = planned(tmp_path, family, config, **model)
         assert code == 2 and f" family = {family}: " in err and f" {lacking[0]}" in err
@@ -90,9 +95,7 @@ def test_every_family_on_every_source(family: str, objective: str, source: str, 
     base.family, base.model, base.data.mine = family, model, config
     base.cells.grid = study.block("grid", "mine", (0,), tokens=(4096,))
     assert len(plan.make(study.resolve(base)).rows()) == 1
-    sized = ("vocab", "classes", "image")
-    known = {field.name for field in dataclasses.fields(module.Config)}
-    for field in set(spec) & set(sized) & known:
+    for field in set(spec) & set(SIZED) & known:
         wrong = has[field] * 2 if field == "image" else has[field] - 1
         code, err = planned(tmp_path, family, config, **model, **{field: wrong})
         assert code == 2 and f" model.{field} = {wrong}: " in err and f" {has[field]}" in err

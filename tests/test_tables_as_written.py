@@ -1,7 +1,9 @@
 """Tables as people's spreadsheets, trackers and scripts write them: read alike, or one line that names the cause."""
 
 import gzip
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +11,9 @@ import pytest
 from refusals import refuses
 
 import analysis
+from analysis import laws
 from analysis.show.sentences import sentence
+from analysis.table import text_files
 from scaling.errors import Code
 
 CELLS = [(n, n * ratio) for n in (31e6, 74e6, 165e6, 420e6, 1.1e9) for ratio in (5, 20, 60, 150)]
@@ -25,6 +29,14 @@ def codes(fit: analysis.Fit) -> set[str]:
     return {warning.code for warning in fit.warnings}
 
 
+def grouped(mark: str) -> str:
+    """The table with a mark between thousands."""
+    return "N,D,loss\n" + "".join(
+        f"{n:,}".replace(",", mark) + "," + f"{d:,}".replace(",", mark) + f",{loss}\n"
+        for n, d, loss in TABLE.itertuples(index=False)
+    )
+
+
 FILES: dict[str, bytes] = {
     "semicolons.csv": CSV.replace(",", ";").encode(),
     "tabs.csv": CSV.replace(",", "\t").encode(),
@@ -33,6 +45,13 @@ FILES: dict[str, bytes] = {
     "trailing.csv": CSV.replace("\n", ",,\n").encode(),
     "trailing_in_rows.csv": CSV.replace("\n", ",\n").replace("loss,\n", "loss\n", 1).encode(),
     "utf16.csv": CSV.encode("utf-16"),
+    "utf16_without_a_mark.csv": CSV.encode("utf-16-le"),
+    "utf16_the_other_way.csv": CSV.encode("utf-16-be"),
+    "index.csv": TABLE.to_csv().encode(),
+    "index_of_some.csv": TABLE.set_index(3 * TABLE.index + 2).to_csv().encode(),
+    "spaces.csv": grouped(" ").encode(),
+    "narrow_spaces.csv": grouped("\u202f").encode(),
+    "swiss.csv": grouped("'").encode(),
     "mark.csv": CSV.encode("utf-8-sig"),
     "packed.csv.gz": gzip.compress(CSV.encode()),
     "packed_without_a_word.csv": gzip.compress(CSV.encode()),
@@ -54,6 +73,10 @@ def test_however_it_is_written_it_is_the_same_table(name: str, tmp_path: Path):
     ("name", "content", "code", "value"),
     [
         ("t.csv", b"N,D,,loss\n1e6,1e8,3,4\n", Code.MISSING, "column 3"),
+        ("t.csv", b",N,D,loss\n2,1e6,1e8,4\n1,1e6,1e8,4\n", Code.MISSING, "column 1"),
+        ("t.csv", b"Our runs of May,,\n" + CSV.encode(), Code.DAMAGED, "first line"),
+        ("t.csv", b"# our runs of May\n" + CSV.encode(), Code.DAMAGED, "first line"),
+        ("t.csv", b"\x00\x01\x02" * 100, Code.DAMAGED, "t.csv"),
         ("t.csv", CSV.encode() + b"1,2,3,4\n", Code.DAMAGED, "line 22"),
         ("t.csv", b"sep=;\nN;D;loss\n1;2\n", Code.DAMAGED, "line 3"),
         ("t.csv.gz", gzip.compress(CSV.encode())[:-20], Code.DAMAGED, "t.csv.gz"),
@@ -68,6 +91,18 @@ def test_what_is_no_table_names_its_cause(name: str, content: bytes, code: Code,
     with refuses(code) as caught:
         analysis.load(tmp_path / name)
     assert value in str(caught.value.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json"])
+def test_a_line_without_an_end_is_not_read_to_its_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1_500_000_000)
+    monkeypatch.setattr(text_files, "LONGEST", 1 << 22)
+    tracemalloc.start()
+    with refuses(Code.DAMAGED, "table", f"{tmp_path / name}, line 1"):
+        analysis.load(tmp_path / name)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("status", ["done", "finished", "Completed", "SUCCESS"])
@@ -91,13 +126,28 @@ def test_shares_that_leave_a_domain_out_are_refused():
     assert caught.value.value == f"{shares[0, :4].sum():.4g}"
 
 
+def test_shares_written_in_two_digits_or_in_percent():
+    """Rounded shares add to .99 or 1.01; a domain that is left out of them, or percentages, are another thing."""
+    law: Any = laws.get("mixture4")
+    shares = np.random.default_rng(0).dirichlet(np.ones(4), 40)
+    columns = {f"r{i + 1}": column for i, column in enumerate(np.round(shares.T, 2))}
+    assert np.abs(sum(columns.values()) - 1).max() > 0.009
+    law.arrays(columns)
+    with refuses(Code.INVALID, "shares"):
+        law.arrays({name: np.round(0.9 * column, 2) for name, column in columns.items()})
+    with refuses(Code.INVALID, "shares") as caught:
+        law.arrays({name: 100 * column for name, column in columns.items()})
+    assert "percentages" in caught.value.remedy
+
+
 def test_a_steep_curve_of_one_run_has_its_slope_and_no_warning_of_studies():
     step = np.arange(1.0, 101.0, 4)
     error = (0.31 + 0.62 / (1 + (step / 17) ** 6)) * np.exp(0.01 * np.random.default_rng(0).standard_normal(len(step)))
     table = pd.DataFrame({"run": "a", "step": step, "error": error})
     fit = analysis.fit(table, law="saturating", columns={"x": "step", "loss": "error"})
     assert fit.params["a"] == pytest.approx(6, abs=1) and fit.params["E"] == pytest.approx(0.31, abs=0.01)
-    assert not {"checkpoints", "parameter_at_bound"} & codes(fit)
+    assert not {"checkpoints", "parameter_at_bound", "stem_effects"} & codes(fit)
+    assert fit.noise.groups is None  # an effect that all rows share is part of the level
 
 
 @pytest.mark.parametrize("rows", ["exact", "few"])

@@ -15,6 +15,7 @@ from analysis import card
 from analysis.show.tables import summary
 from analysis.table.names import available
 from analysis.table.runs import Runs
+from analysis.table.units import written
 from scaling import cli
 from scaling.errors import Code
 
@@ -179,6 +180,19 @@ def test_perplexity_names_its_remedy(tmp_path):
     assert code == 0 and "in ppl" in out
 
 
+def test_a_loss_in_bits_is_answered_with_its_unit():
+    with refuses(Code.MISSING, "table") as caught:
+        analysis.load(table(val_bpb=NOISY / np.log(2)).drop(columns="loss"))
+    assert "--columns=loss=val_bpb --units=loss=bits" in caught.value.remedy
+
+
+@pytest.mark.parametrize("mark", ["_", " ", "'", "\u2019", "\u00a0", "\u202f"])
+def test_marks_between_thousands(mark: str):
+    cells = pd.Series([f"{int(n):,}".replace(",", mark) for n in N], dtype=object)
+    np.testing.assert_array_equal(written(cells, "N", count=True), N)
+    assert written(pd.Series([f"31{mark}00", f"3{mark}1"], dtype=object), "N", count=True).isna().all()
+
+
 def test_names_of_single_runs_are_no_stems():
     names = [f"r{i}" for i in range(len(N))]
     alone = analysis.fit(table())
@@ -233,6 +247,7 @@ def test_all_laws_are_those_of_the_tables_columns(tmp_path):
     assert not {"lr_loss", "repeats", "annealing", "transfer"} & allowed(table())
     assert allowed(pd.DataFrame({"params": N, "flops": N})) == allowed(table())
     assert "precision" in allowed(table(width=4), bits="width") and "power_floor" in allowed(table(), x="D")
+    assert "bnsl3" not in {law.name for law in analysis.laws.of_columns({"x", "r1", "r2", "r3"})}  # 3 shares, no breaks
     first = np.linspace(0.1, 0.9, 12)
     mixed = pd.DataFrame({"r1": first, "r2": 1 - first, "loss": 1.5 + np.exp(0.8 * first - 0.3)})
     mixed.to_csv(tmp_path / "mixed.csv", index=False)
@@ -242,7 +257,11 @@ def test_all_laws_are_those_of_the_tables_columns(tmp_path):
     code, _, err = shell("fit", tmp_path / "q.csv", "--law=all")
     assert code == 2 and err.count("\n") == 1
     assert [row["name"] for row in json.loads(shell("laws", "--columns=N,experts", "--json")[1])] == ["routing"]
-    assert shell("laws", "--columns=N,expert")[0] == 2
+    assert shell("laws", "--columns=")[0] == shell("laws", "--columns= ,")[0] == 2
+    assert shell("laws", "--columns=N,expert")[0] == 2 and shell("laws", "--columns=learning_rat")[0] == 2
+    for columns, expected in (("C", "power_floor:C"), ("r1,r2,r3,r4,r5", "mixture5"), ("N,streams", "parallel")):
+        named = [row["name"] for row in json.loads(shell("laws", f"--columns={columns}", "--json")[1])]
+        assert expected in named and not {"mixture2", "mixture4"} & set(named)
 
 
 def test_a_mixture_of_any_number_of_domains():

@@ -1,5 +1,6 @@
 """The trainer on a real, tiny study: exact resumption, one compilation, extension, divergence, evaluation."""
 
+import itertools
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -116,6 +118,19 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(finished, tiny, tmp_path,
             stops += 1
     assert stops >= 2
     assert outcome(tmp_path) == outcome(finished[0])
+
+
+def test_rows_are_the_undisturbed_ones_where_a_branch_was_final_before(finished, tiny, tmp_path):
+    """A row is the mean since the row before, and a chunk ends where a branch starts: also where that one has ended."""
+    (program,) = prepare(tiny(), tmp_path)
+    stem, first, *others = (spec.run for spec in program.runs)
+    shutil.copytree(finished[0] / "runs" / first, tmp_path / "runs" / first)  # all else is lost
+    go(program, tmp_path)
+    assert others and program.runs[1].branch_step % 10  # within a chunk
+    curves = [
+        [(row.step, row.loss) for row in Record(workdir / "runs" / stem).steps()] for workdir in (tmp_path, finished[0])
+    ]
+    assert curves[0] == curves[1]
 
 
 CHILD = """
@@ -257,6 +272,18 @@ def test_a_branch_that_leaves_before_its_stem_diverged_is_trained(tiny, tmp_path
     assert sum("its stem diverged" in reason for *_, reason in found.values()) == 2
 
 
+def test_the_seconds_of_a_row_hold_the_save_before_it(tiny, tmp_path, monkeypatch):
+    config = tiny(grid=study.block("grid", "known", (0,), tokens=(48 * 30,)))
+    config.checkpoint_seconds = 0.0  # a checkpoint at every chunk
+    (program,) = prepare(config, tmp_path)
+    clock = itertools.count(0, 1000)  # each look at it is 1000 s later
+    fake = types.SimpleNamespace(monotonic=lambda: float(next(clock)), strftime=time.strftime)
+    monkeypatch.setattr(runs, "time", fake)
+    go(program, tmp_path)
+    rows = [row.seconds for row in Record(tmp_path / "runs" / program.runs[0].run).steps()]
+    assert rows[0] < 1000 < rows[1] < 2000
+
+
 def test_where_a_run_began_is_known_after_any_number_of_starts(tiny, tmp_path):
     """Divergence is told by the first loss of all: also where a kill left rows and no checkpoint."""
     (program,) = prepare(tiny(), tmp_path)
@@ -313,6 +340,7 @@ class TestCheckpoints:
         assert store.steps() == [10, 20, 30]
         sidecar = json.loads((tmp_path / "30.json").read_text())
         sidecar["leaves"]["['params']['w']"] = "0" * 64  # as if a bit had flipped in the array
+        del sidecar["sha256"]  # those of older versions have none
         write_json(tmp_path / "30.json", sidecar)
         found = store.load(self.abstract())
         assert found is not None and found[0] == 20 and float(found[1]["params"]["w"][0, 0]) == 20
@@ -334,6 +362,7 @@ class TestCheckpoints:
         store = self.store(tmp_path)
         found = store.load(self.abstract(), at_most=25)
         assert found is not None and found[0] == 20
+        shutil.rmtree(tmp_path / "20")  # lost; its hashes must not stay, to be called damaged
         store.keep([10])
         assert store.steps() == [10] and sorted(p.name for p in tmp_path.iterdir()) == ["10", "10.json"]
 
@@ -341,6 +370,15 @@ class TestCheckpoints:
         store = self.store(tmp_path)
         with refuses(Code.CHANGED, "checkpoint"):
             store.load({"params": {"v": self.abstract()["params"]["w"]}})
+
+    @pytest.mark.parametrize("was", ["['w']", "leaves", '"step": 30', '": "'])
+    def test_a_flipped_bit_beside_a_checkpoint_is_damage_and_not_another_configuration(self, tmp_path, was):
+        store, path = self.store(tmp_path), tmp_path / "30.json"
+        text = path.read_text()
+        for at in range(text.index(was), text.index(was) + len(was)):
+            path.write_text(text[:at] + chr(ord(text[at]) ^ 2) + text[at + 1 :])
+            found = store.load(self.abstract())
+            assert found is not None and found[0] in ((20,) if was == "['w']" else (20, 30)), text[at]
 
     def test_hashes_see_type_and_shape(self):
         zeros = [np.zeros(4, np.float32), np.zeros((2, 2), np.float32), np.zeros(4, np.int32)]
@@ -390,3 +428,40 @@ def test_loss_by_position_is_exact_on_a_known_source():
     assert abs(by["excess"][0] - (entropy_of_one - source.entropy)) < 4 * by["excess_se"][0]
     assert (by["excess"][1:] == 0).all() and (by["excess_se"][1:] == 0).all()
     assert found.value == pytest.approx(source.entropy + by["excess"][0] / 8, rel=1e-12)
+
+
+HOW = [{"evaluation": 32}, {"evaluation": 20}, {"evaluation": 7}, {"microbatches": 4}]
+DRAWN = [
+    ("bert", {"objective": "diffusion"}),
+    ("bert", {"objective": "mlm", "nsp": True}),
+    ("bert", {"objective": "mlm", "unit": "span"}),
+    ("t5", {}),
+    ("vit", {"objective": "rotation"}),
+    ("vit", {"objective": "mim"}),
+]
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(("family", "fields"), DRAWN)
+def test_one_identity_is_one_loss(tmp_path, tiny, family, fields):
+    """However training and evaluation are split: what is hidden, turned or drawn is keyed by example."""
+    found = []
+    for number, how in enumerate(HOW):
+        config = tiny(grid=study.block("grid", "known", (0,), tokens=(48 * 24,)))
+        config.family, config.evaluation.tokens = family, 4096
+        if family == "vit":
+            config.data.known = {"source": "scenes"}
+            config.cells.grid.tokens = (64 * 4 * 24,)
+            del config.model.context
+        config.model.update(fields)
+        config.evaluation.batch = how.get("evaluation", 32)
+        config.execution.microbatches = how.get("microbatches", 1)
+        (program,) = prepare(config, tmp_path / str(number))
+        go(program, tmp_path / str(number))
+        done = [(r.manifest.identity, r.result) for r in records(tmp_path / str(number)) if r.manifest.kind != "stem"]
+        (identity, result), *_ = done
+        assert result is not None
+        found.append((identity, {name: term.value for name, term in result.evaluation.items()}))
+    assert len({identity for identity, _ in found}) == 1
+    for _, values in found[1:]:
+        assert values == pytest.approx(found[0][1], rel=1e-5)

@@ -163,7 +163,7 @@ def test_the_verb_goes_from_a_sweep_to_a_recipe_that_a_study_names(tiny, tmp_pat
                 train(spec, tmp_path)
         return 0
 
-    monkeypatch.setattr("scaling.verbs.tune.run", run)
+    monkeypatch.setattr("scaling.verbs.tune.train", run)
     rates = "0.01,0.02,0.04,0.08,0.16"
     flags = {flag.name: flag.default for flag in tune_verb.VERB.flags}
     given = {"workdir": str(tmp_path), "rates": rates, "batches": "4", "sizes": "0,1", "seeds": "0,1"}

@@ -73,6 +73,7 @@ def diagnose(fit: Subject) -> tuple[AnyWarning, ...]:
     warnings: list[AnyWarning] = [
         *_bounds(fit),
         *_stem_effects(fit),
+        *_not_linear(fit),
         *_identification(fit),
         *_scales(fit),
         *_design(fit),
@@ -118,6 +119,11 @@ def _stem_effects(fit: Subject) -> list[AnyWarning]:
     """None for exact losses or for hardly more rows than parameters, which cannot show a misfit."""
     sd, spare = fit.inference.capped, len(fit.y) - int(fit.point.free.sum())
     return [card.StemEffects(sd=sd)] if sd is not None and sd > ROUNDING and spare >= len(fit.law.names) else []
+
+
+def _not_linear(fit: Subject) -> list[AnyWarning]:
+    left = fit.inference.left
+    return [] if left is None else [card.NotLinear(size_log=finite(left[0]), expected_log=left[1])]
 
 
 def _identification(fit: Subject) -> list[AnyWarning]:
@@ -368,9 +374,15 @@ def left_out(dropped: Sequence[Dropped], table: pd.DataFrame, law: Law) -> tuple
 
 
 def levels(values: Any, tolerance: float = 0.02) -> list[float]:
-    """Distinct values, ascending; values within ``tolerance`` of their neighbour count once."""
-    ordered = np.sort(np.asarray(values, dtype=np.float64))
-    return [float(v) for i, v in enumerate(ordered) if i == 0 or v > ordered[i - 1] * (1 + tolerance)]
+    """Distinct values, ascending; those within ``tolerance`` above one count as that one.
+
+    Of it, not of their neighbour: ten thousand sizes over three decades are many, though each is close to the next.
+    """
+    found: list[float] = []
+    for value in np.unique(np.asarray(values, dtype=np.float64)):
+        if not found or value > found[-1] * (1 + tolerance):
+            found.append(float(value))
+    return found
 
 
 def names_of(table: pd.DataFrame) -> list[str]:
@@ -393,9 +405,10 @@ def standing(law: Law, intervals: Intervals, warnings: Iterable[Warning]) -> dic
     """How well the exponents of a fit, its floor and the exponents of the optimum are known, by name.
 
     ``yes``; ``roughly``: an exponent or scale not known within a factor ``KNOWN``; ``no``: not identified; ``by_form``:
-    the formula determines it, whatever the runs.
+    the formula determines it, whatever the runs. Nothing is ``yes`` where the draws of a linearised law left the fit.
     """
-    lost = missing(warnings)
+    warnings = tuple(warnings)
+    lost, astray = missing(warnings), any(isinstance(w, card.NotLinear) for w in warnings)
     derived = [name for name in ("a", "b") if name in intervals and name not in law.names]
     own = [name for name in law.names if name in law.exponent_names or name == law.floor]
     out: dict[str, Standing] = {}
@@ -403,7 +416,7 @@ def standing(law: Law, intervals: Intervals, warnings: Iterable[Warning]) -> dic
         cell, vague = intervals[name], name not in (law.floor, *derived)
         by_form = name in derived and cell.lo == cell.hi
         out[name] = "no" if name in lost else "by_form" if by_form else "yes"
-        if out[name] == "yes" and vague and not _within_factor(cell):
+        if out[name] == "yes" and (astray or (vague and not _within_factor(cell))):
             out[name] = "roughly"
     if "b" in derived:
         out["b"] = out["a"]  # b is 1 - a

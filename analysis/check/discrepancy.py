@@ -18,17 +18,23 @@ also assumed is that g keeps its proportion to h, since what is wrong with a law
 
 Nothing here was fitted to optima: ``benchmarks/optimum.py`` tests it on those of real studies, beside other forms.
 
-k by law, with the studies that it was learned from, is in ``discrepancy.json``; ``benchmarks/league.py`` learns and
-tests it, with the source of the tested study left out.
+A study's own rolling residuals r (``check.ahead``) say more of k. Where they are used, in the default forecast
+(``decide.pool``), k^2 is scaled inverse chi-square before the study is seen; residuals are normal with variance
+spread^2 + (k x)^2, and since they share runs and bend together, all those above one cut count as ``worth`` residuals.
+What comes out is again taken as scaled inverse chi-square, of the same mean and variance of log k^2, and gives t its
+degrees of freedom. For a law alone this was tried and is no better (benchmarks/README.md): one k for all studies stays.
+
+k by law, with the studies that it was learned from, is in ``discrepancy.json``, which version 3 of
+``benchmarks/league.py`` made (at e828b71); version 4 scores it beside, with the source of the tested study left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -45,6 +51,11 @@ FILE = Path(__file__).with_name("discrepancy.json")
 DF = 4.0
 OTHER = "other"  # laws that were not in the league
 APART = 1.0  # e-folds of N along a budget beyond which the deviations of two cells are taken as independent
+GRID = np.linspace(math.log(2e-4), math.log(0.4), 70)
+K = np.exp(GRID)
+HALVES = np.geomspace(0.3, 500, 600)  # degrees of freedom / 2, and the variance of log k^2 that goes with them
+TRIGAMMA = special.polygamma(1, HALVES)
+NEAR = 0.05  # e-folds: a run just above a cut is taken as that far beyond it
 CURVATURE = 0.033  # of log loss in log N along a budget: the median over the sets in benchmarks/optimum.json
 
 
@@ -74,19 +85,81 @@ def term(law: str | Law, setting: str | float = "auto") -> Discrepancy:
     Raises:
       UserError: any other setting.
     """
+    form, learned = laws.get(law), _league()
     if setting == "off":
-        return Discrepancy(k=0.0, df=DF, shared=0.0, setting="off")
-    learned = _league()
+        return Discrepancy(k=0.0, df=DF, shared=0.0, setting="off", of=form.quantity)
     if setting == "auto":
-        row = learned.get(laws.get(law).form, learned[OTHER])
-        return Discrepancy(k=row.k, df=DF, shared=row.shared, setting="auto", sets=row.sets, sources=row.sources)
+        row = learned.get(form.form, learned[OTHER])
+        about = {"sets": row.sets, "sources": row.sources}
+        return Discrepancy(k=row.k, df=DF, shared=row.shared, setting="auto", of=form.quantity, **about)
     try:
         k = float(setting)
     except ValueError:
         k = math.nan
     if not (math.isfinite(k) and k >= 0):
         raise UserError("discrepancy", setting, "give auto, off, or the scale of log loss per e-fold, such as 0.005")
-    return Discrepancy(k=k, df=DF, shared=learned[OTHER].shared, setting="given")
+    return Discrepancy(k=k, df=DF, shared=learned[OTHER].shared, setting="given", of=form.quantity)
+
+
+class Residuals(Protocol):
+    """Of one cut, (m,) each: log losses less the forecast, their sd if the law were true, e-folds beyond the cut."""
+
+    @property
+    def residual(self) -> Array: ...
+    @property
+    def spread(self) -> Array: ...
+    @property
+    def x(self) -> Array: ...
+
+
+class Prior(msgspec.Struct, frozen=True):
+    """What other studies say of a law's discrepancy.
+
+    Attributes:
+      k: scale of log loss per e-fold.
+      df: degrees of freedom of the scaled inverse chi-square distribution of a study's k^2.
+      worth: number of residuals that a rolling cut counts as.
+      shared: part of the deviation's variance that the cells of one forecast have in common.
+      sets, sources: number of studies, and of their sources, from which it was learned.
+    """
+
+    k: float
+    df: float
+    worth: float
+    shared: float
+    sets: int
+    sources: int
+
+
+def updated(prior: Prior, cuts: Sequence[Residuals]) -> tuple[float, float]:
+    """k and degrees of freedom of a study's deviations, by Bayes' rule on a grid of log k (module docstring)."""
+    if not cuts:
+        return prior.k, prior.df
+    log = np.sum([likelihood(cut) for cut in cuts], axis=0)
+    k, df = matched(log_prior(np.array([prior.k]), prior.df) + prior.worth * log)
+    return float(k[0]), float(df[0])
+
+
+def log_prior(k: Array, df: float) -> Array:
+    """Log density (q, grid) over the grid of log k of scaled inverse chi-squares around k^2 (q,)."""
+    return -df * (GRID + 0.5 * (k[:, None] / K) ** 2)
+
+
+def matched(log: Array) -> tuple[Array, Array]:
+    """k and degrees of freedom (q,) of scaled inverse chi-squares with the mean and variance of log k^2 under log
+    densities (q, grid)."""
+    weight = np.exp(log - log.max(axis=1, keepdims=True))
+    weight /= weight.sum(axis=1, keepdims=True)
+    middle = weight @ GRID
+    variance = np.maximum(4 * (weight @ GRID**2 - middle**2), TRIGAMMA[-1])
+    half = np.exp(np.interp(-np.log(variance), -np.log(TRIGAMMA), np.log(HALVES)))
+    return np.exp(middle + 0.5 * (special.digamma(half) - np.log(half))), 2 * half
+
+
+def likelihood(cut: Residuals) -> Array:
+    """Mean log density of a cut's residuals for each k of the grid."""
+    variance = np.minimum(cut.spread, 1.0) ** 2 + (K[:, None] * np.maximum(cut.x, NEAR)) ** 2
+    return -0.5 * np.mean(cut.residual**2 / variance + np.log(variance), axis=1)
 
 
 def beyond(scope: Scope, columns: Mapping[str, Any]) -> Array:

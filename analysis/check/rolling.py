@@ -164,17 +164,3 @@ def _scores(logs: Array, y: Array) -> dict[str, float]:
         "log_score": float(np.mean(log_score(logs, y))),
         "inside90": float(np.mean((low <= y) & (y <= high))),
     }
-
-
-def choose(table: Any, names: tuple[str, ...], **options: Any) -> tuple[str, tuple[Rolling, ...]]:
-    """The law with the lowest rolling CRPS, and the rolling scores of all laws, best first.
-
-    The first of ``names`` is kept unless another law is better by more than 5 %.
-    """
-    scores = [rolling(table, name, **options) for name in names]
-    usable = sorted((s for s in scores if s.crps is not None), key=lambda s: s.crps or 0.0)
-    order = (*usable, *(s for s in scores if s.crps is None))
-    first = scores[0]
-    best = usable[0].crps if usable else None
-    keep = best is None or (first.crps is not None and first.crps <= 1.05 * best)
-    return (first if keep else order[0]).law, order

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 from scipy import special
 
@@ -24,6 +25,7 @@ from analysis.card import (
     Interval,
     Misfit,
     NotIdentified,
+    NotLinear,
     Refuted,
     Value,
     Warning,
@@ -42,6 +44,8 @@ from analysis.engine.frontier import (
     size_for,
     tokens_for,
 )
+from analysis.fitting.below_zero import moved
+from analysis.laws.base import Quantity
 from scaling.errors import Code, UserError
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ CARRIED = (
     ApproachesDisagree,
     Refuted,
     Misfit,
+    NotLinear,
 )  # warnings of a fit that its allocations repeat
 
 
@@ -139,6 +144,7 @@ class Allocation(Value):
       cost: C = 6ND with the N of the fit, exact FLOPs per token ``by_size``, or a ``function`` of N and D.
       warnings: warnings about this allocation.
       of_fit: warnings of the fit that affect it.
+      quantity: what ``loss`` is: what the law gives.
     """
 
     law: str
@@ -156,6 +162,7 @@ class Allocation(Value):
     conventions: Conventions
     warnings: tuple[AllocationWarning, ...]
     of_fit: tuple[AnyWarning, ...]
+    quantity: Quantity = "loss"
     kind: Literal["allocation"] = "allocation"
     schema: Literal[2] = SCHEMA
 
@@ -256,6 +263,10 @@ def optimal(
       UserError: NOT_IDENTIFIED: no interior optimum, or an allocation that the runs do not identify; BEYOND: more than
         100 times the largest fitted compute; UNSUPPORTED: a law without an optimum; INVALID: invalid arguments.
     """
+    if fit.card.offset:
+        whole = moved(fit, fit.card.offset)
+        found = optimal(whole, flops=flops, params=params, tokens=tokens, level=level, cost=cost, force=force)
+        return lowered(found, fit)
     asked = positive(flops=flops, params=params, tokens=tokens)
     if len(asked) not in (1, 2):
         raise UserError("predict", ", ".join(asked) or "nothing", "give one or two of --flops, --params, --tokens")
@@ -305,6 +316,18 @@ def answer(
     return assemble(fit, asked, cells, spans, warnings, level=level, cost=cost)
 
 
+def lowered(answer: Allocation, fit: Fit) -> Allocation:
+    """The answer of a fit of losses below zero, from that of the same losses with its offset."""
+    offset, asked = fit.card.offset, dict(answer.asked)
+    if "loss" in asked:
+        asked["loss"] -= offset
+    loss = answer.loss.moved(-offset)
+    size = answer.loss.value / abs(loss.value) if loss.value else math.inf
+    near = Sensitivity(half_N=answer.sensitivity.half_N * size, double_N=answer.sensitivity.double_N * size)
+    carried = tuple(w for w in fit.warnings if isinstance(w, CARRIED))
+    return msgspec.structs.replace(answer, asked=asked, loss=loss, sensitivity=near, of_fit=carried)
+
+
 class Spans(NamedTuple):
     """Intervals of an allocation's N, D, D/N and FLOPs."""
 
@@ -346,6 +369,7 @@ def assemble(
         conventions=fit.conventions,
         warnings=tuple(warnings),
         of_fit=tuple(w for w in fit.warnings if isinstance(w, CARRIED)),
+        quantity=fit.law.quantity,
     )
 
 

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
-from scipy import optimize, stats
+from scipy import special
 
 from analysis import laws
 from analysis.card import SCHEMA, Interval, Value
 from analysis.decide.design import ExpectedPrecision, Prior, plan_targets
 from analysis.engine.frontier import cost_table, estimate_and_draws, optimum_along
-from scaling.errors import Code, UserError
+from analysis.fitting.below_zero import require_above
+from scaling.errors import Code, UserError, choose
 from scaling.records.unit import Unit
 
 if TYPE_CHECKING:
@@ -263,14 +264,16 @@ def compare(
     """
     margins = dict(margins or {})
     _check(members, level, margins, axis)
+    for member in members:
+        require_above(member.fit, "comparison")
     several = len({m.fit.law.name for m in members}) > 1
     values = {m.label: _quantities(m.fit, several) for m in members}
     names = dict.fromkeys(name for own in values.values() for name in own)
     shared = [name for name in names if sum(name in own for own in values.values()) > 1]
     unknown = set(margins) - set(shared)
     if unknown:
-        remedy = f"is not shared by the fits; choose from {', '.join(shared)}"
-        raise UserError("margin", sorted(unknown)[0], remedy, Code.UNKNOWN)
+        remedy = f"is not shared by the fits; {choose(min(unknown), shared)}"
+        raise UserError("margin", min(unknown), remedy, Code.UNKNOWN)
     rng = np.random.default_rng(seed)
     quantities = {}
     for name in shared:
@@ -320,7 +323,7 @@ def power(
     names = [name for name in plan_targets() if name != laws.default().floor]
     for name in margins:
         if name not in names:
-            remedy = f"is no exponent of a plan; choose from {', '.join(names)}"
+            remedy = f"is no exponent of a plan; {choose(name, names)}"
             raise UserError("margin", name, remedy, Code.UNKNOWN)
     pairs = [
         _pair_power(name, one, two, plans, level, margins.get(name, MARGIN))
@@ -336,15 +339,15 @@ def _pair_power(
     if first is None or second is None:
         return PairPower(quantity=name, one=one, two=two, margin=margin)
     width = math.hypot(first, second)
-    error = width / float(stats.norm.ppf(0.5 + level / 2))
-    equal = 2 * float(stats.norm.cdf(margin / error - stats.norm.ppf(level))) - 1
+    error = width / float(special.ndtri(0.5 + level / 2))
+    equal = 2 * float(special.ndtr(margin / error - special.ndtri(level))) - 1
     return PairPower(
         quantity=name,
         one=one,
         two=two,
         margin=margin,
         half_width=width,
-        seen=width + float(stats.norm.ppf(POWER)) * error,
+        seen=width + float(special.ndtri(POWER)) * error,
         equal=max(0.0, equal),
     )
 
@@ -364,6 +367,8 @@ def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> 
 
     tau2 = 0.0
     if excess(0.0) > 0:
+        from scipy import optimize  # slow to import, and not needed by a report
+
         root: Any = optimize.brentq(excess, 0.0, float(np.ptp(y) ** 2 * k + 1e-300))
         tau2 = float(root)
     w = 1 / (se**2 + tau2)
@@ -371,10 +376,10 @@ def pool(members: Mapping[str, tuple[float, float]], *, level: float = 0.95) -> 
     # Hartung and Knapp's factor; at least 1, or two members that agree by chance would give a point.
     factor = max(1.0, float((w * (y - mean) ** 2).sum()) / (k - 1))
     error = math.sqrt(factor / w.sum())
-    t = float(stats.t.ppf(0.5 + level / 2, k - 1))
+    t = float(special.stdtrit(k - 1, 0.5 + level / 2))
     prediction = None
     if k > 2:
-        wide = float(stats.t.ppf(0.5 + level / 2, k - 2)) * math.sqrt(tau2 + error**2)
+        wide = float(special.stdtrit(k - 2, 0.5 + level / 2)) * math.sqrt(tau2 + error**2)
         prediction = (mean - wide, mean + wide)
     weight = tau2 / (tau2 + se**2)
     return Pooled(

@@ -60,7 +60,7 @@ def noise_scale(rows: Iterable[StepRow], context: int, *, level: float = 0.95) -
     Args:
       context: tokens per example; the gradient noise is per example.
     """
-    from scipy import stats
+    from scipy import special
 
     measured = [(row.gradient_noise, row.gradient_signal) for row in rows if row.gradient_noise is not None]
     if not measured:
@@ -77,7 +77,7 @@ def noise_scale(rows: Iterable[StepRow], context: int, *, level: float = 0.95) -
     logs = np.log(left[:, 0] / left[:, 1])
     count = len(blocks)
     error = math.sqrt((count - 1) / count * float(np.sum((logs - logs.mean()) ** 2)))
-    wide = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
+    wide = float(special.stdtrit(count - 1, (1 + level) / 2)) * error
     ends = Interval(value=value, lo=value * math.exp(-wide), hi=value * math.exp(wide))
     return NoiseScale(interval=ends, rows=len(pairs))
 

@@ -16,11 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import msgspec
 import numpy as np
 import pandas as pd
 
-from analysis.card import SCHEMA, FitCard, Value
+from analysis.card import SCHEMA, FitCard, Kind, Value
 from analysis.check.rolling import crps
 from analysis.fitting import Fit, load_fit, read_card
 from analysis.table import seal as sealed
@@ -38,7 +37,7 @@ from analysis.table.seal import (
 )
 from scaling.errors import Code, UserError
 from scaling.records import read_typed, write_json
-from scaling.records.files import exclusive
+from scaling.records.files import exclusive, listed
 
 Array = np.ndarray
 QUANTILES = (np.arange(50) + 0.5) / 50
@@ -259,17 +258,11 @@ class SealableCard(NamedTuple):
     n: str
 
 
-class _Kind(msgspec.Struct):
-    """The field that tells a fit card from other files in ``fits/``."""
-
-    kind: str = ""
-
-
 def fit_cards(workdir: Path) -> list[SealableCard]:
     """All fit cards of a study's runs, in order of name."""
     cards = []
-    for path in sorted((workdir / "fits").glob("*.json")):
-        if read_typed(path, _Kind).kind != "fit":
+    for path in listed(workdir / "fits"):
+        if path.suffix != ".json" or read_typed(path, Kind).kind != "fit":
             continue
         card = read_card(path)
         if card.conventions.n is None or card.draws is None:

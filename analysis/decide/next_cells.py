@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 
 from analysis import laws
 from analysis.card import SCHEMA, NotIdentified, Value, Warning
+from analysis.check import diagnose
 from analysis.decide import design
 from analysis.engine.frontier import Cost, cost_table, flops_for
+from analysis.fitting.below_zero import moved
 from analysis.table.rounding import rounded
 from analysis.table.runs import load
 from scaling.errors import Code, UserError
@@ -176,6 +179,7 @@ def next_cells(
     """
     if not (math.isfinite(budget) and budget > 0):
         raise UserError("budget", budget, "must be a positive number of FLOPs")
+    fit = moved(fit, fit.card.offset)  # of losses below zero: widths do not depend on a constant in the loss
     safeguards = safeguards or Safeguards()
     safeguards.check()
     question = design.parse_target(target, fit.law)
@@ -192,6 +196,7 @@ def next_cells(
     thetas = np.vstack([fit.theta[None], fit.draws[::step][: SETS - 1]])
     request = design.Request(question, budget, level, safeguards.share)
     selection = design.propose(fit.law, thetas, done.columns, pool, request, noise=noise, cost=cost)
+    _require_told_apart(fit, done, pool, selection)
     return Proposal(
         law=fit.law.name,
         target=question.text,
@@ -231,6 +236,17 @@ def _cells(pool: design.Pool, rows: Sequence[_Row], selection: design.Selection)
             )
         )
     return tuple(cells)
+
+
+def _require_told_apart(fit: Fit, done: _Done, pool: design.Pool, selection: design.Selection) -> None:
+    """Raises a UserError where D = k N in all runs and chosen cells: no such runs tell the terms of N and D apart."""
+    chosen = list(selection.chosen)
+    together = {name: np.concatenate([getattr(done, name), getattr(pool, name)[chosen]]) for name in ("N", "D")}
+    r = diagnose.correlation(fit.law, pd.DataFrame(together))
+    if r is not None and abs(r) > diagnose.CONFOUNDED:
+        ratio = float(np.median(together["D"] / together["N"]))
+        remedy = "in all runs and all cells to choose from: they cannot tell the terms of N and D apart; widen --ratios"
+        raise UserError("D/N", f"{ratio:.3g}", remedy, Code.NOT_IDENTIFIED)
 
 
 def _warnings(fit: Fit, selection: design.Selection, share: float) -> tuple[ProposalWarning, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis.card import SCHEMA, AnyWarning, Conventions, Interval, Value, Warning
 from analysis.decide.allocate import CARRIED, DiscrepancyTerm, positive
+from analysis.laws.base import Quantity
 from scaling.errors import Code, UserError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Point(Value):
       discrepancy: None where the card's term is switched off.
       warnings: about this forecast.
       of_fit: warnings of the fit that affect it.
+      quantity: what ``loss`` is: what the law gives.
     """
 
     law: str
@@ -49,6 +51,7 @@ class Point(Value):
     conventions: Conventions
     warnings: tuple[OutsideRange, ...]
     of_fit: tuple[AnyWarning, ...]
+    quantity: Quantity = "loss"
     kind: Literal["point"] = "point"
     schema: Literal[2] = SCHEMA
 
@@ -90,6 +93,7 @@ def at_value(fit: Fit, x: float, *, level: float = 0.95) -> Point:
         conventions=fit.conventions,
         warnings=_outside(fit, column, x, k > 0 and beyond > 0),
         of_fit=tuple(w for w in fit.warnings if isinstance(w, CARRIED)),
+        quantity=fit.law.quantity,
     )
 
 

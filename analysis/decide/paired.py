@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from analysis.card import SCHEMA, Interval, Value
 from analysis.table import seal as sealed
@@ -88,7 +88,7 @@ def difference(one: str | Path, two: str | Path, *, level: float = 0.95) -> Pair
     single = [_ratio(x.sum, count) for x in (a, b)]
     residual = [x.sum - mean * count for x, (mean, _) in zip((a, b), single)]
     size = float(np.sqrt((residual[0] ** 2).sum() * (residual[1] ** 2).sum()))
-    wide = float(stats.t.ppf(0.5 + level / 2, len(count) - 1)) * se
+    wide = float(special.stdtrit(len(count) - 1, 0.5 + level / 2)) * se
     return PairedDifference(
         level=level,
         difference=Interval(value=value, lo=value - wide, hi=value + wide),

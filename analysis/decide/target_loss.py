@@ -26,10 +26,12 @@ from analysis.decide.allocate import (
     displaced,
     extrapolation,
     largest,
+    lowered,
     positive,
     require_separable,
 )
 from analysis.engine.frontier import Cost, cost_table, estimate_and_draws, flops_for, frontier
+from analysis.fitting.below_zero import moved
 from scaling.errors import Code, UserError
 
 if TYPE_CHECKING:
@@ -58,6 +60,14 @@ def reaching(
       UserError: NOT_IDENTIFIED: the fitted law never reaches the loss, or the runs do not tell N from D; BEYOND: only
         far from the fitted runs; UNSUPPORTED: a law without an optimum; INVALID: no positive number.
     """
+    if offset := fit.card.offset:
+        try:
+            found = reaching(moved(fit, offset), loss + offset, level=level, cost=cost, force=force)
+        except UserError as error:
+            if error.field == "loss":
+                raise _out_of_reach(fit, loss, error.code is not Code.BEYOND) from None
+            raise
+        return lowered(found, fit)
     (loss,) = positive(loss=loss).values()
     cost = cost_table(fit) if cost is None else cost
     path = _path(fit, cost)

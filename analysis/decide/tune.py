@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from analysis.card import Interval, Value, Warning
 from analysis.table.rounding import rounded
@@ -129,7 +129,7 @@ def optima(table: Table, level: float = 0.95) -> tuple[SweptCell, ...]:
     fitted = [parabola for _, parabola in swept if parabola is not None]
     spare = sum(parabola.spare for parabola in fitted)
     variance = sum(parabola.residuals for parabola in fitted) / spare if spare else None
-    quantile = float(stats.t.ppf((1 + level) / 2, spare)) if spare else math.nan
+    quantile = float(special.stdtrit(spare, (1 + level) / 2)) if spare else math.nan
     cells = []
     for cell, parabola in swept:
         if parabola is not None:

@@ -75,13 +75,14 @@ class _Data:
 def _value(surface: Surface, z: Array, data: _Data, heavy: bool) -> tuple[Array, State, Array, Array]:
     """Objective (S,), state, residuals and their influence psi (S, n) at coordinates z (S, P)."""
     f, state = surface.evaluate(z)
-    r = data.y - f
-    if heavy:
-        cost, psi, _ = student(r, data.delta)
-        value = (cost * data.w).sum(1)
-    else:
-        psi = np.clip(r, -data.delta, data.delta)
-        value = ((r - 0.5 * psi) * psi * data.w).sum(1)
+    with np.errstate(invalid="ignore"):  # a formula that overflows somewhere has no finite objective
+        r = data.y - f
+        if heavy:
+            cost, psi, _ = student(r, data.delta)
+            value = (cost * data.w).sum(1)
+        else:
+            psi = np.clip(r, -data.delta, data.delta)
+            value = ((r - 0.5 * psi) * psi * data.w).sum(1)
     if surface.penalty is not None:
         value = value + 0.5 * ((z - data.mean) ** 2 * surface.penalty[1]).sum(1)
     return np.where(np.isnan(value), np.inf, value), state, r, psi

@@ -149,7 +149,13 @@ def _sharpen(
 
 
 def estimate_and_draws(fit: Fitted) -> np.ndarray:
-    """The estimate and the draws, (1 + S, P)."""
+    """The estimate and the draws, (1 + S, P).
+
+    UserError for a fit of losses below zero (UNSUPPORTED): what is computed from these is a ratio of losses.
+    """
+    if fit.card.offset:
+        remedy = "is not possible with losses below zero; predict takes --flops, --params, --tokens, --x and --loss"
+        raise UserError("fit", fit.law.name, remedy, Code.UNSUPPORTED)
     return np.vstack([fit.law.vector(fit.params)[None], np.asarray(fit.draws, dtype=float)])
 
 

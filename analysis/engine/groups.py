@@ -54,7 +54,8 @@ class Groups:
 
 
 def groups_of(table: pd.DataFrame) -> Groups | None:
-    """Rows that share a stem; without a stem column, rows of one N (and seed). None when no two rows share one."""
+    """Rows that share a stem; without a stem column, rows of one N (and seed). None when no two rows share one, or
+    all share the same: an effect common to all rows is part of the law's level."""
     if "stem" in table and bool(np.any(table["stem"].notna())):
         own = pd.Series([f"row {i}" for i in range(len(table))], index=table.index)
         key = table["stem"].where(table["stem"].notna(), own).astype(str)
@@ -66,4 +67,4 @@ def groups_of(table: pd.DataFrame) -> Groups | None:
     else:
         return None
     codes, names = pd.factorize(key, sort=True)
-    return Groups(codes, [str(v) for v in names], kind) if len(names) < len(table) else None
+    return Groups(codes, [str(v) for v in names], kind) if 1 < len(names) < len(table) else None

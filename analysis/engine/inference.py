@@ -4,7 +4,8 @@
 ``profile-t`` on request, and for a power law of one variable with a floor: intervals of exponents, floor and a by
 profiling the same sum of squares, draws as above.
 ``delta-t`` (more than 100 rows): t draws around the estimate from the sandwich covariance, or from the GLS covariance
-when rows share stems; above 50,000 rows on many stems from the sandwich over stems.
+when rows share stems; above 50,000 rows on many stems from the sandwich over stems. Where the law bends so much within
+the draws that these leave its fitted values (``_left``), up to 2000 rows are sampled as likelihood-t.
 ``bootstrap``: by cluster where clusters are more than 20; ``bootstrap-runs`` ignores clusters.
 ``jackknife-t`` (learning curves, whose errors drift along a run): t draws with the covariance between the refits that
 leave out one run each (MacKinnon, Nielsen and Webb 2023, CV3, doi 10.1002/jae.2969), runs - 1 degrees of freedom.
@@ -25,11 +26,15 @@ from analysis.engine.random_effects import ROOT, gls, reml
 from analysis.engine.sampler import sample
 from analysis.engine.surface import Surface
 from analysis.engine.uncertainty import Inference, Why, pseudo_values, ridge
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, choose
 
 Array = np.ndarray
 SAMPLED_ROWS = 100
 MANY_CLUSTERS = 20
+BENT_ROWS = 2_000  # most rows that are sampled because a linearised law does not hold over its draws
+CHECKED = (256, 500)  # draws and rows on which that is checked
+EXACT = 1e-9  # log loss: draws nearer than that have no noise to leave
+MOST_SIZE, MOST_SHIFT = 2.0, 1.0  # of draws about the fit, in standard errors of the linearised law
 HUGE = 50_000  # rows above which rows are not resampled
 SCHEMES = ("auto", "likelihood-t", "profile-t", "delta-t", "bootstrap", "bootstrap-runs", "jackknife-t")
 SAMPLED = ("likelihood-t", "profile-t")
@@ -82,20 +87,55 @@ def infer(
     else:
         if chosen.scheme == "jackknife-t" and groups is not None:
             at.df = float(len(groups.names) - 1)
-        at.z[:, at.free] += _t_draws(point, at, y, G, draws, rng, chosen.clustered)
-        at.z = np.clip(at.z, at.surface.lower, at.surface.upper)
-        if at.surface.floor is not None and at.surface.outer is not None:
-            most = np.exp(np.minimum(highest / np.maximum(at.z[:, at.surface.outer], 1e-3), 700.0))
-            at.z[:, at.surface.floor] = np.minimum(at.z[:, at.surface.floor], most)
-        at.z[:, ~at.free] = at.z_hat[~at.free]
+        moves = _t_draws(point, at, y, G, draws, rng, chosen.clustered)
+        at.z[:, at.free] += moves
+        _into_support(at, highest)
+        at.left = _left(at, moves)
+        if at.left is not None and chosen.why == "many_rows" and at.surface.n <= BENT_ROWS:
+            try:
+                at = infer(point, y, table, draws=draws, seed=seed, scheme="likelihood-t", level=level)
+            except UserError:  # no start of the sampler lies in the support: the card says that the draws left the fit
+                return at
+            at.why = "bent"
     return at
+
+
+def _into_support(at: Inference, highest: float) -> None:
+    """Takes linearised draws back to the bounds of the parameters; ``highest``: log of the largest floor."""
+    surface = at.surface
+    at.z = np.clip(at.z, surface.lower, surface.upper)
+    if surface.floor is not None and surface.outer is not None:
+        most = np.exp(np.minimum(highest / np.maximum(at.z[:, surface.outer], 1e-3), 700.0))
+        at.z[:, surface.floor] = np.minimum(at.z[:, surface.floor], most)
+    at.z[:, ~at.free] = at.z_hat[~at.free]
+
+
+def _left(at: Inference, moves: Array) -> tuple[float, float] | None:
+    """(distance of the draws from the estimate, that of the linearised law) where draws leave the fitted values.
+
+    Root mean squares over the rows, of a median draw. Around an estimate at a bound, or in a long bent valley, the
+    ``moves`` (S, free) lead off the valley: such draws predict losses that no run allows.
+    """
+    count, rows = CHECKED
+    surface, z, moves = at.surface, at.z[:count], moves[:count]
+    if surface.n > rows and not surface.law.slow:  # which would compile for the new shape
+        surface = surface.rows(np.linspace(0, surface.n - 1, rows).astype(int))
+    f, state = surface.evaluate(at.z_hat[None])
+    line = moves @ surface.jacobian(state)[0][:, at.free].T
+    with np.errstate(all="ignore"):
+        apart = surface.evaluate(z)[0] - f[0]
+        size, own = (float(np.median(np.sqrt((v**2).mean(1)))) for v in (apart, line))
+        shift = float(np.sqrt(((np.median(apart, 0) - np.median(line, 0)) ** 2).mean()))
+    if max(size, own) < EXACT or (size <= MOST_SIZE * own and shift <= MOST_SHIFT * own):
+        return None
+    return size if math.isfinite(size) else math.inf, own
 
 
 def _choose(scheme: str, surface: Surface, groups: Groups | None) -> _Choice:
     """The requested scheme, or for ``auto`` the one that suits the design."""
     count = 0 if groups is None else len(groups.names)
     if scheme not in SCHEMES:
-        raise UserError("scheme", scheme, f"choose one of {', '.join(SCHEMES)}", Code.UNKNOWN)
+        raise UserError("scheme", scheme, choose(scheme, SCHEMES), Code.UNKNOWN)
     if scheme == "jackknife-t" and count < 3:
         remedy = "needs rows that share stems or sizes, three of them or more"
         raise UserError("scheme", scheme, remedy, Code.TOO_FEW)
@@ -118,12 +158,14 @@ def _linearised(point: Estimate, y: Array, groups: Groups | None, chosen: _Choic
     """The inference with its random effect but without draws, and the design G (n, P) of the linearised fit."""
     surface, free = point.surface, point.free
     n, P = surface.n, int(free.sum())
-    pseudo, z_hat, rho = pseudo_values(point, y), point.z, 0.0
+    pseudo, z_hat, rho, capped = pseudo_values(point, y), point.z, 0.0, None
     effect = groups is not None and not chosen.clustered and chosen.scheme not in (*RESAMPLING, "jackknife-t")
     if effect and groups is not None:
         rho = reml(surface, z_hat, pseudo, groups, free)
         if rho > 0:
             z_hat = gls(surface, z_hat, pseudo, groups, rho, free)
+            if chosen.scheme not in SAMPLED:  # there the draws decide: ``_sampled``
+                capped, rho, z_hat = _kept_near(point, pseudo, groups, rho, z_hat)
     G = surface.jacobian(surface.evaluate(z_hat[None])[1])[0]
     G[:, ~free] = 0.0
     residual = pseudo - surface.evaluate(z_hat[None])[0][0]
@@ -144,6 +186,7 @@ def _linearised(point: Estimate, y: Array, groups: Groups | None, chosen: _Choic
         groups=groups,
         random_effect=effect,
         rho=rho,
+        capped=capped,
         # a perfect fit has the noise of losses printed to about twelve digits, not none
         sigma_hat=max(math.sqrt(rss / max(n - P, 1)), 1e-12),
         pseudo=pseudo,
@@ -151,6 +194,25 @@ def _linearised(point: Estimate, y: Array, groups: Groups | None, chosen: _Choic
         free=free,
     )
     return at, G
+
+
+def _kept_near(
+    point: Estimate, pseudo: Array, groups: Groups, rho: float, z: Array
+) -> tuple[float | None, float, Array]:
+    """(sd of the stem effects if it is capped, rho, estimate): a fit with stem effects that misses the runs is no fit.
+
+    As for draws (``_sampled``): the effects are then capped at the size of the residuals, and where even that strays,
+    the estimate is the one without them.
+    """
+    surface, plain = point.surface, _rms_of(point.surface, pseudo, point.z[None])
+    if _rms_of(surface, pseudo, z[None]) <= MAX_RMS_RATIO * plain:
+        return None, rho, z
+    residual = pseudo - surface.evaluate(z[None])[0][0]
+    sd = math.sqrt(rho * float(groups.quadratic(residual, rho)) / max(surface.n - int(point.free.sum()), 1))
+    rho = min(rho, _largest_root(surface, pseudo, groups, point.z) ** 2)
+    z = gls(surface, point.z, pseudo, groups, rho, point.free)
+    near = _rms_of(surface, pseudo, z[None]) <= MAX_RMS_RATIO * plain
+    return sd, rho, z if near else point.z
 
 
 def _limit_floor(at: Inference, y: Array, table: pd.DataFrame) -> float:
@@ -178,7 +240,7 @@ def _sampled(at: Inference, point: Estimate, draws: int, rng: np.random.Generato
     off = _rms(at, at.z) > MAX_RMS_RATIO * _rms(at, point.z[None])
     if off.mean() > 0.025:  # in none of 256 planted studies of benchmarks/coverage.py
         at.capped, at.z_hat = float(np.median(at.sigma_stem[off])), point.z
-        _draw(at, draws, rng, root=_largest_root(at, point.z))
+        _draw(at, draws, rng, root=_largest_root(at.surface, at.pseudo, at.groups, point.z))
 
 
 def _draw(at: Inference, draws: int, rng: np.random.Generator, root: float = ROOT) -> None:
@@ -195,18 +257,20 @@ def _draw(at: Inference, draws: int, rng: np.random.Generator, root: float = ROO
 
 def _rms(at: Inference, z: Array) -> Array:
     """Root mean square residuals (S,) of the law at z (S, P)."""
-    return np.sqrt(np.mean((at.pseudo - at.surface.evaluate(z)[0]) ** 2, axis=1))
+    return _rms_of(at.surface, at.pseudo, z)
 
 
-def _largest_root(at: Inference, z: Array) -> float:
+def _rms_of(surface: Surface, pseudo: Array, z: Array) -> Array:
+    return np.sqrt(np.mean((pseudo - surface.evaluate(z)[0]) ** 2, axis=1))
+
+
+def _largest_root(surface: Surface, pseudo: Array, groups: Groups, z: Array) -> float:
     """Cap on sqrt(rho): twice the stem sd over the run sd, from the residuals at z (P,); at least 1.
 
     Where a law is wrong along D, stem effects of any size can absorb the misfit: the law then fits within stems, and
     its levels mean nothing. The cap keeps the effects to the size of the residuals.
     """
-    assert at.groups is not None
-    codes = at.groups.codes
-    r = at.pseudo - at.surface.evaluate(z[None])[0][0]
+    codes, r = groups.codes, pseudo - surface.evaluate(z[None])[0][0]
     mean = np.bincount(codes, r) / np.bincount(codes)
     within = math.sqrt(float(((r - mean[codes]) ** 2).sum()) / max(len(r) - len(mean), 1))
     return float(np.clip(2 * math.sqrt(float((mean**2).mean())) / max(within, 1e-12), 1.0, ROOT))

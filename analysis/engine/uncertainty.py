@@ -18,7 +18,7 @@ from analysis.engine.random_effects import gls
 from analysis.engine.surface import Surface
 
 Array = np.ndarray
-Why = Literal["asked", "few_rows", "many_rows", "many_clusters", "curves", "huge"]
+Why = Literal["asked", "few_rows", "many_rows", "many_clusters", "curves", "huge", "bent"]
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Inference:
       left_out: (groups, P), the jackknife's refits without each group.
       capped: sd of the stem effects where they were capped because the draws strayed from the runs.
       converged: share of a bootstrap's refits that converged.
+      left: where linearised draws leave the fitted values: their distance in log loss, and that of the linearised law.
     """
 
     surface: Surface
@@ -61,6 +62,7 @@ class Inference:
     left_out: Array | None = None
     capped: float | None = None
     converged: float | None = None
+    left: tuple[float, float] | None = None
 
     def described(self, asked: str, level: float) -> Scheme:
         """The card's account of the scheme; ``asked`` is the scheme that the user requested."""

@@ -151,10 +151,11 @@ class Fit:
         return {**{name: value for name, value in columns.items() if name != "x"}, column: columns["x"]}
 
     def _gained(self, columns: Mapping[str, Any], losses: Array) -> Array:
-        """How far each draw's log losses (S, n) lie below those at the nearest fitted value; infinite where above."""
+        """How far each draw's log of ``losses`` (S, n), with the offset, lies below that at the nearest fitted value;
+        infinite where above."""
         column, (lo, hi) = self.law.columns[0], self.span
         nearest = np.clip(np.atleast_1d(np.asarray(columns[column], dtype=np.float64)), lo, hi)
-        gained = np.log(self.law.predict(self.draws, {column: nearest}) / losses)
+        gained = np.log((self.law.predict(self.draws, {column: nearest}) + self.card.offset) / losses)
         return np.where(gained > 0, gained, np.inf)
 
     def samples(self, columns: Mapping[str, Any], *, new_run: bool = True, discrepancy: bool = True) -> Array:
@@ -166,7 +167,8 @@ class Fit:
         every row has its own. With few runs the draws have heavy tails. Deterministic in the fit's seed.
         """
         columns = self._of_law(columns)
-        losses = self.law.predict(self.draws, columns)
+        offset = self.card.offset
+        losses = self.law.predict(self.draws, columns) + offset
         if discrepancy and self.discrepancy.k > 0:
             x = np.broadcast_to(self.beyond(columns), losses.shape[1:])
             rng = np.random.default_rng([self.seed, 2])
@@ -175,13 +177,13 @@ class Fit:
                 off = beyond_range.below(self.discrepancy, x, off, self._gained(columns, losses))
             losses = losses * np.exp(off)
         if not new_run:
-            return losses
+            return losses - offset
         rng = np.random.default_rng([self.seed, 1])
         noise = rng.standard_normal(losses.shape) * self.sigma_run[:, None]
         stems = columns.get("stem")
         codes = np.arange(losses.shape[1]) if stems is None else pd.factorize(np.asarray(stems))[0]
         shared = rng.standard_normal((len(losses), losses.shape[1]))[:, codes]
-        return losses * np.exp(noise + shared * self.sigma_stem[:, None])
+        return losses * np.exp(noise + shared * self.sigma_stem[:, None]) - offset
 
     def predict(
         self,
@@ -277,9 +279,29 @@ def load_fit(path: str | Path, law: str | Law | None = None) -> Fit:
     Raises:
       UserError: the card or its sidecar is missing, damaged or changed, or the law is unknown or has other parameters.
     """
-    path = Path(path)
     card = read_card(path)
-    form = _law_of(card, path, law)
+    form = _law_of(card, Path(path), law)
+    return Fit(card, form, *_arrays(card, Path(path)))
+
+
+def check_fit(path: str | Path) -> None:
+    """Reads a saved card, and its draws against their hash. A law that is not registered here is not asked about.
+
+    Raises:
+      UserError: as ``load_fit``, but not where the law is unknown. No Python file is executed.
+    """
+    card = read_card(path)
+    if ".py:" not in card.law:
+        try:
+            _law_of(card, Path(path), None)
+        except UserError as error:
+            if error.code is not Code.MISSING:
+                raise
+    _arrays(card, Path(path))
+
+
+def _arrays(card: FitCard, path: Path) -> tuple[Array, Array, Array]:
+    """The draws of a card, and the sd of a run and of a stem for each. Raises UserError, see ``load_fit``."""
     if card.draws is None:
         raise UserError("fit", path, f"names no draws; {AGAIN}", Code.DAMAGED)
     sidecar = path.with_name(card.draws.file) if Path(card.draws.file).name == card.draws.file else None
@@ -293,14 +315,12 @@ def load_fit(path: str | Path, law: str | Law | None = None) -> Fit:
         raise UserError("draws", sidecar, "the file is not the one that the card names; fit again", Code.CHANGED)
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            draws, run, stem = (arrays[name] for name in ("draws", "sigma_run", "sigma_stem"))
-            loaded = Fit(card, form, draws, run, stem)
+            draws, run, stem = (_read_only(arrays[name]) for name in ("draws", "sigma_run", "sigma_stem"))
     except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise UserError("draws", sidecar, f"it cannot be read ({error}); fit again", Code.DAMAGED) from None
-    S = len(loaded.sigma_run)
-    if loaded.draws.shape != (S, len(form.names)) or loaded.sigma_stem.shape != (S,):
+    if draws.shape != (run.size, len(card.params)) or not run.shape == stem.shape == (run.size,):
         raise UserError("draws", sidecar, "its arrays have other shapes; fit again", Code.DAMAGED)
-    return loaded
+    return draws, run, stem
 
 
 def _law_of(card: FitCard, path: Path, law: str | Law | None) -> Law:

@@ -19,6 +19,7 @@ from analysis.engine.estimate import Estimate, Objective, estimate
 from analysis.engine.estimate import objective as parse_objective
 from analysis.engine.inference import BY_GROUP, SCHEMES, infer
 from analysis.engine.uncertainty import Inference
+from analysis.fitting import below_zero
 from analysis.fitting.fitted import Fit
 from analysis.fitting.parts import (
     Numbers,
@@ -36,7 +37,7 @@ from analysis.fitting.parts import (
 )
 from analysis.laws import Law, published
 from analysis.table.frame import Runs
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, choose
 
 Array = np.ndarray
 DRAWS = 1000
@@ -76,15 +77,21 @@ def fit(
       UserError: too few rows or values, invalid numbers, rows that must not be fitted, or an invalid option.
     """
     form = _in_column(laws.default() if law is None else laws.get(law), runs.table)
+    kind = parse_objective(objective)
+    runs, offset = below_zero.raised(runs, form, kind)
     plan = _Plan(
         form=form,
-        kind=parse_objective(objective),
-        fixed={name: float(value) for name, value in (fixed or {}).items()},
-        priors={name: (float(mean), float(sd)) for name, (mean, sd) in (priors or {}).items()},
+        kind=kind,
+        fixed=below_zero.held(form, {name: float(value) for name, value in (fixed or {}).items()}, offset),
+        priors={
+            name: (float(mean) + (offset if name == form.floor else 0.0), float(sd))
+            for name, (mean, sd) in (priors or {}).items()
+        },
         level=level,
         seed=seed,
         scheme=scheme,
         discrepancy=beyond_range.term(form, discrepancy),
+        offset=offset,
     )
     table = _checked(runs, form, plan.fixed)
     loss = table["loss"].to_numpy(dtype=np.float64)
@@ -92,7 +99,7 @@ def fit(
     w, weighing = replicates.weights(weights, response, table, form.columns)
     point = estimate(form, table, loss, plan.kind, fixed=plan.fixed, priors=plan.priors, w=w)
     at = plan.infer(point, table, "auto" if scheme == "all" else scheme)
-    numbers = numbers_of(form, at, table, level)
+    numbers = numbers_of(form, at, table, level, plan.discrepancy)
     subject = diagnose.Subject(
         point=point,
         inference=at,
@@ -106,10 +113,9 @@ def fit(
     card = _card(plan, runs, subject, numbers, w)
     card = msgspec.structs.replace(card, weights=weighing)
     made = Fit(card, form, at.theta, at.sigma, at.sigma_stem)
-    differs = approaches.disagreement(runs, made)
-    if differs is None:
-        return made
-    return dataclasses.replace(made, card=msgspec.structs.replace(card, warnings=(*card.warnings, differs)))
+    if (differs := approaches.disagreement(runs, made)) is not None:
+        made = dataclasses.replace(made, card=msgspec.structs.replace(card, warnings=(*card.warnings, differs)))
+    return below_zero.moved(made, -offset) if offset else made
 
 
 def _card(plan: _Plan, runs: Runs, fit: diagnose.Subject, numbers: Numbers, w: Array | None) -> FitCard:
@@ -138,7 +144,9 @@ def _card(plan: _Plan, runs: Runs, fit: diagnose.Subject, numbers: Numbers, w: A
         runs=rows_of(form, at, table, w),
         influence=fit.influence,
         # Records of this project name their own tokenizer; a table may hold the published runs themselves.
-        published=published.beside(form, numbers.intervals, same_loss=runs.conventions.origin != "records"),
+        published=published.beside(
+            form, numbers.intervals, same_loss=runs.conventions.origin != "records" and not plan.offset
+        ),
         draws=None,
         seed=plan.seed,
         schemes=plan.schemes(point, at, table, numbers) if plan.scheme == "all" else {},
@@ -165,6 +173,7 @@ class _Plan:
     seed: int
     scheme: str
     discrepancy: cards.Discrepancy
+    offset: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.level < 1:
@@ -172,7 +181,7 @@ class _Plan:
         if self.seed < 0:
             raise UserError("seed", self.seed, "must be zero or more")
         if self.scheme not in (*SCHEMES, "all"):
-            raise UserError("scheme", self.scheme, f"choose one of {', '.join(SCHEMES)}, all", Code.UNKNOWN)
+            raise UserError("scheme", self.scheme, choose(self.scheme, (*SCHEMES, "all")), Code.UNKNOWN)
 
     def infer(self, point: Estimate, table: pd.DataFrame, scheme: str) -> Inference:
         return infer(point, point.y, table, draws=DRAWS, seed=self.seed, scheme=scheme, level=self.level)

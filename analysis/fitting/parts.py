@@ -12,7 +12,7 @@ import pandas as pd
 from analysis import card as cards
 from analysis import laws
 from analysis.card import Derived, Interval, finite
-from analysis.check import diagnose, replicates
+from analysis.check import diagnose, discrepancy, replicates
 from analysis.check.influence import influence, of_curves
 from analysis.check.structure import structure
 from analysis.engine.estimate import Estimate, estimate
@@ -22,6 +22,7 @@ from analysis.table.frame import Runs
 from analysis.table.rounding import rounded
 
 Array = np.ndarray
+DECADE = math.log(10)
 MANY = 5000  # rows above which other laws are not tried for their floors
 
 
@@ -38,13 +39,16 @@ class Numbers:
         return {**self.params, **{name: cell for name, cell in pair if cell is not None}}
 
 
-def numbers_of(law: Law, at: Inference, table: pd.DataFrame, level: float) -> Numbers:
+def numbers_of(
+    law: Law, at: Inference, table: pd.DataFrame, level: float, term: cards.Discrepancy | None = None
+) -> Numbers:
+    """``term``: the discrepancy, which widens what lies beyond the runs."""
     value, draws, tail = at.theta_hat, at.theta, [(1 - level) / 2, (1 + level) / 2]
     params = {}
     for i, p in enumerate(law.params):
         lo, hi = at.profiled.get(p.name) or np.quantile(draws[:, i], tail)
         params[p.name] = _interval(value[i], lo, hi, p.unit)
-    return Numbers(params, _derived(at, table, tail))
+    return Numbers(params, _derived(at, table, tail, term))
 
 
 def _interval(value: float, lo: float, hi: float, unit: str) -> Interval:
@@ -53,7 +57,7 @@ def _interval(value: float, lo: float, hi: float, unit: str) -> Interval:
     return Interval(value=float(value), lo=low, hi=high, unit=unit)
 
 
-def _derived(at: Inference, table: pd.DataFrame, tail: list[float]) -> Derived:
+def _derived(at: Inference, table: pd.DataFrame, tail: list[float], term: cards.Discrepancy | None) -> Derived:
     """a, b and tokens per parameter at three budgets from the largest compute on, C = 6 N D."""
     law, value, draws = at.surface.law, at.theta_hat, at.theta
     centre, spread = law.exponents(value), law.exponents(draws)
@@ -65,6 +69,13 @@ def _derived(at: Inference, table: pd.DataFrame, tail: list[float]) -> Derived:
         lo, hi = at.profiled.get(name) or (np.quantile(finite, tail) if len(finite) else (-math.inf, math.inf))
         if np.isfinite(centre[name][0]):
             pair[name] = _interval(centre[name][0], lo, hi, "exponent")
+    scope, moves = scope_of(table), np.zeros(len(draws))  # of log N by an error of the law of one t scale
+    if term is not None and term.k > 0:
+        moves = np.random.default_rng(3).standard_t(term.df, len(draws))
+        if "a" in pair:
+            pair["a_beyond"] = _beyond(
+                pair["a"].value, spread["a"], discrepancy.shift(term, DECADE) * moves, table, tail
+            )
     top = math.floor(math.log10(float(np.max(6 * np.asarray(table["N"] * table["D"])))) + 1e-9)
     budgets = np.array([10.0 ** (top + k) for k in range(3)])
     n, d = law.optimum(value, budgets)
@@ -74,10 +85,22 @@ def _derived(at: Inference, table: pd.DataFrame, tail: list[float]) -> Derived:
     ratios = np.where(np.isnan(ratios), np.inf, ratios)
     cells = {}
     for j, c in enumerate(budgets):
-        lo, hi = np.quantile(ratios[:, j], tail, method="nearest")
-        if np.isfinite(ratio[j]):
-            cells[f"{c:.0e}"] = _interval(ratio[j], lo, hi, "tokens/parameter")
-    return Derived(a=pair.get("a"), b=pair.get("b"), tokens_per_parameter=cells)
+        if not np.isfinite(ratio[j]):
+            continue
+        at_edge = not (0 < n[0, j] < math.inf and 0 < d[0, j] < math.inf)
+        x = 0.0 if at_edge else float(discrepancy.beyond(scope, {"N": n[0, j], "D": d[0, j]})[0])
+        apart = np.exp(-2 * (0.0 if term is None else discrepancy.shift(term, x)) * moves)  # N up is D down
+        lo, hi = np.quantile(ratios[:, j] * apart, tail, method="nearest")
+        cells[f"{c:.0e}"] = _interval(ratio[j], lo, hi, "tokens/parameter")
+    return Derived(**pair, tokens_per_parameter=cells)
+
+
+def _beyond(value: float, draws: Array, moves: Array, table: pd.DataFrame, tail: list[float]) -> Interval:
+    """a over the chord from the middle of the runs to a decade beyond them, whose end is moved by ``moves`` (S,)."""
+    log_c = np.log(np.asarray(table["N"] * table["D"], dtype=np.float64))
+    ends = draws + moves / (DECADE + np.ptp(log_c) / 2)
+    lo, hi = np.quantile(ends[np.isfinite(ends)], tail) if np.isfinite(ends).any() else (-math.inf, math.inf)
+    return _interval(value, lo, hi, "exponent")
 
 
 def objective_of(point: Estimate, at: Inference, table: pd.DataFrame) -> cards.Objective:

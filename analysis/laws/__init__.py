@@ -97,9 +97,16 @@ def standard() -> tuple[Law, ...]:
 
 
 def of_columns(columns: Collection[str]) -> tuple[Law, ...]:
-    """The laws of a loss that a table with these columns allows. A law of x stands for itself."""
-    laws = (law for law in REGISTRY.values() if law.quantity == "loss" and not law.curve)
-    return tuple(law for law in laws if set(law.columns) <= set(columns))
+    """The laws of a loss that a table with these columns allows. A law of x stands for itself.
+
+    Laws of shares are those of all the shares r1, r2 ... in the columns, which add to one.
+    """
+    shares = sum(re.fullmatch("r[0-9]+", column) is not None for column in columns)
+    found = [law for law in REGISTRY.values() if law.quantity == "loss" and not law.curve]
+    found = [law for law in found if not getattr(law, "shares", False)]
+    if 2 <= shares <= MOST:
+        found += [law for make in _numbered().values() if getattr(law := make(shares), "shares", False)]
+    return tuple(law for law in found if set(law.columns) <= set(columns))
 
 
 def reduced(law: Law) -> Law | None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, closest
 
 Array = np.ndarray
 # a mapping of names to arrays, or a pandas table (not imported here: it costs half a second)
@@ -198,7 +198,8 @@ class Law:
 
     def _known(self, part: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
         if lost := next((name for name in names if name not in known), None):
-            raise UserError(part, lost, f"law {self.name} has {', '.join(known)}", Code.UNKNOWN)
+            remedy = f"{closest(lost, known)} law {self.name} has {', '.join(known)}".lstrip()
+            raise UserError(part, lost, remedy, Code.UNKNOWN)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -223,6 +224,11 @@ class Law:
     def irreducible(self) -> str | None:
         """The floor where it is the irreducible loss, in the unit of the loss; None for other floors."""
         return self.floor if self.quantity == "loss" and self.outer is None else None
+
+    @property
+    def constant(self) -> bool:
+        """Whether the floor is a constant of the loss, so that a loss with a constant added follows the same law."""
+        return self.floor is not None and self.outer is None and self.quantity == "loss"
 
     def in_column(self, column: str) -> Law:
         """This law of one variable x, as ``power``, in a column of another name: ``power:C``."""

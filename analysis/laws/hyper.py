@@ -10,6 +10,13 @@ import numpy as np
 from analysis.laws.base import Array, Columns, E, Law, Param, Term, Tuning, amplitude, exponent, floor, scale, slope
 from analysis.laws.smooth import Smooth, Value
 
+
+def _of(law: Law, theta: Any, *names: str) -> list[Array]:
+    """Parameters of ``law`` by name, each (S, 1), of (P,) or (S, P)."""
+    values = np.atleast_2d(np.asarray(theta, dtype=np.float64))
+    return [values[:, [law.index(name)]] for name in names]
+
+
 best_lr = Smooth(
     "best_lr",
     "lr = k N^p D^q",
@@ -78,6 +85,61 @@ steps_batch = Smooth(
     example={"E": 1.7, "A": 400.0, "B": 30.0, "alpha": 0.34, "beta": 0.35, "B_crit": 250.0},
 )
 
+three_term = Law(
+    "three_term",
+    "L = E + A N^-alpha + S steps^-beta + B batch^-gamma",
+    (
+        E,
+        amplitude("A", "what too few parameters cost at N = 1"),
+        amplitude("S", "what a single step costs"),
+        amplitude("B", "what the noise of a batch of one costs"),
+        exponent("alpha", "slope in parameters"),
+        exponent("beta", "slope in steps"),
+        exponent("gamma", "slope in the batch"),
+    ),
+    (Term("A", (("N", "alpha"),)), Term("S", (("steps", "beta"),)), Term("B", (("batch", "gamma"),))),
+    "compare Schaipp 2026, arXiv 2607.01487 (its abstract was read): steps and batch apart, so that a bad batch "
+    "informs too; the best batch of a number of tokens grows as tokens^(beta / (beta + gamma))",
+    no_optimum="it weighs steps against batch; tokens are their product",
+    example={"E": 1.7, "A": 400.0, "S": 60.0, "B": 6.0, "alpha": 0.34, "beta": 0.4, "gamma": 0.5},
+)
+
+
+def best_batch(theta: Any, tokens: Any) -> Array:
+    """The batch of the least loss of ``three_term`` at so many tokens, in the unit of its batch (tokens = steps batch).
+
+    Args:
+      theta: parameters (P,) or (S, P).
+      tokens: a number or (n,).
+
+    Returns:
+      (n,), or (S, n).
+    """
+    s, beta, b, gamma = _of(three_term, theta, "S", "beta", "B", "gamma")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_ratio = np.log(gamma * b) - np.log(beta * s) + beta * np.log(np.atleast_1d(tokens))
+        out = np.exp(log_ratio / (beta + gamma))
+    return out[0] if np.ndim(theta) == 1 else out
+
+
+time_scale = Smooth(
+    "time_scale",
+    "tau = c (D / N)^m, tau = batch / (learning_rate weight_decay D)",
+    (
+        amplitude("c", "best time scale of the weights' average at one token per parameter, as a share of the run"),
+        slope("m", "slope in tokens per parameter"),
+    ),
+    (),
+    "Bergsma 2025, arXiv 2505.13738 (its abstract was read); the batch in tokens",
+    inputs=("N", "D"),
+    logs=lambda m, p, c: {"c": p["m"] * (m.log(c["D"]) - m.log(c["N"]))},
+    amplitudes=("c",),
+    quantity="value",
+    response="the best time scale of AdamW's weight decay, batch / (learning_rate weight_decay D)",
+    no_optimum="it is a law of the weight decay, not of the loss",
+    example={"c": 1.0, "m": -0.5},
+)
+
 
 def _off(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> Value:
     """log(lr / lr*(N, D))."""
@@ -103,22 +165,16 @@ def _lr_guess(columns: Columns, loss: Array) -> dict[str, float]:
     return {"h": h, "k": k, "p": float(np.clip(p, -5, 5)), "q": float(np.clip(q, -5, 5))}
 
 
-def _of_lr(theta: Any, *names: str) -> list[Array]:
-    """Parameters of ``lr_loss`` by name, each (S, 1), of (P,) or (S, P)."""
-    values = np.atleast_2d(np.asarray(theta, dtype=np.float64))
-    return [values[:, [lr_loss.index(name)]] for name in names]
-
-
 def best_learning_rate(theta: Any, n: Any, d: Any) -> Array:
     """lr*(N, D) of ``lr_loss`` parameters (P,) or (S, P): (n,) or (S, n)."""
-    k, p, q = _of_lr(theta, "k", "p", "q")
+    k, p, q = _of(lr_loss, theta, "k", "p", "q")
     out = np.exp(np.log(k) + p * np.log(np.atleast_1d(n)) + q * np.log(np.atleast_1d(d)))
     return out[0] if np.ndim(theta) == 1 else out
 
 
 def regret(theta: Any, columns: Columns) -> Array:
     """Relative increase of the loss over that at the best learning rate, (n,) or (S, n)."""
-    (h,) = _of_lr(theta, "h")
+    (h,) = _of(lr_loss, theta, "h")
     best = np.atleast_2d(best_learning_rate(theta, columns["N"], columns["D"]))
     out = np.expm1(h * np.log(np.atleast_1d(np.asarray(columns["learning_rate"])) / best) ** 2)
     return out[0] if np.ndim(theta) == 1 else out

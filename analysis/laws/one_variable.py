@@ -64,7 +64,8 @@ saturating = Smooth(
         exponent("a", "slope far beyond x0", 12.0, (0.1, 8.0)),
     ),
     (),
-    "a power law that saturates at both ends; compare Zhai 2021, arXiv 2106.04560",
+    "a power law that saturates at both ends; compare Zhai 2021, arXiv 2106.04560. Of the error it is the law of "
+    "rewards of arXiv 2510.13786 (abstract read), of fine-tuning data the rectified law of arXiv 2402.02314 (too)",
     inputs=("x",),
     logs=_saturating,
     amplitudes=("R",),
@@ -120,3 +121,4 @@ def broken(breaks: int) -> Smooth:
 
 
 bnsl1, bnsl2 = broken(1), broken(2)
+NUMBERED = {"bnsl": broken}  # bnsl3 and so on, when they are named

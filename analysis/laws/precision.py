@@ -1,4 +1,4 @@
-"""Training in low precision."""
+"""Training in low precision, and rounding the weights after training."""
 
 from __future__ import annotations
 
@@ -32,4 +32,29 @@ precision = Smooth(
     amplitudes=("A", "B"),
     no_optimum="it depends on the bits: hold those, then a = beta / (alpha + beta)",
     example={"E": 1.7, "A": 400.0, "B": 800.0, "alpha": 0.34, "beta": 0.3, "gamma": 2.5},
+)
+
+
+def _rounded(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
+    return {"C": p["gamma_D"] * m.log(c["D"]) - p["gamma_N"] * m.log(c["N"]) - c["bits"] / p["gamma"]}
+
+
+post_training = Smooth(
+    "post_training",
+    "delta = C D^gamma_D N^-gamma_N exp(-bits / gamma)",
+    (
+        amplitude("C", "increase at N = D = 1 without bits"),
+        exponent("gamma_D", "slope in the tokens of training, with which the increase grows"),
+        exponent("gamma_N", "slope in parameters, with which it falls"),
+        scale("gamma", "bits", "bits that divide the increase by e", (0.3, 10.0), 1e-2),
+    ),
+    (),
+    "compare Kumar 2024, arXiv 2411.04330, delta_PTQ (digests of it were read)",
+    inputs=("N", "D", "bits"),
+    logs=_rounded,
+    amplitudes=("C",),
+    quantity="value",
+    response="increase of the loss by rounding the weights to so many bits",
+    no_optimum="it is the price of rounding, to which that of training is to be added",
+    example={"C": 3.0, "gamma_D": 0.5, "gamma_N": 0.5, "gamma": 0.7},
 )

@@ -30,6 +30,13 @@ Formula = Callable[[Any, Mapping[str, Value], Mapping[str, Value]], dict[str, Va
 QUIET: dict[str, Any] = {"over": "ignore", "invalid": "ignore", "divide": "ignore", "under": "ignore"}
 
 
+def _rounding(shares: Mapping[str, Array]) -> float:
+    """How far sums of shares may be off one: by what rounding to the digits written, two at least, can do."""
+    values = np.concatenate([np.ravel(v) for v in shares.values()])
+    digits = next((d for d in (2, 3) if np.allclose(values, np.round(values, d), rtol=0, atol=1e-9)), 4)
+    return max(1e-3, len(shares) * 0.5 * 10.0**-digits) + 1e-9
+
+
 @dataclass(frozen=True)
 class Smooth(Law):
     """A law given by a formula.
@@ -62,6 +69,13 @@ class Smooth(Law):
     @property
     def nonlinear(self) -> tuple[str, ...]:
         return tuple(name for name in self.names if name not in self.linear)
+
+    @property
+    def constant(self) -> bool:
+        ones = np.ones((1, 1))
+        with np.errstate(**QUIET):
+            parts = self.logs(np, dict.fromkeys(self.nonlinear, ones), dict.fromkeys(self.columns, ones))
+        return super().constant and "*" not in parts
 
     def in_column(self, column: str) -> Law:
         inner, (old,) = self.logs, self.columns
@@ -98,10 +112,10 @@ class Smooth(Law):
             out[name] = values
         n = max(len(v) for v in out.values())
         total = np.sum(list(out.values()), axis=0) if self.shares else np.ones(1)
-        if (far := np.abs(total - 1) > 1e-3).any():
+        if (far := np.abs(total - 1) > (_rounding(out) if self.shares else 0.0)).any():
             row, names = int(np.argmax(far)), " + ".join(self.columns)
-            remedy = f"is {names} in row {row}; shares add to one: give the law that has all the domains"
-            raise UserError("shares", f"{total[row]:.4g}", remedy)
+            cure = "divide percentages by 100" if total[row] > 1.5 else "give the law that has all the domains"
+            raise UserError("shares", f"{total[row]:.4g}", f"is {names} in row {row}; shares add to one: {cure}")
         return {k: np.broadcast_to(v, (n, *v.shape[1:])) for k, v in out.items()}
 
     def predict(self, theta: Any, columns: Columns) -> Array:

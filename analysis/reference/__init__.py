@@ -14,14 +14,13 @@ Example:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, choose
 
 if TYPE_CHECKING:  # pandas is imported only when a table is loaded
     import pandas as pd
@@ -78,9 +77,7 @@ def source(name: str) -> Source:
     """
     name = name.removeprefix(PREFIX)
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError("reference", name, f"is none of {', '.join(names())}{hint}", Code.UNKNOWN)
+        raise UserError("reference", name, choose(name, names()), Code.UNKNOWN)
     return msgspec.toml.decode((FOLDER / f"{name}.toml").read_bytes(), type=Source)
 
 
@@ -101,7 +98,7 @@ def find(path: str | Path) -> Source | None:
     return source(str(path)) if str(path).startswith(PREFIX) else None
 
 
-def load(
+def load(  # wide: the keywords of `analysis.load`
     name: str | Path,
     *,
     where: str | None = None,
@@ -111,13 +108,14 @@ def load(
     best_of_cell: bool = False,
     law: str | Law | None = None,
     warmup: int | None = None,
+    below_zero: bool = False,
 ) -> Runs:
     """The runs of a set, with its recommended arguments as defaults.
 
     Args:
       name: one of ``names()``, with or without the prefix ``reference:``.
       where: which rows; the empty string selects all of them.
-      dataset, n, best_of_cell, law, warmup: as in ``analysis.table.runs.load``.
+      dataset, n, best_of_cell, law, warmup, below_zero: as in ``analysis.table.runs.load``.
       columns: as there; they override the recommended ones, name by name.
 
     Returns:
@@ -144,5 +142,6 @@ def load(
         best_of_cell=best_of_cell,
         law=wanted,
         warmup=meant.warmup if warmup is None and laws.get(wanted).name == meant.law else warmup,
+        below_zero=below_zero,
     )
     return dataclasses.replace(runs, source=PREFIX + name)

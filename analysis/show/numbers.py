@@ -111,3 +111,10 @@ def aligned(rows: list[list[str]]) -> list[str]:
         cells = (text.rjust(width) if right else text.ljust(width) for text, width, right in zip(row, widths, numbers))
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def greek(text: str) -> str:
+    """Names of parameters as people write them."""
+    for name, sign in (("alpha", "α"), ("beta", "β")):
+        text = re.sub(rf"(?<![a-zA-Z]){name}(?![a-zA-Z])", sign, text)
+    return text

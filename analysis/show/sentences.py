@@ -7,13 +7,14 @@ never these sentences.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
 from analysis import card
 from analysis.check.diagnose import REFUTED, standing
 from analysis.engine.inference import HUGE, SAMPLED_ROWS
+from analysis.laws.base import Quantity
 from analysis.show.numbers import percent, plural, some, span
 
 if TYPE_CHECKING:
@@ -195,8 +196,8 @@ def _(w: card.NotIdentified) -> str:
 def _(w: card.Doubtful) -> str:
     if w.why == "floor":
         return (
-            f"{w.parameter} may not be identified ({_range(w)}): with a little more noise 0 would fit as well; "
-            f"{FLOOR_REMEDY}"
+            f"{w.parameter} may not be identified ({_range(w)}): with a little more noise {w.bound:.3g} would fit as "
+            f"well; {FLOOR_REMEDY}"
         )
     return (
         f"{w.parameter} may not be identified: {_expected(w)}, and a width as large as this is itself uncertain; add "
@@ -296,6 +297,16 @@ def _(w: card.StemEffects) -> str:
     return (
         f"the estimated standard deviation between stems, {w.sd:.1%}, lets the posterior leave the data; it is capped "
         "at the scatter of the stems' residuals. The law probably misfits along D: compare others (--law=all)"
+    )
+
+
+@sentence.register
+def _(w: card.NotLinear) -> str:
+    size = "without limit" if w.size_log is None else f"by {w.size_log:.2%}"
+    return (
+        f"the linearised law does not hold over its draws: they miss the fitted values {size}, where "
+        f"{w.expected_log:.2%} is expected. Do not trust intervals and forecasts of this fit; try "
+        "--scheme=likelihood-t, or another law"
     )
 
 
@@ -406,6 +417,8 @@ def _why(scheme: card.Scheme) -> str:
             return f"{SAMPLED_ROWS} runs or fewer"
         case "many_rows":
             return f"more than {SAMPLED_ROWS} runs"
+        case "bent":
+            return f"more than {SAMPLED_ROWS} runs, but a linearised law does not hold over its draws"
         case "huge":
             return f"more than {HUGE} runs"
         case "curves":
@@ -416,14 +429,20 @@ def _why(scheme: card.Scheme) -> str:
             return f"percentiles of {scheme.draws} refits that resample {scheme.grouped or 'run'}s{share}"
 
 
+def quantity_word(of: Quantity) -> str:
+    """What a law gives, in a word."""
+    return {"other_loss": "loss"}.get(of, of)
+
+
 @sentence.register
 def _(wrong: card.Discrepancy) -> str:
     if wrong.setting == "off":
         return "discrepancy switched off: intervals beyond these runs hold only if the law does"
     source = "given by the user"
     if wrong.setting == "auto":
-        source = f"learned from {wrong.sets} studies of {wrong.sources} sources (benchmarks/league.py)"
-    return f"discrepancy: {wrong.k:.2%} of the loss per e-fold beyond these runs, {source}"
+        losses = "" if wrong.of == "loss" else "losses of "
+        source = f"learned from {losses}{wrong.sets} studies of {wrong.sources} sources (benchmarks/league.py)"
+    return f"discrepancy: {wrong.k:.2%} of the {quantity_word(wrong.of)} per e-fold beyond these runs, {source}"
 
 
 @sentence.register
@@ -518,9 +537,13 @@ def rows_word(conventions: card.Conventions, count: int, noun: str = "run") -> s
 # --- verdict
 
 
-def verdict(fit: Fit) -> str:
-    """What the runs identify, what they do not, and whether replicates refute the form."""
-    intervals, law = fit.intervals, fit.law
+def verdict(fit: Fit, intervals: Mapping[str, card.Interval] | None = None) -> str:
+    """What the runs identify, what they do not, and whether replicates refute the form.
+
+    Args:
+      intervals: by name, as they are shown beside; by default the card's.
+    """
+    law, intervals = fit.law, dict(fit.intervals if intervals is None else intervals)
 
     def shown(names: list[str]) -> str:
         cells = ((name, intervals[name]) for name in names)
@@ -529,6 +552,7 @@ def verdict(fit: Fit) -> str:
     known = standing(law, intervals, fit.warnings)
     if "b" not in law.names:
         known.pop("b", None)  # b repeats a
+    known = {name: how for name, how in known.items() if name not in fit.card.fixed}  # given, not found
     having = {word: [name for name, how in known.items() if how == word] for word in known.values()}
     parts = []
     if good := having.get("yes"):

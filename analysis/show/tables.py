@@ -1,22 +1,22 @@
-"""A fit as text, HTML, a DataFrame, LaTeX, or a few lines of Python (``python_code.to_python``)."""
+"""A fit as text, HTML, a DataFrame, LaTeX (``latex``), or a few lines of Python (``python_code.to_python``)."""
 
 from __future__ import annotations
 
 import html
 import math
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from analysis.check.diagnose import standing
-from analysis.show.numbers import aligned, digits, interval, number, percent, power_text
+from analysis.show.latex import to_latex
+from analysis.show.numbers import aligned, digits, interval, percent
+from analysis.show.parameters import parameters
 from analysis.show.python_code import to_python
-from analysis.show.sentences import count_word, meaning, rows_word, sentence, verdict
+from analysis.show.sentences import meaning, rows_word, sentence, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.card import FitCard, Interval
+    from analysis.card import FitCard
     from analysis.fitting import Fit
 
 __all__ = ["parameters", "summary", "summary_html", "to_frame", "to_latex", "to_python"]
@@ -61,8 +61,11 @@ def _numbers(card: FitCard) -> list[str]:
     for name, what in _DERIVED.items():
         if (cell := getattr(card.derived, name)) is not None:
             lines.append(f"  {name:8} {interval(cell, _FOUR)}  {what}")
+    if (cell := card.derived.a_beyond) is not None:
+        lines.append(f"  a to ten times the compute of these runs, with the discrepancy: {interval(cell, _THREE)}")
+    held = ", if the law holds" if card.discrepancy.k == 0 else ""
     for budget, cell in card.derived.tokens_per_parameter.items():
-        lines.append(f"  D/N at {budget} FLOPs, if the law holds: {interval(cell, _THREE)}")
+        lines.append(f"  D/N at {budget} FLOPs{held}: {interval(cell, _THREE)}")
     return lines
 
 
@@ -73,6 +76,11 @@ def _how(card: FitCard) -> list[str]:
         f"  {percent(scheme.level)} intervals by {scheme.name}, objective {objective.name}, residual "
         f"{objective.rms_log_residual:.2%}"
     ]
+    if card.offset:
+        lines.append(
+            "  losses below zero: residual, noise and discrepancy are shares of the loss + "
+            f"{card.offset:.4g}; no floor is looked for below {-card.offset:.4g}"
+        )
     if card.priors:
         priors = ", ".join(f"{name} = {mean:g} ± {sd:g}" for name, (mean, sd) in card.priors.items())
         lines.append(f"  normal priors (mean ± sd): {priors}")
@@ -114,21 +122,7 @@ def _published(card: FitCard) -> list[str]:
     return [f"  published {entry.name} ({entry.source}): {sentence(entry)}" for entry in known]
 
 
-# --- rows of the other formats
-
-
-def parameters(fit: Fit) -> list[tuple[str, Interval, str, str]]:
-    """Parameters and derived numbers: (name, interval, how well it is known (may be empty), meaning)."""
-    meanings = {p.name: p.meaning for p in fit.law.params} | {"a": "N_opt grows as C^a", "b": "D_opt grows as C^b"}
-    standings = standing(fit.law, fit.intervals, fit.warnings)
-    known = {name: how.replace("_", " the ") for name, how in standings.items()}  # by_form is "by the form"
-    rows = [(name, cell, known.get(name, ""), meanings.get(name, "")) for name, cell in fit.intervals.items()]
-    for budget, cell in fit.derived.tokens_per_parameter.items():
-        what = (
-            f"compute-optimal tokens per parameter at {power_text(float(budget), 3)} FLOPs, C = 6 N D on the card's N"
-        )
-        rows.append(("D/N", cell, known.get("a", ""), what))
-    return rows
+# --- other formats
 
 
 def to_frame(fit: Fit) -> pd.DataFrame:
@@ -179,87 +173,3 @@ def summary_html(fit: Fit) -> str:
 
 def _html_row(cells: Iterable[str]) -> str:
     return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
-
-
-# --- LaTeX
-
-
-def to_latex(fit: Fit) -> str:
-    """The numbers of a fit as a LaTeX table of the booktabs package, with intervals and a caption."""
-    rows = [
-        f"{_latex_name(name)} & {_latex_number(cell.value)} & {_latex_interval(cell)} & {_latex_text(what)} \\\\"
-        for name, cell, _, what in parameters(fit)
-    ]
-    kind, card = rows_word(fit.conventions, fit.data.rows), fit.card
-    counted = "" if fit.conventions.n is None else f", $N$ of {count_word(fit.conventions.n)} parameters"
-    caption = (
-        f"{_latex_formula(fit.law.formula)} ({_latex_text(fit.law.source)}) fitted to {kind}{counted}, with "
-        f"{100 * fit.level:g}\\,\\% intervals ({card.scheme.name})."
-    )
-    return "\n".join(
-        [
-            r"\begin{table}",
-            f"\\caption{{{caption}}}",
-            r"\begin{tabular}{llll}",
-            r"\toprule",
-            f"parameter & estimate & {100 * fit.level:g}\\,\\% interval & meaning \\\\",
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-_PLAIN = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
-_GREEK = ("alpha", "beta", "gamma", "kappa", "eta", "eps")
-_SPECIAL = str.maketrans(
-    {c: f"\\{c}" for c in "&%$#_{}"} | {"×": r"$\times$"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-)
-
-
-def _latex_text(text: str) -> str:
-    """Words, in which names with powers and subscripts are mathematics."""
-    text = re.sub("10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)", lambda m: f"10^{m[1].translate(_PLAIN)}", text)
-    parts = re.split(r"(\b\w+(?:_\w+|\^-?\w+)+)", text.replace("\\", ""))
-    return "".join(_latex_formula(part) if i % 2 else part.translate(_SPECIAL) for i, part in enumerate(parts))
-
-
-def _latex_symbol(name: str) -> str:
-    """A parameter's name in mathematics: ``alpha_N`` is a Greek letter with a subscript."""
-    head, _, below = name.partition("_")
-    sign = f"\\{'epsilon' if head == 'eps' else head}" if head in _GREEK else head
-    if sign == head and len(head) > 1 and head.isalpha():
-        sign = f"\\mathrm{{{head}}}"
-    return f"{sign}_{{\\mathrm{{{below}}}}}" if below else sign
-
-
-def _latex_name(name: str) -> str:
-    return f"${_latex_symbol(name)}$"
-
-
-def _latex_formula(formula: str) -> str:
-    """A formula of words, operators and powers as LaTeX."""
-    spelled = re.sub(r"[A-Za-z][A-Za-z0-9]*(?:_[A-Za-z0-9]+)*", lambda m: _latex_symbol(m[0]), formula)
-    powers = re.sub(r"\^(-?[^\s()\[\],]+)", r"^{\1}", spelled)
-    powers = re.sub(r"\^\(([^()]*)\)", r"^{\1}", powers)
-    return f"${powers}$"
-
-
-def _latex_number(value: float) -> str:
-    text = number(value)
-    if "e" in text:
-        head, _, exponent = text.partition("e")
-        return f"${head} \\times 10^{{{int(exponent)}}}$"
-    return f"${text}$"
-
-
-def _latex_interval(cell: Interval) -> str:
-    if cell.lo is None and cell.hi is None:
-        return "not identified"
-    if cell.lo == cell.hi:
-        return "given"
-    ends = ["open" if end is None else _latex_number(end) for end in (cell.lo, cell.hi)]
-    return f"[{', '.join(ends)}]"

@@ -15,15 +15,18 @@ import msgspec
 import pandas as pd
 
 from analysis import laws
+from analysis.card import Kind
 from analysis.check.approaches import Approaches, compare_approaches
 from analysis.decide.entropy import EntropyCheck, EntropyChecks, check_entropy
 from analysis.decide.forecast import DatasetScore, Score, score
 from analysis.decide.ranking import Ranked, rank
 from analysis.fitting import Fit, load_fit
+from analysis.fitting.below_zero import require_above
 from analysis.table import seal as sealed
 from analysis.table.runs import Runs, datasets, entropy, load
 from scaling.errors import Code, UserError
 from scaling.records import Manifest, Record, Result, read_study, read_typed, records
+from scaling.records.files import listed
 from scaling.records.types import DataDescription, Evaluation, StudyRecord
 from scaling.records.unit import NATS_PER_TOKEN, Unit
 
@@ -179,6 +182,7 @@ def runs_of(fit: Fit) -> Runs:
 
 def of_fit(fit: Fit) -> DatasetSummary:
     """The summary of a single fit, with the approaches computed from the card's rows."""
+    require_above(fit, "figure and no report")
     problems: dict[str, str] = {}
     n, approaches = _count(fit.conventions.n), {}
     if set(fit.law.columns) == {"N", "D"}:
@@ -187,17 +191,43 @@ def of_fit(fit: Fit) -> DatasetSummary:
     return DatasetSummary(
         name=str(fit.data.dataset or Path(fit.data.source).stem),
         fits={n: {fit.law.name: fit}},
+        ranks={n: ()},
         approaches=approaches,
         problems=problems,
     )
 
 
-def collect(workdir: str | Path) -> WorkdirSummary:
+def of_one(fit: Fit, path: Path) -> WorkdirSummary:
+    """The summary of one fit, of a card or a table, without a study.
+
+    Args:
+      path: the card or table, whose folder takes the place of the work directory.
+    """
+    nothing = Provenance(environment={}, data={}, train=0.0, compile=0.0, evaluate=0.0, flops=0.0, finished=None)
+    return WorkdirSummary(
+        workdir=path.parent,
+        name=path.stem,
+        datasets=(of_fit(fit),),
+        prediction=None,
+        score=None,
+        entropy=None,
+        runs=(),
+        curves=(),
+        provenance=nothing,
+        problems={},
+    )
+
+
+def collect(workdir: str | Path | WorkdirSummary) -> WorkdirSummary:
     """Reads a work directory, finished or not. Missing or damaged parts are listed in ``problems``, not raised.
+
+    What was collected before is returned as it is: ranking the laws of a study takes seconds.
 
     Raises:
       UserError: the directory holds neither a study nor a run.
     """
+    if isinstance(workdir, WorkdirSummary):
+        return workdir
     workdir = Path(workdir)
     problems: dict[str, str] = {}
     study = _try(lambda: _study(workdir), problems, "study")
@@ -251,10 +281,9 @@ class _Conventions(msgspec.Struct, frozen=True):
     n: str | None = None
 
 
-class _Card(msgspec.Struct, frozen=True):
+class _Card(Kind, frozen=True):
     """The fields of a file in ``fits/`` that tell its data set, without reading all of it."""
 
-    kind: str
     data: _Data
     conventions: _Conventions = _Conventions()
 
@@ -289,7 +318,7 @@ def _cards(
     """Fits by count of N and law, and approaches by count of N, of the files in ``fits/``."""
     fits: dict[str, dict[str, Fit]] = {}
     approaches: dict[str, Approaches] = {}
-    for path in sorted((workdir / "fits").glob("*.json")):
+    for path in (path for path in listed(workdir / "fits") if path.suffix == ".json"):
         head = _try(lambda p=path: read_typed(p, _Card), problems, path.name)
         if head is None or head.data.dataset != dataset:
             continue

@@ -20,7 +20,7 @@ from analysis.laws import Law
 from analysis.table import names as naming
 from analysis.table import read as tables
 from analysis.table.select import select
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, choose
 
 Array = np.ndarray
 NAMES = ("run", "step", "learning_rate", "loss")
@@ -107,7 +107,7 @@ def _columns(frame: Any, columns: Mapping[str, str]) -> dict[str, str]:
     present, chosen = [str(c) for c in frame.columns], dict(columns)
     for name, column in chosen.items():
         if name not in NAMES or column not in present:
-            remedy = f"{', '.join(NAMES)} may each be one of {', '.join(present)}"
+            remedy = choose(name, NAMES) if name not in NAMES else choose(column, present)
             raise UserError("columns", f"{name}={column}", remedy, Code.UNKNOWN)
     for name, aliases in ALIASES.items():
         matches = [c for c in present if c == name] or [c for c in present if c.lower() in aliases]

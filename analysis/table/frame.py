@@ -92,6 +92,7 @@ def from_frame(
     best_of_cell: bool = False,
     law: str | Law | None = None,
     warmup: int | None = None,
+    below_zero: bool = False,
     source: str = "memory",
     rows: list[str] | None = None,
 ) -> Runs:
@@ -125,7 +126,7 @@ def from_frame(
         for name in {"N", "D", "C"} & set(named.cells) - set(form.columns):
             if not bool((table.loc[kept, name] > 0).all()):
                 del table[name]
-    tables.reject_bad_cells(table, named, kept, rows)
+    tables.reject_bad_cells(table, named, kept, rows, below_zero)
     dropped += tables.duplicates(cells, kept, rows)
     if "dataset" in table and dataset is None:
         dataset = _one_dataset(table, kept)

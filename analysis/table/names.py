@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.laws import Law
 from analysis.table.select import compute
 from analysis.table.units import Units, check, number, written
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, choose
 
 REQUIRED = ("N", "D", "loss")
 # Other names of the columns, in lower case. Only unambiguous ones: "size" could mean bytes. A loss on a
@@ -37,6 +37,7 @@ LETTERS = {"N": "n", "D": "d", "C": "c"}
 RUN = ("run", "run_name", "run_id")
 OTHERS = ("run", "stem", "seed", "dataset", "unique_tokens", "epochs", "learning_rate", "batch", "tokens_per_second")
 COPIES = {"lr": "learning_rate", "U": "unique_tokens"}  # canonical name beside the one in the table
+BITS = ("bpb", "val_bpb", "eval_bpb", "test_bpb", "bits_per_byte", "val_bits_per_byte", "bpc", "val_bpc", "bits")
 PERPLEXITY = ("ppl", "perplexity", "val_ppl", "val_perplexity", "eval_ppl", "eval_perplexity")
 
 
@@ -87,13 +88,14 @@ def name_columns(
     if count is not None:
         given.setdefault("N", count)
     elif n != "nonembedding":
-        raise UserError("n", n, f"is no column of this table (nor is N_{n}); it has {', '.join(present)}", Code.MISSING)
+        known = (*present, *(column[2:] for column in present if column.startswith("N_")))
+        raise UserError("n", n, f"is no column of this table (nor is N_{n}); {choose(n, known)}", Code.MISSING)
     needed = REQUIRED if law is None else (*(c for c in own if c in ALIASES), "loss")
     aside: tuple[str, ...] = ()
     for name in ALIASES:
         if name in given:
             continue
-        found, others = _find(name, present)
+        found, others = find(name, present)
         if name in LETTERS and name not in needed:
             found = [c for c in found if bool(number(frame[c]).notna().any())]  # text in an unneeded column is no C
         if len(found) > 1:
@@ -121,7 +123,7 @@ def available(frame: pd.DataFrame, columns: Mapping[str, str]) -> set[str]:
     """The columns of laws that a table has, under any name, among ``columns`` or computed from others."""
     present = [str(c) for c in frame.columns]
     found = {*present, *columns, *(new for old, new in COPIES.items() if old in present)} - set(LETTERS)
-    found |= {name for name in LETTERS if name in columns or _find(name, present)[0]}
+    found |= {name for name in LETTERS if name in columns or find(name, present)[0]}
     if "N" in found and found & {"C", "D"}:
         found |= {"C", "D"}
     return found
@@ -131,9 +133,9 @@ def _check_choice(given: Mapping[str, str], present: list[str], own: tuple[str, 
     known = tuple(dict.fromkeys((*ALIASES, *own, *OTHERS)))
     for name, column in given.items():
         if name not in known:
-            raise UserError("columns", f"{name}={column}", f"is for {', '.join(known)}", Code.UNKNOWN)
+            raise UserError("columns", f"{name}={column}", choose(name, known), Code.UNKNOWN)
         if column not in present and column.isidentifier():
-            remedy = f"the table's columns are {', '.join(present)}"
+            remedy = f"is no column of the table; {choose(column, present)}"
             raise UserError("columns", f"{name}={column}", remedy, Code.MISSING)
 
 
@@ -145,7 +147,7 @@ def _cells(frame: pd.DataFrame, name: str, column: str) -> Any:
     return compute(pd.DataFrame(numbers, index=frame.index), column, name)
 
 
-def _find(name: str, present: list[str]) -> tuple[list[str], list[str]]:
+def find(name: str, present: list[str]) -> tuple[list[str], list[str]]:
     """Columns that could be ``name``, the most likely ones, and the other ones."""
     tiers = [[c for c in present if c.lower() in tier] for tier in ALIASES[name]]
     if name in LETTERS:
@@ -162,10 +164,12 @@ def _find(name: str, present: list[str]) -> tuple[list[str], list[str]]:
 
 def _no_column(name: str, needed: tuple[str, ...], present: list[str], law: Law | None) -> UserError:
     close = [c for c in present if name.lower() in c.lower()] if name == "loss" else []
-    perplexity = next((c for c in present if c.lower() in PERPLEXITY), None) if name == "loss" else None
+    kinds = ((PERPLEXITY, "a perplexity", "ppl"), (BITS, "in bits", "bits")) if name == "loss" else ()
+    other = next(((c, what, unit) for names, what, unit in kinds for c in present if c.lower() in names), None)
     hint = f"rename {' or '.join(close)} to {name}" if close else f"its columns are {', '.join(present)}"
-    if perplexity is not None:
-        hint = f"{perplexity} is a perplexity: give --columns=loss={perplexity} --units=loss=ppl"
+    if other is not None:
+        column, what, unit = other
+        hint = f"{column} is {what}: give --columns=loss={column} --units=loss={unit}"
     else:
         hint += f"; say which one with --columns={name}=COLUMN, or arithmetic of columns"
     if law is not None and len(law.columns) > 1:

@@ -107,7 +107,8 @@ def swept(table: Any, form: Law | None) -> list[SweptSettings]:
     if not columns or {"N", "D"} & set(columns):
         return []
     there = np.logical_or.reduce([np.asarray(differ[c]) for c in columns])
-    spread = np.log(np.asarray(cells["loss"].max() / cells["loss"].min(), dtype=float))[there]
+    apart = (cells["loss"].max() - cells["loss"].min()) / cells["loss"].min().abs()
+    spread = np.log1p(np.asarray(apart, dtype=float))[there]
     wanted = {SETTINGS[c.lower()] for c in columns}
     fitting = tuple(
         name for name, law in REGISTRY.items() if {"N", "D"} <= set(law.columns) and wanted & set(law.columns)
@@ -177,7 +178,7 @@ def _apart(values: Any, least: float) -> list[tuple[int, Any]]:
 
 def _bits(table: Any) -> list[MixedUnits]:
     """Rows whose log loss is ln(1 / ln 2) off a smooth surface through the others: bits among nats."""
-    if not 8 <= len(table) <= MANY:
+    if not 8 <= len(table) <= MANY or bool((table["loss"] <= 0).any()):
         return []
     y = np.log(np.asarray(table["loss"], dtype=float))
     columns = [np.log(np.asarray(table[c], dtype=float)) for c in ("N", "D")]

@@ -113,23 +113,28 @@ def dataset_mask(table: Any, dataset: str) -> Any:
         raise UserError("dataset", dataset, "the table has no column dataset; leave it out", Code.MISSING)
     mask = table["dataset"].astype(str) == dataset
     if not mask.any():
-        names = ", ".join(str(d) for d in pd.unique(table["dataset"]))
-        raise UserError("dataset", dataset, f"is not in the table; it has {names}", Code.UNKNOWN)
+        names = [str(d) for d in pd.unique(table["dataset"])]
+        raise UserError("dataset", dataset, f"is not in the table; {choose(dataset, names)}", Code.UNKNOWN)
     return mask
 
 
-def reject_bad_cells(table: Any, named: Named, keep: Any, rows: list[str]) -> None:
+def reject_bad_cells(table: Any, named: Named, keep: Any, rows: list[str], below_zero: bool = False) -> None:
+    """UserError for the first cell of N, D, C or loss that is no positive number; a loss may be ``below_zero``."""
     for name in ("N", "D", "C", "loss"):
         if name not in named.cells or name not in table:
             continue
-        bad = keep & ~(np.isfinite(table[name]) & (table[name] > 0))
+        signed = below_zero and name == "loss"
+        bad = keep & ~(np.isfinite(table[name]) & ((table[name] > 0) | signed))
         if not bad.any():
             continue
         i = int(np.flatnonzero(bad)[0])
         cell, others = named.cells[name][i], int(bad.sum()) - 1
         shown = "empty" if str(cell).strip() == "" or cell is None else str(cell).strip()
         more = f" ({others} more such cell{'s' if others > 1 else ''})" if others else ""
-        remedy = f"must be a positive number{more}; mend the cell, or leave the row out (delete it, or --where)"
+        kind = "number" if signed else "positive number"
+        remedy = f"must be a {kind}{more}; mend the cell, or leave the row out (delete it, or --where)"
+        if name == "loss" and not signed and bool((table["loss"][bad] <= 0).any()):
+            remedy += "; losses that may be negative, as of densities, are fitted with --objective=raw:auto"
         raise UserError(f"{rows[i]}, column {named.columns[name]}", shown, remedy)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from analysis.laws import Law, get
+from analysis.table import importers
 from analysis.table import read as tables
 from analysis.table.frame import Runs, from_frame
 from analysis.table.units import Units
@@ -39,6 +40,7 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
     law: str | Law | None = None,
     warmup: int | None = None,
     term: str | None = None,
+    below_zero: bool = False,
 ) -> Runs:
     """Reads the runs of a work directory, or of a .csv, .tsv, .jsonl, .json or .parquet table.
 
@@ -57,6 +59,7 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
         steps or arrays (``table.curves``), from which the law's columns are computed.
       warmup: for learning curves: steps of a linear rise from 0 to the first rate in the table.
       term: for a work directory: which loss term or metric to use (see ``terms``); by default the headline.
+      below_zero: losses of a table may be zero or negative, as those of densities; for fits of raw residuals.
 
     Raises:
       UserError: no such path, an unusable table (line and column are named), or a selection without rows.
@@ -78,18 +81,23 @@ def load(  # wide: each keyword is one choice of the user, and a flag of the she
     if not path.exists() and not path.is_symlink():
         remedy = f"does not exist; give a work directory or a table ({', '.join(tables.FORMATS)})"
         raise UserError("path", path, remedy, Code.MISSING)
-    frame, lines = tables.read(path)
-    return from_frame(
-        frame,
-        where=where,
-        dataset=dataset,
-        n=n,
-        columns=columns,
-        units=units,
-        keep=keep,
-        best_of_cell=best_of_cell,
-        law=law,
-        warmup=warmup,
-        source=str(path),
-        rows=lines,
-    )
+    try:
+        frame, lines = tables.read(path)
+        return from_frame(
+            frame,
+            where=where,
+            dataset=dataset,
+            n=n,
+            columns=columns,
+            units=units,
+            keep=keep,
+            best_of_cell=best_of_cell,
+            law=law,
+            warmup=warmup,
+            below_zero=below_zero,
+            source=str(path),
+            rows=lines,
+        )
+    except UserError as error:
+        importers.point_at_import(path, error)
+        raise

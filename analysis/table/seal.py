@@ -190,7 +190,8 @@ def read(workdir: str | Path) -> Prediction | None:
     except FileNotFoundError:
         return None
     if not _intact(data):
-        raise UserError("prediction", path, "was changed after it was sealed; restore the sealed file", Code.CHANGED)
+        changed = "was changed after it was sealed"
+        raise UserError("prediction", path, f"{changed}; restore the sealed file", Code.CHANGED, problem=changed)
     try:
         return msgspec.convert(data, Prediction)
     except msgspec.ValidationError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, choose
 
 COMPARISONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
@@ -133,7 +133,7 @@ class _Walker:
         names = [str(c) for c in self.table.columns]
         matches = [c for c in names if c == name] or [c for c in names if c.lower() == name.lower()]
         if len(matches) != 1:
-            raise UserError(self.field, name, f"is no column of this table; it has {', '.join(names)}", Code.UNKNOWN)
+            raise UserError(self.field, name, f"is no column of this table; {choose(name, names)}", Code.UNKNOWN)
         return self.table[matches[0]]
 
     def truth(self, node: ast.expr) -> pd.Series:

@@ -7,13 +7,14 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 
@@ -22,42 +23,73 @@ from scaling.errors import Code, UserError
 
 _SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # a first line by which Excel is told the separator
 _POINT = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
-_PACKED: dict[bytes, tuple[str, Callable[[bytes], bytes]]] = {
-    b"\x1f\x8b": ("gzip", gzip.decompress),
-    b"BZh": ("bzip2", bz2.decompress),
-    b"\xfd7zXZ\x00": ("xz", lzma.decompress),
+_PACKED: dict[bytes, tuple[str, Callable[[BinaryIO], io.BufferedIOBase]]] = {
+    b"\x1f\x8b": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
+    b"BZh": ("bzip2", bz2.BZ2File),
+    b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
 }
+LONGEST = 1 << 26  # bytes of a line
+_PIECE = 1 << 20
 
 
 def text_of(path: Path) -> str:
-    """The text of a file: UTF-8 or UTF-16 by its byte order mark, UTF-8 without one; gzip, bzip2 and xz are unpacked.
+    """The text of a file: UTF-8, or UTF-16 by its byte order mark or zero bytes; gzip, bzip2 and xz are unpacked.
 
     Raises:
       UserError: it is neither, or damaged (DAMAGED), or a pipe (INVALID). OSError: it cannot be read.
     """
     if path.is_fifo():  # without a writer, reading would never end
         raise UserError("path", path, "is a pipe; write the table to a file first")
-    data = path.read_bytes()
-    for start, (name, unpack) in _PACKED.items():
-        if data.startswith(start):
-            try:
-                data = unpack(data)
-            except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-                raise UserError("path", path, f"is damaged {name} ({error}); copy it again", Code.DAMAGED) from error
-            break
-    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    with path.open("rb") as file:
+        start = file.read(8)
+        file.seek(0)
+        name, unpack = next((_PACKED[mark] for mark in _PACKED if start.startswith(mark)), ("", None))
+        try:
+            data = _pieces(path, file if unpack is None else unpack(file))
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+            if unpack is None:
+                raise
+            raise UserError("path", path, f"is damaged {name} ({error}); copy it again", Code.DAMAGED) from error
+    encoding = encoding_of(data)
     try:
-        return data.decode("utf-16" if utf16 else "utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        remedy = f"is not {'UTF-16' if utf16 else 'UTF-8'} text ({error.reason}); save it again as UTF-8"
+        remedy = f"is not {encoding.upper().removesuffix('-SIG')} text ({error.reason}); save it again as UTF-8"
         raise UserError("path", path, remedy, Code.DAMAGED) from error
+    if "\0" in text:
+        raise UserError("path", path, "holds zero bytes, which no text has; save it again as UTF-8", Code.DAMAGED)
+    return text
+
+
+def encoding_of(data: bytes) -> str:
+    """The encoding of a text of which this is all or the beginning: UTF-16 by its mark or zero bytes, else UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    even, odd = data[:64:2].count(0), data[1:64:2].count(0)
+    if min(even, odd) == 0 and 2 * max(even, odd) > len(data[:64:2]):  # of Latin letters every second byte
+        return "utf-16-le" if odd > even else "utf-16-be"
+    return "utf-8-sig"
+
+
+def _pieces(path: Path, file: io.BufferedIOBase) -> bytes:
+    """The content of a file, which is read no further than the end of a line that is too long."""
+    pieces, lines, length = [], 1, 0
+    while piece := file.read(_PIECE):
+        pieces.append(piece)
+        lines += (breaks := piece.count(b"\n"))
+        length = len(piece) - piece.rfind(b"\n") - 1 if breaks else length + len(piece)
+        if length > LONGEST:
+            remedy = f"is longer than {LONGEST:,} bytes; write a row on each line, as CSV or JSON Lines"
+            raise UserError("table", f"{path}, line {lines}", remedy, Code.DAMAGED)
+    return b"".join(pieces)
 
 
 def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
     """Cells of a CSV or TSV as text, and the name of each row: its line.
 
     The separator is what a ``sep=`` line says, else ``delimiter``, or the semicolon or tab of a header that lacks it.
-    Columns without a title that are empty in every row are left out.
+    Columns without a title that are empty in every row are left out, and so is a first one that numbers the rows, as
+    pandas and R write it.
 
     Raises:
       UserError: rows of unequal length, a title twice, cells without a title, no header.
@@ -83,11 +115,19 @@ def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
         raise UserError("table", where, f"is not a table ({error})", Code.DAMAGED) from error
     while header and not header[-1] and not any(cell.strip() for row in cells for cell in row[len(header) - 1 :]):
         header.pop()
+    if header[:1] == [""] and len(header) > 1 and _numbers(row[0] for row in cells):
+        header, cells = header[1:], [row[1:] for row in cells]
     _check(path, header, cells, lines)
     kept = [row[: len(header)] for row in cells]
     if delimiter == ";":
         kept = _with_points(kept)
     return pd.DataFrame(kept, columns=pd.Index(header), dtype=object), [f"line {line}" for line in lines]
+
+
+def _numbers(cells: Iterable[str]) -> bool:
+    """Whether cells are whole numbers that ascend, as those of rows do, some of which may have been selected."""
+    found = [int(cell) if cell.strip().isdecimal() else -1 for cell in cells]
+    return bool(found) and found[0] >= 0 and all(a < b for a, b in itertools.pairwise(found))
 
 
 def _with_points(cells: list[list[str]]) -> list[list[str]]:
@@ -105,6 +145,10 @@ def _with_points(cells: list[list[str]]) -> list[list[str]]:
 def _check(path: Path, header: list[str], cells: list[list[str]], lines: list[int]) -> None:
     if not header:
         raise UserError("table", path, "is empty; the first line names the columns N, D and loss", Code.MISSING)
+    filled = min((sum(bool(cell.strip()) for cell in row) for row in cells), default=0)
+    if sum(map(bool, header)) == 1 and filled > 1:
+        what = f"has one cell where every row has {filled} or more; delete what stands above the header"
+        raise UserError("table", f"{path}, first line", what, Code.DAMAGED)
     for row, line in zip(cells, lines):
         if len(row) < len(header) or any(cell.strip() for cell in row[len(header) :]):
             what = f"has {len(row)} cells where the header has {len(header)}; mend or delete it"

@@ -21,6 +21,8 @@ Units = Mapping[str, float | str]
 SUFFIXES = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}  # B and G are both 10^9; never powers of 2
 _SUFFIX = re.compile(r"([-+]?[0-9][0-9.,]*(?:e[-+]?[0-9]+)?)\s*([KMBGT])", re.IGNORECASE)
 _GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
+_MARKS = " _'\u00a0\u2009\u202f\u2019"  # between thousands, beside commas and points
+_MARKED = re.compile(rf"[-+]?[0-9]{{1,3}}(?:[{_MARKS}][0-9]{{3}})+(?:\.[0-9]*)?")
 _DOTTED = re.compile(r"[-+]?[0-9]{1,3}(?:\.[0-9]{3}){2,}")
 DECIMAL_COMMA = re.compile(r"[-+]?[0-9]*,[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
 _COMMA_E = re.compile(r"[-+]?[0-9]*,[0-9]+e[-+]?[0-9]+", re.IGNORECASE)
@@ -129,6 +131,8 @@ def _plain(cells: Any, column: str, whole: bool, points: bool) -> Any:
     """
     dotted = cells.map(lambda cell: bool(_DOTTED.fullmatch(cell)))
     cells = cells.where(~dotted, cells.str.replace(".", "", regex=False))
+    marked = cells.map(lambda cell: bool(_MARKED.fullmatch(cell)))
+    cells = cells.where(~marked, cells.str.replace(f"[{_MARKS}]", "", regex=True))
     with_comma = cells[cells.str.contains(",", regex=False)]
     grouped = with_comma.map(lambda cell: bool(_GROUPED.fullmatch(cell)))
     fraction = _COMMA_E if whole else DECIMAL_COMMA

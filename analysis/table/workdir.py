@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.card import Conventions, Dropped, Regret
+from analysis.table import importers
 from analysis.table import seal as sealed
 from analysis.table.frame import Runs, runs_of
 from analysis.table.select import select
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, choose
 from scaling.records import RESTORED, Manifest, Record, read_study, records
-from scaling.records.files import damaged
+from scaling.records.files import damaged, exists
 from scaling.records.types import Evaluation, StudyRecord
 from scaling.records.unit import Unit
 
@@ -76,7 +76,7 @@ def _planned(workdir: Path) -> frozenset[str]:
     names = frozenset(spec.run for program in study.programs for spec in program.runs) if study else frozenset()
     for name in sorted(names):
         manifest = workdir / "runs" / name / "manifest.json"
-        if not os.path.lexists(manifest) and os.path.lexists(manifest.with_name("result.json")):
+        if not exists(manifest) and exists(manifest.with_name("result.json")):
             raise damaged(manifest, "is missing, though the run has a result", RESTORED)
     return names
 
@@ -148,21 +148,24 @@ def default_dataset(workdir: str | Path, dataset: str | None = None) -> str:
     """The data set to use: the requested one, or the first that the study declares.
 
     Raises:
-      UserError: no such data set in the work directory, or several and no study to choose one.
+      UserError: no such data set in the work directory, or several and no study to choose one; or it holds the logs of
+        another trainer, which can be imported (UNSUPPORTED).
     """
     workdir = Path(workdir)
     declared = _declared(workdir)
     names = declared + sorted({r.manifest.dataset for r in records(workdir)} - set(declared))
     if not names:
         remedy = "holds no runs; train a study there first, or give a table of runs"
-        raise UserError("workdir", workdir, remedy, Code.MISSING)
+        error = UserError("workdir", workdir, remedy, Code.MISSING)
+        importers.point_at_import(workdir, error)
+        raise error
     if dataset is None:
         if declared or len(names) == 1:
             return names[0]
         remedy = "there are several and no study.json; choose one"
         raise UserError("dataset", ", ".join(names), remedy, Code.CONFLICT)
     if dataset not in names:
-        remedy = f"is not in this work directory; it has {', '.join(names)}"
+        remedy = f"is not in this work directory; {choose(dataset, names)}"
         raise UserError("dataset", dataset, remedy, Code.UNKNOWN)
     return dataset
 
@@ -205,7 +208,7 @@ def _declared(workdir: Path) -> list[str]:
 
 def _unit(manifest: Manifest, term: str) -> Unit:
     if term not in manifest.terms:
-        remedy = f"is no loss term of these runs; choose one of {', '.join(manifest.terms)}"
+        remedy = f"is no loss term of these runs; {choose(term, manifest.terms)}"
         raise UserError("term", term, remedy, Code.UNKNOWN)
     return manifest.terms[term]
 
@@ -216,13 +219,15 @@ def _row(run: str, manifest: Manifest, n: str, term: str | None = None) -> dict[
     own = {name: getattr(counts, name) for name in counts.__struct_fields__ if name != "groups"}
     choices = own | counts.groups
     if n not in choices:
-        raise UserError("n", n, f"is no count of these runs; choose one of {', '.join(choices)}", Code.UNKNOWN)
+        raise UserError("n", n, f"is no count of these runs; {choose(n, choices)}", Code.UNKNOWN)
     row = {
         "run": run,
         "N": float(choices[n]),
         "D": float(manifest.tokens.D),
         "C": float(manifest.flops.training),
         "C_6ND": manifest.flops.six_nd,
+        "C_teacher": float(manifest.flops.teacher) if manifest.distill else None,
+        "C_parents": float(manifest.parent_flops) if manifest.parents else None,
         **{f"N_{name}": value for name, value in own.items()},
         "dataset": manifest.dataset,
         "family": manifest.family,
@@ -242,6 +247,7 @@ def _row(run: str, manifest: Manifest, n: str, term: str | None = None) -> dict[
         "schedule": recipe.get("schedule"),
         "width": config.get("width", config.get("d")),
         "depth": config.get("depth", config.get("layers")),
+        "bits": config.get("weight_bits"),
     }
     return {key: value for key, value in row.items() if value is not None}
 

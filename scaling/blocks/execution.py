@@ -1,7 +1,8 @@
 """Execution settings of a traced program: they change time and memory, and the numbers only by rounding.
 
 Families do not see them. A loss is traced under ``using(how)``, blocks call ``current()``, and ``note`` collects the
-attention backends that ran. They are recorded with each run but are not part of its identity.
+attention backends that ran. They are recorded with each run but are not part of its identity. Whether a loss is traced
+for evaluation is told in the same way (``evaluating``); it changes the numbers of blocks that say so.
 """
 
 from __future__ import annotations
@@ -31,8 +32,7 @@ class Execution:
 
     Attributes:
       remat: what the backward pass recomputes: ``none`` nothing, ``dots`` what is cheap, ``full`` everything.
-      microbatches: number of equal parts of the batch that are processed one after another, adding gradients. A family
-        with a random loss draws anew for each part, so its numbers change.
+      microbatches: number of equal parts of the batch that are processed one after another, adding gradients.
       loss_chunk: positions per example whose logits exist at once; 0: all.
       attention: ``own`` (blocks/attention.py), ``xla`` or ``cudnn`` (jax.nn.dot_product_attention), ``splash`` (TPU);
         ``auto`` takes the fastest that supports the inputs, ``own`` on a CPU.
@@ -59,13 +59,13 @@ class Execution:
         return read(cls, "execution", values)
 
 
-_ACTIVE: ContextVar[tuple[Execution, set[str]]] = ContextVar("execution", default=(Execution(), set()))
+_ACTIVE: ContextVar[tuple[Execution, set[str], bool]] = ContextVar("execution", default=(Execution(), set(), False))
 
 
 @contextmanager
-def using(how: Execution, ran: set[str] | None = None) -> Iterator[None]:
+def using(how: Execution, ran: set[str] | None = None, *, evaluating: bool = False) -> Iterator[None]:
     """Within this context, traces use ``how``; the names of attention backends that ran are added to ``ran``."""
-    token = _ACTIVE.set((how, set() if ran is None else ran))
+    token = _ACTIVE.set((how, set() if ran is None else ran, evaluating))
     try:
         yield
     finally:
@@ -75,6 +75,11 @@ def using(how: Execution, ran: set[str] | None = None) -> Iterator[None]:
 def current() -> Execution:
     """The execution settings of the current trace."""
     return _ACTIVE.get()[0]
+
+
+def evaluating() -> bool:
+    """Whether the current trace is of an evaluation, not of a step."""
+    return _ACTIVE.get()[2]
 
 
 def note(backend: str) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import execution
+from scaling.blocks import dense, execution
 from scaling.blocks.logical import constrain
 
 
@@ -30,7 +30,8 @@ def vocabulary(x_BTD: jax.Array, weight: jax.Array, targets_BT: jax.Array | None
     """
 
     def logits(x_BTD: jax.Array, weight: jax.Array) -> jax.Array:
-        return jnp.einsum("btd,vd->btv" if tied else "btd,dv->btv", x_BTD, weight.astype(x_BTD.dtype))
+        weight = weight.astype(x_BTD.dtype)
+        return jnp.einsum("btd,vd->btv", x_BTD, weight) if tied else dense.product(x_BTD, weight)
 
     if targets_BT is None:
         return logits(x_BTD, weight)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scaling.blocks import dense
 from scaling.blocks.head import look_up
 from scaling.blocks.logical import Axes
 from scaling.blocks.stack import Shape, rms_norm
@@ -50,8 +51,13 @@ class ImageShape(Shape):
 
 def patchify(image_BHWC: jax.Array, patch: int) -> jax.Array:
     """Cuts bytes (B, H, W, 3) into patches (B, P, 3 * patch**2) in [-1, 1], row by row."""
-    size, side = image_BHWC.shape[0], image_BHWC.shape[1] // patch
-    x = scaled(image_BHWC).reshape(size, side, patch, side, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+    return cut(scaled(image_BHWC), patch)
+
+
+def cut(x_BHWC: jax.Array, patch: int) -> jax.Array:
+    """Cuts numbers (B, H, W, 3) into patches (B, P, 3 * patch**2), row by row."""
+    size, side = x_BHWC.shape[0], x_BHWC.shape[1] // patch
+    x = x_BHWC.reshape(size, side, patch, side, patch, 3).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(size, side * side, 3 * patch**2)
 
 
@@ -65,28 +71,50 @@ def scaled(bytes_: jax.Array) -> jax.Array:
     return bytes_.astype(jnp.float32) / 127.5 - 1
 
 
+def normalised(patches_BPX: jax.Array) -> jax.Array:
+    """Each patch less its mean, over its standard deviation (X - 1 degrees of freedom), as in MAE's code.
+
+    The mean square of a patch that is not uniform is (X - 1) / X; a uniform one becomes 0.
+    """
+    centred_BPX = patches_BPX - patches_BPX.mean(axis=-1, keepdims=True)
+    variance_BP1 = jnp.square(centred_BPX).sum(axis=-1, keepdims=True) / (patches_BPX.shape[-1] - 1)
+    return centred_BPX * jax.lax.rsqrt(variance_BP1 + 1e-6)
+
+
 class Embed(nn.Module):
     """Embeds patches_BPX as x_BPD of unit RMS, in the dtype of the parameters.
 
-    ``place_BP`` gives the positions of the patches; without it they are 0, 1, 2 ...
+    ``place_BP`` gives the positions of the patches; without it they are 0, 1, 2 ... Patches of ``hidden_BP`` are
+    replaced by a learned vector, which has the patch's position.
 
     Attributes:
       places: number of positions.
+      blank: whether patches may be hidden.
     """
 
     places: int
     width: int
+    blank: bool = False
 
     @nn.compact
-    def __call__(self, patches_BPX: jax.Array, place_BP: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, patches_BPX: jax.Array, place_BP: jax.Array | None = None, hidden_BP: jax.Array | None = None
+    ) -> jax.Array:
         pixels = patches_BPX.shape[-1]
         weight_XD = self.param("patch", nn.initializers.normal(pixels**-0.5), (pixels, self.width))
         place_PD = self.param("position", nn.initializers.normal(0.5), (self.places, self.width))
         at_BPD = place_PD if place_BP is None else look_up(place_PD, place_BP)
-        return rms_norm(jnp.einsum("bpx,xd->bpd", patches_BPX.astype(weight_XD.dtype), weight_XD) + at_BPD)
+        x_BPD = dense.product(patches_BPX.astype(weight_XD.dtype), weight_XD)
+        if self.blank:
+            assert hidden_BP is not None
+            blank_D = self.param("blank", nn.initializers.normal(0.02), (self.width,))
+            x_BPD = jnp.where(hidden_BP[..., None], blank_D, x_BPD)
+        return rms_norm(x_BPD + at_BPD)
 
 
-def components(pixels: int, places: int, width: int, seen: int, prefix: str = "", *, k: int = 6) -> list[Component]:
+def components(
+    pixels: int, places: int, width: int, seen: int, prefix: str = "", *, k: int = 6, blank: bool = False
+) -> list[Component]:
     """Counted components of an Embed.
 
     Args:
@@ -94,14 +122,18 @@ def components(pixels: int, places: int, width: int, seen: int, prefix: str = ""
       places: number of positions.
       seen: patches per example that are embedded.
       prefix: of the names, to distinguish streams.
-      k: as in ``Component``."""
-    weights = pixels * width
-    return [
-        Component(f"{prefix}patch", "embedding", weights, weights, seen, k=k, first=k == 6),
-        Component(f"{prefix}position", "position", places * width, k=k),
+      k: as in ``Component``.
+      blank: whether patches may be hidden.
+    """
+    weights, part = pixels * width, prefix.rstrip("_") or "patches"
+    parts = [
+        Component(f"{prefix}patch", "patch", weights, weights, seen, k=k, first=k == 6, part=part),
+        Component(f"{prefix}position", "position", places * width, k=k, part=part),
     ]
+    return [*parts, Component(f"{prefix}patch_blank", "position", width, k=k, part=part)] if blank else parts
 
 
-def axes() -> Axes:
+def axes(*, blank: bool = False) -> Axes:
     """Logical axes of an Embed. The numbers of pixels and positions do not grow with the width."""
-    return {"patch": ("pixels", "embed"), "position": ("vocab", "embed")}
+    tree: Axes = {"patch": ("pixels", "embed"), "position": ("vocab", "embed")}
+    return {**tree, "blank": ("embed",)} if blank else tree

@@ -3,11 +3,14 @@
 The weights of all layers are stacked on a leading axis L. Unrolled and scanned execution use the same parameters, so
 the choice belongs to ``Execution`` and not to the model, and a checkpoint has a dozen leaves at any depth. Attention
 may be causal, bidirectional or with a prefix, may include a second stream (cross attention), and may have fewer heads
-of keys and values than of queries. The MLP may be a mixture of experts (blocks/experts.py).
+of keys and values than of queries. The MLP may be a mixture of experts (blocks/experts.py). Norms may be adaptive: a
+vector of each example shifts, scales and gates every branch (adaLN-zero). Adapters, low-rank products and prompts are
+used where they stand among the weights (blocks/added.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +19,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.blocks import execution
+from scaling.blocks import added, execution
 from scaling.blocks import experts as moe
 from scaling.blocks.attention import attend
 from scaling.blocks.logical import constrain
 from scaling.count import Component
 from scaling.errors import Code, UserError
+from scaling.records.types import FEWEST_BITS, MOST_BITS
 from scaling.settings import check, setting
 
 # Logical axes of each weight, inputs before outputs, for scaling.mesh and scaling.recipe.
@@ -37,6 +41,8 @@ AXES: dict[str, tuple[str, ...]] = {
     "up": ("layers", "embed", "mlp"),
     "down": ("layers", "mlp", "embed"),
 }
+# Of an adaptive stack, in place of the scales of its norms: six vectors for each layer, of which a mesh cuts none.
+MODULATION_AXES = ("layers", "embed", "pixels", "mlp")
 CROSS_AXES: dict[str, tuple[str, ...]] = {
     f"cross_{name}": AXES[source]
     for name, source in (
@@ -64,6 +70,8 @@ class Shape:
       heads: number of attention heads, each ``width`` / ``heads`` wide.
       mlp_ratio: hidden units of an MLP over ``width``.
       dtype: of the computation; parameters and their updates stay float32.
+      weight_bits: the weights of the blocks are rounded to so many bits in every pass, of training and of evaluation
+        (``scaling.quantise``); 0: they are not.
     """
 
     width: int = setting(64, least=1)
@@ -72,9 +80,13 @@ class Shape:
     mlp_ratio: int = setting(4, least=1)
     activation: str = setting("relu2", choices=ACTIVATIONS)
     dtype: str = setting("float32", choices=DTYPES)
+    weight_bits: int = setting(0, least=0, most=MOST_BITS, later=True)
 
     def __post_init__(self):
         check(self, "model")
+        if 0 < self.weight_bits < FEWEST_BITS:
+            remedy = f"must be from {FEWEST_BITS} to {MOST_BITS}, or 0 for no rounding"
+            raise UserError("model.weight_bits", self.weight_bits, remedy)
         if self.width % (2 * self.heads):
             remedy = f"must be a multiple of 2 x heads = {2 * self.heads}"
             raise UserError("model.width", self.width, remedy, Code.CONFLICT)
@@ -87,6 +99,18 @@ def rms_norm(x_: jax.Array, scale: jax.Array | None = None) -> jax.Array:
     if scale is not None:
         y = y * scale.astype(jnp.float32)
     return y.astype(x_.dtype)
+
+
+def modulate(x_BTD: jax.Array, shift_BD: jax.Array, scale_BD: jax.Array) -> jax.Array:
+    """x (1 + scale) + shift, the same at every position; in float32, since scales start small beside 1."""
+    return (x_BTD.astype(jnp.float32) * (1 + scale_BD[:, None]) + shift_BD[:, None]).astype(x_BTD.dtype)
+
+
+def modulations(condition_BD: jax.Array, weight_DNE: jax.Array) -> jax.Array:
+    """N vectors of each example, (B, N, E) float32, linear in SiLU of its condition."""
+    active_BD = jax.nn.silu(condition_BD)
+    vectors_BNE = jnp.einsum("bd,dne->bne", active_BD, weight_DNE, preferred_element_type=jnp.float32)
+    return constrain(vectors_BNE, "batch", "time", "embed")
 
 
 def rotate(x_BHTK: jax.Array, base: float = 10000.0) -> jax.Array:
@@ -107,9 +131,12 @@ class Stack(nn.Module):
       rotary: whether to use rotary positions; otherwise the caller adds positions to x.
       cross: whether each block also attends to ``memory_BSD``, between its attention and its MLP.
       kv_heads: heads of keys and values, each shared by heads / kv_heads queries (arXiv 2305.13245); 0: as many.
-      experts: if given, the MLP is a mixture, and the stack also returns its load balance (sum_B, count_B).
+      experts: if given, the MLP is a mixture, and the stack also returns its ``Load``, the mean over layers.
       mixing: whether attention's output projection does not start at zero. Needed for a stack whose output is read at
         one position, which would otherwise not depend on the other positions at the start.
+      adaptive: whether ``condition_BD`` modulates each block (adaLN-zero, arXiv 2212.09748): norms have no scale of
+        their own, and each example's vectors shift and scale what attention and MLP read and gate what they add. The
+        gates start at zero, so output projections do not: behind a zero gate they would never move.
 
     ``execution.current()`` decides whether layers are scanned or unrolled, and what is kept for their gradients.
     """
@@ -126,30 +153,71 @@ class Stack(nn.Module):
     kv_heads: int = 0
     experts: moe.Experts | None = None
     mixing: bool = False
+    adaptive: bool = False
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, memory_BSD: jax.Array | None = None, *, keep_BT=None, keep_BS=None) -> Any:
+    def __call__(
+        self, x_BTD: jax.Array, memory_BSD: jax.Array | None = None, *, keep_BT=None, keep_BS=None, condition_BD=None
+    ) -> Any:
         """False in ``keep_BT`` or ``keep_BS`` hides a position of x or of the memory from every query."""
+        weights = self._weights()
+        more = {name: w for name, w in self.variables["params"].items() if name not in weights}
+        prompt_KD, ahead = more.pop(added.PROMPT, None), 0
+        weights |= more
+        if prompt_KD is not None:
+            x_BTD, ahead = added.prompted(x_BTD, prompt_KD), len(prompt_KD)
+            keep_BT = None if keep_BT is None else jnp.pad(keep_BT, ((0, 0), (ahead, 0)), constant_values=True)
+        how = execution.current()
+        scanned = self.layers > how.unroll
+
+        def layer(x_BTD: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
+            x_BTD = constrain(x_BTD, "batch", "time", "embed")
+            x_BTD, load = self._layer(x_BTD, w, memory_BSD, keep_BT, keep_BS, condition_BD, ahead)
+            return constrain(x_BTD, "batch", "time", "embed"), load
+
+        if how.remat != "none":
+            # Inside a scan, XLA cannot merge the two passes, so the barriers against that would only cost time.
+            layer = jax.checkpoint(layer, policy=execution.REMAT[how.remat], prevent_cse=not scanned)
+        if scanned:
+            x_BTD, load_LB = jax.lax.scan(layer, x_BTD, weights)
+        else:
+            loads = []
+            for index in range(self.layers):
+                x_BTD, load = layer(x_BTD, {name: w[index] for name, w in weights.items()})
+                loads.append(load)
+            load_LB = jax.tree.map(lambda *layers: jnp.stack(layers), *loads)
+        x_BTD = x_BTD[:, ahead:] if ahead else x_BTD
+        if self.experts is None:
+            return x_BTD
+        return x_BTD, jax.tree.map(lambda each_LB: each_LB.mean(axis=0), load_LB)
+
+    def _weights(self) -> dict[str, jax.Array]:
+        """The stack's own parameters, drawn; called where they may be declared."""
         count, width, heads, head = self.layers, self.width, self.heads, self.width // self.heads
         fan_in = nn.initializers.normal(width**-0.5)
         zeros, ones = nn.initializers.zeros, nn.initializers.ones
         # Output projections start at zero: the network starts as the identity and the loss at ln V (Fixup, muP).
-        weights = {
-            "attention_norm": self.param("attention_norm", ones, (count, width)),
+        # In an adaptive stack the gates do that.
+        down = nn.initializers.normal(self.mlp**-0.5) if self.adaptive else zeros
+        weights = {} if self.adaptive else {"attention_norm": self.param("attention_norm", ones, (count, width))}
+        weights |= {
             "q": self.param("q", fan_in, (count, width, heads, head)),
             "k": self.param("k", fan_in, (count, width, self.kv_heads or heads, head)),
             "v": self.param("v", fan_in, (count, width, self.kv_heads or heads, head)),
             "q_norm": self.param("q_norm", ones, (count, head)),
             "k_norm": self.param("k_norm", ones, (count, head)),
-            "o": self.param("o", fan_in if self.mixing else zeros, (count, heads, head, width)),
-            "mlp_norm": self.param("mlp_norm", ones, (count, width)),
+            "o": self.param("o", fan_in if self.mixing or self.adaptive else zeros, (count, heads, head, width)),
         }
+        if self.adaptive:
+            weights["modulation"] = self.param("modulation", zeros, (count, width, 6, width))
+        else:
+            weights["mlp_norm"] = self.param("mlp_norm", ones, (count, width))
         if self.experts is None:
             weights["up"] = self.param("up", fan_in, (count, width, self.mlp))
-            weights["down"] = self.param("down", zeros, (count, self.mlp, width))
+            weights["down"] = self.param("down", down, (count, self.mlp, width))
         else:
             for name, shape in moe.shapes(self.experts, count, width).items():
-                weights[name] = self.param(name, zeros if name.endswith("down") else fan_in, shape)
+                weights[name] = self.param(name, down if name.endswith("down") else fan_in, shape)
         if self.cross:
             weights["cross_norm"] = self.param("cross_norm", ones, (count, width))
             for name in ("cross_q", "cross_k", "cross_v"):
@@ -157,55 +225,52 @@ class Stack(nn.Module):
             weights["cross_q_norm"] = self.param("cross_q_norm", ones, (count, head))
             weights["cross_k_norm"] = self.param("cross_k_norm", ones, (count, head))
             weights["cross_o"] = self.param("cross_o", zeros, (count, heads, head, width))
-        how = execution.current()
-        scanned = count > how.unroll
+        return weights
 
-        def layer(x_BTD: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
-            x_BTD = constrain(x_BTD, "batch", "time", "embed")
-            x_BTD, balance = self._layer(x_BTD, w, memory_BSD, keep_BT, keep_BS)
-            return constrain(x_BTD, "batch", "time", "embed"), balance
+    def _layer(
+        self, x_BTD: jax.Array, w: dict[str, jax.Array], memory_BSD, keep_BT, keep_BS, condition_BD, ahead: int
+    ) -> tuple[jax.Array, Any]:
+        product, bottleneck = added.product, added.bottleneck
+        by_6BD = modulations(condition_BD, w["modulation"]).swapaxes(0, 1) if self.adaptive else None
 
-        if how.remat != "none":
-            # Inside a scan, XLA cannot merge the two passes, so the barriers against that would only cost time.
-            layer = jax.checkpoint(layer, policy=execution.REMAT[how.remat], prevent_cse=not scanned)
-        if scanned:
-            x_BTD, balance_LB = jax.lax.scan(layer, x_BTD, weights)
-        else:
-            balances = []
-            for index in range(count):
-                x_BTD, balance = layer(x_BTD, {name: w[index] for name, w in weights.items()})
-                balances.append(balance)
-            balance_LB = None if self.experts is None else jnp.stack(balances)
-        if balance_LB is None:
-            return x_BTD
-        return x_BTD, (balance_LB.mean(axis=0), jnp.ones(len(x_BTD), jnp.float32))
+        def read(x_BTD: jax.Array, norm: str, first: int) -> jax.Array:
+            if by_6BD is None:
+                return rms_norm(x_BTD, w[norm])
+            return modulate(rms_norm(x_BTD), by_6BD[first], by_6BD[first + 1])
 
-    def _layer(self, x_BTD: jax.Array, w: dict[str, jax.Array], memory_BSD, keep_BT, keep_BS) -> tuple[jax.Array, Any]:
-        h_BTD = rms_norm(x_BTD, w["attention_norm"])
-        q_BHTK, k_BHTK, v_BHTK = (jnp.einsum("btd,dhk->bhtk", h_BTD, w[name]) for name in ("q", "k", "v"))
+        def gated(y_BTD: jax.Array, gate: int) -> jax.Array:
+            return y_BTD if by_6BD is None else (by_6BD[gate][:, None] * y_BTD).astype(y_BTD.dtype)
+
+        h_BTD = read(x_BTD, "attention_norm", 0)
+        q_BHTK, k_BHTK, v_BHTK = (product("btd,dhk->bhtk", h_BTD, w, name) for name in ("q", "k", "v"))
         # QK-norm bounds the scores, which keeps high learning rates stable (arXiv 2302.05442).
         place = rotate if self.rotary else lambda y: y
         q_BHTK, k_BHTK = place(rms_norm(q_BHTK, w["q_norm"])), place(rms_norm(k_BHTK, w["k_norm"]))
-        mixed = attend(q_BHTK, k_BHTK, v_BHTK, self.mask, prefix=self.prefix, keep_BS=keep_BT)
-        x_BTD = x_BTD + jnp.einsum("bhtk,hkd->btd", mixed, w["o"])
+        mixed = attend(q_BHTK, k_BHTK, v_BHTK, self.mask, prefix=self.prefix + ahead, keep_BS=keep_BT)
+        x_BTD = x_BTD + gated(bottleneck(product("bhtk,hkd->btd", mixed, w, "o"), w, "attention"), 2)
         if self.cross:
-            q_BHTK = jnp.einsum("btd,dhk->bhtk", rms_norm(x_BTD, w["cross_norm"]), w["cross_q"])
-            k_BHSK, v_BHSK = (jnp.einsum("bsd,dhk->bhsk", memory_BSD, w[name]) for name in ("cross_k", "cross_v"))
+            q_BHTK = product("btd,dhk->bhtk", rms_norm(x_BTD, w["cross_norm"]), w, "cross_q")
+            k_BHSK, v_BHSK = (product("bsd,dhk->bhsk", memory_BSD, w, name) for name in ("cross_k", "cross_v"))
             q_BHTK, k_BHSK = rms_norm(q_BHTK, w["cross_q_norm"]), rms_norm(k_BHSK, w["cross_k_norm"])
             mixed = attend(q_BHTK, k_BHSK, v_BHSK, "bidirectional", keep_BS=keep_BS)
-            x_BTD = x_BTD + jnp.einsum("bhtk,hkd->btd", mixed, w["cross_o"])
-        h_BTD = rms_norm(x_BTD, w["mlp_norm"])
+            x_BTD = x_BTD + bottleneck(product("bhtk,hkd->btd", mixed, w, "cross_o"), w, "cross")
+        h_BTD = read(x_BTD, "mlp_norm", 3)
         activation = ACTIVATIONS[self.activation]
         if self.experts is not None:
-            y_BTD, balance_B = moe.mixture(h_BTD, w, self.experts, activation)
-            return x_BTD + y_BTD, balance_B
-        h_BTF = activation(jnp.einsum("btd,df->btf", h_BTD, w["up"]))
-        return x_BTD + jnp.einsum("btf,fd->btd", h_BTF, w["down"]), None
+            y_BTD, load = moe.mixture(h_BTD, w, self.experts, activation)
+            return x_BTD + gated(bottleneck(y_BTD, w, "mlp"), 5), load
+        h_BTF = activation(product("btd,df->btf", h_BTD, w, "up"))
+        return x_BTD + gated(bottleneck(product("btf,fd->btd", h_BTF, w, "down"), w, "mlp"), 5), None
 
 
-def axes(*, cross: bool = False, experts: moe.Experts | None = None) -> dict[str, tuple[str, ...]]:
+def axes(
+    *, cross: bool = False, experts: moe.Experts | None = None, adaptive: bool = False
+) -> dict[str, tuple[str, ...]]:
     """Logical axes of a Stack's parameters."""
     tree = {**AXES, **(CROSS_AXES if cross else {})}
+    if adaptive:
+        tree = {name: names for name, names in tree.items() if name not in ("attention_norm", "mlp_norm")}
+        tree["modulation"] = MODULATION_AXES
     if experts is None:
         return tree
     return {**{name: names for name, names in tree.items() if name not in ("up", "down")}, **moe.axes(experts)}
@@ -223,28 +288,36 @@ def stack_components(
     memory: int = 0,
     kv_heads: int = 0,
     experts: moe.Experts | None = None,
+    adaptive: bool = False,
 ) -> list[Component]:
     """Counted components of a Stack of this shape, on ``time`` positions that attend to each other.
 
     Args:
-      prefix: of all names and groups, to distinguish streams.
+      prefix: of all names and groups, to distinguish streams; without its last ``_`` the name of the stack.
       memory: positions of a second stream that each block attends to; 0: no cross attention. Its keys and values are
         computed for each position of the memory, the rest for each of ``time``.
+      adaptive: as in ``Stack``; the vectors are computed once for each example.
     """
     kv_width = width // heads * (kv_heads or heads)
     attention, feedforward = 2 * layers * width * (width + kv_width), 2 * layers * width * mlp
-    scores = 4 * layers * time * width
-    parts = [Component(f"{prefix}attention", f"{prefix}attention", attention, attention, time, attention=scores * time)]
-    norms = 2 * layers * (width + width // heads)
+    products, scores = 4 * layers * time * width, layers * heads * time
+    name = f"{prefix}attention"
+    parts = [Component(name, name, attention, attention, time, attention=products * time, scores=scores * time)]
+    norms = 2 * layers * (width // heads + (0 if adaptive else width))
+    if adaptive:
+        vectors, name = 6 * layers * width**2, f"{prefix}modulation"
+        parts.append(Component(name, name, vectors, vectors, 1))
     if memory:
-        half = 2 * layers * width * width
+        half, name = 2 * layers * width * width, f"{prefix}cross"
+        read, seen = products * memory, scores * memory
         parts += [
-            Component(f"{prefix}cross_query", f"{prefix}cross", half, half, time, attention=scores * memory),
-            Component(f"{prefix}cross_memory", f"{prefix}cross", half, half, memory),
+            Component(f"{prefix}cross_query", name, half, half, time, attention=read, scores=seen),
+            Component(f"{prefix}cross_memory", name, half, half, memory),
         ]
         norms += layers * (width + 2 * (width // heads))
     if experts is None:
         parts.append(Component(f"{prefix}mlp", f"{prefix}mlp", feedforward, feedforward, time))
     else:
         parts += moe.components(experts, layers, width, time, prefix)
-    return [*parts, Component(f"{prefix}norm", f"{prefix}norm", norms)]
+    parts.append(Component(f"{prefix}norm", f"{prefix}norm", norms))
+    return [dataclasses.replace(part, part=prefix.rstrip("_") or "stack") for part in parts]

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
-from scaling.errors import Code, UserError
+from scaling.errors import library
 
 
 def need(module: str, what: str) -> ModuleType:
-    """Imports a module.
-
-    Args:
-      what: the file or source that needs it, for the message.
+    """Imports a module for ``what``, a file or a source.
 
     Raises:
       UserError: it is not installed (ENVIRONMENT).
     """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or module.split(".")[0] != error.name.split(".")[0]:
-            raise
-        name = module.split(".")[0].replace("_", "-").replace("PIL", "pillow")
-        remedy = f"needs {name}, which is not installed: pip install 'scaling-lab[data]'"
-        raise UserError("source", what, remedy, Code.ENVIRONMENT) from error
+    return library(module, "data", "source", what)

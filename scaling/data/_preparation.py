@@ -101,7 +101,10 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Manifest(Value):
-    """A finished preparation. ``empty``, ``copies``, ``literals``, ``damaged``: as in ``Progress``."""
+    """A finished preparation. ``empty``, ``copies``, ``literals``, ``damaged``: as in ``Progress``.
+
+    ``marks_sha256`` is of the marks of the tokenizer's tokens; empty for bytes, and for folders from before there were
+    any."""
 
     schema: Literal[1]
     kind: Literal["tokens"]
@@ -118,3 +121,4 @@ class Manifest(Value):
     shards: tuple[ShardEntry, ...]
     literals: int = 0
     damaged: int = 0
+    marks_sha256: str = ""

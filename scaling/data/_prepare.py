@@ -6,6 +6,7 @@ The output folder holds, written in this order::
     train-00003.documents   for each document, its end in the shard and the first 8 bytes of its sha256, as two uint64
     evaluation-00003.bin, evaluation-00003.documents
     progress.json           until the end: the complete shards, and where reading continues
+    tokens.marks            which tokens begin words and end sentences, as bytes; none for a tokenizer of bytes
     manifest.json           at the end: tokenizer, inputs and shards with their sha256, split, counts
 
 The hash of its content assigns a document to training or evaluation, so copies stay on one side. Or evaluation has
@@ -47,7 +48,7 @@ from scaling.errors import Code, UserError
 from scaling.records import read_typed, write_atomic, write_json
 
 SCHEMA: Literal[1] = 1
-MANIFEST, PROGRESS = "manifest.json", "progress.json"
+MANIFEST, PROGRESS, MARKS = "manifest.json", "progress.json", "tokens.marks"
 TRAIN: Split = "train"
 EVALUATION: Split = "evaluation"
 SPLITS: tuple[Split, Split] = (TRAIN, EVALUATION)
@@ -245,6 +246,8 @@ def _prepare(job: Job, say: Say) -> tuple[Manifest, bool]:
         _sizes(job.out, entry, job.tokenizer.dtype)
     _write(job, every, cut, state, say)
     manifest = _manifest(job, state)
+    if job.tokenizer.marks is not None:
+        write_atomic(job.out / MARKS, job.tokenizer.marks.tobytes())
     write_json(job.out / MANIFEST, manifest)
     for path in [job.out / PROGRESS, *job.out.glob("*.part")]:
         path.unlink(missing_ok=True)
@@ -486,6 +489,22 @@ def _verify(folder: Path, manifest: Manifest, say: Say) -> None:
         check(folder, entry)
         done += entry.tokens
         say("checking", done, total, done)
+    marks(folder, manifest)
+
+
+def marks(folder: Path, manifest: Manifest) -> np.ndarray | None:
+    """The marks of the tokens, uint8 (vocab,); None if the preparation has none.
+
+    Raises:
+      UserError: they are missing, or not those that were written (DAMAGED).
+    """
+    if not manifest.marks_sha256:
+        return None
+    path = folder / MARKS
+    held = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(held).hexdigest() != manifest.marks_sha256:
+        raise UserError("data.path", path, "is missing or damaged; prepare the folder again", Code.DAMAGED)
+    return np.frombuffer(held, np.uint8)
 
 
 def _amounts(shards: Sequence[ShardEntry], side: Split) -> Amounts:
@@ -520,4 +539,5 @@ def _manifest(job: Job, state: Progress) -> Manifest:
         shards=tuple(state.shards),
         literals=state.literals,
         damaged=state.damaged,
+        marks_sha256="" if (marks := job.tokenizer.marks) is None else hashlib.sha256(marks.tobytes()).hexdigest(),
     )

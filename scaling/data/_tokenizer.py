@@ -25,11 +25,53 @@ ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|endofdoc|>", "<|
 SPECIALS = ("token", "text")
 
 
+# What a token's text tells of words and sentences, as bits: it continues the word of what precedes it, ends within a
+# word, ends a line, ends with a full stop, begins after a space.
+CONTINUES, WITHIN, LINE, STOP, SPACE = (1 << bit for bit in range(5))
+# How tokenizers of bytes write white space; others may have these letters.
+BYTE_SPACES = {0x0109: "\t", 0x010A: "\n", 0x010D: "\r", 0x0120: " "}
+
+
+def marks(pieces: Sequence[str], continuing: str = "", ending: str = "") -> np.ndarray | None:
+    """Bits of every token by its text, uint8 (len(pieces),); None if the tokens do not tell where spaces are.
+
+    Args:
+      pieces: the tokens as a tokenizer writes them: spaces as they are or as ``\u2581``, or all bytes as letters (then
+        ``\u0120``, the space, is a token of its own), single bytes as ``<0x0A>``.
+      continuing: what a token begins with that continues a word (``##``). Empty for a tokenizer that writes spaces: a
+        token then continues a word if its first letter is one of a word, as those of bytes beyond ASCII all are.
+      ending: what a token ends with that ends a word (``</w>``); such tokenizers write no spaces.
+    """
+    spaces = any(piece.startswith(("\u2581", " ")) for piece in pieces)
+    by_byte = not continuing and not spaces and "\u0120" in pieces  # elsewhere it is a letter of Maltese
+    if not (continuing or ending or spaces or by_byte):
+        return None
+
+    def inside(letter: str) -> bool:
+        return bool(re.match(r"\w", letter)) or (by_byte and ord(letter) > 127)
+
+    def of(piece: str) -> int:
+        single = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
+        whole = piece.removeprefix(continuing).removesuffix(ending).replace("\u2581", " ")
+        text = chr(int(single[1], 16)) if single else whole.translate(BYTE_SPACES) if by_byte else whole
+        if not text:
+            return 0
+        joins = piece.startswith(continuing) if continuing else inside(text[0])
+        ended = bool(ending) and piece.endswith(ending)
+        spaced = not joins if continuing else bool(ending) or text[0].isspace()
+        stops = text[-1] in ".!?" and (ended or not ending)
+        told = joins, inside(text[-1]) and not ended, text[-1] == "\n", stops, spaced
+        return sum(bit for bit, holds in zip((CONTINUES, WITHIN, LINE, STOP, SPACE), told) if holds)
+
+    return np.array([of(piece) for piece in pieces], np.uint8)
+
+
 @dataclass(frozen=True)
 class Tokenizer:
     """A tokenizer: ``encode`` turns texts (UTF-8 bytes) into tokens; ``end`` is the token after a text, or None.
 
-    ``literals`` matches, in a text, the names that are read as special tokens; None if no text can spell one.
+    ``literals`` matches, in a text, the names that are read as special tokens; None if no text can spell one. ``marks``
+    are those of every token, (vocab,); None for bytes, and where they cannot be told.
     """
 
     name: str
@@ -38,6 +80,7 @@ class Tokenizer:
     end: int | None
     encode: Callable[[Sequence[bytes]], list[np.ndarray]]
     literals: re.Pattern[bytes] | None = None
+    marks: np.ndarray | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -127,4 +170,10 @@ def load(name: str, end: str = "auto", *, closed: bool = False, specials: str = 
         read -= special  # an end that is not marked as special is read as the token all the same
     names = sorted(read, key=len, reverse=True)
     found = re.compile(b"|".join(re.escape(each.encode()) for each in names)) if names else None
-    return Tokenizer(path.name, sha256, highest + 1, number if traded is None else highest, encode, found)
+    pieces = [huggingface.id_to_token(token) or "" for token in range(highest + 1)]
+    if traded is not None:
+        pieces[traded], pieces[highest] = pieces[highest], pieces[traded]
+    model = huggingface.model
+    affixes = [getattr(model, name, None) or "" for name in ("continuing_subword_prefix", "end_of_word_suffix")]
+    told = marks(pieces, *affixes)
+    return Tokenizer(path.name, sha256, highest + 1, number if traded is None else highest, encode, found, told)

@@ -90,7 +90,8 @@ class Document:
 class TokenSource:
     """A source that holds its tokens, in memory or mapped from a file. See ``scaling.data.Source`` for the methods.
 
-    ``train`` is an array (1-D) or other ``Tokens``.
+    ``train`` is an array (1-D) or other ``Tokens``. ``marks`` tell of every token whether it begins words or ends
+    sentences (``scaling.data._tokenizer``); None if that is not known.
     """
 
     train: Any
@@ -99,10 +100,16 @@ class TokenSource:
     bytes_per_token: float | None
     about: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[Remark, ...] = ()
+    marks: np.ndarray | None = None
 
     @property
     def supplies(self) -> dict[str, int]:
-        return {"vocab": self.vocab, "context": sum(len(document.tokens) for document in self.documents)}
+        supplied = {"vocab": self.vocab, "context": sum(len(document.tokens) for document in self.documents)}
+        return supplied if self.marks is None else {**supplied, "marks": self.vocab}
+
+    def marked(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """{"marks": those of each of the tokens, uint8}, if they are known."""
+        return {} if self.marks is None else {"marks": self.marks[np.clip(tokens, 0, self.vocab - 1)]}
 
     @property
     def longest(self) -> int:
@@ -124,7 +131,8 @@ class TokenSource:
         if windows == 0:
             raise ValueError(f"no window of {context} tokens in {len(self.train)}")
         chosen = shuffled(indices, windows, seed)
-        return {"tokens": gather(self.train, chosen * context, context + 1).astype(np.int32)}
+        tokens = gather(self.train, chosen * context, context + 1).astype(np.int32)
+        return {"tokens": tokens, **self.marked(tokens)}
 
     def _packed(self, context: int, limit_tokens: int | None) -> dict[str, np.ndarray | list[str]]:
         """Windows over all evaluation documents, one after another as in training; each counts as one document."""
@@ -150,6 +158,7 @@ class TokenSource:
             names.append(f"{self.documents[low].name} and {high - low} more")
         return {
             "tokens": tokens,
+            **self.marked(tokens),
             "mask": (np.arange(context) < count[:, None]).astype(np.float32),
             "document": np.arange(len(start), dtype=np.int32),
             "documents": names,
@@ -180,6 +189,7 @@ class TokenSource:
         present, document = np.unique(document, return_inverse=True)
         return {
             "tokens": tokens,
+            **self.marked(tokens),
             "mask": mask,
             "document": document.astype(np.int32),
             "documents": [self.documents[number].name for number in present],

@@ -202,4 +202,4 @@ def make(config: Config) -> CheckedTokens:
     }
     known = config.bytes_per_token or (1.0 if config.dtype == "uint8" else None)
     joined = Joined(records, train, np.cumsum(sizes[train]), dtype)
-    return CheckedTokens(joined, documents, config.vocab, known, about, records.remarks, config.path)
+    return CheckedTokens(joined, documents, config.vocab, known, about, records.remarks, path=config.path)

@@ -166,7 +166,7 @@ def _text(config: Config, tables: list[Input], about: dict[str, Any]) -> Checked
     # A column of tokens has no bytes of text.
     known = evaluated / sum(len(document.tokens) for document in documents) if evaluated else None
     remarks = remark("literals", spelled)
-    return CheckedTokens(train, documents, tokenizer.vocab, known, about, remarks, config.path)
+    return CheckedTokens(train, documents, tokenizer.vocab, known, about, remarks, path=config.path)
 
 
 @dataclass

@@ -109,4 +109,5 @@ def make(config: Config) -> TokenSource:
     }
     # Bits/byte refer to the evaluation text; a column of tokens has no text.
     known = text[1] / held.tokens if text[1] else None
-    return CheckedTokens(joined(train), documents, tokenizer.vocab, known, about, path=config.path)
+    told = _prepare.marks(folder, manifest)
+    return CheckedTokens(joined(train), documents, tokenizer.vocab, known, about, marks=told, path=config.path)

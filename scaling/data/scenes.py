@@ -14,7 +14,9 @@ So the smallest loss of rotation prediction is 5/16 ln 2 + 4/16 ln 4 = 0.5632 na
 
 As tokens, an example is a start token, the caption, an end token (the highest of all), and padding that does not count.
 With ``sound``, a scene also has a sound: one tone for each of the five choices in turn, with random phases. Each label
-has ``PROMPTS`` true captions, in which the other words are balanced: zero-shot classification averages them.
+has ``PROMPTS`` true captions, in which the other words are balanced: zero-shot classification averages them. With
+``held``, no scene has the combination of any prompt, in training or in evaluation: 256 of 4,096 are left out, so that
+the prompts are captions that were never seen. Then a caption has ln 3840 = 8.253 nats.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -31,7 +33,7 @@ import numpy as np
 
 from scaling.data._random import key, mix, uniform
 from scaling.errors import Code, UserError
-from scaling.settings import check, setting
+from scaling.settings import check, fields_of, setting
 
 SIDE = 32
 SHAPES = ("circle", "square", "triangle", "bar")
@@ -79,9 +81,13 @@ class Config:
     """Seed of the sample of scenes."""
     sound: bool = False
     """Whether scenes also have a sound: 5 x 64 samples."""
+    held: bool = setting(False, later=True)
+    """Whether the combinations of the prompts are kept out of all scenes."""
 
     def __post_init__(self):
         check(self, "data")
+        if self.held and self.drop:
+            raise UserError("data.drop", self.drop, "goes without held: words would not be independent", Code.CONFLICT)
 
 
 def _stamp(shape: str, radius: int) -> np.ndarray:
@@ -94,6 +100,24 @@ def _stamp(shape: str, radius: int) -> np.ndarray:
     if shape == "triangle":
         return 2 * abs(x) <= y + radius
     return abs(y) <= radius // 2
+
+
+def _prompted() -> np.ndarray:
+    """The choices of the prompts of each label, (32 * 8, 5)."""
+    shape, colour, number = np.indices((len(SHAPES), len(COLOURS), PROMPTS)).reshape(3, -1)
+    return np.stack([colour, shape, number % 4, number, number // 2], axis=1)
+
+
+def _information(swap: float, values: int) -> float:
+    """Information in nats of a caption of ``values`` equally likely ones, of which ``swap`` are of another scene."""
+    other = swap / values
+    entropy = -sum(n * p * math.log(p) for n, p in ((1, 1 - swap + other), (values - 1, other)) if n * p > 0)
+    return math.log(values) - entropy
+
+
+_PROMPTED = _prompted()
+_OTHERS = np.setdiff1d(np.arange(math.prod(CHOICES)), np.ravel_multi_index(_PROMPTED.T, CHOICES))
+_SEEN = np.stack(np.unravel_index(_OTHERS, CHOICES), axis=1)  # scenes that no prompt describes, (3840, 5)
 
 
 @dataclass(frozen=True)
@@ -131,23 +155,25 @@ class Scenes:
         1 - swap + swap / M and M - 1 values at swap / M.
         """
         swap, drop, total = self.config.swap, self.config.drop, 0.0
+        if self.config.held:  # captions are whole, and equally likely
+            return _information(swap, len(_SEEN))
         for kept in product((False, True), repeat=len(CHOICES)):
             values = math.prod(choice for choice, keep in zip(CHOICES, kept) if keep)
             weight = math.prod(1 - drop if keep else drop for keep in kept)
-            other = swap / values
-            entropy = -sum(n * p * math.log(p) for n, p in ((1, 1 - swap + other), (values - 1, other)) if n * p > 0)
-            total += weight * (math.log(values) - entropy)
+            total += weight * _information(swap, values)
         return total
 
     @property
     def caption_entropy(self) -> float:
         """Entropy of a caption in nats: which words are blank, and the remaining words."""
         drop = self.config.drop
+        if self.config.held:
+            return math.log(len(_SEEN))
         blanks = -sum(p * math.log(p) for p in (drop, 1 - drop) if p > 0)
         return sum(blanks + (1 - drop) * math.log(choice) for choice in CHOICES)
 
     def describe(self) -> dict[str, Any]:
-        world = asdict(self.config)
+        world = fields_of(self.config)
         if not self.config.sound:
             del world["sound"]  # keeps the hash of scenes from before this field
         text = json.dumps({"source": "scenes", "version": 1, **world}, sort_keys=True)
@@ -159,7 +185,7 @@ class Scenes:
             "entropy": self.caption_entropy / (len(CHOICES) + 1),
             "caption_entropy": self.caption_entropy,
             "caption_information": self.caption_information,
-            "rotation_entropy": ROTATION_ENTROPY,
+            "rotation_entropy": None if self.config.held else ROTATION_ENTROPY,  # of shapes that are independent
             **world,
         }
 
@@ -171,8 +197,10 @@ class Scenes:
         """Scenes (n, 5) as choices, their captions (n, 5) as tokens, places (n, 4) of centres, and starts (n,)."""
         start = mix(secret ^ mix(indices.astype(np.uint64)))
         u = uniform(mix(start[:, None] + np.arange(20, dtype=np.uint64)))
-        scene = (u[:, :5] * CHOICES).astype(np.int64)
-        other = (u[:, 5:10] * CHOICES).astype(np.int64)
+        if self.config.held:
+            scene, other = (_SEEN[(u[:, column] * len(_SEEN)).astype(np.int64)] for column in (0, 5))
+        else:
+            scene, other = ((u[:, first : first + 5] * CHOICES).astype(np.int64) for first in (0, 5))
         told = np.where(u[:, 10:11] < self.config.swap, other, scene)
         caption = np.where(u[:, 11:16] < self.config.drop, BLANK, told + FIRST)
         # Along the relation, the large object's centre is 6 to 9 from its edge and the small one's 4 to 9 from the
@@ -220,9 +248,7 @@ class Scenes:
 
     def _prompts(self, context: int) -> np.ndarray:
         """True captions of each label, int32 (32, 8, context + 1)."""
-        shape, colour, number = np.indices((len(SHAPES), len(COLOURS), PROMPTS)).reshape(3, -1)
-        choices = np.stack([colour, shape, number % 4, number, number // 2], axis=1)
-        return self._tokens(choices + FIRST, context).reshape(-1, PROMPTS, context + 1)
+        return self._tokens(_PROMPTED + FIRST, context).reshape(-1, PROMPTS, context + 1)
 
     def _tokens(self, caption: np.ndarray, context: int) -> np.ndarray:
         if context < len(CHOICES) + 1:

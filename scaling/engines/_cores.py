@@ -18,7 +18,7 @@ class Cores:
 
     def __init__(self):
         self._claims: list[socket.socket] = []
-        weakref.finalize(self, _close, self._claims)
+        weakref.finalize(self, _close, self._claims)  # Python warns of a socket that is dropped without closing
 
     def claim(self, cores: Sequence[int], count: int) -> list[int]:
         """The cores with those that were free first, of which this object claims ``count``, or as many as there are."""

@@ -18,16 +18,13 @@ from pathlib import Path
 
 import msgspec
 
-import scaling
 from scaling import distributed
-from scaling.engines import Pool
+from scaling.engines import Engine, Pool, _workers
 from scaling.engines._cores import Cores
 from scaling.errors import Code, UserError
-from scaling.flags import Flag
 from scaling.records.files import make_folder, write_atomic
 from scaling.records.types import Marks, ProgramSpec
 from scaling.worker import EXIT_AGAIN, EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
-from scaling.worker.ensembles import parse_ensemble_size
 from scaling.worker.environment import usable_cache, variables
 from scaling.worker.failures import Problem
 from scaling.worker.loop import MAX_ATTEMPTS
@@ -38,19 +35,7 @@ ACCELERATORS = {"xla_cuda": ("/dev/nvidiactl", "/dev/dxg"), "xla_rocm": ("/dev/k
 TPU = ("/dev/accel0", "/dev/vfio/0")
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # 1.5 to 1.9x on small models on CPU, see benchmarks
 
-FLAGS = (
-    Flag("workers", int, "number of worker processes (default: one per core, or one if there is an accelerator)"),
-    Flag("max_attempts", int, "attempts without progress before a program counts as failed", MAX_ATTEMPTS),
-    Flag(
-        "ensemble",
-        str,
-        "programs of one shape (differing in seed, learning rate or D) that a worker trains together; auto: 1 on CPU, "
-        "up to 8 on an accelerator if a measurement of a few steps shows that it is faster",
-        "auto",
-    ),
-    Flag("cache", str, "compilation cache directory (default $SCALING_CACHE or ~/.cache/scaling/xla)"),
-    Flag("execute", str, "module:function to train with instead of scaling.train:execute"),
-)
+FLAGS = _workers.FLAGS
 
 
 def accelerated() -> bool:
@@ -75,19 +60,21 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def _worker_environment(cache: str | None, *, cpu: bool) -> dict[str, str]:
-    """The environment of a worker: that of this process, plus what must be set before a process starts."""
+def worker_environment(cache: str | None, *, cpu: bool) -> dict[str, str]:
+    """The environment of a worker: that of this process, plus what must be set before a process starts.
+
+    Args:
+      cache: directory of the persistent compilation cache; None disables it.
+      cpu: whether it is bound to a core.
+    """
     environment = {**os.environ, **variables(cache, single=cpu)}
-    # If the package is not installed, workers import it from where this process did. An empty entry would mean the
-    # current directory.
-    places = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(Path(scaling.__file__).parents[1])]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
+    environment["PYTHONPATH"] = _workers.python_path()
     if cpu and sys.platform == "linux" and "hugetlb" not in environment.get("GLIBC_TUNABLES", ""):
         environment["GLIBC_TUNABLES"] = ":".join(filter(None, [environment.get("GLIBC_TUNABLES"), HUGE_PAGES]))
     return environment
 
 
-class Local:
+class Local(Engine):
     """The local pool.
 
     Args:
@@ -99,6 +86,8 @@ class Local:
       max_attempts: attempts at a program without progress before it is ``failed``.
       execute: ``module:function`` that trains a program.
       ensemble: programs of one shape that a worker trains at a time, or auto.
+      label: distinguishes the logs of machines that share the work directory.
+      idle: seconds after which a worker ends if all that is left is in the hands of others; default: it waits.
       ttl, beat: timeout and renewal interval of leases, in seconds.
 
     Raises:
@@ -115,15 +104,12 @@ class Local:
         max_attempts: int = MAX_ATTEMPTS,
         execute: str | None = None,
         ensemble: str | None = None,
+        label: str | None = None,
+        idle: float | None = None,
         ttl: float | None = None,
         beat: float | None = None,
-    ):  # one argument per flag, and the two of leases, which tests shorten
-        if workers is not None and workers < 1:
-            raise UserError("workers", workers, "must be at least 1")
-        if max_attempts < 1:
-            raise UserError("max_attempts", max_attempts, "must be at least 1")
-        if ensemble is not None:
-            parse_ensemble_size(ensemble)
+    ):  # wide: one argument per flag, two for jobs of a scheduler, and the two of leases, which tests shorten
+        _workers.check({"workers": workers, "max_attempts": max_attempts, "ensemble": ensemble})
         self.workdir = Path(workdir)
         accelerator = accelerated()
         bound = not accelerator and hasattr(os, "sched_setaffinity")
@@ -138,9 +124,11 @@ class Local:
         if accelerator and self._size > 1:
             remedy = "a GPU or TPU takes one worker; set JAX_PLATFORMS=cpu to use cores"
             raise UserError("workers", workers, remedy, Code.CONFLICT)
-        self._environment = _worker_environment(usable_cache(cache), cpu=not accelerator)
+        self.crowding = max(1.0, self._size / len(self._cores)) if self._cores else 1.0
+        self._environment = worker_environment(usable_cache(cache), cpu=not accelerator)
         options = {"max_attempts": max_attempts, "execute": execute, "ttl": ttl, "beat": beat, "cache": cache}
-        options["ensemble"] = ensemble
+        options |= {"ensemble": ensemble, "label": label, "idle": idle}
+        self._label = f"{label}-" if label else ""
         self._options = [f"--{name}={value}" for name, value in options.items() if value is not None]
         self._max_attempts = max_attempts
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
@@ -149,6 +137,16 @@ class Local:
         self._cancelled, self._problem = False, None
         self._deaths = 0
         self._last_marks: list[Marks] | None = None
+
+    def check(self, programs: Sequence[ProgramSpec]) -> None:
+        """Checks the mesh, if this process is one of a group that trains together: ``srun`` started it several times.
+
+        Raises:
+          UserError: the mesh has no part for every process (ENVIRONMENT).
+        """
+        group = distributed.detect(os.environ)
+        if group is not None and programs:
+            distributed.check_mesh(group, programs[0].options.mesh)
 
     def submit(self, programs: Sequence[ProgramSpec]) -> None:
         """Starts workers for these programs of study.json, at most one per program.
@@ -205,7 +203,7 @@ class Local:
         return min(self._size, max(1, len(self._programs)))
 
     def _log(self, index: int) -> Path:
-        return self.workdir / "logs" / f"worker-{self._places[index % len(self._places)]}.log"
+        return self.workdir / "logs" / f"worker-{self._label}{self._places[index % len(self._places)]}.log"
 
     def _start(self, index: int) -> None:
         core = self._places[index % len(self._places)]
@@ -238,7 +236,8 @@ class Local:
 
 def _ending(code: int) -> str:
     if code < 0:
-        return f"by {signal.Signals(-code).name}"
+        names = {each.value: each.name for each in signal.Signals}  # those for real time have none
+        return f"by {names.get(-code, f'signal {-code}')}"
     return {EXIT_INTERRUPTED: "interrupted", EXIT_AGAIN: "by an exception"}.get(code, f"with exit code {code}")
 
 

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import head, patches, stack
+from scaling.blocks import dense, head, patches, stack
 from scaling.blocks.logical import Axes, Parameters
 from scaling.count import Component
 from scaling.errors import Code, UserError
@@ -77,6 +77,12 @@ def ladder(size: int) -> dict[str, int]:
     return {**grown, "vision_layers": grown["layers"] // 2}
 
 
+def revision(config: Config) -> int:
+    """2: N counts the projection of patches."""
+    del config
+    return 2
+
+
 class Model(nn.Module):
     """Maps (patches_BPX, tokens_BT) to logits_BTV, or to nats_BT of targets_BT; and, for objective joint, to pixels of
     all patches except the first, (B, P - 1, X), else None."""
@@ -95,7 +101,7 @@ class Model(nn.Module):
             vit = stack.Stack(c.vision, *shape, mask="bidirectional", rotary=False, name="vision")
             image_BPD = stack.rms_norm(vit(image_BPD), self.param("vision_norm", ones, (c.width,)))
             project_DD = self.param("projection", nn.initializers.normal(c.width**-0.5), (c.width, c.width))
-            image_BPD = jnp.einsum("bpd,de->bpe", image_BPD, project_DD)
+            image_BPD = dense.product(image_BPD, project_DD)
         x_BSD = jnp.concatenate([image_BPD, stack.rms_norm(head.look_up(table_VD, tokens_BT))], axis=1)
         x_BSD = stack.Stack(c.layers - c.vision, *shape, mask=c.mask, prefix=c.patches, name="stack")(x_BSD)
         x_BSD = stack.rms_norm(x_BSD, self.param("norm", ones, (c.width,)))
@@ -104,7 +110,7 @@ class Model(nn.Module):
         if c.objective == "text":
             return predictions, None
         pixels_DX = self.param("pixel_head", zeros, (c.width, c.pixels))
-        return predictions, jnp.einsum("bpd,dx->bpx", x_BSD[:, : c.patches - 1], pixels_DX)
+        return predictions, dense.product(x_BSD[:, : c.patches - 1], pixels_DX)
 
 
 def init(key: jax.Array, config: Config) -> Parameters:

@@ -38,7 +38,8 @@ class Config(stack.Shape):
       experts: number of routed experts that replace each MLP; 0: a plain MLP.
       top: number of routed experts that a token uses.
       shared: number of further experts that every token uses.
-      capacity: see ``blocks.experts.Experts``.
+      capacity, evaluation_capacity, dropless: see ``blocks.experts.Experts``.
+      group: tokens among which experts are balanced and have a capacity, rounded down to whole examples, at least one.
       balance: weight of the load-balance term in the trained loss.
     """
 
@@ -51,6 +52,9 @@ class Config(stack.Shape):
     shared: int = setting(0, least=0)
     capacity: float = setting(1.25, above=0)
     balance: float = setting(0.01, least=0)
+    evaluation_capacity: float = setting(2.0, above=0, later=True)
+    group: int = setting(1024, least=1, later=True)
+    dropless: bool = setting(False, later=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -71,7 +75,8 @@ class Config(stack.Shape):
         if not self.experts:
             return None
         hidden = self.mlp_ratio * self.width // (self.top + self.shared)
-        return Experts(self.experts, self.top, hidden, self.shared, self.capacity)
+        shares = self.capacity, self.evaluation_capacity, max(1, self.group // self.context)
+        return Experts(self.experts, self.top, hidden, self.shared, *shares, self.dropless)
 
 
 # Four sizes per doubling of the width from 64 on (below, multiples of 8). Depth is width / 32, at least 2, so that the
@@ -92,8 +97,18 @@ def ladder(size: int) -> dict[str, int]:
     return {"width": width, "layers": max(2, width // 32), "heads": width // head}
 
 
+def revision(config: Config) -> int:
+    """2: experts are balanced and have a capacity in groups of examples, and another capacity in evaluation."""
+    return 2 if config.experts else 1
+
+
+def together(config: Config) -> int:
+    """Examples that share the capacity of experts."""
+    return config.mixture.together if config.mixture else 1
+
+
 class Model(nn.Module):
-    """Maps tokens_BT to logits_BTV in the parameters' dtype, or nats_BT of targets_BT; and the balance term or None."""
+    """Maps tokens_BT to logits_BTV in the parameters' dtype, or nats_BT of targets_BT; and the load of its experts."""
 
     config: Config
 
@@ -106,10 +121,10 @@ class Model(nn.Module):
         x_BTD = stack.rms_norm(head.look_up(table_VD, tokens_BT))
         shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         x_BTD = stack.Stack(*shape, kv_heads=c.kv_heads, experts=c.mixture, name="stack")(x_BTD)
-        x_BTD, balance = x_BTD if c.experts else (x_BTD, None)
+        x_BTD, load = x_BTD if c.experts else (x_BTD, None)
         x_BTD = stack.rms_norm(x_BTD, self.param("norm", nn.initializers.ones, (c.width,)))
         weight = table_VD if c.tied else self.param("head", nn.initializers.zeros, (c.width, c.vocab))
-        return head.vocabulary(x_BTD, weight, targets_BT, tied=c.tied), balance
+        return head.vocabulary(x_BTD, weight, targets_BT, tied=c.tied), load
 
 
 def init(key: jax.Array, config: Config) -> Parameters:
@@ -129,13 +144,17 @@ def _apply(parameters: Parameters, config: Config, *arguments: jax.Array) -> Any
 def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
     """{"loss": (nats_BT, count_BT)} of a batch with tokens (B, T + 1) and, if the data has one, a mask (B, T).
 
-    With experts also {"balance": term}, which is 1 if each example is spread evenly over them.
+    With experts also {"balance": term}, which is 1 if each group is spread evenly over them, and unless they are
+    dropless {"dropped", "dropped_evaluation"}: shares of choices that find an expert full, at the capacity of each.
     """
     del key  # nothing here is random
     tokens = batch["tokens"]
-    nats_BT, balance = _apply(parameters, config, tokens[:, :-1], tokens[:, 1:])
+    nats_BT, load = _apply(parameters, config, tokens[:, :-1], tokens[:, 1:])
     terms = {"loss": objectives.clm(nats_BT, batch.get("mask"))}
-    return terms if balance is None else {**terms, "balance": balance}
+    if load is None:
+        return terms
+    measured = {"balance": load.balance} if config.dropless else load._asdict()
+    return {**terms, **{name: (each_B, jnp.ones(each_B.shape, jnp.float32)) for name, each_B in measured.items()}}
 
 
 def terms(config: Config) -> dict[str, Term]:
@@ -143,7 +162,9 @@ def terms(config: Config) -> dict[str, Term]:
     terms = {"loss": Term(likelihood=True, causal=True, start=math.log(config.vocab))}
     if not config.experts:
         return terms
-    return {**terms, "balance": Term(Unit(quantity="ratio", per=None), weight=config.balance, count=1)}
+    terms["balance"] = Term(Unit(quantity="ratio", per=None), weight=config.balance, count=1)
+    dropped = Term(Unit(quantity="share", per="choice of an expert"), weight=0.0, count=1)
+    return terms if config.dropless else {**terms, "dropped": dropped, "dropped_evaluation": dropped}
 
 
 def batch_spec(config: Config) -> dict[str, int]:

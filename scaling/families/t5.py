@@ -61,6 +61,12 @@ class Config(stack.Shape):
 ladder = gpt.ladder
 
 
+def revision(config: Config) -> int:
+    """2: what is random is keyed by example."""
+    del config
+    return 2
+
+
 class Model(nn.Module):
     """Maps (input_BS, given_BU, keep_BS or None) to logits_BUO, or to nats_BU of target_BU.
 
@@ -105,7 +111,7 @@ def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, co
     """{"span": (nats_BU, count_BU)} of the decoder's targets, including sentinels."""
     tokens_BT = batch["tokens"][:, 1:]
     weight_BT = batch.get("mask", jnp.ones(tokens_BT.shape, jnp.float32))
-    noise_BT = objectives.span_noise(key, len(tokens_BT), config.context, config.rate, config.span)
+    noise_BT = objectives.span_noise(objectives.keys(key, batch), config.context, config.rate, config.span)
     input_BS, kept_BS, target_BU, weight_BU = objectives.span_corruption(
         tokens_BT, noise_BT, weight_BT, config.noise, config.vocab
     )
@@ -145,7 +151,7 @@ def components(config: Config) -> list[Component]:
         *stack.stack_components(*shape, source, "encoder_"),
         Component("encoder_final_norm", "encoder_norm", c.width),
         *stack.stack_components(*shape, target, "decoder_", memory=source),
-        Component("decoder_final_norm", "decoder_norm", c.width),
+        Component("decoder_final_norm", "decoder_norm", c.width, part="norm"),
         Component("head", "head", 0 if c.tied else table, table, target),
     ]
 

@@ -40,13 +40,14 @@ Axes: TypeAlias = Mapping[str, Any]  # logical axes of each parameter, nested li
 Tree: TypeAlias = Mapping[str, Any]  # one value per parameter, nested like the parameters
 
 TRANSFERS = ("mup", "completep")
+FIXED = ("vocab", "pixels", "rank", "prompt")  # inputs whose number does not grow with the model
 
 
 def multipliers(axes: Axes, shapes: Tree, recipe: Recipe, tied: bool = False) -> Tree:
     """Learning-rate multiplier of each parameter, by its logical axes (inputs before outputs) and its shape.
 
     A leaf is a matrix if it has two axes besides ``layers``, unless its input is ``vocab`` (a look-up reads one row) or
-    ``pixels`` (a fixed number), whose fan-in does not grow. Width is the size of the leaf's ``embed`` axis, depth that
+    a fixed number (``FIXED``), whose fan-in does not grow. Width is the size of the leaf's ``embed`` axis, depth that
     of its ``layers`` axis.
 
     Args:
@@ -82,19 +83,19 @@ def epsilons(axes: Axes, shapes: Tree, recipe: Recipe, tied: bool = False) -> Tr
 
 
 def decayed(axes: Axes) -> Tree:
-    """1.0 for parameters with weight decay (matrices and the head), else 0.0."""
-    return jax.tree.map(lambda names: 1.0 if is_matrix(names) else 0.0, axes, is_leaf=_is_names)
+    """1.0 for parameters with weight decay (matrices and the head, both factors of a low rank), else 0.0."""
+    return jax.tree.map(lambda names: 1.0 if is_matrix(names) or "rank" in names else 0.0, axes, is_leaf=_is_names)
 
 
 def is_matrix(names: tuple[str, ...]) -> bool:
     """Whether a parameter is a matrix whose fan-in grows with the model, not a look-up or a vector."""
     wide = [name for name in names if name != "layers"]
-    return len(wide) >= 2 and wide[0] not in ("vocab", "pixels")
+    return len(wide) >= 2 and wide[0] not in FIXED
 
 
 def by_muon(names: tuple[str, ...]) -> bool:
-    """Whether muon is used for a parameter: the matrices of a stack, except a router, which has few outputs."""
-    return names[:1] == ("layers",) and is_matrix(names) and names[-1] != "experts"
+    """Whether muon is used for a parameter: the matrices of a stack, except those to few outputs (routers, ranks)."""
+    return names[:1] == ("layers",) and is_matrix(names) and names[-1] not in ("experts", "rank")
 
 
 def _leaves_branch(names: tuple[str, ...]) -> bool:

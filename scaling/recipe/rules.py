@@ -15,7 +15,7 @@ import msgspec
 from scaling.errors import Code, UserError
 from scaling.recipe import tuned
 from scaling.records import SCHEMA, identity, read_json
-from scaling.settings import check, mapping, names, require_known, setting
+from scaling.settings import check, fields_of, mapping, names, require_known, setting
 from scaling.settings import read as read_settings
 
 SCHEDULES = ("wsd", "cosine", "constant")
@@ -111,7 +111,6 @@ def _is_power_law(law: tuple[Any, ...]) -> bool:
     return numbers and len(law) == 3 and law[0] > 0
 
 
-LATER = names(Recipe, "later")
 TRACED = names(Recipe, "traced")
 
 RECIPES: dict[str, Recipe] = {
@@ -140,13 +139,7 @@ RECIPES: dict[str, Recipe] = {
 
 def record(recipe: Recipe) -> dict[str, Any]:
     """The fields as JSON values, except those with ``later`` set that have their default."""
-    fields = dataclasses.asdict(recipe)
-    for name in LATER:
-        if fields[name] == Recipe.__dataclass_fields__[name].default:
-            del fields[name]
-        elif isinstance(fields[name], tuple):
-            fields[name] = list(fields[name])
-    return fields
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields_of(recipe).items()}
 
 
 def static(recorded: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -24,13 +24,25 @@ import msgspec
 
 from scaling.errors import Code, UserError
 from scaling.records import guard
-from scaling.records.files import append, damaged, make_folder, publish, read_bytes, remove, set_aside, write_atomic
+from scaling.records.files import (
+    append,
+    damaged,
+    exists,
+    listed,
+    make_folder,
+    publish,
+    read_bytes,
+    remove,
+    set_aside,
+    write_atomic,
+)
 from scaling.records.typed import finite, plain, read_json, read_typed, to_json, write_json
 from scaling.records.types import SCHEMA, AnyRow, Manifest, Result, Role, Row, StepRow, StudyRecord
 
 ROLES: tuple[str, ...] = get_args(Role)
 AGAIN = "`scaling run --retry_failed` keeps it aside and trains the run again"
 HASH = "result.json.sha256"
+MOST_ROWS, MOST_CELLS = 2**30, 2**32  # bytes of metrics.jsonl, and of study.json: 100,000 cells have some 2**29
 RESTORED = "`scaling run` writes it again from study.json; import the run again if it was imported"
 EventRow = TypeVar("EventRow", bound=Row)
 
@@ -86,6 +98,11 @@ class Record:
         return read_typed(f"{self.path}/manifest.json", Manifest, remedy=RESTORED)
 
     @property
+    def begun(self) -> bool:
+        """Whether it has a manifest."""
+        return exists(self.path / "manifest.json")
+
+    @property
     def result(self) -> Result | None:
         """The result, or None while the run is unfinished."""
         try:
@@ -102,7 +119,7 @@ class Record:
     def begin(self, manifest: Manifest) -> None:
         """Writes the manifest. An existing one is kept: it describes the run as it began."""
         self.make()
-        if not os.path.lexists(self.path / "manifest.json"):
+        if not self.begun:
             write_json(self.path / "manifest.json", manifest)
 
     def make(self) -> None:
@@ -119,7 +136,7 @@ class Record:
         """Every complete row, steps and events, in the order written."""
         path = self.path / "metrics.jsonl"
         try:
-            lines = read_bytes(path).split(b"\n")
+            lines = read_bytes(path, MOST_ROWS).split(b"\n")
         except FileNotFoundError:
             return
         for number, line in enumerate(lines, 1):
@@ -143,7 +160,7 @@ class Record:
 
     def starts(self) -> int:
         """Number of its rows of type ``StartRow``, without decoding the others. Raises FileNotFoundError."""
-        return read_bytes(self.path / "metrics.jsonl").count(b'"event":"start"')
+        return read_bytes(self.path / "metrics.jsonl", MOST_ROWS).count(b'"event":"start"')
 
     def finish(self, result: Result, *, replaces: Result | None = None) -> bool:
         """Publishes the result, atomically and last: it marks the run as finished. What is published is never replaced.
@@ -164,7 +181,7 @@ class Record:
         if replaces is not None and self.result == replaces:
             set_aside(path)
         hashed = self.path / HASH
-        if os.path.lexists(hashed) and not os.path.lexists(path):
+        if exists(hashed) and not exists(path):
             remove(hashed)  # of a result that was set aside: a crash must not leave it beside another
         content = to_json(result)
         if not publish(path, content):
@@ -182,11 +199,12 @@ class Record:
 
 
 def records(workdir: str | os.PathLike[str]) -> list[Record]:
-    """The records of a work directory that have a manifest, sorted by name; none if the directory is missing."""
-    root = Path(workdir) / "runs"
-    if not root.is_dir():
-        return []
-    return [Record(path) for path in sorted(root.iterdir()) if os.path.lexists(path / "manifest.json")]
+    """The records of a work directory that have a manifest, sorted by name; none if the directory is missing.
+
+    Raises:
+      UserError: the folder of a run is closed to this user, so that nobody knows what it holds (ENVIRONMENT).
+    """
+    return [Record(path) for path in listed(Path(workdir) / "runs") if exists(path / "manifest.json")]
 
 
 def read_study(workdir: str | os.PathLike[str]) -> StudyRecord:
@@ -196,7 +214,9 @@ def read_study(workdir: str | os.PathLike[str]) -> StudyRecord:
       UserError: the file is missing (MISSING), or is not a study of this version (DAMAGED).
     """
     try:
-        return read_typed(Path(workdir) / "study.json", StudyRecord, remedy="run the study again with --config")
+        again = "run the study again with --config"
+        return read_typed(Path(workdir) / "study.json", StudyRecord, remedy=again, most=MOST_CELLS)
     except FileNotFoundError:
-        remedy = "holds no study.json; give --config to plan a study there"
-        raise UserError("workdir", workdir, remedy, Code.MISSING) from None
+        problem = "holds no study.json"
+        remedy = f"{problem}; give the work directory of a study"
+        raise UserError("workdir", workdir, remedy, Code.MISSING, problem=problem) from None

@@ -20,23 +20,63 @@ from pathlib import Path
 from scaling.errors import STORAGE, Code, UserError
 
 RESTORE = "delete it or restore it"
+MOST = 2**28  # bytes of a file of JSON, unless the caller knows better; a result has some thousands
 
 
 def damaged(path: str | os.PathLike[str], problem: str, remedy: str = RESTORE, field: str = "file") -> UserError:
     """The error to raise for a file whose content is not what it should be (DAMAGED)."""
-    return UserError(field, path, f"{problem}; {remedy}", Code.DAMAGED)
+    return UserError(field, path, f"{problem}; {remedy}", Code.DAMAGED, problem=problem)
 
 
 def _unwritable(path: str | os.PathLike[str], problem: str | None) -> UserError:
     return UserError("path", path, f"cannot be written ({problem}); free space or choose another", Code.ENVIRONMENT)
 
 
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether there is something of this name, also a link that leads nowhere.
+
+    Raises:
+      UserError: the machine does not tell, for example since a folder above is closed to this user (ENVIRONMENT).
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno in STORAGE:
+            raise _unreadable(path, error) from error
+        return False
+    return True
+
+
+def listed(folder: Path) -> list[Path]:
+    """What a folder holds, sorted; nothing if there is none, or what is there is no folder.
+
+    Raises:
+      UserError: the machine does not tell, for example since it is closed to this user (ENVIRONMENT).
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        if error.errno in STORAGE:
+            raise _unreadable(folder, error) from error
+        return []
+
+
+def _unreadable(path: str | os.PathLike[str], error: OSError) -> UserError:
+    why = "no permission" if isinstance(error, PermissionError) else f"{error.strerror}; try again"
+    return UserError("file", path, f"cannot be read: {why}", Code.ENVIRONMENT)
+
+
+def read_bytes(path: str | os.PathLike[str], most: int = MOST) -> bytes:
     """The content of a regular file.
+
+    Args:
+      path: the file.
+      most: bytes that it may have; more would not be what it should be, and might not fit in memory.
 
     Raises:
       FileNotFoundError: it does not exist.
-      UserError: it is a directory, a FIFO or a loop of links (DAMAGED), or the machine refuses (ENVIRONMENT).
+      UserError: it is a directory, a FIFO, a link that leads nowhere or too large (DAMAGED), or the machine refuses
+        (ENVIRONMENT).
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO must not block
@@ -44,19 +84,21 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode):
                 raise damaged(path, "is not a file")
+            if about.st_size > most:
+                raise damaged(path, f"has {about.st_size:,} bytes, more than any such file")
             content = os.read(descriptor, about.st_size + 1)
             while more := os.read(descriptor, 2**20):  # it grows, or it is larger than one call reads
                 content += more
             return content
         finally:
             os.close(descriptor)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if os.path.islink(path):  # to readers missing, but in the way of writers
+            raise damaged(path, "is a link to nothing") from error
         raise
-    except PermissionError as error:
-        raise UserError("file", path, "cannot be read: no permission", Code.ENVIRONMENT) from error
     except OSError as error:
         if error.errno in STORAGE:
-            raise UserError("file", path, f"cannot be read ({error.strerror}); try again", Code.ENVIRONMENT) from error
+            raise _unreadable(path, error) from error
         raise damaged(path, f"cannot be read ({error.strerror})") from error
 
 

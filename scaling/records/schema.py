@@ -9,10 +9,16 @@ from typing import Any
 import msgspec
 
 from scaling.records import write_json
-from scaling.records.types import SCHEMA, AnyRow, Manifest, Result, StudyRecord
+from scaling.records.types import SCHEMA, AnyRow, EvaluationRecord, Manifest, Result, StudyRecord
 
 FILE = Path(__file__).parent / "record.schema.json"
-FILES = {"manifest.json": Manifest, "result.json": Result, "study.json": StudyRecord, "a line of metrics.jsonl": AnyRow}
+FILES = {
+    "manifest.json": Manifest,
+    "result.json": Result,
+    "study.json": StudyRecord,
+    "a line of metrics.jsonl": AnyRow,
+    "evaluations/IDENTITY.json": EvaluationRecord,
+}
 
 
 def json_schema() -> dict[str, Any]:

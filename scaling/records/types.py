@@ -7,7 +7,7 @@ them when it builds its own type (``families.configure``, ``data.load``, ``recip
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -32,6 +32,14 @@ RECIPE = {"name": str, "learning_rate": int | float, "batch": int, "schedule": s
 # (``$`` alone would admit a line feed at the end.)
 RunName = Annotated[str, Meta(pattern=r"^(?!\.\.?$)[\w.-]{1,200}(?!\n)$")]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}$")]
+Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _require_printable(*names: str) -> None:
+    """Raises ValueError for a name that would make a terminal do something: names are shown as they are."""
+    for name in names:
+        if not name.isprintable():
+            raise ValueError(f"the name {ascii(name)[:100]} has characters that are not printed")
 
 
 # --- manifest.json
@@ -66,12 +74,16 @@ class Tokens(Value):
 
 
 class Flops(Value):
-    """FLOPs of a run: exact training FLOPs, 6 N D, forward FLOPs per example, and training FLOPs by part."""
+    """FLOPs of a run: exact training FLOPs, 6 N D, forward FLOPs per example, and training FLOPs by part.
+
+    ``teacher``: of the forward passes of a teacher, no part of the others.
+    """
 
     training: Count
     six_nd: Count = msgspec.field(name="6ND")
     forward_per_example: Count
     parts: dict[str, Count]
+    teacher: Count = 0
 
 
 class DataDescription(Value, kw_only=True):
@@ -124,6 +136,24 @@ class Environment(Value):
     mesh: dict[str, Count]
 
 
+class Parent(Value, kw_only=True):
+    """A run whose final parameters another run starts from.
+
+    Attributes:
+      run: its name. workdir: absolute path of its work directory; None: that of the child.
+      parts: {part of the child: part of the parent that it starts as}; a part is a top-level subtree of the parameters.
+      identity: of its manifest. flops: its training FLOPs, without those of its own parents.
+      result: sha256 of its result.json; None until the child begins, if the parent is of the same study.
+    """
+
+    run: RunName
+    workdir: str | None = None
+    parts: dict[str, str]
+    identity: Digest
+    flops: Count
+    result: Hash | None = None
+
+
 class Manifest(Value, kw_only=True):
     """What a run is; written before it begins.
 
@@ -132,6 +162,11 @@ class Manifest(Value, kw_only=True):
       stem: the run that a branch starts from, at ``branch_step``; None for stems and whole runs.
       config, recipe: the family's configuration and the recipe, resolved.
       regret: None if the recipe was not tuned.
+      parents: runs that it starts from. parent_flops: training FLOPs of all runs that it descends from, each once; no
+        part of ``flops``.
+      frozen: parts that are not trained, besides those that the family never trains.
+      distill: the teacher and the weights of its loss, see ``scaling.distill``; empty without one.
+      adapt: how what is frozen is adapted, see ``scaling.adapt``; empty if it is not.
       terms: unit of each loss term; ``headline`` is the one that the laws are fitted to.
       environment: None until the run begins.
     """
@@ -152,6 +187,11 @@ class Manifest(Value, kw_only=True):
     config: dict[str, JSON]
     recipe: dict[str, JSON]
     regret: Regret | None = None
+    parents: tuple[Parent, ...] = ()
+    parent_flops: Count = 0
+    frozen: tuple[str, ...] = ()
+    adapt: dict[str, JSON] = msgspec.field(default_factory=dict)
+    distill: dict[str, JSON] = msgspec.field(default_factory=dict)
     parameters: Parameters
     steps: Count
     tokens: Tokens
@@ -165,6 +205,7 @@ class Manifest(Value, kw_only=True):
         for name, kind in RECIPE.items():
             if not isinstance(self.recipe.get(name), kind) or isinstance(self.recipe[name], bool):
                 raise ValueError(f"recipe.{name} is missing or of another type")
+        _require_printable(self.study, self.dataset, self.family, *self.terms)
         if self.headline not in self.terms:
             raise ValueError(f"headline {self.headline} is not one of the terms")
         if (self.kind == "branch") != (self.stem is not None) or (self.stem is None) != (self.branch_step is None):
@@ -188,7 +229,8 @@ class StepRow(Row, tag="step", kw_only=True, omit_defaults=True):
 
     Attributes:
       loss, norm: training loss and gradient norm, means over the steps of the chunk.
-      learning_rate: at its last step. tokens: D so far. seconds: of the chunk, divided by ``members``.
+      learning_rate: at its last step. tokens: D so far. seconds: of the chunk, divided
+        by ``members``, and of the save before it.
       first_loss: loss of the run's first step; only in its first row.
       gradient_noise, gradient_signal: see ``Trainer.noise``; None if they were not measured.
       replaced: examples of the chunk whose sample is damaged, so that another took its place.
@@ -315,6 +357,8 @@ class Result(Value, kw_only=True):
       tokens_per_second, mfu: None if unknown. execution: fields of ``Execution``, and the attention that ran.
       replaced: examples whose sample is damaged, so that another took its place; None if there were none.
       attempts: starts of the program, if the worker gave up on the run and wrote this result.
+      parents: sha256 of the result of each of ``Manifest.parents``.
+      parameters: sha256 of the hashes of its final parameters, if their checkpoint is kept.
     """
 
     schema: Literal[2] = SCHEMA
@@ -332,6 +376,8 @@ class Result(Value, kw_only=True):
     checkpoint_problems: tuple[str, ...] = ()
     replaced: Count | None = None
     attempts: Count | None = None
+    parents: tuple[Hash, ...] = ()
+    parameters: Hash | None = None
     finished: str
 
 
@@ -359,8 +405,41 @@ class Options(Value, kw_only=True):
     noise_scale: bool = False
 
 
-class RunSpec(Value, kw_only=True):
-    """A run as planned; ``flops`` is what it adds to its program: a branch does not count its stem."""
+class HowItEnded(Protocol):
+    """What ``Planned`` asks of a result, or of what is kept of one."""
+
+    @property
+    def status(self) -> Status: ...
+
+    @property
+    def steps(self) -> int: ...
+
+
+class Planned:
+    """What follows from the steps of a planned run, for its specification and for what is kept of it."""
+
+    __slots__ = ()
+    kind: Kind
+    steps: int
+    branch_step: int | None
+
+    @property
+    def own_steps(self) -> int:
+        """Steps after the branch point; all steps for a run without a stem."""
+        return self.steps - (self.branch_step or 0)
+
+    def is_longer(self, result: HowItEnded) -> bool:
+        """Whether this is a stem that was extended since it ended with this result."""
+        return self.kind == "stem" and result.status == "done" and result.steps < self.steps
+
+
+class RunSpec(Planned, Value, kw_only=True):
+    """A run as planned.
+
+    Attributes:
+      flops: what it adds to its program: a branch does not count its stem.
+      keep: whether other runs start from it, so that its final checkpoint is kept.
+    """
 
     run: RunName
     kind: Kind
@@ -368,12 +447,8 @@ class RunSpec(Value, kw_only=True):
     steps: Count
     branch_step: Count | None = None
     flops: Count
+    keep: bool = False
     manifest: Manifest
-
-    @property
-    def own_steps(self) -> int:
-        """Steps after the branch point; all steps for a run without a stem."""
-        return self.steps - (self.branch_step or 0)
 
 
 class ProgramSpec(Value):
@@ -391,6 +466,12 @@ class ProgramSpec(Value):
     data: dict[str, JSON]
     options: Options
     runs: Annotated[tuple[RunSpec, ...], Meta(min_length=1)]
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Names of the runs of the same study that it starts from."""
+        own = (each for spec in self.runs for each in spec.manifest.parents if each.workdir is None)
+        return tuple(dict.fromkeys(each.run for each in own))
 
 
 class LadderRow(Value):
@@ -411,6 +492,7 @@ class StudyRecord(Value, kw_only=True):
     Attributes:
       datasets: configuration of each source. ladder: sizes of the ladder, by dataset.
       tuned: the fit of each recipe file that cells use, by the file's identity.
+      price_per_hour: of one device, in any currency; 0 if the study names none.
     """
 
     schema: Literal[2] = SCHEMA
@@ -419,4 +501,69 @@ class StudyRecord(Value, kw_only=True):
     options: Options
     ladder: dict[str, tuple[LadderRow, ...]]
     tuned: dict[str, dict[str, JSON]] = msgspec.field(default_factory=dict)
+    price_per_hour: Amount = 0.0
     programs: tuple[ProgramSpec, ...]
+
+    def __post_init__(self) -> None:
+        _require_printable(self.name, *self.datasets, *(program.shape for program in self.programs))
+
+
+# --- evaluations/IDENTITY.json
+
+FEWEST_BITS, MOST_BITS = 2, 16  # of a rounded weight
+
+
+class Quantisation(Value, kw_only=True):
+    """How weights were rounded after training, see ``scaling.quantise``.
+
+    Attributes:
+      bits: of a rounded weight. weights: number of rounded ones. scales: one for each output channel of theirs.
+      kept: parameters that were not rounded.
+    """
+
+    bits: Annotated[int, Meta(ge=FEWEST_BITS, le=MOST_BITS)]
+    weights: Count
+    scales: Count
+    kept: Count
+
+
+class EvaluationRecord(Value, kw_only=True):
+    """A checkpoint of a finished run, evaluated by itself; it changes nothing of the run's result.
+
+    Attributes:
+      identity: of the run's manifest. step: of the checkpoint. result: sha256 of the run's result.json.
+      parameters: sha256 of the hashes of the checkpoint's parameters.
+      dataset: name of the data set, or how the data was given. data: what it is. options: size of the evaluation set.
+      dtype: of the computation. quantisation: None if no weight was rounded. bytes: of the parameters as stored so.
+      forward_flops: per example; the same whatever the bits, as rounded weights are multiplied in ``dtype``.
+      terms: unit of each loss term. evaluation: by term.
+      reproduces: whether the losses are those of the result, bit by bit; None if this is not what the result evaluated.
+      execution: as in the result.
+    """
+
+    schema: Literal[2] = SCHEMA
+    run: RunName
+    identity: Digest
+    step: Count
+    result: Hash
+    parameters: Hash
+    dataset: str
+    data: DataDescription
+    options: EvaluationOptions
+    dtype: str
+    quantisation: Quantisation | None = None
+    bytes: Count
+    forward_flops: Count
+    headline: str
+    terms: dict[str, Unit]
+    evaluation: dict[str, Evaluation]
+    reproduces: bool | None = None
+    environment: Environment
+    execution: dict[str, JSON]
+    seconds: Amount
+    finished: str
+
+    def __post_init__(self) -> None:
+        _require_printable(self.dataset, self.dtype, self.headline, *self.terms)
+        if self.headline not in self.terms or self.headline not in self.evaluation:
+            raise ValueError(f"headline {self.headline} is not one of the terms")

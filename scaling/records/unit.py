@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-Quantity = Literal["nats", "bits", "share", "squared error", "ratio", "number"]
+Quantity = Literal["nats", "bits", "share", "squared error", "absolute error", "ratio", "number"]
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -14,8 +14,8 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
       quantity: ``nats`` or ``bits`` of a likelihood or a cross-entropy, ``share`` (a rate from 0 to 1, such as an error
-        or accuracy), ``squared error``, ``ratio`` (to the best possible value), ``number`` (a column of a table whose
-        unit is not known).
+        or accuracy), ``squared error``, ``absolute error``, ``ratio`` (to the best possible value), ``number`` (a
+        perplexity, or a column of a table whose unit is not known).
       per: what is counted: token, hidden token, target token, image, pair, example ...; None for a plain number.
       given: what the likelihood is conditioned on besides the preceding tokens (the image); None for nothing else.
       bound: whether it is an upper bound on the negative log likelihood rather than its value.

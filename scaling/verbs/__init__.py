@@ -12,7 +12,24 @@ import pkgutil
 from scaling.verbs._declare import Verb
 
 # Order of the overview: the steps of a study. Verbs that are not listed follow, sorted by name.
-ORDER = ("plan", "run", "status", "verify", "fit", "predict", "next", "tune", "compare", "gate", "report", "plot")
+ORDER = (
+    *(
+        "init",
+        "plan",
+        "run",
+        "status",
+        "cancel",
+        "verify",
+        "import",
+        "fit",
+        "predict",
+        "next",
+        "tune",
+        "compare",
+        "gate",
+    ),
+    *("report", "plot", "export"),
+)
 
 
 def names() -> list[str]:

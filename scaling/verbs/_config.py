@@ -107,7 +107,7 @@ def override(config: ConfigDict, field: str, text: str) -> None:
     if name in section:
         value = _converted(field, section[name], section.get_type(name), text)
     elif OPEN.fullmatch(at):
-        value = _literal(text)
+        value = literal(text)
     else:
         raise UserError(field, text, f"no such field; {choose(name, section)}", Code.UNKNOWN)
     with section.unlocked():
@@ -123,7 +123,7 @@ def _converted(field: str, present: object, kind: type, text: str) -> Any:
         raise UserError(field, text, remedy)
     if kind in (str, bool, int, float):
         return convert(field, kind, text)
-    value = _literal(text)
+    value = literal(text)
     if not issubclass(kind, tuple | list):
         return value
     if isinstance(value, str):
@@ -131,7 +131,7 @@ def _converted(field: str, present: object, kind: type, text: str) -> Any:
     return kind(value if isinstance(value, tuple | list) else (value,))
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
     """The value if the text is a Python literal; else the text itself."""
     try:
         return ast.literal_eval(text)

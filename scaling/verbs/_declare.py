@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -21,6 +21,7 @@ class Verb:
       positional: names of its positional arguments; dots after the last mean one or more.
       flags: its flags.
       study: whether it takes ``--config`` and overrides of the configuration's fields.
+      offers: names that its first argument may be, for completion in a shell; None where it is a file.
     """
 
     summary: str
@@ -29,11 +30,19 @@ class Verb:
     positional: tuple[str, ...] = ()
     flags: tuple[Flag, ...] = ()
     study: bool = False
+    offers: Callable[[], Iterable[str]] | None = None
 
 
 def _probability(level: float) -> None:
     if not 0.5 <= level < 1:
         raise UserError("level", level, "give a probability from 0.5 to 1, such as 0.95")
+
+
+def law_names() -> Iterable[str]:
+    """Names of the registered laws."""
+    from analysis.laws import REGISTRY
+
+    return REGISTRY
 
 
 JSON = Flag("json", bool, "print JSON instead of text", False)

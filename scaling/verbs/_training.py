@@ -9,7 +9,7 @@ from scaling.errors import Code, UserError
 from scaling.flags import Flag, Value
 
 TRAINING = (
-    Flag("engine", str, f"where to train: {', '.join(engines.engines())}", "local"),
+    Flag("engine", str, f"where to train: {', '.join(engines.engines())}", engines.DEFAULT, offers=engines.engines),
     Flag("retry_failed", bool, "train failed and rejected runs again", False),
     *engines.flags(),
 )

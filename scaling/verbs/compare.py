@@ -8,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, choose
 from scaling.flags import Flag
-from scaling.records import read_study, records
-from scaling.verbs._declare import JSON, LEVEL, Verb
+from scaling.records import records
+from scaling.verbs._declare import JSON, LEVEL, Verb, law_names
+from scaling.verbs._study import declared
 from scaling.verbs.show import card_name, law_name, pairs, print_json, study_of
 
 if TYPE_CHECKING:
@@ -109,10 +110,10 @@ def _members(path: Path, options: SimpleNamespace) -> list[tuple[Place, Member]]
     """The member of one card, or one member for each data set of a work directory that has a card."""
     if not path.is_dir():
         return [((path.stem, str(path)), _member(path, study_of(path)))]
-    datasets = list(read_study(path).datasets)
+    datasets = declared(path)
     if options.dataset is not None:
         if options.dataset not in datasets:
-            remedy = f"is not in {path}; it has {', '.join(datasets)}"
+            remedy = f"is not in {path}; {choose(options.dataset, datasets)}"
             raise UserError("dataset", options.dataset, remedy, Code.UNKNOWN)
         datasets = [options.dataset]
     law = law_name(options.law)
@@ -150,11 +151,19 @@ def _measured(workdir: Path, fitted: Fit) -> tuple[float | None, str | None]:
 
 
 VERB = Verb(
-    summary="compare fitted laws of several data sets, families or recipes, or the losses of two runs",
+    summary="compare laws of several data sets, families or recipes, or the losses of two runs",
     positional=("FIT.json|WORKDIR|RUN...",),
     flags=(
-        Flag("law", str, "compare the cards of this law in a work directory (default: the default law)"),
-        Flag("n", str, "compare the cards in which N counts these parameters: nonembedding or total", "nonembedding"),
+        Flag(
+            "law", str, "compare the cards of this law in a work directory (default: the default law)", offers=law_names
+        ),
+        Flag(
+            "n",
+            str,
+            "compare the cards in which N counts these parameters: nonembedding or total",
+            "nonembedding",
+            offers=lambda: ("nonembedding", "total"),
+        ),
         Flag("dataset", str, "data set of a work directory (default: all that have a card)"),
         Flag("margin", str, "largest difference that still counts as equal, such as 'a=0.05,alpha=0.1'"),
         Flag(

@@ -130,13 +130,19 @@ def _some(names: Sequence[str]) -> str:
 
 
 VERB = Verb(
-    summary="prepare your own text for training: tokens in shards on disk, for the data source `prepared`",
+    summary="prepare your own text for training, as tokens on disk, for the source `prepared`",
     positional=("prepare", "PATH..."),
     flags=(
         Flag("out", str, "directory of the tokens"),
         Flag("tokenizer", str, "bytes, or a tokenizer.json of Hugging Face's tokenizers", "bytes"),
         Flag("end", str, "token to put after every document: its name, none, or auto (the tokenizer's own)", "auto"),
-        Flag("specials", str, "names of special tokens within the text are read as: token, text", "token"),
+        Flag(
+            "specials",
+            str,
+            "names of special tokens within the text are read as: token, text",
+            "token",
+            offers=lambda: ("token", "text"),
+        ),
         Flag("column", str, "column of JSON, CSV, Parquet and Arrow files that holds text, or lists of tokens", "text"),
         Flag("glob", str, "files of a folder, such as '*.log' (default: the names of all formats that are read)"),
         Flag(
@@ -172,4 +178,5 @@ VERB = Verb(
     ),
     example="scaling data prepare texts --out=tokens",
     call=data,
+    offers=lambda: ("prepare",),
 )

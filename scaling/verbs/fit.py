@@ -12,7 +12,7 @@ from scaling.errors import Code, UserError
 from scaling.flags import Flag
 from scaling.records import SCHEMA, write_json
 from scaling.records.files import refuse_links
-from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb
+from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb, law_names
 from scaling.verbs.show import card_name, interval, pairs, print_json, safe, table
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def fit(options: SimpleNamespace) -> int:
     if batch.many:
         print("\n".join(table(batch.fits, FIT_COLUMNS)))
         print("* not identified at this scale; the cards have all numbers and warnings")
+        if any(fit.card.offset for fit in batch.fits):
+            print("losses below zero: residuals and errors are shares of the loss with the offset that its card adds")
         if batch.ranks:
             print("\n".join(["", *table(batch.ranks, RANK_COLUMNS)]))
             print("errors of log loss; rolling: fit the cheaper runs, predict the rest; left out: leave-one-out")
@@ -240,8 +242,9 @@ class _Batch:
         self.fits += fits.values()
         if len(fits) > 1 and not self.options.path.is_dir():  # for a study, the report ranks them
             from analysis.decide.ranking import rank
+            from analysis.fitting.below_zero import moved
 
-            self.ranks += rank(list(fits.values()))
+            self.ranks += rank([moved(fit, fit.card.offset) for fit in fits.values()])
         if self.many:
             self._compare(runs, fits, folder and folder / card_name(label, "approaches", n))
 
@@ -251,6 +254,8 @@ class _Batch:
 
         options = self.options
         more: dict[str, Any] = {"columns": self._columns} if self._columns else {}
+        if options.objective.startswith("raw:") and not options.path.is_dir():
+            more["below_zero"] = True
         if options.best_of_cell:
             more["best_of_cell"] = True
         if len(wanted) == 1 or not any({"N", "D"} <= set(law.columns) for law in wanted):
@@ -298,10 +303,12 @@ class _Batch:
     def _compare(self, runs: Runs, fits: dict[str, Fit], target: Path | None) -> None:
         from analysis import laws
         from analysis.check.approaches import compare_approaches
+        from analysis.fitting.below_zero import higher, moved
 
         if (fitted := fits.get(laws.default().name)) is None:
             return
-        result = compare_approaches(runs, fitted, level=self.options.level)
+        offset = fitted.card.offset
+        result = compare_approaches(higher(runs, offset), moved(fitted, offset), level=self.options.level)
         self.approaches.append(result)
         if target:
             write_json(target, result)
@@ -361,8 +368,14 @@ def _normal(text: str) -> tuple[float, float]:
     return mean, sd
 
 
+def _schemes() -> tuple[str, ...]:
+    from analysis.engine.inference import SCHEMES
+
+    return (*SCHEMES, "all")
+
+
 VERB = Verb(
-    summary="fit scaling laws to the runs of a study, or to a table of runs (csv, tsv, jsonl, json, parquet)",
+    summary="fit scaling laws to the runs of a study, or to a table (csv, jsonl, json, parquet)",
     positional=("PATH",),
     flags=(
         Flag(
@@ -370,6 +383,7 @@ VERB = Verb(
             str,
             "laws to fit, separated by commas, or all that the columns allow; see `scaling laws` (default: chinchilla; "
             "study: all)",
+            offers=lambda: (*law_names(), "all"),
         ),
         Flag(
             "n",
@@ -399,7 +413,7 @@ VERB = Verb(
             "objective",
             str,
             "loss of the log residuals: auto (Huber, scaled to the noise), squares, huber:DELTA, student or "
-            "student:NU; raw:NAME takes residuals of the loss itself",
+            "student:NU; raw:NAME takes residuals of the loss itself, which may then be negative",
             "auto",
         ),
         Flag(
@@ -414,6 +428,7 @@ VERB = Verb(
             "how intervals are computed: auto, likelihood-t, profile-t, delta-t, bootstrap, bootstrap-runs or "
             "jackknife-t; all computes and compares them",
             "auto",
+            offers=_schemes,
         ),
         Flag("seed", int, "random seed of posterior draws and bootstrap", 0),
         Flag("warmup", int, "for learning curves: warm-up steps before the first row of each run"),

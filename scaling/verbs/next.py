@@ -10,11 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from scaling.errors import Code, UserError
+from scaling.errors import Code, UserError, choose
 from scaling.flags import Flag
 from scaling.records import Manifest, read_study, write_atomic, write_json
 from scaling.records.typed import plain
-from scaling.verbs._declare import JSON, LEVEL, Verb
+from scaling.verbs._declare import JSON, LEVEL, Verb, law_names
+from scaling.verbs._study import declared
 from scaling.verbs.show import card_name, law_name, print_json, study_of, table
 
 if TYPE_CHECKING:
@@ -98,10 +99,10 @@ def _card(options: SimpleNamespace) -> tuple[Path, Path | None]:
     path = options.path
     if not path.is_dir():
         return path, study_of(path)
-    datasets = list(read_study(path).datasets)
+    datasets = declared(path)
     dataset = options.dataset or datasets[0]
     if dataset not in datasets:
-        raise UserError("dataset", dataset, f"is not in this study; it has {', '.join(datasets)}", Code.UNKNOWN)
+        raise UserError("dataset", dataset, f"is not in this study; {choose(dataset, datasets)}", Code.UNKNOWN)
     card = path / "fits" / card_name(dataset, law_name(options.law), "nonembedding")
     if not card.exists():
         raise UserError("fit", card, f"there is no such card; make it with `scaling fit {path}`", Code.MISSING)
@@ -168,10 +169,14 @@ def configuration(workdir: Path, proposal: Proposal) -> str:
     Old cells keep their identity, so `run` trains only the new ones, and study.json still lists all of them.
 
     Raises:
-      UserError: the cells differ in model or recipe, so it is unclear what a new cell should have.
+      UserError: the cells differ in model or recipe, so it is unclear what a new cell should have; or some start from
+        other runs or are frozen in part.
     """
     study = read_study(workdir)
     specs = [spec for program in study.programs for spec in program.runs]
+    if any(spec.manifest.parents or spec.manifest.frozen for spec in specs):
+        remedy = "some of its runs start from others, or are frozen in part; give --out=NAME.json"
+        raise UserError("workdir", workdir, remedy, Code.UNSUPPORTED)
     cells = [_cell(spec.manifest) for spec in specs if spec.kind != "stem"]
     new = _new(workdir, cells, proposal)
     fields = {
@@ -257,7 +262,7 @@ def _literal(value: Any) -> str:
 
 
 VERB = Verb(
-    summary="choose the next cells to train: those that most narrow the interval of a target, per FLOP",
+    summary="choose the cells to train next: those that most narrow a target's interval, per FLOP",
     positional=("FIT.json|WORKDIR",),
     flags=(
         Flag("target", str, "what to estimate better: log_N_opt@FLOPS, loss@FLOPS, a, E, alpha or another parameter"),
@@ -268,7 +273,7 @@ VERB = Verb(
         Flag("share", float, "spend at least this share of the FLOPs in the top decade of compute", 0.3),
         Flag("drift", float, "assumed model error: sd of log loss per e-fold of compute (default: that of the card)"),
         Flag("dataset", str, "data set of a study (default: the first)"),
-        Flag("law", str, "use the card of this law in a study (default: the default law)"),
+        Flag("law", str, "use the card of this law in a study (default: the default law)", offers=law_names),
         LEVEL,
         JSON,
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,11 @@ from scaling.verbs.show import print_json, table
 
 if TYPE_CHECKING:
     from analysis.decide.design import ExpectedPrecision
-    from scaling.plan import MemoryCheck, Plan, PlannedCell, ShapeMemory, Totals
+    from scaling.plan import MemoryCheck, Plan, PlannedCell, ShapeMemory
     from scaling.records.types import Regret
+
+
+NOISE = 0.005  # sd of log loss between runs that differ only in seed
 
 
 def plan(options: SimpleNamespace) -> int:
@@ -26,7 +29,7 @@ def plan(options: SimpleNamespace) -> int:
         raise UserError("config", "nothing", remedy, Code.MISSING)
     study_plan, workdir = planned(options)
     memory = _memory(study_plan, options)
-    rows, expected = study_plan.rows(), _expected_precision(study_plan, options)
+    rows, expected = study_plan.rows(), expected_precision(study_plan, options.simulate, options.noise)
     if options.json:
         answer = {"schema": 2, "kind": "plan", "study": study_plan.study.name, "workdir": str(workdir), "cells": rows}
         answer |= {
@@ -39,7 +42,7 @@ def plan(options: SimpleNamespace) -> int:
         return 0
     _print_cells(rows)
     _print_parameters(rows)
-    _print_price(study_plan.totals)
+    _print_price(study_plan)
     if memory is not None:
         _print_memory(memory)
     _print_precision(expected)
@@ -66,6 +69,9 @@ def _print_cells(rows: Sequence[PlannedCell]) -> None:
         "6ND": lambda row: f"{row.six_nd:.3e}",
         "seconds": lambda row: f"{row.seconds:.1f}",
     }
+    if any(row.parents for row in rows):
+        columns["starts from"] = lambda row: ", ".join(row.parents)
+        columns["their FLOPs"] = lambda row: f"{row.parent_flops:.3e}" if row.parent_flops else ""
     if any(row.cost for row in rows):
         columns["cost"] = lambda row: f"{row.cost:.2f}"
     print("\n".join(table(rows, columns)))
@@ -82,12 +88,17 @@ def _print_parameters(rows: Sequence[PlannedCell]) -> None:
     print("\n".join(table(listed, shown)))
 
 
-def _print_price(totals: Totals) -> None:
+def _print_price(study_plan: Plan) -> None:
     from scaling.status import duration
 
+    totals, machine = study_plan.totals, study_plan.speed.machine
     price = f", cost {totals.cost:.2f}" if totals.cost else ""
     print(f"\n{totals.cells} cells in {totals.programs} programs, {totals.flops:.3e} FLOPs (each stem counted once)")
-    print(f"about {duration(totals.device_seconds)} of one CPU core{price}")
+    device = "accelerator" if machine is not None and machine.accelerated else "CPU core"
+    print(f"about {duration(totals.device_seconds)} of one {device}{price}")
+    if machine is not None and not machine.accelerated:
+        together = f"about {duration(study_plan.wall(machine.cores))} on the {machine.cores} cores of this machine"
+        print(f"{together} ({machine.cpu}; measured, with compilation and evaluation)")
 
 
 def _memory(study_plan: Plan, options: SimpleNamespace) -> MemoryCheck | None:
@@ -102,12 +113,12 @@ def _memory(study_plan: Plan, options: SimpleNamespace) -> MemoryCheck | None:
 def _print_memory(memory: MemoryCheck) -> None:
     print(f"\nmemory of {memory.device}, {memory.bytes / 1e9:.4g} GB usable; compiled for {memory.compiled_for}")
     columns: dict[str, Callable[[ShapeMemory], object]] = {"shape": lambda row: row.shape}
-    for part in ("state", "batches", "temporary", "total"):
+    for part in ("state", "stem", "batches", "temporary", "total"):
         columns[part] = lambda row, part=part: f"{getattr(row, part) / 1e9:.4g} GB"
     print("\n".join(table(memory.shapes, columns)))
 
 
-def _expected_precision(study_plan: Plan, options: SimpleNamespace) -> dict[str, ExpectedPrecision]:
+def expected_precision(study_plan: Plan, simulate: int = 0, noise: float = NOISE) -> dict[str, ExpectedPrecision]:
     """Expected precision of a fit to the cells of each data set; holdouts are not fitted and do not count."""
     from analysis.decide import design
 
@@ -126,7 +137,7 @@ def _expected_precision(study_plan: Plan, options: SimpleNamespace) -> dict[str,
             "D": [float(manifest.tokens.D) for manifest in manifests],
             "stem": [manifest.stem or manifest.run for manifest in manifests],
         }
-        expected[dataset] = design.expected_precision(columns, studies=options.simulate, noise=options.noise)
+        expected[dataset] = design.expected_precision(columns, studies=simulate, noise=noise)
     return expected
 
 
@@ -155,14 +166,25 @@ def _print_regret(rows: Sequence[tuple[PlannedCell, Regret]]) -> None:
         print(f"  N {row.N:,}, D {row.D:,}: {regret.value:.2%} of the loss, at most {regret.hi:.2%}")
 
 
+def _devices() -> Iterable[str]:
+    from scaling.device import MEMORY
+
+    return MEMORY
+
+
 VERB = Verb(
-    summary="show a study before training it: N, D, steps, FLOPs and time of every cell, and the expected precision",
+    summary="show a study before training it: its cells, their time, and the expected precision",
     flags=(
         WORKDIR,
         Flag("simulate", int, "also simulate and fit this many studies, to check the expected precision (slow)", 0),
-        Flag("noise", float, "assumed sd of log loss between runs that differ only in seed", 0.005),
+        Flag("noise", float, "assumed sd of log loss between runs that differ only in seed", NOISE),
         Flag("check_memory", bool, "compile every shape, and refuse cells that do not fit in memory", False),
-        Flag("device", str, "check against the memory of this device, such as h100-80gb (default: the present one)"),
+        Flag(
+            "device",
+            str,
+            "check against the memory of this device, such as h100-80gb (default: the present one)",
+            offers=_devices,
+        ),
         JSON,
     ),
     study=True,

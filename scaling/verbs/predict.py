@@ -19,8 +19,9 @@ from scaling.verbs.show import interval, print_json, study_of, table
 if TYPE_CHECKING:
     from analysis.card import Interval
     from analysis.decide.allocate import Allocation
+    from analysis.decide.pool import Forecast
     from analysis.fitting import Fit
-    from analysis.table.seal import Forecast
+    from analysis.table.seal import Forecast as Sealed
     from scaling.records.types import LadderRow, StudyRecord
 
 CELL = ("flops", "params", "tokens", "loss", "x")
@@ -64,8 +65,9 @@ def predict(options: SimpleNamespace) -> int:
         return _seal(options)
     from analysis import laws
     from analysis.check.discrepancy import term
+    from analysis.decide.chain import through
     from analysis.fitting import load_fit
-    from analysis.show.allocations import allocation
+    from analysis.show.allocations import allocation, chained, several
 
     whole = load_fit(options.path)
     if options.discrepancy != "auto":
@@ -74,28 +76,61 @@ def predict(options: SimpleNamespace) -> int:
     fitted = whole if at_best is None else whole.reduced(at_best)
     if options.x is not None:
         return _at_x(whole, options)
-    workdir = study_of(options.path)
+    workdir, steps = study_of(options.path), _steps(options)
     answer = _answer(fitted, workdir, options)
     recipe, rate = _recipe(workdir, fitted, answer), _rate(whole, answer, options)
+    together = _together(whole, answer)
+    cell = {"N": answer.N.value, "D": answer.D.value, "C": answer.flops.value}
+    chain = through(fitted, cell, steps, attempts=options.attempts, level=options.level) if steps else None
     if options.json:
-        print_json({**plain(answer), "law": whole.law.name, "recipe": recipe, "learning_rate": rate})
+        more = {"law": whole.law.name, "recipe": recipe, "learning_rate": rate, "forecast": together, "through": chain}
+        print_json({**plain(answer), **more})
         return 0
-    print("\n".join(allocation(answer, whole.law.name, [*_rate_lines(rate), *_recipe_lines(recipe)])))
+    more_lines = [*_rate_lines(rate), *_recipe_lines(recipe), *several(together), *chained(chain)]
+    print("\n".join(allocation(answer, whole.law.name, more_lines)))
     return 0
+
+
+def _together(whole: Fit, answer: Allocation) -> Forecast | None:
+    """The default forecast at the answer: by several laws, where it lies beyond the runs of a fit of the default law
+    and the user has not chosen another error for that law."""
+    from analysis import laws
+    from analysis.decide.pool import FEWEST, pool
+
+    beyond = answer.discrepancy is not None and answer.discrepancy.e_folds_beyond > 0 and not whole.card.offset
+    default = whole.law.name == laws.default().name and whole.discrepancy.setting == "auto"
+    if not (beyond and default and len(whole.runs) >= FEWEST):
+        return None
+    flops = answer.flops.value if "C" in whole.columns else None
+    return pool(whole).at(answer.N.value, answer.D.value, flops, level=answer.level)
 
 
 def _at_x(fitted: Fit, options: SimpleNamespace) -> int:
     """Prints the loss at a value of the column of a law of one variable."""
+    from analysis.decide.chain import through
     from analysis.decide.one_variable import at_value
-    from analysis.show.allocations import point
+    from analysis.show.allocations import chained, point
 
     _alone("x", options)
+    steps = _steps(options)
     answer = at_value(fitted, options.x, level=options.level)
+    cell = {answer.column: answer.x}
+    chain = through(fitted, cell, steps, attempts=options.attempts, level=options.level) if steps else None
     if options.json:
-        print_json(answer)
+        print_json({**plain(answer), "through": chain} if steps else answer)
     else:
-        print("\n".join(point(answer)))
+        print("\n".join([*point(answer), *chained(chain)]))
     return 0
+
+
+def _steps(options: SimpleNamespace) -> list[Fit]:
+    """The fits of ``--through``, in order. UserError for attempts without them."""
+    from analysis.fitting import load_fit
+
+    paths = [text.strip() for text in (options.through or "").split(",") if text.strip()]
+    if not paths and options.attempts is not None:
+        raise UserError("attempts", options.attempts, "is for a law of attempts; name its card with --through")
+    return [load_fit(path) for path in paths]
 
 
 def _alone(flag: str, options: SimpleNamespace) -> None:
@@ -231,7 +266,7 @@ def _seal(options: SimpleNamespace) -> int:
     from analysis.decide import forecast
     from analysis.show.answers import forecaster, sentence
 
-    for name in (*CELL, *CONDITIONS):
+    for name in (*CELL, *CONDITIONS, "through", "attempts"):
         if getattr(options, name) is not None:
             raise UserError(
                 name, getattr(options, name), "is for a fit card; sealing a study's forecasts does not take it"
@@ -244,7 +279,7 @@ def _seal(options: SimpleNamespace) -> int:
     print(sentence(result))
     for dataset, power in entry.power.items():
         print(f"expected power, {dataset}: {sentence(power)}")
-    columns: dict[str, Callable[[Forecast], object]] = {
+    columns: dict[str, Callable[[Sealed], object]] = {
         "forecaster": lambda row: forecaster(row.forecaster),
         "loss": lambda row: f"{row.value:.4f}",
         "95 % interval": lambda row: "{:.4f} to {:.4f}".format(*row.interval95),
@@ -258,7 +293,7 @@ def _seal(options: SimpleNamespace) -> int:
 
 
 VERB = Verb(
-    summary="say what to train for a compute budget, from a fit card; or seal forecasts of a study's held-out runs",
+    summary="say what to train for a compute budget; or seal forecasts of a study's held-out runs",
     positional=("FIT.json|WORKDIR",),
     flags=(
         Flag("flops", float, "training compute in FLOPs"),
@@ -266,6 +301,8 @@ VERB = Verb(
         Flag("tokens", float, "number of training tokens D"),
         Flag("loss", float, "a target: show the least compute that reaches this loss, with its N and D"),
         Flag("x", float, "for a law of one variable: the value of its column"),
+        Flag("through", str, "cards of further laws, such as error.json,pass.json: loss to error to pass@k"),
+        Flag("attempts", float, "with --through: k, for a law that has it (pass_at_k)"),
         Flag("learning_rate", float, "for a law of the learning rate (`scaling laws`): show the regret of this one"),
         Flag("max_params", float, "with --flops: at most this many parameters"),
         Flag("tokens_per_parameter", float, "with --flops: train at this D/N instead of the optimal one"),

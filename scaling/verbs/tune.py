@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 from scaling.flags import Flag
 from scaling.records import SCHEMA, Manifest, read_study, write_json
 from scaling.records.typed import check_writable, plain
@@ -19,7 +19,7 @@ from scaling.verbs._study import default_workdir
 from scaling.verbs._training import TRAINING
 from scaling.verbs.plan import VERB as PLAN
 from scaling.verbs.plan import plan
-from scaling.verbs.run import run
+from scaling.verbs.run import train
 from scaling.verbs.show import interval, print_json, table
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def tune(options: SimpleNamespace) -> int:
     out = Path(options.out) if options.out else workdir / "recipe.json"
     check_writable(out, "out")
     training = {flag.name: getattr(options, flag.name) for flag in TRAINING}
-    asked = SimpleNamespace(**training, config=config, workdir=str(workdir), argument=None, json=False)
+    asked = SimpleNamespace(**training, config=config, workdir=str(workdir), argument=None, dry_run=False, json=False)
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the recipe; what `run` prints is progress
-        code = run(asked)
+        code = train(asked)
     if code != 0:
         return code
     tuned = fitted(workdir, options.level)
@@ -68,6 +68,10 @@ def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Recipe]:
     first = next((b for b in config.cells.values() if b["role"] != "holdout"), None)
     if first is None:
         raise UserError("config.cells", "holdouts only", "tune needs a block with role fit or seed")
+    for field in ("init_from", "freeze", "adapt", "distill"):
+        if first.get(field):
+            remedy = "tune sweeps runs that are drawn and trained whole; state the rates of others as blocks"
+            raise UserError(field, first[field], remedy, Code.UNSUPPORTED)
     resolved = studies.resolve(config)
     cells = [c for c in resolved.cells if c.dataset == first["dataset"] and c.role != "holdout"]
     sizes = _list("sizes", options.sizes, int) or sorted({cell.size for cell in cells})[:3]

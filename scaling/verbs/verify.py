@@ -1,9 +1,14 @@
-"""verify: reads every file of a work directory, against its hash where it has one, and says what can be made again."""
+"""verify: reads a work directory, and says what is damaged and what can be made again.
+
+Results, checkpoints and draws of fits are read against their hashes, the seal against its own; the rest, which has
+none, against its type. While a study trains, files come and go: a finding then may be none a moment later.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +16,15 @@ from types import SimpleNamespace
 
 import msgspec
 
-from scaling.errors import Code, UserError
-from scaling.records import HASH, Manifest, Record, read_study
-from scaling.records.types import StudyRecord
+from scaling.errors import Code, NewerVersion, UserError
+from scaling.records import HASH, Manifest, Record, read_study, read_typed
+from scaling.records.files import exists, listed
+from scaling.records.typed import UPDATE
+from scaling.records.types import EvaluationRecord, StudyRecord
 from scaling.records.value import Value
 from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import print_json
+from scaling.worker.programs import DAMAGED, NEWER, outcome
 
 # Fields of a manifest in which the study and a run may differ: what was learned at its start, and what an edit of the
 # study may change of a cell that stays. A stem may have been extended since.
@@ -28,8 +36,8 @@ class Finding(Value):
     """A file that is not as it should be.
 
     Attributes:
-      file: its path. what: what is wrong with it.
-      command: what makes it again; None if nothing can.
+      file: its path. what: what is wrong with it, and what that means for the study.
+      command: what mends it, or makes it again; None if nothing can.
     """
 
     file: str
@@ -60,7 +68,7 @@ def verify(options: SimpleNamespace) -> int:
         return 1 if audit.findings else 0
     for finding in audit.findings:
         print(f"{finding.file}: {finding.what}")
-        print(f"  made again by: {finding.command}" if finding.command else "  cannot be made again; restore a copy")
+        print(f"  mended by: {finding.command}" if finding.command else "  cannot be made again; restore a copy")
     print(f"read {', '.join(f'{count} {kind}' for kind, count in audit.read.items() if count) or 'nothing'}")
     if audit.unhashed:
         print(f"{audit.unhashed} results have no hash (of an older version): they can be read, no more is known")
@@ -72,7 +80,8 @@ class _Auditor:
     """Reads a work directory.
 
     Raises:
-      UserError: it does not exist, or holds neither a study nor runs (MISSING).
+      UserError: it does not exist, or holds neither a study nor runs (MISSING); from ``audit``: the machine lets a file
+        not be read (ENVIRONMENT), which tells nothing about the file.
     """
 
     def __init__(self, workdir: Path):
@@ -80,14 +89,18 @@ class _Auditor:
             raise UserError("workdir", workdir, "is no directory; give the directory of a study", Code.MISSING)
         self.workdir, self._at = workdir, f"--workdir={shlex.quote(str(workdir))}"
         self.read: dict[str, int] = dict.fromkeys(
-            ("study", "manifests", "results", "metrics", "checkpoints", "fits", "seal"), 0
+            ("study", "manifests", "results", "metrics", "checkpoints", "evaluations", "fits", "seal"), 0
         )
         self.unhashed = 0
         self.planned: dict[str, Manifest] = {}
 
     def audit(self) -> Audit:
         """Reads everything; the study first, since what it holds can be made again."""
-        findings = [*self._study(), *self._runs(), *self._fits(), *self._seal()]
+        try:
+            findings = [*self._study(), *self._runs(), *self._fits(), *self._seal()]
+        except OSError as error:
+            remedy = f"cannot be read ({error.strerror}); try again"
+            raise UserError("file", error.filename or self.workdir, remedy, Code.ENVIRONMENT) from error
         return Audit(workdir=str(self.workdir), read=self.read, unhashed=self.unhashed, findings=tuple(findings))
 
     def _study(self) -> Iterator[Finding]:
@@ -97,9 +110,9 @@ class _Auditor:
             study: StudyRecord = read_study(self.workdir)
         except UserError as error:
             missing = error.code is Code.MISSING
-            if missing and not os.path.lexists(self.workdir / "runs"):
+            if missing and not exists(self.workdir / "runs"):
                 raise  # a mistyped path, not a damaged study
-            yield Finding(str(path), "is missing" if missing else _problem(error), again)
+            yield Finding(str(path), "is missing", again) if missing else _found(path, error, again)
             return
         self.read["study"] += 1
         self.planned = {spec.run: spec.manifest for program in study.programs for spec in program.runs}
@@ -109,7 +122,7 @@ class _Auditor:
         if root.is_symlink():
             yield Finding(str(root), "is a link; nothing is written there", f"rm {shlex.quote(str(root))}")
             return
-        for path in sorted(root.iterdir()) if root.is_dir() else ():
+        for path in listed(root):
             if path.is_symlink():
                 yield Finding(str(path), "is a link; nothing is written there", f"rm {shlex.quote(str(path))}")
             elif path.is_dir() and not path.name.startswith("."):
@@ -120,27 +133,39 @@ class _Auditor:
         run = f"scaling run {self._at}" if planned else None
         yield from self._manifest(record, planned, run)
         yield from self._result(record, run)
-        try:
-            self.read["metrics"] += any(True for _ in record.rows())
-        except UserError as error:
-            yield Finding(str(record.path / "metrics.jsonl"), f"{_problem(error)}; training does without", None)
+        yield from self._metrics(record, run)
         yield from self._checkpoints(record, run)
+        yield from self._evaluations(record)
+
+    def _metrics(self, record: Record, run: str | None) -> Iterator[Finding]:
+        path = record.path / "metrics.jsonl"
+        if exists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            again = f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}"
+            open_yet = run and outcome(record) == "unfinished"
+            again = f"{again} && {run}" if open_yet else again
+            yield Finding(str(path), "is not a file; training cannot write there", again)
+            return
+        try:
+            self.read["metrics"] += sum(1 for _ in record.rows()) > 0
+        except UserError as error:
+            yield Finding(str(path), f"{_damage(error)}; training skips the line, a report refuses it", None)
 
     def _manifest(self, record: Record, planned: Manifest | None, run: str | None) -> Iterator[Finding]:
         path = record.path / "manifest.json"
         try:
             manifest = record.manifest
         except FileNotFoundError:
-            if os.path.lexists(record.path / "result.json"):
+            if exists(record.path / "result.json"):
                 yield Finding(str(path), "is missing, though the run has a result", run)
             return
         except UserError as error:
-            yield Finding(str(path), _problem(error), run)
+            yield _found(path, error, run)
             return
         self.read["manifests"] += 1
         expected = planned or msgspec.structs.replace(manifest, run=record.path.name)
         free = FREE | (FREE_OF_STEMS if expected.kind == "stem" else set())
         names = [name for name in manifest.__struct_fields__ if name not in free]
+        manifest, expected = _planned_parents(manifest), _planned_parents(expected)
         wrong = [name for name in names if getattr(manifest, name) != getattr(expected, name)]
         if wrong:
             again = f"rm {shlex.quote(str(path))} && {run}" if run else None
@@ -153,7 +178,7 @@ class _Auditor:
         except UserError as error:
             of_hash = str(error.value) == str(record.path / HASH)
             again = f"{run} --retry_failed" if run and not of_hash else None
-            yield Finding(str(error.value), _problem(error), again)
+            yield _found(error.value, error, again)
             return
         if result is None:
             return
@@ -165,28 +190,53 @@ class _Auditor:
 
     def _checkpoints(self, record: Record, run: str | None) -> Iterator[Finding]:
         root = record.path / "checkpoints"
-        if not any(root.glob("[0-9]*.json")):
+        if not any(path.match("[0-9]*.json") for path in listed(root)):
             return
         if "jax" not in sys.modules:
             os.environ["JAX_PLATFORMS"] = "cpu"  # an accelerator may be at work
         from scaling.checkpoint import Checkpoints
 
+        meaning = "training goes on from an older one"
+        if outcome(record) not in ("unfinished", DAMAGED, NEWER):
+            run, meaning = None, "needed only if the study is extended, or the run trained again"
         for step, problem in Checkpoints(root).verify().items():
             self.read["checkpoints"] += 1
             if problem:
-                yield Finding(str(root / str(step)), f"{problem}; a run starts from an older one", run)
+                yield Finding(str(root / str(step)), f"{problem}; {meaning}", run)
+
+    def _evaluations(self, record: Record) -> Iterator[Finding]:
+        for path in listed(record.path / "evaluations"):
+            if path.suffix != ".json":
+                continue
+            try:
+                read_typed(path, EvaluationRecord)
+                self.read["evaluations"] += 1
+            except UserError as error:
+                again = f"scaling run --evaluate {self._at}"
+                found = _found(path, error, again)
+                more = "; the same question writes it again" if found.command == again else ""
+                yield msgspec.structs.replace(found, what=f"{found.what}{more}")
 
     def _fits(self) -> Iterator[Finding]:
-        cards = sorted(path for pattern in ("*.json", "*/*.json") for path in (self.workdir / "fits").glob(pattern))
+        above = listed(self.workdir / "fits")
+        cards = [each for path in above for each in (path, *listed(path)) if each.suffix == ".json"]
         if not cards:
             return
-        from analysis.fitting import load_fit
+        from analysis.card import Kind
+        from analysis.check.approaches import Approaches
+        from analysis.fitting import check_fit
 
         for path in cards:
             try:
-                load_fit(path)
-            except (UserError, OSError) as error:
-                yield Finding(str(path), _problem(error), f"scaling fit {shlex.quote(str(self.workdir))}")
+                kind = read_typed(path, Kind).kind
+                if kind == "approaches":
+                    read_typed(path, Approaches)
+                elif kind == "fit":
+                    check_fit(path)
+                else:
+                    continue  # of another verb
+            except UserError as error:
+                yield _found(path, error, f"scaling fit {shlex.quote(str(self.workdir))}")
             else:
                 self.read["fits"] += 1
 
@@ -196,16 +246,33 @@ class _Auditor:
         try:
             self.read["seal"] += seal.read(self.workdir) is not None
         except UserError as error:
-            yield Finding(str(self.workdir / seal.FILE), _problem(error), None)
+            yield _found(self.workdir / seal.FILE, error, None)
 
 
-def _problem(error: UserError | OSError) -> str:
-    """What is wrong, without the advice that follows it: a finding has its own."""
-    return error.remedy.rsplit("; ", 1)[0] if isinstance(error, UserError) else error.strerror or str(error)
+def _planned_parents(manifest: Manifest) -> Manifest:
+    """The manifest without what was learned of its parents at its start, and without where they were then."""
+    parents = tuple(msgspec.structs.replace(each, result=None, workdir=None) for each in manifest.parents)
+    return msgspec.structs.replace(manifest, parents=parents)
+
+
+def _found(path: object, error: UserError, command: str | None) -> Finding:
+    """A file that cannot be read, and the command that mends it. UserError as ``_damage``."""
+    return Finding(str(path), _damage(error), UPDATE if isinstance(error, NewerVersion) else command)
+
+
+def _damage(error: UserError) -> str:
+    """What is wrong with a file, without the advice that follows it, since a finding has its own.
+
+    Raises:
+      UserError: the error itself, if the machine lets the file not be read (ENVIRONMENT).
+    """
+    if error.code is Code.ENVIRONMENT:
+        raise error
+    return error.problem
 
 
 VERB = Verb(
-    summary="read every file of a study against its hash, and say what is damaged and which command makes it again",
+    summary="check the files of a study, while it does not train, and say how to mend them",
     positional=("WORKDIR",),
     flags=(JSON,),
     example="scaling verify runs/demo-smoke",

@@ -2,10 +2,10 @@
 
     python -m scaling.worker --workdir=runs/demo --core=0
 
-It is the same under every engine. On SIGTERM or SIGINT it checkpoints and exits with 75. A program that raises is
-recorded and retried by a fresh process (exit 76), at most ``max_attempts`` times without progress; then its unfinished
-runs are ``failed``. If it raises ``UserError`` they are ``rejected`` at once. A problem of the machine (a full disk)
-ends the worker with exit 2 and one line on standard output, and marks no run as failed.
+It is the same under every engine. On SIGTERM, SIGINT or SIGUSR2 it checkpoints and exits with 75. A program that raises
+is recorded and retried by a fresh process (exit 76), at most ``max_attempts`` times without progress; then its
+unfinished runs are ``failed``. If it raises ``UserError`` they are ``rejected`` at once. A problem of the machine (a
+full disk) ends the worker with exit 2 and one line on standard output, and marks no run as failed.
 
 With ``--ensemble`` it trains several programs of one shape as one compiled program. Each keeps its own lease, records
 and attempts; when one ends, the next takes its place.

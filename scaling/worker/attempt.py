@@ -40,7 +40,7 @@ class Attempt:
       stopping: whether the worker was asked to stop.
 
     Attributes:
-      over: whether its end is recorded.
+      over: whether it has ended, and its end is recorded if the machine allowed that.
       exit_code: with which the process must exit after the attempt; None if it may continue.
     """
 
@@ -64,7 +64,10 @@ class Attempt:
         self._open.enter_context(under(workdir, program, lease))
 
     def close(self) -> None:
-        """Releases the lease; nothing is published after that. May be called twice."""
+        """Ends the protection by the lease, then releases it: nothing may be published after that. May be called twice.
+
+        It records no end: a start without one counts as an attempt.
+        """
         self._open.close()
 
     @property
@@ -87,11 +90,20 @@ class Attempt:
           problem: the exception that ended it; None if training returned.
 
         Raises:
-          UserError: the machine caused ``problem``, not the run (ENVIRONMENT).
+          UserError: the machine caused ``problem``, not the run, or lets the end not be recorded (ENVIRONMENT). Then
+            the attempt is over too, and does not count against the program if the machine lets us say so.
         """
-        self._record_end(self._missing_result() if problem is None else problem)
-        self.over = True
-        self.close()
+        try:
+            self._record_end(self._missing_result() if problem is None else problem)
+        except LeaseLost:  # found when the end was to be recorded
+            self._leave()
+        except UserError:
+            with contextlib.suppress(UserError):
+                self.record.append(InterruptedRow(time=now()))
+            raise
+        finally:
+            self.over = True
+            self.close()
 
     def _missing_result(self) -> Exception | None:
         missing = [spec.run for spec in self.program.runs if not settled(self.workdir, spec)]
@@ -103,16 +115,12 @@ class Attempt:
             self.record.append(FinishRow(time=now()))
             log(f"{name}: finished")
         elif isinstance(problem, LeaseLost):
-            log(f"{name}: the lease was lost, leaving it to its new owner")
-            if distributed.count() > 1:  # the others are still training, and must end
-                self.exit_code = EXIT_AGAIN
+            self._leave()
         elif isinstance(problem, self.training.interrupted):
             self.record.append(InterruptedRow(time=now()))
             log(f"{name}: interrupted")
             self.exit_code = EXIT_INTERRUPTED
         elif is_environment_error(problem):
-            with contextlib.suppress(UserError):  # no attempt of the program, if the machine lets us say so
-                self.record.append(InterruptedRow(time=now()))
             if isinstance(problem, UserError):
                 raise problem
             remedy = f"{one_line(problem)}; free space or restore access"
@@ -125,6 +133,11 @@ class Attempt:
             if self.lease.alive():
                 self._record_error(problem)
             self.exit_code = EXIT_AGAIN  # restart the process: an accelerator may be unusable after an error
+
+    def _leave(self) -> None:
+        log(f"{self.program.program}: the lease was lost, leaving it to its new owner")
+        if distributed.count() > 1:  # the others are still training, and must end
+            self.exit_code = EXIT_AGAIN
 
     def _record_error(self, problem: Exception) -> None:
         text = "".join(traceback.format_exception(problem)).rstrip()
@@ -167,15 +180,15 @@ def give_up(workdir: Path, program: ProgramSpec, status: Literal["failed", "reje
         record.begin(spec.manifest)
         steps = record.steps()
         step = steps[-1].step if steps else 0
-        record.finish(
-            Result(
-                status=status,
-                reason=reason,
-                steps=step,
-                tokens=step * spec.manifest.tokens.per_step,
-                decayed=False,
-                attempts=starts,
-                finished=now(),
-            )
+        result = Result(
+            status=status,
+            reason=reason,
+            steps=step,
+            tokens=step * spec.manifest.tokens.per_step,
+            decayed=False,
+            attempts=starts,
+            finished=now(),
         )
+        if not record.finish(result, replaces=record.result):  # of a stem that has since been extended
+            log(f"{spec.run}: has another result already, which stays")
     log(f"{program.program}: {status}: {reason}")

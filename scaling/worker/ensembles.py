@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scaling import distributed
@@ -39,11 +39,11 @@ class EnsembleSize:
         self.training, self.workdir, self.fixed = training, workdir, fixed
         self._measured: dict[str, int] = {}  # by batching key
 
-    def of(self, program: ProgramSpec, left: Sequence[ProgramSpec]) -> int:
+    def of(self, program: ProgramSpec, left: Callable[[], Sequence[ProgramSpec]]) -> int:
         """The number for programs like this one.
 
         Args:
-          left: all programs that are not settled, including this one.
+          left: returns all programs that are not settled, including this one.
         """
         if self.fixed is not None:
             return self.fixed
@@ -51,11 +51,13 @@ class EnsembleSize:
             return 1
         import jax
 
-        key = self.training.batching_key(program)
-        same = sum(self.training.batching_key(other) == key for other in left)
-        if jax.default_backend() == "cpu" or same == 1:
+        if jax.default_backend() == "cpu":
             return 1
+        key = self.training.batching_key(program)
         if key not in self._measured:
+            same = sum(self.training.batching_key(other) == key for other in left())
+            if same == 1:
+                return 1
             size = min(same, AUTO)
             faster = self.training.speedup(program, size, self.workdir)
             log(f"{size} programs together train {faster:.2f} times as fast as one by one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scaling.errors import STORAGE, Code, UserError
+from scaling.errors import Code, NewerVersion, UserError, is_storage
 from scaling.records.value import Value
 
 
@@ -27,14 +27,18 @@ class Problem(Value):
 
 def is_environment_error(error: BaseException) -> bool:
     """Whether the machine caused an error (full or read-only disk, missing file, too few devices, unsupported
-    attention, too little memory for an ensemble), so that no run should be marked as failed."""
+    attention, too little memory for an ensemble, an old version of this program), so that no run should be marked as
+    failed."""
     if not isinstance(error, UserError):
-        return any(isinstance(cause, OSError) and cause.errno in STORAGE for cause in _chain(error))
-    return error.code is Code.ENVIRONMENT or any(
-        # orbax reports a full disk as a ValueError.
-        isinstance(cause, OSError) or (isinstance(cause, ValueError) and "RESOURCE_EXHAUSTED" in str(cause))
-        for cause in _chain(error)
-    )
+        return any(is_storage(cause) for cause in _chain(error))
+    if error.code is Code.ENVIRONMENT or isinstance(error, NewerVersion):
+        return True
+    return any(isinstance(cause, OSError) or is_storage(cause) for cause in _chain(error))
+
+
+def as_exception(raised: Exception | SystemExit) -> Exception:
+    """What a program raised, as an exception: ``sys.exit`` in its code must not end the worker as if all were done."""
+    return raised if isinstance(raised, Exception) else RuntimeError(f"its code called sys.exit({raised.code!r})")
 
 
 def _chain(error: BaseException) -> list[BaseException]:

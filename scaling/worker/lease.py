@@ -13,10 +13,10 @@ then looks again. So only one process at a time can be between its look and its 
 nobody can put a lease of their own in between. A claim is itself taken over if the process that made it is dead, or
 silent for ``ttl``.
 
-What is promised: two leases on one directory are never held at once, but in one case. A process that is stopped for
-longer than ``ttl`` between its last look and its move (two system calls) may move its successor's lease. It puts it
-back, unless another process took the free place at that moment; then two believe that they hold it, until the first
-beats (at most ``beat`` seconds later), or asks by ``confirm`` or ``require``. A process that was stopped elsewhere and
+What is promised: two leases on one directory are held at once in one case only. A process that is stopped for longer
+than ``ttl`` between its last look and its move (two system calls) may move its successor's lease. It puts it back,
+unless another process took the free place at that moment; then two believe that they hold it, until the first beats (at
+most ``beat`` seconds later), or asks by ``confirm`` or ``require``. A process that was stopped elsewhere and
 lost its lease knows when it next asks ``alive``, since that looks again if the last renewal is old. Therefore nothing
 is published without ``require``, and what is published is never replaced (``records.Record.finish``).
 """
@@ -150,9 +150,10 @@ class Lease:
             now = _clock()
             try:
                 beat = self._content.beat + 1
-                self._content = msgspec.structs.replace(self._content, beat=beat, progress=self._progress)
-                self._written = pack(self._content)
-                os.pwrite(self._descriptor, self._written, 0)
+                content = msgspec.structs.replace(self._content, beat=beat, progress=self._progress)
+                written = pack(content)
+                os.pwrite(self._descriptor, written, 0)
+                self._content, self._written = content, written  # not before: release compares it with the disk
                 os.fsync(self._descriptor)
                 mine = self._mine()
                 for _ in range(10):  # a mistaken observer moves the file away and links it back at once

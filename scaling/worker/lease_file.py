@@ -61,11 +61,11 @@ def read(path: Path) -> bytes | None:
     try:
         return read_bytes(path)
     except FileNotFoundError:
-        return b"" if path.is_symlink() else None
+        return None
     except UserError as error:
         if error.code is not Code.DAMAGED:
             raise
-        return b"" if os.path.lexists(path) else None  # a folder, a FIFO, a loop of links; or below a file
+        return b"" if os.path.lexists(path) else None  # a folder, a FIFO, a link that leads nowhere; or below a file
 
 
 def parse(content: bytes) -> LeaseRecord | None:
@@ -127,7 +127,8 @@ def take_over(path: Path, expected: bytes) -> bool:
       Whether it was removed.
 
     Raises:
-      UserError: the directory cannot be written (ENVIRONMENT).
+      UserError: the directory cannot be read or written (ENVIRONMENT).
+      OSError: the lease cannot be moved or removed.
     """
     claim, content = claim_of(path, expected), pack(this_process(uuid.uuid4().hex))
     if not publish(claim, content):

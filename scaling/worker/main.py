@@ -35,15 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if group is not None and ensemble not in (None, 1):
             remedy = "a group of processes trains one program at a time"
             raise UserError("ensemble", ensemble, remedy, Code.CONFLICT)
-        report = _redirect(options.workdir, options.core + (f"-{group.process}" if group else ""))
+        places = (options.label, options.core, str(group.process) if group else "")
+        report = _redirect(options.workdir, "-".join(filter(None, places)))
         bind(options.core)
         os.environ.update(variables(usable_cache(options.cache), single=options.core != "all"))
         worker = Worker(options.workdir, _settings(options, ensemble))
         if group is not None:
             log(f"joining a group of {group.processes} at {group.coordinator}")
             distributed.join(group)
-        signal.signal(signal.SIGTERM, worker.stop)
-        signal.signal(signal.SIGINT, worker.stop)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):  # schedulers warn by SIGUSR2
+            signal.signal(number, worker.stop)
         code = worker.run()
     except (UserError, OSError) as error:
         if not isinstance(error, UserError) and not is_environment_error(error):
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m scaling.worker", description="Trains programs of a study.")
     parser.add_argument("--workdir", required=True, type=Path)
     parser.add_argument("--core", default="all", help="bind to this core with one thread; all: no binding")
+    parser.add_argument("--label", default="", help="of the log, for machines that share a work directory")
     parser.add_argument("--cache", default=None, help="compilation cache (default $SCALING_CACHE or ~/.cache/scaling)")
     parser.add_argument("--execute", default=EXECUTE, help="module:function that trains a program")
     parser.add_argument("--max_attempts", default=MAX_ATTEMPTS, type=int)
@@ -72,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--process", default=None, type=int, help="index of this process in its group, from 0")
     parser.add_argument("--coordinator", default=None, help="HOST:PORT of process 0; the port must be free there")
     parser.add_argument("--beat", default=BEAT, type=float, help="seconds between renewals of a lease")
+    parser.add_argument(
+        "--idle", default=None, type=float, help="seconds to wait for what others hold (default: for ever)"
+    )
     parser.add_argument("--json", action="store_true", help="report errors as JSON, for an engine")
     return parser
 
@@ -86,13 +91,14 @@ def _settings(options: argparse.Namespace, ensemble: int | None) -> Settings:
         parent=options.parent,
         ttl=options.ttl,
         beat=options.beat,
+        idle=options.idle,
     )
 
 
-def _redirect(workdir: Path, core: str) -> int:
+def _redirect(workdir: Path, place: str) -> int:
     """Redirects this process's output to its log file. Returns a descriptor of the original standard output."""
     report = os.dup(1)
-    path = workdir / "logs" / f"worker-{core}.log"
+    path = workdir / "logs" / f"worker-{place}.log"
     try:
         make_folder(path.parent, inside=workdir)
         file = open_to_append(path)

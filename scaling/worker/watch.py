@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from scaling.records.files import refuse_links
 from scaling.worker.lease import BEAT, TTL, Lease, acquire
 from scaling.worker.lease_file import NAME, claim_of, parse, read, take_over
 
@@ -30,9 +31,10 @@ class Watch:
         the one process that may have moved it away by mistake.
 
         Raises:
-          UserError: the directory cannot be read or written, or is a link (ENVIRONMENT).
+          UserError: the directory cannot be read or written, or it or the folder above it is a link (ENVIRONMENT).
         """
         path = Path(directory) / NAME
+        refuse_links(path.parent, inside=path.parent.parent.parent)
         content = read(path)
         if content is not None and not self._take_over(path, content):
             return None

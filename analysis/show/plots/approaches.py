@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
-from scipy import stats
+from scipy import special
 
 from analysis.card import Interval
 from analysis.check.approaches import WINDOW, Approach, Approaches, Budget, Point, budgets
@@ -21,6 +21,7 @@ from analysis.fitting import Fit
 from analysis.show.approach_sentences import approach_name, why_not
 from analysis.show.numbers import percent, plural, power_text, short
 from analysis.show.plots.style import (
+    INK,
     KINDS,
     MARKERS,
     MUTED,
@@ -54,7 +55,7 @@ def isoflop(runs: Runs, compared: Approaches, *, ax: Axes | None = None) -> Figu
     parabolas = {i: _parabola(groups[i], p) for i, p in bracketed.items()}
     df = sum(len(x) - 3 for _, x, _ in parabolas.values())
     squares = sum(float(np.sum(r**2)) for _, _, r in parabolas.values())
-    half = float(stats.t.ppf(0.975, df)) * math.sqrt(squares / df) if df > 0 else 0.0
+    half = float(special.stdtrit(df, 0.975)) * math.sqrt(squares / df) if df > 0 else 0.0
     how = "isoFLOP groups as they are" if mode == "isoflop" else f"losses of {len(curves)} sizes interpolated along D"
     ends = "No interval: three sizes a budget leave no residual." if bracketed else "No budget has a bracketed minimum."
     if df > 0:
@@ -89,9 +90,9 @@ def _minimum(ax: Axes, p: Point, parabola: tuple[float, Array, Array], colour: A
     ax.plot(np.exp(reach), p.loss + bend * (reach - at) ** 2, color=colour, linewidth=1.1)
     if bend > 0 and half > 0:
         spread = half * _minimum_error(x - at, bend)
-        ax.plot(np.exp([at - spread, at + spread]), [p.loss] * 2, color=colour, linewidth=3, alpha=0.6)
+        ax.plot(np.exp([at - spread, at + spread]), [p.loss] * 2, "-|", color=INK, linewidth=1.2, zorder=5)
     face = "none" if p.edge else colour
-    ax.plot(p.N, p.loss, "*", color=colour, markerfacecolor=face, markersize=12, zorder=4)
+    ax.plot(p.N, p.loss, "*", color=colour, markerfacecolor=face, markersize=10, zorder=4)
 
 
 def _parabola(group: Budget, point: Point) -> tuple[float, Array, Array]:
@@ -148,12 +149,11 @@ def allocation(fit: Fit | None, compared: Approaches, *, ax: Sequence[Axes] | Ax
 
 def _approach(ax: Axes, approach: Approach, fit: Fit | None, grid: Array, k: int) -> list[float]:
     """Draws the optima, line and band of the ``k``-th approach; values of N that the axis should show."""
-    colour, values = KINDS[k], []
-    for p in approach.points:
-        if p.N is not None:
-            face = "white" if p.edge else colour
-            ax.plot(p.C, p.N, MARKERS[k], color=colour, markerfacecolor=face, zorder=3)
-            values.append(p.N)
+    colour, values = KINDS[k], [p.N for p in approach.points if p.N is not None]
+    for edge, face in ((False, colour), (True, "white")):  # one artist each: there may be hundreds of points
+        own = [(p.C, p.N) for p in approach.points if p.N is not None and p.edge == edge]
+        if own:
+            ax.plot(*zip(*own), MARKERS[k], color=colour, markerfacecolor=face, zorder=3)
     if approach.a is None or approach.N is None or approach.C is None:
         return values
     x = np.log(grid / approach.C)

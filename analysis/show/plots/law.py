@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from analysis.engine.frontier import Cost, cost_table, flops_for, frontier
+from analysis.engine.frontier import Cost, cost_table, flops_for
+from analysis.engine.frontier import frontier as optima
 from analysis.fitting import Fit
-from analysis.show.numbers import percent, plural, power_text, short
+from analysis.fitting.below_zero import require_above
+from analysis.show.numbers import greek, percent, plural, power_text, short
 from analysis.show.plots.style import (
     D_LABEL,
     INK,
@@ -50,6 +53,7 @@ def loss(
       opened: sealed held-out runs with their outcomes, drawn as stars.
       ax: axes to draw into; by default those of a new figure.
     """
+    require_above(fit, "figure")
     if len(fit.law.columns) == 1:
         return _loss_of_one(fit, entropy, ax)
     if set(fit.law.columns) != {"N", "D"}:
@@ -58,8 +62,8 @@ def loss(
     data = fit.columns
     caption = (
         f"{plural(len(data['loss']), 'run')} of {fit.data.dataset or Path(fit.data.source).name}. Lines: "
-        f"{fit.law.name}, {fit.law.formula}; shaded: {percent(fit.level)} interval of the curve (the noise of a single "
-        "run comes on top)."
+        f"{fit.law.name}, {greek(fit.law.formula)}; shaded: {percent(fit.level)} interval of the curve (the noise of a "
+        "single run comes on top)."
     )
     if stars is not None:
         caption += f" Stars: {len(stars.loss)} held-out outcomes, opened after the seal; dashed: the law at their N."
@@ -73,7 +77,7 @@ def loss(
         ax.fill_between(grid, band.lo, band.hi, color=sizes.colour(n), alpha=0.16, linewidth=0)
     sizes.scatter(ax, data["N"], data["D"], data["loss"])
     if stars is not None:
-        seen = np.concatenate([seen, stars.loss, stars.loss * 0.985])
+        seen = np.concatenate([seen, stars.loss, stars.loss * 0.97])
         _draw_stars(ax, fit, stars, sizes, grid)
     if entropy is not None:
         seen = np.append(seen, entropy)
@@ -127,8 +131,8 @@ def _loss_of_one(fit: Fit, entropy: float | None, ax: Axes | None) -> Figure:
     """Loss against the one column of a one-variable law."""
     (column,), data = fit.law.columns, fit.columns
     caption = (
-        f"{plural(len(data['loss']), 'run')}. Line: {fit.law.formula}; shaded: {percent(fit.level)} interval of the "
-        "curve."
+        f"{plural(len(data['loss']), 'run')}. Line: {greek(fit.law.formula)}; shaded: {percent(fit.level)} interval of "
+        "the curve."
     )
     canvas = Canvas(f"Loss against {column}", caption, (6.8, 4.2), ax=ax)
     ax, limits = canvas.only, span(data[column])
@@ -153,8 +157,8 @@ def _loss_of_many(fit: Fit, ax: Axes | None) -> Figure:
     rms = 100 * float(np.sqrt(np.mean(data["residual_log"] ** 2)))
     caption = (
         f"{rows_word(fit.conventions, len(data['loss']), 'row')}. Line: measured as fitted by {fit.law.name}, "
-        f"{fit.law.formula}. The points' root mean square distance from it is {rms:.2g} % of the loss; no interval is "
-        "drawn."
+        f"{greek(fit.law.formula)}. The points' root mean square distance from it is {rms:.2g} % of the loss; no "
+        "interval is drawn."
     )
     canvas = Canvas("Measured against fitted", caption, (6.8, 4.6), ax=ax)
     ax, limits = canvas.only, span(np.concatenate([data["loss"], data["fitted"]]))
@@ -170,43 +174,101 @@ def _loss_of_many(fit: Fit, ax: Axes | None) -> Figure:
 # --- the frontier
 
 
+class _Path(NamedTuple):
+    """The compute-optimal N and D (1 + S, k) at k budgets, the estimate first; or why there is none."""
+
+    budget: Array
+    N: Array | None
+    D: Array | None
+    why: str = ""
+
+
 @styled
 def compute(fit: Fit, *, ax: Sequence[Axes] | None = None) -> Figure:
-    """Loss above the fitted floor against C with the compute-optimal frontier, and the allocation in the N-D plane.
+    """``frontier`` and ``contours`` side by side.
 
     Args:
       ax: two axes to draw into; by default those of a new figure.
     """
-    data, law, cost = fit.columns, fit.law, cost_table(fit)
-    limits = span(data["C"], 0.1)
-    budget = np.geomspace(*limits, 24)
-    path, why = None, ""
-    try:
-        log_n, log_d = frontier(fit, budget, cost)
-        path = np.exp(log_n), np.exp(log_d)
-    except UserError as error:
-        why = f" No frontier: {error.remedy}."
-    what = f"nothing ({law.name} has no floor)"
-    if law.floor:
-        what = f"the fitted floor {law.floor} = {fit.params[law.floor]:.3g}"
+    path = _path(fit)
     caption = (
-        f"{plural(len(data['loss']), 'run')}. Left: the loss less {what}, held at its estimate; black: the lowest loss "
-        f"that the law gives at each compute, with its {percent(fit.level)} interval. Right: contours of the fitted "
-        f"loss; black: the compute-optimal N and D; grey: {PATHS} draws of the fit.{why}"
+        f"{plural(len(fit.columns['loss']), 'run')}. Left: {_about_frontier(fit)} Right: {_about_contours()}{path.why}"
     )
     canvas = Canvas("Compute frontier and optimal allocation", caption, (10.4, 4.8), (1, 2), ax=ax)
     left, right = canvas.axes[0]
-    sizes = Sizes(data["N"])
-    seen = [_excess(left, fit, sizes, cost)]
-    if path is not None and np.isfinite(path[0][0]).any():
-        seen.append(_envelope(left, fit, budget, path))
-    log_axis(left, "x", limits, power_text)
-    log_axis(left, "y", span(np.concatenate(seen)), plain)
-    left.set_xlabel(c_label(fit.conventions))
-    left.set_ylabel(loss_label(fit.conventions, "loss less floor" if law.floor else "loss"))
+    sizes = Sizes(fit.columns["N"])
+    _frontier(left, fit, sizes, path)
     _plane(right, fit, sizes, path)
     sizes.explain(canvas, right)
     return canvas.figure
+
+
+@styled
+def frontier(fit: Fit, *, ax: Axes | None = None) -> Figure:
+    """Loss above the fitted floor against C, with the lowest loss that the law gives at each compute.
+
+    Args:
+      fit: of a law of N and D.
+      ax: axes to draw into; by default those of a new figure.
+    """
+    path = _path(fit)
+    caption = f"{plural(len(fit.columns['loss']), 'run')}: {_about_frontier(fit)}{path.why}"
+    canvas = Canvas("Loss against compute", caption, (7.6, 4.6), ax=ax)
+    sizes = Sizes(fit.columns["N"])
+    _frontier(canvas.only, fit, sizes, path)
+    sizes.explain(canvas, canvas.only)
+    return canvas.figure
+
+
+@styled
+def contours(fit: Fit, *, ax: Axes | None = None) -> Figure:
+    """Contours of the fitted loss over N and D, the runs, and the compute-optimal path with draws of the fit.
+
+    Args:
+      fit: of a law of N and D.
+      ax: axes to draw into; by default those of a new figure.
+    """
+    path = _path(fit)
+    caption = f"{plural(len(fit.columns['loss']), 'run')}, and {_about_contours()}{path.why}"
+    canvas = Canvas("Fitted loss over N and D", caption, (7.6, 4.8), ax=ax)
+    sizes = Sizes(fit.columns["N"])
+    _plane(canvas.only, fit, sizes, path)
+    sizes.explain(canvas, canvas.only)
+    return canvas.figure
+
+
+def _path(fit: Fit) -> _Path:
+    budget = np.geomspace(*span(fit.columns["C"], 0.1), 24)
+    try:
+        log_n, log_d = optima(fit, budget, cost_table(fit))
+    except UserError as error:
+        return _Path(budget, None, None, f" No frontier: {fit.law.name} {error.remedy}.")
+    return _Path(budget, np.exp(log_n), np.exp(log_d))
+
+
+def _about_frontier(fit: Fit) -> str:
+    what = f"nothing ({fit.law.name} has no floor)"
+    if fit.law.floor:
+        what = f"the fitted floor {fit.law.floor} = {fit.params[fit.law.floor]:.3g}"
+    return (
+        f"the loss less {what}, held at its estimate; heavy: the lowest loss that the law gives at each compute, with "
+        f"its {percent(fit.level)} interval."
+    )
+
+
+def _about_contours() -> str:
+    return f"contours of the fitted loss; heavy: the compute-optimal N and D; thin: {PATHS} draws of the fit."
+
+
+def _frontier(ax: Axes, fit: Fit, sizes: Sizes, path: _Path) -> None:
+    """Draws runs, curves of each size and the frontier, less the floor."""
+    seen = [_excess(ax, fit, sizes, cost_table(fit))]
+    if path.N is not None and np.isfinite(path.N[0]).any():
+        seen.append(_envelope(ax, fit, path))
+    log_axis(ax, "x", span(fit.columns["C"], 0.1), power_text)
+    log_axis(ax, "y", span(np.concatenate(seen)), plain)
+    ax.set_xlabel(c_label(fit.conventions))
+    ax.set_ylabel(loss_label(fit.conventions, "loss less floor" if fit.law.floor else "loss"))
 
 
 def _floor(fit: Fit) -> float:
@@ -227,9 +289,10 @@ def _excess(ax: Axes, fit: Fit, sizes: Sizes, cost: Cost | None) -> Array:
     return excess[good]
 
 
-def _envelope(ax: Axes, fit: Fit, budget: Array, path: tuple[Array, Array]) -> Array:
+def _envelope(ax: Axes, fit: Fit, path: _Path) -> Array:
     """Draws the lowest loss at each compute, less the floor, with its band; the values."""
-    n, d, floor = path[0][0], path[1][0], _floor(fit)
+    assert path.N is not None and path.D is not None
+    budget, n, d, floor = path.budget, path.N[0], path.D[0], _floor(fit)
     ok = np.isfinite(n) & np.isfinite(d)
     band = fit.predict({"N": n[ok], "D": d[ok]}, level=fit.level, new_run=False)
     low, high = (np.maximum(end - floor, 1e-9) for end in (band.lo, band.hi))
@@ -238,20 +301,20 @@ def _envelope(ax: Axes, fit: Fit, budget: Array, path: tuple[Array, Array]) -> A
     return band.value - floor
 
 
-def _plane(ax: Axes, fit: Fit, sizes: Sizes, path: tuple[Array, Array] | None) -> None:
+def _plane(ax: Axes, fit: Fit, sizes: Sizes, path: _Path) -> None:
     """Contours of the fitted loss over N and D, the runs, and the compute-optimal path."""
     data = fit.columns
     across, up = span(data["N"], 0.12), span(data["D"], 0.12)
     n, d = np.geomspace(*across, 50), np.geomspace(*up, 50)
     mesh = np.meshgrid(n, d)
     surface = np.atleast_1d(fit.law.predict(fit.theta, {"N": mesh[0].ravel(), "D": mesh[1].ravel()})).reshape(50, 50)
-    lines = ax.contour(n, d, surface, levels=7, colors=MUTED, linewidths=0.7, alpha=0.8)
-    ax.clabel(lines, fontsize=7, fmt=lambda v: f"{v:.3g}")
-    if path is not None:
-        draws = np.linspace(1, len(path[0]) - 1, min(PATHS, len(path[0]) - 1)).astype(int)
-        for i in draws:
-            ax.plot(path[0][i], path[1][i], color=MUTED, linewidth=0.6, alpha=0.35, zorder=1)
-        ax.plot(path[0][0], path[1][0], color=INK, linewidth=1.8, zorder=4)
+    levels = ax.contour(n, d, surface, levels=7, colors=MUTED, linewidths=0.7, alpha=0.8)
+    ax.clabel(levels, fontsize=7, fmt=lambda v: f"{v:.3g}")
+    if path.N is not None and path.D is not None:
+        draws = np.linspace(1, len(path.N) - 1, min(PATHS, len(path.N) - 1)).astype(int)
+        lines = np.stack([path.N[draws], path.D[draws]], axis=-1)
+        ax.add_collection(LineCollection(list(lines), colors=MUTED, linewidths=0.6, alpha=0.35, zorder=1))
+        ax.plot(path.N[0], path.D[0], color=INK, linewidth=1.8, zorder=4)
     sizes.scatter(ax, data["N"], data["N"], data["D"])
     log_axis(ax, "x", across, short)
     log_axis(ax, "y", up, short)

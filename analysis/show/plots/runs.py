@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -112,11 +113,29 @@ def training(curves: Sequence[TrainingCurve], dataset: str, *, ax: Axes | None =
     )
     canvas = Canvas("Training curves", caption, (7.6, 4.4), ax=ax)
     ax, sizes = canvas.only, Sizes(np.array([_size(c) for c in own]))
-    for c in own:
-        stem = c.manifest.kind == "stem"
-        single = {"marker": "o", "markersize": 3} if len(c.loss) == 1 else {}
-        width, alpha = (1.5, 0.55) if stem else (0.8, 0.95)
-        ax.plot(c.tokens, c.loss, color=sizes.colour(_size(c)), linewidth=width, alpha=alpha, **single)
+    colours = {n: sizes.colour(n) for n in {_size(c) for c in own}}
+    for stem, width, alpha in ((True, 1.5, 0.55), (False, 0.8, 0.95)):
+        some = [c for c in own if (c.manifest.kind == "stem") is stem]
+        # One artist for all of them: with one each, those of 10,000 runs take half the time of the report.
+        lines = LineCollection(
+            [np.column_stack([c.tokens, c.loss]) for c in some if len(c.loss) > 1],
+            colors=[colours[_size(c)] for c in some if len(c.loss) > 1],
+            linewidths=width,
+            alpha=alpha,
+            capstyle="projecting",
+            joinstyle="round",
+            zorder=2,
+        )
+        ax.add_collection(lines, autolim=False)
+        single = [c for c in some if len(c.loss) == 1]
+        ax.scatter(
+            [c.tokens[0] for c in single],
+            [c.loss[0] for c in single],
+            c=[colours[_size(c)] for c in single],
+            s=9,
+            alpha=alpha,
+            zorder=2,
+        )
     log_axis(ax, "x", span(np.concatenate([np.asarray(c.tokens) for c in own])), short)
     log_axis(ax, "y", span(np.concatenate([np.asarray(c.loss) for c in own])), plain)
     ax.set_xlabel(D_LABEL)

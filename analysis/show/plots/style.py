@@ -6,6 +6,7 @@ own, so that no figure needs its colours. pyplot and its state are not used.
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -51,6 +52,7 @@ STYLE: dict[Any, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.6,
     "text.color": INK,
+    "text.parse_math": False,  # names of files and data sets hold dollars
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
@@ -59,9 +61,12 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.5,
     "lines.markersize": 5.5,
+    "figure.autolayout": False,  # the layout is given with each figure
+    "figure.constrained_layout.use": False,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
     "axes.unicode_minus": True,
 }
 styled = matplotlib.rc_context(STYLE)
@@ -110,6 +115,16 @@ def plain(value: float) -> str:
     return f"{value:.4g}"
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows, also where pyplot was never imported."""
+
+    @styled
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=80)
+        return buffer.getvalue()
+
+
 class Canvas:
     """The panels of one figure: a figure of its own with a title above and a caption below, or axes that were given.
 
@@ -143,7 +158,7 @@ class Canvas:
             if self.axes.size == 1:
                 self.only.set_title(title)
             return
-        self.figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+        self.figure = NotebookFigure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
         self.figure.suptitle(title, x=0.012, ha="left", fontweight="bold", fontsize=11.5)
         wrapped = textwrap.fill(caption, int(size[0] * 15))
         self.figure.supxlabel(wrapped, x=0.012, ha="left", fontsize=8.5, color=MUTED)

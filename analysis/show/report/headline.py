@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from analysis.card import Misfit
 from analysis.check.diagnose import REFUTED
 from analysis.decide.entropy import EntropyCheck
+from analysis.fitting import Fit
+from analysis.interval import Interval
 from analysis.show.answers import outcome
 from analysis.show.approach_sentences import compared
 from analysis.show.numbers import interval, loss, plural
 from analysis.show.sentences import count_word, verdict
 from analysis.show.workdir_summary import DatasetSummary, WorkdirSummary
+from analysis.warning import AnyWarning, Doubtful, NotIdentified
 
 NO_FIT = "No law is fitted yet: run `scaling fit` on this work directory."
 NO_SEAL = (
@@ -51,6 +56,34 @@ class Headline:
         return [text for text in (*order, self.forecasts, self.theory, self.approaches) if text is not None]
 
 
+def exponents(part: DatasetSummary, fit: Fit) -> dict[str, Interval]:
+    """The intervals of a fit as the page shows them: its a and b are those of the page's count of C.
+
+    A card's a and b hold under C = 6ND. Where the runs have exact FLOPs, those of approach 3, which counts by them,
+    take their place, and a law that approach 3 does not have shows none.
+    """
+    shown, compared_ = dict(fit.intervals), part.approaches.get(fit.conventions.n or "")
+    if fit.conventions.flops != "exact" or "a" in fit.law.names:
+        return shown
+    third = None if compared_ is None else compared_.approaches.get("3")
+    for name in ("a", "b"):
+        shown.pop(name, None)
+        cell = None if third is None or third.law != fit.law.name else getattr(third, name)
+        if cell is not None:
+            shown[name] = cell
+    return shown
+
+
+def warnings(part: DatasetSummary, fit: Fit) -> tuple[AnyWarning, ...]:
+    """The warnings of a fit as the page shows them: with the ends that a and b have there (see ``exponents``)."""
+    known, told = exponents(part, fit), []
+    for w in fit.warnings:
+        if isinstance(w, Doubtful | NotIdentified) and w.parameter in ("a", "b") and w.parameter in known:
+            w = msgspec.structs.replace(w, lo=known[w.parameter].lo, hi=known[w.parameter].hi)
+        told.append(w)
+    return tuple(told)
+
+
 def headline(summary: WorkdirSummary, part: DatasetSummary) -> Headline:
     """The main results of one data set."""
     best, main, n = part.best(), part.main(), part.n
@@ -60,7 +93,7 @@ def headline(summary: WorkdirSummary, part: DatasetSummary) -> Headline:
     fits = [best] if gap is None else [best, main]
     return Headline(
         best=_best(part, n),
-        verdicts=tuple(f"{fit.law.name}: {verdict(fit)}" for fit in fits),
+        verdicts=tuple(f"{fit.law.name}: {verdict(fit, exponents(part, fit))}" for fit in fits),
         behind=gap,
         refuted=_refuted(summary, part, n),
         forecasts=None if scored is None else f"Sealed forecasts, {outcome(part.name, scored.ranking)}",

@@ -1,4 +1,4 @@
-"""The report as one HTML page without scripts or outside references: template, figures and their typed content."""
+"""The report as one HTML page that refers to nothing outside: template, figures and their typed content."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ import markupsafe
 import msgspec
 
 from analysis.show import plots, workdir_summary
-from analysis.show.numbers import interval, power_text, short
+from analysis.show.numbers import greek, interval, power_text, short
 from analysis.show.numbers import loss as loss_text
+from analysis.show.report.answer import Answer, answer
+from analysis.show.report.figures import drawn, palette
 from analysis.show.report.sections import contents
 from analysis.show.sentences import count_word
+from analysis.show.workdir_summary import WorkdirSummary
 from scaling.records import write_atomic
 from scaling.records.types import DataDescription
 
 FILE = "report.html"
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
+HERE = Path(__file__).parent
+ROWS = 1000  # cells in the table of the runs; more would make a page of megabytes
 
 
-def write(workdir: str | Path, out: str | Path | None = None) -> Path:
-    """Writes the report of a work directory, finished or not, as one file without scripts or outside references.
+def write(workdir: str | Path | WorkdirSummary, out: str | Path | None = None) -> Path:
+    """Writes the report of a work directory, finished or not, as one file that refers to nothing outside.
 
     Args:
+      workdir: the directory, or what was collected of it.
       out: the file; by default ``report.html`` in the work directory.
 
     Returns:
@@ -34,21 +39,28 @@ def write(workdir: str | Path, out: str | Path | None = None) -> Path:
       UserError: the directory holds no study and no run, or the file cannot be written.
     """
     summary = workdir_summary.collect(workdir)
-    drawn = plots.of_workdir(summary)
-    figures = {
-        name: {
-            key: _inline(plots.render(f, "svg", f"{name}-{key}"), f"{name}-{key}", f.get_suptitle())
-            for key, f in own.items()
-        }
-        for name, own in drawn.items()
-    }
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    figures = drawn(plots.of_workdir(summary))
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=jinja2.FileSystemLoader(HERE)
+    )
     environment.filters.update(n=_count, flops=_flops, loss=_loss, rate=_rate, interval=interval)
     environment.filters.update(greek=greek, math=formula, counted=count_word, known=_known)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    path = Path(out) if out is not None else Path(workdir) / FILE
-    write_atomic(path, page.render(report=contents(summary), figures=figures))
+    environment.filters.update(data=_data)
+    page = environment.get_template("report.html.jinja")
+    path = Path(out) if out is not None else summary.workdir / FILE
+    style = palette(svg for own in figures.values() for svg in own.values())
+    parts = {name: markupsafe.Markup((HERE / f"report.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
+    answers = {part.name: answer(summary, part) for part in summary.datasets}
+    shown = {"report": contents(summary), "figures": figures, "answers": answers, "limit": ROWS}
+    write_atomic(path, page.render(palette=markupsafe.Markup(style), **shown, **parts))
     return path
+
+
+def _data(shown: Answer) -> markupsafe.Markup:
+    """What the script looks up, as JSON that no text in it can end."""
+    marks = {} if shown.chart is None else {name: each.marks for name, each in shown.chart.drawings.items()}
+    text = msgspec.json.encode({"steps": shown.steps, "marks": marks}).decode()
+    return markupsafe.Markup(text.replace("<", "\\u003c"))
 
 
 def _count(value: float | None) -> str:
@@ -73,13 +85,6 @@ def _known(data: DataDescription) -> list[tuple[str, str | float]]:
     return [(name, value) for name, value in told.items() if isinstance(value, str | int | float)]
 
 
-def greek(text: str) -> str:
-    """Names of parameters as people write them."""
-    for name, sign in (("alpha", "α"), ("beta", "β")):
-        text = re.sub(rf"(?<![a-zA-Z]){name}(?![a-zA-Z])", sign, text)
-    return text
-
-
 def formula(text: str) -> markupsafe.Markup:
     """A formula with superscripts and subscripts, as HTML."""
     escaped = str(markupsafe.escape(greek(text)))
@@ -87,22 +92,3 @@ def formula(text: str) -> markupsafe.Markup:
     power = r"\^\(([^()]*)\)|\^(-?[\wα-ω]+(?:<sub>\w+</sub>)?)"
     raised = re.sub(power, lambda m: f"<sup>{(m.group(1) or m.group(2)).replace('-', '−')}</sup>", escaped)
     return markupsafe.Markup(raised)
-
-
-def _inline(svg: bytes, name: str, title: str) -> markupsafe.Markup:
-    """An SVG as part of the page: no prologue or metadata, ids of its own, width by the page."""
-    text = svg.decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\s(xmlns(:xlink)?|version)="[^"]*"', "", text)
-    mark = re.sub(r"\W", "_", name)
-    text = re.sub(r'\bid="', f'id="{mark}-', text)
-    text = re.sub(r"url\(#", f"url(#{mark}-", text)
-    text = re.sub(r'xlink:href="#', f'href="#{mark}-', text)
-    width = re.search(r'width="([\d.]+)pt"', text)
-    size = float(width.group(1)) if width else 600.0
-    head = re.sub(r'\s(width|height)="[\d.]+pt"', "", text[: text.index(">") + 1])
-    label = markupsafe.escape(f"{name}: {title}")
-    head = head.replace("<svg", f'<svg role="img" aria-label="{label}" style="max-width:{size * 1.45:.0f}px"', 1)
-    return markupsafe.Markup(head + text[text.index(">") + 1 :])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from analysis.check.approaches import Approach, Approaches
 from analysis.decide.allocate import Extrapolation, OpenDraws, Sensitivity, optimal
@@ -26,7 +27,7 @@ from analysis.show.approach_sentences import (
 )
 from analysis.show.numbers import interval, percent, short
 from analysis.show.numbers import loss as loss_text
-from analysis.show.report.headline import NO_FIT, NO_SEAL, behind, headline
+from analysis.show.report.headline import NO_FIT, NO_SEAL, behind, exponents, headline, warnings
 from analysis.show.sentences import count_word, sentence
 from analysis.show.workdir_summary import FIRST, DatasetSummary, Provenance, RunSummary, WorkdirSummary
 from analysis.table.seal import Entry, Forecast, Forecaster, Power, SealedCell
@@ -57,6 +58,7 @@ class LawSection:
     runs: int
     n: str
     beyond: str  # what intervals beyond the runs hold
+    data: str  # where its rows come from
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,6 @@ class DatasetSection:
     sentences: tuple[str, ...]
     law: LawSection | None
     main: LawSection | None
-    predictions: Predictions | None
     behind: str | None
     forecasts: Forecasts | None
     theory: EntropyCheck | None
@@ -246,11 +247,10 @@ def _dataset(summary: WorkdirSummary, part: DatasetSummary) -> DatasetSection:
     problems = [text for name, text in part.problems.items() if best is not None or name != "runs"]
     return DatasetSection(
         name=part.name,
-        unit=str(summary.unit(part.name)),
+        unit=_unit(summary, part),
         sentences=tuple(headline(summary, part).sentences),
-        law=None if best is None else _law(best),
-        main=None if main is None else _law(main),
-        predictions=None if main is None else predictions(main, part.entropy),
+        law=None if best is None else _law(part, best),
+        main=None if main is None else _law(part, main),
         behind=behind(part),
         forecasts=_forecasts(summary, part.name),
         theory=summary.theory(part.name),
@@ -265,18 +265,28 @@ def _dataset(summary: WorkdirSummary, part: DatasetSummary) -> DatasetSection:
     )
 
 
-def _law(fit: Fit) -> LawSection:
-    scheme = fit.card.scheme
+def _unit(summary: WorkdirSummary, part: DatasetSummary) -> str:
+    """Unit of the headline loss in words; empty where a table does not say it."""
+    main = part.main()
+    unit = summary.unit(part.name) if summary.runs or main is None else main.conventions.unit
+    return "" if unit is None else str(unit)
+
+
+def _law(part: DatasetSummary, fit: Fit) -> LawSection:
+    scheme, shown = fit.card.scheme, exponents(part, fit)
+    # compute-optimal tokens per parameter stand in the table of budgets, by the page's count of C
+    rows = [(name, shown[name], how, what) for name, _, how, what in tables.parameters(fit) if name in shown]
     beyond = "hold a term for the law being wrong there, the card's discrepancy"
     return LawSection(
         name=fit.law.name,
         formula=fit.law.formula,
         source=fit.law.source,
-        rows=tuple(ParameterRow(name, interval(cell), how, what) for name, cell, how, what in tables.parameters(fit)),
+        rows=tuple(ParameterRow(name, interval(cell), how, what) for name, cell, how, what in rows),
         level=percent(fit.level),
         scheme=f"{scheme.name}, {scheme.df:g} degrees of freedom: {sentence(scheme)}",
         runs=fit.data.rows,
         n=count_word(fit.conventions.n),
+        data=f"{Path(fit.data.source).name}, sha256 {fit.data.sha256}",
         beyond=beyond if fit.discrepancy.k > 0 else "hold only if the law does: the discrepancy is switched off",
     )
 
@@ -378,7 +388,7 @@ def _laws(part: DatasetSummary, n: str) -> tuple[LawRow, ...]:
             LawRow(
                 law=name,
                 formula=fit.law.formula,
-                params=tuple((k, interval(cell)) for k, cell in fit.intervals.items()),
+                params=tuple((k, interval(fit.intervals[k])) for k in fit.law.names),
                 rms=fit.card.objective.rms_log_residual,
                 p=fit.noise.lack_of_fit.p,
                 optima=len(optima),
@@ -419,7 +429,7 @@ def _warnings(part: DatasetSummary) -> tuple[WarningRow, ...]:
     fits_of: dict[tuple[str, str], list[str]] = {}
     for n, fits in part.fits.items():
         for law, fit in fits.items():
-            for w in fit.warnings:
+            for w in warnings(part, fit):
                 fits_of.setdefault((w.code, sentence(w)), []).append(f"{law}, N {count_word(n)}")
     return tuple(WarningRow(code.replace("_", " "), said, tuple(fits)) for (code, said), fits in fits_of.items())
 
@@ -436,7 +446,7 @@ def _noise(fit: Fit | None) -> tuple[tuple[str, str], ...]:
     if pure.sd is None:
         rows.append(("between seeds", "not measured: no two runs differ only in their seed"))
     else:
-        ends = [100 * pure.sd * math.sqrt(pure.df / stats.chi2.ppf(q, pure.df)) for q in (0.975, 0.025)]
+        ends = [100 * pure.sd * math.sqrt(pure.df / special.chdtri(pure.df, q)) for q in (0.025, 0.975)]
         text = f"{100 * pure.sd:.2g} % [{ends[0]:.2g}, {ends[1]:.2g}] (chi-squared, {pure.df} degrees of freedom)"
         rows.append(("between seeds, whatever the law", text))
     rows.append(("of a run about the law", _percent(noise.sigma_run, fit.sigma_run)))

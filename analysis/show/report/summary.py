@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis.check.diagnose import standing
 from analysis.show import workdir_summary
 from analysis.show.numbers import interval, percent
-from analysis.show.report.headline import NO_SEAL, headline, theory_sentence
+from analysis.show.report.headline import NO_SEAL, exponents, headline, theory_sentence
 from analysis.show.report.page import FILE
 from analysis.show.report.sections import predictions
 from analysis.show.sentences import count_word, sentence
@@ -17,8 +17,12 @@ from analysis.show.workdir_summary import DatasetSummary, WorkdirSummary
 WIDTH = 100
 
 
-def summary(workdir: str | Path) -> str:
+def summary(workdir: str | Path | WorkdirSummary, path: Path | None = None) -> str:
     """The end of a study in about 25 lines of at most 100 characters: law, prediction, forecasts, report.
+
+    Args:
+      workdir: the directory, or what was collected of it.
+      path: the report; by default ``report.html`` in the directory, if it is there.
 
     Raises:
       UserError: the directory holds no study and no run.
@@ -28,13 +32,15 @@ def summary(workdir: str | Path) -> str:
     for part in collected.datasets:
         lines += ["", *_dataset(collected, part)]
     scored = None if collected.score is None or not collected.score.datasets else sentence(collected.score)
-    lines += ["", "Sealed forecasts", *_wrap(scored or collected.problems.get("prediction") or NO_SEAL)]
+    if collected.runs:
+        lines += ["", "Sealed forecasts", *_wrap(scored or collected.problems.get("prediction") or NO_SEAL)]
     checks = {} if collected.entropy is None else collected.entropy.datasets
     if checks:
         said = [theory_sentence(part, checks[part.name]) for part in collected.datasets if part.name in checks]
         lines += ["", "Check against theory", *_wrap(" ".join(said))]
-    path = Path(workdir) / FILE
-    lines += ["", f"Report: {path}" if path.exists() else f"Report: not written yet (scaling report {workdir})"]
+    path = path or collected.workdir / FILE
+    missing = f"Report: not written yet (scaling report {collected.workdir})"
+    lines += ["", f"Report: {path}" if path.exists() else missing]
     return "\n".join(lines)
 
 
@@ -46,9 +52,10 @@ def _dataset(collected: WorkdirSummary, part: DatasetSummary) -> list[str]:
         f"{part.name}: {fit.law.formula}, N = {count_word(fit.conventions.n)} parameters, {fit.data.rows} runs, "
         f"{percent(fit.level)} intervals"
     )
-    known = standing(fit.law, fit.intervals, fit.warnings)
+    shown = exponents(part, fit)
+    known = standing(fit.law, shown, fit.warnings)
     lost = {name for name, how in known.items() if how == "no"}
-    cells = [f"{k} = {interval(c)}{'*' if k in lost else ''}" for k, c in fit.intervals.items()]
+    cells = [f"{k} = {interval(c)}{'*' if k in lost else ''}" for k, c in shown.items()]
     # a cell is one word while its line is filled
     filled = textwrap.wrap("   ".join(c.replace(" ", "\u00a0") for c in cells), WIDTH - 4, break_long_words=False)
     lines = [*textwrap.wrap(title, WIDTH), *(f"  {line}".replace("\u00a0", " ") for line in filled)]

@@ -1,9 +1,9 @@
 # %% [markdown]
-# # Fit the logs of any trainer
+# # Somebody else's runs
 #
-# `analysis` needs a table with N, D and loss and nothing else: no training run, no accelerator, no JAX. The table here
-# is drawn from a law whose coefficients are known, so that the intervals can be held against the truth. Put your own
-# CSV in its place. Open this file as a notebook with jupytext, or run it: `python notebooks/fit_a_table.py`.
+# `analysis` needs a table with N, D and loss and nothing else: no training run, no accelerator, no JAX. The table
+# here is drawn from a law whose coefficients are known, so that the intervals can be held against the truth. Put your
+# own CSV in its place; `scaling import` makes one of the logs of 18 other trainers.
 
 # %%
 import tempfile
@@ -30,12 +30,12 @@ path = Path(tempfile.mkdtemp()) / "runs.csv"
 pd.DataFrame(rows).to_csv(path, index=False)
 
 # %% [markdown]
-# The table may be a file or a DataFrame, with names and units of its own. Every parameter comes with its interval; the
-# summary says by which scheme, and what is wrong or unknowable about the fit.
+# The table may be a file or a DataFrame, with names and units of its own. Every parameter comes with its interval;
+# the summary says by which scheme, and what is wrong or unknowable about the fit.
 
 # %%
 names = {"N": "params", "D": "tokens_B", "loss": "val_loss"}
-runs = analysis.load(path, columns=names, units={"D": "B"})
+runs = analysis.load(pd.read_csv(path), columns=names, units={"D": "B"})
 fit = analysis.fit(runs)
 print(fit)
 
@@ -63,3 +63,14 @@ fit.plot()
 
 # %%
 print(compared(compare_approaches(runs, fit)))
+
+# %% [markdown]
+# Published runs come with the package, each with its source and licence. Here the models of Gadre et al. (2024) that
+# were trained on C4, and where their optimum lies beside published laws.
+
+# %%
+gadre = analysis.fit("reference:gadre")
+print(gadre.to_frame()[["value", "lo", "hi", "identified"]].round(3))
+
+# %%
+analysis.plots.optimum(gadre)

@@ -1,0 +1,100 @@
+"""What the cells of a study share that differ in seed only: counts, FLOPs and inputs, computed once for all seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scaling import count, data, families, naming, parts, settings
+from scaling.distill import Teacher
+from scaling.records.types import JSON, DataDescription, Parameters
+from scaling.records.unit import Unit
+from scaling.study import Cell, Study
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What cells share that differ in seed only.
+
+    Attributes:
+      parts, forward: training FLOPs by component, and forward FLOPs, per example. per_token: training FLOPs.
+      scores: attention scores per example of a training step.
+      unique: tokens of the source without a repeat. loss: predictions per example.
+      further: forward FLOPs per example of a teacher, no part of the others.
+      evaluated: loss tokens of the source per example, by which the evaluation set is measured.
+    """
+
+    config: dict[str, JSON]
+    spec: Mapping[str, int]
+    counts: Parameters
+    parts: Mapping[str, int]
+    forward: int
+    per_token: float
+    scores: float
+    units: dict[str, Unit]
+    counted: str
+    unique: int
+    loss: float
+    evaluated: float
+    further: int = 0
+
+
+class Shapes:
+    """The shapes of a study and descriptions of its data, each made once: a large study has many seeds."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        self.described = {name: source.describe() for name, source in study.sources.items()}
+        self.data = {name: DataDescription.of(described) for name, described in self.described.items()}
+        self._shapes: dict[tuple[int, int, str, parts.Freezing, Teacher | None], Shape] = {}
+        self._digests: dict[int, str] = {}
+
+    def of(self, cell: Cell) -> Shape:
+        """The shape of a cell, by the very objects of its configuration and recipe, which its study holds."""
+        key = id(cell.config), id(cell.recipe), cell.dataset, cell.freezing, cell.teacher
+        if key not in self._shapes:
+            self._shapes[key] = self._make(cell)
+        return self._shapes[key]
+
+    def digest(self, cell: Cell) -> str:
+        """The identity of a cell, by the very object, which its study or a child in it holds."""
+        if id(cell) not in self._digests:
+            evaluation = self.study.options.evaluation
+            self._digests[id(cell)] = naming.digest(cell, self.described, evaluation, self.digest)
+        return self._digests[id(cell)]
+
+    def flops(self, cell: Cell) -> int:
+        """Training FLOPs of a whole cell."""
+        return sum(self.of(cell).parts.values()) * cell.steps * cell.recipe.batch
+
+    def _make(self, cell: Cell) -> Shape:
+        components, source = cell.components, self.study.sources[cell.dataset]
+        spec, terms = cell.module.batch_spec(cell.config), families.terms(cell.module, cell.config)
+        fitted = next(iter(terms.values()))
+        trained = count.training_flops(components, cell.recipe.batch)
+        return Shape(
+            config=settings.fields_of(cell.config),
+            spec=spec,
+            counts=Parameters(**count.parameters(components)),
+            parts=trained,
+            forward=sum(count.forward_flops(components, cell.recipe.batch).values()),
+            per_token=sum(trained.values()) / spec["context"],
+            scores=count.training_scores(components),
+            units=families.units(cell.module, cell.config, self.study.options.evaluation.batch),
+            counted=families.counted(cell.module, cell.config),
+            unique=data.unique(source, spec),
+            loss=fitted.count or _loss_tokens(source, families.text(spec), fitted.share),
+            evaluated=fitted.count or _loss_tokens(source, families.text(spec), 1.0),
+            further=families.further(cell.module, cell.config),
+        )
+
+
+def _loss_tokens(source: Any, text: int, share: float) -> float:
+    """Predictions per example: ``share`` of its loss tokens; the mean if the source's examples differ."""
+    if hasattr(source, "loss_tokens"):
+        return share * source.loss_tokens(text)
+    mask = source.batch(np.zeros(1, np.int64), seed=0, context=text).get("mask")
+    return round(share * (text if mask is None else int(mask.sum())))
