@@ -292,20 +292,24 @@ def test_the_smoke_study_ends_with_the_same_bits_on_slurm_through_three_kinds_of
 def _lose(lab: Cluster, workdir: Path) -> None:
     """Preempts a job, kills the script of one, and the node of one, while their workers train."""
 
-    def a_job(running: int) -> list[str]:
-        """One of so many running jobs, once as many leases are held."""
+    def script(number: str) -> list[int]:
+        return processes(f"{lab.place}/spool", f"job{int(number):05d}/slurm_script")
+
+    def a_job(least: int, other_than: str = "") -> list[str]:
+        """A running job whose script lives, once so many run and as many leases are held."""
         found: list[list[str]] = []
 
         def working() -> bool:
-            found[:] = [job for job in jobs(lab) if job[2] == "RUNNING"]
-            return len(found) == running <= len(list(workdir.glob("runs/*/lease.json")))
+            running = [job for job in jobs(lab) if job[2] == "RUNNING" and script(job[0])]
+            found[:] = [job for job in running if job[0] != other_than]
+            return bool(found) and least <= min(len(running), len(list(workdir.glob("runs/*/lease.json"))))
 
         wait_until(working, 120, lab.report)
         return found[0]
 
-    lab.command("scontrol", "requeue", a_job(2)[0])
-    number = int(a_job(1)[0])  # the other one, or the first if it is back already
-    os.kill(processes(f"{lab.place}/spool", f"job{number:05d}/slurm_script")[0], signal.SIGKILL)
+    requeued = a_job(2)[0]
+    lab.command("scontrol", "requeue", requeued)
+    os.kill(script(a_job(1, requeued)[0])[0], signal.SIGKILL)
     lab.kill_node(a_job(1)[3], jobs=True)
     runs = [spec.run for each in read_study(workdir).programs for spec in each.runs]
     assert not all((workdir / "runs" / run / "result.json").exists() for run in runs)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 MIN_BATCHES = 3  # batches that must reach a loss to fit the law of its steps
 BLOCKS = 10  # blocks of metric rows left out in turn, since gradients of neighbouring steps are correlated
-NEAR = 0.5  # half-width in log step around a crossing, over which the loss is taken as a line
+NEAR = 0.5  # half-width in log step around a crossing, over which the loss is taken as a parabola
+PARABOLA = 10  # rows at least for one
 
 
 class NoiseScale(Value):
@@ -85,7 +86,8 @@ def noise_scale(rows: Iterable[StepRow], context: int, *, level: float = 0.95) -
 def steps_to(rows: Sequence[StepRow], loss: float) -> float | None:
     """Steps at which the training loss of a run passes ``loss``; None where it never does, or is below from the start.
 
-    Fits a line in log step to the rows near the crossing, to average out the noise of single rows.
+    Fits a parabola in log step to the rows near the crossing, to average out the noise of single rows (a line where
+    they are few): the bend of the curve in the window of a line moves the crossing by .1 % or so, all runs the same way.
     """
     step = np.array([row.step for row in rows], np.float64)
     y = np.array([row.loss for row in rows], np.float64)
@@ -96,8 +98,11 @@ def steps_to(rows: Sequence[StepRow], loss: float) -> float | None:
     if near.sum() < 3:
         near = np.zeros(len(step), bool)
         near[max(0, below[0] - 1) : below[0] + 2] = True
-    slope, at = np.polyfit(np.log(step[near]), y[near], 1)
-    crossing = math.exp((loss - at) / slope) if slope < 0 else math.inf
+    x = np.log(step[near] / step[below[0]])
+    fitted = np.polyfit(x, y[near], 2 if len(x) >= PARABOLA else 1)
+    fitted[-1] -= loss
+    roots = [root.real for root in np.roots(fitted) if root.imag == 0 and np.polyval(np.polyder(fitted), root.real) < 0]
+    crossing = float(step[below[0]]) * math.exp(min(roots, key=abs)) if roots else math.inf
     return crossing if step[0] < crossing < step[-1] else None
 
 
