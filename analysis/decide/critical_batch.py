@@ -87,7 +87,7 @@ def steps_to(rows: Sequence[StepRow], loss: float) -> float | None:
     """Steps at which the training loss of a run passes ``loss``; None where it never does, or is below from the start.
 
     Fits a parabola in log step to the rows near the crossing, to average out the noise of single rows (a line where
-    they are few): the bend of the curve in the window of a line moves the crossing by .1 % or so, all runs the same way.
+    they are few): the bend of the curve in the window of a line moves all crossings by .1 % or so.
     """
     step = np.array([row.step for row in rows], np.float64)
     y = np.array([row.loss for row in rows], np.float64)
