@@ -12,7 +12,10 @@ from references import NOT_HERE
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Every process that the suite starts shares one persistent cache, so that a shape compiles once."""
-    folder = os.environ.setdefault("SCALING_CACHE", str(tmp_path_factory.mktemp("xla")))
+    own = tmp_path_factory.getbasetemp()
+    cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "xla"  # several pytest processes: theirs
+    cache.mkdir(exist_ok=True)
+    folder = os.environ.setdefault("SCALING_CACHE", str(cache))
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

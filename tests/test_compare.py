@@ -12,11 +12,13 @@ from handmade import edited
 from refusals import refuses
 
 from analysis import laws
+from analysis.card import NotLinear, StemEffects
 from analysis.decide import compare, design
 from analysis.decide.compare import Member
 from analysis.fitting import fit
 from analysis.show.answers import pair as pair_words
 from analysis.show.answers import sentence
+from analysis.show.comparisons import comparison
 from analysis.table.runs import from_frame
 from scaling.cli import main
 from scaling.errors import Code
@@ -65,6 +67,16 @@ def test_the_three_verdicts(fits):
     assert difference.lo < equivalence[0] < equivalence[1]
     assert pair_words("a", pairs[0]).endswith(": equal within the margin (margin 0.1).")
     assert any("cannot tell (margin 0.1)" in pair_words("a", pair) for pair in pairs)
+
+
+def test_what_bears_on_a_fit_stands_beside_its_comparison(fits):
+    warnings = (NotLinear(size_log=0.2, expected_log=0.01), StemEffects(sd=0.1))
+    warned = replace(fits["two"], card=edited(fits["two"].card, warnings=warnings))
+    got = compare.compare([Member("one", fits["one"]), Member("two", warned)])
+    assert [member.of_fit for member in got.members] == [(), warnings[:1]]
+    said = [line for line in comparison(got) if line.startswith("two: ")]
+    assert said == [f"two: {sentence(warnings[0])}"]
+    assert decode(msgspec.json.encode(got), compare.Comparison, "") == got
 
 
 def test_a_tiny_difference_can_be_real_and_within_the_margin():

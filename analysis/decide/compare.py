@@ -22,7 +22,8 @@ import numpy as np
 from scipy import special
 
 from analysis import laws
-from analysis.card import SCHEMA, Interval, Value
+from analysis.card import SCHEMA, AnyWarning, Interval, Value
+from analysis.decide.allocate import CARRIED
 from analysis.decide.design import ExpectedPrecision, Prior, plan_targets
 from analysis.engine.frontier import cost_table, estimate_and_draws, optimum_along
 from analysis.fitting.below_zero import require_above
@@ -71,7 +72,8 @@ class LossName(Value):
 
 
 class ComparedMember(Value):
-    """A fit that was compared; ``n`` is its parameter count convention, ``rows`` its number of runs."""
+    """A fit that was compared; ``n`` is its parameter count convention, ``rows`` its number of runs, ``of_fit`` the
+    warnings of the fit that bear on whatever is read from it."""
 
     label: str
     law: str
@@ -79,6 +81,7 @@ class ComparedMember(Value):
     n: str | None
     loss: LossName
     rows: int
+    of_fit: tuple[AnyWarning, ...] = ()
 
 
 class Pair(Value):
@@ -294,6 +297,7 @@ def compare(
             n=m.fit.conventions.n,
             loss=LossName.of(m.fit),
             rows=m.fit.data.rows,
+            of_fit=tuple(w for w in m.fit.warnings if isinstance(w, CARRIED)),
         )
         for m in members
     )
