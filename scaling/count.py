@@ -55,24 +55,32 @@ class Component:
     part: str = ""
 
 
-def parameters(components: Iterable[Component]) -> dict[str, Any]:
-    """Parameter counts: total, nonembedding, trainable, active, nonembedding_active, and by group (``groups``)."""
+def parameters(components: Iterable[Component], zeros: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """Parameter counts: total, nonembedding, trainable, active, nonembedding_active, by group (``groups``), ``zeros``.
+
+    Args:
+      zeros: trained weights of the blocks that are pruned, and those of them that one token would use: left out of all
+        counts but those by group.
+    """
+    pruned, unused = zeros
     every = list(components)
     parts = [part for part in every if part.group != STATE]
     groups: dict[str, int] = {}
     for part in every:
         groups[part.group] = groups.get(part.group, 0) + part.parameters
     return {
-        "total": sum(groups.values()),
-        "nonembedding": sum(part.parameters for part in parts if part.group not in EMBEDDING_GROUPS),
-        "trainable": sum(part.parameters for part in parts if part.k == 6),
-        "active": sum(part.parameters if part.active is None else part.active for part in parts),
+        "total": sum(groups.values()) - pruned,
+        "nonembedding": sum(part.parameters for part in parts if part.group not in EMBEDDING_GROUPS) - pruned,
+        "trainable": sum(part.parameters for part in parts if part.k == 6) - pruned,
+        "active": sum(part.parameters if part.active is None else part.active for part in parts) - unused,
         "nonembedding_active": sum(
             part.parameters if part.active is None else part.active
             for part in parts
             if part.group not in EMBEDDING_GROUPS
-        ),
+        )
+        - unused,
         "groups": groups,
+        "zeros": pruned,
     }
 
 

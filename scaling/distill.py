@@ -118,6 +118,7 @@ def applied(family: ModuleType, how: Distill, teacher: Teacher) -> ModuleType:
     module = ModuleType(family.__name__)
     own = _Distilled(family, how, teacher)
     functions = {"init": own.init, "loss": own.loss, "terms": own.terms, "axes": own.axes, "frozen": own.frozen}
+    functions["beside"] = lambda config: (PART,)
     functions["weight_bits"] = lambda config: {PART: getattr(teacher.config, "weight_bits", 0)}
     vars(module).update({**vars(family), **functions, "further": lambda config: teacher.flops})
     return module

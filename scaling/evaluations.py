@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import msgspec
 
-from scaling import count, data, device, distill, families, inputs, parents, quantise
+from scaling import count, data, device, families, inputs, parents, quantise
 from scaling.checkpoint import Checkpoints
 from scaling.errors import Code, NewerVersion, UserError
 from scaling.records import Record, identity, read_typed, write_json
@@ -155,12 +155,12 @@ class Finished:
     def _answer(self, run: Run, question: Question) -> EvaluationRecord:
         trainer, manifest, begun = run.trainer, run.spec.manifest, time.perf_counter()
         parameters, quantisation = self._loaded(trainer.abstract["params"]), None
-        taught = {distill.PART} if manifest.distill else ()  # a family's own part of that name is kept
-        axes = {part: own for part, own in trainer.family.axes(trainer.config).items() if part not in taught}
+        beside = families.beside(trainer.family, trainer.config)
+        axes = {part: own for part, own in trainer.family.axes(trainer.config).items() if part not in beside}
         shapes = {part: trainer.abstract["params"][part] for part in axes}
         if question.bits:
-            student = {part: parameters[part] for part in axes}
-            parameters = {**parameters, **quantise.quantise(student, axes, question.bits)}
+            model = {part: parameters[part] for part in axes}
+            parameters = {**parameters, **quantise.quantise(model, axes, question.bits)}
         trained = getattr(trainer.config, "weight_bits", 0)  # to which every pass rounds them, also those of few bits
         if rounded := [bits for bits in (question.bits, trained) if bits]:
             quantisation = quantise.stored(shapes, axes, min(rounded))
@@ -180,7 +180,7 @@ class Finished:
             options=run.options.evaluation,
             dtype=dtype,
             quantisation=quantisation,
-            bytes=quantise.size_in_bytes(manifest.parameters.total, dtype, quantisation),
+            bytes=quantise.size_in_bytes(manifest.parameters.dense, dtype, quantisation),
             forward_flops=sum(flops.values()),
             headline=manifest.headline,
             terms=manifest.terms,

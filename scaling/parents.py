@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from scaling import adapt, distill, families, parts, settings
+from scaling import adapt, distill, families, parts, prune, settings
 from scaling.checkpoint import Checkpoints
 from scaling.errors import Code, UserError, closest
 from scaling.records import Manifest, Record, read_study
@@ -38,7 +38,8 @@ from scaling.settings import setting
 if TYPE_CHECKING:
     from scaling.study import Cell
 
-FIELDS = ("start", "freezing", "adaptation", "distillation")  # of a Cell: part of its identity only where they are set
+# Of a Cell: part of its identity only where they are set.
+FIELDS = ("start", "freezing", "adaptation", "distillation", "pruning")
 EVERY = "*"
 FAR = 0.05  # share by which a parent's D may differ from the one that is asked for, by rounding to whole steps
 
@@ -94,7 +95,7 @@ def _shapes(family: ModuleType, config: Any) -> Shapes:
 def _shapes_of(run: Cell | Outside) -> Shapes:
     """The shapes of a run's parameters. Raises UserError if those of another version are not known (UNKNOWN)."""
     if not isinstance(run, Outside):
-        return _shapes(run.module, run.config)
+        return _shapes(adapt.applied(families.load(run.family), run.adaptation), run.config)
     family = adapt.applied(families.load(run.manifest.family), _adapts(run))
     return _shapes(family, settings.read(family.Config, f"{run.run}.config", run.manifest.config))
 
@@ -122,8 +123,8 @@ def described(cell: Cell, digest: Callable[[Cell], str]) -> dict[str, JSON]:
     known = {id(each.parent): _known(each.parent, digest) for each in cell.start}
     start = {each.part: [each.source, known[id(each.parent)]] for each in cell.start}
     frozen, adapted = sorted(cell.freezing.frozen), adapt.record(cell.adaptation)
-    taught = {} if cell.distillation is None else settings.fields_of(cell.distillation)
-    fields = {"start": start, "frozen": frozen, "adapt": adapted, "distill": taught}
+    taught, pruned = ({} if how is None else settings.fields_of(how) for how in (cell.distillation, cell.pruning))
+    fields = {"start": start, "frozen": frozen, "adapt": adapted, "distill": taught, prune.FIELD: pruned}
     return {name: value for name, value in fields.items() if value}
 
 

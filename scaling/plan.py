@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from scaling import adapt, count, data, device, distill, families, lineage, naming, parents, recipe
+from scaling import adapt, count, data, device, distill, families, lineage, naming, parents, prune, recipe
 from scaling.errors import Code, NewerVersion, UserError
 from scaling.records import Record, identity, read_study, records, write_json
 from scaling.records.files import set_aside
@@ -29,12 +29,10 @@ from scaling.records.types import (
     Tokens,
 )
 from scaling.records.value import Value
-from scaling.shapes import Shape, Shapes
+from scaling.shapes import Shape, Shapes, state_bytes
 from scaling.speed import EVALUATION, REFERENCE, Speed
 from scaling.study import Cell, Study, stem_key
 
-# Bytes per parameter: itself, its gradient and two moments of the optimiser, in float32; itself alone if it is frozen.
-STATE_BYTES, FROZEN_BYTES = 16, 4
 # Share by which rounding to whole steps may change a requested D without a warning.
 FAR = 0.05
 # Number of sizes beyond the largest trained one in the ladder of study.json.
@@ -157,7 +155,7 @@ class Plan:
             parent_flops=manifest.parent_flops,
             flops=manifest.flops.training,
             six_nd=manifest.flops.six_nd,
-            state_bytes=_state_bytes(manifest),
+            state_bytes=state_bytes(manifest),
             seconds=seconds,
             cost=seconds / 3600 * self.price_per_hour,
         )
@@ -205,7 +203,8 @@ def make(study: Study, workdir: Path | None = None, speed: Speed = REFERENCE) ->
     programs = [(_program(shapes, cells, speed), cells[0]) for cells in groups.values()]
     seen, compiles = set(), {}
     for program, cell in sorted(programs, key=lambda pair: -pair[0].seconds):
-        shape = cell.family, cell.config, cell.recipe.batch, cell.freezing, cell.adaptation, cell.teacher
+        how = cell.freezing, cell.adaptation, cell.teacher, cell.pruning
+        shape = cell.family, cell.config, cell.recipe.batch, how
         compiles[program.program] = 0 if shape in seen else speed.compile  # only the first of a shape compiles
         seen.add(shape)
     factor = 1.0 if workdir is None else _correction(workdir, shapes, programs, speed)
@@ -319,11 +318,11 @@ def _ladder(cells: Sequence[Cell]) -> dict[str, tuple[LadderRow, ...]]:
 
 
 def _ladder_row(cell: Cell) -> LadderRow:
-    counts = count.parameters(cell.components)
+    counts = cell.counts
     return LadderRow(
         size=cell.size,
-        N_nonembedding=counts["nonembedding"],
-        N_total=counts["total"],
+        N_nonembedding=counts.nonembedding,
+        N_total=counts.total,
         flops_per_token=training_flops_per_token(cell),
         learning_rate=cell.recipe.learning_rate,
         batch=cell.recipe.batch,
@@ -423,6 +422,7 @@ def _manifest(shapes: Shapes, cell: Cell, place: _Placed) -> Manifest:
         frozen=cell.freezing.frozen,
         adapt=adapt.record(cell.adaptation),
         distill=distill.record(cell.distillation, cell.teacher),
+        prune=prune.record(cell.pruning, cell.module, cell.config),
         parameters=shape.counts,
         steps=place.steps,
         tokens=tokens,
@@ -450,11 +450,6 @@ def _tokens(shape: Shape, cell: Cell, steps: int) -> Tokens:
         unique=shape.unique,
         epochs=tokens / shape.unique,
     )
-
-
-def _state_bytes(manifest: Manifest) -> int:
-    counts, teacher = manifest.parameters, manifest.distill.get(distill.PART, {}).get("parameters", 0)
-    return counts.trainable * STATE_BYTES + (counts.total - counts.trainable + teacher) * FROZEN_BYTES
 
 
 def _example(shape: Shape, speed: Speed) -> float:
@@ -497,6 +492,8 @@ def _warnings(study: Study) -> list[str]:
             warnings.append(f"{dataset}: seeds at {replicated} sizes; noise is measured with 2 seeds at 2 sizes")
         if any(cell.tokens > data.unique(study.sources[dataset], _spec_of(cell)) for cell in cells):
             warnings.append(f"{dataset}: some D repeat the data; repeated data follow another law")
+        if len({cell.pruning for cell in cells}) > 1:
+            warnings.append(f"{dataset}: some cells are pruned otherwise than others: a law needs the column sparsity")
         stems = {(cell.size, cell.seed, cell.role == "holdout"): set() for cell in cells}
         for cell in cells:
             if cell.recipe.rule != "fixed" and cell.recipe.schedule == "wsd":

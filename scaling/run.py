@@ -16,7 +16,7 @@ import jax
 import msgspec
 import numpy as np
 
-from scaling import adapt, data, device, distill, distributed, drive, families, inputs, parents, recipe
+from scaling import adapt, data, device, distill, distributed, drive, families, inputs, parents, prune, recipe
 from scaling import mesh as meshes
 from scaling.blocks.execution import Execution
 from scaling.checkpoint import Checkpoints
@@ -62,9 +62,9 @@ def _trainer(
     family: str, config: str, rules: str, mesh_shape: str, chunk: int, how: str, freeze: str, added: str
 ) -> Trainer:
     """One trainer per shape and process. ``rules`` excludes traced fields, so that cells share trainers."""
-    adapted, distilled = json.loads(added)
+    adapted, distilled, pruned = json.loads(added)
     module = adapt.applied(families.load(family), adapt.read("adapt", adapted))
-    module = distill.from_record(module, distilled)
+    module = prune.applied(distill.from_record(module, distilled), prune.read(prune.FIELD, pruned))
     execution = Execution.from_dict(json.loads(how))
     shape, learned = module.Config(**json.loads(config)), recipe.Recipe(**json.loads(rules))
     mesh = json.loads(mesh_shape)
@@ -114,7 +114,7 @@ def shape_of(manifest: Manifest, options: Options) -> tuple[str, str, str, str, 
         options.chunk,
         canonical(options.execution),
         canonical(manifest.frozen),
-        canonical([manifest.adapt, manifest.distill]),
+        canonical([manifest.adapt, manifest.distill, manifest.prune]),
     )
 
 

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from scaling import count, data, families, naming, parts, settings
+from scaling import count, data, distill, families, naming, parts, prune, settings
 from scaling.distill import Teacher
-from scaling.records.types import JSON, DataDescription, Parameters
+from scaling.prune import Prune
+from scaling.records.types import JSON, DataDescription, Manifest, Parameters
 from scaling.records.unit import Unit
 from scaling.study import Cell, Study
+
+# Bytes per parameter: itself, its gradient and two moments of the optimiser, in float32; itself alone if it is frozen.
+STATE_BYTES, FROZEN_BYTES = 16, 4
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,12 @@ class Shapes:
         self.study = study
         self.described = {name: source.describe() for name, source in study.sources.items()}
         self.data = {name: DataDescription.of(described) for name, described in self.described.items()}
-        self._shapes: dict[tuple[int, int, str, parts.Freezing, Teacher | None], Shape] = {}
+        self._shapes: dict[tuple[int, int, str, parts.Freezing, Teacher | None, Prune | None], Shape] = {}
         self._digests: dict[int, str] = {}
 
     def of(self, cell: Cell) -> Shape:
         """The shape of a cell, by the very objects of its configuration and recipe, which its study holds."""
-        key = id(cell.config), id(cell.recipe), cell.dataset, cell.freezing, cell.teacher
+        key = id(cell.config), id(cell.recipe), cell.dataset, cell.freezing, cell.teacher, cell.pruning
         if key not in self._shapes:
             self._shapes[key] = self._make(cell)
         return self._shapes[key]
@@ -78,7 +82,7 @@ class Shapes:
         return Shape(
             config=settings.fields_of(cell.config),
             spec=spec,
-            counts=Parameters(**count.parameters(components)),
+            counts=cell.counts,
             parts=trained,
             forward=sum(count.forward_flops(components, cell.recipe.batch).values()),
             per_token=sum(trained.values()) / spec["context"],
@@ -90,6 +94,14 @@ class Shapes:
             evaluated=fitted.count or _loss_tokens(source, families.text(spec), 1.0),
             further=families.further(cell.module, cell.config),
         )
+
+
+def state_bytes(manifest: Manifest) -> int:
+    """Bytes of a run's parameters, gradients and moments, and of what lies beside its model."""
+    counts, teacher = manifest.parameters, manifest.distill.get(distill.PART, {}).get("parameters", 0)
+    frozen = counts.total - counts.trainable + teacher
+    trained = (counts.trainable + counts.zeros) * STATE_BYTES
+    return trained + frozen * FROZEN_BYTES + prune.state_bytes(manifest.prune)
 
 
 def _loss_tokens(source: Any, text: int, share: float) -> float:

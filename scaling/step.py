@@ -99,7 +99,8 @@ class Trainer:
         self._held = frozenset(freeze)  # by the study: nor does ``after`` change it
         self._frozen = {*families.frozen(family, config), *freeze}
         self.begins_with = families.begins_with(family, config)
-        own, shaped = self._trained(axes), self._trained(params)
+        self._descended = families.descended(family, config)
+        own, shaped = self._optimised(axes), self._optimised(params)
         self._optimizer = recipe.optimizer(rules, own, shaped, tied)
         self._multipliers = recipe.multipliers(own, shaped, rules, tied)
         self._decayed = recipe.decayed(own)
@@ -116,6 +117,10 @@ class Trainer:
     def _trained(self, tree: Mapping[str, Any]) -> Parameters:
         """The part of a tree, by top-level name, that belongs to parameters that are trained."""
         return {name: value for name, value in tree.items() if name not in self._frozen}
+
+    def _optimised(self, tree: Mapping[str, Any]) -> Parameters:
+        """The part of a tree that belongs to parameters that the optimiser moves."""
+        return {name: value for name, value in self._trained(tree).items() if name not in self._descended}
 
     def clock(self) -> float:
         """A clock in seconds that excludes the time that this trainer spends compiling."""
@@ -238,11 +243,11 @@ class Trainer:
             key = jax.random.fold_in(jax.random.key(1), number)
 
             def add(sums: tuple[Any, jax.Array], part: Any) -> tuple[Any, None]:
-                gradient = self._gradient(params, part, key)[1]
+                gradient = self._optimised(self._gradient(params, part, key)[1])
                 square = jnp.square(optax.tree.norm(gradient))
                 return (jax.tree.map(jnp.add, sums[0], gradient), sums[1] + square), None
 
-            zeros = (jax.tree.map(jnp.zeros_like, self._trained(params)), jnp.float32(0))
+            zeros = (jax.tree.map(jnp.zeros_like, self._optimised(params)), jnp.float32(0))
             numbered = {**_numbered(batch), **paced}
             (total, squares), _ = jax.lax.scan(add, zeros, _split(numbered, parts, self.together))
             return jnp.square(optax.tree.norm(total) / parts), squares / parts
@@ -281,7 +286,7 @@ class Trainer:
         params = self.family.init(key, self.config)
         return {
             "params": params,
-            "opt": self._optimizer.init(self._trained(params)),
+            "opt": self._optimizer.init(self._optimised(params)),
             "step": jnp.int32(0),
             "key": jax.random.key_data(key),
         }
@@ -309,8 +314,8 @@ class Trainer:
 
     def _step(self, state: State, batch: dict[str, jax.Array], rate: jax.Array, decay: jax.Array):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        loss, gradient, aux = self._backward(state["params"], batch, key)
-        trained = self._trained(state["params"])
+        loss, every, aux = self._backward(state["params"], batch, key)
+        gradient, trained = self._optimised(every), self._optimised(state["params"])
         direction, opt = self._optimizer.update(gradient, state["opt"], trained)
         updated = jax.tree.map(
             lambda p, d, scale, shrinks: p * (1 - decay * shrinks) - rate * scale * d,
@@ -322,6 +327,8 @@ class Trainer:
         for name, (low, high) in families.clamped(self.family, self.config).items():
             if name in updated:
                 updated[name] = jax.tree.map(lambda p, low=low, high=high: p.clip(low, high), updated[name])
+        for name in self._descended:
+            updated[name] = jax.tree.map(jnp.subtract, state["params"][name], every[name])
         params = self._after({**state["params"], **updated}, aux, key)
         new = {"params": params, "opt": opt, "step": state["step"] + 1, "key": state["key"]}
         return new, loss, optax.tree.norm(gradient)

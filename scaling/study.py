@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from scaling import adapt, count, data, distill, families, inputs, mesh, naming, parents, parts, recipe, settings
+from scaling import adapt, count, data, distill, families, inputs, mesh, naming, parents, parts, prune, recipe, settings
 from scaling.blocks.execution import Execution, using
 from scaling.errors import Code, UserError
 from scaling.records import ROLES, identity
-from scaling.records.types import JSON, EvaluationOptions, Options, Role
+from scaling.records.types import JSON, EvaluationOptions, Options, Parameters, Role
 from scaling.settings import setting
 
 BLOCK_KINDS = ("grid", "pairs", "isoflop")
@@ -121,13 +121,13 @@ def block(kind: str, dataset: str, sizes: Iterable[int], **fields: Any) -> Any:
       fields: tokens or budgets; seeds (default (0,)), role (fit), model and recipe (overrides for this block),
         init_from (the runs that its cells start from, by part: ``scaling.parents``), freeze (names of parts that are
         not trained), adapt (how they are tuned, if not in full: ``scaling.adapt``), distill (whom they learn from:
-        ``scaling.distill``).
+        ``scaling.distill``), prune (which weights become zero: ``scaling.prune``).
 
     Raises:
       UserError: blocks have no field of that name (UNKNOWN).
     """
     unset: dict[str, Any] = {"tokens": (), "budgets": (), "seeds": (0,), "role": "fit", "model": {}, "recipe": {}}
-    unset |= {"init_from": {}, "freeze": (), "adapt": {}, "distill": {}}
+    unset |= {"init_from": {}, "freeze": (), "adapt": {}, "distill": {}, "prune": {}}
     _require_fields("cells", fields, unset)
     return _dict(kind=kind, dataset=dataset, sizes=tuple(sizes), **{**unset, **fields})
 
@@ -147,6 +147,7 @@ class Cell:
       freezing: the parts that are not trained.
       adaptation: what is trained in their place; None: nothing.
       distillation: how it learns from a teacher, which is one of ``start``; None: not.
+      pruning: how its weights become zero; None: none do.
     """
 
     dataset: str
@@ -162,14 +163,15 @@ class Cell:
     freezing: parts.Freezing = parts.TRAINED
     adaptation: adapt.Adapt | None = None
     distillation: distill.Distill | None = None
+    pruning: prune.Prune | None = None
 
     @property
     def module(self) -> ModuleType:
-        """The family's module, adapted, and with its teacher."""
+        """The family's module, adapted, with its teacher, and pruned."""
         module = adapt.applied(families.load(self.family), self.adaptation)
-        if self.distillation is None or self.teacher is None:
-            return module
-        return distill.applied(module, self.distillation, self.teacher)
+        if self.distillation is not None and self.teacher is not None:
+            module = distill.applied(module, self.distillation, self.teacher)
+        return prune.applied(module, self.pruning)
 
     @property
     def teacher(self) -> distill.Teacher | None:
@@ -180,6 +182,11 @@ class Cell:
     def components(self) -> list[count.Component]:
         """The counted components of this cell's configuration."""
         return parts.components(self.module, self.config, self.freezing)
+
+    @property
+    def counts(self) -> Parameters:
+        """Its parameters."""
+        return Parameters(**count.parameters(self.components, families.zeros(self.module, self.config)))
 
     @functools.cached_property
     def asked(self) -> str:
@@ -459,6 +466,10 @@ class _Block:
                 remedy = "a teacher is a whole run; leave its part"
                 raise UserError(f"cells.{name}.{distill.ASKED}.part", teacher.part, remedy, Code.CONFLICT)
             self.init_from[distill.ASKED] = teacher
+        self.prune = prune.read(f"cells.{name}.prune", self.fields["prune"])
+        if self.prune is not None and (self.adapt is not None or self.fields["freeze"]):
+            remedy = "what is pruned is trained; give no adapt or freeze"
+            raise UserError(f"cells.{name}.prune", "with frozen parts", remedy, Code.CONFLICT)
 
     def cells(self) -> tuple[list[Cell], list[Rounding]]:
         """Every size at its D, for every seed; and what became of the D that were asked for."""
@@ -494,8 +505,10 @@ class _Block:
         if (again := recipe.resolve(self.recipe, parameters, exact, context)).batch == rules.batch:
             rules = again
         self._check_length(config, exact)
+        if self.prune is not None:
+            prune.check(f"cells.{self.name}.prune", self.prune, self.module, config, steps)
         place = self.dataset, self.chosen.family, size
-        role, how = self.fields["role"], (freezing, self.adapt, self.distill)
+        role, how = self.fields["role"], (freezing, self.adapt, self.distill, self.prune)
         cell = Cell(*place, config, rules, 0, role, steps, exact, (), *how)
         return cell, tokens
 

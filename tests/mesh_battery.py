@@ -23,7 +23,7 @@ import numpy as np
 import queue_family
 from test_families import CASES, FAMILIES, batch_of, small
 
-from scaling import adapt, mesh, objectives, recipe
+from scaling import adapt, mesh, objectives, prune, recipe
 from scaling.blocks import experts
 from scaling.checkpoint import Checkpoints
 from scaling.families import vq
@@ -172,6 +172,17 @@ def after() -> dict[str, Any]:
     return found
 
 
+def pruned() -> dict[str, Any]:
+    """Losses of a gpt that is pruned by movement, and the last mask of one weight, by mesh."""
+    module, config = small("gpt", layers=1)
+    family, found = prune.applied(module, prune.Prune(kind="movement")), {}
+    for shape in SHAPES[::3]:
+        _, state, run = train(family, config, shape)
+        mask = np.asarray(state["params"][prune.MASK]["stack"]["up"]).ravel()
+        found[name_of(shape)] = {"losses": run["losses"], "mask": mask.tolist()}
+    return found
+
+
 def write_table(cases: dict[str, Any], *, whole: bool) -> None:
     """Writes the collectives of the cases; unless they are the whole table, in the place of their own rows alone."""
     table = {} if whole else json.loads(TABLE.read_text())["cases"]
@@ -189,7 +200,7 @@ def main(folder: str, *, write: bool, few: bool, family: str) -> None:
     if write:
         write_table(out["cases"], whole=not family)
     if not family:
-        out |= closely(folder) | ({} if few else {"after": after()})
+        out |= closely(folder) | ({} if few else {"after": after(), "pruned": pruned()})
     print(json.dumps(out))
 
 

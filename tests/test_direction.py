@@ -16,7 +16,7 @@ LEVELS = [
     {"blocks", "objectives", "quantise"},
     {"families"},
     {"data", "mesh", "checkpoint"},
-    {"study", "step", "parents", "parts", "naming", "adapt", "distill"},
+    {"study", "step", "parents", "parts", "naming", "adapt", "distill", "prune"},
     {"plan", "shapes", "lineage", "run", "train", "drive", "evaluations"},
     {"worker"},
     {"status", "engines", "calibrate"},

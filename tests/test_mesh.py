@@ -77,6 +77,13 @@ def test_what_changes_after_the_step_is_alike_on_a_mesh_and_a_queue_has_the_orde
 
 
 @pytest.mark.system
+def test_the_same_weights_are_pruned_on_a_mesh(meshes):
+    alone, split = (meshes["pruned"][shape] for shape in ("1x1x1", "2x2x2"))
+    assert split["losses"] == pytest.approx(alone["losses"], rel=TOLERANCE["float32"])
+    assert split["mask"] == alone["mask"] and sum(alone["mask"]) == len(alone["mask"]) / 2
+
+
+@pytest.mark.system
 def test_no_more_is_sent_than_the_table_says(meshes):
     table = json.loads((Path(__file__).parent / "collectives.json").read_text())
     slack = 1.05 if table["jax"] == meshes["jax"] else 1.5  # another compiler may cut the work otherwise

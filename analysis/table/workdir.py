@@ -19,6 +19,8 @@ from scaling.records.files import damaged, exists
 from scaling.records.types import Evaluation, StudyRecord
 from scaling.records.unit import Unit
 
+SPARSITY, DENSE = "sparsity", "N_dense"  # columns of a data set that has pruned runs
+
 
 def load_workdir(workdir: Path, where: str | None, dataset: str | None, n: str, term: str | None) -> Runs:
     """The finished runs of one data set with the roles fit and seed; results of other runs are not opened.
@@ -216,7 +218,7 @@ def _unit(manifest: Manifest, term: str) -> Unit:
 def _row(run: str, manifest: Manifest, n: str, term: str | None = None) -> dict[str, Any]:
     """The columns of a run that its manifest gives: everything but its result."""
     counts, recipe, config = manifest.parameters, manifest.recipe, manifest.config
-    own = {name: getattr(counts, name) for name in counts.__struct_fields__ if name != "groups"}
+    own = {name: getattr(counts, name) for name in counts.__struct_fields__ if name not in ("groups", "zeros")}
     choices = own | counts.groups
     if n not in choices:
         raise UserError("n", n, f"is no count of these runs; {choose(n, choices)}", Code.UNKNOWN)
@@ -248,8 +250,17 @@ def _row(run: str, manifest: Manifest, n: str, term: str | None = None) -> dict[
         "width": config.get("width", config.get("d")),
         "depth": config.get("depth", config.get("layers")),
         "bits": config.get("weight_bits"),
+        **_sparse(manifest),
     }
     return {key: value for key, value in row.items() if value is not None}
+
+
+def _sparse(manifest: Manifest) -> dict[str, float]:
+    """What a pruned run adds: the share of its matrices' weights that is zero, and N with these."""
+    if not manifest.prune:
+        return {}
+    counts = manifest.parameters
+    return {SPARSITY: counts.zeros / manifest.prune["weights"], DENSE: float(counts.nonembedding + counts.zeros)}
 
 
 def _outcome(record: Record, term: str) -> Evaluation | Dropped:
@@ -276,4 +287,6 @@ def _frame(rows: list[dict[str, Any]]) -> Any:
     table = pd.DataFrame(rows)
     if len(table) == 0:
         return pd.DataFrame({name: [] for name in ("run", "N", "D", "C", "status")})
+    if SPARSITY in table:  # beside pruned runs, the others are dense
+        table[SPARSITY], table[DENSE] = table[SPARSITY].fillna(0.0), table[DENSE].fillna(table["N_nonembedding"])
     return table

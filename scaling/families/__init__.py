@@ -40,6 +40,11 @@ A family module has
                            makes the first parameters from those that are drawn or inherited; default: 0, and no call
     weight_bits(config)    optional: {top-level name: bits} of parts whose weights are rounded to other bits than the
                            config's ``weight_bits``
+    descended(config)      optional: top-level names of parameters that every step lowers by their gradient as it is,
+                           without rate, moments, clip or decay; default: none
+    beside(config)         optional: top-level names of parameters that are not of the model: a teacher, a mask
+    zeros(config)          optional: how many weights are zero at the end of training, which N leaves out, and how many
+                           of them one token would use; default: (0, 0)
     further(config)        optional: forward FLOPs per example of a model that is not its own, such as a teacher, which
                            neither N nor C counts; default: 0
     OBJECTIVES             optional: values of the Config's field ``objective``; tests run over them
@@ -213,6 +218,21 @@ def weight_bits(family: ModuleType, config: Any, part: str) -> int:
     """Bits to which every pass rounds the matrices of the blocks of a part; 0: they are not rounded."""
     others = family.weight_bits(config) if hasattr(family, "weight_bits") else {}
     return others.get(part, getattr(config, "weight_bits", 0))
+
+
+def descended(family: ModuleType, config: Any) -> tuple[str, ...]:
+    """Top-level names of the parameters that follow their gradient as it is."""
+    return family.descended(config) if hasattr(family, "descended") else ()
+
+
+def beside(family: ModuleType, config: Any) -> tuple[str, ...]:
+    """Top-level names of the parameters that are not of the model."""
+    return family.beside(config) if hasattr(family, "beside") else ()
+
+
+def zeros(family: ModuleType, config: Any) -> tuple[int, int]:
+    """Weights that are zero at the end of training, and those of them that one token would use."""
+    return family.zeros(config) if hasattr(family, "zeros") else (0, 0)
 
 
 def further(family: ModuleType, config: Any) -> int:

@@ -46,7 +46,10 @@ def _require_printable(*names: str) -> None:
 
 
 class Parameters(Value):
-    """Parameter counts of a configuration, see ``scaling.count.parameters``."""
+    """Parameter counts of a configuration, see ``scaling.count.parameters``.
+
+    ``zeros`` are pruned by the end of training. The other counts leave them out, but for those by group.
+    """
 
     total: Count
     nonembedding: Count
@@ -54,6 +57,12 @@ class Parameters(Value):
     active: Count
     nonembedding_active: Count
     groups: dict[str, Count]
+    zeros: Count = 0
+
+    @property
+    def dense(self) -> int:
+        """All parameters, also those that are pruned."""
+        return self.total + self.zeros
 
 
 class Tokens(Value):
@@ -166,6 +175,7 @@ class Manifest(Value, kw_only=True):
         part of ``flops``.
       frozen: parts that are not trained, besides those that the family never trains.
       distill: the teacher and the weights of its loss, see ``scaling.distill``; empty without one.
+      prune: which weights become zero and when, see ``scaling.prune``; empty if none do.
       adapt: how what is frozen is adapted, see ``scaling.adapt``; empty if it is not.
       terms: unit of each loss term; ``headline`` is the one that the laws are fitted to.
       environment: None until the run begins.
@@ -192,6 +202,7 @@ class Manifest(Value, kw_only=True):
     frozen: tuple[str, ...] = ()
     adapt: dict[str, JSON] = msgspec.field(default_factory=dict)
     distill: dict[str, JSON] = msgspec.field(default_factory=dict)
+    prune: dict[str, JSON] = msgspec.field(default_factory=dict)
     parameters: Parameters
     steps: Count
     tokens: Tokens
