@@ -193,13 +193,18 @@ def _leaves(family: ModuleType, config: Any) -> Mapping[Path, _Leaf]:
     """The weights that are pruned, by path."""
     shapes = jax.eval_shape(lambda: family.init(jax.random.key(0), config))
     still, found = families.frozen(family, config), {}
-    for path, names in flatten_dict(dict(family.axes(config))).items():
+    for path, names in _flat(family.axes(config)).items():
         if path[0] in still or not by_muon(names):
             continue
         shape = functools.reduce(lambda tree, key: tree[key], path, shapes).shape
         rows = [size for name, size in zip(names, shape) if name in ("layers", "experts")]
         found[path] = _Leaf(math.prod(rows), math.prod(shape) // math.prod(rows), names)
     return found
+
+
+def _flat(tree: Any) -> dict[Path, Any]:
+    """The leaves of a nested dictionary by path."""
+    return flatten_dict(dict(tree))
 
 
 class _Pruned:
@@ -211,7 +216,7 @@ class _Pruned:
     def init(self, key: jax.Array, config: Any) -> Parameters:
         """The family's parameters, a mask that hides nothing, and scores of zero."""
         parameters = self.family.init(key, config)
-        shapes = flatten_dict(dict(parameters))
+        shapes = _flat(parameters)
         paths = _leaves(self.family, config)
         mask = unflatten_dict({path: jnp.ones(shapes[path].shape) for path in paths})
         scores = {SCORE: jax.tree.map(jnp.zeros_like, mask)} if self.moving else {}
@@ -222,9 +227,9 @@ class _Pruned:
 
         The gradient with respect to a score is that with respect to the masked weight, times the weight.
         """
-        weights = flatten_dict({name: value for name, value in parameters.items() if name not in PARTS})
-        scores: Any = flatten_dict({SCORE: parameters[SCORE]}) if self.moving else {}
-        for path, mask in flatten_dict(parameters[MASK]).items():
+        weights = _flat({name: value for name, value in parameters.items() if name not in PARTS})
+        scores: Any = _flat({SCORE: parameters[SCORE]}) if self.moving else {}
+        for path, mask in _flat(parameters[MASK]).items():
             weight: Any = weights[path]
             weights[path] = weight * mask
             if self.moving:
@@ -255,8 +260,8 @@ class _Pruned:
         own: Any = {name: value for name, value in parameters.items() if name not in PARTS}
         if hasattr(self.family, "after"):
             own = self.family.after(own, {name: x_ for name, x_ in aux.items() if name != PROGRESS}, key, config)
-        share, weights, masks = aux[PROGRESS][0], flatten_dict(own), flatten_dict(parameters[MASK])
-        scores: Any = flatten_dict(parameters[SCORE]) if self.moving else {}
+        share, weights, masks = aux[PROGRESS][0], _flat(own), _flat(parameters[MASK])
+        scores: Any = _flat(parameters[SCORE]) if self.moving else {}
         over = share >= self.how.end
         for path, leaf in _leaves(self.family, config).items():
             weight, mask = weights[path], masks[path]

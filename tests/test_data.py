@@ -66,6 +66,7 @@ def sources(tmp_path_factory) -> dict[str, dict]:
         "zipf": {"source": "zipf"},
         "markov": {"source": "markov", "vocab": 8, "order": 2},
         "rhm": {"source": "rhm"},
+        "instructions": {"source": "instructions"},
         "scenes": {"source": "scenes"},
         "gaussian": {"source": "gaussian"},
     }
@@ -488,7 +489,9 @@ def test_llmc_header_alone_is_truncated(tmp_path):
 
 # load
 
-SOURCES = "arrayrecord, bin, gaussian, markov, parquet, prepared, rhm, scenes, stdlib, text, webdataset, zipf"
+SOURCES = (
+    "arrayrecord, bin, gaussian, instructions, markov, parquet, prepared, rhm, scenes, stdlib, text, webdataset, zipf"
+)
 
 
 @pytest.mark.parametrize(

@@ -302,6 +302,7 @@ def test_scenes_are_fast_enough():
         ("rhm", "split", 1, Code.INVALID, "2"),
         ("rhm", "depth", 0, Code.INVALID, "1"),
         ("rhm", "symbols", 1, Code.INVALID, "2"),
+        ("instructions", "noise", 0.0, Code.INVALID, "0"),
         ("scenes", "swap", 1.5, Code.INVALID, "1"),
         ("scenes", "noise", 200, Code.INVALID, "60"),
     ],

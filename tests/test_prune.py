@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
-from flax.traverse_util import flatten_dict
 from refusals import refuses
 from selection import mostly_system
 from test_families import COUNTED, MESH, all_terms, batch_of, initial, quick, small, trained
@@ -86,8 +85,8 @@ def test_every_matrix_has_the_zeros_of_the_schedule_and_what_is_lost_for_good_st
     leaves = prune._leaves(small("gpt")[0], trainer.config)
     assert {path[-1] for path in leaves} == set(MATRICES)
     for path, leaf in leaves.items():
-        masks = np.stack([flatten_dict(state[prune.MASK])[path].reshape(2, -1) for state in states])
-        weights = np.stack([flatten_dict(state)[path].reshape(2, -1) for state in states])
+        masks = np.stack([prune._flat(state[prune.MASK])[path].reshape(2, -1) for state in states])
+        weights = np.stack([prune._flat(state)[path].reshape(2, -1) for state in states])
         lost = [np.round(prune.schedule(how, jnp.float32(share)) * leaf.size) for share in SHARES]
         assert (masks[1:] == 0).sum(axis=2).tolist() == [[x, x] for x in lost]
         assert (weights[-1] == 0).sum(axis=1).tolist() == [round(0.55 * leaf.size)] * 2
@@ -185,7 +184,7 @@ def test_a_family_ends_with_as_many_zeros_as_it_counts_resumes_and_moves(name: s
     state, _ = trainer.chunk(found[1], rest, {key: np.roll(value, -5, 0) for key, value in batches.items()})
     assert leaf_hashes(state) == leaf_hashes(whole)
     parameters, first = jax.device_get(whole["params"]), jax.device_get(trainer.init(0)["params"])
-    weights = {path: flatten_dict(parameters)[path] for path in prune._leaves(module, config)}
+    weights = {path: prune._flat(parameters)[path] for path in prune._leaves(module, config)}
     assert sum(int((leaf == 0).sum()) for leaf in weights.values()) == families.zeros(family, config)[0] > 0
     for (path, old), (_, new) in zip(*map(jax.tree_util.tree_leaves_with_path, (first, parameters))):
         assert path[0].key in families.frozen(module, config) or (old != new).any(), jax.tree_util.keystr(path)
