@@ -26,12 +26,12 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from scaling.data._random import key, mix, uniform
 from scaling.errors import Code, UserError
+from scaling.records.types import JSON
 from scaling.settings import check, require_known, setting
 
 _TRAIN, _EVALUATE = 1, 2
@@ -103,7 +103,7 @@ class Instructions:
             return answer
         return (math.log(len(c.tasks)) + c.symbols * (math.log(c.vocabulary) + answer)) / self.block
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, JSON]:
         world = asdict(self.config)
         text = json.dumps({"source": "instructions", "version": 1, **world}, sort_keys=True)
         return {
@@ -157,7 +157,7 @@ class Instructions:
         tokens, _ = self._draw(key(self.config.world, _TRAIN, seed), np.asarray(indices, np.int64), context)
         return {"tokens": tokens, "mask": np.tile(self._mask(context), (len(tokens), 1))}
 
-    def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, Any]:
+    def evaluation(self, context: int, limit_tokens: int | None = None) -> dict[str, np.ndarray | list[str]]:
         mask, count = self._mask(context), DOCUMENT * DOCUMENTS
         if limit_tokens is not None:
             count = max(1, min(count, -(-limit_tokens // max(1, int(mask.sum())))))
