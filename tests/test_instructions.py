@@ -31,7 +31,7 @@ def world(**fields: Any) -> Instructions:
 @pytest.mark.parametrize("loss", ["answer", ALL])
 def test_answers_are_what_the_tasks_make_of_the_prompts_and_cost_their_entropy(loss: str):
     source = world(loss=loss, tasks=("sort", "reverse", "next"), symbols=4, vocabulary=7, noise=0.2)
-    found = source.evaluation(20, 40_000)
+    found: Any = source.evaluation(20, 40_000)
     blocks = found["tokens"][:, 1:].reshape(-1, 10)
     task, x, marker, y = blocks[:, 0] - 7, blocks[:, 1:5], blocks[:, 5], blocks[:, 6:]
     assert (found["tokens"][:, 0] == source.vocab - 1).all() and (marker == 7 + len(TASKS)).all()

@@ -101,7 +101,9 @@ def test_the_accounts_of_kaplan_differ_as_the_head_says(monkeypatch, tmp_path):
     assert last.value == pytest.approx(0.5, abs=0.05) and lo < last.value < hi
 
 
-@pytest.mark.parametrize("name", ["lr_transfer", "wsd_equals_cosine", "kaplan_to_chinchilla", "critical_batch"])
+@pytest.mark.parametrize(
+    "name", ["lr_transfer", "wsd_equals_cosine", "kaplan_to_chinchilla", "critical_batch", "transfer"]
+)
 def test_an_experiment_without_runs_is_one_line(name, tmp_path, monkeypatch, capsys):
     module = importlib.import_module(f"experiments.{name}")
     monkeypatch.setattr("sys.argv", [name, f"--workdir={tmp_path}"])
