@@ -335,6 +335,7 @@ KINDS: dict[str, Strike] = {
     "result.json cut short": damage("runs/*/result.json", cut),
     "result.json.sha256 cut short": damage("runs/*/result.json.sha256", cut),
     "study.json cut short": damage("study.json", cut),
+    "bit of study.json": damage("study.json", flip),
     "checkpoint cut short": damage(ARRAYS, cut),
     "bit of a checkpoint": damage(ARRAYS, flip),
     "bit of a checkpoint's hashes": damage("runs/*/checkpoints/*.json", flip),
@@ -344,4 +345,4 @@ KINDS: dict[str, Strike] = {
     "checkpoint's hashes lost": damage("runs/*/checkpoints/*.json", lose),
     "all checkpoints lost": damage("runs/*/checkpoints", lose),
 }
-OF_THE_TRAINER = tuple(name for name in KINDS if "checkpoint" in name or name == "study.json cut short")
+OF_THE_TRAINER = tuple(name for name in KINDS if "checkpoint" in name or "study.json" in name)

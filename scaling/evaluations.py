@@ -33,7 +33,7 @@ from scaling.records.types import (
     Result,
     RunSpec,
 )
-from scaling.run import Run, source_of
+from scaling.run import Run, configuration, source_of
 
 FOLDER = "evaluations"
 
@@ -92,8 +92,7 @@ class Finished:
     def causal(self) -> bool:
         """Whether the headline loss is given by position."""
         manifest = self.spec.manifest
-        family = families.load(manifest.family)
-        return families.terms(family, family.Config(**manifest.config))[manifest.headline].causal
+        return families.terms(families.load(manifest.family), configuration(manifest))[manifest.headline].causal
 
     def check(self, question: Question) -> None:
         """Checks that the question can be asked of this run; nothing is computed or written.
@@ -138,18 +137,19 @@ class Finished:
     def _run(self, question: Question) -> Run:
         """The run with the data and the dtype of the question, and a mesh that this machine has."""
         program, manifest = self.program, self.spec.manifest
-        config = {**manifest.config, "dtype": question.dtype or manifest.config["dtype"]}
+        if question.dtype:
+            manifest = msgspec.structs.replace(manifest, config={**manifest.config, "dtype": question.dtype})
         if question.data is not None:
             program = msgspec.structs.replace(program, data=data.resolve(question.data))
             source, family = source_of(program), families.load(manifest.family)
-            _require_alike(question.dataset, source, source_of(self.program), family, family.Config(**config))
+            _require_alike(question.dataset, source, source_of(self.program), family, configuration(manifest))
             description = DataDescription.of(source.describe())
             manifest = msgspec.structs.replace(manifest, data=description, dataset=question.dataset)
         options = program.options
         if math.prod(options.mesh.values()) > jax.device_count():
             options = msgspec.structs.replace(options, mesh=dict.fromkeys(options.mesh, 1))
         program = msgspec.structs.replace(program, options=options)
-        spec = msgspec.structs.replace(self.spec, manifest=msgspec.structs.replace(manifest, config=config))
+        spec = msgspec.structs.replace(self.spec, manifest=manifest)
         return Run(spec, program, self.workdir)
 
     def _answer(self, run: Run, question: Question) -> EvaluationRecord:
@@ -166,7 +166,7 @@ class Finished:
             quantisation = quantise.stored(shapes, axes, min(rounded))
         evaluation, dtype = run.evaluate({"params": parameters}), trainer.config.dtype
         planned, result = self.spec.manifest, self._result
-        own = manifest.data == planned.data and self.step == result.steps and dtype == planned.config["dtype"]
+        own = manifest.data == planned.data and self.step == result.steps and dtype == configuration(planned).dtype
         components = trainer.family.components(trainer.config)
         flops = count.forward_flops(components, run.options.evaluation.batch)
         return EvaluationRecord(

@@ -14,7 +14,7 @@ import numpy as np
 
 from scaling import adapt, count, data, device, distill, families, lineage, naming, parents, prune, recipe
 from scaling.errors import Code, NewerVersion, UserError
-from scaling.records import Record, identity, read_study, records, write_json
+from scaling.records import Record, identity, read_study, records, write_study
 from scaling.records.files import set_aside
 from scaling.records.order import in_order
 from scaling.records.types import (
@@ -243,7 +243,7 @@ def write(plan: Plan, workdir: Path) -> None:
     if not intact:
         with contextlib.suppress(FileNotFoundError):  # another launcher was faster
             set_aside(path)
-    write_json(path, plan.record())
+    write_study(workdir, plan.record())
 
 
 def _readable(record: Record) -> Manifest | None:

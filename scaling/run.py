@@ -16,7 +16,7 @@ import jax
 import msgspec
 import numpy as np
 
-from scaling import adapt, data, device, distill, distributed, drive, families, inputs, parents, prune, recipe
+from scaling import adapt, data, device, distill, distributed, drive, families, inputs, parents, prune, recipe, settings
 from scaling import mesh as meshes
 from scaling.blocks.execution import Execution
 from scaling.checkpoint import Checkpoints
@@ -66,13 +66,24 @@ def _trainer(
     module = adapt.applied(families.load(family), adapt.read("adapt", adapted))
     module = prune.applied(distill.from_record(module, distilled), prune.read(prune.FIELD, pruned))
     execution = Execution.from_dict(json.loads(how))
-    shape, learned = module.Config(**json.loads(config)), recipe.Recipe(**json.loads(rules))
+    shape = _configuration(family, config)
+    learned = settings.read(recipe.Recipe, "manifest.recipe", json.loads(rules))
     mesh = json.loads(mesh_shape)
     own = sum(training_flops(module.components(shape), learned.batch).values())
     flops = learned.batch * (own + families.further(module, shape))
     peak = device.peak(jax.devices()[0].device_kind)
     steps = device.steps_at_once(chunk, flops / math.prod(mesh.values()), peak)
     return Trainer(module, shape, learned, mesh, steps, execution, json.loads(freeze))
+
+
+@functools.cache
+def _configuration(family: str, config: str) -> Any:
+    return settings.read(families.load(family).Config, "manifest.config", json.loads(config))
+
+
+def configuration(manifest: Manifest) -> Any:
+    """The family's ``Config`` of a run. Raises UserError if the manifest holds none (INVALID, UNKNOWN)."""
+    return _configuration(manifest.family, canonical(manifest.config))
 
 
 @functools.cache

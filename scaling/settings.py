@@ -99,8 +99,12 @@ def fields_of(value: Any) -> dict[str, Any]:
 
     Like ``dataclasses.asdict`` without its copies, which take long.
     """
-    later, found = _later(type(value)), {name: getattr(value, name) for name in value.__dataclass_fields__}
-    return {name: held for name, held in found.items() if name not in later or held != later[name]}
+    kind, held = type(value), vars(value)
+    found = {name: held[name] for name in kind.__dataclass_fields__}
+    for name, default in _later(kind).items():
+        if found[name] == default:
+            del found[name]
+    return found
 
 
 @functools.cache

@@ -190,8 +190,9 @@ class _ProgramLook:
     def share(self) -> float:
         """Share of the program's FLOPs that is done, from the records or from its worker, whichever is more."""
         total = self.program.flops
-        if all(run.settled for run in self.runs) or not total:
-            return 1.0 if all(run.settled for run in self.runs) else 0.0
+        settled = all([run.state in SETTLED for run in self.runs])
+        if settled or not total:
+            return 1.0 if settled else 0.0
         recorded = sum(run.spec.flops * run.share for run in self.runs)
         reported = self.lease.progress.flops if self.lease is not None and self.lease.progress is not None else 0
         return min(1.0, max(recorded, reported) / total)

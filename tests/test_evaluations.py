@@ -398,6 +398,16 @@ def test_a_lost_or_damaged_checkpoint_is_one_line(copy: Path, finished: Path):
     refused(Code.DAMAGED, "run", copy, f"--run={specs(copy)[2][1].run}")
 
 
+def test_a_configuration_that_is_none_is_one_line(copy: Path):
+    text = (copy / "study.json").read_text()
+    (copy / "study.json").write_text(
+        re.sub(r'"sha256": "\w+"\n}\n$', '"sha256": null\n}\n', text.replace('"width": 8', '"width": "8"'))
+    )
+    refused(Code.INVALID, "manifest.config.width", copy)
+    (copy / "study.json").write_text(text.replace('"width": 8', '"width": 9'))
+    refused(Code.DAMAGED, "file", copy)
+
+
 def test_data_of_the_study_by_its_name_and_changed_data(copy: Path):
     program, spec = specs(copy)[1]
     code, out, _ = cli(f"--workdir={copy}", f"--run={spec.run}", "--data=known", "--json")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -383,6 +384,30 @@ def test_a_damaged_study_is_planned_again_and_the_old_one_kept(tiny, tmp_path: P
     torn(tmp_path / "study.json")
     with refuses(Code.CONFLICT, "workdir"):
         plans.write(plan, tmp_path)
+
+
+def test_a_study_of_which_a_bit_is_another_trains_nothing_and_is_written_again(tiny, tmp_path: Path):
+    plan = plans.make(studies.resolve(tiny()), None)
+    plans.write(plan, tmp_path)
+    path = tmp_path / "study.json"
+    held, where = path.read_bytes(), []
+    assert read_study(tmp_path) == plan.record()
+    rng = random.Random(0)
+    for _ in range(200):
+        content = bytearray(held)
+        at = rng.randrange(len(content))
+        content[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        with refuses(Code.DAMAGED, "file", path) as caught:
+            read_study(tmp_path)
+        where += [at] if caught.value.problem == "differs from its hash" else []
+    assert len(where) > 20  # the others are no JSON, or of another type
+    with refuses(Code.DAMAGED, "file", path):
+        Worker(tmp_path, Settings())
+    plans.write(plan, tmp_path)
+    assert path.read_bytes() == held
+    write_json(path, plan.record())  # as an older version did: nothing is known of it
+    assert read_study(tmp_path) == plan.record()
 
 
 def test_a_launcher_that_died_or_was_slower_leaves_the_study_to_the_next(tiny, tmp_path: Path, monkeypatch):

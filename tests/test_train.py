@@ -24,12 +24,13 @@ from refusals import refuses
 from scaling import data, plan, study, train
 from scaling import run as runs
 from scaling.checkpoint import Checkpoints, leaf_hashes
-from scaling.errors import Code
+from scaling.errors import Code, UserError
 from scaling.evaluate import term_summary
 from scaling.records import Record, canonical, records, schema, write_json
 from scaling.records.types import StepRow
 
 ROOT = Path(__file__).parents[1]
+ODD: tuple[Any, ...] = (None, True, -1, 1.5, "x", [], [[1]], {}, {"a": {}})
 
 
 def prepare(config, workdir: Path):
@@ -302,6 +303,27 @@ def test_other_data_than_planned_is_refused(tiny, tmp_path):
     with refuses(Code.CHANGED, "data"):
         go(handmade.edited(program, data={**program.data, "world": 5}), tmp_path)
     assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize("field", ["config", "recipe", "adapt", "distill", "frozen"])
+def test_what_a_manifest_cannot_mean_is_a_refusal(field: str, tiny, tmp_path: Path):
+    """Of a study without a hash: each value, and the whole, as something else. No traceback, and no attempt."""
+    (program,) = prepare(tiny(), tmp_path)
+    spec, refused = program.runs[0], set()
+    held = msgspec.to_builtins(getattr(spec.manifest, field))
+    inside = [{**held, name: other} for name in held for other in ODD] if isinstance(held, dict) else []
+    for value in (*inside, *({**held, "colour": other} for other in ODD if isinstance(held, dict)), *ODD):
+        written = {**msgspec.to_builtins(spec.manifest), field: value}
+        try:
+            manifest = msgspec.convert(written, type(spec.manifest), strict=True)
+        except msgspec.ValidationError:
+            continue  # it is not read
+        one = handmade.edited(program, runs=(handmade.edited(spec, manifest=manifest),))
+        try:
+            runs.Run(one.runs[0], one, tmp_path).batches(0, 1)
+        except UserError as error:
+            refused.add(error.code)
+    assert refused & {Code.INVALID, Code.UNKNOWN} or field == "frozen"
 
 
 def test_a_mesh_that_does_not_fit_is_refused(tiny, tmp_path):

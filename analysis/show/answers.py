@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from analysis import laws
 from analysis.decide import allocate, compare, entropy, forecast, next_cells, one_variable, spending
-from analysis.decide.design import ExpectedPrecision, Prior
+from analysis.show import precision_sentences
 from analysis.show.numbers import interval, loss, plural, span
 from analysis.show.sentences import count_word, sentence
 from analysis.table import seal
@@ -276,23 +275,5 @@ def _(_: next_cells.RoughHalfWidths) -> str:
     return "the fit is not identified in full: half-widths by linearisation are rough; fit again after each list"
 
 
-@sentence.register
-def _(expected: ExpectedPrecision) -> str:
-    """Half-widths that a plan's cells can be expected to give."""
-    if expected.too_few:
-        return "too few runs to fit the law at all"
-    widths = {name: width for name, width in expected.half_widths.items() if width is not None}
-    floor = laws.get(expected.prior.law).floor
-    listed = ", ".join(f"{k} ±{width:.2g}{' of itself' if k == floor else ''}" for k, width in widths.items())
-    a = widths["a"]
-    unknown = "" if expected.identifies_a else " or more: a is not identified"
-    return f"{listed}; it cannot tell a = 0.50 from {0.5 + a:.2f}{unknown}"
-
-
-@sentence.register
-def _(prior: Prior) -> str:
-    listed = ", ".join(f"exponent of {column} {e:g}" for column, e in prior.exponents.items())
-    return (
-        f"prior: {prior.law} with {listed}, each term {prior.share:.0%} of the floor at the centre of the cells; noise "
-        f"{prior.noise:.2%} a run, half of its variance shared by a stem"
-    )
+sentence.register(precision_sentences.half_widths)
+sentence.register(precision_sentences.prior_words)

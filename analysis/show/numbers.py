@@ -106,11 +106,8 @@ def aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
     numbers = [all(map(_NUMBER.fullmatch, column)) and len(column) > 0 for column in zip(*rows[1:])]
     numbers = numbers or [False] * len(widths)
-    lines = []
-    for row in rows:
-        cells = (text.rjust(width) if right else text.ljust(width) for text, width, right in zip(row, widths, numbers))
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    pads = [str.rjust if right else str.ljust for right in numbers]
+    return ["  ".join([pad(text, width) for pad, text, width in zip(pads, row, widths)]).rstrip() for row in rows]
 
 
 def greek(text: str) -> str:

@@ -112,6 +112,7 @@ def _is_power_law(law: tuple[Any, ...]) -> bool:
 
 
 TRACED = names(Recipe, "traced")
+_TUPLES = {name for name, field in Recipe.__dataclass_fields__.items() if isinstance(field.default, tuple)}
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -139,7 +140,10 @@ RECIPES: dict[str, Recipe] = {
 
 def record(recipe: Recipe) -> dict[str, Any]:
     """The fields as JSON values, except those with ``later`` set that have their default."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields_of(recipe).items()}
+    found = fields_of(recipe)
+    for name in _TUPLES & found.keys():
+        found[name] = list(found[name])
+    return found
 
 
 def static(recorded: Mapping[str, Any]) -> Mapping[str, Any]:

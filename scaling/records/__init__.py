@@ -43,6 +43,7 @@ ROLES: tuple[str, ...] = get_args(Role)
 AGAIN = "`scaling run --retry_failed` keeps it aside and trains the run again"
 HASH = "result.json.sha256"
 MOST_ROWS, MOST_CELLS = 2**30, 2**32  # bytes of metrics.jsonl, and of study.json: 100,000 cells have some 2**29
+_NO_HASH = b'"sha256": null\n}\n'  # the end of study.json before it has one
 RESTORED = "`scaling run` writes it again from study.json; import the run again if it was imported"
 EventRow = TypeVar("EventRow", bound=Row)
 
@@ -61,6 +62,7 @@ __all__ = [
     "records",
     "write_atomic",
     "write_json",
+    "write_study",
 ]
 
 _rows = msgspec.json.Decoder(AnyRow)
@@ -211,12 +213,32 @@ def read_study(workdir: str | os.PathLike[str]) -> StudyRecord:
     """Reads study.json of a work directory.
 
     Raises:
-      UserError: the file is missing (MISSING), or is not a study of this version (DAMAGED).
+      UserError: the file is missing (MISSING), is not a study of this version, or differs from its hash (DAMAGED).
     """
     try:
-        again = "run the study again with --config"
-        return read_typed(Path(workdir) / "study.json", StudyRecord, remedy=again, most=MOST_CELLS)
+        path, again = Path(workdir) / "study.json", "run the study again with --config"
+        study = read_typed(path, StudyRecord, remedy=again, most=MOST_CELLS, check=_differs_from_hash)
+        return msgspec.structs.replace(study, sha256=None)
     except FileNotFoundError:
         problem = "holds no study.json"
         remedy = f"{problem}; give the work directory of a study"
         raise UserError("workdir", workdir, remedy, Code.MISSING, problem=problem) from None
+
+
+def write_study(workdir: str | os.PathLike[str], study: StudyRecord) -> None:
+    """Writes study.json, atomically. Its last field is the hash of all that precedes it.
+
+    Manifests are written again from it, and workers train what it says: a bit of it must not go unnoticed.
+    """
+    content = to_json(study).encode()
+    covered = content[: -len(_NO_HASH)]
+    hashed = f'"sha256": "{hashlib.sha256(covered).hexdigest()}"\n}}\n'.encode()
+    write_atomic(Path(workdir) / "study.json", covered + hashed)
+
+
+def _differs_from_hash(content: bytes, study: StudyRecord) -> str | None:
+    """What is wrong with a study.json that has a hash; nothing is known of one without."""
+    if study.sha256 is None:
+        return None
+    covered = memoryview(content)[: -len(f'"sha256": "{study.sha256}"\n}}\n')]
+    return None if hashlib.sha256(covered).hexdigest() == study.sha256 else "differs from its hash"

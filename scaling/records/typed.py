@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -45,7 +45,13 @@ def read_json(path: str | os.PathLike[str], remedy: str = RESTORE) -> Any:
 
 
 def read_typed(
-    path: str | os.PathLike[str], kind: type[T], *, field: str = "file", remedy: str = RESTORE, most: int = MOST
+    path: str | os.PathLike[str],
+    kind: type[T],
+    *,
+    field: str = "file",
+    remedy: str = RESTORE,
+    most: int = MOST,
+    check: Callable[[bytes, T], str | None] = lambda content, value: None,
 ) -> T:
     """Reads a JSON file as a value of a msgspec type. Missing, unknown and mistyped fields are errors.
 
@@ -55,6 +61,7 @@ def read_typed(
       field: the name of the file to the user, such as a flag, for the message.
       remedy: what to do about a damaged file, for the message.
       most: bytes that the file may have.
+      check: what else is wrong with its content and value, if anything.
 
     Raises:
       FileNotFoundError: the file does not exist.
@@ -64,7 +71,10 @@ def read_typed(
     key = os.fspath(path), kind
     if _once is not None and key in _once:
         return _once[key]
-    value = decode(read_bytes(path, most), kind, path, field=field, remedy=remedy)
+    content = read_bytes(path, most)
+    value = decode(content, kind, path, field=field, remedy=remedy)
+    if (problem := check(content, value)) is not None:
+        raise damaged(path, problem, remedy, field)
     if _once is not None:
         _once[key] = value
     return value

@@ -504,6 +504,7 @@ class StudyRecord(Value, kw_only=True):
       datasets: configuration of each source. ladder: sizes of the ladder, by dataset.
       tuned: the fit of each recipe file that cells use, by the file's identity.
       price_per_hour: of one device, in any currency; 0 if the study names none.
+      sha256: of the file up to this field, see ``records.write_study``; None once read, and in files without.
     """
 
     schema: Literal[2] = SCHEMA
@@ -514,6 +515,7 @@ class StudyRecord(Value, kw_only=True):
     tuned: dict[str, dict[str, JSON]] = msgspec.field(default_factory=dict)
     price_per_hour: Amount = 0.0
     programs: tuple[ProgramSpec, ...]
+    sha256: Hash | None = None
 
     def __post_init__(self) -> None:
         _require_printable(self.name, *self.datasets, *(program.shape for program in self.programs))

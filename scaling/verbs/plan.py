@@ -144,14 +144,14 @@ def expected_precision(study_plan: Plan, simulate: int = 0, noise: float = NOISE
 def _print_precision(expected: dict[str, ExpectedPrecision]) -> None:
     if not expected:
         return
-    from analysis.show.answers import sentence
     from analysis.show.numbers import percent
+    from analysis.show.precision_sentences import half_widths, prior_words
 
     first = next(iter(expected.values()))
     intervals = f"{percent(first.level)} intervals from a fit to these cells"
-    print(f"\nexpected half-widths of the {intervals} ({sentence(first.prior)})")
+    print(f"\nexpected half-widths of the {intervals} ({prior_words(first.prior)})")
     for dataset, precision in expected.items():
-        print(f"  {dataset}: {sentence(precision)}")
+        print(f"  {dataset}: {half_widths(precision)}")
         for name, drawn in (precision.simulated or {}).items():
             simulated = f"by simulation ±{drawn.half_width:.2g}, RMSE {drawn.rmse:.2g}, covered {drawn.cover:.0%}"
             print(f"    {name}: {simulated}")

@@ -1,7 +1,8 @@
 """verify: reads a work directory, and says what is damaged and what can be made again.
 
-Results, checkpoints and draws of fits are read against their hashes, the seal against its own; the rest, which has
-none, against its type. While a study trains, files come and go: a finding then may be none a moment later.
+The study, results, checkpoints and draws of fits are read against their hashes, the seal against its own, manifests
+against the study; the rest, which has none, against its type. While a study trains, files come and go: a finding then
+may be none a moment later.
 """
 
 from __future__ import annotations
