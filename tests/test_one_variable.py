@@ -78,7 +78,7 @@ def test_a_misfit_beyond_the_noise_of_seeds_is_said_in_the_verdict(minima):
     for p in (0.004, 0.4):
         noise = msgspec.structs.replace(minima.noise, lack_of_fit=LackOfFit(F=9.0, df1=3, df2=8, p=p))
         said = verdict(dataclasses.replace(minima, card=msgspec.structs.replace(minima.card, noise=noise)))
-        assert f"p = {p}" in said and ("form is refuted" in said) == (p < 0.01)
+        assert f"p = {p}" in said and ("form is rejected" in said) == (p < 0.01)
 
 
 def test_refusals(minima):

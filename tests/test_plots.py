@@ -314,7 +314,7 @@ def test_forecasts_are_drawn_with_their_outcomes_and_errors():
     assert any("2.0× the largest fitted C" in w and "outcome 1.950, error 2.6 %" in w for w in words)
     (ax,) = outcomes(found, [row, other], [cell]).axes  # for a column of a paper
     assert [text.get_text() for text in ax.texts] == ["largest fitted C"]
-    assert "α" in figure.get_supxlabel() and "alpha" not in figure.get_supxlabel()
+    assert "N⁻ᵅ" in figure.get_supxlabel() and "alpha" not in figure.get_supxlabel()
     assert "40 runs" in figure.get_supxlabel() and "Mean error 2.6 %; 1 of 1 inside" in figure.get_supxlabel()
     with refuses(Code.MISSING, "rows"):
         outcomes(found, [other], [cell])

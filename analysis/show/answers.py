@@ -121,21 +121,21 @@ def _(sealing: forecast.Sealing) -> str:
 def _(power: seal.Power) -> str:
     """What the outcomes can be expected to show if one of the laws is true."""
     named = (
-        f"{plural(power.cells, 'held-out cell')} would name the true law, were it one of these, with probability "
+        f"{plural(power.cells, 'held-out run')} would name the true law, were it one of these, with probability "
         f"{power.chosen:.0%} (chance {power.chance:.0%})"
     )
     wrong = power.wrong_forms
     if wrong is None:
         return f"{named}."
     ends = f"{wrong.lowest:.0%} to {wrong.highest:.0%}, by chance at most {1 - power.level:.0%}"
-    return f"{named} and refute a wrong form with probability {wrong.mean:.0%} ({ends})."
+    return f"{named} and reject a wrong form with probability {wrong.mean:.0%} ({ends})."
 
 
 @sentence.register
 def _(noise: seal.NaiveNoise) -> str:
     source = f"from seeds ({plural(noise.df, 'degree')} of freedom)"
     if noise.of == "residuals":
-        source = "from the residuals of the best law, as no cell has two seeds"
+        source = "from the residuals of the best law, as no run has a second seed"
     return f"noise {noise.sd:.2%} of the loss, {source}"
 
 
@@ -143,7 +143,7 @@ def outcome(dataset: str, ranking: Sequence[forecast.Ranked]) -> str:
     """How the sealed forecasts of a data set came out, ``ranking`` them by mean CRPS."""
     best, of = ranking[0], len(ranking)
     text = (
-        f"{dataset}: of {of} forecasters {forecaster(best.forecaster)} came out best on {best.cells} held-out cells "
+        f"{dataset}: of {of} forecasters {forecaster(best.forecaster)} came out best on {best.cells} held-out runs "
         f"(mean error {best.mean_error_percent:.2f} %, {best.inside95} of {best.cells} inside 95 %)."
     )
     fits = [entry for entry in ranking if not entry.forecaster.naive]
@@ -156,8 +156,8 @@ def outcome(dataset: str, ranking: Sequence[forecast.Ranked]) -> str:
         text += f" The naive rival (last loss and local slope) {stand} ({figures})."
     tested = [entry for entry in fits if entry.refuted is not None]
     if refuted := [forecaster(entry.forecaster) for entry in tested if entry.refuted]:
-        return f"{text} Refuted at 95 %: {', '.join(refuted)}."
-    return f"{text} No law is refuted at 95 %." if tested else text
+        return f"{text} Rejected at 95 %: {', '.join(refuted)}."
+    return f"{text} No law is rejected at 95 %." if tested else text
 
 
 @sentence.register
@@ -165,7 +165,7 @@ def _(score: forecast.Score) -> str:
     """The outcome of each data set, and the number of sealed cells that are not finished."""
     said = [outcome(dataset, scored.ranking) for dataset, scored in score.datasets.items()]
     if count := len(score.waiting):
-        said.append(f"{plural(count, 'sealed cell')} {'is' if count == 1 else 'are'} not finished yet.")
+        said.append(f"{plural(count, 'held-out run')} {'is' if count == 1 else 'are'} not finished yet.")
     return " ".join(said)
 
 

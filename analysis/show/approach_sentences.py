@@ -15,6 +15,7 @@ from analysis.check.approaches import (
     Pair,
     WideExponent,
 )
+from analysis.show.numbers import plural
 from analysis.show.sentences import disagreement, exponents, parabola_window
 
 _SCHEMES = {
@@ -69,8 +70,13 @@ def why_not(why: AnyReason) -> str:
                 f"fewer than three sizes share a compute: no isoFLOP groups, and {why.sizes} sizes with two or more D"
             )
         case FewOptima():
-            what = "sizes win inside the range" if why.of == "sizes" else "budgets have a bracketed minimum"
-            return f"only {why.found} {what}; {why.needed} are needed"
+            noun, what = (
+                why.of.removesuffix("s"),
+                "a minimum between sizes" if why.of == "budgets" else "the lowest loss",
+            )
+            where = "" if why.of == "budgets" else " at a budget inside the range"
+            has = "has" if why.found == 1 else "have"
+            return f"only {plural(why.found, noun)} {has} {what}{where}; {why.needed} are needed"
         case FewLeft():
             return "leaving out one size leaves too few optima to tell how sure this is"
         case WideExponent():

@@ -9,7 +9,7 @@ from typing import Protocol
 
 Text = Callable[[float], str]
 _NUMBER = re.compile(r"[-+]?[\d.][\d.,e+%-]*|-?")  # text of a table's cell; a dash or nothing for None
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_SUPERSCRIPT = str.maketrans("-0123456789.abcdpxαβγ", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹·ᵃᵇᶜᵈᵖˣᵅᵝᵞ")
 
 
 class Cell(Protocol):
@@ -115,3 +115,9 @@ def greek(text: str) -> str:
     for name, sign in (("alpha", "α"), ("beta", "β")):
         text = re.sub(rf"(?<![a-zA-Z]){name}(?![a-zA-Z])", sign, text)
     return text
+
+
+def plain_formula(text: str) -> str:
+    """A formula as text without markup: Greek letters, and exponents of one name or number raised."""
+    powers = re.compile(r"\^(-?(?:\d+(?:\.\d+)?|[abcdpxαβγ](?![\w])))")
+    return powers.sub(lambda found: found[1].translate(_SUPERSCRIPT), greek(text))

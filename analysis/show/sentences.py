@@ -313,7 +313,7 @@ def _(w: card.NotLinear) -> str:
 @sentence.register
 def _(w: card.Refuted) -> str:
     return (
-        f"the form is refuted on these runs: its misfit exceeds the noise between seeds (F {w.F:.1f} on {w.df1} and "
+        f"the form is rejected on these runs: its misfit exceeds the noise between seeds (F {w.F:.1f} on {w.df1} and "
         f"{w.df2} degrees of freedom, p = {w.p:.2g}); compare another law"
     )
 
@@ -324,9 +324,9 @@ def _(w: card.Misfit) -> str:
     apart = len({f"{value:.3g}" for value in w.floors.values()}) > 1
     spread = f" Laws that fit as well or better put the floor at {floors}." if apart else ""
     return (
-        f"the form is refuted on these runs: a smooth trend in the law's columns explains {w.share:.0%} of its squared "
-        f"residuals, {w.size_log:.2%} of the fitted values (F {w.F:.1f} on {w.df1} and {w.df2} degrees of freedom, "
-        f"p = {w.p:.2g}).{spread} Its parameters are those of this form; compare others (--law=all)"
+        f"the form is rejected on these runs: a smooth trend in the law's columns explains {w.share:.0%} of its "
+        f"squared residuals, {w.size_log:.2%} of the fitted values (F {w.F:.1f} on {w.df1} and {w.df2} degrees of "
+        f"freedom, p = {w.p:.2g}).{spread} Its parameters are those of this form; compare others (--law=all)"
     )
 
 
@@ -492,7 +492,7 @@ COUNTS = {"nonembedding": "non-embedding", "total": "total"}
 
 def count_word(n: str | None) -> str:
     """Which parameters N counts, as an adjective: ``non-embedding``, or ``table's`` where the table does not tell."""
-    return "table's" if n is None else COUNTS.get(n, n)
+    return "the table's" if n in (None, "table") else COUNTS.get(n, n)
 
 
 def meaning(conventions: card.Conventions) -> dict[str, str]:
@@ -577,15 +577,15 @@ def _three(value: float) -> str:
 def _survives(lack: card.LackOfFit, structure: card.Structure | None, wrong: bool) -> str:
     """What seeds and the structure of the residuals say of the form."""
     if lack.p is not None and lack.p < REFUTED:
-        return f"The form is refuted: its misfit exceeds the noise between seeds (p = {lack.p:.2g})."
+        return f"The form is rejected: its misfit exceeds the noise between seeds (p = {lack.p:.2g})."
     if wrong and structure is not None:
-        return f"The form is refuted: its residuals have structure (p = {structure.p:.2g})."
+        return f"The form is rejected: its residuals have structure (p = {structure.p:.2g})."
     if lack.p is not None:
-        return f"Seeds do not refute the form (p = {lack.p:.2g})."
+        return f"Seeds do not reject the form (p = {lack.p:.2g})."
     if structure is None:
-        return "No replicates: noise is judged by the law's own residuals, so the form cannot be refuted here."
+        return "No replicates: noise is judged by the law's own residuals, so the form cannot be rejected here."
     if structure.p < REFUTED:
         return (
             f"No replicates; the residuals have structure, but of {structure.size_log:.1g} of the fitted values only."
         )
-    return f"No replicates; the residuals show no structure that refutes the form (p = {structure.p:.2g})."
+    return f"No replicates; the residuals show no structure that rejects the form (p = {structure.p:.2g})."

@@ -75,7 +75,7 @@ def runs_of(
     values = values[np.lexsort(values.T[::-1])]
     sha256 = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
     if {"N", "D"} <= set(table):
-        warnings = (*warnings, *quality.warnings(table))
+        warnings = (*warnings, *quality.warnings(table, unit_known=conventions.origin == "records"))
     return Runs(table, tuple(dropped), conventions, source, dataset, sha256, warnings)
 
 

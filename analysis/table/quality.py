@@ -64,9 +64,13 @@ def reject_mixed_scales(table: Any, named: Named, keep: Any, rows: list[str]) ->
         raise UserError(where, str(named.cells[name][i]).strip(), remedy, Code.MIXED)
 
 
-def warnings(table: Any) -> tuple[AnyWarning, ...]:
-    """Warnings about a table of runs with columns run, N, D, C, loss."""
-    return (*_stray(table), *_bits(table), *_repeated(table))
+def warnings(table: Any, unit_known: bool) -> tuple[AnyWarning, ...]:
+    """Warnings about a table of runs with columns run, N, D, C, loss.
+
+    Args:
+      unit_known: each row's record says its unit; a loss far off the others is then no mistaken one.
+    """
+    return (*_stray(table), *(() if unit_known else _bits(table)), *_repeated(table))
 
 
 def questioned(table: Any, given: Collection[str]) -> list[QuestionedUnits]:

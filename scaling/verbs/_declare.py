@@ -51,3 +51,18 @@ LEVEL = Flag("level", float, "confidence level of the intervals", 0.95, _probabi
 DISCREPANCY = Flag(
     "discrepancy", str, "model error beyond the runs: auto, off, or its size in log loss per e-fold", "auto"
 )
+WHERE = Flag("where", str, "fit only the rows that satisfy this, such as 'N > 1e6 and outlier == 0'")
+COLUMNS = Flag(
+    "columns",
+    str,
+    "columns of the table, such as 'N=params,loss=val_loss', or sums and products of them, such as "
+    "'N=body+head'; x=NAME for a law in one variable",
+)
+UNITS = Flag(
+    "units",
+    str,
+    "units of the table where they are not parameters, tokens, FLOPs and nats, such as "
+    "'N=M,D=B,C=PF-days,loss=bits'; loss=ppl, C=forward (2ND), or a factor",
+)
+# what a verb that fits a table by itself is told of it
+TABLE = (Flag("law", str, "law to fit to a table (default: chinchilla)", offers=law_names), WHERE, COLUMNS, UNITS)

@@ -12,7 +12,7 @@ from scaling.errors import Code, UserError
 from scaling.flags import Flag
 from scaling.records import SCHEMA, write_json
 from scaling.records.files import refuse_links
-from scaling.verbs._declare import DISCREPANCY, JSON, LEVEL, Verb, law_names
+from scaling.verbs._declare import COLUMNS, DISCREPANCY, JSON, LEVEL, UNITS, WHERE, Verb, law_names
 from scaling.verbs.show import card_name, interval, pairs, print_json, safe, table
 
 if TYPE_CHECKING:
@@ -392,19 +392,9 @@ VERB = Verb(
         ),
         Flag("dataset", str, "data set of a study (default: all)"),
         Flag("term", str, "loss or metric of a study (default: all; with --law, the headline loss)"),
-        Flag("where", str, "fit only the rows that satisfy this, such as 'N > 1e6 and outlier == 0'"),
-        Flag(
-            "columns",
-            str,
-            "columns of the table, such as 'N=params,loss=val_loss', or sums and products of them, such as "
-            "'N=body+head'; x=NAME for a law in one variable",
-        ),
-        Flag(
-            "units",
-            str,
-            "units of the table where they are not parameters, tokens, FLOPs and nats, such as "
-            "'N=M,D=B,C=PF-days,loss=bits'; loss=ppl, C=forward (2ND), or a factor",
-        ),
+        WHERE,
+        COLUMNS,
+        UNITS,
         Flag("keep", str, "fit also rows that the table marks by status, decayed or role, such as 'status'"),
         Flag("best_of_cell", bool, "fit only the lowest loss of rows with equal N and D, as after a sweep", False),
         Flag("fixed", str, "parameters to hold at a value, such as 'E=1.69,alpha=0.34'"),

@@ -12,8 +12,8 @@ from scaling.flags import Flag
 from scaling.records import SCHEMA
 from scaling.records.files import refuse_links
 from scaling.records.typed import reading_once
-from scaling.verbs._declare import JSON, Verb
-from scaling.verbs._inputs import fit_of
+from scaling.verbs._declare import JSON, TABLE, Verb
+from scaling.verbs._inputs import fit_of, of_table
 from scaling.verbs.show import print_json
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def plot(options: SimpleNamespace) -> int:
         refuse_links(out, inside=path)
     only, formats = _names("only", options.only), _names("format", options.format)
     with reading_once():
-        summaries = [_summary(each) for each in options.paths]
+        summaries = [_summary(each, options) for each in options.paths]
     saved = save_summaries(summaries, out, only=only, formats=formats or None)
     if options.json:
         left_out = {name: str(error) for name, error in saved.left_out.items()}
@@ -50,13 +50,14 @@ def _names(flag: str, text: str | None) -> list[str]:
     return names
 
 
-def _summary(path: Path) -> WorkdirSummary:
+def _summary(path: Path, options: SimpleNamespace) -> WorkdirSummary:
     """What the figures of a study, a card or a table are drawn from."""
     from analysis.show import workdir_summary
 
     if path.is_dir():
+        of_table(options, path)
         return workdir_summary.collect(path)
-    fit, runs = fit_of(path)
+    fit, runs = fit_of(path, options)
     summary = workdir_summary.of_one(fit, path)
     return replace(summary, datasets=tuple(replace(part, runs=runs) for part in summary.datasets))
 
@@ -65,6 +66,7 @@ VERB = Verb(
     summary="write figures of a study, a fit card or a table, for one column of a paper",
     positional=("WORKDIR|FIT.json|FILE...",),
     flags=(
+        *TABLE,
         Flag("out", str, "folder (default: figures, in the study or beside the file), or FILE.pdf for one figure"),
         Flag("only", str, "figures to draw, such as 'isoflop,optimum' (default: all that the runs allow)"),
         Flag("format", str, "formats, such as pdf,png (default: pdf,svg,png, or that of --out=FILE.pdf)"),

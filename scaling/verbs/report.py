@@ -10,8 +10,8 @@ from scaling.errors import Code, UserError
 from scaling.flags import Flag
 from scaling.records import SCHEMA
 from scaling.records.typed import check_writable, reading_once
-from scaling.verbs._declare import JSON, Verb
-from scaling.verbs._inputs import beside_input, fit_of, keep_inputs
+from scaling.verbs._declare import JSON, TABLE, Verb
+from scaling.verbs._inputs import beside_input, fit_of, keep_inputs, of_table
 from scaling.verbs.show import print_json
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ def report(options: SimpleNamespace) -> int:
     out = Path(options.out) if options.out else path / FILE if study else beside_input(path, ".html")
     keep_inputs(out, [path])
     check_writable(out, "out")
+    if study:
+        of_table(options, path)
     with reading_once():
-        collected = workdir_summary.collect(path) if study else workdir_summary.of_one(fit_of(path)[0], path)
+        collected = workdir_summary.collect(path) if study else workdir_summary.of_one(fit_of(path, options)[0], path)
     papers = _latex(collected, out) if options.latex else []  # first: it may refuse, and then nothing is written
     written = write(collected, out)
     if options.json:
@@ -60,6 +62,7 @@ VERB = Verb(
     summary="write a report of a study, a fit card or a table as one HTML file, and print its core",
     positional=("WORKDIR|FIT.json|FILE",),
     flags=(
+        *TABLE,
         Flag("out", str, "file to write (default: report.html in WORKDIR, or FILE.html beside the file)"),
         Flag("latex", bool, "also write a LaTeX table, macros of the numbers, and BibTeX beside the page", False),
         JSON,

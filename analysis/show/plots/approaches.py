@@ -167,12 +167,10 @@ def _approach(ax: Axes, approach: Approach, fit: Fit | None, grid: Array, k: int
 
 
 def _exponent_text(approach: Approach) -> str:
-    if approach.a is None:
-        reason = "" if approach.why is None else why_not(approach.why)
-        return "\n".join(textwrap.wrap(f"not identified: {reason}", 40)[:3])
-    a = approach.a
-    ends = f" [{a.lo:.3g}, {a.hi:.3g}]" if a.lo is not None and a.hi is not None else ", not identified"
-    return f"a = {a.value:.3g}{ends}"
+    if (a := approach.a) is None or a.lo is None or a.hi is None:
+        reason = "" if approach.why is None else f": {why_not(approach.why)}"
+        return "\n".join(textwrap.wrap(f"not identified{reason}", 40)[:3])
+    return f"a = {a.value:.3g} [{a.lo:.3g}, {a.hi:.3g}]"
 
 
 def _line_band(a: Interval, n: Interval, x: Array) -> tuple[Array, Array, Array] | None:

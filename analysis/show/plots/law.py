@@ -15,7 +15,7 @@ from analysis.engine.frontier import Cost, cost_table, flops_for
 from analysis.engine.frontier import frontier as optima
 from analysis.fitting import Fit
 from analysis.fitting.below_zero import require_above
-from analysis.show.numbers import greek, percent, plural, power_text, short
+from analysis.show.numbers import percent, plain_formula, plural, power_text, short
 from analysis.show.plots.style import (
     D_LABEL,
     INK,
@@ -62,8 +62,8 @@ def loss(
     data = fit.columns
     caption = (
         f"{plural(len(data['loss']), 'run')} of {fit.data.dataset or Path(fit.data.source).name}. Lines: "
-        f"{fit.law.name}, {greek(fit.law.formula)}; shaded: {percent(fit.level)} interval of the curve (the noise of a "
-        "single run comes on top)."
+        f"{fit.law.name}, {plain_formula(fit.law.formula)}; shaded: {percent(fit.level)} interval of the "
+        "curve (the noise of a single run comes on top)."
     )
     if stars is not None:
         caption += f" Stars: {len(stars.loss)} held-out outcomes, opened after the seal; dashed: the law at their N."
@@ -131,8 +131,8 @@ def _loss_of_one(fit: Fit, entropy: float | None, ax: Axes | None) -> Figure:
     """Loss against the one column of a one-variable law."""
     (column,), data = fit.law.columns, fit.columns
     caption = (
-        f"{plural(len(data['loss']), 'run')}. Line: {greek(fit.law.formula)}; shaded: {percent(fit.level)} interval of "
-        "the curve."
+        f"{plural(len(data['loss']), 'run')}. Line: {plain_formula(fit.law.formula)}; shaded: {percent(fit.level)} "
+        "interval of the curve."
     )
     canvas = Canvas(f"Loss against {column}", caption, (6.8, 4.2), ax=ax)
     ax, limits = canvas.only, span(data[column])
@@ -157,8 +157,8 @@ def _loss_of_many(fit: Fit, ax: Axes | None) -> Figure:
     rms = 100 * float(np.sqrt(np.mean(data["residual_log"] ** 2)))
     caption = (
         f"{rows_word(fit.conventions, len(data['loss']), 'row')}. Line: measured as fitted by {fit.law.name}, "
-        f"{greek(fit.law.formula)}. The points' root mean square distance from it is {rms:.2g} % of the loss; no "
-        "interval is drawn."
+        f"{plain_formula(fit.law.formula)}. The points' root mean square distance from it is {rms:.2g} % of the loss; "
+        "no interval is drawn."
     )
     canvas = Canvas("Measured against fitted", caption, (6.8, 4.6), ax=ax)
     ax, limits = canvas.only, span(np.concatenate([data["loss"], data["fitted"]]))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from analysis.decide.forecast import ScoredForecast
 from analysis.fitting import Fit
-from analysis.show.numbers import greek, plural, power_text, short
+from analysis.show.numbers import plain_formula, plural, power_text, short
 from analysis.show.plots.style import INK, KINDS, MUTED, Canvas, c_label, log_axis, loss_label, plain, span, styled
 from analysis.table.seal import SealedCell
 from scaling.errors import Code, UserError
@@ -54,7 +54,7 @@ def outcomes(
     error = float(np.mean([abs(row.error_percent) for row in own]))
     inside = sum(row.inside95 for row in own)
     caption = (
-        f"{plural(len(x), 'run')} of {fit.data.dataset} fitted by {law}, {greek(fit.law.formula)}. "
+        f"{plural(len(x), 'run')} of {fit.data.dataset} fitted by {law}, {plain_formula(fit.law.formula)}. "
         f"The forecasts were written and hashed before the losses of these {plural(len(own), 'held-out run')} "
         f"were read; bars: 95 % interval of one new run. Mean error {error:.1f} %; {inside} of {len(own)} inside."
     )

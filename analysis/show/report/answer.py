@@ -38,8 +38,9 @@ from analysis.warning import (
 from scaling.errors import UserError
 
 PER_DECADE = 10  # budgets of the slider
-BELOW, BEYOND = 0.1, 100.0  # its ends, over the dearest fitted run
-SHOWN = (1.0, 3.0, 10.0, 100.0)  # budgets of the small table, over the dearest fitted run
+BELOW, BEYOND = 0.1, 100.0  # its ends, over the largest C of the fitted runs
+SHOWN = (1.0, 3.0, 10.0, 100.0)  # budgets of the small table, over the largest C of the fitted runs
+INSIST = ", or insist with --force"  # a flag of `scaling predict`, not of a page
 FIRST = 10.0  # where the slider stands at first
 # The gravest first: what makes the number another one, then what makes it uncertain.
 GRAVE: tuple[type[AnyWarning], ...] = (
@@ -68,7 +69,7 @@ class Step(msgspec.Struct, frozen=True):
       note: how far it extrapolates, and what half or twice N costs.
       warning: of the answer itself, such as open intervals.
       cost: how a budget is counted between and beyond the sizes.
-      times: the budget over the dearest fitted run. below: said where the loss lies below the known entropy.
+      times: the budget over the largest C of the fitted runs. below: said where the loss lies below the known entropy.
     """
 
     c: str
@@ -116,6 +117,7 @@ class Answer:
       warning: the gravest of the fit; None if it has none.
       counted: how N, D, C and the loss are counted.
       chart: loss against compute; None where the runs have no C.
+      after: what to train before the budget is spent; None where there are no steps.
     """
 
     title: str
@@ -130,6 +132,7 @@ class Answer:
     warning: str | None
     counted: str
     chart: Chart | None
+    after: str | None
 
 
 def answer(summary: WorkdirSummary, part: DatasetSummary) -> Answer | None:
@@ -169,6 +172,7 @@ def answer(summary: WorkdirSummary, part: DatasetSummary) -> Answer | None:
         warning=_gravest(warnings(part, fit)),
         counted=_counted(fit),
         chart=loss_chart(fit, _path(steps), part.opened),
+        after=_after(table, alone),
     )
 
 
@@ -193,7 +197,7 @@ def _value(fit: Fit, column: str, x: float, entropy: float | None) -> Step:
         hi=hi,
         loss=f"{value:.4g}",
         loss_ends=span(lo, hi, lambda end: f"{end:.4g}"),
-        note=f"Extrapolates {times:.2g}× beyond the largest {column}." if times > 1.05 else within,
+        note=(f"Extrapolates to {times:.2g}× the largest {column}." if times > 1.05 else within) + _brackets(fit),
         times=times,
         below=_below(value, entropy),
     )
@@ -209,7 +213,9 @@ def _optimum(fit: Fit, budget: float, entropy: float | None) -> Step:
     try:
         best = optimal(fit, flops=budget, level=fit.level)
     except UserError as error:
-        return Step(c, budget, times=times, reason=f"No answer at {c} FLOPs: {error.value} {error.remedy}.")
+        return Step(
+            c, budget, times=times, reason=f"No answer at {c} FLOPs: {error.value} {error.remedy.removesuffix(INSIST)}."
+        )
     return Step(
         c=c,
         x=budget,
@@ -222,9 +228,9 @@ def _optimum(fit: Fit, budget: float, entropy: float | None) -> Step:
         d_ends=span(best.D.lo, best.D.hi, short),
         loss=f"{best.loss.value:.4g}",
         loss_ends=span(best.loss.lo, best.loss.hi, lambda value: f"{value:.4g}"),
-        ratio=number(best.tokens_per_parameter.value),
-        ratio_ends=span(best.tokens_per_parameter.lo, best.tokens_per_parameter.hi, number),
-        note=_note(best),
+        ratio=short(best.tokens_per_parameter.value),
+        ratio_ends=span(best.tokens_per_parameter.lo, best.tokens_per_parameter.hi, short),
+        note=_note(best) + _brackets(fit),
         cost=cost_words(best.cost),
         warning=" ".join(sentence(w) for w in best.warnings if isinstance(w, OpenDraws)),
         times=times,
@@ -232,13 +238,23 @@ def _optimum(fit: Fit, budget: float, entropy: float | None) -> Step:
     )
 
 
+def _brackets(fit: Fit) -> str:
+    return f" In brackets: {percent(fit.level)} intervals."
+
+
 def _note(best: Allocation) -> str:
     beyond = best.extrapolation_ratio
     where = (
-        f"Extrapolates {beyond:.2g}× beyond the dearest run." if beyond > 1.05 else "Within the compute of the runs."
+        f"Extrapolates to {beyond:.2g}× the compute of the largest run."
+        if beyond > 1.05
+        else "Within the compute of the runs."
     )
     half, twice = 100 * best.sensitivity.half_N, 100 * best.sensitivity.double_N
-    return f"{where} Half of N would cost {half:.2g} % of the loss, twice N {twice:.2g} %."
+    ratio = best.tokens_per_parameter
+    return (
+        f"{short(ratio.value)} tokens per parameter ({span(ratio.lo, ratio.hi, short)}). {where} At the same compute, "
+        f"half of N costs {half:.2g} % more loss, twice N {twice:.2g} % more."
+    )
 
 
 def _title(fit: Fit) -> str:
@@ -261,7 +277,7 @@ def _tiles(summary: WorkdirSummary, part: DatasetSummary, fit: Fit) -> tuple[Til
         said = f"{span(floor.lo, floor.hi, number)}{'' if unit is None else f' {unit}'}"
         if part.entropy is not None:
             said += f"; exactly known: {part.entropy:.4g}"
-        tiles.append(Tile(f"floor {number(floor.value)}", said))
+        tiles.append(Tile(f"{fit.law.floor} = {number(floor.value)}", f"irreducible loss: {said}"))
     scored = summary.scored(part.name)
     ranking = () if scored is None else scored.ranking
     own = next((r for r in ranking if (r.forecaster.law, r.forecaster.n) == (fit.law.name, part.n)), None)
@@ -269,9 +285,25 @@ def _tiles(summary: WorkdirSummary, part: DatasetSummary, fit: Fit) -> tuple[Til
         naive = next((r for r in ranking if r.forecaster.naive and r.forecaster.n == part.n), None)
         rival = "" if naive is None else f" (last loss and local slope: {naive.mean_error_percent:.2g} %)"
         inside = f"{own.inside95} of {own.cells} forecasts"
-        said = f"made before the run, inside 95\u00a0%; mean miss {own.mean_error_percent:.2g}\u00a0%{rival}"
+        missed = f"mean miss {own.mean_error_percent:.2g}\u00a0%{rival}"
+        said = f"made before the run were right: outcome inside 95\u00a0%; {missed}"
         tiles.append(Tile(inside, said))
     return tuple(tiles)
+
+
+def _after(table: tuple[Step, ...], column: str | None) -> str | None:
+    """The cheap test of the answer: a run a little beyond the fitted ones, with the loss that it should reach."""
+    if not table:
+        return None
+    step = next((step for step in table if step.times > 1.5 and step.y is not None and step.lo is not None), None)
+    narrow = "" if column else " `scaling next` names the runs that narrow the intervals most."
+    if step is None:
+        return f"Beyond the runs there is no answer yet.{narrow}"
+    what = f"at {column} = {step.c}" if column else f"with N = {step.n} on D = {step.d} tokens"
+    return (
+        f"Before spending more, test the law at {step.times:.2g}× the largest run: a run {what} should end at loss "
+        f"{step.loss} ({step.loss_ends}).{narrow}"
+    )
 
 
 def _gravest(told: tuple[AnyWarning, ...]) -> str | None:
@@ -287,7 +319,9 @@ def _brief(worst: AnyWarning) -> str:
     """The warning where its numbers stand in a table below."""
     if isinstance(worst, Misfit):
         share = f"{100 * worst.share:.2g} % of its squared residuals are a smooth trend (p = {worst.p:.2g})"
-        return f"The form is refuted by structure in the residuals: {share}. All numbers are those of this form."
+        return (
+            f"The form is rejected: {share}. Every number here is of this form; compare others (scaling fit --law=all)."
+        )
     return sentence(worst)
 
 
@@ -295,6 +329,6 @@ def _counted(fit: Fit) -> str:
     how, c = fit.conventions, c_label(fit.conventions).removeprefix("C (").removesuffix(")")
     unit = "" if how.unit is None else f", loss in {how.unit}"
     return (
-        f"N = {count_word(how.n)} parameters, C = {c}{unit}; {percent(fit.level)} intervals, of the loss that of one "
-        "new run."
+        f"N = {count_word(how.n)} parameters, C = {c}{unit}; ranges are {percent(fit.level)} intervals, of the loss "
+        "for one new run."
     )

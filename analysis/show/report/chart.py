@@ -24,6 +24,7 @@ from analysis.show.workdir_summary import RunSummary
 
 COLOURS = 6  # variables --n0 to --n5 of the page, small N to large
 MANY = 400  # runs; above, those that would cover each other are drawn as one
+BAND = 0.35  # of the logarithmic height of points and path that the band may add on either side
 SIDES = {"wide": (760, 400, 12), "narrow": (360, 330, 12)}  # width, height, font size: pixels
 
 
@@ -104,7 +105,11 @@ def _caption(fit: Fit, points: list[Point], path: Path | None) -> str:
         what = "law" if len(fit.law.columns) == 1 else "lowest loss at each compute"
         said += f". Line: the {what}, dashed beyond the runs; band: {percent(fit.level)} interval of one new run"
     stars = sum(point.held_out for point in points)
-    return f"{said}. " + (f"Stars: {plural(stars, 'held-out run')}. " if stars else "") + "Both axes are logarithmic."
+    return (
+        f"{said}. "
+        + (f"Stars: {plural(stars, 'held-out run')}, at N and D of their own. " if stars else "")
+        + "Both axes are logarithmic."
+    )
 
 
 def _levels(fit: Fit) -> Array:
@@ -115,7 +120,10 @@ def _levels(fit: Fit) -> Array:
 def _colour(sizes: Array, n: float) -> int:
     if len(sizes) < 2:
         return COLOURS - 1
-    share = (math.log(n) - sizes[0]) / max(sizes[-1] - sizes[0], 1e-9)
+    if len(sizes) <= COLOURS:  # a colour each, however near two are
+        share = int(np.argmin(np.abs(sizes - math.log(n)))) / (len(sizes) - 1)
+    else:
+        share = (math.log(n) - sizes[0]) / max(sizes[-1] - sizes[0], 1e-9)
     return round(min(max(share, 0.0), 1.0) * (COLOURS - 1))
 
 
@@ -162,6 +170,17 @@ def _held_out(fit: Fit, opened: Sequence[RunSummary]) -> list[Point]:
     return points
 
 
+def _heights(points: list[Point], path: Path | None) -> Array:
+    """Losses that the frame holds: all points, the path, and of its band what does not squash them."""
+    told = np.array([p.y for p in points])
+    if path is None:
+        return told
+    told = np.concatenate([told, path.value[np.isfinite(path.value)]])
+    ends = np.concatenate([path.lo, path.hi])
+    room = (told.max() / told.min()) ** BAND
+    return np.concatenate([told, np.clip(ends[np.isfinite(ends)], told.min() / room, told.max() * room)])
+
+
 class _Frame:
     """Axes of a given size in pixels around points and a path."""
 
@@ -169,9 +188,8 @@ class _Frame:
         self, width: int, height: int, font: int, points: list[Point], path: Path | None, text: Callable[[float], str]
     ):
         self.width, self.height, self.font, self.points, self.path, self.text = width, height, font, points, path, text
-        every = [] if path is None else [path.value[np.isfinite(path.value)]]
         self.x = span(np.array([*(p.x for p in points), *([] if path is None else path.x)]), 0.03)
-        self.y = span(np.concatenate([[p.y for p in points], *every]), 0.08)
+        self.y = span(_heights(points, path), 0.08)
         self.left, self.right, self.top, self.bottom = 4.2 * font, width - font, 0.8 * font, height - 3.4 * font
 
     def place(self, x: float, y: float) -> tuple[float, float]:

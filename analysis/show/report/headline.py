@@ -20,7 +20,7 @@ from analysis.warning import AnyWarning, Doubtful, NotIdentified
 
 NO_FIT = "No law is fitted yet: run `scaling fit` on this work directory."
 NO_SEAL = (
-    "No forecast is sealed yet: run `scaling predict` on this work directory. Held-out losses stay unread until then."
+    "No forecast is made yet: run `scaling predict` on this work directory. Held-out losses stay unread until then."
 )
 
 
@@ -96,7 +96,7 @@ def headline(summary: WorkdirSummary, part: DatasetSummary) -> Headline:
         verdicts=tuple(f"{fit.law.name}: {verdict(fit, exponents(part, fit))}" for fit in fits),
         behind=gap,
         refuted=_refuted(summary, part, n),
-        forecasts=None if scored is None else f"Sealed forecasts, {outcome(part.name, scored.ranking)}",
+        forecasts=None if scored is None else f"Forecasts made before the runs, {outcome(part.name, scored.ranking)}",
         theory=None if theory is None else f"Theory: {theory_sentence(part, theory)}",
         approaches=compared(part.approaches[n]) if n in part.approaches else None,
     )
@@ -128,12 +128,12 @@ def _refuted(summary: WorkdirSummary, part: DatasetSummary, n: str) -> str | Non
     if trend:
         refuted.append(f"{', '.join(trend)} by structure in the residuals (p < {REFUTED:g})")
     if failed:
-        refuted.append(f"{', '.join(failed)} by the sealed outcomes (outside the joint 95 % region)")
+        refuted.append(f"{', '.join(failed)} by the held-out runs (outside the joint 95 % region)")
     if refuted:
-        return f"Refuted on {words}: {'; '.join(refuted)}."
+        return f"Rejected on {words}: {'; '.join(refuted)}."
     tested = any(fit.noise.structure is not None for fit in part.fits.get(n, {}).values())
     if ranking or tested or any(row.refuted is not None for row in part.ranks[n]):
-        return f"No form is refuted on {words}: a form can be far behind by AICc and still not be excluded."
+        return f"No form is rejected on {words}."
     return None
 
 

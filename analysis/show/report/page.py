@@ -44,7 +44,7 @@ def write(workdir: str | Path | WorkdirSummary, out: str | Path | None = None) -
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=jinja2.FileSystemLoader(HERE)
     )
     environment.filters.update(n=_count, flops=_flops, loss=_loss, rate=_rate, interval=interval)
-    environment.filters.update(greek=greek, math=formula, counted=count_word, known=_known)
+    environment.filters.update(greek=greek, math=formula, coded=_coded, counted=count_word, known=_known)
     environment.filters.update(data=_data)
     page = environment.get_template("report.html.jinja")
     path = Path(out) if out is not None else summary.workdir / FILE
@@ -61,6 +61,11 @@ def _data(shown: Answer) -> markupsafe.Markup:
     marks = {} if shown.chart is None else {name: each.marks for name, each in shown.chart.drawings.items()}
     text = msgspec.json.encode({"steps": shown.steps, "marks": marks}).decode()
     return markupsafe.Markup(text.replace("<", "\\u003c"))
+
+
+def _coded(text: str) -> markupsafe.Markup:
+    """Text whose `commands` are set as code."""
+    return markupsafe.Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(markupsafe.escape(greek(text)))))
 
 
 def _count(value: float | None) -> str:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from scipy import special
 
+from analysis.card import Misfit
 from analysis.check.approaches import Approach, Approaches
 from analysis.decide.allocate import Extrapolation, OpenDraws, Sensitivity, optimal
 from analysis.decide.entropy import EntropyCheck
 from analysis.decide.forecast import Ranked as RankedForecaster
 from analysis.decide.forecast import ScoredForecast
 from analysis.fitting import Fit
+from analysis.interval import Interval
 from analysis.show import tables
 from analysis.show.answers import cost_words, outcome
 from analysis.show.approach_sentences import (
@@ -25,7 +27,7 @@ from analysis.show.approach_sentences import (
     compared,
     why_not,
 )
-from analysis.show.numbers import interval, percent, short
+from analysis.show.numbers import Text, interval, number, percent, short
 from analysis.show.numbers import loss as loss_text
 from analysis.show.report.headline import NO_FIT, NO_SEAL, behind, exponents, headline, warnings
 from analysis.show.sentences import count_word, sentence
@@ -136,7 +138,7 @@ class LawRow:
     delta_aicc: float | None
     loo_rms: float | None
     rolling_rms: float | None
-    refuted: bool | None
+    rejected: str
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,7 @@ def _law(part: DatasetSummary, fit: Fit) -> LawSection:
     scheme, shown = fit.card.scheme, exponents(part, fit)
     # compute-optimal tokens per parameter stand in the table of budgets, by the page's count of C
     rows = [(name, shown[name], how, what) for name, _, how, what in tables.parameters(fit) if name in shown]
-    beyond = "hold a term for the law being wrong there, the card's discrepancy"
+    beyond = "allow for a wrong law: they hold how far laws of this kind missed on published runs"
     return LawSection(
         name=fit.law.name,
         formula=fit.law.formula,
@@ -287,7 +289,7 @@ def _law(part: DatasetSummary, fit: Fit) -> LawSection:
         runs=fit.data.rows,
         n=count_word(fit.conventions.n),
         data=f"{Path(fit.data.source).name}, sha256 {fit.data.sha256}",
-        beyond=beyond if fit.discrepancy.k > 0 else "hold only if the law does: the discrepancy is switched off",
+        beyond=beyond if fit.discrepancy.k > 0 else "hold only if the law does (--discrepancy=off)",
     )
 
 
@@ -397,10 +399,19 @@ def _laws(part: DatasetSummary, n: str) -> tuple[LawRow, ...]:
                 delta_aicc=None if rank is None else rank.delta_aicc,
                 loo_rms=None if rank is None else rank.loo_rms,
                 rolling_rms=None if rank is None else rank.rolling_rms,
-                refuted=None if rank is None else rank.refuted,
+                rejected=_rejected(fit, None if rank is None else rank.refuted),
             )
         )
     return tuple(rows)
+
+
+def _rejected(fit: Fit, by_seeds: bool | None) -> str:
+    """What rejects a form: the noise between seeds, a trend in its residuals, or nothing that was tested."""
+    if by_seeds:
+        return "by seed noise"
+    if any(isinstance(w, Misfit) for w in fit.warnings):
+        return "by a trend"
+    return "not tested" if by_seeds is None and fit.noise.structure is None else "no"
 
 
 def _approaches(n: str, result: Approaches) -> ApproachTable:
@@ -414,14 +425,19 @@ def _approach(name: str, approach: Approach) -> ApproachRow:
     method = "; ".join(text for text in (approach_method(approach), approach_scheme(approach)) if text)
     return ApproachRow(
         name=f"{name}. {approach_name(approach)}",
-        a=interval(approach.a, reason=""),
-        b=interval(approach.b, reason=""),
-        N=interval(approach.N, short, ""),
-        D=interval(approach.D, short, ""),
+        a=_ended(approach.a),
+        b=_ended(approach.b),
+        N=_ended(approach.N, short),
+        D=_ended(approach.D, short),
         reason=None if approach.why is None else why_not(approach.why),
         method=method,
         notes=tuple(approach_notes(approach)),
     )
+
+
+def _ended(cell: Interval | None, text: Text = number) -> str:
+    """A number with its interval; a dash where it has none, since such an approach identifies nothing."""
+    return "–" if cell is None or cell.lo is None or cell.hi is None else interval(cell, text)
 
 
 def _warnings(part: DatasetSummary) -> tuple[WarningRow, ...]:
@@ -451,11 +467,11 @@ def _noise(fit: Fit | None) -> tuple[tuple[str, str], ...]:
         rows.append(("between seeds, whatever the law", text))
     rows.append(("of a run about the law", _percent(noise.sigma_run, fit.sigma_run)))
     if noise.groups is None:
-        rows.append(("shared by the runs of a stem", "not estimated: no two runs share a stem"))
+        rows.append(("shared by runs that branch off one training", "not estimated: no two runs share one"))
     else:
         kind, count = noise.groups.kind, noise.groups.count
-        text = f"{_percent(noise.sigma_stem, fit.sigma_stem)} ({count} {kind}s)"
-        rows.append((f"shared by the runs of a {kind}", text))
+        what = "runs that branch off one training" if kind == "stem" else f"the runs of a {kind}"
+        rows.append((f"shared by {what}", f"{_percent(noise.sigma_stem, fit.sigma_stem)} ({count} of them)"))
     return tuple(rows)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from analysis.check.diagnose import standing
 from analysis.show import workdir_summary
 from analysis.show.numbers import interval, percent
+from analysis.show.report.answer import answer
 from analysis.show.report.headline import NO_SEAL, exponents, headline, theory_sentence
 from analysis.show.report.page import FILE
 from analysis.show.report.sections import predictions
@@ -48,10 +49,8 @@ def _dataset(collected: WorkdirSummary, part: DatasetSummary) -> list[str]:
     fit, main, said = part.best(), part.main(), headline(collected, part)
     if fit is None or main is None:
         return [part.name, *_wrap(said.missing or "")]
-    title = (
-        f"{part.name}: {fit.law.formula}, N = {count_word(fit.conventions.n)} parameters, {fit.data.rows} runs, "
-        f"{percent(fit.level)} intervals"
-    )
+    counted = f"N = {count_word(fit.conventions.n)} parameters, " if "N" in fit.law.columns else ""
+    title = f"{part.name}: {fit.law.formula}, {counted}{fit.data.rows} runs, {percent(fit.level)} intervals"
     shown = exponents(part, fit)
     known = standing(fit.law, shown, fit.warnings)
     lost = {name for name, how in known.items() if how == "no"}
@@ -62,6 +61,8 @@ def _dataset(collected: WorkdirSummary, part: DatasetSummary) -> list[str]:
     if lost:
         lines.append("  * not identified at this scale")
     lines += _wrap(" ".join(text for text in (said.best, said.behind, said.refuted) if text is not None))
+    if len(main.law.columns) == 1:
+        return [*lines, *_wrap(_ahead(collected, part))]
     budgets = predictions(main, part.entropy)
     answered = [row for row in budgets.rows if row.reason is None]
     for row in budgets.rows[1:2] if answered else budgets.rows[:1]:
@@ -74,5 +75,14 @@ def _dataset(collected: WorkdirSummary, part: DatasetSummary) -> list[str]:
     return lines
 
 
+def _ahead(collected: WorkdirSummary, part: DatasetSummary) -> str:
+    """What a law of one column says beyond the runs: the page's first answer."""
+    first = answer(collected, part)
+    if first is None or not first.steps:
+        return "" if first is None else first.why
+    step = first.steps[first.start]
+    return f"At {first.column} = {step.c}: loss {step.loss} ({step.loss_ends}). {step.note}"
+
+
 def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH - 2, initial_indent="  ", subsequent_indent="  ")
+    return textwrap.wrap(text, WIDTH - 2, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
