@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from dataclasses import replace
 
 import jax
@@ -12,7 +13,7 @@ from refusals import refuses
 from test_families import MESH, batch_of, quick, small
 
 from experiments import dit as experiment
-from scaling import count, data, families, recipe, study
+from scaling import count, data, families, objectives, recipe, study
 from scaling.data.gaussian import CHANNELS, Gaussian
 from scaling.errors import Code
 from scaling.families import dit
@@ -188,7 +189,28 @@ def test_the_study_says_the_floor_that_its_world_has():
         line = next(text for text in (experiment.__doc__ or "").splitlines() if text.split()[:1] == [target])
         assert line.split()[1:] == row
     assert {cell.config.field for cell in study.resolve(experiment.get_config("scenes")).cells} == {0}
-    assert len(study.resolve(experiment.get_config("rates")).cells) == len(experiment.RATES)
+    assert len(study.resolve(experiment.get_config("rates")).cells) == 2 * len(experiment.RATES)
+
+
+def test_the_study_says_what_the_best_prediction_has_on_its_evaluation_set():
+    source = gaussian()
+    clean = source.evaluation(16, 4096 * 16)["field"]
+    key, index = jax.random.key(0), jnp.arange(4096)
+    time_B, keys_B = quick(lambda: (dit.times(key, index), objectives.keys(key, {"example": index})))()
+    noise = np.asarray(quick(lambda keys_B: objectives.normal(keys_B, (16, 12)))(keys_B), np.float64)
+    noise = noise.reshape(-1, 4, 4, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(clean.shape)
+    a, s, basis = (A[time_B][:, None, None, None], S[time_B][:, None, None, None], source.basis)
+    given = a * clean + s * noise
+    variance = source.eigenvalues[..., None]
+    weights = (
+        a * variance / (a**2 * variance + s**2) * np.einsum("ux,vy,nxyc->nuvc", basis, basis, given, optimize=True)
+    )
+    best = np.einsum("ux,vy,nuvc->nxyc", basis, basis, weights, optimize=True)
+    error = np.square((given - a * best) / s - noise).mean(axis=(1, 2, 3))
+    found = [error.mean(), *(error[time_B // 250 == number].mean() for number in range(4))]
+    said = (experiment.__doc__ or "").split("has 0.2252:")[1].split("By times:")[1].split("\n\n")[0]
+    assert [f"{value:.4f}" for value in found] == ["0.2252", *re.findall(r"0\.\d{4}", said)]
+    assert abs(found[0] - source.floor(A, S).mean()) < 3 * 0.0007
 
 
 @pytest.mark.system
