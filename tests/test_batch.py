@@ -104,12 +104,12 @@ def test_the_knee_of_a_planted_sweep_is_found():
                 step = np.arange(10, 6001, 10)
                 loss = 1.5 + 20 / (step / (1 + knee / size)) ** 0.6 + 0.004 * rng.standard_normal(len(step))
                 runs[f"{size} {repeat}"] = (float(size), [row(int(s), float(y)) for s, y in zip(step, loss)])
-        answers = batch.sweep(runs, (2.5, 2.2, 0.1))
-        for answer in answers[:2]:
+        *answers, unseen = batch.sweep(runs, (2.5, 2.2, 0.1))
+        assert unseen.critical is None and unseen.why == "few_batches"
+        for answer in answers:
             assert answer.critical is not None
             lo, hi = ends(answer.critical)
             held += lo < knee < hi
             off.append(answer.critical.value / knee - 1)
             assert answer.runs == 12 and hi < 1.25 * lo
     assert held >= 9 and abs(np.mean(off)) < 0.002 and max(np.abs(off)) < 0.01  # 95 % intervals of twelve fits
-    assert answers[2].critical is None and answers[2].why == "few_batches"

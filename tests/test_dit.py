@@ -194,7 +194,7 @@ def test_the_study_says_the_floor_that_its_world_has():
 
 def test_the_study_says_what_the_best_prediction_has_on_its_evaluation_set():
     source = gaussian()
-    clean = source.evaluation(16, 4096 * 16)["field"]
+    clean = np.asarray(source.evaluation(16, 4096 * 16)["field"])
     key, index = jax.random.key(0), jnp.arange(4096)
     time_B, keys_B = quick(lambda: (dit.times(key, index), objectives.keys(key, {"example": index})))()
     noise = np.asarray(quick(lambda keys_B: objectives.normal(keys_B, (16, 12)))(keys_B), np.float64)
