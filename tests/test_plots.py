@@ -247,7 +247,7 @@ def test_exponents_of_several_fits_stand_side_by_side(fitted):
     other = fit(runs_of(laws.get("chinchilla"), noise=0.003, n=40, seed=1), "chinchilla")
     made = compare([Member("mine", fitted), Member("other", other)])
     (ax,) = plots.compared(made).axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "alpha", "beta", "c"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "α", "β", "c"]
     ends = [tuple(np.asarray(line.get_xdata(), dtype=float)) for line in ax.lines]
     assert (made.quantities["alpha"].members["mine"].lo, made.quantities["alpha"].members["mine"].hi) in ends
 

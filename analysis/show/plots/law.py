@@ -66,7 +66,7 @@ def loss(
         "curve (the noise of a single run comes on top)."
     )
     if stars is not None:
-        caption += f" Stars: {len(stars.loss)} held-out outcomes, opened after the seal; dashed: the law at their N."
+        caption += f" Stars: {len(stars.loss)} held-out outcomes, read after the forecasts; dashed: the law at their N."
     canvas = Canvas("Loss against training tokens", caption, (7.6, 4.6), ax=ax)
     ax, sizes, seen = canvas.only, Sizes(data["N"]), data["loss"]
     limits = span(data["D"] if stars is None else np.concatenate([data["D"], stars.D]))

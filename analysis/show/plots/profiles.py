@@ -121,7 +121,7 @@ def compared(comparison: Comparison, *, ax: Axes | None = None) -> Figure:
         y += 0.8
     for k, label in enumerate(labels):
         ax.plot([], [], MARKERS[k % len(MARKERS)], color=KINDS[k % len(KINDS)], label=label)
-    ax.set_yticks(list(ticks), list(ticks.values()))
+    ax.set_yticks(list(ticks), [greek(name) for name in ticks.values()])
     ax.set_ylim(y - 0.9, -0.9)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("exponent")

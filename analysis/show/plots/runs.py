@@ -45,7 +45,7 @@ def forecasts(
     who = sorted(dict.fromkeys(f.forecaster for f in made), key=lambda f: (f.n, f.naive))
     opened = sum(cell.run in outcomes for cell in cells)
     caption = (
-        f"{plural(len(cells), 'held-out cell')} of {dataset}, forecast before their losses were read. Points: "
+        f"{plural(len(cells), 'held-out run')} of {dataset}, forecast before their losses were read. Points: "
         "forecasts; thick bars: 50 %, thin bars: 95 % interval of one new run. Stars and dashed lines: outcomes, "
         f"{opened} of {len(cells)} opened. The naive rival's interval knows the noise of runs only."
     )
@@ -109,7 +109,7 @@ def training(curves: Sequence[TrainingCurve], dataset: str, *, ax: Axes | None =
     caption = (
         f"{stems} stems (thick, learning rate not decayed) and {len(own) - stems} other runs (thin: decay branches, or "
         f"whole runs) of {dataset}, the mean training loss of each chunk of steps; no interval, as these are single "
-        "runs. Held-out runs that are not sealed are not shown."
+        "runs. Held-out runs without a forecast are not shown."
     )
     canvas = Canvas("Training curves", caption, (7.6, 4.4), ax=ax)
     ax, sizes = canvas.only, Sizes(np.array([_size(c) for c in own]))
