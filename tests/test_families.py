@@ -29,6 +29,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "nsp": {"nsp": True},
     "unit": {"unit": "span"},
     "sound": {"sound": 24, "slice": 8},
+    "restart": {"restart": 0.5, "decay": 0.9},
     "fusion": {"fusion": "late", "mask": "prefix", "layers": 2, "vision_layers": 1},
 }
 
@@ -406,6 +407,7 @@ WRONG = [
     ("vq", {"objective": "gumbel"}, Code.INVALID),
     ("vq", {"codes": 0}, Code.INVALID),
     ("vq", {"decay": 1.5}, Code.INVALID),
+    ("vq", {"restart": 0.1, "objective": "codebook"}, Code.CONFLICT),
     ("gpt", {"kv_heads": 3}, Code.CONFLICT),
     ("gpt", {"top": 3, "experts": 2}, Code.CONFLICT),
     ("gpt", {"top": 3, "experts": 4}, Code.CONFLICT),

@@ -1,5 +1,6 @@
 """What the quantiser of vq promises: known values, whose gradient goes where, and the averages of its codebook."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -116,3 +117,24 @@ def test_the_codebook_is_the_ratio_of_the_averages_of_what_chose_it():
     np.testing.assert_allclose(parameters["counts"], counts, rtol=1e-5)
     np.testing.assert_allclose(parameters["codebook"], sums / smooth[:, None], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(parameters["codebook"][-2:], book[-2:], rtol=1e-4)  # never chosen, and not moved
+
+
+def test_rows_that_are_hardly_chosen_become_vectors_of_the_batch_drawn_by_the_key():
+    config = families.configure(vq, 0, codes=K, restart=0.25, decay=0.5)
+    rng, even = np.random.default_rng(0), 256 / K
+    book = rng.normal(size=(K, C)).astype(np.float32)
+    before: Any = {"codebook": book, "counts": np.full(K, even, np.float32), "sums": even * book}
+    before["counts"][4:] = 0.125  # of which a step keeps less than 2, a quarter of an even use
+    codes = jnp.asarray(np.arange(256).reshape(16, 16) % 8)
+    z = rng.normal(size=(16, 16, C)).astype(np.float32)
+    aux = {"codes": codes, "vectors": jnp.asarray(z)}
+    found, again, other = (vq.after(before, aux, jax.random.key(seed), config) for seed in (0, 0, 1))
+    plain = vq.after(before, aux, jax.random.key(0), dataclasses.replace(config, restart=0.0))
+    np.testing.assert_array_equal(found["counts"], [*plain["counts"][:8], *[even] * (K - 8)])
+    np.testing.assert_array_equal(found["sums"][:8], plain["sums"][:8])
+    rows, vectors = np.asarray(found["sums"][8:]) / even, z.reshape(-1, C)
+    assert (rows[:, None] == vectors).all(axis=-1).any(axis=1).all() and len(np.unique(rows, axis=0)) > 12
+    np.testing.assert_allclose(found["codebook"][8:], rows, rtol=1e-4)
+    for name in found:
+        np.testing.assert_array_equal(found[name], again[name])
+    assert (np.asarray(other["sums"][8:]) != found["sums"][8:]).mean() > 0.5

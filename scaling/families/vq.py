@@ -11,8 +11,9 @@ start at one choice of the row itself, so that a row that is never chosen stays 
 ``codebook``: the same squared distance with the encoder held still, of weight 1. (An implementation that is much copied
 has ``beta`` on this term instead of the commitment.)
 
-No row is restarted. So the codes may collapse, and a law fitted over sizes whose codes do is a law of that. The metric
-``perplexity`` is exp(entropy) of the codes that a batch uses, from 1 (one code for all) to K. D counts patches.
+Codes may collapse, and a law fitted over sizes whose codes do is a law of that. With ``restart``, a row of ``ema`` that
+is hardly chosen becomes a vector of the step's batch (Jukebox, arXiv 2005.00341; SoundStream, arXiv 2107.03312, whose
+thresholds are numbers of choices; here they are shares of an even use). The metric ``perplexity`` is exp(entropy) of the codes that a batch uses, from 1 (one code for all) to K. D counts patches.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from scaling import objectives
 from scaling.blocks import average, head, patches, stack
 from scaling.blocks.logical import Axes, Parameters
 from scaling.count import STATE, Component
+from scaling.errors import Code, UserError
 from scaling.families import Aux, Term, gpt
 from scaling.records.unit import Unit
 from scaling.settings import setting
@@ -46,6 +48,7 @@ class Config(patches.ImageShape):
       code_width: numbers of a row.
       beta: weight of the commitment.
       decay: share of the moving averages that a step keeps.
+      restart: of ``ema``: rows that are chosen less often than this share of an even use are restarted; 0: none is.
     """
 
     objective: str = setting("ema", choices=OBJECTIVES)
@@ -53,6 +56,12 @@ class Config(patches.ImageShape):
     code_width: int = setting(8, least=1)
     beta: float = setting(0.25, least=0)
     decay: float = setting(0.99, least=0, most=1)
+    restart: float = setting(0.0, least=0, most=1, later=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.restart and self.objective != "ema":
+            raise UserError("model.restart", self.restart, "goes with objective ema", Code.CONFLICT)
 
 
 ladder = gpt.ladder
@@ -162,8 +171,8 @@ def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, co
 
 
 def after(parameters: Parameters, aux: Aux, key: jax.Array, config: Config) -> Parameters:
-    """For ``ema``: the moving averages of a batch's choices, and the codebook as their ratio."""
-    del key
+    """For ``ema``: the moving averages of a batch's choices, and the codebook as their ratio; rows that are restarted
+    become vectors of the batch, drawn by ``key``, with the counts of an even use."""
     if config.objective == "codebook":
         return parameters
     codes_N, z_NC = aux["codes"].ravel(), aux["vectors"].astype(jnp.float32).reshape(-1, config.code_width)
@@ -171,6 +180,12 @@ def after(parameters: Parameters, aux: Aux, key: jax.Array, config: Config) -> P
     sums_KC = jnp.zeros((config.codes, config.code_width)).at[codes_N].add(z_NC)
     past: Any = parameters["counts"], parameters["sums"]
     counts_K, sums_KC = average.moving(past, (counts_K, sums_KC), config.decay)
+    if config.restart:
+        even = len(codes_N) / config.codes
+        dead_K = counts_K < config.restart * even
+        drawn_KC = z_NC[jax.random.randint(key, (config.codes,), 0, len(z_NC))]
+        counts_K = jnp.where(dead_K, even, counts_K)
+        sums_KC = jnp.where(dead_K[:, None], even * drawn_KC, sums_KC)
     total = counts_K.sum()
     smooth_K = (counts_K + SMOOTHING) / (total + config.codes * SMOOTHING) * total
     return {**parameters, "counts": counts_K, "sums": sums_KC, "codebook": sums_KC / smooth_K[:, None]}
