@@ -22,12 +22,12 @@ On the evaluation set itself, with its times and its noise, the best prediction 
 error is that of every run, so that a fit's E should be nearer to this than to 0.2257. By times: 0.6924, 0.1843, 0.0233,
 0.0008.
 
-2026-11-30, Intel Xeon with AVX-512 (model 167), jax 0.10.2, one worker on two cores with a load of 5 to 10: 5.5 minutes,
-104 CPU-seconds; rates 75 CPU-seconds.
+2026-11-30, Intel Xeon with AVX-512 (model 167), jax 0.10.2, one worker on two cores with a load of 5 to 10: 5.5
+minutes, 104 CPU-seconds; rates 75 CPU-seconds.
 
-**Rate.** Loss at 0.0025, 0.005, 0.01, 0.02, 0.04, seed 0: size 1 at 0.26M patches 0.2433, 0.2422, 0.2418, 0.2417, 0.2455;
-size 3 at 1.05M 0.2315, 0.2277, 0.2275, 0.2274, 0.2279. So 0.02 is bracketed at both, the best of the five at both, and
-half of it costs 0.0001.
+**Rate.** Loss at 0.0025, 0.005, 0.01, 0.02, 0.04, seed 0: size 1 at 0.26M patches 0.2433, 0.2422, 0.2418, 0.2417,
+0.2455; size 3 at 1.05M 0.2315, 0.2277, 0.2275, 0.2274, 0.2279. So 0.02 is bracketed at both, the best of the five at
+both, and half of it costs 0.0001.
 
 **Loss** (eps), seeds 0, 1, 2:
 
@@ -39,10 +39,10 @@ half of it costs 0.0001.
 
 **The floor is found.** ``scaling fit``, Chinchilla's form, 30 runs, residual 0.40 %, not refuted by the noise of seeds
 (p = 0.75): E = 0.2255 [0.2189, 0.2270] (95 %); over the four parts of the times 0.692 [0.664, 0.698], 0.186 [0.179,
-0.187], 0.0232 [0.0209, 0.0236] and 0.0006 [0.0001, 0.0010], each with the exact value inside. No run is below the floor:
-the least excess is 0.0022. Where the form is refuted, in the parts from 500 and from 750, the interval holds the floor all
-the same. A product of powers with a floor says 0.221 [0.189, 0.227], and misses the floor from 500 (0.0236 [0.0234,
-0.0238]).
+0.187], 0.0232 [0.0209, 0.0236] and 0.0006 [0.0001, 0.0010], each with the exact value inside. No run is below the
+floor: the least excess is 0.0022. Where the form is refuted, in the parts from 500 and from 750, the interval holds the
+floor all the same. A product of powers with a floor says 0.221 [0.189, 0.227], and misses the floor from 500 (0.0236
+[0.0234, 0.0238]).
 
 It does not show how N and D are to be allocated: alpha 1.6 [0.5, 2.7], beta 1.5 [1.1, 1.9], a 0.49 [0.33, 0.78], not
 identified. Exponents above 1 are those of a linear problem that is nearly solved, not of pictures. The interval of E

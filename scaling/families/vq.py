@@ -13,7 +13,8 @@ has ``beta`` on this term instead of the commitment.)
 
 Codes may collapse, and a law fitted over sizes whose codes do is a law of that. With ``restart``, a row of ``ema`` that
 is hardly chosen becomes a vector of the step's batch (Jukebox, arXiv 2005.00341; SoundStream, arXiv 2107.03312, whose
-thresholds are numbers of choices; here they are shares of an even use). The metric ``perplexity`` is exp(entropy) of the codes that a batch uses, from 1 (one code for all) to K. D counts patches.
+thresholds are numbers of choices; here they are shares of an even use). The metric ``perplexity`` is exp(entropy) of
+the codes that a batch uses, from 1 (one code for all) to K. D counts patches.
 """
 
 from __future__ import annotations
