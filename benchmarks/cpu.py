@@ -8,16 +8,19 @@ turns (A B C A B C ...), each reports the median of its rounds, and a ratio is t
 Ours has the environment that the launcher gives a CPU worker (transparent huge pages for malloc).
 
 Same for all: 32 sequences of 128 byte tokens a step, float32, tied head, no dropout, gradients clipped at norm 1,
-AdamW; width x layers x heads = 32x3x4, 96x3x6, 256x4x4; random tokens made beforehand. The peers are a plain torch GPT
-in nanoGPT's shape, written here (`torch`: no biases, SDPA, exact GELU), and of transformers `GPT2LMHeadModel` and
-`LlamaForCausalLM` (MLP of 8/3 widths, gated, as many parameters as four widths without) with `attn_implementation`
-sdpa, torch's fused AdamW, their own loss; eager, and with --compile also through torch.compile (default mode). Ours is
+AdamW; width x layers x heads = 32x3x4, 96x3x6, 256x4x4; random tokens made beforehand. `nanodo` is a plain Flax module
+in the shape that NanoDO publishes (LayerNorm without biases, q, k, v by DenseGeneral, GELU, learned positions, tied
+head), its layers unrolled, trained by optax under a `lax.scan` over steps. The peers are a plain torch GPT in nanoGPT's
+shape, written here (`torch`: no biases, SDPA, exact GELU), and of transformers `GPT2LMHeadModel` and `LlamaForCausalLM`
+(MLP of 8/3 widths, gated, as many parameters as four widths without) with `attn_implementation` sdpa, torch's fused
+AdamW, their own loss; eager, and with --compile also through torch.compile (default mode). Ours is
 `scaling.step.Trainer` on family gpt, as a worker runs it: many steps in one call.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -32,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BATCH, CONTEXT, VOCAB = 32, 128, 256
 SIZES = {"30k": (32, 3, 4), "300k": (96, 3, 6), "3M": (256, 4, 4)}
 PEERS = ("torch", "gpt2", "llama")
+OURS = ("ours", "nanodo")  # need nothing but this environment
 
 
 def measure(steps: Callable[[int], float], seconds: float) -> dict[str, float]:
@@ -74,6 +78,77 @@ def ours(size: str, seconds: float) -> dict[str, Any]:
     found = measure(steps, seconds)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
     return {**found, "parameters": parameters, "versions": {"jax": jax.__version__}}
+
+
+def nanodo(size: str, seconds: float) -> dict[str, Any]:
+    """A plain Flax module in NanoDO's shape at a size."""
+    import flax
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    width, layers, heads = SIZES[size]
+    normal = nn.initializers.normal(0.02)
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x_BTD: jax.Array) -> jax.Array:
+            def heads_of(name: str, y_BTD: jax.Array) -> jax.Array:
+                return nn.DenseGeneral((heads, width // heads), use_bias=False, name=name, kernel_init=normal)(y_BTD)
+
+            y_BTD = nn.LayerNorm(use_bias=False)(x_BTD)
+            q_BTHK, k_BTHK, v_BTHK = (heads_of(name, y_BTD) for name in "qkv")
+            scores_BHTS = jnp.einsum("bthk,bshk->bhts", q_BTHK * (width // heads) ** -0.5, k_BTHK)
+            causal_TS = jnp.tril(jnp.ones(scores_BHTS.shape[-2:], bool))
+            share_BHTS = jax.nn.softmax(jnp.where(causal_TS, scores_BHTS, jnp.finfo(scores_BHTS.dtype).min))
+            mixed_BTHK = jnp.einsum("bhts,bshk->bthk", share_BHTS, v_BTHK)
+            x_BTD += nn.DenseGeneral(width, (-2, -1), use_bias=False, name="o", kernel_init=normal)(mixed_BTHK)
+            h_BTF = nn.Dense(4 * width, use_bias=False, kernel_init=normal)(nn.LayerNorm(use_bias=False)(x_BTD))
+            return x_BTD + nn.Dense(width, use_bias=False, kernel_init=normal)(jax.nn.gelu(h_BTF))
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, tokens_BT: jax.Array) -> jax.Array:
+            embedding = nn.Embed(VOCAB, width, embedding_init=normal)
+            x_BTD = embedding(tokens_BT) + self.param("places", normal, (CONTEXT, width))
+            for _ in range(layers):
+                x_BTD = Block()(x_BTD)
+            return embedding.attend(nn.LayerNorm(use_bias=False)(x_BTD))
+
+    model, chunk = Model(), 50
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, 0.9, 0.98, weight_decay=0.1))
+    params = model.init(jax.random.key(0), jnp.zeros((1, CONTEXT), jnp.int32))
+    state = params, optimizer.init(params)
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (chunk, BATCH, CONTEXT + 1)).astype(np.int32)
+
+    def loss_of(params: Any, batch: jax.Array) -> jax.Array:
+        logits = model.apply(params, batch[:, :-1])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()
+
+    def step(state: Any, batch: jax.Array) -> Any:
+        params, moments = state
+        loss, gradient = jax.value_and_grad(loss_of)(params, batch)
+        updates, moments = optimizer.update(gradient, moments, params)
+        return (optax.apply_updates(params, updates), moments), loss
+
+    train = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches), donate_argnums=0)
+    short = train.lower(state, tokens[:1]).compile()
+    whole = train.lower(state, tokens).compile()
+
+    def steps(count: int) -> float:
+        nonlocal state
+        loss = np.zeros(1)
+        for _ in range(count // chunk):
+            state, loss = whole(state, tokens)
+        for index in range(count % chunk):
+            state, loss = short(state, tokens[index : index + 1])
+        return float(np.asarray(loss)[-1])
+
+    found = measure(steps, seconds)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state[0]))
+    return {**found, "parameters": parameters, "versions": {"jax": jax.__version__, "flax": flax.__version__}}
 
 
 def plain(width: int, layers: int, heads: int) -> Any:
@@ -149,7 +224,7 @@ def of_transformers(name: str, width: int, layers: int, heads: int) -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
-def peer(name: str, size: str, seconds: float, compiled: bool) -> dict[str, Any]:
+def peer(name: str, size: str, seconds: float, *, compiled: bool) -> dict[str, Any]:
     """A peer at a size."""
     import torch  # type: ignore[import-not-found]
 
@@ -195,7 +270,7 @@ def child(python: str, candidate: str, size: str, seconds: float, core: int) -> 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
     """All candidates at all sizes, in turns."""
-    candidates = ["ours"]
+    candidates = [*OURS]
     if options.peer:
         candidates += [*PEERS, *(f"{name}-compile" for name in PEERS if options.compile)]
     core = options.core if options.core >= 0 else min(os.sched_getaffinity(0))
@@ -204,7 +279,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
         rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in candidates}
         for _ in range(options.rounds):
             for name in candidates:
-                python = sys.executable if name == "ours" else options.peer
+                python = sys.executable if name in OURS else options.peer
                 rounds[name].append(child(python, name, size, options.seconds, core))
                 print(size, name, rounds[name][-1], file=sys.stderr, flush=True)
         table[size] = {}
@@ -254,11 +329,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.child:
         os.sched_setaffinity(0, {options.core})
         name, _, compiled = options.child.partition("-")
-        found = (
-            ours(options.sizes, options.seconds)
-            if name == "ours"
-            else peer(name, options.sizes, options.seconds, bool(compiled))
-        )
+        own = {"ours": ours, "nanodo": nanodo}.get(name)
+        found = (own or functools.partial(peer, name, compiled=bool(compiled)))(options.sizes, options.seconds)
         print(json.dumps(found))
         return 0
     found = compare(options)

@@ -335,3 +335,9 @@ class TestFormsForACpu:
         plain, expected = found()
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), fast, plain)
         assert products == expected > 0
+
+    @pytest.mark.parametrize("width", [attention.NARROW, attention.NARROW + 1])
+    def test_sums_over_queries_are_the_same_of_any_head(self, width: int):
+        x_BHTS, y_BHTK = (jax.random.normal(jax.random.key(0), (2, 3, 5, last)) for last in (7, width))
+        expected = np.einsum("bhts,bhtk->bhsk", x_BHTS, y_BHTK)
+        np.testing.assert_allclose(quick(attention._over_queries)(x_BHTS, y_BHTK), expected, atol=1e-5)

@@ -16,6 +16,7 @@ from scaling.blocks import dense, execution
 from scaling.errors import Code, UserError
 
 MASKS = ("causal", "bidirectional", "prefix")
+NARROW = 8  # width of heads up to which a sum over queries is faster with y transposed (experiments/LOG.md)
 HIDDEN = -1e30  # the score of what a query does not see: in float32, any score plus this is this
 
 
@@ -137,10 +138,18 @@ def _mix_backward(kept: tuple[Any, ...], gradient_BHTK: jax.Array):
         inner_BHT1 = jnp.sum(scaled_BHTK * mixed_BHTK, axis=-1, keepdims=True)
         slope_BHTS = weights_BHTS * (jnp.einsum("bhtk,bhsk->bhts", scaled_BHTK, v_BHSK) - inner_BHT1)
         q_gradient = None if k_BHSK is None else jnp.einsum("bhts,bhsk->bhtk", slope_BHTS, k_BHSK)
-        k_gradient = None if q_BHTK is None else jnp.einsum("bhts,bhtk->bhsk", slope_BHTS, q_BHTK)
+        k_gradient = None if q_BHTK is None else _over_queries(slope_BHTS, q_BHTK)
     if v_moves is not None:
-        v_gradient = jnp.einsum("bhts,bhtk->bhsk", weights_BHTS, scaled_BHTK)
+        v_gradient = _over_queries(weights_BHTS, scaled_BHTK)
     return q_gradient, k_gradient, v_gradient, None
+
+
+def _over_queries(x_BHTS: jax.Array, y_BHTK: jax.Array) -> jax.Array:
+    """``einsum("bhts,bhtk->bhsk", x, y)``; of narrow heads as a product that the fast routine takes (see ``dense``)."""
+    if y_BHTK.shape[-1] > NARROW:
+        return jnp.einsum("bhts,bhtk->bhsk", x_BHTS, y_BHTK)
+    y_BHKT = jax.lax.optimization_barrier(y_BHTK.swapaxes(2, 3))
+    return jax.lax.optimization_barrier(jnp.einsum("bhkt,bhts->bhks", y_BHKT, x_BHTS)).swapaxes(2, 3)
 
 
 _on_cpu = jax.custom_vjp(_mix)
