@@ -102,7 +102,7 @@ def test_the_accounts_of_kaplan_differ_as_the_head_says(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["lr_transfer", "wsd_equals_cosine", "kaplan_to_chinchilla", "critical_batch", "transfer"]
+    "name", ["lr_transfer", "wsd_equals_cosine", "kaplan_to_chinchilla", "critical_batch", "transfer", "distill"]
 )
 def test_an_experiment_without_runs_is_one_line(name, tmp_path, monkeypatch, capsys):
     module = importlib.import_module(f"experiments.{name}")
