@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import handmade
 import numpy as np
+
+from scaling.records import write_json
+from scaling.records.types import Parameters
 
 ROOT = Path(__file__).parents[1]
 LOGS = ROOT / "tests" / "fixtures" / "logs"
@@ -72,6 +77,29 @@ def rounded(path: Path) -> None:
                 delta = 4.0 * ratio**0.5 * np.exp(-bits / 0.8) * np.exp(0.05 * rng.standard_normal())
                 lines.append(f"{name},{n:.0f},{ratio * n:.0f},{bits},{loss + delta:.6f},{delta:.6f},{delta / 20:.6f}")
     path.write_text("\n".join(lines) + "\n")
+
+
+def pruned(workdir: Path) -> None:
+    """A finished study of the page on pruning: four sizes at three D, dense and at three sparsities."""
+    rng, made = np.random.default_rng(0), []
+    for n, d, sparsity in itertools.product(
+        (8_000, 32_000, 128_000, 512_000), (2**18, 2**19, 2**20), (0, 0.5, 0.75, 0.875)
+    ):
+        zeros, name = int(sparsity * n), f"gpt-{n}-{d}-{sparsity}"
+        left = {"nonembedding": n - zeros, "nonembedding_active": n - zeros, "groups": {"embedding": 100, "mlp": n}}
+        total = dict.fromkeys(("total", "trainable", "active"), n + 100 - zeros)
+        about = handmade.manifest(
+            name,
+            n=n,
+            d=d,
+            size=n // 8_000,
+            parameters=Parameters(**left, **total, zeros=zeros),
+            prune={"sparsity": sparsity, "weights": n} if sparsity else {},
+        )
+        loss = 1.5 + (5.0 * (1 - sparsity) ** 0.4 + 10.0) * (n - zeros) ** -0.3 + 60.0 * d**-0.35
+        handmade.write(workdir, about, handmade.result(loss * float(np.exp(0.002 * rng.standard_normal()))))
+        made.append(about)
+    write_json(workdir / "study.json", handmade.study(*(handmade.program(about) for about in made)))
 
 
 def place(folder: Path) -> None:

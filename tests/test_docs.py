@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from docs_blocks import PAGES, ROOT, Block, blocks, commands, place
+from docs_blocks import PAGES, ROOT, Block, blocks, commands, place, pruned
 from report_study import analyse, build
 
 import analysis
@@ -98,6 +98,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place(made)
     for name, card in (("runs", "fit"), ("other", "other")):
         analysis.fit(made / f"{name}.csv").save(made / f"{card}.json")
+    pruned(made / "runs" / "pruned")
     build(made / "runs" / "demo")
     analyse(made / "runs" / "demo", laws=("chinchilla",), names=("nonembedding",))
     return made
@@ -180,11 +181,24 @@ def test_the_table_says_how_much_there_is():
 # --- the site
 
 
-def test_the_verbs_of_the_site_are_those_of_the_program():
+@pytest.fixture(scope="module")
+def hooks():
     spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
     assert spec is not None and spec.loader is not None
     hooks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hooks)
+    return hooks
+
+
+def test_a_link_of_the_site_leads_into_it(hooks):
+    """Each page and each target is in the site, or the build stops."""
+    for page in PAGES:
+        source = str(page.relative_to(ROOT))
+        for link in hooks.LINK.findall(page.read_text()):
+            assert hooks.target(link, source, hooks.ELSEWHERE.get(source, source.removeprefix("docs/")))
+
+
+def test_the_verbs_of_the_site_are_those_of_the_program(hooks):
     text = hooks.verbs()
     for name in verbs.names():
         assert cli.usage(name) in text
