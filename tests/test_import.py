@@ -319,9 +319,11 @@ def test_a_log_in_pieces_or_damaged_is_read_as_far_as_it_goes(tmp_path: Path):
     assert left(importers.read([tmp_path / "w.wandb"], Told(columns={"loss": "train/loss"})))["truncated"] == 1
     text = (LOGS / "maxtext/metrics.jsonl").read_text().splitlines()
     torn = write(tmp_path / "m.jsonl", "\n".join([*text[:-1], text[-1][:40]]))
+    assert left(importers.read([torn], Told())) == {"truncated": 1}
+    torn = write(tmp_path / "m.jsonl", "\n".join([*text[:2], text[2][:40], *text[3:]]))  # whole, its last line open
     assert left(importers.read([torn], Told())) == {"damaged": 1}
     torn = write(tmp_path / "m.csv", "epoch,step,val_loss\n0,9,3.5\n0,19,3.2\n0,2")
-    assert left(importers.read([torn], Told())) == {"damaged": 1}
+    assert left(importers.read([torn], Told())) == {"truncated": 1}
 
 
 HOSTILE = {

@@ -30,6 +30,46 @@ def test_packed_logs(ending: str, tmp_path: Path):
         importers.read([path], Told())
 
 
+LOGS = Path(__file__).parent / "fixtures" / "logs"
+TOLD = {"d8.log": {"N": "params_total"}, "run-abc12345.wandb": {"loss": "train/loss"}, "runs.csv": {"loss": "val/loss"}}
+CUT = {"truncated", "damaged", "unended"}
+
+
+@pytest.mark.parametrize("log", [log for log in sorted(LOGS.rglob("*.*")) if "version" not in log.name], ids=str)
+def test_a_file_that_is_cut_is_said_to_be(log: Path, tmp_path: Path):
+    """Wherever it is cut but between two lines or records: it is refused, or what cannot be read is counted."""
+    if log.name in ("make.py", "written_by.json") or log.is_dir():
+        return
+    data, told = log.read_bytes(), Told(columns=TOLD.get(log.name, {}))
+    before, read = {left.why for left in importers.read([log], told).left}, 0
+    for share in (0.3, 0.5, 0.7, 0.9, 0.97):
+        end = int(share * len(data))
+        while b"\n" in data[end - 2 : end + 1]:
+            end += 1
+        (tmp_path / log.name).write_bytes(data[:end])
+        try:
+            made = importers.read([tmp_path / log.name], told)
+        except UserError as error:
+            assert error.code in (Code.DAMAGED, Code.UNSUPPORTED), error
+            continue
+        assert {left.why for left in made.left} & CUT - before, (share, made.left)
+        read += 1
+    assert read or data.count(b"\n") == 1 or log.suffix == ".json"  # a JSON value is whole or none
+
+
+def test_a_number_that_is_cut_is_no_loss(tmp_path: Path):
+    """A printed log ends its lines; of a table, which may be typed, the row counts and the cut is said."""
+    for name, text in (("train.log", "step 5: train loss 4.1, val loss 4.25\n"), ("llmc.log", "s:5 tel:4.25\n")):
+        (tmp_path / name).write_text(text + text.replace("5", "9", 1).rstrip("5\n"))
+        made = importers.read([tmp_path / name], Told())
+        assert made.table["loss"].tolist() == [4.25] and [one.why for one in made.left] == ["truncated"]
+        assert made.left[0].first == f"{name}, line 2"
+    for text, why in ((TEXT, []), (TEXT[:-2], ["unended"])):
+        (tmp_path / "mine.csv").write_text(text)
+        made = importers.read([tmp_path / "mine.csv"], Told())
+        assert made.table["step"].tolist() == [1000] and [one.why for one in made.left] == why
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
 def test_encodings_with_a_mark(encoding: str, tmp_path: Path):
     mark = "\ufeff" if encoding == "utf-16-be" else ""

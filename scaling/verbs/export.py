@@ -69,15 +69,19 @@ def export(options: SimpleNamespace) -> int:
         library(options.to, "trackers", "to", options.to)
     out = Path(options.out) if options.out else workdir / "export" / options.to
     make_folder(out, inside=out.parent if options.out else workdir)
+    looks = 0
     while True:
         settled = _settled(workdir)  # before the pass: what ends during it is seen by the next
         count = _tabulate(workdir, out, options.to) if options.to in TABLES else _track(workdir, out, options.to)
         if options.json:
             print_json({"kind": "export", "to": options.to, "path": str(out), **vars(count)})
-        else:
+        elif looks == 0 or settled or (count.files if options.to in TABLES else count.runs):
             print("\n".join(_said(count, out, options.to)), flush=True)
         if not options.follow or settled:
             return 0
+        if looks == 0 and not options.json:
+            print("following until every run has a result; Ctrl-C ends it, the same command goes on", flush=True)
+        looks += 1
         time.sleep(options.every)
 
 

@@ -18,13 +18,16 @@ from scaling.verbs.show import pairs, print_json
 
 if TYPE_CHECKING:
     from analysis.table.importers import Imported, Told
+    from analysis.table.importers.collect import Left
     from analysis.table.importers.contract import Cell
 
 FORMATS = (".csv", ".parquet")
 COUNTERS = ("_step", "Step")  # of W&B
+KEPT = "unended"  # counted with what is left out, and read all the same
 REASONS = {
     "damaged": "lines, rows or records that cannot be read",
-    "truncated": "files that end within a record",
+    "truncated": "records or lines within which a file is cut off; what followed is missing",
+    "unended": "last rows without an end of line, as if the file were cut off within their last cell",
     "no_step": "rows without a step",
     "not_a_number": "logged values that are no finite number",
     "repeated": "values of a step logged again (the last one counts)",
@@ -64,12 +67,17 @@ def import_(options: SimpleNamespace) -> int:
                 "units": made.units,
                 "decayed": made.decayed,
                 "lacking": made.lacking,
-                "left_out": [{"why": left.why, "count": left.count, "first": left.first} for left in made.left],
+                "left_out": [_counts(left) for left in made.left if left.why != KEPT],
+                "kept": [_counts(left) for left in made.left if left.why == KEPT],
             }
         )
         return 0
     print("\n".join([*_said(made), f"written: {out}, {len(made.table)} rows; columns {', '.join(made.table)}"]))
     return 0
+
+
+def _counts(left: Left) -> dict[str, object]:
+    return {"why": left.why, "count": left.count, "first": left.first}
 
 
 def _told(options: SimpleNamespace) -> Told:
@@ -139,7 +147,10 @@ def _said(made: Imported) -> list[str]:
         )
     if made.units.keys() - {"loss"}:
         lines.append("units: " + ", ".join(f"{name} in {unit}" for name, unit in made.units.items() if name != "loss"))
-    lines += [f"left out: {left.count} {REASONS[left.why]}; the first: {left.first}" for left in made.left]
+    lines += [
+        f"{'kept' if left.why == KEPT else 'left out'}: {left.count} {REASONS[left.why]}; the first: {left.first}"
+        for left in made.left
+    ]
     if made.decayed == "unknown":
         lines.append("not known: whether the learning rates had decayed; say --decayed or --nodecayed")
     elif made.decayed is not None and (

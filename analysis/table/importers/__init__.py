@@ -151,6 +151,8 @@ def read(paths: Sequence[Path], told: Told, kind: str | None = None, sheet: str 
             raise UserError("path", source.path, f"holds nothing of {importer.name}: {importer.about}", Code.DAMAGED)
         else:  # such as an event file without scalars
             collected.leave("other", source.path.name)
+        if source.cut is not None:
+            collected.leave("truncated", f"{source.path.name}, {source.cut}")
         source.forget()
     _check_names(mine, collected, told)
     return _made(collected, told, importer, files, {source.axis: None for source in mine if source.axis})

@@ -12,16 +12,19 @@ if TYPE_CHECKING:
 
 Cell = float | str | bool | None
 
-# damaged: a line, row or record that cannot be read. truncated: the file ends within a record. no_step: a row without a
-# step. not_a_number: a logged value that is none, or infinite. repeated: a step logged again, the last value counts.
-# superseded: steps of an attempt that a later one, resumed earlier, logged again. summary: a mean or a best value over
-# the run, which is no loss at a step. smoothed: a series that was smoothed. no_loss: a run without the loss. untrained:
-# the loss before the first step, where each loss is a point of N and D. no_N, no_tokens: a run of which these are not
-# known, where they are of others. unmatched: a row of the user's table that names no run of the log. diverged: a run
-# whose last loss is no number. short: a run with fewer losses than its final one is a mean of. other: no log.
+# damaged: a line, row or record that cannot be read. truncated: the file ends within a record or a printed line.
+# unended: the last row of a CSV has no end of line, so its last cell may be cut: it counts as it is. no_step: a row
+# without a step. not_a_number: a logged value that is none, or infinite. repeated: a step logged again, the last value
+# counts. superseded: steps of an attempt that a later one, resumed earlier, logged again. summary: a mean or a best
+# value over the run, which is no loss at a step. smoothed: a series that was smoothed. no_loss: a run without the loss.
+# untrained: the loss before the first step, where each loss is a point of N and D. no_N, no_tokens: a run of which
+# these are not known, where they are of others. unmatched: a row of the user's table that names no run of the log.
+# diverged: a run whose last loss is no number. short: a run with fewer losses than its final one is a mean of. other:
+# no log.
 Why = Literal[
     "damaged",
     "truncated",
+    "unended",
     "no_step",
     "not_a_number",
     "repeated",

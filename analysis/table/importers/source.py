@@ -48,6 +48,7 @@ class Source:
 
     Attributes:
       axis: the name under which the steps were found, once they are read; None where steps have no name.
+      cut: where a printed log ends within a line, which is left out, once it is read; None where it does not.
 
     Raises:
       UserError: the path is a pipe, or cannot be read; from everything that reads.
@@ -56,6 +57,8 @@ class Source:
     def __init__(self, path: Path, run: str = "", sheet: str | None = None, step: str | None = None):
         self.path, self.run, self.sheet, self.step = path, run, sheet, step
         self.axis: str | None = None
+        self.cut: str | None = None
+        self._ended = True  # whether the line that was read last has an end
 
     def forget(self) -> None:
         """Drops the beginning of the file, which is read again if it is needed again: of many files, one is kept."""
@@ -144,6 +147,14 @@ class Source:
         return found
 
     def lines(self) -> Iterator[tuple[int, str]]:
+        """Number and text of each line of a printed log; a last one without an end is cut, perhaps within a number."""
+        for number, line in self._lines():
+            if self._ended:
+                yield number, line
+            else:
+                self.cut = f"line {number}"
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
         """Number and text of each line; one that is longer than ``LONGEST`` is an error."""
         with self.open() as file:
             reader = io.TextIOWrapper(file, encoding=self._encoding, errors="replace", newline=None)
@@ -152,6 +163,7 @@ class Source:
                 number += 1
                 if len(line) >= LONGEST:
                     raise self.damaged(f"line {number} is longer than {LONGEST:,} characters")
+                self._ended = line.endswith("\n")
                 line = line.rstrip("\n")
                 yield number, COLOUR.sub("", line) if "\x1b" in line else line
 
@@ -162,11 +174,11 @@ class Source:
             for number, row in enumerate(found if isinstance(found, list) else [found], start=1):
                 yield (f"row {number}", row) if isinstance(row, dict) else Skipped("damaged", f"row {number}")
             return
-        for number, line in self.lines():
+        for number, line in self._lines():
             if not line.strip():
                 continue
             value = _loads(line)
-            yield (f"line {number}", value) if isinstance(value, dict) else Skipped("damaged", f"line {number}")
+            yield (f"line {number}", value) if isinstance(value, dict) else self._unread(f"line {number}")
 
     def document(self) -> Any:
         """The whole file as a JSON value.
@@ -241,7 +253,7 @@ class Source:
             raise UserError("column", ", ".join(twice), "appears twice in the header; rename one", Code.CONFLICT)
 
     def _csv_rows(self) -> Iterator[Row | Skipped]:
-        names, reader = self._header(line + "\n" for _, line in self.lines())
+        names, reader = self._header(line + "\n" for _, line in self._lines())
         self._checked(names)
         while True:
             try:
@@ -254,9 +266,15 @@ class Source:
                 continue
             where = f"line {reader.line_num}"
             if len(cells) < len(names) or any(cell.strip() for cell in cells[len(names) :]):
-                yield Skipped("damaged", where)
-            else:
-                yield where, {name: cell.strip() or None for name, cell in zip(names, cells)}
+                yield self._unread(where)
+                continue
+            if not self._ended:
+                yield Skipped("unended", where)
+            yield where, {name: cell.strip() or None for name, cell in zip(names, cells)}
+
+    def _unread(self, where: str) -> Skipped:
+        """What is said of a line that cannot be read: that the file is cut there, if the line has no end."""
+        return Skipped("damaged" if self._ended else "truncated", where)
 
     def _parquet(self) -> Any:
         parquet = library("pyarrow.parquet", "data", "path", self.path)
