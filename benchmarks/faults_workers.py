@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scaling.worker.environment import variables
+from scaling.worker.main import GRACE
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = "SCALING_FAULTS"  # the compiled faults.c, in the environment of a process under it
@@ -163,9 +164,10 @@ def _become(call: Callable[[], int], said: Path, page: Page | None, user: int | 
         if page is not None:
             page.attach()
         code = call()
-        for thread in threading.enumerate():  # as the interpreter does at a normal exit
+        deadline = time.monotonic() + GRACE
+        for thread in threading.enumerate():  # as a worker's process does at its end
             if thread is not threading.current_thread() and not thread.daemon:
-                thread.join()
+                thread.join(max(0.0, deadline - time.monotonic()))
     except BaseException:
         traceback.print_exc()
     finally:

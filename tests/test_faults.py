@@ -233,7 +233,8 @@ def checkpoints_that_fail(workdir: Path) -> None:
 @pytest.mark.system
 def test_checkpoints_that_fail_cost_no_bit_of_a_real_run(tmp_path):
     # In a process of its own: orbax leaves threads and coroutines behind where it was made to fail.
-    code = f"import pathlib, test_faults; test_faults.checkpoints_that_fail(pathlib.Path({str(tmp_path / 'w')!r}))"
+    call = f"test_faults.checkpoints_that_fail(pathlib.Path({str(tmp_path / 'w')!r}))"
+    code = f"import os, pathlib, test_faults; {call}; os._exit(0)"
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "ignore", "-c", code]

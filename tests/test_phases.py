@@ -117,3 +117,14 @@ def test_a_worker_of_a_job_does_not_wait_for_ever_for_what_others_hold(study):
     with ending(study.worker("--idle=1")) as process:
         assert process.wait(30) == EXIT_DONE
     study.assert_finished()
+
+
+@pytest.mark.system
+def test_threads_that_are_left_do_not_hold_a_worker(study):
+    """A checkpoint that failed leaves some that wait for five minutes."""
+    stuck = "import threading\nfrom chains import execute\nthreading.Thread(target=threading.Event().wait).start()\n"
+    (study.modules / "stuck.py").write_text(stuck)
+    study.plan(program("one"))
+    with ending(study.worker("--execute=stuck:execute")) as process:
+        assert process.wait(120) == EXIT_DONE
+    study.assert_finished()

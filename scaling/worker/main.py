@@ -6,6 +6,9 @@ import argparse
 import contextlib
 import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +25,23 @@ from scaling.worker.lease import BEAT, TTL
 from scaling.worker.log import log
 from scaling.worker.loop import MAX_ATTEMPTS, Settings, Worker
 from scaling.worker.training import EXECUTE
+
+GRACE = 5.0  # seconds that a worker alone has to end, once all is written
+
+
+def end_soon(code: int) -> None:
+    """Ends this process with ``code`` within ``GRACE`` seconds, whatever threads are left.
+
+    A checkpoint that failed leaves threads of orbax behind, for which a normal exit waits five minutes.
+    """
+
+    def end() -> None:
+        time.sleep(GRACE)
+        os._exit(code)
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    threading.Thread(target=end, daemon=True).start()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
