@@ -308,24 +308,6 @@ def test_files_of_several_kinds_need_a_choice():
     assert made.files == 1 and left(made) == {"other": 3}
 
 
-def test_a_log_in_pieces_or_damaged_is_read_as_far_as_it_goes(tmp_path: Path):
-    (path,) = (LOGS / "tensorboard/simple").iterdir()
-    cut = tmp_path / path.name
-    cut.write_bytes(path.read_bytes()[:-30])
-    made = importers.read([cut], Told())
-    assert left(made) == {"truncated": 1} and made.table["step"].iloc[0] == 150
-    data = (LOGS / "wandb/run-abc12345.wandb").read_bytes()
-    (tmp_path / "w.wandb").write_bytes(data[: len(data) // 2])
-    assert left(importers.read([tmp_path / "w.wandb"], Told(columns={"loss": "train/loss"})))["truncated"] == 1
-    text = (LOGS / "maxtext/metrics.jsonl").read_text().splitlines()
-    torn = write(tmp_path / "m.jsonl", "\n".join([*text[:-1], text[-1][:40]]))
-    assert left(importers.read([torn], Told())) == {"truncated": 1}
-    torn = write(tmp_path / "m.jsonl", "\n".join([*text[:2], text[2][:40], *text[3:]]))  # whole, its last line open
-    assert left(importers.read([torn], Told())) == {"damaged": 1}
-    torn = write(tmp_path / "m.csv", "epoch,step,val_loss\n0,9,3.5\n0,19,3.2\n0,2")
-    assert left(importers.read([torn], Told())) == {"truncated": 1}
-
-
 HOSTILE = {
     "empty.csv": "",
     "spaces.log": " \n\n",

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import json
 import lzma
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from refusals import refuses
 import analysis
 from analysis.table import importers
 from analysis.table.importers import Told
+from scaling import cli
 from scaling.errors import Code, UserError
 
 TEXT = "step,loss\n" + "".join(f"{s},{5 - s / 1000}\n" for s in range(1, 1001))
@@ -33,6 +35,33 @@ def test_packed_logs(ending: str, tmp_path: Path):
 LOGS = Path(__file__).parent / "fixtures" / "logs"
 TOLD = {"d8.log": {"N": "params_total"}, "run-abc12345.wandb": {"loss": "train/loss"}, "runs.csv": {"loss": "val/loss"}}
 CUT = {"truncated", "damaged", "unended"}
+
+
+def left(made: importers.Imported) -> dict[str, int]:
+    return {one.why: one.count for one in made.left}
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_log_in_pieces_or_damaged_is_read_as_far_as_it_goes(tmp_path: Path):
+    (path,) = (LOGS / "tensorboard/simple").iterdir()
+    cut = tmp_path / path.name
+    cut.write_bytes(path.read_bytes()[:-30])
+    made = importers.read([cut], Told())
+    assert left(made) == {"truncated": 1} and made.table["step"].iloc[0] == 150
+    data = (LOGS / "wandb/run-abc12345.wandb").read_bytes()
+    (tmp_path / "w.wandb").write_bytes(data[: len(data) // 2])
+    assert left(importers.read([tmp_path / "w.wandb"], Told(columns={"loss": "train/loss"})))["truncated"] == 1
+    text = (LOGS / "maxtext/metrics.jsonl").read_text().splitlines()
+    torn = write(tmp_path / "m.jsonl", "\n".join([*text[:-1], text[-1][:40]]))
+    assert left(importers.read([torn], Told())) == {"truncated": 1}
+    torn = write(tmp_path / "m.jsonl", "\n".join([*text[:2], text[2][:40], *text[3:]]))  # whole, its last line open
+    assert left(importers.read([torn], Told())) == {"damaged": 1}
+    torn = write(tmp_path / "m.csv", "epoch,step,val_loss\n0,9,3.5\n0,19,3.2\n0,2")
+    assert left(importers.read([torn], Told())) == {"truncated": 1}
 
 
 @pytest.mark.parametrize("log", [log for log in sorted(LOGS.rglob("*.*")) if "version" not in log.name], ids=str)
@@ -57,17 +86,22 @@ def test_a_file_that_is_cut_is_said_to_be(log: Path, tmp_path: Path):
     assert read or data.count(b"\n") == 1 or log.suffix == ".json"  # a JSON value is whole or none
 
 
-def test_a_number_that_is_cut_is_no_loss(tmp_path: Path):
+def test_a_number_that_is_cut_is_no_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """A printed log ends its lines; of a table, which may be typed, the row counts and the cut is said."""
     for name, text in (("train.log", "step 5: train loss 4.1, val loss 4.25\n"), ("llmc.log", "s:5 tel:4.25\n")):
         (tmp_path / name).write_text(text + text.replace("5", "9", 1).rstrip("5\n"))
         made = importers.read([tmp_path / name], Told())
-        assert made.table["loss"].tolist() == [4.25] and [one.why for one in made.left] == ["truncated"]
+        assert made.table["loss"].tolist() == [4.25] and left(made) == {"truncated": 1}
         assert made.left[0].first == f"{name}, line 2"
     for text, why in ((TEXT, []), (TEXT[:-2], ["unended"])):
         (tmp_path / "mine.csv").write_text(text)
         made = importers.read([tmp_path / "mine.csv"], Told())
         assert made.table["step"].tolist() == [1000] and [one.why for one in made.left] == why
+        command = ["import", str(tmp_path / "mine.csv"), f"--out={tmp_path / 'out.csv'}"]
+        assert cli.main([*command, "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert [one["why"] for one in said["kept"]] == why and said["left_out"] == []
+        assert cli.main(command) == 0 and ("kept: 1" in capsys.readouterr().out) == bool(why)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
@@ -111,7 +145,7 @@ def test_a_file_of_a_folder_without_losses_is_counted(tmp_path: Path):
     (tmp_path / "a.jsonl").write_text('{"step": 0, "learning/loss": 3.0}\n{"step": 9, "learning/loss": 2.0}\n')
     (tmp_path / "b.jsonl").write_text('{"learning/loss": 3.0}\n{"learning/loss": 2.0}\n')
     made = importers.read([tmp_path], Told())
-    assert made.files == 1 and {one.why: one.count for one in made.left} == {"no_step": 2, "other": 1}
+    assert made.files == 1 and left(made) == {"no_step": 2, "other": 1}
     with refuses(Code.DAMAGED, "path", tmp_path / "b.jsonl"):
         importers.read([tmp_path / "b.jsonl"], Told())
 
