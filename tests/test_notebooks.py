@@ -48,7 +48,7 @@ def test_there_are_five():
     assert set(NAMES) == set(SAID) == {path.stem for path in FOLDER.glob("*.ipynb")}
 
 
-@pytest.mark.system  # 8 CPU-seconds each and more; what is below holds the committed outputs to the scripts
+@pytest.mark.system  # 3 CPU-seconds each, 21 for the first; what is below holds the committed outputs to the scripts
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs(name: str, tmp_path: Path):
     command = [sys.executable, "-W", "error", str(FOLDER / f"{name}.py")]
