@@ -126,7 +126,7 @@ def test_seal_then_score(workdir):
     assert wrong.refuted is True and wrong.bias_percent < -1  # no floor: it forecasts too low a loss
     said = sentence(result)
     assert "came out best" in said and "The naive rival" in said
-    assert "product on non-embedding N" in said.split("Refuted at 95 %: ")[1]
+    assert "product on non-embedding N" in said.split("Rejected at 95 %: ")[1]
     row = next(row for row in result.rows if row.forecaster == who("chinchilla"))
     assert row.error_percent == pytest.approx(100 * (row.value / row.outcome - 1))
     assert abs(row.z) < 3 and row.inside95
@@ -149,7 +149,7 @@ def test_a_cell_is_sealed_once(workdir):
     both = sealed.read(workdir).entries
     assert both[0] == first and both[1].previous == first.sha256
     result = score(workdir)
-    assert result.waiting == ("text-holdout-192000-4000000-0",) and "1 sealed cell is not finished" in sentence(result)
+    assert result.waiting == ("text-holdout-192000-4000000-0",) and "1 held-out run is not finished" in sentence(result)
 
 
 @pytest.mark.parametrize(

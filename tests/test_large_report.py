@@ -28,4 +28,4 @@ def test_the_page_of_very_many_cells_lists_the_first_and_says_so(tmp_path, monke
         handmade.write(tmp_path, about, handmade.result(2.0 + index / 8))
     monkeypatch.setattr(page, "ROWS", 3)
     text = page.write(tmp_path, tmp_path / "report.html").read_text()
-    assert "The first 3 of 5 cells" in text and "run2</td>" in text and "run3</td>" not in text
+    assert "The first 3 of 5 runs" in text and "run2</td>" in text and "run3</td>" not in text

@@ -335,7 +335,7 @@ def test_figures_name_their_axes_runs_and_intervals(figures):
     ]
     for name, figure in ((f"{d} {k}", f) for d, own in figures.items() for k, f in own.items()):
         caption = figure.get_supxlabel()
-        assert figure.get_suptitle() and re.search(r"\d+ (runs|stems|held-out cells)", caption), name
+        assert figure.get_suptitle() and re.search(r"\d+ (runs|stems|held-out runs)", caption), name
         assert re.search(r"interval|band|standard deviations", caption), name
         for ax in figure.axes:
             assert ax.get_xlabel() or ax.get_ylabel(), name
