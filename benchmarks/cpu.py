@@ -124,7 +124,7 @@ def nanodo(size: str, seconds: float) -> dict[str, Any]:
     tokens = np.random.default_rng(0).integers(0, VOCAB, (chunk, BATCH, CONTEXT + 1)).astype(np.int32)
 
     def loss_of(params: Any, batch: jax.Array) -> jax.Array:
-        logits = model.apply(params, batch[:, :-1])
+        logits: Any = model.apply(params, batch[:, :-1])
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()
 
     def step(state: Any, batch: jax.Array) -> Any:

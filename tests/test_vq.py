@@ -128,8 +128,12 @@ def test_rows_that_are_hardly_chosen_become_vectors_of_the_batch_drawn_by_the_ke
     codes = jnp.asarray(np.arange(256).reshape(16, 16) % 8)
     z = rng.normal(size=(16, 16, C)).astype(np.float32)
     aux = {"codes": codes, "vectors": jnp.asarray(z)}
-    found, again, other = (vq.after(before, aux, jax.random.key(seed), config) for seed in (0, 0, 1))
-    plain = vq.after(before, aux, jax.random.key(0), dataclasses.replace(config, restart=0.0))
+
+    def after(seed: int, config: vq.Config = config) -> Any:
+        return vq.after(before, aux, jax.random.key(seed), config)
+
+    found, again, other = after(0), after(0), after(1)
+    plain = after(0, dataclasses.replace(config, restart=0.0))
     np.testing.assert_array_equal(found["counts"], [*plain["counts"][:8], *[even] * (K - 8)])
     np.testing.assert_array_equal(found["sums"][:8], plain["sums"][:8])
     rows, vectors = np.asarray(found["sums"][8:]) / even, z.reshape(-1, C)
