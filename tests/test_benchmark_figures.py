@@ -198,7 +198,7 @@ def test_the_gate():
 
 
 def test_training_on_a_cpu():
-    columns = ("ours", "gpt2", "llama", "gpt2-compile", "llama-compile")
+    columns = ("ours", "nanodo", "torch", "gpt2", "llama")
     for size, cells in rows("Training on a CPU", "parameters").items():
         held = result("cpu")["sizes"][size]
         for name, cell in zip(columns, cells, strict=True):
