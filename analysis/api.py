@@ -450,7 +450,4 @@ def _form(
 
         law = reference.source(str(data)).law
     form = laws.default() if law is None else laws.get(law)
-    if columns and "x" in columns and form.columns == ("x",):
-        others = {name: column for name, column in columns.items() if name != "x"}
-        return form.in_column(columns["x"]), others
-    return form, columns
+    return (form, None) if columns is None else laws.placed(form, columns)

@@ -178,6 +178,15 @@ def test_the_table_says_how_much_there_is():
     assert f"[{len(importers.importers())} kinds]" in README
 
 
+def test_the_studies_of_the_systems_exist():
+    """A table is no block that is run; each study that it names can be made."""
+    page = (ROOT / "docs" / "concepts" / "systems.md").read_text()
+    named = re.findall(r"`scaling run --config=(\w+):?(\w*)`", page)
+    assert len(set(named)) > 10
+    for name, argument in set(named):
+        assert importlib.import_module(f"experiments.{name}").get_config(argument).cells
+
+
 # --- the site
 
 

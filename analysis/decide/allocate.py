@@ -64,7 +64,7 @@ CARRIED = (
     Refuted,
     Misfit,
     NotLinear,
-)  # warnings of a fit that its allocations repeat
+)  # warnings of a fit that whatever is read from it repeats
 
 
 class Extrapolation(Warning, tag="extrapolation"):
@@ -282,6 +282,11 @@ def optimal(
     return answer(fit, asked, cells, level=level, cost=cost, force=force)
 
 
+def carried(fit: Fit) -> tuple[AnyWarning, ...]:
+    """The warnings of a fit that bear on whatever is read from it."""
+    return tuple(w for w in fit.warnings if isinstance(w, CARRIED))
+
+
 def positive(**numbers: float | None) -> dict[str, float]:
     """The numbers that are not None. UserError names one that is not a positive number."""
     given = {name: float(value) for name, value in numbers.items() if value is not None}
@@ -324,8 +329,7 @@ def lowered(answer: Allocation, fit: Fit) -> Allocation:
     loss = answer.loss.moved(-offset)
     size = answer.loss.value / abs(loss.value) if loss.value else math.inf
     near = Sensitivity(half_N=answer.sensitivity.half_N * size, double_N=answer.sensitivity.double_N * size)
-    carried = tuple(w for w in fit.warnings if isinstance(w, CARRIED))
-    return msgspec.structs.replace(answer, asked=asked, loss=loss, sensitivity=near, of_fit=carried)
+    return msgspec.structs.replace(answer, asked=asked, loss=loss, sensitivity=near, of_fit=carried(fit))
 
 
 class Spans(NamedTuple):
@@ -368,7 +372,7 @@ def assemble(
         cost="6ND" if cost is None else "function" if callable(cost) else "by_size",
         conventions=fit.conventions,
         warnings=tuple(warnings),
-        of_fit=tuple(w for w in fit.warnings if isinstance(w, CARRIED)),
+        of_fit=carried(fit),
         quantity=fit.law.quantity,
     )
 
@@ -380,11 +384,11 @@ def require_separable(fit: Fit) -> None:
         return
     unknown = any(isinstance(w, NotIdentified) and w.parameter == "a" for w in fit.warnings)
     if unknown or abs(correlation) > diagnose.CONFOUNDED:
-        remedy = (
+        problem = (
             f"is not identified: log N and log D of the runs correlate {correlation:.3f}, so that the exponents of N "
-            "and D cannot be told apart; train other D at fixed N, or insist with --force"
+            "and D cannot be told apart"
         )
-        raise UserError("allocation", fit.law.name, remedy, Code.NOT_IDENTIFIED)
+        raise _refusal("allocation", fit.law.name, problem, Code.NOT_IDENTIFIED, "train other D at fixed N")
 
 
 def require_interior(fit: Fit, cells: Cells) -> None:
@@ -441,8 +445,9 @@ def _wide_interval(
     return [WideInterval(quantity=name, lo=cell.lo, hi=cell.hi)]
 
 
-def _refusal(field: str, value: object, problem: str, code: Code) -> UserError:
-    return UserError(field, value, f"{problem}; train nearer to it, or insist with --force", code)
+def _refusal(field: str, value: object, problem: str, code: Code, advice: str = "train nearer to it") -> UserError:
+    told = f"{problem}; {advice}"
+    return UserError(field, value, f"{told}, or insist with --force", code, problem=told)
 
 
 def _term(fit: Fit, cell: Mapping[str, Array], moved: float | None) -> DiscrepancyTerm | None:

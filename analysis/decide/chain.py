@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.card import SCHEMA, AnyWarning, Interval, Value
-from analysis.decide.allocate import CARRIED
+from analysis.decide.allocate import carried
 from analysis.decide.one_variable import OutsideRange
 from scaling.errors import Code, UserError
 
@@ -92,7 +92,7 @@ def through(
                 value=_interval(drawn, level),
                 of_input=_interval(exact, level),
                 warnings=_outside(step, column, float(np.median(before))),
-                of_fit=tuple(w for w in step.warnings if isinstance(w, CARRIED)),
+                of_fit=carried(step),
             )
         )
     return Chain(level=level, loss=at, steps=tuple(done))

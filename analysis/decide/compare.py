@@ -23,7 +23,7 @@ from scipy import special
 
 from analysis import laws
 from analysis.card import SCHEMA, AnyWarning, Interval, Value
-from analysis.decide.allocate import CARRIED
+from analysis.decide.allocate import carried
 from analysis.decide.design import ExpectedPrecision, Prior, plan_targets
 from analysis.engine.frontier import cost_table, estimate_and_draws, optimum_along
 from analysis.fitting.below_zero import require_above
@@ -297,7 +297,7 @@ def compare(
             n=m.fit.conventions.n,
             loss=LossName.of(m.fit),
             rows=m.fit.data.rows,
-            of_fit=tuple(w for w in m.fit.warnings if isinstance(w, CARRIED)),
+            of_fit=carried(m.fit),
         )
         for m in members
     )

@@ -86,8 +86,9 @@ def noise_scale(rows: Iterable[StepRow], context: int, *, level: float = 0.95) -
 def steps_to(rows: Sequence[StepRow], loss: float) -> float | None:
     """Steps at which the training loss of a run passes ``loss``; None where it never does, or is below from the start.
 
-    Fits a parabola in log step to the rows near the crossing, to average out the noise of single rows (a line where
-    they are few): the bend of the curve in the window of a line moves all crossings by .1 % or so.
+    Fits a parabola in log step to the rows near the crossing, to average out the noise of single rows: the bend of the
+    curve in the window of a line moves all crossings by .1 % or so. A line where rows are few, or where the parabola
+    does not fall through the loss.
     """
     step = np.array([row.step for row in rows], np.float64)
     y = np.array([row.loss for row in rows], np.float64)
@@ -99,11 +100,16 @@ def steps_to(rows: Sequence[StepRow], loss: float) -> float | None:
         near = np.zeros(len(step), bool)
         near[max(0, below[0] - 1) : below[0] + 2] = True
     x = np.log(step[near] / step[below[0]])
-    fitted = np.polyfit(x, y[near], 2 if len(x) >= PARABOLA else 1)
-    fitted[-1] -= loss
-    roots = [root.real for root in np.roots(fitted) if root.imag == 0 and np.polyval(np.polyder(fitted), root.real) < 0]
+    roots = (_falling(x, y[near] - loss, 2) if len(x) >= PARABOLA else []) or _falling(x, y[near] - loss, 1)
     crossing = float(step[below[0]]) * math.exp(min(roots, key=abs)) if roots else math.inf
     return crossing if step[0] < crossing < step[-1] else None
+
+
+def _falling(x: np.ndarray, y: np.ndarray, degree: int) -> list[float]:
+    """Where the polynomial through the points falls through 0."""
+    fitted = np.polyfit(x, y, degree)
+    slope = np.polyder(fitted)
+    return [root.real for root in np.roots(fitted) if root.imag == 0 and np.polyval(slope, root.real) < 0]
 
 
 def sweep(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from analysis.card import SCHEMA, AnyWarning, Conventions, Interval, Value, Warning
-from analysis.decide.allocate import CARRIED, DiscrepancyTerm, positive
+from analysis.decide.allocate import DiscrepancyTerm, carried, positive
 from analysis.laws.base import Quantity
 from scaling.errors import Code, UserError
 
@@ -92,7 +92,7 @@ def at_value(fit: Fit, x: float, *, level: float = 0.95) -> Point:
         discrepancy=term,
         conventions=fit.conventions,
         warnings=_outside(fit, column, x, k > 0 and beyond > 0),
-        of_fit=tuple(w for w in fit.warnings if isinstance(w, CARRIED)),
+        of_fit=carried(fit),
         quantity=fit.law.quantity,
     )
 

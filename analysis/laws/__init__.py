@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -143,6 +143,12 @@ def get(law: str | Law, folder: str | Path | None = None) -> Law:
     if ties is not None:
         result = tie(result, ties)
     return result.in_column(column) if column else result  # last, so that the law's name reads as it was written
+
+
+def placed(law: Law, columns: Mapping[str, str]) -> tuple[Law, dict[str, str]]:
+    """A law of x in the column that ``columns`` calls x, and the other columns; any other law as it is, with all."""
+    others = dict(columns)
+    return (law.in_column(others.pop("x")), others) if law.columns == ("x",) and "x" in others else (law, others)
 
 
 def _registered(asked: str, name: str) -> Law:

@@ -70,13 +70,10 @@ def why_not(why: AnyReason) -> str:
                 f"fewer than three sizes share a compute: no isoFLOP groups, and {why.sizes} sizes with two or more D"
             )
         case FewOptima():
-            noun, what = (
-                why.of.removesuffix("s"),
-                "a minimum between sizes" if why.of == "budgets" else "the lowest loss",
-            )
-            where = "" if why.of == "budgets" else " at a budget inside the range"
-            has = "has" if why.found == 1 else "have"
-            return f"only {plural(why.found, noun)} {has} {what}{where}; {why.needed} are needed"
+            budgets, has = why.of == "budgets", "has" if why.found == 1 else "have"
+            what = "a minimum between sizes" if budgets else "the lowest loss at a budget inside the range"
+            found = plural(why.found, "budget" if budgets else "size")
+            return f"only {found} {has} {what}; {why.needed} are needed"
         case FewLeft():
             return "leaving out one size leaves too few optima to tell how sure this is"
         case WideExponent():

@@ -19,9 +19,9 @@ def comparison(compared: Comparison) -> list[str]:
         rows.append([member.label, member.law, str(member.rows), *(interval(cell, _THREE) for cell in cells)])
     if pooled:
         rows.append(["pooled", "", "", *(interval(each.mean, _THREE) for each in pooled)])
-    lines = [*aligned(rows)]
+    lines = aligned(rows)
     lines += [f"{member.label}: {sentence(warning)}" for member in compared.members for warning in member.of_fit]
-    lines += ["" if names else "no exponent means the same in these fits"]
+    lines.append("" if names else "no exponent means the same in these fits")
     lines += [pair(name, each) for name in names for each in compared.quantities[name].pairs]
     for name, each in zip(names, pooled):
         if each.tau is not None:

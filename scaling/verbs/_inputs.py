@@ -29,7 +29,7 @@ def fit_of(path: Path, options: SimpleNamespace) -> tuple[Fit, Runs | None]:
     from analysis import reference
     from analysis.card import Kind
     from analysis.fitting import fit, load_fit
-    from analysis.laws import default, get
+    from analysis.laws import default, get, placed
     from analysis.table.runs import load
 
     kind = None
@@ -39,10 +39,9 @@ def fit_of(path: Path, options: SimpleNamespace) -> tuple[Fit, Runs | None]:
     if kind == "fit" or (path.suffix == ".json" and not path.exists()):  # which the reader of cards says
         of_table(options, path)
         return load_fit(path), None
-    source, columns = reference.find(path), pairs("columns", options.columns, str)
+    source = reference.find(path)
     law = get(options.law or (None if source is None else source.law) or default().name)
-    if law.columns == ("x",) and "x" in columns:
-        law = law.in_column(columns.pop("x"))
+    law, columns = placed(law, pairs("columns", options.columns, str))
     asked = {"where": options.where, "columns": columns, "law": law}
     if source is not None:
         if options.units:

@@ -40,7 +40,6 @@ from scaling.errors import UserError
 PER_DECADE = 10  # budgets of the slider
 BELOW, BEYOND = 0.1, 100.0  # its ends, over the largest C of the fitted runs
 SHOWN = (1.0, 3.0, 10.0, 100.0)  # budgets of the small table, over the largest C of the fitted runs
-INSIST = ", or insist with --force"  # a flag of `scaling predict`, not of a page
 FIRST = 10.0  # where the slider stands at first
 # The gravest first: what makes the number another one, then what makes it uncertain.
 GRAVE: tuple[type[AnyWarning], ...] = (
@@ -213,9 +212,7 @@ def _optimum(fit: Fit, budget: float, entropy: float | None) -> Step:
     try:
         best = optimal(fit, flops=budget, level=fit.level)
     except UserError as error:
-        return Step(
-            c, budget, times=times, reason=f"No answer at {c} FLOPs: {error.value} {error.remedy.removesuffix(INSIST)}."
-        )
+        return Step(c, budget, times=times, reason=f"No answer at {c} FLOPs: {error.value} {error.problem}.")
     return Step(
         c=c,
         x=budget,

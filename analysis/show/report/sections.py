@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy import special
@@ -138,7 +139,7 @@ class LawRow:
     delta_aicc: float | None
     loo_rms: float | None
     rolling_rms: float | None
-    rejected: str
+    rejected: Literal["seeds", "trend", "no"] | None
 
 
 @dataclass(frozen=True)
@@ -305,7 +306,7 @@ def predictions(fit: Fit, entropy: float | None) -> Predictions:
             # 100 times is allowed, but not 100 times and a rounding error
             optimum = optimal(fit, flops=budget * (1 - 1e-9), level=fit.level)
         except UserError as error:
-            rows.append(BudgetRow(ratio, budget, f"{error.field} {error.value} {error.remedy}"))
+            rows.append(BudgetRow(ratio, budget, f"{error.field} {error.value} {error.problem}"))
             continue
         notes = [sentence(w) for w in optimum.warnings if not isinstance(w, Extrapolation)]
         reason = next((sentence(w) for w in optimum.warnings if isinstance(w, OpenDraws)), "not identified")
@@ -405,13 +406,13 @@ def _laws(part: DatasetSummary, n: str) -> tuple[LawRow, ...]:
     return tuple(rows)
 
 
-def _rejected(fit: Fit, by_seeds: bool | None) -> str:
-    """What rejects a form: the noise between seeds, a trend in its residuals, or nothing that was tested."""
+def _rejected(fit: Fit, by_seeds: bool | None) -> Literal["seeds", "trend", "no"] | None:
+    """What rejects a form: the noise between seeds, or a trend in its residuals; None if neither was tested."""
     if by_seeds:
-        return "by seed noise"
+        return "seeds"
     if any(isinstance(w, Misfit) for w in fit.warnings):
-        return "by a trend"
-    return "not tested" if by_seeds is None and fit.noise.structure is None else "no"
+        return "trend"
+    return None if by_seeds is None and fit.noise.structure is None else "no"
 
 
 def _approaches(n: str, result: Approaches) -> ApproachTable:
