@@ -13,7 +13,7 @@ import analysis
 from analysis.table import importers
 from analysis.table.importers import Told
 from scaling import cli
-from scaling.records import Record
+from scaling.records import Record, write_study
 from scaling.records.types import StepRow
 
 EVERY, LAST = 4, 16
@@ -100,6 +100,19 @@ def test_it_follows_until_every_run_has_a_result(work: Path, monkeypatch: pytest
     code, out, _ = shell("export", work, "--to=csv", "--follow", "--every=0.5")
     assert code == 0 and looks == [0.5, 0.5] and len(out.splitlines()) == 5 and "Ctrl-C" in out
     assert list(pd.read_csv(work / "export/csv/runs.csv")["run"]) == ["r0", "r1"]
+
+
+def test_it_does_not_wait_for_a_run_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It waited for ever: a failed run has no loss, and its record no result until it is trained again."""
+    workdir = tmp_path / "work"
+    about = [handmade.manifest(f"r{i}", n=1000, d=LAST * 1024) for i in range(2)]
+    write_study(workdir, handmade.study(*map(handmade.program, about)))
+    failed = handmade.result(status="failed", reason="FloatingPointError")
+    train(handmade.write(workdir, about[0], handmade.result(3.0, steps=LAST, tokens=LAST * 1024)), EVERY, LAST)
+    handmade.write(workdir, about[1], failed)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
+    code, out, _ = shell("export", workdir, "--to=csv", "--follow")
+    assert code == 0 and "retry_failed" in out
 
 
 def test_wrong_input_is_one_line(work: Path, tmp_path: Path):

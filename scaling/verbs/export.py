@@ -14,10 +14,11 @@ import msgspec
 
 from scaling.errors import Code, UserError, choose, library
 from scaling.flags import Flag
-from scaling.records import Record, read_study, read_typed, records, write_atomic, write_json
+from scaling.records import Record, read_typed, records, write_atomic, write_json
 from scaling.records.files import make_folder
 from scaling.records.types import StepRow
 from scaling.records.value import Value
+from scaling.status import SETTLED, study_status
 from scaling.verbs import _tables
 from scaling.verbs._declare import JSON, Verb
 from scaling.verbs.show import print_json
@@ -55,7 +56,7 @@ class Count:
 
 
 def export(options: SimpleNamespace) -> int:
-    """Exports once, or with ``--follow`` until every run of the study has a result."""
+    """Exports once, or with ``--follow`` until every run of the study has ended."""
     if options.to not in TARGETS:
         raise UserError("to", options.to or "nothing", choose(options.to or "", TARGETS), Code.UNKNOWN)
     if not 0 < options.every < math.inf:
@@ -71,16 +72,18 @@ def export(options: SimpleNamespace) -> int:
     make_folder(out, inside=out.parent if options.out else workdir)
     looks = 0
     while True:
-        settled = _settled(workdir)  # before the pass: what ends during it is seen by the next
+        left = _left(workdir)  # before the pass: what ends during it is seen by the next
         count = _tabulate(workdir, out, options.to) if options.to in TABLES else _track(workdir, out, options.to)
         if options.json:
             print_json({"kind": "export", "to": options.to, "path": str(out), **vars(count)})
-        elif looks == 0 or settled or (count.files if options.to in TABLES else count.runs):
+        elif looks == 0 or not left.open or (count.files if options.to in TABLES else count.runs):
             print("\n".join(_said(count, out, options.to)), flush=True)
-        if not options.follow or settled:
+        if not options.follow or not left.open:
+            if options.follow and left.said and not options.json:
+                print(left.said)
             return 0
         if looks == 0 and not options.json:
-            print("following until every run has a result; Ctrl-C ends it, the same command goes on", flush=True)
+            print("following until every run has ended; Ctrl-C ends it, the same command goes on", flush=True)
         looks += 1
         time.sleep(options.every)
 
@@ -97,16 +100,25 @@ def _visible(workdir: Path, count: Count) -> Iterator[Record]:
             yield record
 
 
-def _settled(workdir: Path) -> bool:
-    """Whether every planned run, or every run where there is no study, has a result."""
+@dataclass(frozen=True)
+class _Left:
+    """What may still change: whether runs are left to train, and a line on those that ended without a result."""
+
+    open: bool
+    said: str | None = None
+
+
+def _left(workdir: Path) -> _Left:
+    """The runs of the study, or all runs where there is no study, which have no result."""
     try:
-        study = read_study(workdir)
+        status = study_status(workdir)
     except UserError as error:
         if error.code is not Code.MISSING:
             raise
-        return all(record.result is not None for record in records(workdir))
-    names = [spec.run for program in study.programs for spec in program.runs]
-    return all(Record(workdir / "runs" / name).result is not None for name in names)
+        return _Left(any(record.result is None for record in records(workdir)))
+    retry = f": {status.retry} trains them again" if status.retry else ""
+    said = f"ended without a result that can be read: {len(status.failures)} runs{retry}" if status.failures else None
+    return _Left(any(row.state not in SETTLED for row in status.runs), said)
 
 
 def _track(workdir: Path, out: Path, to: str) -> Count:
@@ -221,7 +233,7 @@ VERB = Verb(
             offers=lambda: TARGETS,
         ),
         Flag("out", str, "folder to write to (default: WORKDIR/export/TO)"),
-        Flag("follow", bool, "go on while the study trains, until every run has a result", False),
+        Flag("follow", bool, "go on while the study trains, until every run has ended", False),
         Flag("every", float, "seconds between two looks with --follow", 10.0),
         JSON,
     ),
