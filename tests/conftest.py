@@ -4,9 +4,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis
 import pytest
 from ml_collections import ConfigDict
 from references import NOT_HERE
+
+hypothesis.settings.register_profile("suite", derandomize=True)  # the same examples everywhere: no run fails by chance
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,9 @@
 """Tables as people's spreadsheets, trackers and scripts write them: read alike, or one line that names the cause."""
 
 import gzip
+import json
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import analysis
 from analysis import laws
 from analysis.show.sentences import sentence
 from analysis.table import text_files
-from scaling.errors import Code
+from scaling.errors import Code, UserError
 
 CELLS = [(n, n * ratio) for n in (31e6, 74e6, 165e6, 420e6, 1.1e9) for ratio in (5, 20, 60, 150)]
 NOISE = np.exp(0.003 * np.random.default_rng(2).standard_normal(len(CELLS)))
@@ -55,7 +57,13 @@ FILES: dict[str, bytes] = {
     "mark.csv": CSV.encode("utf-8-sig"),
     "packed.csv.gz": gzip.compress(CSV.encode()),
     "packed_without_a_word.csv": gzip.compress(CSV.encode()),
+    "words.csv": CSV.replace(",", " ").encode(),
+    "aligned.csv": TABLE.to_string(index=False).encode(),
+    "numpy.csv": ("# " + CSV.replace(",", " ")).encode(),
+    "no_last_end.csv": CSV.rstrip("\n").encode(),
     "rows.json": TABLE.to_json(orient="records").encode(),
+    "columns.json": TABLE.to_json().encode(),
+    "lists.json": json.dumps(TABLE.to_dict("list")).encode(),
     "rows.jsonl.gz": gzip.compress(TABLE.to_json(orient="records", lines=True).encode()),
     "rows.jsonl": TABLE.to_json(orient="records", lines=True).encode(),
 }
@@ -67,6 +75,18 @@ def test_however_it_is_written_it_is_the_same_table(name: str, tmp_path: Path):
     read = analysis.load(tmp_path / name).table
     for column in TABLE:
         np.testing.assert_array_equal(read[column], TABLE[column])
+
+
+@pytest.mark.parametrize(("unit", "log"), [("log10", np.log10), ("ln", np.log)])
+def test_logarithms_are_a_unit(unit: str, log: Callable[[pd.Series], pd.Series]):
+    logs = TABLE.assign(N=log(TABLE["N"]), D=log(TABLE["D"]))
+    read = analysis.load(logs, units={"N": unit, "D": unit}).table
+    np.testing.assert_allclose(read[["N", "D"]], TABLE[["N", "D"]])
+    with pytest.raises(UserError):
+        analysis.load(logs, units={"loss": unit})
+    if unit == "log10":
+        (said,) = [sentence(w) for w in analysis.load(logs).warnings if w.code == "questioned_units"]
+        assert "N=log10" in said
 
 
 @pytest.mark.parametrize(
@@ -81,7 +101,8 @@ def test_however_it_is_written_it_is_the_same_table(name: str, tmp_path: Path):
         ("t.csv", b"sep=;\nN;D;loss\n1;2\n", Code.DAMAGED, "line 3"),
         ("t.csv.gz", gzip.compress(CSV.encode())[:-20], Code.DAMAGED, "t.csv.gz"),
         ("t.csv", b"\xff\xfe\x00", Code.DAMAGED, "t.csv"),
-        ("t.json", b'{"N": [1, 2]}', Code.DAMAGED, "t.json"),
+        ("t.csv", CSV.encode()[:-5], Code.DAMAGED, "line 21"),
+        ("t.json", b'{"N": [1, 2], "D": [3]}', Code.DAMAGED, "t.json"),
         ("t.json", b"[" * 100_000, Code.DAMAGED, "t.json"),
         ("t.xlsx", b"PK", Code.UNSUPPORTED, "t.xlsx"),
     ],

@@ -20,6 +20,7 @@ from scaling.errors import Code, UserError
 GAP = 3e3  # factor between neighbouring values of a column: no study leaves 3.5 decades empty, but mixed units do
 BITS = float(np.log(1 / np.log(2)))  # difference of log loss between bits and nats
 CLEAN, SHARE = 0.06, 0.4  # largest rms of log loss after the correction, absolute and as a share of that before
+PAIRS = 300  # rows up to which rows in another unit are also sought two at a time
 MANY = 5000  # rows above which the units of single rows are not checked
 MOST = 0.4  # largest share of rows in the smaller part
 STRAY, RATIO = 10.0, 3.0  # smallest factors by which a stray N, D, D/N or C/6ND lies off all others
@@ -195,7 +196,10 @@ def _bits(table: Any) -> list[MixedUnits]:
     before = _rms(y - basis @ (basis.T @ y))
     if before < CLEAN / 4:
         return []
-    sign, odd = min(((sign, _odd(basis, y, sign)) for sign in (1, -1)), key=lambda x: _rms_of(basis, y, *x))
+    ways = ((1, 1), (-1, 1), (1, 2), (-1, 2)) if len(y) <= PAIRS else ((1, 1), (-1, 1))
+    found = [(sign, _odd(basis, y, sign, moved)) for sign, moved in ways]
+    # Many odd rows bend to any noise: each has to earn its place, as in the Bayesian information criterion.
+    sign, odd = min(found, key=lambda x: len(y) * np.log(_rms_of(basis, y, *x) + 1e-12) + x[1].sum() * np.log(len(y)))
     after = _rms_of(basis, y, sign, odd)
     if not odd.any() or odd.mean() > MOST or after > CLEAN or after > SHARE * before:
         return []
@@ -212,21 +216,29 @@ def _rms_of(basis: Any, y: Any, sign: int, odd: Any) -> float:
     return _rms(moved - basis @ (basis.T @ moved))
 
 
-def _odd(basis: Any, y: Any, sign: int) -> Any:
+def _odd(basis: Any, y: Any, sign: int, most: int) -> Any:
     """Mask (n,) of rows that, when their log loss is shifted by ``sign`` * BITS, bring all nearest to one surface.
 
-    Greedy, one row at a time.
+    Greedy, by the row or (``most`` 2) the two rows that gain most: a few odd rows bend the surface towards themselves,
+    so that one of them alone may not seem odd.
     """
-    odd, leverage = np.zeros(len(y), dtype=bool), 1 - (basis**2).sum(1)
-    for _ in range(2 * len(y)):
+    n, odd = len(y), np.zeros(len(y), dtype=bool)
+    hat = basis @ basis.T if most == 2 else None
+    leverage = 1 - (basis**2).sum(1)
+    for _ in range(2 * n):
         moved = y - sign * BITS * odd
         residual = moved - basis @ (basis.T @ moved)
         step = sign * BITS * np.where(odd, -1.0, 1.0)  # reduction of the residual sum of squares by changing each row
         gain = 2 * step * residual - step**2 * leverage
-        i = int(np.argmax(gain))
-        if gain[i] <= 1e-12:
+        best = np.argmax(gain), np.argmax(gain)
+        if hat is not None:
+            both = gain[:, None] + gain + 2 * step[:, None] * step * hat
+            np.fill_diagonal(both, gain)
+            best = np.unravel_index(np.argmax(both), both.shape)
+            gain = both.max(0)
+        if gain[best[1]] <= 1e-12:
             break
-        odd[i] = not odd[i]
+        odd[list({*best})] ^= True
     return odd
 
 

@@ -87,12 +87,12 @@ def _pieces(path: Path, file: io.BufferedIOBase) -> bytes:
 def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
     """Cells of a CSV or TSV as text, and the name of each row: its line.
 
-    The separator is what a ``sep=`` line says, else ``delimiter``, or the semicolon or tab of a header that lacks it.
-    Columns without a title that are empty in every row are left out, and so is a first one that numbers the rows, as
-    pandas and R write it.
+    The separator is what a ``sep=`` line says, else ``delimiter``, or the semicolon or tab of a header that lacks it,
+    or white space where every line has as many words as the header, as numpy writes it. Columns without a title that
+    are empty in every row are left out, and so is a first one that numbers the rows, as pandas and R write it.
 
     Raises:
-      UserError: rows of unequal length, a title twice, cells without a title, no header.
+      UserError: rows of unequal length, a title twice, cells without a title, no header, a last number that was cut.
     """
     text, skipped = text_of(path), 0
     if match := _SEPARATOR.match(text):
@@ -101,6 +101,7 @@ def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
         first = text.split("\n", 1)[0]
         if delimiter not in first:
             delimiter = next((other for other in ";\t," if other in first), delimiter)
+            text = text if delimiter in first else _spaced(text, delimiter)
     cells: list[list[str]] = []
     lines: list[int] = []
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
@@ -119,9 +120,36 @@ def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
         header, cells = header[1:], [row[1:] for row in cells]
     _check(path, header, cells, lines)
     kept = [row[: len(header)] for row in cells]
+    if not text.endswith(("\n", "\r")):
+        _check_end(path, kept, lines)
     if delimiter == ";":
         kept = _with_points(kept)
     return pd.DataFrame(kept, columns=pd.Index(header), dtype=object), [f"line {line}" for line in lines]
+
+
+def _spaced(text: str, delimiter: str) -> str:
+    """Lines of words with ``delimiter`` between them, and without numpy's mark of a comment before the header.
+
+    The text as it is where lines differ in their number of words, or have one.
+    """
+    lines = [line.split() for line in text.removeprefix("#").splitlines()]
+    if delimiter in text or '"' in text or {len(parts) for parts in lines if parts} in (set(), {1}):
+        return text
+    if len({len(parts) for parts in lines if parts}) > 1:
+        return text
+    return "\n".join(delimiter.join(parts) for parts in lines) + ("\n" if text.endswith(("\n", "\r")) else "")
+
+
+def _check_end(path: Path, cells: list[list[str]], lines: list[int]) -> None:
+    """Refuses a last number that is shorter than all above it, and by three digits than most: it may have been cut."""
+    last = [row[-1].strip() for row in cells]
+    lengths = sorted(map(len, last[:-1]))
+    if len(last) < 3 or not all(map(_POINT.fullmatch, last[:-1])):
+        return
+    if len(last[-1]) >= lengths[0] or len(last[-1]) > lengths[len(lengths) // 2] - 3:
+        return
+    what = f"has the last number {last[-1]}, shorter than all others, and no end: was the file cut? End the line"
+    raise UserError("table", f"{path}, line {lines[-1]}", f"{what}, or delete it", Code.DAMAGED)
 
 
 def _numbers(cells: Iterable[str]) -> bool:
@@ -183,12 +211,23 @@ def json_lines(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def json_array(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Cells of a JSON array of objects, and the name of each row: its place from 1."""
+    """Cells of a JSON array of objects, or of an object of columns, and the name of each row: its place from 1."""
     try:
         rows = json.loads(text_of(path))
     except (ValueError, RecursionError) as error:
         raise UserError("table", path, f"is not JSON ({error}); mend it", Code.DAMAGED) from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)) and not _are_columns(rows):
         remedy = "is not an array of objects; write [{...}, {...}], one object a run"
         raise UserError("table", path, remedy, Code.DAMAGED)
-    return pd.DataFrame(rows, dtype=object), [f"row {i + 1}" for i in range(len(rows))]
+    frame = pd.DataFrame(rows, dtype=object).reset_index(drop=True)
+    return frame, [f"row {i + 1}" for i in range(len(frame))]
+
+
+def _are_columns(value: Any) -> bool:
+    """Whether a JSON value is one object of columns: arrays of one length, or objects of one set of keys, as pandas."""
+    if not isinstance(value, dict) or not value:
+        return False
+    columns = list(value.values())
+    if all(isinstance(column, list) for column in columns):
+        return len({len(column) for column in columns}) == 1
+    return all(isinstance(column, dict) and column.keys() == columns[0].keys() for column in columns)

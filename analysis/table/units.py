@@ -53,6 +53,8 @@ UNITS: dict[str, Unit] = {
     **_COUNTS,
     **{name: _times(factor, "C") for name, factor in _FLOPS.items()},
     "PF-days": _times(1e15 * DAY, "C"),
+    "log10": Unit(lambda x: 10.0**x, ("N", "D", "C")),
+    "ln": Unit(np.exp, ("N", "D", "C")),
     "forward": _times(3.0, "C"),  # C counts the forward pass, 2ND; the backward pass costs twice as much
     **_LOSSES,
 }
