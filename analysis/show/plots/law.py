@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 
 from analysis.engine.frontier import Cost, cost_table, flops_for
@@ -309,7 +310,6 @@ def _plane(ax: Axes, fit: Fit, sizes: Sizes, path: _Path) -> None:
     mesh = np.meshgrid(n, d)
     surface = np.atleast_1d(fit.law.predict(fit.theta, {"N": mesh[0].ravel(), "D": mesh[1].ravel()})).reshape(50, 50)
     levels = ax.contour(n, d, surface, levels=7, colors=MUTED, linewidths=0.7, alpha=0.8)
-    ax.clabel(levels, fontsize=7, fmt=lambda v: f"{v:.3g}")
     if path.N is not None and path.D is not None:
         draws = np.linspace(1, len(path.N) - 1, min(PATHS, len(path.N) - 1)).astype(int)
         lines = np.stack([path.N[draws], path.D[draws]], axis=-1)
@@ -318,5 +318,26 @@ def _plane(ax: Axes, fit: Fit, sizes: Sizes, path: _Path) -> None:
     sizes.scatter(ax, data["N"], data["N"], data["D"])
     log_axis(ax, "x", across, short)
     log_axis(ax, "y", up, short)
+    drawn = [np.stack([data["N"], data["D"]], axis=-1)]
+    if path.N is not None and path.D is not None:
+        drawn.append(np.stack([path.N[0], path.D[0]], axis=-1))
+    places = _free_places(ax, levels, np.concatenate(drawn))
+    ax.clabel(levels, fontsize=7, fmt=lambda v: f"{v:.3g}", manual=places)  # after the axes have their scales
     ax.set_xlabel(n_label(fit.conventions))
     ax.set_ylabel(D_LABEL)
+
+
+def _free_places(ax: Axes, levels: QuadContourSet, taken: Array) -> list[tuple[float, float]]:
+    """A place (N, D) on each contour, as far as one can be from the borders and what is drawn at ``taken`` (n, 2)."""
+    to_axes = ax.transData + ax.transAxes.inverted()
+    taken, places = to_axes.transform(taken[np.isfinite(taken).all(1)]), []
+    for contour in levels.get_paths():
+        if len(contour.vertices) == 0:
+            continue
+        at = to_axes.transform(contour.vertices)
+        free = np.linalg.norm(at[:, None] - taken[None], axis=-1).min(1)
+        best = int(np.argmax(np.minimum(free, np.minimum(at, 1 - at).min(1))))
+        taken = np.concatenate([taken, at[best : best + 1]])
+        x, y = contour.vertices[best]
+        places.append((float(x), float(y)))
+    return places
