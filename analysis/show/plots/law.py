@@ -38,6 +38,7 @@ from analysis.show.sentences import rows_word
 from analysis.show.workdir_summary import RunSummary
 from scaling.errors import UserError
 
+CORNER = 0.06  # share of the axes
 PATHS = 40  # draws of the frontier that are shown
 
 
@@ -328,7 +329,10 @@ def _plane(ax: Axes, fit: Fit, sizes: Sizes, path: _Path) -> None:
 
 
 def _free_places(ax: Axes, levels: QuadContourSet, taken: Array) -> list[tuple[float, float]]:
-    """A place (N, D) on each contour, as far as one can be from the borders and what is drawn at ``taken`` (n, 2)."""
+    """A place (N, D) on each contour, as far as one can be from the borders and what is drawn at ``taken`` (n, 2).
+
+    None of a contour that only cuts a corner: a label would leave the axes.
+    """
     to_axes = ax.transData + ax.transAxes.inverted()
     taken, places = to_axes.transform(taken[np.isfinite(taken).all(1)]), []
     for contour in levels.get_paths():
@@ -336,7 +340,10 @@ def _free_places(ax: Axes, levels: QuadContourSet, taken: Array) -> list[tuple[f
             continue
         at = to_axes.transform(contour.vertices)
         free = np.linalg.norm(at[:, None] - taken[None], axis=-1).min(1)
-        best = int(np.argmax(np.minimum(free, np.minimum(at, 1 - at).min(1))))
+        inside = np.minimum(at, 1 - at).min(1)
+        best = int(np.argmax(np.minimum(free, inside)))
+        if inside[best] < CORNER:
+            continue
         taken = np.concatenate([taken, at[best : best + 1]])
         x, y = contour.vertices[best]
         places.append((float(x), float(y)))
