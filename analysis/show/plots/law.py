@@ -336,15 +336,16 @@ def _free_places(ax: Axes, levels: QuadContourSet, taken: Array) -> list[tuple[f
     to_axes = ax.transData + ax.transAxes.inverted()
     taken, places = to_axes.transform(taken[np.isfinite(taken).all(1)]), []
     for contour in levels.get_paths():
-        if len(contour.vertices) == 0:
+        vertices = np.asarray(contour.vertices, dtype=np.float64)
+        if len(vertices) == 0:
             continue
-        at = to_axes.transform(contour.vertices)
+        at = to_axes.transform(vertices)
         free = np.linalg.norm(at[:, None] - taken[None], axis=-1).min(1)
         inside = np.minimum(at, 1 - at).min(1)
         best = int(np.argmax(np.minimum(free, inside)))
         if inside[best] < CORNER:
             continue
         taken = np.concatenate([taken, at[best : best + 1]])
-        x, y = contour.vertices[best]
+        x, y = vertices[best]
         places.append((float(x), float(y)))
     return places
