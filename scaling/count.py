@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 # Groups that N_nonembedding leaves out, tied or not: tables of tokens and positions, and what maps the last states to a
@@ -53,6 +53,12 @@ class Component:
     among: int = 0
     scores: int = 0
     part: str = ""
+
+    def times(self, passes: int) -> Component:
+        """The component where each example passes through it so often."""
+        return replace(
+            self, tokens=self.tokens * passes, attention=self.attention * passes, scores=self.scores * passes
+        )
 
 
 def parameters(components: Iterable[Component], zeros: tuple[int, int] = (0, 0)) -> dict[str, Any]:

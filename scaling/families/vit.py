@@ -12,7 +12,7 @@ from all four turns of each in one batch (arXiv 1803.07728). D counts patches of
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -210,7 +210,7 @@ def components(config: Config) -> list[Component]:
     blocks = stack.stack_components(c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.seen // passes)
     parts = [
         *patches.components(c.pixels, c.patches, c.width, c.seen, blank=c.objective == "simmim"),
-        *(replace(part, tokens=part.tokens * passes, attention=part.attention * passes) for part in blocks),
+        *(part.times(passes) for part in blocks),
         Component("final_norm", "norm", c.width),
     ]
     if not c.hides:
