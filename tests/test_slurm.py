@@ -7,10 +7,12 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import handmade
 import msgspec
 import pytest
 from chain_study import ROOT, Study, program, wait_for
@@ -21,17 +23,19 @@ from scaling import cli
 from scaling.engines import _requeue, _slurm, slurm
 from scaling.engines.slurm import Batch, Slurm, Submitted, call, cut, read_submitted
 from scaling.errors import Code
-from scaling.records import read_typed, write_json
-from scaling.records.types import InterruptedRow, StartRow, StepRow
+from scaling.records import identity, read_typed, write_json
+from scaling.records.types import InterruptedRow, Parent, StartRow, StepRow
 from scaling.verbs._training import engine_options
 from scaling.worker import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
 from scaling.worker.failures import Problem
+from scaling.worker.lease import acquire
 
 NAMES = "it's #1 100% $HOME `date`"  # a folder whose name has all that a shell or sbatch could take for its own
 TOOLS = {
     # Stands in for SLURM's commands where there is none: a step is its command, and a requeue is noted.
     "srun": 'while case "$1" in --*) true ;; *) false ;; esac; do shift; done\nexec "$@"\n',
-    "squeue": 'echo "${STATE:-RUNNING}"\n',
+    # It knows the task by its name, and by number the whole array, two of whose tasks run.
+    "squeue": 'case "$*" in *=12_5*) ;; *) echo RUNNING ;; esac\n[ -n "$SQUEUE_STATES" ] || echo "${STATE:-RUNNING}"\n',
     "scontrol": 'echo "$@" >>"$NOTES"\n',
 }
 
@@ -83,7 +87,7 @@ def test_the_script_is_valid_and_holds_every_value_as_it_is(tmp_path, site):
     group = site.get("nodes", 1) > 1
     assert ("scaling.worker" if group else "scaling.engines._pool") in said
     assert ("--nodes=4" in said and "--ntasks=8" in said) if group else "--nodes=3" in said
-    assert group or f"--report={workdir}/jobs/slurm-7_0.error.json" in said
+    assert f"--report={workdir}/jobs/slurm-7_0.error.json" in said
     if "container" in site:
         assert said[said.index("apptainer") : said.index("-P")] == [
             "apptainer",
@@ -284,9 +288,59 @@ def test_what_a_command_says_is_one_line():
         call("no-such-command")
 
 
+def test_filters_of_the_user_hide_no_job(monkeypatch, tmp_path):
+    for name in ("SQUEUE_STATES", "SQUEUE_ACCOUNT", "SCANCEL_PARTITION", "SLURM_CLUSTERS"):
+        monkeypatch.setenv(name, "x")
+    names = {line.partition("=")[0] for line in call("env").splitlines()}
+    assert "SLURM_CLUSTERS" in names and not any(name.startswith(("SQUEUE_", "SCANCEL_")) for name in names)
+    assert call("cat") == ""  # none asks at the terminal
+
+
+@pytest.mark.parametrize(
+    ("site", "kept"),
+    [
+        ({}, {"SBATCH_GPUS", "SBATCH_GRES", "SBATCH_MEM_PER_CPU", "SBATCH_QOS"}),
+        ({"nodes": 2}, {"SBATCH_GPUS", "SBATCH_GRES", "SBATCH_MEM_PER_CPU", "SBATCH_QOS", "SBATCH_CPUS_PER_GPU"}),
+        ({"gpus": 1}, {"SBATCH_MEM_PER_CPU", "SBATCH_QOS"}),
+        ({"mem": "1G", "nodes": 2, "cpus": 2}, {"SBATCH_GPUS", "SBATCH_GRES", "SBATCH_QOS"}),
+    ],
+)
+def test_variables_that_would_ask_for_something_else_do_not_reach_sbatch(monkeypatch, site, kept):
+    names = ("GPUS", "GRES", "MEM_PER_CPU", "QOS", "CPUS_PER_GPU", "ERROR")
+    for name in names:
+        monkeypatch.setenv(f"SBATCH_{name}", "x")
+    assert {name for name in _slurm.submitting(_slurm.Site(**site)) if name.startswith("SBATCH_")} == kept
+
+
+def test_jobs_of_programs_that_wait_for_others_are_not_submitted_again(study, monkeypatch):
+    parent = program("parent")
+    child = handmade.edited(
+        program("child").runs[0].manifest,
+        parents=(Parent(run="parent", parts={"a": "a"}, identity=identity("parent"), flops=1),),
+    )
+    study.plan(parent, handmade.program(child))
+    sent = []
+    monkeypatch.setattr(slurm, "tasks_of", lambda _: {"1_0"})
+    monkeypatch.setattr(Slurm, "_send", lambda _, count: sent.append(count))
+    made = Slurm(study.workdir)
+    made._programs = list(study.programs)
+    (study.workdir / "jobs").mkdir()
+    lease = acquire(study.workdir / "runs" / "parent", beat=0.05)
+    assert lease is not None
+    with lease:
+        for _ in range(4):
+            assert made._look().problem is None
+            time.sleep(0.2)
+    assert not sent
+    study.record("parent").begin(parent.runs[0].manifest)
+    study.record("parent").finish(handmade.result(1.0, steps=10))
+    monkeypatch.setattr(slurm, "tasks_of", lambda _: set())
+    assert [made._look().problem for _ in range(2)] == [None, None] and sent == [1]
+
+
 def test_what_a_wrapper_of_the_site_says_beside_is_no_job(monkeypatch):
     said = {"squeue": "Welcome to lab!\n12_0\n12_1\n7\n", "sbatch": "Charged to: lab 5\n13;lab\n"}
-    monkeypatch.setattr(slurm, "call", lambda command, *_: said[command])
+    monkeypatch.setattr(slurm, "call", lambda command, *_, **__: said[command])
     assert slurm.tasks_of("x") == {"12_0", "12_1", "7"}
     assert slurm._number(said["sbatch"]) == slurm._number("13\n") == "13"
     for text in ("", "Usage: sbatch", "13\nqueued\n"):
@@ -362,11 +416,11 @@ def test_a_job_trains_the_study_and_ends(study, tmp_path, job, nodes):
 @pytest.mark.parametrize(("nodes", "number"), [(1, signal.SIGTERM), (2, signal.SIGUSR2)])
 def test_a_job_that_is_told_to_stop_checkpoints_and_requeues_itself(study, tmp_path, job, nodes, number):
     study.plan(program("one", steps=60, pause=0.05))
-    with job(nodes) as process:
+    with job(nodes, SQUEUE_STATES="PENDING") as process:  # a filter that the user likes
         wait_for(lambda: len(study.trace()) > 3)
         process.send_signal(number)
         assert process.wait(60) == EXIT_INTERRUPTED
-    assert requeued(tmp_path) == "requeue 34\n"
+    assert requeued(tmp_path) == "requeue 12_5\n"  # 34 may be the number of the whole array
     assert study.record("one").events(InterruptedRow)
     with job(nodes) as process:
         assert process.wait(60) == EXIT_DONE
@@ -385,9 +439,12 @@ def test_a_job_that_is_cancelled_or_not_ours_is_not_requeued(study, tmp_path, jo
     assert not requeued(tmp_path)
 
 
-def test_a_job_whose_workers_need_a_person_ends_and_says_why(study, tmp_path, job):
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_job_whose_workers_need_a_person_ends_and_says_why(study, tmp_path, job, nodes):
     study.plan(program("one", full_disk=True))
-    with job() as process:
+    if nodes == 2:  # the others of a group cannot go on then, and srun has the largest code
+        (tmp_path / "bin" / "srun").write_text("#!/bin/bash\n" + TOOLS["srun"].replace("exec ", "") + "exit 76\n")
+    with job(nodes) as process:
         assert process.wait(60) == EXIT_USER
     error = read_typed(study.workdir / "jobs" / "slurm-12_5.error.json", Problem).error
     assert error.code is Code.ENVIRONMENT and "No space left" in error.remedy

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import handmade
 import pytest
 import slurm_cluster
 from chain_study import ROOT, Study, program, wait_for
@@ -116,6 +117,27 @@ def test_a_job_that_gets_a_signal_goes_back_into_the_queue_and_on(study, lab, co
     assert len(task.starts) == 2 and task.starts[1].marks.rows > 5
     repeated = len(study.trace()) - 60
     assert repeated <= 5 if command[1] == "--full" else repeated == 0  # that one kills srun, and srun the step
+
+
+def test_only_the_task_that_gets_a_signal_goes_back_also_the_last_of_an_array(study, lab):
+    """The last task of an array has the array's number, by which SLURM would take all of them."""
+    study.plan(*(program(f"p{index}", steps=80, pause=0.1) for index in range(3)))
+    made = engine(study, jobs=3)
+    wait_for(lambda: len({line.split()[0] for line in study.trace()}) == 3, 60)
+    (last,) = [number for number, task, *_ in jobs(lab) if task.startswith(f"{number}_")]
+    lab.command("scancel", "--signal=USR2", f"{last}_2")
+    assert drain(made) is None
+    study.assert_finished()
+    assert len(read_submitted(study.workdir).batches) == 1 and len(study.trace()) == 240
+    assert sorted(len(task.starts) for task in starts(study)) == [1, 1, 2]
+
+
+def test_runs_of_two_nodes_that_need_a_person_end_their_job_and_the_launcher_says_why(study, lab):
+    options = handmade.options(mesh={"ensemble": 1, "data": 2, "fsdp": 1, "tensor": 1})
+    study.plan(handmade.edited(program("one", full_disk=True), options=options))
+    problem = drain(engine(study, jobs=1, nodes=2))
+    assert problem is not None and "No space left" in problem.remedy
+    assert len(read_submitted(study.workdir).batches) == 1 and study.record("one").result is None
 
 
 def test_a_job_whose_script_died_alone_is_submitted_again(study, lab):

@@ -34,21 +34,23 @@ OWN |= {"no-requeue", "signal", "wait"}
 # Options with which squeue would not see the jobs, or sbatch would submit none.
 ELSEWHERE = {"clusters": "squeue must see the jobs: export SLURM_CLUSTERS instead, which all commands read"}
 ELSEWHERE |= dict.fromkeys(("help", "usage", "version"), "submits nothing; leave it out")
-# The variables of sbatch for what the script always says, and for fields of a site, which it says if they are set.
+# The variables of sbatch for what the script always says, and for fields of a site, which it says if they are set. Some
+# are other ways to say the same: sbatch refuses two of them, or asks for a node a GPU to satisfy both.
 OVERRULED = {
-    "job name": "SBATCH_JOB_NAME",
-    "output": "SBATCH_OUTPUT",
-    "open mode": "SBATCH_OPEN_MODE",
-    "requeue": "SBATCH_NO_REQUEUE",
-    "signal": "SBATCH_SIGNAL",
-    "array": "SBATCH_ARRAY_INX",
-    "wait": "SBATCH_WAIT",
-    "clusters": "SBATCH_CLUSTERS",
-    "account": "SBATCH_ACCOUNT",
-    "partition": "SBATCH_PARTITION",
-    "time": "SBATCH_TIMELIMIT",
-    "mem": "SBATCH_MEM_PER_NODE",
-    "gpus": "SBATCH_GPUS_PER_NODE",
+    "job name": ("SBATCH_JOB_NAME",),
+    "output": ("SBATCH_OUTPUT", "SBATCH_ERROR"),
+    "open mode": ("SBATCH_OPEN_MODE",),
+    "requeue": ("SBATCH_NO_REQUEUE",),
+    "signal": ("SBATCH_SIGNAL",),
+    "array": ("SBATCH_ARRAY_INX",),
+    "wait": ("SBATCH_WAIT",),
+    "clusters": ("SBATCH_CLUSTERS",),
+    "account": ("SBATCH_ACCOUNT",),
+    "partition": ("SBATCH_PARTITION",),
+    "time": ("SBATCH_TIMELIMIT",),
+    "mem": ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU"),
+    "gpus": ("SBATCH_GPUS_PER_NODE", "SBATCH_GPUS_PER_TASK", "SBATCH_GPUS", "SBATCH_GRES"),
+    "cpus": ("SBATCH_CPUS_PER_GPU",),
 }
 # Variables of the launcher that workers need where a site does not pass its environment on.
 PASSED = ("JAX_PLATFORMS", "SCALING_CACHE", "XLA_FLAGS")
@@ -192,11 +194,11 @@ def script(workdir: Path, site: Site, worker: Sequence[str], workers: int) -> st
         [*container(site), site.python or ("python3" if site.container else sys.executable), "-P", "-m"]
     )
     place = shlex.quote(f"--workdir={workdir}")
+    report = shlex.quote(f"{workdir / FOLDER}/slurm-") + '"$task".error.json'
     if group:
-        command = [f"{python} scaling.worker", place, '--label="$task"']
+        command = [f"{python} scaling.worker", place, f"--report={report}", '--label="$task"']
     else:
-        report = shlex.quote(f"--report={workdir / FOLDER}/slurm-") + '"$task".error.json'
-        command = [f"{python} scaling.engines._pool", place, report, f"--workers={workers}"]
+        command = [f"{python} scaling.engines._pool", place, f"--report={report}", f"--workers={workers}"]
     cpus = site.cpus or (None if group else workers)
     return TEMPLATE.format(
         head="\n".join(_head(workdir, site, cpus)),
@@ -208,6 +210,7 @@ def script(workdir: Path, site: Site, worker: Sequence[str], workers: int) -> st
         each=site.tasks_per_node if group else 1,
         cpus=f" --cpus-per-task={cpus}" if cpus else "",
         command=" ".join([*command, *map(shlex.quote, worker)]),
+        report=report,
         done=EXIT_DONE,
         user=EXIT_USER,
         interrupted=EXIT_INTERRUPTED,
@@ -265,8 +268,11 @@ def _head(workdir: Path, site: Site, cpus: int | None) -> Iterator[str]:
 
 def submitting(site: Site) -> dict[str, str]:
     """The environment of sbatch: without the variables by which it would overrule what the script says."""
-    asked = [name for name in OVERRULED if getattr(site, name, True) is not None]
-    return {name: value for name, value in os.environ.items() if name not in {OVERRULED[each] for each in asked}}
+    said = {name for name in OVERRULED if getattr(site, name, True) is not None}
+    if site.processes == 1:  # see ``script``
+        said.add("cpus")
+    overruled = {variable for name in said for variable in OVERRULED[name]}
+    return {name: value for name, value in os.environ.items() if name not in overruled}
 
 
 def _environment(site: Site) -> dict[str, str]:
@@ -279,6 +285,7 @@ TEMPLATE = r"""#!/bin/bash
 {head}
 # Made by `scaling run --engine=slurm`. On SIGTERM and SIGUSR2 workers checkpoint, and the job is requeued.
 stopped= step= code=
+unset ${{!SQUEUE_@}} # the user's filters
 stop() {{
   stopped=1
   if [ -n "$step" ]; then kill -USR2 "$step" 2>/dev/null; fi # srun passes it on; SIGTERM would make it kill
@@ -286,9 +293,10 @@ stop() {{
 trap stop TERM USR2
 
 again() {{
-  # Not a job that somebody cancels, or that SLURM itself puts back; and not an allocation that others use.
-  if [ -z "${{SCALING_JOINED:-}}" ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
-    scontrol requeue "$SLURM_JOB_ID"
+  # Not a job that somebody cancels, or that SLURM itself puts back; and not an allocation that others use. By the name
+  # of the task: the last one of an array has the number of the array, by which SLURM would take all of them.
+  if [ -z "${{SCALING_JOINED:-}}" ] && [ "$(squeue --noheader --jobs="$task" --format=%T)" = RUNNING ]; then
+    scontrol requeue "$task"
   fi
   exit {interrupted}
 }}
@@ -316,6 +324,7 @@ while [ -z "$stopped" ]; do
     {done} | {user}) exit "$code" ;;
     {interrupted} | 140 | 143) break ;; # the last two: before a worker could listen
   esac
+  if [ -e {report} ]; then exit {user}; fi # of a group: srun has the largest of its codes
 done
 again
 """

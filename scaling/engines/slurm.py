@@ -34,7 +34,7 @@ from scaling.worker import EXIT_DONE, EXIT_INTERRUPTED
 from scaling.worker.failures import Problem
 from scaling.worker.lease_file import LeaseRecord, holder
 from scaling.worker.log import now
-from scaling.worker.programs import over, record_of
+from scaling.worker.programs import over, record_of, settled
 
 JOBS = 32  # at once, unless --jobs says otherwise
 PATIENCE = 60.0  # seconds that a command of SLURM may take
@@ -281,8 +281,10 @@ class Slurm(Engine):
         before, self._leases = self._leases, self._holders()
         if before is None:  # the result of a run may not be visible here yet: look twice
             return None
-        # Those whose lease was renewed meanwhile are trained, by a job or by somebody else.
-        free = [name for name, lease in self._leases.items() if lease is None or lease == before.get(name)]
+        # Those whose lease was renewed meanwhile are trained, by a job or by somebody else. Those that wait for them need
+        # no job yet: it would end idle, and be replaced again and again.
+        idle = {name for name, lease in self._leases.items() if lease is None or lease == before.get(name)}
+        free = [each for each in self._programs if each.program in idle and not self._waits(each)]
         missing = min(missing, -(-len(free) // self._workers))
         if missing <= 0:
             return None
@@ -302,6 +304,11 @@ class Slurm(Engine):
         except UserError as error:
             return error
         return problem
+
+    def _waits(self, program: ProgramSpec) -> bool:
+        """Whether a run that it starts from is still to be trained."""
+        specs = {spec.run: spec for each in self._programs for spec in each.runs}
+        return any(name in specs and not settled(self.workdir, specs[name]) for name in program.parents)
 
     def _cancelled_by(self) -> UserError | None:
         """The end of this launcher if ``scaling cancel`` has ended the jobs that it follows."""
@@ -394,7 +401,8 @@ def array_limit() -> int:
 
 def tasks_of(name: str) -> set[str]:
     """The jobs of this user and name that SLURM still knows, pending or running: JOB_INDEX each."""
-    words = call("squeue", "--noheader", "--array", "--format=%i", *_ours(name)).split()
+    # All: by default it leaves out partitions that are hidden, whoever has jobs there.
+    words = call("squeue", "--all", "--noheader", "--array", "--format=%i", *_ours(name)).split()
     return {word for word in words if re.fullmatch(r"[0-9]+(_[0-9]+)?", word)}  # what a site's wrapper says is no job
 
 
@@ -414,15 +422,31 @@ def _ours(name: str) -> list[str]:
     return [f"--user={os.getuid()}", f"--name={name}"]
 
 
+def _unfiltered(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the variables by which squeue and scancel see some of the jobs only: of a state, partition, account."""
+    return {name: each for name, each in environment.items() if not name.startswith(("SQUEUE_", "SCANCEL_"))}
+
+
 def call(*words: str, environment: dict[str, str] | None = None) -> str:
     """Standard output of a command of SLURM.
+
+    Args:
+      words: the command and its arguments.
+      environment: default that of this process; without the filters of the user in either case.
 
     Raises:
       UserError: it fails or does not answer in time (ENVIRONMENT); the remedy is what it said, in one line.
     """
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", timeout=PATIENCE, env=environment, check=False
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            env=_unfiltered(os.environ if environment is None else environment),
+            check=False,
         )
     except subprocess.TimeoutExpired:
         remedy = f"does not answer within {PATIENCE:.0f} s; try again"

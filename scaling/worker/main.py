@@ -16,6 +16,7 @@ import msgspec
 
 from scaling import distributed
 from scaling.errors import Code, UserError
+from scaling.records import write_json
 from scaling.records.files import make_folder, open_to_append
 from scaling.worker import EXIT_AGAIN, EXIT_USER
 from scaling.worker.ensembles import parse_ensemble_size
@@ -47,7 +48,7 @@ def end_soon(code: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a worker; returns its exit code."""
     options = _parser().parse_args(arguments)
-    report, worker = 1, None
+    report, worker, group = 1, None, None
     try:
         options.workdir = options.workdir.absolute()  # orbax takes no relative path
         ensemble = parse_ensemble_size(options.ensemble)
@@ -69,7 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         if not isinstance(error, UserError) and not is_environment_error(error):
             raise
-        _report(report, _as_user_error(error, options.workdir), as_json=options.json)
+        problem = _as_user_error(error, options.workdir)
+        _report(report, problem, as_json=options.json)
+        if options.report is not None and (group is None or (distributed.count() > 1 and distributed.primary())):
+            with contextlib.suppress(UserError):  # the disk may be what is wrong
+                write_json(options.report, Problem.of(problem))
         code = EXIT_USER
     if (distributed.count() > 1 and code in (EXIT_AGAIN, EXIT_USER)) or (worker is not None and worker.compiling):
         os._exit(code)  # a normal exit would wait for the other processes, or for the compiler
@@ -98,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--idle", default=None, type=float, help="seconds to wait for what others hold (default: for ever)"
     )
     parser.add_argument("--json", action="store_true", help="report errors as JSON, for an engine")
+    parser.add_argument("--report", default=None, help="file for the error that ended it, or its group once that formed")
     return parser
 
 
