@@ -43,7 +43,7 @@ T = TypeVar("T")
 class RunOutline(Planned, Value, array_like=True):
     """What status shows of a planned run; the fields of ``RunSpec`` and of its manifest.
 
-    ``parents`` are the runs of the same study that it starts from.
+    ``parents`` are the runs of the same study that it starts from; for ``flops`` see ``_packed``.
     """
 
     run: str
@@ -51,7 +51,7 @@ class RunOutline(Planned, Value, array_like=True):
     role: Role
     steps: int
     branch_step: int | None
-    flops: int
+    flops: int | float
     dataset: str
     size: int
     seed: int
@@ -66,7 +66,7 @@ class ProgramOutline(Value, array_like=True):
 
     program: str
     seconds: float
-    flops: int
+    flops: int | float
     runs: tuple[RunOutline, ...]
 
 
@@ -228,7 +228,7 @@ def outline_of(study: StudyRecord) -> Outline:
             ProgramOutline(
                 program.program,
                 program.seconds,
-                program.flops,
+                _packed(program.flops),
                 tuple(
                     RunOutline(
                         spec.run,
@@ -236,7 +236,7 @@ def outline_of(study: StudyRecord) -> Outline:
                         spec.role,
                         spec.steps,
                         spec.branch_step,
-                        spec.flops,
+                        _packed(spec.flops),
                         spec.manifest.dataset,
                         spec.manifest.size,
                         spec.manifest.seed,
@@ -251,6 +251,12 @@ def outline_of(study: StudyRecord) -> Outline:
             for program in programs
         ),
     )
+
+
+def _packed(flops: int) -> int | float:
+    """As msgpack can hold them, which has no integers of more than 64 bits: 2e19 FLOPs are a billion parameters on three
+    billion tokens."""
+    return flops if flops < 2**64 else float(flops)
 
 
 def _result(folder: str) -> ResultFacts:

@@ -344,7 +344,7 @@ class StatusReader:
             ),
             share=1.0 if not left else estimated / total if total else 1.0,
             flops=FlopCounts(
-                total=sum(look.program.flops for look in looks),
+                total=round(sum(look.program.flops for look in looks)),
                 done=round(sum(run.flops_done for look in looks for run in look.runs)),
             ),
             seconds=seconds,

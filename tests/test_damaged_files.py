@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from selection import mostly_system
 
 from scaling.cli import main
 from scaling.records import write_json
+from scaling.records.typed import to_json
 from scaling.records.types import FinishRow, Marks, StartRow, StepRow
 from scaling.worker.lease_file import LeaseRecord
 
@@ -231,6 +233,29 @@ def test_a_damaged_file_is_one_line_or_no_matter(name: str, whole: Path, tmp_pat
             assert len(said) < 2000
 
     check()
+
+
+@pytest.mark.parametrize("digits", [41, 400])  # more than an integer of 64 bits, and more than a float, may hold
+def test_a_number_that_nothing_can_have_is_one_line(digits: int, tmp_path: Path):
+    text = to_json(handmade.study(handmade.program(handmade.manifest("one"))))
+    places = [match for match in re.finditer(r'"(\w+)": (\d+)(?=[,\n])', text)]
+    refused = []
+    for match in places:
+        (tmp_path / "study.json").write_text(text[: match.start(2)] + "9" * digits + text[match.end(2) :])
+        code, said = run(["status", str(tmp_path)])
+        assert (code, said.count("\n")) in ((0, 0), (2, 1)), (match[1], code, said)
+        refused += [match[1]] if code else []
+    assert {"flops", "training", "total", "D", "steps", "parent_flops", "size", "mlp"} <= set(refused) and len(
+        places
+    ) > 50
+
+
+@pytest.mark.parametrize(("flags", "dataset"), [([], "text"), (["--dataset=other"], "other")])
+def test_a_fit_of_what_is_not_trained_yet_is_one_line(flags: list[str], dataset: str, tmp_path: Path):
+    first, other = handmade.manifest("one"), handmade.manifest("two", dataset="other")
+    write_json(tmp_path / "study.json", handmade.study(handmade.program(first), handmade.program(other)))
+    code, said = run(["fit", str(tmp_path), *flags])
+    assert code == 2 and said.count("\n") == 1 and f"no finished run of {dataset}" in said
 
 
 def test_nothing_is_written_through_a_link(whole: Path, tmp_path: Path):

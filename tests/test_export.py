@@ -65,6 +65,16 @@ def test_tables_are_fitted_as_the_records_are(work: Path, to: str):
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+def test_the_flops_of_a_large_model_are_more_than_an_integer_of_parquet_holds(tmp_path: Path):
+    flops = []
+    for i in (1, 2):
+        about = handmade.manifest(f"r{i}", n=i * 10**9, d=3 * 10**9)
+        handmade.write(tmp_path, about, handmade.result(3.0 - 0.1 * i))
+        flops.append(about.flops.training)
+    assert exported(tmp_path, "--to=parquet")["runs"] == 2
+    assert list(pd.read_parquet(tmp_path / "export/parquet/runs.parquet")["C"]) == flops and min(flops) > 2**64
+
+
 @pytest.mark.parametrize("to", ["tensorboard", "wandb"])
 def test_a_tracker_is_given_each_step_once(work: Path, to: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_MODE", "offline")

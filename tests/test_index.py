@@ -67,6 +67,14 @@ def test_a_second_look_reads_no_run_and_tells_the_same(old, monkeypatch):
     assert study_status(old) == first and seen == []
 
 
+def test_the_flops_of_a_large_model_are_more_than_an_integer_of_the_index_holds(old):
+    large = [handmade.manifest(f"run{i}", n=10**9, d=3 * 10**9, seed=i) for i in range(RUNS)]
+    write_json(old / "study.json", handmade.study(*map(handmade.program, large)))
+    first = study_status(old)
+    assert first.flops.total == RUNS * 7 * 10**9 * 3 * 10**9 > 2**64
+    assert (old / index.FILE).exists() and study_status(old) == first
+
+
 def test_a_small_study_has_no_index(old, monkeypatch):
     monkeypatch.setattr(index, "SMALLEST", RUNS + 1)
     before = sorted(path.name for path in old.iterdir())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from handmade import edited
 
 from scaling.worker import lease as leases
 from scaling.worker import lease_file
@@ -323,8 +324,11 @@ def test_a_lease_that_a_rival_takes_right_after_the_takeover_does_not_count(tmp_
 
 
 def test_damaged_content_is_treated_as_silent(tmp_path):
-    (tmp_path / NAME).write_bytes(b"\xff{")
-    assert holder(tmp_path) is None
+    whole = pack(edited(this_process("x"), progress=Progress("a", 5)))
+    for content in (whole.replace(b'"flops":5', b'"flops":' + b"9" * 400), b"\xff{"):
+        assert content != whole
+        (tmp_path / NAME).write_bytes(content)
+        assert holder(tmp_path) is None
     taken, waited = take_within(Watch(ttl=0.3), tmp_path, 10)
     assert taken is not None and waited >= 0.3
     taken.release()

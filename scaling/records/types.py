@@ -16,6 +16,7 @@ from scaling.records.unit import Unit
 from scaling.records.value import Value
 
 SCHEMA = 2
+MOST_FLOPS = 10**40  # all computers of the world, for longer than it is old
 
 JSON = Any  # a JSON value; msgspec has no recursive alias
 
@@ -23,7 +24,8 @@ Role = Literal["fit", "seed", "holdout", "stem"]
 Kind = Literal["stem", "branch", "whole"]
 Status = Literal["done", "diverged", "rejected", "failed"]
 
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+FlopCount = Annotated[int, Meta(ge=0)]  # the only ones that may need more bits, see ``require_possible``
 Amount = Annotated[float, Meta(ge=0)]
 # Fields that every ``Manifest.recipe`` has; readers of records rely on them.
 RECIPE = {"name": str, "learning_rate": int | float, "batch": int, "schedule": str, "decay_fraction": int | float}
@@ -40,6 +42,12 @@ def _require_printable(*names: str) -> None:
     for name in names:
         if not name.isprintable():
             raise ValueError(f"the name {ascii(name)[:100]} has characters that are not printed")
+
+
+def require_possible(*flops: int) -> None:
+    """Raises ValueError for FLOPs that no run can have, which a float may not hold either."""
+    if max(flops) > MOST_FLOPS:
+        raise ValueError(f"more than {MOST_FLOPS:.0e} FLOPs")
 
 
 # --- manifest.json
@@ -88,11 +96,14 @@ class Flops(Value):
     ``teacher``: of the forward passes of a teacher, no part of the others.
     """
 
-    training: Count
-    six_nd: Count = msgspec.field(name="6ND")
-    forward_per_example: Count
-    parts: dict[str, Count]
-    teacher: Count = 0
+    training: FlopCount
+    six_nd: FlopCount = msgspec.field(name="6ND")
+    forward_per_example: FlopCount
+    parts: dict[str, FlopCount]
+    teacher: FlopCount = 0
+
+    def __post_init__(self) -> None:
+        require_possible(self.training, self.six_nd, self.forward_per_example, *self.parts.values(), self.teacher)
 
 
 class DataDescription(Value, kw_only=True):
@@ -159,8 +170,11 @@ class Parent(Value, kw_only=True):
     workdir: str | None = None
     parts: dict[str, str]
     identity: Digest
-    flops: Count
+    flops: FlopCount
     result: Hash | None = None
+
+    def __post_init__(self) -> None:
+        require_possible(self.flops)
 
 
 class Manifest(Value, kw_only=True):
@@ -198,7 +212,7 @@ class Manifest(Value, kw_only=True):
     recipe: dict[str, JSON]
     regret: Regret | None = None
     parents: tuple[Parent, ...] = ()
-    parent_flops: Count = 0
+    parent_flops: FlopCount = 0
     frozen: tuple[str, ...] = ()
     adapt: dict[str, JSON] = msgspec.field(default_factory=dict)
     distill: dict[str, JSON] = msgspec.field(default_factory=dict)
@@ -217,6 +231,7 @@ class Manifest(Value, kw_only=True):
             if not isinstance(self.recipe.get(name), kind) or isinstance(self.recipe[name], bool):
                 raise ValueError(f"recipe.{name} is missing or of another type")
         _require_printable(self.study, self.dataset, self.family, *self.terms)
+        require_possible(self.parent_flops)
         if self.headline not in self.terms:
             raise ValueError(f"headline {self.headline} is not one of the terms")
         if (self.kind == "branch") != (self.stem is not None) or (self.stem is None) != (self.branch_step is None):
@@ -457,9 +472,12 @@ class RunSpec(Planned, Value, kw_only=True):
     role: Role
     steps: Count
     branch_step: Count | None = None
-    flops: Count
+    flops: FlopCount
     keep: bool = False
     manifest: Manifest
+
+    def __post_init__(self) -> None:
+        require_possible(self.flops)
 
 
 class ProgramSpec(Value):
@@ -473,10 +491,13 @@ class ProgramSpec(Value):
     program: RunName
     shape: str
     seconds: Amount
-    flops: Count
+    flops: FlopCount
     data: dict[str, JSON]
     options: Options
     runs: Annotated[tuple[RunSpec, ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        require_possible(self.flops)
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -566,7 +587,7 @@ class EvaluationRecord(Value, kw_only=True):
     dtype: str
     quantisation: Quantisation | None = None
     bytes: Count
-    forward_flops: Count
+    forward_flops: FlopCount
     headline: str
     terms: dict[str, Unit]
     evaluation: dict[str, Evaluation]

@@ -47,8 +47,8 @@ def fit(options: SimpleNamespace) -> int:
     else:
         print(summary(batch.fits[0]))
     _print_approaches(batch)
-    for error in batch.skipped:
-        print(f"not fitted: {error}")
+    for text in dict.fromkeys(map(str, batch.skipped)):  # once for both counts of N
+        print(f"not fitted: {text}")
     if written := batch.written:
         print(f"written: {written[0]}" + (f" and {len(written) - 1} more" if len(written) > 1 else ""))
     if batch.fresh:
@@ -73,7 +73,7 @@ def _batch(options: SimpleNamespace) -> _Batch:
         datasets = tables.datasets(path)
     batch = _Batch(options, named, many=len(laws) > 1 or len(conventions) > 1)
     for dataset in datasets:
-        terms = tables.terms(path, dataset) if several and options.term is None else (options.term,)
+        terms = (several and options.term is None and tables.terms(path, dataset)) or (options.term,)
         for term in terms:
             for n in conventions:
                 batch.fit(dataset, n, laws, term)

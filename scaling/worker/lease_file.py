@@ -14,6 +14,7 @@ import msgspec
 
 from scaling.errors import Code, UserError
 from scaling.records.files import publish, read_bytes
+from scaling.records.types import FlopCount, require_possible
 from scaling.records.value import Value
 from scaling.worker import processes
 
@@ -25,7 +26,10 @@ class Progress(Value):
     """What the holder reports: the run that it is training, and the FLOPs of the program done so far."""
 
     run: str
-    flops: int
+    flops: FlopCount
+
+    def __post_init__(self) -> None:
+        require_possible(self.flops)
 
 
 class LeaseRecord(Value, kw_only=True):

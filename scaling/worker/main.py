@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--idle", default=None, type=float, help="seconds to wait for what others hold (default: for ever)"
     )
     parser.add_argument("--json", action="store_true", help="report errors as JSON, for an engine")
-    parser.add_argument("--report", default=None, help="file for the error that ended it, or its group once that formed")
+    parser.add_argument("--report", default=None, help="file for the error that ends it, or its group once formed")
     return parser
 
 
