@@ -254,8 +254,7 @@ def outline_of(study: StudyRecord) -> Outline:
 
 
 def _packed(flops: int) -> int | float:
-    """As msgpack can hold them, which has no integers of more than 64 bits: 2e19 FLOPs are a billion parameters on three
-    billion tokens."""
+    """As msgpack can hold them, which has no integers above 2e19: a billion parameters on three billion tokens."""
     return flops if flops < 2**64 else float(flops)
 
 

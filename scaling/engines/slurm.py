@@ -281,8 +281,8 @@ class Slurm(Engine):
         before, self._leases = self._leases, self._holders()
         if before is None:  # the result of a run may not be visible here yet: look twice
             return None
-        # Those whose lease was renewed meanwhile are trained, by a job or by somebody else. Those that wait for a run need
-        # no job yet: it would end idle, and be replaced again and again.
+        # Those whose lease was renewed meanwhile are trained, by a job or by somebody else. Those that wait for a run
+        # need no job yet: it would end idle, and be replaced again and again.
         idle = {name for name, lease in self._leases.items() if lease is None or lease == before.get(name)}
         free = [each for each in self._programs if each.program in idle and not self._waits(each)]
         missing = min(missing, -(-len(free) // self._workers))
