@@ -21,7 +21,7 @@ from analysis.table.workdir import load_workdir
 from scaling.cli import main
 from scaling.errors import Code
 from scaling.records import HASH, RESTORED, Record, read_json, write_json
-from scaling.records.types import RetryRow
+from scaling.records.types import FinishRow, RetryRow, StepRow
 from scaling.status import study_status
 from scaling.verbs import verify
 
@@ -113,6 +113,28 @@ def test_a_result_that_differs_from_its_hash_is_found_and_trained_again_by_the_c
     assert code == 1 and finding["file"] == str(path)
     first, second = finding["command"].split(" && ")
     assert shlex.split(first)[:2] == ["mv", str(path)] and second == f"scaling run --workdir={workdir}"
+
+
+def test_a_digit_in_the_metrics_of_a_finished_run_is_found(tmp_path: Path):
+    about = handmade.manifest("a")
+    write_json(tmp_path / "study.json", handmade.study(handmade.program(about)))
+    record = handmade.write(tmp_path, about)
+    rows = [StepRow(step=i, loss=4.5 - i, norm=1.0, learning_rate=0.1, tokens=i, seconds=1.0) for i in (1, 2)]
+    record.append(*rows)
+    record.finish(handmade.result(2.5))
+    record.append(FinishRow(time="now"))  # what comes after the result may come
+    code, found = audit(tmp_path)
+    assert code == 0 and found["read"]["metrics"] == 1 and record.grown()
+    path = record.path / "metrics.jsonl"
+    whole = path.read_text()
+    for text in (whole.replace("2.5", "2.4"), whole[:-70], None):  # also rows lost, or the file
+        path.unlink() if text is None else path.write_text(text)
+        code, found = audit(tmp_path)
+        assert code == 1 and [(each["file"], each["command"]) for each in found["findings"]] == [(str(path), None)]
+        assert record.intact() and handmade.ended(record).metrics is not None
+    write_json(record.path / "result.json", handmade.result(2.5))  # of an older version
+    (record.path / HASH).unlink()
+    assert record.grown() is None and audit(tmp_path)[0] == 0
 
 
 def test_each_damage_has_its_command(workdir: Path):

@@ -37,7 +37,7 @@ from scaling.records.files import (
     write_atomic,
 )
 from scaling.records.typed import finite, plain, read_json, read_typed, to_json, write_json
-from scaling.records.types import SCHEMA, AnyRow, Manifest, Result, Role, Row, StepRow, StudyRecord
+from scaling.records.types import SCHEMA, AnyRow, Beginning, Manifest, Result, Role, Row, StepRow, StudyRecord
 
 ROLES: tuple[str, ...] = get_args(Role)
 AGAIN = "`scaling run --retry_failed` keeps it aside and trains the run again"
@@ -185,11 +185,30 @@ class Record:
         hashed = self.path / HASH
         if exists(hashed) and not exists(path):
             remove(hashed)  # of a result that was set aside: a crash must not leave it beside another
-        content = to_json(result)
+        content = to_json(msgspec.structs.replace(result, metrics=self._metrics()))
         if not publish(path, content):
             return False
         write_atomic(hashed, f"{hashlib.sha256(content.encode()).hexdigest()}  {path.name}\n")
         return True
+
+    def _metrics(self, most: int | None = None) -> Beginning | None:
+        """metrics.jsonl as it is, or its first ``most`` bytes; None if there is none, or what is there is no file."""
+        try:
+            content = read_bytes(self.path / "metrics.jsonl", MOST_ROWS)[:most]
+        except FileNotFoundError:
+            return None
+        except UserError as error:
+            if error.code is not Code.DAMAGED:
+                raise
+            return None
+        return Beginning(len(content), hashlib.sha256(content).hexdigest())
+
+    def grown(self) -> bool | None:
+        """Whether metrics.jsonl still begins as it did when the run ended; None if that is not known."""
+        result = self.result
+        if result is None or (then := result.metrics) is None:
+            return None
+        return self._metrics(then.bytes) == then
 
     def intact(self) -> bool | None:
         """Whether result.json has the hash that was written with it; None if either is missing."""

@@ -323,6 +323,13 @@ AnyRow = StepRow | StartRow | InterruptedRow | FinishRow | RetryRow | ErrorRow
 # --- result.json
 
 
+class Beginning(Value):
+    """The beginning of a file that only grows: its number of bytes, and their sha256."""
+
+    bytes: Count
+    sha256: Hash
+
+
 class Seconds(Value):
     """Device seconds of a run: training, its share of compilations, evaluation."""
 
@@ -385,6 +392,7 @@ class Result(Value, kw_only=True):
       attempts: starts of the program, if the worker gave up on the run and wrote this result.
       parents: sha256 of the result of each of ``Manifest.parents``.
       parameters: sha256 of the hashes of its final parameters, if their checkpoint is kept.
+      metrics: metrics.jsonl when the run ended; None if there was none, and in results of an older version.
     """
 
     schema: Literal[2] = SCHEMA
@@ -404,6 +412,7 @@ class Result(Value, kw_only=True):
     attempts: Count | None = None
     parents: tuple[Hash, ...] = ()
     parameters: Hash | None = None
+    metrics: Beginning | None = None
     finished: str
 
 

@@ -1,12 +1,13 @@
 """verify: reads a work directory, and says what is damaged and what can be made again.
 
-The study, results, checkpoints and draws of fits are read against their hashes, the seal against its own, manifests
-against the study; the rest, which has none, against its type. While a study trains, files come and go: a finding then
-may be none a moment later.
+The study, results, checkpoints and draws of fits are read against their hashes, the seal against its own, metrics
+against what the result says of them, manifests against the study; the rest, which has none, against its type. While a
+study trains, files come and go: a finding then may be none a moment later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import stat
@@ -150,6 +151,10 @@ class _Auditor:
             self.read["metrics"] += sum(1 for _ in record.rows()) > 0
         except UserError as error:
             yield Finding(str(path), f"{_damage(error)}; training skips the line, a report refuses it", None)
+            return
+        with contextlib.suppress(UserError):  # of the result, which has a finding of its own
+            if record.grown() is False:
+                yield Finding(str(path), "differs from its hash in result.json; the result stands, curves do not", None)
 
     def _manifest(self, record: Record, planned: Manifest | None, run: str | None) -> Iterator[Finding]:
         path = record.path / "manifest.json"
