@@ -23,7 +23,7 @@ import msgspec
 
 from scaling import __version__
 from scaling.errors import UserError
-from scaling.records import AGAIN, RESTORED, Record, read_study
+from scaling.records import AGAIN, RESTORED, read_study, rows_of
 from scaling.records.files import exists, read_bytes, write_atomic
 from scaling.records.order import in_order
 from scaling.records.typed import read_typed
@@ -286,7 +286,7 @@ def _manifest(folder: str) -> ManifestFacts:
 
 def _metrics(folder: str) -> MetricsFacts:
     last, seconds, starts = None, 0.0, 0
-    for row in Record(Path(folder), strict=False).rows():
+    for row in rows_of(f"{folder}/metrics.jsonl", strict=False):
         if isinstance(row, StepRow):
             seconds += row.seconds
             last = row if last is None or row.step >= last.step else last

@@ -23,7 +23,7 @@ from scaling import cli
 from scaling.engines import _requeue, _slurm, slurm
 from scaling.engines.slurm import Batch, Slurm, Submitted, call, cut, read_submitted
 from scaling.errors import Code
-from scaling.records import identity, read_typed, write_json
+from scaling.records import Record, identity, read_typed, write_json
 from scaling.records.types import InterruptedRow, Parent, StartRow, StepRow
 from scaling.verbs._training import engine_options
 from scaling.worker import EXIT_DONE, EXIT_INTERRUPTED, EXIT_USER
@@ -459,7 +459,7 @@ def test_a_program_that_raises_is_tried_again_by_a_group_until_it_has_failed(stu
     assert len(study.record("bad").events(StartRow)) == 3
 
 
-def test_starts_without_progress_are_counted_and_stop(study, capsys):
+def test_starts_without_progress_are_counted_and_stop(study, capsys, monkeypatch):
     study.plan(program("one", runs=2))
     command = [f"--workdir={study.workdir}", "--task=12_5"]
     assert [_requeue.main(command) for _ in range(3)] == [EXIT_DONE] * 3
@@ -470,6 +470,10 @@ def test_starts_without_progress_are_counted_and_stop(study, capsys):
     row = StepRow(step=1, loss=1.0, norm=1.0, learning_rate=0.1, tokens=1, seconds=1.0)
     study.record("one").append(row)
     assert [_requeue.main(command) for _ in range(4)] == [EXIT_DONE] * 3 + [EXIT_USER]
+    for run in ("one", "one-1"):
+        study.record(run).finish(handmade.result(1.0))
+    monkeypatch.setattr(Record, "rows", lambda _: pytest.fail("metrics of what is over were read"))
+    assert _requeue.main(command) == EXIT_DONE  # all is over, which is progress
     (study.workdir / "jobs" / "slurm-12_5.json").write_text("{")  # torn: the count begins anew
     assert _requeue.main(command) == EXIT_DONE
     for task in ("../x", "12_5\n", "", "12_5_6"):

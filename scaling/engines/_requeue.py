@@ -21,7 +21,7 @@ from scaling.records.value import Value
 from scaling.worker import EXIT_DONE, EXIT_USER
 from scaling.worker.failures import Problem
 from scaling.worker.log import now
-from scaling.worker.programs import load_programs, progress_marks
+from scaling.worker.programs import load_programs, over, progress_marks
 
 MAX_REQUEUES = 3  # without progress
 FLAGS = (Flag("workdir", str, "directory of the study"), Flag("task", str, "number of the job, and of its task"))
@@ -53,9 +53,12 @@ def report_of(workdir: Path, task: str) -> Path:
 
 
 def marks_of(workdir: Path, programs: Sequence[ProgramSpec]) -> Marks:
-    """The progress of a study: that of all its programs together."""
-    each = [progress_marks(workdir, program) for program in programs]
-    return Marks(settled=sum(marks.settled for marks in each), rows=sum(marks.rows for marks in each))
+    """The progress of a study: that of all its programs together. Rows count while their program is not over: of ten
+    thousand finished runs they would be read again at the start of every job."""
+    left = [program for program in programs if not over(workdir, program)]
+    settled = sum(len(program.runs) for program in programs) - sum(len(program.runs) for program in left)
+    each = [progress_marks(workdir, program) for program in left]
+    return Marks(settled=settled + sum(marks.settled for marks in each), rows=sum(marks.rows for marks in each))
 
 
 def begin(workdir: Path, task: str) -> int:

@@ -136,20 +136,7 @@ class Record:
 
     def rows(self) -> Iterator[AnyRow]:
         """Every complete row, steps and events, in the order written."""
-        path = self.path / "metrics.jsonl"
-        try:
-            lines = read_bytes(path, MOST_ROWS).split(b"\n")
-        except FileNotFoundError:
-            return
-        for number, line in enumerate(lines, 1):
-            try:
-                yield _rows.decode(line)
-            except msgspec.ValidationError as error:
-                if not self.strict:
-                    continue
-                raise damaged(path, f"line {number}: {str(error)[:300]}", "delete the line") from error
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                continue  # torn by a crash, or empty
+        return rows_of(f"{self.path}/metrics.jsonl", strict=self.strict)
 
     def steps(self) -> list[StepRow]:
         """The last row written for each step, sorted by step."""
@@ -217,6 +204,23 @@ class Record:
         except FileNotFoundError:
             return None
         return hashed.split()[:1] == [hashlib.sha256(content).hexdigest().encode()]
+
+
+def rows_of(path: str, *, strict: bool) -> Iterator[AnyRow]:
+    """The rows of a metrics.jsonl; see ``Record``."""
+    try:
+        lines = read_bytes(path, MOST_ROWS).split(b"\n")
+    except FileNotFoundError:
+        return
+    for number, line in enumerate(lines, 1):
+        try:
+            yield _rows.decode(line)
+        except msgspec.ValidationError as error:
+            if not strict:
+                continue
+            raise damaged(path, f"line {number}: {str(error)[:300]}", "delete the line") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue  # torn by a crash, or empty
 
 
 def records(workdir: str | os.PathLike[str]) -> list[Record]:

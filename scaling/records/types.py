@@ -28,7 +28,8 @@ Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 FlopCount = Annotated[int, Meta(ge=0)]  # the only ones that may need more bits, see ``require_possible``
 Amount = Annotated[float, Meta(ge=0)]
 # Fields that every ``Manifest.recipe`` has; readers of records rely on them.
-RECIPE = {"name": str, "learning_rate": int | float, "batch": int, "schedule": str, "decay_fraction": int | float}
+NUMBER = (int, float)
+RECIPE = {"name": str, "learning_rate": NUMBER, "batch": int, "schedule": str, "decay_fraction": NUMBER}
 
 # A run's name is the name of its folder, so it must not be a path that leads elsewhere, nor too long for one.
 # (``$`` alone would admit a line feed at the end.)
