@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
+from scaling.records.fields import Amount, Count, Digest, FlopCount, Hash, RunName, require_possible, require_printable
 from scaling.records.unit import Unit
 from scaling.records.value import Value
 
 SCHEMA = 2
-MOST_FLOPS = 10**40  # all computers of the world, for longer than it is old
 
 JSON = Any  # a JSON value; msgspec has no recursive alias
 
@@ -24,31 +24,9 @@ Role = Literal["fit", "seed", "holdout", "stem"]
 Kind = Literal["stem", "branch", "whole"]
 Status = Literal["done", "diverged", "rejected", "failed"]
 
-Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-FlopCount = Annotated[int, Meta(ge=0)]  # the only ones that may need more bits, see ``require_possible``
-Amount = Annotated[float, Meta(ge=0)]
 # Fields that every ``Manifest.recipe`` has; readers of records rely on them.
 NUMBER = (int, float)
 RECIPE = {"name": str, "learning_rate": NUMBER, "batch": int, "schedule": str, "decay_fraction": NUMBER}
-
-# A run's name is the name of its folder, so it must not be a path that leads elsewhere, nor too long for one.
-# (``$`` alone would admit a line feed at the end.)
-RunName = Annotated[str, Meta(pattern=r"^(?!\.\.?$)[\w.-]{1,200}(?!\n)$")]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{12}$")]
-Hash = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-
-
-def _require_printable(*names: str) -> None:
-    """Raises ValueError for a name that would make a terminal do something: names are shown as they are."""
-    for name in names:
-        if not name.isprintable():
-            raise ValueError(f"the name {ascii(name)[:100]} has characters that are not printed")
-
-
-def require_possible(*flops: int) -> None:
-    """Raises ValueError for FLOPs that no run can have, which a float may not hold either."""
-    if max(flops) > MOST_FLOPS:
-        raise ValueError(f"more than {MOST_FLOPS:.0e} FLOPs")
 
 
 # --- manifest.json
@@ -231,7 +209,7 @@ class Manifest(Value, kw_only=True):
         for name, kind in RECIPE.items():
             if not isinstance(self.recipe.get(name), kind) or isinstance(self.recipe[name], bool):
                 raise ValueError(f"recipe.{name} is missing or of another type")
-        _require_printable(self.study, self.dataset, self.family, *self.terms)
+        require_printable(self.study, self.dataset, self.family, *self.terms)
         require_possible(self.parent_flops)
         if self.headline not in self.terms:
             raise ValueError(f"headline {self.headline} is not one of the terms")
@@ -549,7 +527,7 @@ class StudyRecord(Value, kw_only=True):
     sha256: Hash | None = None
 
     def __post_init__(self) -> None:
-        _require_printable(self.name, *self.datasets, *(program.shape for program in self.programs))
+        require_printable(self.name, *self.datasets, *(program.shape for program in self.programs))
 
 
 # --- evaluations/IDENTITY.json
@@ -608,6 +586,6 @@ class EvaluationRecord(Value, kw_only=True):
     finished: str
 
     def __post_init__(self) -> None:
-        _require_printable(self.dataset, self.dtype, self.headline, *self.terms)
+        require_printable(self.dataset, self.dtype, self.headline, *self.terms)
         if self.headline not in self.terms or self.headline not in self.evaluation:
             raise ValueError(f"headline {self.headline} is not one of the terms")

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 
 from scaling.errors import Code, UserError
+from scaling.records.fields import FlopCount, require_possible
 from scaling.records.files import publish, read_bytes
-from scaling.records.types import FlopCount, require_possible
 from scaling.records.value import Value
 from scaling.worker import processes
 
