@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def parameters(fit: Fit) -> list[tuple[str, Interval, str, str]]:
     """Parameters and derived numbers: (name, interval, how well it is known (may be empty), meaning)."""
-    meanings = {p.name: p.meaning for p in fit.law.params} | {"a": "N_opt grows as C^a", "b": "D_opt grows as C^b"}
+    meanings = {"a": "N_opt grows as C^a", "b": "D_opt grows as C^b"}
+    meanings |= {p.name: p.meaning for p in fit.law.params}  # a law may have an a of its own
     standings = standing(fit.law, fit.intervals, fit.warnings)
     known = {name: how.replace("_", " the ") for name, how in standings.items()}  # by_form is "by the form"
     known |= dict.fromkeys(fit.card.fixed, "given")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from analysis import card
 from analysis.check.diagnose import REFUTED, standing
 from analysis.engine.inference import HUGE, SAMPLED_ROWS
-from analysis.laws.base import Quantity
+from analysis.laws.base import Law, Quantity
 from analysis.show.numbers import percent, plural, some, span
 
 if TYPE_CHECKING:
@@ -493,6 +493,11 @@ COUNTS = {"nonembedding": "non-embedding", "total": "total"}
 def count_word(n: str | None) -> str:
     """Which parameters N counts, as an adjective: ``non-embedding``, or ``table's`` where the table does not tell."""
     return "the table's" if n in (None, "table") else COUNTS.get(n, n)
+
+
+def counted_word(n: str | None, laws: Iterable[Law]) -> str:
+    """``N = non-embedding parameters``; empty where none of the laws has N."""
+    return f"N = {count_word(n)} parameters" if any("N" in law.columns for law in laws) else ""
 
 
 def meaning(conventions: card.Conventions) -> dict[str, str]:

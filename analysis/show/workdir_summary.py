@@ -132,6 +132,10 @@ class DatasetSummary:
         """The law that describes the runs best, by AICc."""
         return next(iter(self.fits.get(self.n or "", {}).values()), None)
 
+    def forms(self, n: str) -> list[laws.Law]:
+        """The laws that are fitted on a count of N."""
+        return [fit.law for fit in self.fits.get(n, {}).values()]
+
     def main(self) -> Fit | None:
         """The law used for allocations: the default law if fitted, else the best law with an optimal N.
 

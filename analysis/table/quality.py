@@ -74,11 +74,12 @@ def warnings(table: Any, unit_known: bool) -> tuple[AnyWarning, ...]:
     return (*_stray(table), *(() if unit_known else _bits(table)), *_repeated(table))
 
 
-def questioned(table: Any, given: Collection[str]) -> list[QuestionedUnits]:
+def questioned(table: Any, given: Collection[str], form: Law | None = None) -> list[QuestionedUnits]:
     """Columns and ratios that no study has, in every row: a whole table in another unit. Only the first that is found.
 
     Args:
       given: those of N, D, C and loss that stand in the table itself; the others were computed from them.
+      form: the law to fit, if it is known: what it gives may be no loss.
     """
     values = {name: np.asarray(table[name], dtype=float) for name in ("N", "D", "C", "loss") if name in table}
     looked: list[tuple[Literal["N", "D/N", "6ND", "C/6ND", "loss"], Any, float | None, float | None]] = []
@@ -89,7 +90,7 @@ def questioned(table: Any, given: Collection[str]) -> list[QuestionedUnits]:
         looked.append(("6ND", 6 * values["N"] * values["D"], None, MOST_FLOPS))
         if {"D", "C"} <= set(given):
             looked.append(("C/6ND", values["C"] / (6 * values["N"] * values["D"]), *COSTS))
-    if "loss" in values:
+    if "loss" in values and (form is None or form.quantity in ("loss", "other_loss")):
         looked.append(("loss", values["loss"], None, float(np.log(VOCABULARY))))
     for what, x, low, high in looked:
         least, most = float(x.min()), float(x.max())

@@ -18,7 +18,7 @@ from analysis.show.numbers import number, percent, plural, power_text, short, sp
 from analysis.show.plots.style import c_label
 from analysis.show.report.chart import Chart, Path, loss_chart
 from analysis.show.report.headline import exponents, warnings
-from analysis.show.sentences import count_word, sentence
+from analysis.show.sentences import counted_word, quantity_word, sentence
 from analysis.show.workdir_summary import DatasetSummary, WorkdirSummary
 from analysis.warning import (
     AnyWarning,
@@ -107,6 +107,7 @@ class Answer:
     Attributes:
       title: the runs in one line.
       law, formula: of the fit that answers.
+      quantity: what the law gives, in a word: the loss.
       column: the one of a law that has one, at which the loss is asked; None where a budget is.
       steps: of the slider; empty where the law gives no compute-optimal N.
       start: index of the step that is shown first.
@@ -122,6 +123,7 @@ class Answer:
     title: str
     law: str
     formula: str
+    quantity: str
     column: str | None
     steps: tuple[Step, ...]
     start: int
@@ -162,6 +164,7 @@ def answer(summary: WorkdirSummary, part: DatasetSummary) -> Answer | None:
         title=_title(fit),
         law=fit.law.name,
         formula=fit.law.formula,
+        quantity=quantity_word(fit.law.quantity),
         column=alone,
         steps=steps,
         start=start,
@@ -171,7 +174,7 @@ def answer(summary: WorkdirSummary, part: DatasetSummary) -> Answer | None:
         warning=_gravest(warnings(part, fit)),
         counted=_counted(fit),
         chart=loss_chart(fit, _path(steps), part.opened),
-        after=_after(table, alone),
+        after=_after(table, alone, quantity_word(fit.law.quantity)),
     )
 
 
@@ -270,11 +273,11 @@ def _tiles(summary: WorkdirSummary, part: DatasetSummary, fit: Fit) -> tuple[Til
     known = exponents(part, fit)
     if (a := known.get("a")) is not None and (b := known.get("b")) is not None and not fit.law.no_optimum:
         tiles.append(Tile(f"N ∝ C^({number(a.value)})", f"{span(a.lo, a.hi, number)}; D ∝ C^({number(b.value)})"))
-    if fit.law.floor and (floor := fit.intervals.get(fit.law.floor)) is not None:
+    if fit.law.irreducible and (floor := fit.intervals.get(fit.law.irreducible)) is not None:
         said = f"{span(floor.lo, floor.hi, number)}{'' if unit is None else f' {unit}'}"
         if part.entropy is not None:
             said += f"; exactly known: {part.entropy:.4g}"
-        tiles.append(Tile(f"{fit.law.floor} = {number(floor.value)}", f"irreducible loss: {said}"))
+        tiles.append(Tile(f"{fit.law.irreducible} = {number(floor.value)}", f"irreducible loss: {said}"))
     scored = summary.scored(part.name)
     ranking = () if scored is None else scored.ranking
     own = next((r for r in ranking if (r.forecaster.law, r.forecaster.n) == (fit.law.name, part.n)), None)
@@ -288,7 +291,7 @@ def _tiles(summary: WorkdirSummary, part: DatasetSummary, fit: Fit) -> tuple[Til
     return tuple(tiles)
 
 
-def _after(table: tuple[Step, ...], column: str | None) -> str | None:
+def _after(table: tuple[Step, ...], column: str | None, quantity: str) -> str | None:
     """The cheap test of the answer: a run a little beyond the fitted ones, with the loss that it should reach."""
     if not table:
         return None
@@ -298,8 +301,8 @@ def _after(table: tuple[Step, ...], column: str | None) -> str | None:
         return f"Beyond the runs there is no answer yet.{narrow}"
     what = f"at {column} = {step.c}" if column else f"with N = {step.n} on D = {step.d} tokens"
     return (
-        f"Before spending more, test the law at {step.times:.2g}× the largest run: a run {what} should end at loss "
-        f"{step.loss} ({step.loss_ends}).{narrow}"
+        f"Before spending more, test the law at {step.times:.2g}× the largest run: a run {what} should end at "
+        f"{quantity} {step.loss} ({step.loss_ends}).{narrow}"
     )
 
 
@@ -324,8 +327,11 @@ def _brief(worst: AnyWarning) -> str:
 
 def _counted(fit: Fit) -> str:
     how, c = fit.conventions, c_label(fit.conventions).removeprefix("C (").removesuffix(")")
-    unit = "" if how.unit is None else f", loss in {how.unit}"
-    return (
-        f"N = {count_word(how.n)} parameters, C = {c}{unit}; ranges are {percent(fit.level)} intervals, of the loss "
-        "for one new run."
+    told = (
+        counted_word(how.n, [fit.law]),
+        "" if fit.scope.C_max is None else f"C = {c}",
+        "" if how.unit is None else f"loss in {how.unit}",
     )
+    counts = ", ".join(text for text in told if text)
+    ranges = f"ranges are {percent(fit.level)} intervals, of the {quantity_word(fit.law.quantity)} for one new run."
+    return f"{counts}; {ranges}" if counts else ranges[0].upper() + ranges[1:]

@@ -20,6 +20,7 @@ from analysis.fitting import Fit
 from analysis.show.numbers import loss as loss_text
 from analysis.show.numbers import percent, plural, power_text, short
 from analysis.show.plots.style import D_LABEL, Array, c_label, loss_label, n_label, plain, round_ticks, span
+from analysis.show.sentences import quantity_word
 from analysis.show.workdir_summary import RunSummary
 
 COLOURS = 6  # variables --n0 to --n5 of the page, small N to large
@@ -90,11 +91,11 @@ def loss_chart(fit: Fit, path: Path | None, opened: Sequence[RunSummary] = ()) -
     points += _held_out(fit, opened) if column == "C" else []
     labels = {"C": c_label(fit.conventions), "N": n_label(fit.conventions), "D": D_LABEL}
     text = power_text if column == "C" else short
-    largest = float(data[column].max())
+    largest, what = float(data[column].max()), quantity_word(fit.law.quantity)
     drawings = {}
     for name, (width, height, font) in SIDES.items():
         frame = _Frame(width, height, font, points, path, text)
-        drawings[name] = frame.draw(name, labels.get(column, column), loss_label(fit.conventions), largest)
+        drawings[name] = frame.draw(name, labels.get(column, column), loss_label(fit.conventions, what), largest)
     return Chart(drawings, sizes, _caption(fit, points, path))
 
 
@@ -153,7 +154,8 @@ def _points(fit: Fit, column: str) -> list[Point]:
         numbers = [f"{k} {short(float(data[k][i]))}" for k in ("N", "D") if k in data]
         if column not in ("N", "D"):
             numbers.append(f"{column} {power_text(float(x[i])) if column == 'C' else short(float(x[i]))}")
-        said += ", ".join([*numbers, f"loss {loss_text(float(y[i]))}, fitted {loss_text(float(data['fitted'][i]))}"])
+        what = quantity_word(fit.law.quantity)
+        said += ", ".join([*numbers, f"{what} {loss_text(float(y[i]))}, fitted {loss_text(float(data['fitted'][i]))}"])
         points.append(Point(float(x[i]), float(y[i]), colour, said))
     return points
 

@@ -14,7 +14,7 @@ from analysis.interval import Interval
 from analysis.show.answers import outcome
 from analysis.show.approach_sentences import compared
 from analysis.show.numbers import interval, loss, plural
-from analysis.show.sentences import count_word, verdict
+from analysis.show.sentences import counted_word, quantity_word, verdict
 from analysis.show.workdir_summary import DatasetSummary, WorkdirSummary
 from analysis.warning import AnyWarning, Doubtful, NotIdentified
 
@@ -106,9 +106,11 @@ def _best(part: DatasetSummary, n: str) -> str | None:
     ranks, best = [row for row in part.ranks[n] if row.aicc is not None], part.best()
     if not ranks or best is None:
         return None
+    counted = counted_word(n, part.forms(n))
     text = (
-        f"Best of {plural(len(ranks), 'law')} by AICc: {ranks[0].law} ({plural(best.data.rows, 'run')}, N = "
-        f"{count_word(n)} parameters; rms residual {100 * best.card.objective.rms_log_residual:.2g} % of the loss)"
+        f"Best of {plural(len(ranks), 'law')} by AICc: {ranks[0].law} ({plural(best.data.rows, 'run')}"
+        f"{', ' if counted else ''}{counted}; rms residual {100 * best.card.objective.rms_log_residual:.2g} % of the "
+        f"{quantity_word(best.law.quantity)})"
     )
     if len(ranks) > 1:
         text += f"; {ranks[1].law} is next, {ranks[1].delta_aicc:.3g} behind"
@@ -116,7 +118,8 @@ def _best(part: DatasetSummary, n: str) -> str | None:
 
 
 def _refuted(summary: WorkdirSummary, part: DatasetSummary, n: str) -> str | None:
-    scored, words = summary.scored(part.name), f"N = {count_word(n)} parameters"
+    scored, words = summary.scored(part.name), counted_word(n, part.forms(n))
+    on = f" on {words}" if words else ""
     ranking = () if scored is None else scored.ranking
     misfit = [row.law for row in part.ranks[n] if row.aicc is not None and row.refuted]
     trend = [law for law, fit in part.fits.get(n, {}).items() if any(isinstance(w, Misfit) for w in fit.warnings)]
@@ -130,10 +133,10 @@ def _refuted(summary: WorkdirSummary, part: DatasetSummary, n: str) -> str | Non
     if failed:
         refuted.append(f"{', '.join(failed)} by the held-out runs (outside the joint 95 % region)")
     if refuted:
-        return f"Rejected on {words}: {'; '.join(refuted)}."
+        return f"Rejected{on}: {'; '.join(refuted)}."
     tested = any(fit.noise.structure is not None for fit in part.fits.get(n, {}).values())
     if ranking or tested or any(row.refuted is not None for row in part.ranks[n]):
-        return f"No form is rejected on {words}."
+        return f"No form is rejected{on}."
     return None
 
 

@@ -31,7 +31,7 @@ from analysis.show.approach_sentences import (
 from analysis.show.numbers import Text, interval, number, percent, short
 from analysis.show.numbers import loss as loss_text
 from analysis.show.report.headline import NO_FIT, NO_SEAL, behind, exponents, headline, warnings
-from analysis.show.sentences import count_word, sentence
+from analysis.show.sentences import count_word, counted_word, sentence
 from analysis.show.workdir_summary import FIRST, DatasetSummary, Provenance, RunSummary, WorkdirSummary
 from analysis.table.seal import Entry, Forecast, Forecaster, Power, SealedCell
 from scaling.errors import UserError
@@ -59,7 +59,7 @@ class LawSection:
     level: str
     scheme: str
     runs: int
-    n: str
+    counted: str  # which parameters N counts; empty for a law without N
     beyond: str  # what intervals beyond the runs hold
     data: str  # where its rows come from
 
@@ -257,7 +257,7 @@ def _dataset(summary: WorkdirSummary, part: DatasetSummary) -> DatasetSection:
         behind=behind(part),
         forecasts=_forecasts(summary, part.name),
         theory=summary.theory(part.name),
-        laws=tuple((count_word(n), _laws(part, n)) for n in part.fits),
+        laws=tuple((counted_word(n, part.forms(n)), _laws(part, n)) for n in part.fits),
         approaches=tuple(_approaches(n, result) for n, result in part.approaches.items()),
         warnings=_warnings(part),
         noise=_noise(best),
@@ -288,7 +288,7 @@ def _law(part: DatasetSummary, fit: Fit) -> LawSection:
         level=percent(fit.level),
         scheme=f"{scheme.name}, {scheme.df:g} degrees of freedom: {sentence(scheme)}",
         runs=fit.data.rows,
-        n=count_word(fit.conventions.n),
+        counted=counted_word(fit.conventions.n, [fit.law]),
         data=f"{Path(fit.data.source).name}, sha256 {fit.data.sha256}",
         beyond=beyond if fit.discrepancy.k > 0 else "hold only if the law does (--discrepancy=off)",
     )
@@ -447,7 +447,8 @@ def _warnings(part: DatasetSummary) -> tuple[WarningRow, ...]:
     for n, fits in part.fits.items():
         for law, fit in fits.items():
             for w in warnings(part, fit):
-                fits_of.setdefault((w.code, sentence(w)), []).append(f"{law}, N {count_word(n)}")
+                name = f"{law}, N {count_word(n)}" if "N" in fit.law.columns else law
+                fits_of.setdefault((w.code, sentence(w)), []).append(name)
     return tuple(WarningRow(code.replace("_", " "), said, tuple(fits)) for (code, said), fits in fits_of.items())
 
 

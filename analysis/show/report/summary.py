@@ -12,7 +12,7 @@ from analysis.show.report.answer import answer
 from analysis.show.report.headline import NO_SEAL, exponents, headline, theory_sentence
 from analysis.show.report.page import FILE
 from analysis.show.report.sections import predictions
-from analysis.show.sentences import count_word, sentence
+from analysis.show.sentences import counted_word, sentence
 from analysis.show.workdir_summary import DatasetSummary, WorkdirSummary
 
 WIDTH = 100
@@ -49,8 +49,8 @@ def _dataset(collected: WorkdirSummary, part: DatasetSummary) -> list[str]:
     fit, main, said = part.best(), part.main(), headline(collected, part)
     if fit is None or main is None:
         return [part.name, *_wrap(said.missing or "")]
-    counted = f"N = {count_word(fit.conventions.n)} parameters, " if "N" in fit.law.columns else ""
-    title = f"{part.name}: {fit.law.formula}, {counted}{fit.data.rows} runs, {percent(fit.level)} intervals"
+    told = (fit.law.formula, counted_word(fit.conventions.n, [fit.law]), f"{fit.data.rows} runs")
+    title = f"{part.name}: {', '.join(text for text in told if text)}, {percent(fit.level)} intervals"
     shown = exponents(part, fit)
     known = standing(fit.law, shown, fit.warnings)
     lost = {name for name, how in known.items() if how == "no"}
@@ -81,7 +81,7 @@ def _ahead(collected: WorkdirSummary, part: DatasetSummary) -> str:
     if first is None or not first.steps:
         return "" if first is None else first.why
     step = first.steps[first.start]
-    return f"At {first.column} = {step.c}: loss {step.loss} ({step.loss_ends}). {step.note}"
+    return f"At {first.column} = {step.c}: {first.quantity} {step.loss} ({step.loss_ends}). {step.note}"
 
 
 def _wrap(text: str) -> list[str]:
