@@ -96,6 +96,12 @@ def test_not_identified_is_a_result():
     assert approach1(scattered).why == NoSharedCompute(sizes=0)
     (pair,) = compare_approaches(scattered).pairs
     assert (pair.a, pair.N, pair.disagree) == (None, None, None)
+    assert compared(compare_approaches(scattered)).count("not identified") == 1  # one reason is said once
+    one = isoflop(1, 9)
+    assert (approach1(one).why, approach2(one).why) == (  # nine sizes do share a compute, but one only
+        FewOptima(found=1, needed=3, of="sizes"),
+        FewOptima(found=1, needed=3, of="budgets"),
+    )
 
 
 def test_an_asymmetric_surface_biases_wide_parabolas_and_the_result_says_so():

@@ -1,6 +1,8 @@
 """The first screen of a report of a table: what a reader who sees nothing else can say, and that no part denies it."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +11,13 @@ import pytest
 from refusals import refuses
 from report_study import Page
 
-from analysis.check.approaches import FewOptima
+import analysis
+from analysis.check.approaches import FewOptima, OneLine
 from analysis.show.approach_sentences import why_not
 from analysis.show.numbers import plain_formula
+from analysis.show.report.answer import answer
 from analysis.show.report.chart import _colour
+from analysis.show.workdir_summary import of_one
 from analysis.table.quality import warnings
 from analysis.warning import MixedUnits
 from scaling import cli
@@ -80,3 +85,21 @@ def test_small_words():
     assert "only 1 size has" in why_not(FewOptima(found=1, needed=3, of="sizes"))
     near = np.log([1.0, 7.5, 15.0, 40.0, 140.0, 690.0])
     assert len({_colour(near, float(np.exp(size))) for size in near}) == 6
+
+
+def test_one_budget_is_told_as_not_identified_wherever_its_numbers_stand():
+    n = np.geomspace(1e7, 1e9, 9)
+    d = 1e18 / 6 / n
+    loss = (1.69 + 406.4 * n**-0.34 + 410.7 * d**-0.28) * np.exp(0.003 * np.random.default_rng(0).standard_normal(9))
+    table = pd.DataFrame({"N": n, "D": d, "loss": loss})
+    made = analysis.fit(table)
+    summary = of_one(made, Path("one.csv"))
+    (part,) = summary.datasets
+    shown = answer(summary, part)
+    assert shown is not None and not shown.steps and shown.chart is not None
+    assert [tile.meaning.count("not identified") for tile in shown.tiles] == [1, 1]  # a, and the floor
+    third = part.approaches[part.n or ""].approaches["3"]
+    assert isinstance(third.why, OneLine) and third.a is not None and third.a.lo is None
+    for drawing in shown.chart.drawings.values():  # the runs stand at one C: its ticks are not all called 10¹⁸
+        ticks = re.findall(r'text-anchor="middle">([^<]+)</text>', drawing.svg)
+        assert len(ticks) == len(set(ticks)) > 2

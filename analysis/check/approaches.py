@@ -21,7 +21,7 @@ from msgspec import field
 from msgspec.structs import replace
 from scipy import special
 
-from analysis.card import SCHEMA, ApproachesDifference, ApproachesDisagree, Conventions, Interval, Value
+from analysis.card import SCHEMA, ApproachesDifference, ApproachesDisagree, Conventions, Interval, NotIdentified, Value
 from analysis.engine.frontier import Cost, Fitted, cost_table, frontier
 from analysis.table.runs import Runs
 from scaling.errors import UserError
@@ -48,7 +48,8 @@ class Reason(Value, tag_field="why"):
 
 
 class NoSharedCompute(Reason, tag="no_shared_compute"):
-    """Fewer than three sizes at any compute: no isoFLOP groups, and only ``sizes`` sizes with two or more D."""
+    """Fewer than three sizes at any compute: no isoFLOP groups, and ``sizes`` sizes with two or more D, too few or too
+    far apart."""
 
     sizes: int
 
@@ -89,7 +90,11 @@ class OpenDraws(Reason, tag="open_draws"):
     share: float
 
 
-AnyReason = NoSharedCompute | FewOptima | FewLeft | WideExponent | NoOptimum | NoInterior | OpenDraws
+class OneLine(Reason, tag="one_line"):
+    """D follows from N in the runs, so that the law's exponents are not told apart."""
+
+
+AnyReason = NoSharedCompute | FewOptima | FewLeft | WideExponent | NoOptimum | NoInterior | OpenDraws | OneLine
 
 
 class Approach(Value):
@@ -290,6 +295,8 @@ def approach3(runs: Runs, fit: Fitted, *, level: float = 0.95, cost: Cost | None
                 lo[i], hi[i] = cell.lo, cell.hi
     scheme = fit.card.scheme
     result = _filled(replace(blank, scheme=scheme.name, df=scheme.df), v[0], lo, hi, reference)
+    if any(isinstance(w, NotIdentified) and (w.parameter, w.why) == ("a", "collinear") for w in fit.card.warnings):
+        return _unidentified(result, OneLine())
     return result if share <= tail else _unidentified(result, OpenDraws(share=share))
 
 
@@ -320,7 +327,7 @@ def _isoflop(n: np.ndarray, log_c: np.ndarray) -> list[np.ndarray]:
     """Rows of each group of equal compute; empty unless such groups make up most of the table."""
     groups = [g for g in _clusters(log_c, SAME) if float(np.ptp(log_c[g])) <= 2 * SAME]
     groups = [g for g in groups if len(_clusters(np.log(n[g]), SAME / 5)) >= 3]
-    return groups if len(groups) >= 2 and sum(len(g) for g in groups) >= 0.6 * len(n) else []
+    return groups if sum(len(g) for g in groups) >= 0.6 * len(n) else []
 
 
 def _clusters(values: np.ndarray, gap: float) -> list[np.ndarray]:

@@ -11,6 +11,7 @@ from analysis.check.approaches import (
     NoInterior,
     NoOptimum,
     NoSharedCompute,
+    OneLine,
     OpenDraws,
     Pair,
     WideExponent,
@@ -66,9 +67,10 @@ def why_not(why: AnyReason) -> str:
     """Why an approach identifies nothing."""
     match why:
         case NoSharedCompute():
-            return (
-                f"fewer than three sizes share a compute: no isoFLOP groups, and {why.sizes} sizes with two or more D"
-            )
+            if why.sizes < 3:
+                has = "has" if why.sizes == 1 else "have"
+                return f"no three sizes share a compute, and only {plural(why.sizes, 'size')} {has} two or more D"
+            return f"no three of the {why.sizes} sizes share a compute"
         case FewOptima():
             budgets, has = why.of == "budgets", "has" if why.found == 1 else "have"
             what = "a minimum between sizes" if budgets else "the lowest loss at a budget inside the range"
@@ -82,21 +84,30 @@ def why_not(why: AnyReason) -> str:
             return why.no_optimum or f"it is a law of {', '.join(why.columns)} and needs N and D"
         case NoInterior():
             return "the fitted law has no interior optimum here"
+        case OneLine():
+            return "D follows from N in these runs, so that the exponents of the law cannot be told apart"
         case OpenDraws():
             return f"{why.share:.0%} of the draws of the fit have no interior optimum"
 
 
 def compared(result: Approaches) -> str:
-    """Whether the approaches agree, one sentence per pair."""
-    return " ".join(_pair(result, pair) for pair in result.pairs)
+    """Which approaches identify nothing, by reason, and whether the others agree, one sentence per pair."""
+    lost: dict[str, list[str]] = {}
+    for name, approach in result.approaches.items():
+        if approach.why is not None:
+            lost.setdefault(why_not(approach.why), []).append(name)
+    said = [
+        f"Approach{'es' if len(names) > 1 else ''} {' and '.join(names)} {'are' if len(names) > 1 else 'is'} not "
+        f"identified ({why})."
+        for why, names in lost.items()
+    ]
+    return " ".join([*said, *(text for pair in result.pairs if (text := _pair(result, pair)))])
 
 
 def _pair(result: Approaches, pair: Pair) -> str:
-    head, both = f"Approaches {pair.one} and {pair.two}", (result.approaches[pair.one], result.approaches[pair.two])
-    for name, approach in zip((pair.one, pair.two), both):
-        if approach.why is not None:
-            return f"{head} cannot be compared: {name} is not identified ({why_not(approach.why)})."
-    x, y = both
+    head, x, y = f"Approaches {pair.one} and {pair.two}", result.approaches[pair.one], result.approaches[pair.two]
+    if x.why is not None or y.why is not None:
+        return ""
     if x.a is None or y.a is None or x.N is None or y.N is None or pair.a is None or pair.N is None:
         return f"{head} cannot be compared."
     if not (pair.a.disagree or pair.N.disagree):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from analysis.check.diagnose import standing
 from analysis.decide.allocate import Allocation, OpenDraws, optimal
 from analysis.fitting import Fit
 from analysis.show.answers import cost_words
@@ -271,10 +272,14 @@ def _title(fit: Fit) -> str:
 def _tiles(summary: WorkdirSummary, part: DatasetSummary, fit: Fit) -> tuple[Tile, ...]:
     tiles, unit = [], summary.unit(part.name) if summary.runs else fit.conventions.unit
     known = exponents(part, fit)
+    lost = {name for name, how in standing(fit.law, known, fit.warnings).items() if how == "no"}
     if (a := known.get("a")) is not None and (b := known.get("b")) is not None and not fit.law.no_optimum:
-        tiles.append(Tile(f"N ∝ C^({number(a.value)})", f"{span(a.lo, a.hi, number)}; D ∝ C^({number(b.value)})"))
+        open_ = "not identified: " if "a" in lost else ""
+        said = f"{open_}{span(a.lo, a.hi, number)}; D ∝ C^({number(b.value)})"
+        tiles.append(Tile(f"N ∝ C^({number(a.value)})", said))
     if fit.law.irreducible and (floor := fit.intervals.get(fit.law.irreducible)) is not None:
-        said = f"{span(floor.lo, floor.hi, number)}{'' if unit is None else f' {unit}'}"
+        open_ = "not identified, " if fit.law.irreducible in lost else ""
+        said = f"{open_}{span(floor.lo, floor.hi, number)}{'' if unit is None else f' {unit}'}"
         if part.entropy is not None:
             said += f"; exactly known: {part.entropy:.4g}"
         tiles.append(Tile(f"{fit.law.irreducible} = {number(floor.value)}", f"irreducible loss: {said}"))

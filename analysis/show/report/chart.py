@@ -26,6 +26,7 @@ from analysis.show.workdir_summary import RunSummary
 COLOURS = 6  # variables --n0 to --n5 of the page, small N to large
 MANY = 400  # runs; above, those that would cover each other are drawn as one
 BAND = 0.35  # of the logarithmic height of points and path that the band may add on either side
+NARROW = 2.0  # ratio of the ends of the axis of x, below which it is widened
 SIDES = {"wide": (760, 400, 12), "narrow": (360, 330, 12)}  # width, height, font size: pixels
 
 
@@ -191,6 +192,9 @@ class _Frame:
     ):
         self.width, self.height, self.font, self.points, self.path, self.text = width, height, font, points, path, text
         self.x = span(np.array([*(p.x for p in points), *([] if path is None else path.x)]), 0.03)
+        if self.x[1] / self.x[0] < NARROW:  # runs of one compute stand in the middle, between ticks that differ
+            middle = math.sqrt(self.x[0] * self.x[1])
+            self.x = (middle / NARROW, middle * NARROW)
         self.y = span(_heights(points, path), 0.08)
         self.left, self.right, self.top, self.bottom = 4.2 * font, width - font, 0.8 * font, height - 3.4 * font
 
