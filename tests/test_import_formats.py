@@ -402,3 +402,31 @@ def test_the_beginnings_of_files_are_not_kept(tmp_path: Path):
     tracemalloc.stop()
     assert kept < 5e5
     assert len(importers.read([tmp_path], Told()).table) == 20
+
+
+# --- other languages, notebooks, folders with other files
+
+
+def test_logs_with_decimal_commas_and_what_is_left_of_a_folder(tmp_path: Path):
+    rows = "epoch;loss;val_loss\n0;3,52;3,61\n1;3,12;3,31\n2;2,92;3,20\n"
+    write(tmp_path / "runs" / "log.csv", rows)
+    write(tmp_path / "runs" / "params.yaml", "width: 8\n")
+    made = importers.read([tmp_path / "runs"], Told(facts={"N": 31e6, "tokens_per_step": 1000}))
+    assert (made.table["loss"].iloc[0], made.table["D"].iloc[0]) == (3.2, 3000)
+    assert [(one.why, one.count, Path(one.first).name) for one in made.left] == [("other", 1, "params.yaml")]
+
+
+def test_a_notebooks_index_is_no_column_of_the_table(tmp_path: Path):
+    frame = pd.DataFrame({"model": ["a", "b"], "N": [2e7, 5e7], "D": [4e8, 1e9], "loss": [4.1, 3.6]})
+    frame.to_csv(tmp_path / "notebook.csv")
+    made = importers.read([tmp_path / "notebook.csv"], Told())
+    assert list(made.table.columns) == ["N", "D", "loss", "model"]  # fit refuses a column without a title
+    assert made.table["loss"].tolist() == [4.1, 3.6]
+
+
+def test_maxtext_prints_its_parameters(tmp_path: Path):
+    steps = "".join(f"completed step: {i}, seconds: 2.3, total_weights: 65536, loss: {9 - i:.3f}\n" for i in range(3))
+    for printed, n in (("7.018", 7.018e9), ("0.004", None)):  # one digit is no count
+        path = write(tmp_path / f"{printed}.log", f"number parameters: {printed} billion\n{steps}")
+        table = importers.read([path], Told(facts={"tokens_per_step": 65536})).table
+        assert table["D"].iloc[0] == 3 * 65536 and (table["N"].iloc[0] if "N" in table else None) == n

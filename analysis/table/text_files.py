@@ -18,11 +18,10 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
-from analysis.table.units import DECIMAL_COMMA
+from analysis.table.units import DECIMAL_COMMA, DECIMAL_POINT
 from scaling.errors import Code, UserError
 
 _SEPARATOR = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)  # a first line by which Excel is told the separator
-_POINT = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
 _PACKED: dict[bytes, tuple[str, Callable[[BinaryIO], io.BufferedIOBase]]] = {
     b"\x1f\x8b": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
     b"BZh": ("bzip2", bz2.BZ2File),
@@ -144,7 +143,7 @@ def _check_end(path: Path, cells: list[list[str]], lines: list[int]) -> None:
     """Refuses a last number that is shorter than all above it, and by three digits than most: it may have been cut."""
     last = [row[-1].strip() for row in cells]
     lengths = sorted(map(len, last[:-1]))
-    if len(last) < 3 or not all(map(_POINT.fullmatch, last[:-1])):
+    if len(last) < 3 or not all(map(DECIMAL_POINT.fullmatch, last[:-1])):
         return
     if len(last[-1]) >= lengths[0] or len(last[-1]) > lengths[len(lengths) // 2] - 3:
         return
@@ -163,7 +162,7 @@ def _with_points(cells: list[list[str]]) -> list[list[str]]:
 
     Unchanged where any cell has a decimal point: there a comma is none.
     """
-    if any(_POINT.fullmatch(cell.strip()) for row in cells for cell in row):
+    if any(DECIMAL_POINT.fullmatch(cell.strip()) for row in cells for cell in row):
         return cells
     return [
         [cell.replace(",", ".") if DECIMAL_COMMA.fullmatch(cell.strip()) else cell for cell in row] for row in cells

@@ -24,6 +24,7 @@ _GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?")
 _MARKS = " _'\u00a0\u2009\u202f\u2019"  # between thousands, beside commas and points
 _MARKED = re.compile(rf"[-+]?[0-9]{{1,3}}(?:[{_MARKS}][0-9]{{3}})+(?:\.[0-9]*)?")
 _DOTTED = re.compile(r"[-+]?[0-9]{1,3}(?:\.[0-9]{3}){2,}")
+DECIMAL_POINT = re.compile(r"[-+]?[0-9]*\.[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[-+]?[0-9]*,[0-9]+(?:e[-+]?[0-9]+)?", re.IGNORECASE)
 _COMMA_E = re.compile(r"[-+]?[0-9]*,[0-9]+e[-+]?[0-9]+", re.IGNORECASE)
 DAY = 86400.0  # seconds

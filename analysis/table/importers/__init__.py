@@ -141,7 +141,8 @@ def read(paths: Sequence[Path], told: Told, kind: str | None = None, sheet: str 
     if sheet is not None and not any(source.kind == "xlsx" for source in mine):
         raise UserError("sheet", sheet, "is for Excel files; these are none", Code.UNSUPPORTED)
     collected = Collected(wanted(told, importer.names), run=told.columns.get("run"), restarted=told.restarted)
-    collected.leave("other", str(paths[0]), others + len(sources) - len(mine))
+    others += [source.path for source in sources if source not in mine]
+    collected.leave("other", str(next(iter(others), "")), len(others))
     files = 0
     for source in mine:
         if collected.add(importer.read(source), source.run, source.path.name):
@@ -305,10 +306,10 @@ def _of_one_kind(
     return find(name), files
 
 
-def _sources(paths: Sequence[Path], sheet: str | None, step: str | None) -> tuple[list[Source], int]:
-    """The files with the names of their runs, and how many were left out because they are empty or no files."""
+def _sources(paths: Sequence[Path], sheet: str | None, step: str | None) -> tuple[list[Source], list[Path]]:
+    """The files with the names of their runs, and those that are left out because they are empty or no files."""
     files: list[Path] = []
-    others = 0
+    others: list[Path] = []
     for path in paths:
         if not path.exists() and not path.is_symlink():
             raise UserError("path", path, "does not exist", Code.MISSING)
@@ -318,9 +319,8 @@ def _sources(paths: Sequence[Path], sheet: str | None, step: str | None) -> tupl
         if (path / "study.json").exists():
             raise UserError("path", path, "is a work directory, which `scaling fit` takes as it is", Code.UNSUPPORTED)
         below = _below(path)
-        usable = [file for file in below if file.is_file() and file.stat().st_size]
-        others += len(below) - len(usable)
-        files += usable
+        for file in below:
+            (files if file.is_file() and file.stat().st_size else others).append(file)
     if not files:
         raise UserError("path", paths[0], "holds no files", Code.MISSING)
     root = Path(os.path.commonpath([file.absolute().parent for file in files]))

@@ -1,15 +1,17 @@
-"""MaxText: its metrics file (JSON Lines), and what it prints after each step and evaluation."""
+"""MaxText: its metrics file (JSON Lines), and what it prints: all parameters, and the loss of each step and evaluation."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from analysis.table.importers.contract import Entry, Importer, Logged, Names
+from analysis.table.importers.contract import Entry, Facts, Importer, Logged, Names
 from analysis.table.importers.source import Source
 from analysis.table.importers.steps import logged
 
 STEP = re.compile(r".*completed step: (\d+), .*?\bloss: ([-+.\w]+)")
+PARAMETERS = re.compile(r".*number parameters: ([\d.]+) billion")
+LEAST = 0.05  # billion parameters, which three places give to 1 %
 EVALUATED = re.compile(r".*eval metrics after step: (\d+), loss=([-+.\w]+)")
 
 
@@ -31,6 +33,8 @@ def read(source: Source) -> Iterator[Entry]:
             yield Logged("", float(match[1]) + 1, {"learning/loss": match[2]}, where)
         elif match := EVALUATED.match(line):
             yield Logged("", float(match[1]) + 1, {"eval/avg_loss": match[2]}, where)
+        elif (match := PARAMETERS.match(line)) and float(match[1]) >= LEAST:
+            yield Facts("", {"N": round(float(match[1]) * 1e9)}, where)
 
 
 IMPORTER = Importer(

@@ -19,6 +19,7 @@ from typing import IO, Any, Literal
 
 from analysis.table.importers.contract import Cell, Skipped
 from analysis.table.text_files import encoding_of
+from analysis.table.units import DECIMAL_COMMA, DECIMAL_POINT
 from scaling.errors import STORAGE, Code, UserError, choose, library
 
 HEAD = 1 << 18  # bytes of a file's beginning by which it is recognised; some logs begin with a program
@@ -118,6 +119,14 @@ class Source:
         if first.lower().startswith("sep=") and len(first.strip()) == 5:
             return first[4]
         return next((mark for mark in ",;\t" if mark in first), ",")
+
+    @cached_property
+    def decimal_comma(self) -> bool:
+        """Whether the numbers of a CSV have a decimal comma: some at its beginning do, and none has a point."""
+        if self.delimiter == ",":
+            return False
+        cells = [cell.strip() for line in self.text.splitlines()[1:] for cell in line.split(self.delimiter)]
+        return any(map(DECIMAL_COMMA.fullmatch, cells)) and not any(map(DECIMAL_POINT.fullmatch, cells))
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -270,7 +279,11 @@ class Source:
                 continue
             if not self._ended:
                 yield Skipped("unended", where)
-            yield where, {name: cell.strip() or None for name, cell in zip(names, cells)}
+            yield where, {name: self._pointed(cell.strip()) or None for name, cell in zip(names, cells) if name}
+
+    def _pointed(self, cell: str) -> str:
+        """A cell with a decimal point for a decimal comma."""
+        return cell.replace(",", ".") if self.decimal_comma and DECIMAL_COMMA.fullmatch(cell) else cell
 
     def _unread(self, where: str) -> Skipped:
         """What is said of a line that cannot be read: that the file is cut there, if the line has no end."""
