@@ -43,6 +43,8 @@ INPUTS = {
     "classes": Input(("label",), "labels up to", exact=False),
     "image": Input(("image",), "images of side"),
     "sound": Input(("sound",), "sounds of samples"),
+    "mel": Input(("mel",), "spectrograms of bands"),
+    "frames": Input(("mel",), "spectrograms of frames"),
     "prompts": Input(("prompts",), "prompts of each class", by_example=False),
 }
 

@@ -51,6 +51,7 @@ COUNTED = (*COUNTED, ("gpt", "experts"))
 MESH = {"data": 1, "fsdp": 1, "tensor": 1}
 # A contrast's logits are cosines over the temperature: at clip's 0.07 rounding is enlarged 14 times.
 TINY = {"vocab": 32, "context": 16, "image": 8, "patch": 2, "classes": 10, "temperature": 1.0, "codes": 32}
+TINY |= {"mel": 8, "frames": 12}
 
 
 def small(name: str, case: str = "", size: int = 0, **fields):
@@ -75,6 +76,8 @@ def batch_of(module, config, size: int = 4, seed: int = 0) -> dict[str, np.ndarr
         batch["image"] = rng.integers(0, 256, (size, spec["image"], spec["image"], 3)).astype(np.uint8)
     if "sound" in spec:
         batch["sound"] = rng.integers(0, 256, (size, spec["sound"])).astype(np.uint8)
+    if "mel" in spec:
+        batch["mel"] = rng.normal(0, 0.5, (size, spec["frames"], spec["mel"])).astype(np.float32)
     if "classes" in spec:
         batch["label"] = rng.integers(0, spec["classes"], size).astype(np.int32)
     others = inputs.partner(np.arange(size), size)
@@ -304,6 +307,7 @@ REVISED = [
     ("vit", "rotation", 3),
     ("vq", "ema", 1),
     ("vq", "codebook", 1),
+    ("whisper", "", 1),
 ]
 
 
@@ -415,6 +419,9 @@ WRONG = [
     ("vq", {"codes": 0}, Code.INVALID),
     ("vq", {"decay": 1.5}, Code.INVALID),
     ("vq", {"restart": 0.1, "objective": "codebook"}, Code.CONFLICT),
+    ("whisper", {"frames": 7}, Code.CONFLICT),
+    ("whisper", {"mel": 0}, Code.INVALID),
+    ("whisper", {"width": 18, "heads": 2}, Code.CONFLICT),
     ("gpt", {"kv_heads": 3}, Code.CONFLICT),
     ("gpt", {"top": 3, "experts": 2}, Code.CONFLICT),
     ("gpt", {"top": 3, "experts": 4}, Code.CONFLICT),

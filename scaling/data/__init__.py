@@ -62,11 +62,11 @@ class Source(Protocol):
 
     def batch(self, indices: np.ndarray, *, seed: int, context: int) -> dict[str, np.ndarray]:
         """Examples ``indices`` (n,), int64, >= 0, as {"tokens": int32 (n, T + 1)}, with other inputs of ``supplies``
-        ("image": uint8 (n, side, side, 3), "field": float32 (n, side, side, 3), "sound": uint8 (n, samples), "label":
-        int32 (n,)) and, unless every target counts, "mask": float32 (n, T), 1 where the loss of target
-        ``tokens[:, 1:]`` counts. The mask is the same for every example, so loss tokens per example =
-        ``mask[0].sum()``; a source whose examples differ has ``loss_tokens(context)``, their mean. Indices beyond one
-        epoch repeat the data in another order.
+        ("image": uint8 (n, side, side, 3), "field": float32 (n, side, side, 3), "sound": uint8 (n, samples), "mel":
+        float32 (n, frames, bands), "label": int32 (n,)) and, unless every target counts, "mask": float32 (n, T), 1
+        where the loss of target ``tokens[:, 1:]`` counts. The mask is the same for every example, so loss tokens per
+        example = ``mask[0].sum()``; a source whose examples differ has ``loss_tokens(context)``, their mean. Indices
+        beyond one epoch repeat the data in another order.
 
         A source that can skip damaged samples has ``replaced``, bool (n,): rows of the latest batch that hold others.
 
@@ -89,8 +89,8 @@ def supplies(source: Any) -> dict[str, int]:
     """The inputs of a source and their numbers, by the names of a family's ``batch_spec`` (``scaling.inputs``).
 
     "vocab": size of the vocabulary; "marks": tokens of which it is known whether they begin words; "image": side of the
-    images; "field": side of arrays of real numbers; "sound": samples of a sound; "classes": number of labels;
-    "prompts": texts per label; "context": tokens of all evaluation documents, if they end. The highest token of a
+    images; "field": side of arrays of real numbers; "sound": samples of a sound; "mel", "frames": bands and frames of
+    its spectrogram; "classes": number of labels; "prompts": texts per label; "context": tokens of all evaluation documents, if they end. The highest token of a
     caption is its end-of-text.
     """
     return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})

@@ -12,7 +12,8 @@ A family module has
     terms(config)          describes these terms: {term: Term}, in the same order; default: one causal term, "loss"
     batch_spec(config)     what the data must supply: {"context": positions per example, which D counts,
                            "vocab": size of the vocabulary, "text": positions of text, if D counts others too,
-                           "image": side in pixels, "sound": samples, "classes": number of labels,
+                           "image": side in pixels, "sound": samples, "mel": bands of a spectrogram,
+                           "frames": of it, "classes": number of labels,
                            "prompts": texts per class in the evaluation}, as far as the family reads them, and other
                            numbers by the name of an array of the batch
     INPUTS                 optional: the meaning of such other numbers, {name: scaling.inputs.Input}
