@@ -1,6 +1,7 @@
-"""Pictures with captions and labels in files, shared by ``webdataset`` and ``parquet``.
+"""Pictures or sounds with captions and labels in files, shared by ``webdataset`` and ``parquet``.
 
-A picture is cropped to its central square and scaled to ``side``. The tokens of an example are the tokenizer's end
+A picture is cropped to its central square and scaled to ``side``; a sound, read in its place if ``frames`` are asked
+for, is given as a log-mel spectrogram (``scaling.data._mel``). The tokens of an example are the tokenizer's end
 token (the highest; 256 for bytes), the caption, and the end token again, repeated as padding. A caption that is too
 long is cut but still ends with the end token, at which a text tower may pool; the loss of that token is masked.
 
@@ -22,21 +23,24 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from scaling.data import _audio
 from scaling.data._decode import BACKGROUNDS, decode
+from scaling.data._mel import Spectrogram, log_mel
 from scaling.data._random import shuffled
 from scaling.data._remarks import Remark, remark
 from scaling.data._tokenizer import SPECIALS, Tokenizer
 from scaling.data._tokens import below, split
 from scaling.errors import Code, UserError
-from scaling.settings import check, setting
+from scaling.settings import setting
 
 HEAD = 4096
 SAMPLED = 4096
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Fields of every source of pictures, for its ``Config`` to inherit."""
+class Pictures(Spectrogram):
+    """Fields of every source of pictures and sounds, for its ``Config`` to inherit; those of ``Spectrogram`` are of
+    sounds."""
 
     side: int = setting(32, least=1, most=4096)
     """Side in pixels to which pictures are scaled."""
@@ -48,17 +52,16 @@ class Pictures:
     """Whether the name of a special token within a text is read as this token or as text."""
     background: str = setting("white", choices=BACKGROUNDS)
     """Colour that is seen where a picture is transparent: white, black or grey."""
+    frames: int = setting(0, least=0)
+    """Frames of a spectrogram: sounds are cut off, or silent at their end. 0: pictures are read, and no sounds."""
     damaged: int = setting(0, least=0)
     """Samples that may be damaged or lack a part, together. Each is counted; a damaged one is replaced by the next that
     is not, one without a part is left out. More are an error."""
 
-    def __post_init__(self):
-        check(self, "data")
-
 
 @dataclass(frozen=True)
 class Sample:
-    """One example as stored in its file; ``label`` is -1 if there is none."""
+    """One example as stored in its file, ``picture`` a sound if these are read; ``label`` is -1 if there is none."""
 
     picture: bytes
     caption: bytes
@@ -151,7 +154,9 @@ class Pairs:
     @property
     def supplies(self) -> dict[str, int]:
         text = {"vocab": self.vocab} if self.captions else {}
-        return {**text, "image": self.side, **({"classes": self.classes} if self.classes else {})}
+        c = self.config
+        seen = {"mel": c.mel, "frames": c.frames} if c.frames else {"image": self.side}
+        return {**text, **seen, **({"classes": self.classes} if self.classes else {})}
 
     @cached_property
     def _sides(self) -> tuple[np.ndarray, np.ndarray]:
@@ -168,6 +173,8 @@ class Pairs:
 
     def describe(self) -> dict[str, Any]:
         train, evaluation = self._sides
+        c = self.config
+        form = {"rate": c.rate, "window": c.window, "hop": c.hop, "mel": c.mel, "frames": c.frames}
         return {
             "unique_tokens": None,
             "entropy": None,
@@ -176,7 +183,7 @@ class Pairs:
             "vocab": self.vocab,
             "tokenizer": self.tokenizer.name,
             "tokenizer_sha256": self.tokenizer.sha256,
-            "side": self.side,
+            **(form if c.frames else {"side": self.side}),
             "classes": self.classes,
             **({} if self.config.background == "white" else {"background": self.config.background}),
             **self.about,
@@ -218,12 +225,13 @@ class Pairs:
         return tokens, mask
 
     def _read(self, number: int) -> tuple[Sample, np.ndarray] | None:
-        """A sample and its picture, (side, side, 3) uint8; None if it is damaged and that is allowed for."""
+        """A sample and its picture, (side, side, 3) uint8, or its spectrogram, (frames, bands) float32; None if it is
+        damaged and that is allowed for."""
         if number in self.damage.samples:
             return None
         try:
             sample = self.store.read(number)
-            image = decode(sample.picture, self.side, self.store.name(number), self.config.background)
+            image = self._decoded(sample.picture, self.store.name(number))
             if not _is_text(sample.caption) and self.tokenizer.name != "bytes":
                 raise self._no_text(number)
         except UserError as error:
@@ -239,14 +247,18 @@ class Pairs:
             raise UserError("data.label", sample.label, remedy, Code.CONFLICT)
         return sample, image
 
+    def _decoded(self, stored: bytes, where: str) -> np.ndarray:
+        c = self.config
+        if not c.frames:
+            return decode(stored, self.side, where, c.background)
+        return log_mel(_audio.decode(stored, c.rate, c.frames * c.hop, where)[None], c)[0]
+
     def _examples(self, read: Sequence[tuple[int, Sample, np.ndarray]], context: int) -> dict[str, np.ndarray]:
-        """Arrays of samples, given as (number, sample, picture)."""
-        images = np.empty((len(read), self.side, self.side, 3), np.uint8)
-        for row, (_, _, image) in enumerate(read):
-            images[row] = image
+        """Arrays of samples, given as (number, sample, picture or spectrogram)."""
         numbers = np.array([number for number, _, _ in read], np.int64)
         tokens, mask = self._text(numbers, [sample.caption for _, sample, _ in read], context)
-        examples = {"tokens": tokens, "mask": mask, "image": images}
+        kind = "mel" if self.config.frames else "image"
+        examples = {"tokens": tokens, "mask": mask, kind: np.stack([decoded for _, _, decoded in read])}
         if self.classes:
             examples["label"] = np.array([sample.label for _, sample, _ in read], np.int32)
         return examples

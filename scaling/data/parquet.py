@@ -6,6 +6,7 @@ or a slow tokenizer, use `scaling data prepare`, which does it once.
 
 Pictures, ``{"source": "parquet", "path": "cifar/", "image": "img", "label": "label", "classes": 10, "text": ""}``: the
 column holds encoded pictures, as bytes or as ``datasets`` stores them ({"bytes", "path"}), and the caption is ``text``.
+Sounds likewise, ``{"source": "parquet", "path": "speech/", "sound": "audio", "frames": 3000}``.
 An Arrow file is memory-mapped, so reading a row is cheap. Parquet is compressed by row groups, of which 512 MiB are
 kept decompressed: in a larger table nearly every example decompresses its group again, so convert it with
 ``save_to_disk``.
@@ -44,6 +45,8 @@ class Config(Pictures):
     """Column of the text (or tokens), or of the caption; empty: no captions."""
     image: str = ""
     """Column of the picture; empty: text only."""
+    sound: str = ""
+    """Column of the sound, which is read in the picture's place if ``frames`` is not 0."""
     label: str = "label"
     """Column of the label, read if ``classes`` is not 0."""
     end: str = "auto"
@@ -51,9 +54,17 @@ class Config(Pictures):
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.text and not self.image:
+        if bool(self.sound) != bool(self.frames):
+            remedy = "names the column of sounds, of which frames says how long they are: give both or neither"
+            raise UserError("data.sound", self.sound, remedy, Code.CONFLICT)
+        if not self.text and not self.media[1]:
             remedy = "name the column of the text, or of an image"
             raise UserError("data.text", "''", remedy, Code.MISSING)
+
+    @property
+    def media(self) -> tuple[str, str]:
+        """The name of the field, and the column, of what a row must have besides its caption."""
+        return ("sound", self.sound) if self.frames else ("image", self.image)
 
 
 def _inputs(config: Config) -> tuple[list[Input], tuple[Remark, ...]]:
@@ -85,13 +96,13 @@ def make(config: Config) -> CheckedTokens | Pairs:
                 remedy = f"is not in {input_file.name}, which has {', '.join(names)}"
                 raise UserError(f"data.{name}", column, remedy, Code.MISSING)
     sha256, extent = digest([_mapped(input_file) for input_file in tables])
-    columns = [config.text, config.image, config.label if config.classes else ""]
+    columns = [config.text, config.media[1], config.label if config.classes else ""]
     about = {
         "source": "parquet",
         "sha256": content_hash([(column, sha256.encode()) for column in columns]),
         "sha256_of": extent,
     }
-    source = _pairs(config, tables, about) if config.image else _text(config, tables, about)
+    source = _pairs(config, tables, about) if config.media[1] else _text(config, tables, about)
     return replace(source, remarks=(*remarks, *source.remarks))
 
 
@@ -111,7 +122,8 @@ def _damage(input_file: Input) -> Iterator[None]:
 
 def _columns(config: Config) -> dict[str, str]:
     """The columns to read, by the field of the configuration that names them."""
-    columns = {"image": config.image, "text": config.text, "label": config.label if config.classes else ""}
+    kind, media = config.media
+    columns = {kind: media, "text": config.text, "label": config.label if config.classes else ""}
     return {name: column for name, column in columns.items() if column}
 
 
@@ -212,11 +224,12 @@ class _Table:
     def read(self, number: int) -> Sample:
         columns = list(_columns(self.config).values())
         row = dict(zip(columns, self._row(number, columns)))
-        picture, label = row[self.config.image], row.get(self.config.label, -1)
+        kind, column = self.config.media
+        picture, label = row[column], row.get(self.config.label, -1)
         picture = picture.get("bytes") if isinstance(picture, dict) else picture
         if not isinstance(picture, bytes):
-            remedy = "is not an encoded picture; save the data with its pictures"
-            raise UserError("data.image", self.name(number), remedy, Code.DAMAGED)
+            remedy = f"is not an encoded {kind}; save the data with its {kind}s"
+            raise UserError(f"data.{kind}", self.name(number), remedy, Code.DAMAGED)
         caption = self._caption(row[self.config.text], number) if self.config.text else b""
         return Sample(picture, caption, label if isinstance(label, int) else -1)
 
@@ -246,7 +259,7 @@ def _pairs(config: Config, tables: list[Input], about: dict[str, Any]) -> Pairs:
             if tokenizer.count_literals(sample.caption):
                 spelled.append(store.name(number))
         except UserError as error:
-            if error.field not in ("data.image", "data.text"):
+            if error.field not in ("data.image", "data.sound", "data.text"):
                 raise
             digests.append(b"")
             incomplete.append(error)

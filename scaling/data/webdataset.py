@@ -1,4 +1,5 @@
-"""Image-text tar files in the layout of webdataset: ``{"source": "webdataset", "path": "cc3m/", "side": 64}``.
+"""Tar files in the layout of webdataset: ``{"source": "webdataset", "path": "cc3m/", "side": 64}`` for pictures with
+captions, ``{..., "frames": 3000}`` for sounds with theirs (WAV; other formats need the extra ``audio``).
 
 Members that share their path up to the first dot of the file name are one sample: ``000017.jpg``, ``000017.txt``,
 perhaps ``000017.cls`` (a whole number). Members with other extensions are ignored, so no pickle is ever loaded.
@@ -33,12 +34,19 @@ class Config(Pictures):
     """Glob pattern of the files in the folder."""
     image: str = "jpg;jpeg;png;webp"
     """Extensions of the picture, separated by semicolons; the first that a sample has is used."""
+    sound: str = "wav;flac;ogg;mp3"
+    """Extensions of the sound, which is read in the picture's place if ``frames`` is not 0."""
     text: str = "txt"
     """Extensions of the caption; empty: no captions."""
     label: str = "cls"
     """Extension of the label, read if ``classes`` is not 0."""
     end: str = "auto"
     """The tokenizer's end-of-text token: auto, or its name."""
+
+    @property
+    def media(self) -> tuple[str, str]:
+        """What a sample must have besides its caption: the name of the field, and the extensions."""
+        return ("sound", self.sound) if self.frames else ("image", self.image)
 
 
 OPEN = 256  # tars that are open at once
@@ -130,8 +138,8 @@ def _members(path: Path, name: str) -> Iterator[tuple[str, str, Place]]:
 def _tars(config: Config) -> Tars:
     found = _files.below(config.path, config.glob, "a tar file or a folder of them")
     files = found.files
-    wanted = [[each for each in text.split(";") if each] for text in (config.image, config.text, config.label)]
-    kinds = ["image"] + ["text"] * bool(config.text) + ["label"] * bool(config.classes)
+    wanted = [[each for each in text.split(";") if each] for text in (config.media[1], config.text, config.label)]
+    kinds = [config.media[0]] + ["text"] * bool(config.text) + ["label"] * bool(config.classes)
     samples, incomplete = [], []
     for number, (path, name) in enumerate(files):
         members_by_key: dict[str, dict[str, Place]] = {}
@@ -142,7 +150,9 @@ def _tars(config: Config) -> Tars:
                 continue
             places = [next((members[each] for each in endings if each in members), None) for endings in wanted]
             lacking = [
-                part for part in zip(("image", "text", "label"), places, wanted) if part[0] in kinds and not part[1]
+                part
+                for part in zip((config.media[0], "text", "label"), places, wanted)
+                if part[0] in kinds and not part[1]
             ]
             picture, caption, label = places
             if lacking or picture is None:
@@ -166,11 +176,11 @@ def make(config: Config) -> Pairs:
     tokenizer = _tokenizer.load(config.tokenizer, config.end, closed=True, specials=config.specials)
     tars = _tars(config)
     if not len(tars):
-        raise UserError("data.path", config.path, f"holds no sample with {config.image}", Code.TOO_FEW)
+        raise UserError("data.path", config.path, f"holds no sample with {config.media[1]}", Code.TOO_FEW)
     sha256, extent = digest([np.memmap(path, np.uint8, mode="r") for path in tars.files])
     about = {
         "source": "webdataset",
-        "sha256": content_hash([(name, sha256.encode()) for name in (config.image, config.text, config.label)]),
+        "sha256": content_hash([(name, sha256.encode()) for name in (config.media[1], config.text, config.label)]),
         "sha256_of": extent,
         "bytes": sum(path.stat().st_size for path in tars.files),
     }

@@ -1,0 +1,75 @@
+"""Decodes sounds to one channel at a given rate: WAV of whole numbers by the standard library, all else by soundfile.
+
+Channels are averaged. A sound of another rate is resampled with an antialiasing filter; what is longer than asked for
+is cut off, and what is shorter is silent at its end, as in Whisper's ``audio.py``.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import wave
+
+import numpy as np
+
+from scaling.errors import Code, UserError, library
+
+_STORED = {1: "u1", 2: "<i2", 4: "<i4"}  # by bytes of a sample
+
+
+def decode(sound: bytes, rate: int, samples: int, where: str) -> np.ndarray:
+    """Decodes a sound to (samples,) float32 in [-1, 1].
+
+    Args:
+      sound: encoded bytes.
+      rate: samples a second.
+      where: file and key, for the message.
+
+    Raises:
+      UserError: the sound is damaged, empty or of an unknown format (DAMAGED), or is no WAV of whole numbers and
+        soundfile is not installed (ENVIRONMENT).
+    """
+    try:
+        heard = _pulse_code(sound) if sound[:4] == b"RIFF" else None
+        channels_SC, own = _by_library(sound, where) if heard is None else heard
+        if not len(channels_SC) or not np.isfinite(channels_SC).all():
+            raise ValueError("it has no samples, or some that are no numbers")
+    except UserError:
+        raise
+    except Exception as error:  # as for pictures: whatever a decoder makes of damaged bytes
+        reason = str(error).split("\n")[0][:120] or type(error).__name__
+        remedy = f"is not a readable sound ({reason}); repair or remove it, or allow for it with data.damaged"
+        raise UserError("data.sound", where, remedy, Code.DAMAGED) from None
+    mono_S = channels_SC.mean(axis=1)
+    if own != rate:
+        import scipy.signal  # a second, which sources without sounds need not wait for
+
+        common = math.gcd(own, rate)
+        mono_S = scipy.signal.resample_poly(mono_S, rate // common, own // common)
+    kept = np.clip(mono_S[:samples], -1, 1).astype(np.float32)
+    return np.pad(kept, (0, samples - len(kept)))
+
+
+def _pulse_code(sound: bytes) -> tuple[np.ndarray, int] | None:
+    """Samples (S, channels) in [-1, 1] and their rate; None for a WAV that the standard library does not read."""
+    try:
+        with wave.open(io.BytesIO(sound), "rb") as file:
+            width, channels, count = file.getsampwidth(), file.getnchannels(), file.getnframes()
+            stored, own = file.readframes(count), file.getframerate()
+    except wave.Error:
+        return None
+    if len(stored) != count * channels * width:
+        raise ValueError(f"it ends after {len(stored)} of {count * channels * width} bytes")
+    if width == 3:  # the upper three bytes of a number of four
+        wide = np.zeros((len(stored) // 3, 4), np.uint8)
+        wide[:, 1:] = np.frombuffer(stored, np.uint8).reshape(-1, 3)
+        numbers, width = wide.view("<i4")[:, 0], 4
+    else:
+        numbers = np.frombuffer(stored, _STORED[width])
+    half = 2.0 ** (8 * width - 1)
+    return (numbers.astype(np.float64) / half - (1.0 if width == 1 else 0.0)).reshape(-1, channels), own
+
+
+def _by_library(sound: bytes, where: str) -> tuple[np.ndarray, int]:
+    soundfile = library("soundfile", "audio", "data.sound", where)
+    return soundfile.read(io.BytesIO(sound), dtype="float64", always_2d=True)
