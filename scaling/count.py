@@ -20,6 +20,8 @@ from typing import Any
 EMBEDDING_GROUPS = frozenset({"embedding", "position", "head"})
 # What a family changes after the step and no gradient trains (a teacher, a queue): in the total alone.
 STATE = "state"
+# What makes the tokens of a model from its data, and is trained in another run: in the total and in the FLOPs alone.
+TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def parameters(components: Iterable[Component], zeros: tuple[int, int] = (0, 0))
     """
     pruned, unused = zeros
     every = list(components)
-    parts = [part for part in every if part.group != STATE]
+    parts = [part for part in every if part.group not in (STATE, TOKENIZER)]
     groups: dict[str, int] = {}
     for part in every:
         groups[part.group] = groups.get(part.group, 0) + part.parameters

@@ -94,10 +94,16 @@ def _shapes(family: ModuleType, config: Any) -> Shapes:
 
 def _shapes_of(run: Cell | Outside) -> Shapes:
     """The shapes of a run's parameters. Raises UserError if those of another version are not known (UNKNOWN)."""
+    family, config = _model(run)
+    return _shapes(adapt.applied(families.load(family), _adapts(run)), config)
+
+
+def _model(run: Cell | Outside) -> tuple[str, Any]:
+    """A run's family, by name, and its configuration. Raises UserError if another version made it (UNKNOWN)."""
     if not isinstance(run, Outside):
-        return _shapes(adapt.applied(families.load(run.family), run.adaptation), run.config)
-    family = adapt.applied(families.load(run.manifest.family), _adapts(run))
-    return _shapes(family, settings.read(family.Config, f"{run.run}.config", run.manifest.config))
+        return run.family, run.config
+    family = run.manifest.family
+    return family, settings.read(families.load(family).Config, f"{run.run}.config", run.manifest.config)
 
 
 def _adapts(run: Cell | Outside) -> adapt.Adapt | None:
@@ -108,10 +114,7 @@ def _adapts(run: Cell | Outside) -> adapt.Adapt | None:
 def teacher(cell: Cell) -> distill.Teacher | None:
     """The model of the run that a cell learns from; None without one, or before it is linked."""
     run = next((each.parent for each in cell.start if each.part == distill.PART), None)
-    if run is None or not isinstance(run, Outside):
-        return None if run is None else distill.Teacher(run.family, run.config, run.adaptation)
-    config = settings.read(families.load(run.manifest.family).Config, f"{run.run}.config", run.manifest.config)
-    return distill.Teacher(run.manifest.family, config, _adapts(run))
+    return None if run is None else distill.Teacher(*_model(run), _adapts(run))
 
 
 def described(cell: Cell, digest: Callable[[Cell], str]) -> dict[str, JSON]:
@@ -130,6 +133,22 @@ def described(cell: Cell, digest: Callable[[Cell], str]) -> dict[str, JSON]:
 
 def _known(parent: Cell | Outside, digest: Callable[[Cell], str]) -> str:
     return f"result {parent.result}" if isinstance(parent, Outside) else digest(parent)
+
+
+def origin(cell: Cell, part: str, digest: Callable[[Cell], str]) -> str:
+    """Hash of the run of another family that gave a part of ``inherits``, itself or by way of runs of this family.
+
+    Args:
+      digest: as in ``described``.
+    """
+    start = next(each for each in cell.start if each.part == part)
+    parent = start.parent
+    if not isinstance(parent, Outside):
+        return origin(parent, start.source, digest) if parent.family == cell.family else digest(parent)
+    if parent.manifest.family != cell.family:
+        return parent.result
+    given = next(each for each in parent.manifest.parents if start.source in each.parts)
+    return given.result or given.identity
 
 
 # --- at plan time: from what a user writes to a graph of cells
@@ -201,7 +220,7 @@ class _Linker:
     def cell(self, block: str, index: int) -> Cell:
         """A cell with its parents."""
         key, drawn = (block, index), self._blocks[block][index]
-        if not self._asked[block]:
+        if not self._asked[block] and not families.inherits(drawn.module, drawn.config):
             return drawn
         if key in self._open:
             circle = " <- ".join(name for name, _ in [*self._open[self._open.index(key) :], key])
@@ -231,8 +250,10 @@ class _Linker:
             if part == adapt.PART and _adapts(parent) is None:
                 continue  # what adapts a parent that is not adapted is drawn
             source = reference.part if isinstance(reference, Reference) and reference.part else part
-            _check_shapes(f"{field}.{part}", own[part], source, parent)
             starts.append(Start(part, source, parent))
+        _check_origins(field, child, {each.part: each for each in starts})
+        for each in starts:
+            _check_shapes(f"{field}.{each.part}", own[each.part], each.source, each.parent)
         if taught is not None:
             teacher = self._parent(f"cells.{block}.{distill.ASKED}", child, taught)
             starts.append(Start(distill.PART, EVERY, teacher))
@@ -272,6 +293,27 @@ class _Linker:
             raise UserError(field, asked.block, f"has no cell of {about}", Code.MISSING)
         several = ", ".join(f"{amount:,}" for amount in sorted(amounts))
         raise UserError(field, asked.block, f"has D {several} at {about}: say which by tokens", Code.CONFLICT)
+
+
+def _check_origins(field: str, child: Cell, given: Mapping[str, Start]) -> None:
+    """Raises UserError unless one run of the right family gives the parts that must be inherited, and has their shape;
+    a run of the child's own family may hand them on."""
+    origins = families.inherits(child.module, child.config)
+    for part, wanted in origins.items():
+        if part not in given or given[part].source != part:
+            remedy = f"is made by a run of the family {wanted.family}; name one, which gives its {part}"
+            raise UserError(field, part, remedy, Code.MISSING)
+        name, theirs = _model(given[part].parent)
+        if name not in (wanted.family, child.family):
+            remedy = f"is no run of the family {wanted.family}, which gives {part}"
+            raise UserError(f"{field}.{part}", f"a run of {name}", remedy, Code.CONFLICT)
+        for here, there in wanted.fields:
+            has = getattr(theirs, there if name == wanted.family else here)
+            if (value := getattr(child.config, here)) != has:
+                remedy = f"must be {has}, as in the run that gives {part}"
+                raise UserError(f"model.{here}", value, remedy, Code.CONFLICT)
+    if len({id(given[part].parent) for part in origins}) > 1:
+        raise UserError(field, ", ".join(origins), "belong together: name the same run for them", Code.CONFLICT)
 
 
 def _check_shapes(field: str, own: Mapping[str, tuple[int, ...]], source: str, parent: Cell | Outside) -> None:

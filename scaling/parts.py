@@ -41,6 +41,7 @@ RESHAPING = frozenset(
         "rev",
         "sharding_constraint",
         "slice",
+        "split",
         "squeeze",
         "stop_gradient",
         "transpose",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling import count, data, distill, families, naming, parts, prune, settings
+from scaling import count, data, distill, families, naming, parents, parts, prune, settings
 from scaling.distill import Teacher
 from scaling.prune import Prune
 from scaling.records.types import JSON, DataDescription, Manifest, Parameters
@@ -46,6 +46,9 @@ class Shape:
     further: int = 0
 
 
+_Key = tuple[int, int, str, parts.Freezing, Teacher | None, Prune | None]
+
+
 class Shapes:
     """The shapes of a study and descriptions of its data, each made once: a large study has many seeds."""
 
@@ -53,14 +56,18 @@ class Shapes:
         self.study = study
         self.described = {name: source.describe() for name, source in study.sources.items()}
         self.data = {name: DataDescription.of(described) for name, described in self.described.items()}
-        self._shapes: dict[tuple[int, int, str, parts.Freezing, Teacher | None, Prune | None], Shape] = {}
+        self._shapes: dict[tuple[_Key, tuple[tuple[str, str], ...]], Shape] = {}
         self._digests: dict[int, str] = {}
 
     def of(self, cell: Cell) -> Shape:
         """The shape of a cell, by the very objects of its configuration and recipe, which its study holds."""
-        key = id(cell.config), id(cell.recipe), cell.dataset, cell.freezing, cell.teacher, cell.pruning
+        made_by = {
+            part: parents.origin(cell, part, self.digest) for part in families.inherits(cell.module, cell.config)
+        }
+        own = id(cell.config), id(cell.recipe), cell.dataset, cell.freezing, cell.teacher, cell.pruning
+        key = own, tuple(made_by.items())
         if key not in self._shapes:
-            self._shapes[key] = self._make(cell)
+            self._shapes[key] = self._make(cell, made_by)
         return self._shapes[key]
 
     def digest(self, cell: Cell) -> str:
@@ -74,7 +81,7 @@ class Shapes:
         """Training FLOPs of a whole cell."""
         return sum(self.of(cell).parts.values()) * cell.steps * cell.recipe.batch
 
-    def _make(self, cell: Cell) -> Shape:
+    def _make(self, cell: Cell, made_by: Mapping[str, str]) -> Shape:
         components, source = cell.components, self.study.sources[cell.dataset]
         spec, terms = cell.module.batch_spec(cell.config), families.terms(cell.module, cell.config)
         fitted = next(iter(terms.values()))
@@ -87,7 +94,7 @@ class Shapes:
             forward=sum(count.forward_flops(components, cell.recipe.batch).values()),
             per_token=sum(trained.values()) / spec["context"],
             scores=count.training_scores(components),
-            units=families.units(cell.module, cell.config, self.study.options.evaluation.batch),
+            units=families.units(cell.module, cell.config, self.study.options.evaluation.batch, made_by),
             counted=families.counted(cell.module, cell.config),
             unique=data.unique(source, spec),
             loss=fitted.count or _loss_tokens(source, families.text(spec), fitted.share),

@@ -118,7 +118,8 @@ def block(kind: str, dataset: str, sizes: Iterable[int], **fields: Any) -> Any:
         every budget, with D = budget / exact training FLOPs per token.
       dataset: name of a data set of the study.
       sizes: of the family's ladder.
-      fields: tokens or budgets; seeds (default (0,)), role (fit), model and recipe (overrides for this block),
+      fields: tokens or budgets; seeds (default (0,)), role (fit), model and recipe (overrides for this block), family
+        (if it is not the study's, whose ``config.model`` is then not the block's),
         init_from (the runs that its cells start from, by part: ``scaling.parents``), freeze (names of parts that are
         not trained), adapt (how they are tuned, if not in full: ``scaling.adapt``), distill (whom they learn from:
         ``scaling.distill``), prune (which weights become zero: ``scaling.prune``).
@@ -127,7 +128,7 @@ def block(kind: str, dataset: str, sizes: Iterable[int], **fields: Any) -> Any:
       UserError: blocks have no field of that name (UNKNOWN).
     """
     unset: dict[str, Any] = {"tokens": (), "budgets": (), "seeds": (0,), "role": "fit", "model": {}, "recipe": {}}
-    unset |= {"init_from": {}, "freeze": (), "adapt": {}, "distill": {}, "prune": {}}
+    unset |= {"family": "", "init_from": {}, "freeze": (), "adapt": {}, "distill": {}, "prune": {}}
     _require_fields("cells", fields, unset)
     return _dict(kind=kind, dataset=dataset, sizes=tuple(sizes), **{**unset, **fields})
 
@@ -274,7 +275,7 @@ def resolve(config: ConfigDict, loaded: Mapping[str, data.Source] | None = None)
                 remedy = "the same cell is a holdout in another block"
                 raise UserError(f"cells.{name}.role", cell.role, remedy, Code.CONFLICT)
     _check_holdouts(cells.values())
-    if any(cell.start or cell.freezing.frozen for cell in cells.values()):
+    if any(cell.start or cell.freezing.frozen or cell.family != chosen.family for cell in cells.values()):
         _check_arms(cells.values())
     for cell in cells.values():
         _check_inherited(cell)
@@ -388,10 +389,10 @@ def _check_arms(cells: Collection[Cell]) -> None:
     arms: dict[str, tuple[object, ...]] = {}
     for cell in cells:
         inherited = tuple(each.part for each in cell.start)
-        arm = inherited, cell.freezing.frozen, cell.adaptation, cell.distillation
+        arm = cell.family, inherited, cell.freezing.frozen, cell.adaptation, cell.distillation
         if arms.setdefault(cell.dataset, arm) != arm:
-            remedy = "has cells that inherit or freeze parts and cells that do not, and a law is fitted to all of a "
-            remedy += "data set; give each arm a name of its own in config.data"
+            remedy = "has cells of two families, or some that inherit or freeze parts and some that do not, and a law "
+            remedy += "is fitted to all of a data set; give each arm a name of its own in config.data"
             raise UserError("config.data", cell.dataset, remedy, Code.MIXED)
         own = [each.parent for each in cell.start if isinstance(each.parent, Cell)]
         if cell.role != "holdout" and any(parent.asked in held for parent in own):
@@ -442,15 +443,16 @@ class _Block:
     ):
         reference = block("grid", "", ()).to_dict()
         _require_fields(f"cells.{name}", fields, reference)
-        self.name, self.chosen, self.model = name, chosen, plain["model"]
-        self.fields = {**reference, **fields}
+        self.name, self.chosen, self.fields = name, chosen, {**reference, **fields}
+        self.called = self.fields["family"] or chosen.family
+        self.model = plain["model"] if self.called == chosen.family else {}
         settings.require_choice(f"cells.{name}.kind", self.fields["kind"], BLOCK_KINDS)
         settings.require_known(f"cells.{name}.dataset", self.fields["dataset"], sources)
         settings.require_choice(f"cells.{name}.role", self.fields["role"], [role for role in ROLES if role != "stem"])
         self.dataset = self.fields["dataset"]
         self.source = sources[self.dataset]
         self.adapt = adapt.read(f"cells.{name}.adapt", self.fields["adapt"])
-        self.family = families.load(chosen.family)
+        self.family = families.load(self.called)
         self.module = adapt.applied(self.family, self.adapt)
         self.recipe = recipe.read(plain["recipe"], self.fields["recipe"])
         self._frozen: dict[Any, parts.Freezing] = {}  # by configuration
@@ -507,7 +509,7 @@ class _Block:
         self._check_length(config, exact)
         if self.prune is not None:
             prune.check(f"cells.{self.name}.prune", self.prune, self.module, config, steps)
-        place = self.dataset, self.chosen.family, size
+        place = self.dataset, self.called, size
         role, how = self.fields["role"], (freezing, self.adapt, self.distill, self.prune)
         cell = Cell(*place, config, rules, 0, role, steps, exact, (), *how)
         return cell, tokens
@@ -540,7 +542,7 @@ class _Block:
         own = settings.mapping(f"cells.{self.name}.model", self.fields["model"])
         config = families.configure(self.module, size, **{**supplied, **self.model, **own})
         spec = self.module.batch_spec(config)
-        inputs.require_supply(self.module, spec, supplies, self.dataset, self.chosen.family)
+        inputs.require_supply(self.module, spec, supplies, self.dataset, self.called)
         return config
 
     def _check_length(self, config: Any, tokens: int) -> None:

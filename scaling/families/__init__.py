@@ -44,6 +44,7 @@ A family module has
     descended(config)      optional: top-level names of parameters that every step lowers by their gradient as it is,
                            without rate, moments, clip or decay; default: none
     beside(config)         optional: top-level names of parameters that are not of the model: a teacher, a mask
+    inherits(config)       optional: {top-level name: Origin} of the parts that one run of another family must give
     zeros(config)          optional: how many weights are zero at the end of training, which N leaves out, and how many
                            of them one token would use; default: (0, 0)
     further(config)        optional: forward FLOPs per example of a model that is not its own, such as a teacher, which
@@ -96,6 +97,7 @@ class Term:
       uneven: whether examples differ in how many they have; ``share`` is then the mean.
       batchwise: whether an example's value depends on the others of its batch. Evaluation then uses whole batches of
         one size, whatever the training batch; a contrastive loss starts at the log of that size.
+      made_by: the part of ``inherits`` that makes what is predicted; the unit says which run gave it.
     """
 
     unit: Unit = NATS_PER_TOKEN
@@ -107,6 +109,19 @@ class Term:
     count: int | None = None
     uneven: bool = False
     batchwise: bool = False
+    made_by: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a part comes from: the family of the run that gives it, and which fields of its Config those here repeat.
+
+    Attributes:
+      fields: (name in the Config that inherits, name in the other one); their values must be equal.
+    """
+
+    family: str
+    fields: tuple[tuple[str, str], ...]
 
 
 def terms(family: ModuleType, config: Any) -> dict[str, Term]:
@@ -116,16 +131,22 @@ def terms(family: ModuleType, config: Any) -> dict[str, Term]:
     return {"loss": Term(likelihood=True, causal=True, start=math.log(config.vocab))}
 
 
-def units(family: ModuleType, config: Any, evaluation_batch: int) -> dict[str, Unit]:
+def units(family: ModuleType, config: Any, evaluation_batch: int, makers: Mapping[str, str]) -> dict[str, Unit]:
     """The unit of each term, as stored in records, the headline first.
 
     Args:
       evaluation_batch: examples per evaluation batch, the candidates of a batchwise term.
+      makers: hash of the run that gave each part of ``made_by``.
     """
-    return {
-        name: msgspec.structs.replace(term.unit, among=evaluation_batch) if term.batchwise else term.unit
-        for name, term in terms(family, config).items()
-    }
+
+    def unit(term: Term) -> Unit:
+        if term.batchwise:
+            return msgspec.structs.replace(term.unit, among=evaluation_batch)
+        if term.made_by in makers:
+            return msgspec.structs.replace(term.unit, per=f"{term.unit.per} of {makers[term.made_by][:12]}")
+        return term.unit
+
+    return {name: unit(term) for name, term in terms(family, config).items()}
 
 
 def require_separable_loss(family: ModuleType, config: Any, field: str, value: Any) -> None:
@@ -229,6 +250,11 @@ def descended(family: ModuleType, config: Any) -> tuple[str, ...]:
 def beside(family: ModuleType, config: Any) -> tuple[str, ...]:
     """Top-level names of the parameters that are not of the model."""
     return family.beside(config) if hasattr(family, "beside") else ()
+
+
+def inherits(family: ModuleType, config: Any) -> dict[str, Origin]:
+    """The parts that a run of another family must give, by top-level name."""
+    return family.inherits(config) if hasattr(family, "inherits") else {}
 
 
 def zeros(family: ModuleType, config: Any) -> tuple[int, int]:
