@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import refuses
-from test_families import batch_of, initial, quick, small
+from test_families import batch_of, quick, small
 
 from analysis.table import runs
+from experiments.dalle import marginal
 from scaling import count, families, parts, plan, study, train
+from scaling.blocks import patches
 from scaling.errors import Code
 from scaling.families import dalle, vq
 from scaling.records import Record
@@ -27,39 +29,48 @@ T, P, V, K = CONFIG.text, CONFIG.patches, CONFIG.vocab, CONFIG.codes
 
 @functools.cache
 def made() -> tuple[Any, dict[str, jax.Array]]:
+    """Parameters that are all random, and a batch: nothing is compiled for them."""
+    rng = np.random.default_rng(0)
+    drawn = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), parts.shapes(MODULE, CONFIG))
     batch = {**batch_of(MODULE, CONFIG, 4), "mask": np.ones((4, T), np.float32)}
-    return initial(MODULE, CONFIG, 0.1), jax.tree.map(jnp.asarray, batch)
+    return jax.tree.map(jnp.asarray, (drawn, batch))
 
 
-losses = quick(lambda parameters, batch: dalle.loss(parameters, batch, jax.random.key(0), CONFIG))
+@quick
+def read(parameters: Any, batch: dict[str, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+    """The terms of the loss, the codes, and the encoder's vectors."""
+    inputs_BPX = patches.patchify(batch["image"], CONFIG.patch)
+    z_BPC: Any = vq.Encoder(CONFIG.tokenizer).apply({"params": parameters["encoder"]}, inputs_BPX)
+    terms = dalle.loss(parameters, batch, jax.random.key(0), CONFIG)
+    return terms, dalle.tokenize(parameters, batch["image"], CONFIG), z_BPC
+
+
 outputs = quick(lambda parameters, text, codes: dalle.outputs(parameters, text, codes, CONFIG))
-tokenize = quick(lambda parameters, image: dalle.tokenize(parameters, image, CONFIG))
 
 
-def test_codes_are_those_of_the_tokenizer():
+def losses(parameters: Any, batch: dict[str, jax.Array]) -> Any:
+    return read(parameters, batch)[0]
+
+
+def test_codes_are_the_nearest_rows_of_the_codebook():
     parameters, batch = made()
-
-    def of_the_parent(parameters: Any, batch: dict[str, jax.Array]) -> jax.Array:
-        drawn = vq.init(jax.random.key(5), CONFIG.tokenizer)
-        whole = {**drawn, **{part: parameters[part] for part in dalle.PARTS}}
-        return vq.loss_and_aux(whole, batch, jax.random.key(0), CONFIG.tokenizer)[1]["codes"]
-
-    codes = tokenize(parameters, batch["image"])
-    np.testing.assert_array_equal(codes, quick(of_the_parent)(parameters, batch))
-    assert codes.shape == (4, P) and len(np.unique(codes)) > 1
+    _, codes, z = read(parameters, batch)
+    distances = np.square(np.asarray(z)[:, :, None] - np.asarray(parameters["codebook"])).sum(axis=-1)
+    np.testing.assert_array_equal(codes, distances.argmin(axis=-1))
+    assert codes.shape == (4, P) and len(np.unique(codes)) > 2
 
 
 def test_text_predicts_no_code_and_a_picture_no_word():
     """Each term is the cross-entropy over all ids with the other kind's logits at minus infinity."""
     parameters, batch = made()
-    codes = tokenize(parameters, batch["image"])
+    found, codes, _ = read(parameters, batch)
     words, image = outputs(parameters, batch["tokens"], codes)
     assert words.shape == (4, T, V) and image.shape == (4, P, K)
-    full = jnp.full((4, T + P, V + K), -jnp.inf)
-    full = full.at[:, :T, :V].set(words).at[:, T:, V:].set(image)
-    targets = jnp.concatenate([batch["tokens"][:, 1:], V + codes], axis=1)
-    nats = -jnp.take_along_axis(jax.nn.log_softmax(full), targets[..., None], axis=-1)[..., 0]
-    found = losses(parameters, batch)
+    full = np.full((4, T + P, V + K), -np.inf)
+    full[:, :T, :V], full[:, T:, V:] = words, image
+    targets = np.concatenate([batch["tokens"][:, 1:], V + np.asarray(codes)], axis=1)
+    chosen = np.take_along_axis(full, targets[..., None], axis=-1)[..., 0]
+    nats = np.log(np.exp(full).sum(axis=-1)) - chosen
     np.testing.assert_allclose(found["text"][0], nats[:, :T], rtol=1e-5)
     np.testing.assert_allclose(found["image"][0], nats[:, T:].sum(axis=1), rtol=1e-5)
 
@@ -71,7 +82,7 @@ def differs(one: jax.Array, other: jax.Array) -> np.ndarray:
 
 def test_a_position_sees_what_precedes_it_and_no_word_sees_the_picture():
     parameters, batch = made()
-    text, codes = batch["tokens"], tokenize(parameters, batch["image"])
+    text, (_, codes, _) = batch["tokens"], read(parameters, batch)
     words, image = outputs(parameters, text, codes)
     for place in range(T + 1):
         moved = outputs(parameters, text.at[:, place].set((text[:, place] + 1) % V), codes)
@@ -124,10 +135,20 @@ def test_heads_count_where_they_are_read_and_the_tokenizer_forward_alone():
     assert found["active"] == found["trainable"]
 
 
+@pytest.mark.system
 def test_a_frozen_table_that_is_also_the_heads_is_counted_as_it_is_traced():
     module, config = small("dalle", layers=1, patch=4, tied=True)
     found = parts.freeze(module, config, ("embedding",), batch_of(module, config))  # raises where they differ
     assert found.passed == ("embedding",) and found.first == ()
+
+
+def test_the_bound_of_the_study_is_of_the_entropy_of_each_patch():
+    rng = np.random.default_rng(0)
+    codes = np.stack([rng.integers(0, 4, 4096), np.zeros(4096, int), rng.random(4096) < 0.1], axis=1)
+    exact = (math.log(4) - 0.1 * math.log(0.1) - 0.9 * math.log(0.9)) / 3
+    assert marginal(codes) == pytest.approx(exact, abs=0.01)
+    few = [marginal(rng.integers(0, 4, (64, 1))) for _ in range(200)]  # without the correction 0.023 too low
+    assert np.mean(few) == pytest.approx(math.log(4), abs=0.006)
 
 
 # --- in a study
