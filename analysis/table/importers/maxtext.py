@@ -1,4 +1,4 @@
-"""MaxText: its metrics file (JSON Lines), and what it prints: all parameters, and the loss of each step and evaluation."""
+"""MaxText: its metrics file (JSON Lines), and what it prints: all parameters, losses of steps and evaluations."""
 
 from __future__ import annotations
 
