@@ -83,7 +83,8 @@ class Config(Spectrogram):
     @property
     def pitches(self) -> np.ndarray:
         """Of each tone in Hz, equidistant in mel, (V,) float64."""
-        return to_hertz(np.linspace(*to_mel(np.array([LOWEST, HIGHEST * self.rate])), self.tones))
+        low, high = to_mel(np.array([LOWEST, HIGHEST * self.rate])).tolist()
+        return to_hertz(np.linspace(low, high, self.tones))
 
     @property
     def entropy(self) -> float:
