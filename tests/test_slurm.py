@@ -31,12 +31,14 @@ from scaling.worker.failures import Problem
 from scaling.worker.lease import acquire
 
 NAMES = "it's #1 100% $HOME `date`"  # a folder whose name has all that a shell or sbatch could take for its own
+BUSY = '[ -e "$NOTES.${0##*/}" ] || { touch "$NOTES.${0##*/}"; exit 1; }\n'  # the first call of a command fails
 TOOLS = {
     # Stands in for SLURM's commands where there is none: a step is its command, and a requeue is noted.
     "srun": 'while case "$1" in --*) true ;; *) false ;; esac; do shift; done\nexec "$@"\n',
     # It knows the task by its name, and by number the whole array, two of whose tasks run.
-    "squeue": 'case "$*" in *=12_5*) ;; *) echo RUNNING ;; esac\n[ -n "$SQUEUE_STATES" ] || echo "${STATE:-RUNNING}"\n',
-    "scontrol": 'echo "$@" >>"$NOTES"\n',
+    "squeue": BUSY
+    + 'case "$*" in *=12_5*) ;; *) echo RUNNING ;; esac\n[ -n "$SQUEUE_STATES" ] || echo "${STATE:-RUNNING}"\n',
+    "scontrol": BUSY + 'echo "$@" >>"$NOTES"\n',
 }
 
 
@@ -226,6 +228,14 @@ def test_flags_overrule_the_site_file_and_lines_are_added(tmp_path):
 def test_a_path_that_the_head_cannot_hold_is_refused(tmp_path, name):
     with refuses(Code.INVALID, "--output"):
         Slurm(tmp_path / name).preview([program("one")])
+
+
+def test_a_current_directory_that_is_gone_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    with refuses(Code.MISSING, "directory"):
+        Slurm(tmp_path / "w").preview([program("one")])
 
 
 def test_a_setup_that_is_no_shell_is_refused(tmp_path):

@@ -247,7 +247,7 @@ def _head(workdir: Path, site: Site, cpus: int | None) -> Iterator[str]:
         "output": f"{output}%A_%a.log",
         "open-mode": "append",  # a requeued job would empty it
         "requeue": "",
-        "chdir": Path.cwd(),
+        "chdir": _here(),
         "signal": f"B:USR2@{notice}",
         "nodes": site.nodes,
         "ntasks-per-node": site.tasks_per_node,
@@ -264,6 +264,13 @@ def _head(workdir: Path, site: Site, cpus: int | None) -> Iterator[str]:
     for text in site.sbatch:  # last, since the last of two counts
         name, _, value = text.partition("=")
         yield directive(name, value)
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise UserError("directory", ".", "is gone; change to another, where jobs can start", Code.MISSING) from None
 
 
 def submitting(site: Site) -> dict[str, str]:
@@ -295,9 +302,13 @@ trap stop TERM USR2
 again() {{
   # Not a job that somebody cancels, or that SLURM itself puts back; and not an allocation that others use. By the name
   # of the task: the last one of an array has the number of the array, by which SLURM would take all of them.
-  if [ -z "${{SCALING_JOINED:-}}" ] && [ "$(squeue --noheader --jobs="$task" --format=%T)" = RUNNING ]; then
-    scontrol requeue "$task"
-  fi
+  for _ in 1 2 3 4 5; do # where many jobs are told to stop, the controller is busy
+    if [ -n "${{SCALING_JOINED:-}}" ]; then break; fi
+    if state="$(squeue --noheader --jobs="$task" --format=%T)"; then
+      if [ "$state" != RUNNING ] || scontrol requeue "$task"; then break; fi
+    fi
+    sleep 2
+  done
   exit {interrupted}
 }}
 
