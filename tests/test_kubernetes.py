@@ -349,6 +349,15 @@ def test_without_kubectl_the_manifest_is_the_way(chosen, monkeypatch, tmp_path):
     assert chosen().preview([program()])
 
 
+@pytest.mark.parametrize(
+    "text", ["no program", "#!/no/such/interpreter\n", "#!/bin/sh\nprintf '\\377 no' >&2\nexit 1\n"]
+)
+def test_a_kubectl_that_cannot_run_or_speaks_oddly_is_one_line(kubectl, chosen, text):
+    (kubectl / "kubectl").write_text(text)
+    with refuses(Code.ENVIRONMENT, "kubectl"):
+        chosen().submit([program("one")])
+
+
 def test_one_question_a_while(kubectl, chosen, monkeypatch):
     first = chosen()
     first.submit([program()])

@@ -1,5 +1,6 @@
 """The worker and the local pool, with a real program: a chain of hashes, kept in checkpoints, that takes its time."""
 
+import errno
 import io
 import json
 import os
@@ -17,8 +18,8 @@ from chain_study import ROOT, drain, ending, program, wait_for
 from chain_study import chain_study as chain_study
 from refusals import refuses
 
-from scaling.engines import _cores, engine, engines
-from scaling.engines.local import Local, accelerated
+from scaling.engines import _cores, engine, engines, local
+from scaling.engines.local import Local, accelerated, gpus
 from scaling.errors import Code
 from scaling.progress import follow
 from scaling.records import Record, read_json, write_json
@@ -219,7 +220,7 @@ def test_a_worker_is_bound_to_its_core_before_jax_is_imported(study, monkeypatch
 
 def test_two_launchers_at_once_take_different_cores(study, monkeypatch):
     monkeypatch.setattr(_cores, "NAME", str(study.workdir))
-    first, second, third = _cores.Cores(), _cores.Cores(), _cores.Cores()
+    first, second, third = (_cores.Claims("core") for _ in range(3))
     assert first.claim([3, 5, 7], 1) == [3, 5, 7]
     assert second.claim([3, 5, 7], 2) == [5, 7, 3]
     assert third.claim([3, 5, 7], 1) == [3, 5, 7]  # none is left: they share
@@ -404,6 +405,65 @@ def test_without_an_accelerator_there_is_a_worker_a_core(study, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert not accelerated()
+
+
+@pytest.fixture
+def four_gpus(study, monkeypatch):
+    """A machine that seems to have four GPUs; programs of chains say which of them their worker sees."""
+    monkeypatch.setattr(local, "accelerators", lambda: {"xla_cuda"})
+    monkeypatch.setattr(_cores, "NAME", str(study.workdir))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1, GPU-a,0,-1,2")
+    with (study.modules / "seen.py").open("w") as file:
+        file.write(
+            "import os, chains\n"
+            "def execute(program, workdir, **more):\n"
+            "    with open(workdir / 'seen', 'a') as file:\n"
+            "        file.write(os.environ['CUDA_VISIBLE_DEVICES'] + '\\n')\n"
+            "    chains.execute(program, workdir, **more)\n"
+        )
+    return study
+
+
+def test_every_gpu_has_a_worker_that_sees_no_other(four_gpus):
+    assert gpus() == ["3", "1", "GPU-a", "0"]
+    four_gpus.plan(*(program(f"p{index}", steps=60) for index in range(4)))
+    pool = Local(four_gpus.workdir, execute="seen:execute")
+    pool.check(four_gpus.programs)
+    pool.submit(four_gpus.programs)
+    assert pool.size == pool.poll().workers == 4
+    other = Local(four_gpus.workdir, workers=1)
+    assert other._claims.claim(gpus(), 1)[0] == "3"  # all are taken, so that they are shared
+    drain(pool)
+    four_gpus.assert_finished()
+    assert sorted((four_gpus.workdir / "seen").read_text().split()) == ["0", "1", "3", "GPU-a"]
+    assert {path.name for path in (four_gpus.workdir / "logs").glob("worker*")} == {
+        f"worker-gpu{index}-all.log" for index in range(4)
+    }
+
+
+def test_a_mesh_has_its_gpus_and_more_workers_than_meshes_are_refused(four_gpus):
+    mesh = handmade.options(mesh={"data": 2})
+    four_gpus.plan(*(handmade.edited(program(f"p{index}", steps=60), options=mesh) for index in range(2)))
+    pool = Local(four_gpus.workdir, execute="seen:execute")
+    pool.submit(four_gpus.programs)
+    assert pool.size == 2
+    drain(pool)
+    assert sorted((four_gpus.workdir / "seen").read_text().split()) == ["3,1", "GPU-a,0"]
+    for call in ("check", "submit"):
+        with refuses(Code.CONFLICT, "workers", 3):
+            getattr(Local(four_gpus.workdir, workers=3), call)(four_gpus.programs)
+    with refuses(Code.CONFLICT, "workers", 5):
+        Local(four_gpus.workdir, workers=5)
+
+
+def test_a_worker_that_cannot_be_started_is_one_line(study, monkeypatch):
+    def fork(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    study.plan(program("one"))
+    monkeypatch.setattr(local.subprocess, "Popen", fork)
+    with refuses(Code.ENVIRONMENT, "workers"):
+        Local(study.workdir).submit(study.programs)
 
 
 def test_bad_options_are_user_errors(study):

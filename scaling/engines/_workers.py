@@ -11,7 +11,7 @@ from scaling.worker.ensembles import parse_ensemble_size
 from scaling.worker.loop import MAX_ATTEMPTS
 
 FLAGS = (
-    Flag("workers", int, "worker processes (default: one per core, or one if there is an accelerator; one in a job)"),
+    Flag("workers", int, "worker processes (default: one per core, per GPU or mesh of GPUs; one on a TPU or in a job)"),
     Flag("max_attempts", int, "attempts without progress before a program counts as failed", MAX_ATTEMPTS),
     Flag(
         "ensemble",

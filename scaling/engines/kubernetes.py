@@ -444,14 +444,17 @@ def _kubectl(namespace: str | None, *arguments: str, given: str = "") -> str:
     """
     command = ["kubectl", *([f"--namespace={namespace}"] if namespace else []), *arguments]
     try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, input=given, capture_output=True, text=True, errors="replace", timeout=120)
     except FileNotFoundError:
         remedy = "is not on the PATH; --dry_run prints the manifest, for `kubectl create -f -` where it is"
         raise UserError("kubectl", "nothing", remedy, Code.ENVIRONMENT) from None
+    except OSError as error:
+        remedy = f"cannot be started ({error.strerror})"
+        raise UserError("kubectl", arguments[0], remedy, Code.ENVIRONMENT) from error
     except subprocess.TimeoutExpired:
         raise UserError("kubectl", arguments[0], "does not answer; try again", Code.ENVIRONMENT) from None
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        said = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:400]
         raise UserError("kubectl", " ".join(arguments[:3]), said, Code.ENVIRONMENT)
     return done.stdout
 

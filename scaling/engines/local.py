@@ -1,4 +1,6 @@
-"""The local engine: one long-lived worker per core, or a single one if JAX has an accelerator.
+"""The local engine: one long-lived worker per core or, where JAX has GPUs of NVIDIA, per GPU or mesh of them.
+
+Other accelerators have a single worker, which sees all of them.
 
 Workers are started as subprocesses, never forked, each in its own session: Ctrl-C reaches only the parent, which then
 asks them to checkpoint. A worker whose parent is gone exits too. Several parents may serve one work directory: their
@@ -8,19 +10,22 @@ workers share the programs through leases.
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import math
 import os
 import pkgutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from scaling import distributed
 from scaling.engines import Engine, Pool, _workers
-from scaling.engines._cores import Cores
+from scaling.engines._cores import Claims
 from scaling.errors import Code, UserError
 from scaling.records.files import make_folder, write_atomic
 from scaling.records.types import Marks, ProgramSpec
@@ -34,23 +39,49 @@ from scaling.worker.programs import load_programs, over, progress_marks
 ACCELERATORS = {"xla_cuda": ("/dev/nvidiactl", "/dev/dxg"), "xla_rocm": ("/dev/kfd",)}
 TPU = ("/dev/accel0", "/dev/vfio/0")
 HUGE_PAGES = "glibc.malloc.hugetlb=1"  # 1.5 to 1.9x on small models on CPU, see benchmarks
+_ONE_EACH = "a GPU or TPU takes one worker"
 
 FLAGS = _workers.FLAGS
 
 
-def accelerated() -> bool:
-    """Whether JAX will find an accelerator here, without importing it."""
+def accelerators() -> set[str]:
+    """The kinds of accelerators that JAX will find here, without importing it: of ``ACCELERATORS``, or tpu."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms and all(name.strip() == "cpu" for name in platforms.split(",")):
-        return False
+        return set()
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        return False
+        return set()
     plugins = importlib.util.find_spec("jax_plugins")
     places = [] if plugins is None else list(plugins.submodule_search_locations or [])
     names = [module.name for module in pkgutil.iter_modules(places)]
-    devices = [ACCELERATORS[kind] for kind in ACCELERATORS if any(name.startswith(kind) for name in names)]
-    devices += [TPU] if importlib.util.find_spec("libtpu") is not None else []
-    return any(Path(path).exists() for paths in devices for path in paths)
+    devices = {kind: ACCELERATORS[kind] for kind in ACCELERATORS if any(name.startswith(kind) for name in names)}
+    devices |= {"tpu": TPU} if importlib.util.find_spec("libtpu") is not None else {}
+    return {kind for kind, paths in devices.items() if any(Path(path).exists() for path in paths)}
+
+
+def accelerated() -> bool:
+    """Whether JAX will find an accelerator here, without importing it."""
+    return bool(accelerators())
+
+
+def gpus() -> list[str]:
+    """The GPUs of NVIDIA that JAX will find here, as CUDA_VISIBLE_DEVICES names them; none if that cannot be told."""
+    if accelerators() != {"xla_cuda"}:
+        return []
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:  # CUDA numbers those that it finds, whatever their devices are called in a container
+        return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    names = [name.strip() for name in given.split(",")]
+    return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))  # as CUDA does
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a worker runs: its core, or all; the GPUs that it sees, None for all of them; and the name of its log."""
+
+    core: str = "all"
+    gpus: str | None = None
+    label: str = ""
 
 
 def cores() -> list[int]:
@@ -79,9 +110,9 @@ class Local(Engine):
 
     Args:
       workdir: the directory with study.json.
-      workers: number of workers; default one per core of this process, or one if JAX has an accelerator or the process
-        is one of a group (``distributed``). They take cores that no other launcher of this machine has taken, while
-        there are any; after that they share.
+      workers: number of workers; default one per core of this process, or one per mesh of GPUs, or one if JAX has
+        another accelerator or the process is one of a group (``distributed``). They take cores and GPUs that no other
+        launcher of this machine has taken, while there are any; after that they share.
       cache: directory of the compilation cache.
       max_attempts: attempts at a program without progress before it is ``failed``.
       execute: ``module:function`` that trains a program.
@@ -92,7 +123,7 @@ class Local(Engine):
 
     Raises:
       UserError: an option is out of range (INVALID), or several workers would share an accelerator, or
-        a process of a group (CONFLICT).
+        a process of a group (CONFLICT); so also from ``check`` and ``submit``, which know the mesh.
     """
 
     def __init__(
@@ -114,21 +145,24 @@ class Local(Engine):
         accelerator = accelerated()
         bound = not accelerator and hasattr(os, "sched_setaffinity")
         self._cores = cores() if bound else []
-        self._claims = Cores()
-        self._places = [str(core) for core in self._cores] or ["all"]
         group = distributed.detect(os.environ)
+        found = gpus() if accelerator and group is None else []
+        self._gpus = found if len(found) > 1 else []
+        self._claims = Claims("gpu" if self._gpus else "core")
+        self._places = [_Place(str(core)) for core in self._cores] or [_Place()]
+        self._asked = workers
         self._size = workers or (1 if accelerator or group else len(cores()))
         if group is not None and self._size > 1:
             remedy = f"{group.processes} processes train every run together, with one worker each: give --workers=1"
             raise UserError("workers", workers, remedy, Code.CONFLICT)
-        if accelerator and self._size > 1:
-            remedy = "a GPU or TPU takes one worker; set JAX_PLATFORMS=cpu to use cores"
+        if accelerator and self._size > max(1, len(self._gpus)):
+            remedy = f"{_ONE_EACH}; set JAX_PLATFORMS=cpu to use cores"
             raise UserError("workers", workers, remedy, Code.CONFLICT)
         self.crowding = max(1.0, self._size / len(self._cores)) if self._cores else 1.0
         self._environment = worker_environment(usable_cache(cache), cpu=not accelerator)
         options = {"max_attempts": max_attempts, "execute": execute, "ttl": ttl, "beat": beat, "cache": cache}
-        options |= {"ensemble": ensemble, "label": label, "idle": idle}
-        self._label = f"{label}-" if label else ""
+        options |= {"ensemble": ensemble, "idle": idle}
+        self._label = label or ""
         self._options = [f"--{name}={value}" for name, value in options.items() if value is not None]
         self._max_attempts = max_attempts
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
@@ -139,11 +173,13 @@ class Local(Engine):
         self._last_marks: list[Marks] | None = None
 
     def check(self, programs: Sequence[ProgramSpec]) -> None:
-        """Checks the mesh, if this process is one of a group that trains together: ``srun`` started it several times.
+        """Checks the mesh: that workers have GPUs for it, and if this process is one of a group that trains together
+        (``srun`` started it several times), that each has a part of it.
 
         Raises:
-          UserError: the mesh has no part for every process (ENVIRONMENT).
+          UserError: the mesh has no part for every process (ENVIRONMENT), or too few GPUs for the workers (CONFLICT).
         """
+        self._devices(programs)
         group = distributed.detect(os.environ)
         if group is not None and programs:
             distributed.check_mesh(group, programs[0].options.mesh)
@@ -152,8 +188,9 @@ class Local(Engine):
         """Starts workers for these programs of study.json, at most one per program.
 
         Raises:
-          UserError: the work directory cannot be written (ENVIRONMENT).
+          UserError: the work directory cannot be written, or no process be started (ENVIRONMENT).
         """
+        each = self._devices(programs)
         # Every worker first writes its log; if the directory cannot be written, that is reported here, once.
         make_folder(self.workdir / "logs", inside=self.workdir)
         write_atomic(self.workdir / "logs" / ".probe", "")
@@ -164,7 +201,12 @@ class Local(Engine):
         others = any(not over(self.workdir, program) for program in rest)
         self._only = [f"--only={','.join(sorted(requested))}"] if others else []
         if self._cores:
-            self._places = [str(core) for core in self._claims.claim(self._cores, self.size)]
+            self._places = [_Place(str(core)) for core in self._claims.claim(self._cores, self.size)]
+        elif each:
+            self._size = self._asked or max(1, len(self._gpus) // each)
+            free = self._claims.claim(self._gpus, self.size * each)
+            shares = [free[first : first + each] for first in range(0, self.size * each, each)]
+            self._places = [_Place(gpus=",".join(s), label=f"gpu{self._gpus.index(s[0])}") for s in shares]
         for index in range(min(self.size, len(self._programs))):
             self._start(index)
 
@@ -202,21 +244,43 @@ class Local(Engine):
         """Number of workers that run at once."""
         return min(self._size, max(1, len(self._programs)))
 
+    def _devices(self, programs: Sequence[ProgramSpec]) -> int:
+        """GPUs of a worker, one for each device of the mesh; 0 if workers are not told which to use."""
+        each = math.prod(programs[0].options.mesh.values()) if self._gpus and programs else 0
+        if each > len(self._gpus):
+            return 0  # the worker says so
+        if (self._asked or 1) * each > len(self._gpus):
+            remedy = f"{_ONE_EACH}, {each} for its mesh, and there are {len(self._gpus)}"
+            raise UserError("workers", self._asked, remedy, Code.CONFLICT)
+        return each
+
     def _log(self, index: int) -> Path:
-        return self.workdir / "logs" / f"worker-{self._label}{self._places[index % len(self._places)]}.log"
+        place = self._place(index)
+        name = "-".join(filter(None, ("worker", self._label, place.label, place.core)))
+        return self.workdir / "logs" / f"{name}.log"
+
+    def _place(self, index: int) -> _Place:
+        return self._places[index % len(self._places)]
 
     def _start(self, index: int) -> None:
-        core = self._places[index % len(self._places)]
+        place = self._place(index)
+        label = "-".join(filter(None, (self._label, place.label)))
         # -P: a folder named scaling or analysis in the current directory must not be imported as the package.
-        command = [sys.executable, "-P", "-m", "scaling.worker", f"--workdir={self.workdir}", f"--core={core}"]
-        self._workers[index] = subprocess.Popen(
-            [*command, "--json", f"--parent={os.getpid()}", *self._only, *self._options],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        command = [sys.executable, "-P", "-m", "scaling.worker", f"--workdir={self.workdir}", f"--core={place.core}"]
+        command += [f"--label={label}"] if label else []
+        seen = {} if place.gpus is None else {"CUDA_VISIBLE_DEVICES": place.gpus}
+        try:
+            self._workers[index] = subprocess.Popen(
+                [*command, "--json", f"--parent={os.getpid()}", *self._only, *self._options],
+                env={**self._environment, **seen},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:  # too many processes, too little memory
+            remedy = f"cannot be started ({error.strerror}); give fewer --workers"
+            raise UserError("workers", self.size, remedy, Code.ENVIRONMENT) from error
 
     def _said(self, index: int, output: bytes) -> UserError:
         """The error that a worker ended with."""
