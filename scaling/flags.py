@@ -85,7 +85,7 @@ def read(declared: Sequence[Flag], arguments: Sequence[str], *, study: bool = Fa
             else:
                 given.overrides.append((name, text))
             continue
-        flag = _find(declared, name, text)
+        flag = _find(declared, name, text, study)
         if flag.kind is bool:
             value = name == flag.name if text is None else convert(flag.name, bool, text)
         else:
@@ -136,11 +136,14 @@ def _value(name: str, text: str | None, left: list[str]) -> str:
     return left.pop(0) if text is None else text
 
 
-def _find(declared: Sequence[Flag], name: str, text: str | None) -> Flag:
+def _find(declared: Sequence[Flag], name: str, text: str | None, study: bool) -> Flag:
     for flag in declared:
         if name == flag.name or (flag.kind is bool and text is None and name == f"no{flag.name}"):
             return flag
     if name.partition(".")[0] == "config":
         raise UserError("flag", f"--{name}", "this verb does not take --config", Code.UNKNOWN)
-    near = closest(f"--{name}", [f"--{flag.name}" for flag in declared])
+    # without the dashes, in which every flag is alike
+    near = closest(name, [*(flag.name for flag in declared), *(["config"] if study else [])]).replace(
+        "mean ", "mean --"
+    )
     raise UserError("flag", f"--{name}", f"unknown flag; {near or 'see --help'}", Code.UNKNOWN)

@@ -159,6 +159,7 @@ def test_an_unknown_shell_is_answered_with_the_nearest(capsys: pytest.CaptureFix
         ("export . --to=cvs", "csv"),
         ("data prepre texts --out=t", "prepare"),
         ("completion bsah", "bash"),
+        ("plan --confg=exp.py", "--config"),  # no declared flag, but a flag of a verb that plans
     ],
 )
 def test_a_mistyped_name_of_any_kind_is_answered_with_the_nearest(
@@ -174,3 +175,8 @@ def test_a_mistyped_name_of_any_kind_is_answered_with_the_nearest(
     assert cli.main(arguments.split()) == 2
     said = capsys.readouterr().err
     assert f"did you mean {nearest}?" in said and said.count("\n") == 1, said
+
+
+def test_a_flag_is_not_answered_with_one_that_shares_its_dashes_only(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["report", "runs.csv", "--budget=3"]) == 2
+    assert "did you mean" not in capsys.readouterr().err

@@ -271,6 +271,11 @@ def test_what_is_refused_leaves_no_page(tmp_path):
         cli._dispatch(["report", str(tmp_path / "planned"), f"--out={tmp_path}"])
     with refuses(Code.CONFLICT, "out"):
         cli._dispatch(["report", str(tmp_path / "runs.csv"), f"--out={tmp_path / 'runs.csv'}"])
+    with refuses(Code.INVALID, "out"):  # a page in a file of that name, which no reader of PDF opens
+        cli._dispatch(["report", str(tmp_path / "runs.csv"), f"--out={tmp_path / 'report.pdf'}"])
+    for verb in ("cancel", "verify", "status"):
+        with refuses(Code.MISSING, "workdir"):  # a table where the directory of a study is asked for
+            cli._dispatch([verb, str(tmp_path / "runs.csv")])
     assert (tmp_path / "runs.csv").read_text().startswith("N,D,loss")
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -177,3 +177,10 @@ def test_a_form_that_holds_is_not_called_wrong_on_few_or_exact_rows(rows: str):
     exact = pd.DataFrame({"N": n, "D": d, "loss": 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28})
     fit = analysis.fit(exact if rows == "exact" else TABLE.iloc[[0, 5, 9, 10, 14, 19]])
     assert "stem_effects" not in codes(fit), [sentence(warning) for warning in fit.warnings]
+
+
+def test_a_card_in_the_place_of_a_table_is_called_a_card(tmp_path):
+    (tmp_path / "card.json").write_text('{"kind": "fit", "schema": 2, "law": {}}')
+    with refuses(Code.DAMAGED, "table") as caught:
+        analysis.load(tmp_path / "card.json")
+    assert "card of kind fit" in str(caught.value)

@@ -217,6 +217,8 @@ def json_array(path: Path) -> tuple[pd.DataFrame, list[str]]:
         raise UserError("table", path, f"is not JSON ({error}); mend it", Code.DAMAGED) from error
     if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)) and not _are_columns(rows):
         remedy = "is not an array of objects; write [{...}, {...}], one object a run"
+        if isinstance(rows, dict) and {"kind", "schema"} <= set(rows):
+            remedy = f"is a card of kind {rows['kind']}, no table; give the table of runs that it was made from"
         raise UserError("table", path, remedy, Code.DAMAGED)
     frame = pd.DataFrame(rows, dtype=object).reset_index(drop=True)
     return frame, [f"row {i + 1}" for i in range(len(frame))]

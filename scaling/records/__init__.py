@@ -236,8 +236,11 @@ def read_study(workdir: str | os.PathLike[str]) -> StudyRecord:
     """Reads study.json of a work directory.
 
     Raises:
-      UserError: the file is missing (MISSING), is not a study of this version, or differs from its hash (DAMAGED).
+      UserError: the file or the directory is missing (MISSING), is not a study of this version, or differs from its hash (DAMAGED).
     """
+    if Path(workdir).is_file():
+        problem = "is no directory"
+        raise UserError("workdir", workdir, f"{problem}; give that of a study", Code.MISSING, problem=problem)
     try:
         path, again = Path(workdir) / "study.json", "run the study again with --config"
         study = read_typed(path, StudyRecord, remedy=again, most=MOST_CELLS, check=_differs_from_hash)

@@ -29,6 +29,8 @@ def report(options: SimpleNamespace) -> int:
     out = Path(options.out) if options.out else path / FILE if study else beside_input(path, ".html")
     keep_inputs(out, [path])
     check_writable(out, "out")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError("out", out, "must end with .html, the format of a report; a browser prints it to PDF")
     if study:
         of_table(options, path)
     with reading_once():
