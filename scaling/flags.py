@@ -142,8 +142,6 @@ def _find(declared: Sequence[Flag], name: str, text: str | None, study: bool) ->
             return flag
     if name.partition(".")[0] == "config":
         raise UserError("flag", f"--{name}", "this verb does not take --config", Code.UNKNOWN)
-    # without the dashes, in which every flag is alike
-    near = closest(name, [*(flag.name for flag in declared), *(["config"] if study else [])]).replace(
-        "mean ", "mean --"
-    )
+    known = [*(flag.name for flag in declared), *(["config"] if study else [])]
+    near = closest(name, known).replace("mean ", "mean --")  # sought without the dashes, in which all are alike
     raise UserError("flag", f"--{name}", f"unknown flag; {near or 'see --help'}", Code.UNKNOWN)

@@ -236,7 +236,8 @@ def read_study(workdir: str | os.PathLike[str]) -> StudyRecord:
     """Reads study.json of a work directory.
 
     Raises:
-      UserError: the file or the directory is missing (MISSING), is not a study of this version, or differs from its hash (DAMAGED).
+      UserError: the file or the directory is missing (MISSING), is not a study of this version, or differs from its
+        hash (DAMAGED).
     """
     if Path(workdir).is_file():
         problem = "is no directory"
