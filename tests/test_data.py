@@ -68,6 +68,7 @@ def sources(tmp_path_factory) -> dict[str, dict]:
         "rhm": {"source": "rhm"},
         "instructions": {"source": "instructions"},
         "scenes": {"source": "scenes"},
+        "interleaved": {"source": "interleaved"},
         "gaussian": {"source": "gaussian"},
         "tones": {"source": "tones", "rate": 4000, "window": 128, "hop": 64, "mel": 12, "tones": 8, "notes": 5},
     }
@@ -490,8 +491,8 @@ def test_llmc_header_alone_is_truncated(tmp_path):
 
 # load
 
-SOURCES = "arrayrecord, bin, gaussian, instructions, markov, parquet, prepared, rhm, scenes, stdlib, text, tones, "
-SOURCES += "webdataset, zipf"
+SOURCES = "arrayrecord, bin, gaussian, instructions, interleaved, markov, parquet, prepared, rhm, scenes, stdlib, "
+SOURCES += "text, tones, webdataset, zipf"
 
 
 @pytest.mark.parametrize(

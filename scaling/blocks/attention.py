@@ -28,6 +28,7 @@ def attend(
     *,
     prefix: int = 0,
     keep_BS: jax.Array | None = None,
+    see_BTS: jax.Array | None = None,
 ) -> jax.Array:
     """Attention of q to k and v, (B, H, T, K), with scores in float32.
 
@@ -35,6 +36,7 @@ def attend(
       mask: ``causal``: position t sees positions up to t; ``prefix``: these and the first ``prefix`` positions;
         ``bidirectional``: all positions.
       keep_BS: False hides a position from every query.
+      see_BTS: False hides a position from one query. One that sees nothing gets zeros.
 
     Raises:
       UserError: the requested backend does not support this device, dtype or shape (ENVIRONMENT).
@@ -43,14 +45,19 @@ def attend(
     if mask not in MASKS:
         raise ValueError(f"mask {mask}: choose one of {', '.join(MASKS)}")
     allowed = None
-    if mask == "prefix" or keep_BS is not None:
+    if mask == "prefix" or keep_BS is not None or see_BTS is not None:
         shape = (q_BHTK.shape[2], k_BHSK.shape[2])
         allowed = jnp.ones(shape, bool) if mask == "bidirectional" else jnp.tril(jnp.ones(shape, bool))
         allowed = (allowed | (jnp.arange(shape[1]) < prefix) if mask == "prefix" else allowed)[None, None]
         allowed = allowed if keep_BS is None else allowed & keep_BS[:, None, None, :]
+        allowed = allowed if see_BTS is None else allowed & see_BTS[:, None]
     name = _choose(execution.current().attention, q_BHTK, k_BHSK, allowed is not None)
     execution.note(name)
-    return BACKENDS[name](q_BHTK, k_BHSK, v_BHSK, mask == "causal", allowed)
+    mixed_BHTK = BACKENDS[name](q_BHTK, k_BHSK, v_BHSK, mask == "causal", allowed)
+    if see_BTS is None:
+        return mixed_BHTK
+    assert allowed is not None
+    return jnp.where(allowed.any(axis=-1, keepdims=True), mixed_BHTK, 0)
 
 
 def _choose(asked: str, q_BHTK: jax.Array, k_BHSK: jax.Array, masked: bool) -> str:

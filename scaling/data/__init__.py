@@ -90,8 +90,9 @@ def supplies(source: Any) -> dict[str, int]:
 
     "vocab": size of the vocabulary; "marks": tokens of which it is known whether they begin words; "image": side of the
     images; "field": side of arrays of real numbers; "sound": samples of a sound; "mel", "frames": bands and frames of
-    its spectrogram; "classes": number of labels; "prompts": texts per label; "context": tokens of all evaluation
-    documents, if they end. The highest token of a caption is its end-of-text.
+    its spectrogram; "classes": number of labels; "prompts": texts per label; "pictures" of a "side" in an example of
+    text, and the token that is their "mark"; "context": tokens of all evaluation documents, if they end. The highest
+    token of a caption is its end-of-text.
     """
     return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})
 

@@ -120,6 +120,30 @@ _OTHERS = np.setdiff1d(np.arange(math.prod(CHOICES)), np.ravel_multi_index(_PROM
 _SEEN = np.stack(np.unravel_index(_OTHERS, CHOICES), axis=1)  # scenes that no prompt describes, (3840, 5)
 
 
+def numbers(secret: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a scene is drawn by: its start (n,), and uniform numbers (n, 20)."""
+    start = mix(secret ^ mix(indices.astype(np.uint64)))
+    return start, uniform(mix(start[:, None] + np.arange(20, dtype=np.uint64)))
+
+
+def choices(u: np.ndarray) -> np.ndarray:
+    """Scenes (n, 5) as choices, by the first five uniform numbers of each."""
+    return (u[:, :5] * CHOICES).astype(np.int64)
+
+
+def places(scene: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Centres (n, 4): y of the large and of the small object, and x of the two."""
+    # Along the relation, the large object's centre is 6 to 9 from its edge and the small one's 4 to 9 from the other;
+    # across it, both are within 4 of the middle, so that no picture fits two relations.
+    near, far = 6 + (u[:, 16] * 4).astype(np.int64), SIDE - 5 - (u[:, 17] * 6).astype(np.int64)
+    across = 12 + (u[:, 18:20] * 8).astype(np.int64)
+    flip, vertical = scene[:, 2] % 2 == 1, scene[:, 2] >= 2
+    near, far = np.where(flip, SIDE - 1 - near, near), np.where(flip, SIDE - 1 - far, far)
+    y = np.where(vertical[:, None], np.stack([near, far], 1), across)
+    x = np.where(vertical[:, None], across, np.stack([near, far], 1))
+    return np.concatenate([y, x], axis=1)
+
+
 @dataclass(frozen=True)
 class Scenes:
     """See ``scaling.data.Source`` for the methods."""
@@ -195,25 +219,16 @@ class Scenes:
 
     def _draw(self, secret: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Scenes (n, 5) as choices, their captions (n, 5) as tokens, places (n, 4) of centres, and starts (n,)."""
-        start = mix(secret ^ mix(indices.astype(np.uint64)))
-        u = uniform(mix(start[:, None] + np.arange(20, dtype=np.uint64)))
+        start, u = numbers(secret, indices)
         if self.config.held:
             scene, other = (_SEEN[(u[:, column] * len(_SEEN)).astype(np.int64)] for column in (0, 5))
         else:
-            scene, other = ((u[:, first : first + 5] * CHOICES).astype(np.int64) for first in (0, 5))
+            scene, other = choices(u), choices(u[:, 5:])
         told = np.where(u[:, 10:11] < self.config.swap, other, scene)
         caption = np.where(u[:, 11:16] < self.config.drop, BLANK, told + FIRST)
-        # Along the relation, the large object's centre is 6 to 9 from its edge and the small one's 4 to 9 from the
-        # other; across it, both are within 4 of the middle, so that no picture fits two relations.
-        near, far = 6 + (u[:, 16] * 4).astype(np.int64), SIDE - 5 - (u[:, 17] * 6).astype(np.int64)
-        across = 12 + (u[:, 18:20] * 8).astype(np.int64)
-        flip, vertical = scene[:, 2] % 2 == 1, scene[:, 2] >= 2
-        near, far = np.where(flip, SIDE - 1 - near, near), np.where(flip, SIDE - 1 - far, far)
-        y = np.where(vertical[:, None], np.stack([near, far], 1), across)
-        x = np.where(vertical[:, None], across, np.stack([near, far], 1))
-        return scene, caption, np.concatenate([y, x], axis=1), start
+        return scene, caption, places(scene, u), start
 
-    def _render(self, scene: np.ndarray, places: np.ndarray, start: np.ndarray) -> np.ndarray:
+    def render(self, scene: np.ndarray, places: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Pictures (n, 32, 32, 3) uint8."""
         image = np.full((len(scene), SIDE * SIDE, 3), _BACKGROUND, np.uint8)
         for thing, stamps in enumerate(self._stamps):
@@ -268,7 +283,7 @@ class Scenes:
         return {
             "tokens": self._tokens(caption, context),
             "mask": np.tile(self._mask(context), (len(scene), 1)),
-            "image": self._render(scene, places, start),
+            "image": self.render(scene, places, start),
             "label": (scene[:, 1] * len(COLOURS) + scene[:, 0]).astype(np.int32),
             **sound,
         }

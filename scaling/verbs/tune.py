@@ -68,7 +68,7 @@ def sweep(config: Any, options: SimpleNamespace) -> tuple[Any, Recipe]:
     first = next((b for b in config.cells.values() if b["role"] != "holdout"), None)
     if first is None:
         raise UserError("config.cells", "holdouts only", "tune needs a block with role fit or seed")
-    for field in ("init_from", "freeze", "adapt", "distill", "prune"):
+    for field in ("family", "init_from", "freeze", "adapt", "distill", "prune"):
         if first.get(field):
             remedy = "tune sweeps runs that are drawn and trained whole; state the rates of others as blocks"
             raise UserError(field, first[field], remedy, Code.UNSUPPORTED)
