@@ -50,13 +50,14 @@ class QuestionedUnits(Warning, tag="questioned_units"):
 
 
 class SweptSettings(Warning, tag="swept_settings"):
-    """Rows of one N and D differ in settings that the law does not know, such as the learning rate."""
+    """Rows of one N and D differ in settings that the law does not know, such as the learning rate or the data."""
 
     columns: tuple[str, ...]  # of the table
     cells: int  # of one N and D in which they differ
     of: int  # cells in all
     spread_log: float  # median over those cells of the range of log loss
     laws: tuple[str, ...]  # that have such a column
+    groups: tuple[str, ...] = ()  # the words of a column of words, by which the losses of a cell differ; else none
 
 
 class Duplicates(Warning, tag="duplicates"):

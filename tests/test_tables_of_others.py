@@ -305,3 +305,17 @@ def test_logs_that_alternate_between_training_and_evaluation():
     with refuses(Code.INVALID, "row 4, column val_loss", "wrong"):
         analysis.load(frame, law="annealing", warmup=50)
     assert len(analysis.load(frame, law="annealing", where="step > 300", warmup=50)) == 9  # left out, not judged
+
+
+def test_two_kinds_of_runs_in_one_table_are_said_but_names_of_machines_are_not():
+    hosts = np.random.default_rng(3).choice(["a1", "a2", "b7"], 2 * len(N)).tolist()
+    two = {"N": np.tile(N, 2), "D": np.tile(D, 2), "mix": ["web"] * len(N) + ["code"] * len(N), "host": hosts}
+    scatter = 1 + 0.003 * np.random.default_rng(4).standard_normal(2 * len(N))
+    for gain, said in ((1.03, [("mix",)]), (1.0, [])):
+        loss = np.tile(NOISY, 2) * np.repeat([1, gain], len(N)) * scatter
+        runs = analysis.load(pd.DataFrame({**two, "loss": loss}))
+        found = [w for w in runs.warnings if isinstance(w, card.SweptSettings)]
+        assert [w.columns for w in found] == said
+        for warning in found:
+            assert (warning.cells, warning.groups) == (len(N), ("web", "code"))
+            assert np.expm1(warning.spread_log) == pytest.approx(0.03, abs=0.004)

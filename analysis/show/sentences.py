@@ -82,11 +82,13 @@ def _(w: card.QuestionedUnits) -> str:
 def _(w: card.SweptSettings) -> str:
     names = " and ".join(w.columns)
     law = f", or fit a law that knows it (--law={' or --law='.join(w.laws)})" if w.laws else ""
-    return (
-        f"{names} differ{'s' if len(w.columns) == 1 else ''} within {w.cells} of {w.of} cells of one N and D, and the "
-        f"loss by {math.expm1(w.spread_log):.1%} (median): bad settings are fitted together with good ones. Fit the "
-        f"best of each cell (--best_of_cell){law}, or choose rows (--where)"
+    remedy = (
+        f"bad settings are fitted together with good ones. Fit the best of each cell (--best_of_cell){law}, or choose"
     )
+    if w.groups:
+        remedy = f"{some(w.groups, 4)} are fitted as one, and such rows are no seeds. Choose"
+    differ = f"{names} differ{'s' if len(w.columns) == 1 else ''} within {w.cells} of {w.of} cells of one N and D"
+    return f"{differ}, and the loss by {math.expm1(w.spread_log):.1%} (median): {remedy} rows (--where)"
 
 
 @sentence.register

@@ -10,10 +10,12 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
+from scipy import special
 
 from analysis.card import AnyWarning, Duplicates, MixedUnits, QuestionedUnits, StrayValue, SweptSettings
 from analysis.laws import REGISTRY, Law
-from analysis.table.names import Named
+from analysis.table.names import RUN, Named
 from analysis.table.rounding import rounded
 from scaling.errors import Code, UserError
 
@@ -36,6 +38,8 @@ SETTINGS = {
     **dict.fromkeys(("wd", "weight_decay"), "weight_decay"),
     **{name: name for name in ("warmup", "warmup_steps", "beta1", "beta2", "dropout", "momentum", "optimizer")},
 }
+# Of a column of words: most words, fewest cells of one N and D in which it differs, p value below which it is said.
+MOST_GROUPS, FEWEST_CELLS, SURE = 20, 3, 1e-3
 FEW = 0.02  # largest share of rows that can be stray (at least one row)
 
 
@@ -129,6 +133,47 @@ def swept(table: Any, form: Law | None) -> list[SweptSettings]:
             laws=fitting,
         )
     ]
+
+
+def grouped(table: Any, form: Law | None) -> list[SweptSettings]:
+    """A column of words, such as the data or the architecture, whose groups differ in loss at one N and D.
+
+    What tells runs apart (a name, a host) differs too; so the mean log losses of the groups, each less the mean of its
+    cell, must differ by more than the rest of the cells allows: an F test of one factor, within cells.
+    """
+    if not {"N", "D"} <= set(table) or bool((table["loss"] <= 0).any()):
+        return []
+    known = {*RUN, *([] if form is None else form.columns)}
+    keys, y = list(cell_of(table)), np.log(table["loss"])
+    cells = table.groupby(keys, sort=False)
+    centred = y - y.groupby(keys).transform("mean")
+    for name in table.columns:
+        words = table[name]
+        if name in known or pd.api.types.is_numeric_dtype(words) or not 2 <= words.nunique() <= MOST_GROUPS:
+            continue
+        counts = cells[name].nunique()
+        differ = cells[name].transform("nunique") > 1
+        within = centred[differ]
+        means = within.groupby(words[differ]).transform("mean")
+        count, df1 = int((counts > 1).sum()), words[differ].nunique() - 1
+        df2 = len(within) - count - df1
+        if df1 < 1 or count < FEWEST_CELLS or df2 < 1:
+            continue
+        rest = float(((within - means) ** 2).sum()) / df2
+        if special.fdtrc(df1, df2, float((means**2).sum()) / df1 / max(rest, 1e-30)) < SURE:
+            spread = float((cells["loss"].max() / cells["loss"].min())[counts > 1].median())
+            groups = tuple(str(word) for word in words[differ].unique())
+            return [
+                SweptSettings(
+                    columns=(str(name),),
+                    cells=count,
+                    of=len(counts),
+                    spread_log=float(np.log(spread)),
+                    laws=(),
+                    groups=groups,
+                )
+            ]
+    return []
 
 
 def cell_of(table: Any) -> tuple[Any, Any]:
