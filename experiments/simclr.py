@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from scaling import study
 
 K = 2**10
-RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
+RATES = (0.0003, 0.000625, 0.00125, 0.0025, 0.005)
 
 
 def get_config(argument: str = "") -> ConfigDict:

@@ -68,7 +68,7 @@ def supplied(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return source
 
 
-SIZED = ("vocab", "classes", "image", "field")
+SIZED = ("vocab", "classes", "image", "field", "mel", "frames")
 
 
 def planned(folder: Path, family: str, source: dict[str, Any], **model: Any) -> tuple[int, str]:
@@ -102,7 +102,7 @@ def test_every_family_on_every_source(family: str, objective: str, source: str, 
     else:
         assert len(plan.make(study.resolve(base)).rows()) == 1
     for field in set(spec) & set(SIZED) & known:
-        wrong = has[field] * 2 if field == "image" else has[field] - 1
+        wrong = has[field] * 2 if field in ("image", "frames") else has[field] - 1
         code, err = planned(tmp_path, family, config, **model, **{field: wrong})
         assert code == 2 and f" model.{field} = {wrong}: " in err and f" {has[field]}" in err
     if "context" in has and "context" in known:
