@@ -3,7 +3,7 @@
 import functools
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,10 @@ from scaling.records import Record
 from scaling.records.types import Manifest
 from scaling.records.unit import Unit
 from scaling.run import Run
+from scaling.verbs.next import configuration as next_experiment
+
+if TYPE_CHECKING:
+    from analysis.decide.next_cells import Proposal
 
 MODULE, CONFIG = small("dalle", layers=1, patch=4, text=5, vocab=11, codes=23, vq_layers=1, tied=False)
 T, P, V, K = CONFIG.text, CONFIG.patches, CONFIG.vocab, CONFIG.codes
@@ -229,6 +233,15 @@ def test_a_parent_of_another_family_and_two_families_on_one_data_set_are_refused
         study.resolve(config(grid=child(family="pixelcnn")))
     with refuses(Code.CONFLICT, "cells.grid.init_from.encoder", "a run of gpt"):
         study.resolve(other)
+
+
+def test_no_experiment_file_is_written_for_a_study_of_two_families(tmp_path: Path):
+    two: Any = config(grid=study.block("grid", "scenes", (0,), tokens=(640,), family="vq"))  # neither has a parent
+    two.cells.text = study.block("grid", "captions", (0,), tokens=(480,), family="gpt", model={"context": 12})
+    two.data.captions = {"source": "scenes"}
+    plan.write(plan.make(study.resolve(two)), tmp_path)
+    with refuses(Code.UNSUPPORTED, "workdir", tmp_path):
+        next_experiment(tmp_path, proposal=cast("Proposal", None))
 
 
 @pytest.mark.system

@@ -169,14 +169,14 @@ def configuration(workdir: Path, proposal: Proposal) -> str:
     Old cells keep their identity, so `run` trains only the new ones, and study.json still lists all of them.
 
     Raises:
-      UserError: the cells differ in model or recipe, so it is unclear what a new cell should have; or some start from
-        other runs, are frozen in part or of another family.
+      UserError: the cells differ in family, model or recipe, so it is unclear what a new cell should have; or some
+        start from other runs or are frozen in part.
     """
     study = read_study(workdir)
     specs = [spec for program in study.programs for spec in program.runs]
     several = len({spec.manifest.family for spec in specs}) > 1
     if several or any(spec.manifest.parents or spec.manifest.frozen for spec in specs):
-        remedy = "some of its runs start from others, are frozen in part or of another family; give --out=NAME.json"
+        remedy = "some of its runs start from others, are frozen in part, or differ in family; give --out=NAME.json"
         raise UserError("workdir", workdir, remedy, Code.UNSUPPORTED)
     cells = [_cell(spec.manifest) for spec in specs if spec.kind != "stem"]
     new = _new(workdir, cells, proposal)
