@@ -254,6 +254,16 @@ def r2(task: Task, forecasts: Sequence[Array | None]) -> float:
     return float(np.clip(1 - off @ off / ((y - y.mean()) ** 2).sum(), -1, 1))
 
 
+def error_of(task: Task, runs: Sequence[Sequence[int]]) -> float:
+    """Mean absolute error of log loss over the targets by the fit to bought runs, at most 1 each."""
+    total = []
+    for group, bought in zip(task.groups, runs):
+        found = forecast(group, np.array(bought, dtype=int), group.kind)
+        at = np.full(len(group.far), np.inf) if found is None else np.maximum(found, 1e-300)
+        total.append(np.minimum(np.abs(np.log(at / group.far["loss"].to_numpy())), 1.0))
+    return float(np.concatenate(total).mean())
+
+
 def play(task: Task, strategy: str, level: int) -> dict[str, Any] | None:
     """One episode a seed; None where the strategy refuses the set."""
     scores, squares, share, runs = [], [], [], []
@@ -280,6 +290,7 @@ def play(task: Task, strategy: str, level: int) -> dict[str, Any] | None:
         "r2_seeds": [round(score, 4) for score in scores],
         "r2_least_squares": round(float(np.mean(squares)), 4),
         "spent": round(float(np.mean(share)), 4),
+        "error": round(error_of(task, runs[0]), 5),
         "runs": round(float(np.mean([sum(map(len, run)) for run in runs])), 1),
         "first": runs[0],
         "cpu_seconds": round(time.process_time() - start, 2),
@@ -297,7 +308,8 @@ def table_of(entries: Sequence[dict[str, Any]], score: str = "r2") -> list[dict[
             values = [entry[score] for entry in own]
             row = {"budget": budget, "strategy": strategy, "sets": len(own), "median": round(float(np.median(values)), 4)}
             row |= {"mean": round(float(np.mean(values)), 4)}
-            rows.append(row | {"best": sum(entry[score] >= best[entry["set"]] - TIE for entry in own)})
+            row |= {"best": sum(entry[score] >= best[entry["set"]] - TIE for entry in own)}
+            rows.append(row | {"median_error": round(float(np.median([entry["error"] for entry in own])), 5)})
     return rows
 
 
