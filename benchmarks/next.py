@@ -2,8 +2,8 @@
 
     python benchmarks/next.py --shared=../shared --out=benchmarks/next.json
 
-``--only``: sets whose name contains this; ``--strategies``: names separated by commas. It goes on where it stopped: what
-the result holds is not scored again. It holds scores and indices of bought runs, no rows of the sets.
+``--only``: sets whose name contains this; ``--strategies``: names separated by commas. It goes on where it stopped:
+what the result holds is not scored again. It holds scores and indices of bought runs, no rows of the sets.
 """
 
 from __future__ import annotations
@@ -204,9 +204,7 @@ def chosen(group: Group, budget: float) -> Array:
         runs = Candidates(group.columns(rest), group.price[rest])
         trained = Trained(group.columns(bought), group.losses(bought)) if len(bought) else None
         try:
-            found = choose(
-                group.law, runs, group.targets, left, trained, objective=objective(group.kind), drift=group.drift
-            )
+            found = choose(group.law, runs, group.targets, left, trained, kind=objective(group.kind), drift=group.drift)
         except UserError as error:
             if error.code is not Code.INVALID:
                 raise
@@ -306,7 +304,12 @@ def table_of(entries: Sequence[dict[str, Any]], score: str = "r2") -> list[dict[
         for strategy in dict.fromkeys(entry["strategy"] for entry in mine):
             own = [entry for entry in mine if entry["strategy"] == strategy]
             values = [entry[score] for entry in own]
-            row = {"budget": budget, "strategy": strategy, "sets": len(own), "median": round(float(np.median(values)), 4)}
+            row = {
+                "budget": budget,
+                "strategy": strategy,
+                "sets": len(own),
+                "median": round(float(np.median(values)), 4),
+            }
             row |= {"mean": round(float(np.mean(values)), 4)}
             row |= {"best": sum(entry[score] >= best[entry["set"]] - TIE for entry in own)}
             rows.append(row | {"median_error": round(float(np.median([entry["error"] for entry in own])), 5)})

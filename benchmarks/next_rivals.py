@@ -1,7 +1,7 @@
 """The rivals of ``next.py``: designs of the optimal kind, and the criterion of Li et al. 2026 (arXiv 2604.22753).
 
-Each buys the 2.5 p cheapest runs first, then one run at a time, by score over price^0.4. The paper's formulas are named by
-its sections; what differs for machine time is in next_protocol.md.
+Each buys the 2.5 p cheapest runs first, then one run at a time, by score over price^0.4. The paper's formulas are named
+by its sections; what differs for machine time is in next_protocol.md.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def jacobian(law: Law, theta: Array, columns: Any) -> Array:
 
 
 def noise_variance(off: Array, loss: Array) -> float:
-    """Mean of the noise variance after residuals (n,): inverse gamma prior with the spread of the losses as its mean."""
+    """Mean of the noise variance after residuals (n,); its inverse gamma prior has the spread of the losses as mean."""
     return float((PRIOR_WORTH * np.var(loss) + off @ off / 2) / (PRIOR_WORTH + len(off) / 2 - 1))
 
 
@@ -145,7 +145,7 @@ def within_gain(market: Market, found: list[Basin], variance: float, can: Array)
         j, far = (jacobian(market.law, basin.theta, c) for c in (market.columns(can), market.targets))
         gain = far @ basin.cover @ j.T
         total += basin.weight * (gain**2).sum(0) / (variance + np.einsum("kp,pq,kq->k", j, basin.cover, j))
-    return total / len(far)
+    return total / len(market.targets[market.law.columns[0]])
 
 
 def mspe_gain(market: Market, found: list[Basin], variance: float, can: Array) -> Array:

@@ -85,6 +85,28 @@ def test_the_league():
         assert words in misfit, words
 
 
+def test_the_next_run():
+    found, shown = result("next"), rows("The next run", "strategy")
+    table = {(row["budget"], row["strategy"]): row for row in found["table"]}
+    names = {name.split(" (")[0]: cells for name, cells in shown.items()}
+    assert set(names) == {row["strategy"] for row in found["table"]} - {"all data"}
+    levels = ("small", "middle", "large")
+    for name, cells in names.items():
+        three = [table[level, name] for level in levels]
+        columns = (("median", ".2f"), ("mean", ".2f"), ("best", "d"), ("median_error", ".3f"))
+        assert cells == [str(three[0]["sets"]), *(", ".join(format(r[k], f) for r in three) for k, f in columns)], name
+    first = [
+        level for level in levels if table[level, "next"]["median"] == max(table[level, n]["median"] for n in names)
+    ]
+    assert first == ["large"] and "It is at the large one only" in TEXT
+    every, squares = (next(r for r in found[k] if r["budget"] == "all") for k in ("table", "least_squares"))
+    text = " ".join(TEXT.split())
+    assert f"median R2 {every['median']:.2f} against {squares['median']:.2f} of least squares" in text
+    assert f"(means {every['mean']:.2f} and {squares['mean']:.2f})" in text
+    assert all(r["median"] == -1 for r in found["kept"] if r["strategy"] == "next")
+    assert f"{found['cpu_seconds']} CPU-seconds of an Intel Xeon with AVX-512" in text
+
+
 def test_the_structure():
     found = result("structure")
     by = {

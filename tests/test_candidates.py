@@ -84,7 +84,7 @@ def test_any_law_that_has_an_example_can_be_planned_for(name):
     rng = np.random.default_rng(0)
     ranges = {"N": (1e8, 1e10), "D": (1e9, 1e11), "streams": (1, 8), "vocabulary": (4e3, 1e5)}
     ranges |= {"learning_rate": (1e-4, 1e-2), "batch": (32, 2048)}
-    columns = {c: np.exp(rng.uniform(*np.log(ranges[c]), 40)) for c in law.columns}
+    columns = {c: ranges[c][0] * (ranges[c][1] / ranges[c][0]) ** rng.random(40) for c in law.columns}
     far = {c: np.array([values.max()]) for c, values in columns.items()}
     runs = Candidates(columns, columns["N"])
     found = choose(law, runs, far, 0.3 * runs.price.sum())
@@ -121,7 +121,7 @@ def test_the_committed_table_follows_from_its_entries(bench, result):
     assert bench.table_of(entries) == result["table"]
     assert bench.table_of(entries, "r2_least_squares") == result["least_squares"]
     assert bench.table_of([e for e in entries if e["source"] not in bench.DEVELOPMENT]) == result["kept"]
-    assert len({entry["set"] for entry in entries}) == 11 and len({entry["source"] for entry in entries}) == 6
+    assert len({entry["set"] for entry in entries}) == 10 and len({entry["source"] for entry in entries}) == 5
     rivals = {*bench.RIVALS, bench.NEXT}
     for name in {entry["set"] for entry in entries}:
         for level in bench.LEVELS:
@@ -141,9 +141,11 @@ def test_what_is_committed_is_bought_again(bench, result):
                 assert again["r2"] == pytest.approx(entry["r2"], abs=0.01)
 
 
-def test_the_sets_are_those_of_the_result(bench, result):
+def test_the_sets_are_those_of_the_result_and_steplaw_which_is_not_scored_yet(bench, result):
     reference_file("steplaw_dense_lr_bs")  # skips without
-    shares = {(task.name, level): share for task in bench.tasks(SHARED) for level, share in zip(bench.LEVELS, task.shares)}
+    tasks = bench.tasks(SHARED)
+    assert {task.name for task in tasks} - {entry["set"] for entry in result["entries"]} == {"steplaw lr and batch"}
+    shares = {(task.name, level): share for task in tasks for level, share in zip(bench.LEVELS, task.shares)}
     for entry in result["entries"]:
         assert entry["strategy"] == "all data" or entry["share"] == shares[entry["set"], entry["budget"]]
 
@@ -159,7 +161,7 @@ def planted() -> pd.DataFrame:
 
 
 def test_planted_twin(bench, monkeypatch):
-    """Where the law drifts, runs near the targets foretell them: next is ahead of the cheapest at the two larger budgets."""
+    """Where the law drifts, runs near the targets foretell them: next is ahead of the cheapest."""
     monkeypatch.setattr(bench, "SEEDS", {})
     task = bench.make("planted", "planted", "chinchilla", [planted()])
     assert task.shares == bench.SHARES
@@ -167,7 +169,9 @@ def test_planted_twin(bench, monkeypatch):
         ours, cheapest = (bench.play(task, name, level) for name in (bench.NEXT, "cheapest"))
         assert ours["r2"] > cheapest["r2"] and ours["r2"] > 0.5
         assert ours["runs"] < cheapest["runs"] and ours["spent"] <= task.shares[level]
-    assert bench.play(bench.make("p", "p", "product_floor", [planted()]), bench.BEFORE, 0) is None  # no optimum: refused
+    assert (
+        bench.play(bench.make("p", "p", "product_floor", [planted()]), bench.BEFORE, 0) is None
+    )  # no optimum: refused
 
 
 def test_r2_is_clipped_and_without_a_forecast_it_is_least(bench):

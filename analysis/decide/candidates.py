@@ -1,9 +1,9 @@
 """Which runs of a given list to train, so that a law fitted to all that is trained foretells runs that are too dear.
 
 The list has the columns that a law takes, whatever they are, and a price a run. Two errors decide what a run is worth:
-its own noise, and that of the law. No law of a few terms is right from the cheapest runs to the dearest, so that a run far
-from the targets pulls the fit to where the law holds there. The law's error delta is taken as a random field over the
-logarithms x of the columns, fractional Brownian:
+its own noise, and that of the law. No law of a few terms is right from the cheapest runs to the dearest, so that a run
+far from the targets pulls the fit to where the law holds there. The law's error delta is taken as a random field over
+the logarithms x of the columns, fractional Brownian:
 
     E (delta(x) - delta(x'))^2 = drift^2 |x - x'|^(2 GROWTH)
 
@@ -16,8 +16,9 @@ weighs all runs the same,
 G and g_t the derivatives of log loss in the log parameters. ``choose`` adds, one by one, the run that reduces its mean
 square most for its price, and stops where none would: under this error more runs are not always better.
 
-Before anything is trained, the law is its own ``example`` with each term a fifth of the floor at the middle of the list.
-That prior stays among the parameter sets over which the error is averaged, since a fit of few runs is far off.
+Before anything is trained, the law is its own ``example`` with each term a fifth of the floor at the middle of the
+list. That prior stays among the parameter sets over which the error is averaged, since a fit of few runs is far off.
+What it is worth on published runs is in ``benchmarks/README.md``, section The next run.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def choose(
     budget: float,
     trained: Trained | None = None,
     *,
-    objective: Objective = objective("auto"),
+    kind: Objective | None = None,
     drift: float | None = None,
 ) -> Choice:
     """The runs of a list to train within a budget for a forecast of the losses at the targets.
@@ -112,7 +113,7 @@ def choose(
       targets: the law's columns of the runs to foretell.
       budget: in the unit of the price.
       trained: what is fitted already; its rows are no part of the list.
-      objective: of the fit.
+      kind: objective of the fit; by default ``auto``.
       drift: sd by which the law's error differs over one e-fold; by default that of other studies.
 
     Raises:
@@ -122,7 +123,7 @@ def choose(
     if not (candidates.price <= budget).any():
         raise UserError("budget", f"{budget:g}", f"buys no run: the cheapest costs {candidates.price.min():.3g}")
     drift = FIELD * pool.shipped().scale.k if drift is None else drift
-    thetas, noise = _belief(law, candidates, trained, objective)
+    thetas, noise = _belief(law, candidates, trained, kind or objective("auto"))
     far = _points(law, targets)
     some = np.unique(np.linspace(0, len(far) - 1, min(len(far), TARGETS)).astype(int))
     search = _Search(law, thetas, Errors(noise, drift), {c: np.asarray(targets[c])[some] for c in law.columns})
@@ -137,10 +138,11 @@ def choose(
 
 def _require_told_apart(law: Law, x: Array) -> None:
     for (i, one), (j, other) in itertools.combinations(enumerate(law.columns), 2):
-        if len(x) > 2 and np.ptp(x[:, i]) > 0 < np.ptp(x[:, j]):
-            if abs(np.corrcoef(x[:, i], x[:, j])[0, 1]) > CONFOUNDED:
-                remedy = "in all runs to train: they cannot tell the law's terms apart; add runs to the list that differ"
-                raise UserError(f"{other}/{one}", f"{math.exp(np.median(x[:, j] - x[:, i])):.3g}", remedy, Code.NOT_IDENTIFIED)
+        varied = len(x) > 2 and np.ptp(x[:, i]) > 0 < np.ptp(x[:, j])
+        if varied and abs(np.corrcoef(x[:, i], x[:, j])[0, 1]) > CONFOUNDED:
+            ratio = math.exp(np.median(x[:, j] - x[:, i]))
+            remedy = "in all runs to train: they cannot tell the law's terms apart; list runs that differ in it"
+            raise UserError(f"{other}/{one}", f"{ratio:.3g}", remedy, Code.NOT_IDENTIFIED)
 
 
 def _points(law: Law, columns: Columns) -> Array:
