@@ -309,7 +309,13 @@ def test_logs_that_alternate_between_training_and_evaluation():
 
 def test_two_kinds_of_runs_in_one_table_are_said_but_names_of_machines_are_not():
     hosts = np.random.default_rng(3).choice(["a1", "a2", "b7"], 2 * len(N)).tolist()
-    two = {"N": np.tile(N, 2), "D": np.tile(D, 2), "mix": ["web"] * len(N) + ["code"] * len(N), "host": hosts}
+    two = {
+        "N": np.tile(N, 2),
+        "D": np.tile(D, 2),
+        "mix": ["web"] * len(N) + ["code"] * len(N),
+        "host": hosts,
+        "rates": [[1, 2]] * 2 * len(N),
+    }
     scatter = 1 + 0.003 * np.random.default_rng(4).standard_normal(2 * len(N))
     for gain, said in ((1.03, [("mix",)]), (1.0, [])):
         loss = np.tile(NOISY, 2) * np.repeat([1, gain], len(N)) * scatter

@@ -137,11 +137,7 @@ def from_frame(
     if best_of_cell:
         dropped += _best_of_cell(table, kept, rows)
     fitted = table[kept]
-    warnings = (
-        *quality.questioned(fitted, named.columns, form),
-        *quality.swept(fitted, form),
-        *quality.grouped(fitted, form),
-    )
+    warnings = (*quality.questioned(fitted, named.columns, form), *quality.swept(fitted, form))
     return runs_of(fitted, dropped, conventions, source, dataset, warnings)
 
 

@@ -106,7 +106,12 @@ def questioned(table: Any, given: Collection[str], form: Law | None = None) -> l
 
 
 def swept(table: Any, form: Law | None) -> list[SweptSettings]:
-    """Settings that differ between rows of one N and D and that ``form`` does not know."""
+    """What differs between rows of one N and D and is not known to ``form``: settings, or groups of runs."""
+    return [*_settings(table, form), *_groups(table, form)]
+
+
+def _settings(table: Any, form: Law | None) -> list[SweptSettings]:
+    """Settings by their names, such as the learning rate."""
     known = () if form is None else form.columns
     columns = [c for c in table.columns if str(c).lower() in SETTINGS and SETTINGS[str(c).lower()] not in known]
     if not columns or not {"N", "D"} <= set(table):
@@ -135,7 +140,7 @@ def swept(table: Any, form: Law | None) -> list[SweptSettings]:
     ]
 
 
-def grouped(table: Any, form: Law | None) -> list[SweptSettings]:
+def _groups(table: Any, form: Law | None) -> list[SweptSettings]:
     """A column of words, such as the data or the architecture, whose groups differ in loss at one N and D.
 
     What tells runs apart (a name, a host) differs too; so the mean log losses of the groups, each less the mean of its
@@ -148,21 +153,21 @@ def grouped(table: Any, form: Law | None) -> list[SweptSettings]:
     cells = table.groupby(keys, sort=False)
     centred = y - y.groupby(keys).transform("mean")
     for name in table.columns:
-        words = table[name]
-        if name in known or pd.api.types.is_numeric_dtype(words) or not 2 <= words.nunique() <= MOST_GROUPS:
-            continue
+        column = table[name]
+        if name in known or pd.api.types.infer_dtype(column) != "string" or not 2 <= column.nunique() <= MOST_GROUPS:
+            continue  # a cell may hold a list
         counts = cells[name].nunique()
         differ = cells[name].transform("nunique") > 1
         within = centred[differ]
-        means = within.groupby(words[differ]).transform("mean")
-        count, df1 = int((counts > 1).sum()), words[differ].nunique() - 1
+        means = within.groupby(column[differ]).transform("mean")
+        count, df1 = int((counts > 1).sum()), column[differ].nunique() - 1
         df2 = len(within) - count - df1
         if df1 < 1 or count < FEWEST_CELLS or df2 < 1:
             continue
         rest = float(((within - means) ** 2).sum()) / df2
         if special.fdtrc(df1, df2, float((means**2).sum()) / df1 / max(rest, 1e-30)) < SURE:
             spread = float((cells["loss"].max() / cells["loss"].min())[counts > 1].median())
-            groups = tuple(str(word) for word in words[differ].unique())
+            groups = tuple(str(word) for word in column[differ].unique())
             return [
                 SweptSettings(
                     columns=(str(name),),
