@@ -31,7 +31,6 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "sound": {"sound": 24, "slice": 8},
     "restart": {"restart": 0.5, "decay": 0.9},
     "fusion": {"fusion": "late", "mask": "prefix", "layers": 2, "vision_layers": 1},
-    "trains": {"trains": "all"},
 }
 
 
