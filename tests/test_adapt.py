@@ -88,6 +88,7 @@ HARD = [
     ("gpt", "experts", adapt.Adapter(rank=3)),
     ("bert", "nsp", adapt.Prompt(length=3)),
     ("t5", "", adapt.Lora(rank=2, weights=("q", "cross_q", "cross_k", "o", "down"))),
+    ("whisper", "", adapt.Lora(rank=2, weights=("q", "cross_q", "cross_k", "o", "down"))),
     ("fusion", "fusion", adapt.Lora(rank=2, parts=("stack",), whole=("projection",))),
 ]
 
