@@ -1,6 +1,7 @@
 """What whisper promises: its features held against other formulas, its stem against a convolution, what sees what, and
 the world of tones, whose clips determine their captions."""
 
+import functools
 import math
 
 import jax
@@ -12,7 +13,7 @@ import scipy.signal
 from refusals import refuses
 from test_families import batch_of, initial, quick, small
 
-from scaling import count, data, families, inputs
+from scaling import count, data, inputs
 from scaling.data import _mel
 from scaling.data.tones import PROMPT, Tones
 from scaling.errors import Code
@@ -26,6 +27,13 @@ def tones(**fields) -> Tones:
     source = data.load({"source": "tones", **SMALL, **fields})
     assert isinstance(source, Tones)
     return source
+
+
+@functools.cache
+def made():
+    """A configuration of 8 bands, 12 frames and 16 positions of text, and parameters of which none is zero."""
+    module, config = small("whisper", layers=1)
+    return config, initial(module, config, 0.3)
 
 
 def slow_filter(frequency: float, band: int, bands: int, rate: int) -> float:
@@ -125,8 +133,8 @@ def test_positions_of_the_encoder_are_sinusoids():
 
 
 def test_the_text_sees_all_of_the_sound_and_nothing_of_its_future():
-    module, config = small("whisper", layers=1)
-    parameters, batch = initial(module, config, 0.3), batch_of(module, config, 2)
+    config, parameters = made()
+    batch = batch_of(whisper, config, 2)
     mel, given = jnp.asarray(batch["mel"]), jnp.asarray(batch["tokens"][:, :-1])
     logits = quick(lambda mel, given: whisper.logits(parameters, mel, given, config))
     before = logits(mel, given)
@@ -143,18 +151,17 @@ def test_the_text_sees_all_of_the_sound_and_nothing_of_its_future():
 
 def test_the_prompt_is_given_and_not_predicted():
     """Its targets have no loss and no gradient, and what is asked for changes the loss of the text."""
-    source = tones()
-    config = families.configure(whisper, 0, mel=12, frames=12, text=6, vocab=source.vocab, layers=1)
-    batch = source.batch(np.arange(4), seed=0, context=6)
+    source, (config, parameters) = tones(mel=8), made()
+    batch = source.batch(np.arange(4), seed=0, context=config.text)
     inputs.require_supply(whisper, whisper.batch_spec(config), source.supplies, "tones", "whisper")
-    parameters = initial(whisper, config, 0.3)
     terms = quick(lambda batch: whisper.loss(parameters, batch, jax.random.key(0), config)["text"])
     nats, counted = terms(batch)
-    assert (np.asarray(counted) == [0, 0, 1, 1, 1, 1]).all()
-    assert not np.asarray(nats)[:, : PROMPT - 1].any() and (np.asarray(nats)[:, PROMPT - 1 :] > 0).all()
+    nats, text = np.asarray(nats), slice(PROMPT - 1, PROMPT + 3)  # of the targets: three words and their end
+    assert (np.asarray(counted)[:, text] == 1).all() and np.asarray(counted).sum() == 4 * 4
+    assert (nats[:, text] > 0).all() and np.count_nonzero(nats) == 4 * 4
     other = batch["tokens"].copy()
     other[:, 2] = 2 * (8 * 3 + 3) + 1 - other[:, 2]  # the other task, after 3 languages of 8 words
-    assert (np.abs(np.asarray(terms({**batch, "tokens": other})[0] - nats)[:, PROMPT - 1 :]) > 1e-6).any(axis=1).all()
+    assert (np.abs(np.asarray(terms({**batch, "tokens": other})[0] - nats)[:, text]) > 1e-6).any(axis=1).all()
     for field, value in (("mel", 16), ("frames", 16)):
         spec = {**whisper.batch_spec(config), field: value}
         with refuses(Code.CONFLICT, f"model.{field}", value):
