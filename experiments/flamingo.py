@@ -84,7 +84,7 @@ def get_config(argument: str = "") -> ConfigDict:
     if argument == "rates":
         sizes, seeds = (1, 3), (0,)
     if argument == "tower":
-        sizes, seeds, config.model.trains = (1,), (0,), "tower"
+        sizes, seeds, config.model = (1,), (0,), {"patch": 8, "trains": "tower"}
     if argument == "large":
         sizes, thousands, before, tower = (6, 8, 10, 12), (256, 512, 1024), 512, 8
         config.recipe.batch, vit = 128, {"patch": 4, "dtype": "bfloat16"}
