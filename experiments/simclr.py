@@ -15,7 +15,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.family = "simclr"
     config.model = {"patch": 8, "labels": 32, "jitter": 0.0 if argument == "plain" else 0.5}
     config.data.scenes = {"source": "scenes"}
-    config.recipe.batch, config.recipe.learning_rate = 64, 0.01
+    config.recipe.batch, config.recipe.learning_rate = 64, 0.0025
     config.evaluation = {"tokens": 24 * K, "batch": 64}  # of captions, six each: 4,096 pictures
     tokens = tuple(pictures * K * 16 for pictures in ((256, 512, 1024) if large else (16, 32, 64)))  # 16 a picture
     if argument == "rates":
