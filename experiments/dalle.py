@@ -148,7 +148,7 @@ def bound(workdir: Path, scenes: int = SCENES, rendered: int = RENDERED) -> Boun
     for number in range(scenes):
         starts = mix(np.arange(rendered, dtype=np.uint64) + np.uint64(number * rendered))
         same, where = (np.repeat(each[number : number + 1], rendered, axis=0) for each in (scene, places))
-        values.append(marginal(tokenize(source._render(same, where, starts))))
+        values.append(marginal(tokenize(source.render(same, where, starts))))
     noise, placed = float(np.mean(values)), math.log(PLACES) / config.patches
     return Bound(noise=noise, se=float(np.std(values)) / math.sqrt(scenes), places=placed, total=noise + placed)
 
