@@ -8,7 +8,8 @@ from msgspec import Meta
 
 MOST_FLOPS = 10**40  # all computers of the world, for longer than it is old
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-FlopCount = Annotated[int, Meta(ge=0)]  # the only ones that may need more bits, see ``require_possible``
+# What may need more bits, see ``require_possible``: FLOPs, and the tokens of a source that never repeats.
+WideCount = Annotated[int, Meta(ge=0)]
 Amount = Annotated[float, Meta(ge=0)]
 # A run's name is the name of its folder, so it must not be a path that leads elsewhere, nor too long for one.
 # (``$`` alone would admit a line feed at the end.)
@@ -24,7 +25,7 @@ def require_printable(*names: str) -> None:
             raise ValueError(f"the name {ascii(name)[:100]} has characters that are not printed")
 
 
-def require_possible(*flops: int) -> None:
-    """Raises ValueError for FLOPs that no run can have, which a float may not hold either."""
-    if max(flops) > MOST_FLOPS:
-        raise ValueError(f"more than {MOST_FLOPS:.0e} FLOPs")
+def require_possible(*counts: int, what: str = "FLOPs") -> None:
+    """Raises ValueError for FLOPs, or tokens, that nothing can have, which a float may not hold either."""
+    if max(counts) > MOST_FLOPS:
+        raise ValueError(f"more than {MOST_FLOPS:.0e} {what}")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import Meta
 
-from scaling.records.fields import Amount, Count, Digest, FlopCount, Hash, RunName, require_possible, require_printable
+from scaling.records.fields import Amount, Count, Digest, Hash, RunName, WideCount, require_possible, require_printable
 from scaling.records.unit import Unit
 from scaling.records.value import Value
 
@@ -65,8 +65,11 @@ class Tokens(Value):
     per_step: Count
     loss: Count
     counted: str
-    unique: Count
+    unique: WideCount
     epochs: Amount
+
+    def __post_init__(self) -> None:
+        require_possible(self.unique, what="tokens")
 
 
 class Flops(Value):
@@ -75,11 +78,11 @@ class Flops(Value):
     ``teacher``: of the forward passes of a teacher, no part of the others.
     """
 
-    training: FlopCount
-    six_nd: FlopCount = msgspec.field(name="6ND")
-    forward_per_example: FlopCount
-    parts: dict[str, FlopCount]
-    teacher: FlopCount = 0
+    training: WideCount
+    six_nd: WideCount = msgspec.field(name="6ND")
+    forward_per_example: WideCount
+    parts: dict[str, WideCount]
+    teacher: WideCount = 0
 
     def __post_init__(self) -> None:
         require_possible(self.training, self.six_nd, self.forward_per_example, *self.parts.values(), self.teacher)
@@ -97,7 +100,7 @@ class DataDescription(Value, kw_only=True):
     source: str
     sha256: str
     bytes: Count | None = None
-    unique_tokens: Count | None = None
+    unique_tokens: WideCount | None = None
     entropy: float | None = None
     about: dict[str, JSON] = msgspec.field(default_factory=dict)
 
@@ -149,7 +152,7 @@ class Parent(Value, kw_only=True):
     workdir: str | None = None
     parts: dict[str, str]
     identity: Digest
-    flops: FlopCount
+    flops: WideCount
     result: Hash | None = None
 
     def __post_init__(self) -> None:
@@ -191,7 +194,7 @@ class Manifest(Value, kw_only=True):
     recipe: dict[str, JSON]
     regret: Regret | None = None
     parents: tuple[Parent, ...] = ()
-    parent_flops: FlopCount = 0
+    parent_flops: WideCount = 0
     frozen: tuple[str, ...] = ()
     adapt: dict[str, JSON] = msgspec.field(default_factory=dict)
     distill: dict[str, JSON] = msgspec.field(default_factory=dict)
@@ -460,7 +463,7 @@ class RunSpec(Planned, Value, kw_only=True):
     role: Role
     steps: Count
     branch_step: Count | None = None
-    flops: FlopCount
+    flops: WideCount
     keep: bool = False
     manifest: Manifest
 
@@ -479,7 +482,7 @@ class ProgramSpec(Value):
     program: RunName
     shape: str
     seconds: Amount
-    flops: FlopCount
+    flops: WideCount
     data: dict[str, JSON]
     options: Options
     runs: Annotated[tuple[RunSpec, ...], Meta(min_length=1)]
@@ -575,7 +578,7 @@ class EvaluationRecord(Value, kw_only=True):
     dtype: str
     quantisation: Quantisation | None = None
     bytes: Count
-    forward_flops: FlopCount
+    forward_flops: WideCount
     headline: str
     terms: dict[str, Unit]
     evaluation: dict[str, Evaluation]

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from scaling.errors import Code, UserError
-from scaling.records.fields import FlopCount, require_possible
+from scaling.records.fields import WideCount, require_possible
 from scaling.records.files import publish, read_bytes
 from scaling.records.value import Value
 from scaling.worker import processes
@@ -26,7 +26,7 @@ class Progress(Value):
     """What the holder reports: the run that it is training, and the FLOPs of the program done so far."""
 
     run: str
-    flops: FlopCount
+    flops: WideCount
 
     def __post_init__(self) -> None:
         require_possible(self.flops)
