@@ -94,10 +94,22 @@ def test_any_law_that_has_an_example_can_be_planned_for(name):
 def test_refusals_before_anything_is_spent():
     """D = k N in every run to choose from cannot tell A from B; a budget below the cheapest run buys nothing."""
     n = np.geomspace(3e7, 2e9, 12)
-    with refuses(Code.NOT_IDENTIFIED, "D/N", "20"):
+    with refuses(Code.NOT_IDENTIFIED, "D", "20 N^1"):
         choose(LAW, listed({"N": n, "D": 20 * n}), FAR, 1e22)
+    with refuses(Code.NOT_IDENTIFIED, "D", "1e+20 N^-1"):  # of one budget
+        choose(LAW, listed({"N": n, "D": 1e20 / n}), FAR, 1e23)
     with refuses(Code.INVALID, "budget", "1e+10"):
         choose(LAW, listed(grid()), FAR, 1e10)
+    runs, none = listed(grid()), {"N": np.array([]), "D": np.array([])}
+    for price in (runs.price * 0, np.where(np.arange(len(runs.price)) == 3, np.nan, runs.price)):
+        with refuses(Code.INVALID):
+            choose(LAW, candidates.Candidates(runs.columns, price), FAR, 1e22)
+    with refuses(Code.CONFLICT, "candidates.N"):
+        choose(LAW, candidates.Candidates(runs.columns, runs.price[:3]), FAR, 1e22)
+    with refuses(Code.TOO_FEW, "targets", 0):
+        choose(LAW, runs, none, 1e22)
+    with refuses(Code.TOO_FEW, "candidates", 0):
+        choose(LAW, candidates.Candidates(none, np.array([])), FAR, 1e22)
     own = laws.Law("own", LAW.formula, LAW.params, LAW.terms, "mine")
     with refuses(Code.TOO_FEW, "runs", 0):
         choose(own, listed(grid()), FAR, 1e22)

@@ -116,6 +116,15 @@ def test_what_is_written_is_read_as_it_was(tiny, tmp_path: Path):
     assert read_study(tmp_path) == made.record()
 
 
+def test_a_source_that_never_repeats_may_have_more_tokens_than_64_bits_hold(tmp_path: Path):
+    config = study.base("pairs")
+    config.family, config.data.scenes = "clip", {"source": "scenes"}
+    config.cells.grid = study.block("grid", "scenes", (0,), tokens=(2**19,))
+    plan.write(made := plan.make(study.resolve(config)), tmp_path)
+    assert read_study(tmp_path) == made.record()
+    assert max(run.manifest.tokens.unique for program in made.record().programs for run in program.runs) > 2**63
+
+
 @pytest.mark.parametrize(
     ("change", "code", "field", "value"),
     [

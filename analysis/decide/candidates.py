@@ -117,9 +117,11 @@ def choose(
       drift: sd by which the law's error differs over one e-fold; by default that of other studies.
 
     Raises:
-      UserError: the budget buys no run (INVALID), or the chosen and trained runs cannot tell two columns of the law
-        apart, as with D = k N in all of them (NOT_IDENTIFIED).
+      UserError: there is no run to choose or to foretell (TOO_FEW), a column has another length than the prices
+        (CONFLICT), a price is no number above zero, or the budget buys no run (INVALID); or the chosen and trained runs
+        cannot tell two columns of the law apart, as with D = k N in all of them (NOT_IDENTIFIED).
     """
+    _require_list(law, candidates, targets)
     if not (candidates.price <= budget).any():
         raise UserError("budget", f"{budget:g}", f"buys no run: the cheapest costs {candidates.price.min():.3g}")
     drift = FIELD * pool.shipped().scale.k if drift is None else drift
@@ -136,13 +138,25 @@ def choose(
     return Choice(chosen=tuple(chosen), before=rms[0], after_each=tuple(rms[1:]), noise=noise)
 
 
+def _require_list(law: Law, candidates: Candidates, targets: Columns) -> None:
+    price = np.asarray(candidates.price, dtype=np.float64)
+    for field, count in (("candidates", len(price)), ("targets", len(np.atleast_1d(targets[law.columns[0]])))):
+        if not count:
+            raise UserError(field, 0, "needs at least one run", Code.TOO_FEW)
+    for name in law.columns:
+        if (count := len(np.atleast_1d(candidates.columns[name]))) != len(price):
+            raise UserError(f"candidates.{name}", count, f"rows beside {len(price)} prices; one a run", Code.CONFLICT)
+    if (bad := np.flatnonzero(~(np.isfinite(price) & (price > 0)))).size:
+        raise UserError(f"price of run {bad[0]}", price[bad[0]], "must be a number above 0")
+
+
 def _require_told_apart(law: Law, x: Array) -> None:
     for (i, one), (j, other) in itertools.combinations(enumerate(law.columns), 2):
         varied = len(x) > 2 and np.ptp(x[:, i]) > 0 < np.ptp(x[:, j])
         if varied and abs(np.corrcoef(x[:, i], x[:, j])[0, 1]) > CONFOUNDED:
-            ratio = math.exp(np.median(x[:, j] - x[:, i]))
-            remedy = "in all runs to train: they cannot tell the law's terms apart; list runs that differ in it"
-            raise UserError(f"{other}/{one}", f"{ratio:.3g}", remedy, Code.NOT_IDENTIFIED)
+            power, log_factor = np.polyfit(x[:, i], x[:, j], 1)
+            remedy = "in all runs to train: they cannot tell the law's terms apart; list runs in which both vary freely"
+            raise UserError(other, f"{math.exp(log_factor):.3g} {one}^{power:.2g}", remedy, Code.NOT_IDENTIFIED)
 
 
 def _points(law: Law, columns: Columns) -> Array:
