@@ -28,10 +28,10 @@ the largest at the second.
 0.86 %, more than seeds explain. **a is not identified** (0.50 [0.34, 0.66]). With the tokenizer in N (``--n=total``)
 alpha would be 2.1 [1.4, 2.8] and a 0.21: a constant of 17,368 in N bends the law.
 
-**The floor that the fit finds is the one that the world has.** Given scene and places, the noise of the pixels leaves
-0.543 +- 0.002 nats per code, were it independent between patches; the places (1,536, equally likely) have 0.115. So the
-entropy of the codes given the caption is at most 0.658, by ``bound``: measured on the tokenizer, without a model of the
-codes. The interval of E holds it. It does not say how much less the entropy is.
+**The interval of E holds a bound that is measured without a model.** Given scene and places, the noise of the pixels
+leaves 0.543 +- 0.002 nats per code, were it independent between patches; the places (1,536, equally likely) have
+0.115. So the entropy of the codes given the caption is at most 0.658, by ``bound``: measured on the tokenizer, without
+a model of the codes. How much less it is, is not known.
 
 **The caption's nats are at their floor and fit no law**: 1.388 to 1.395, where 1.3863 (ln 4,096 over six) is exact; E
 1.377 [1.312, 1.389], exponents not identified. Words are independent: all there is to learn is their frequencies.

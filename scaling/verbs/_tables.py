@@ -27,7 +27,7 @@ def content(table: pd.DataFrame, kind: str) -> bytes:
         return table.to_csv(index=False).encode()
     buffer = io.BytesIO()
     # FLOPs may need more than the 64 bits of its integers.
-    wide = [name for name in table if table[name].dtype == object and all(type(each) is int for each in table[name])]
+    wide = [name for name in table if len(table) and table[name].dtype == object and {*map(type, table[name])} == {int}]
     table = table.astype(dict.fromkeys(wide, float))
     table.to_parquet(buffer, engine="pyarrow", index=False)
     return buffer.getvalue()

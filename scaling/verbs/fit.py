@@ -233,6 +233,10 @@ class _Batch:
         except UserError as error:
             return self._skip(error)
         label, folder = runs.dataset or self.options.path.stem, self._place(runs, term)
+        if self.many and len(runs) <= min(len(law.names) for law in wanted):  # said once, such as of a lone parent
+            return self._skip(
+                UserError("rows", len(runs), f"are too few for any of these laws ({label})", Code.TOO_FEW)
+            )
         fits: dict[str, Fit] = {}
         for law in wanted:
             target = self._card or (folder and folder / card_name(label, law.name, n))

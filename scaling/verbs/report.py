@@ -17,6 +17,8 @@ from scaling.verbs.show import print_json
 if TYPE_CHECKING:
     from analysis.show.workdir_summary import WorkdirSummary
 
+OTHERS = (".pdf", ".png", ".svg", ".jpg", ".tex", ".md", ".txt", ".json", ".csv", ".docx")  # formats a report is not in
+
 
 def report(options: SimpleNamespace) -> int:
     """Writes the report and prints its short form: the law, what it predicts, how the sealed forecasts came out."""
@@ -29,7 +31,7 @@ def report(options: SimpleNamespace) -> int:
     out = Path(options.out) if options.out else path / FILE if study else beside_input(path, ".html")
     keep_inputs(out, [path])
     check_writable(out, "out")
-    if out.suffix.lower() not in (".html", ".htm"):
+    if out.suffix.lower() in OTHERS:
         raise UserError("out", out, "must end with .html, the format of a report; a browser prints it to PDF")
     if study:
         of_table(options, path)
