@@ -213,7 +213,7 @@ def test_the_matrices_of_all_blocks_are_rounded(name: str):
     family = families.load(name)
     shaped = families.configure(family, 0)
     found = quantise.stored(parts.shapes(family, shaped), family.axes(shaped), 8)
-    names = re.compile("attention|mlp|cross|(?<!final_)modulation")
+    names = re.compile("attention|mlp|cross|_query|_memory|(?<!final_)modulation")
     blocks = [part for part in family.components(shaped) if names.search(part.name)]
     assert found.weights == sum(part.parameters for part in blocks) > 0
 
