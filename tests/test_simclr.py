@@ -55,6 +55,7 @@ def test_a_part_is_enlarged_by_its_share_of_the_side():
     assert shares.min() < 0.6 and shares.max() > 0.95 and parts.min() >= 0 and parts.max() <= 1
 
 
+@pytest.mark.system
 def test_colours_change_as_stated():
     np.testing.assert_allclose(np.array(simclr.TO_YIQ) @ np.array(simclr.FROM_YIQ), np.eye(3), atol=1e-5)
     grey = jnp.broadcast_to(jax.random.uniform(jax.random.key(0), (6, 6, 1)), (6, 6, 3))
@@ -69,6 +70,7 @@ def test_colours_change_as_stated():
         assert abs(found - share) < 4 * math.sqrt(share * (1 - share) / 400)
 
 
+@pytest.mark.system
 def test_views_are_those_of_the_example_however_the_batch_is_split():
     _, config = small("simclr")
     views = jax.jit(lambda keys, image: simclr.views(keys, image, config))
@@ -79,6 +81,7 @@ def test_views_are_those_of_the_example_however_the_batch_is_split():
     assert whole.shape == (8, config.patches, config.pixels) and float(jnp.abs(whole[0] - whole[1]).max()) > 0.01
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("labels", "wrong"), [([0, 0, 1, 1], 0.0), ([0, 1, 0, 1], 1.0)])
 def test_the_nearest_other_picture_has_a_label(labels: list[int], wrong: float):
     module, config = small("simclr", labels=2, layers=1)

@@ -132,6 +132,7 @@ def test_positions_of_the_encoder_are_sinusoids():
             np.testing.assert_allclose(found[place, both], [math.sin(angle), math.cos(angle)], atol=1e-6)
 
 
+@pytest.mark.system
 def test_the_text_sees_all_of_the_sound_and_nothing_of_its_future():
     config, parameters = made()
     batch = batch_of(whisper, config, 2)
