@@ -3,7 +3,9 @@ the world of tones, whose clips determine their captions."""
 
 import functools
 import math
+from pathlib import Path
 
+import handmade
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,11 +15,15 @@ import scipy.signal
 from refusals import refuses
 from test_families import batch_of, initial, quick, small
 
-from scaling import count, data, inputs
+from analysis.decide.entropy import check_entropy
+from analysis.table.runs import entropy
+from scaling import count, data, families, inputs
 from scaling.data import _mel
 from scaling.data.tones import PROMPT, Tones
 from scaling.errors import Code
-from scaling.families import whisper
+from scaling.families import gpt, whisper
+from scaling.records import write_json
+from scaling.records.types import DataDescription, Evaluation
 
 # A clip of the small world has 3 x 4 frames of 64 samples.
 SMALL = {"rate": 4000, "window": 128, "hop": 64, "mel": 12, "tones": 8, "notes": 3, "slot": 4, "languages": 3}
@@ -231,6 +237,28 @@ def test_the_floor_of_the_captions_is_known():
     right = tones(noise=0.0, tones=8).batch(np.arange(2000), seed=0, context=6)["tokens"][:, 3:6]
     assert (wrong != right).mean() == pytest.approx(0.2, abs=0.02)
     assert np.bincount(((wrong - right) % 8)[wrong != right], minlength=8)[1:].min() > 100
+
+
+def test_the_floor_is_that_of_models_which_hear(tmp_path: Path):
+    """0.4767 bounds the loss given the sound; a gpt of the captions alone cannot be below ln 16 a word, and is held to
+    nothing: at its best of 2.2181 it is not above a floor."""
+    world = {"rate": 8000, "window": 256, "hop": 128, "mel": 40, "tones": 16, "notes": 4, "languages": 16}
+    described = DataDescription.of(data.load({"source": "tones", **world}).describe())
+    assert described.entropy == pytest.approx(0.4767, abs=5e-5) and described.entropy_given == "the sound"
+    for family, config in ((whisper, whisper.Config()), (gpt, gpt.Config())):
+        units = {name: term.unit for name, term in families.terms(family, config).items()}
+        name, headline = family.__name__.rpartition(".")[2], next(iter(units))
+        about = handmade.manifest(name, family=name, dataset=name, data=described, terms=units, headline=headline)
+        evaluation = {headline: Evaluation(value=2.2181 if family is gpt else 0.4, se=0.001)}
+        handmade.write(tmp_path, about, handmade.result(evaluation=evaluation))
+        assert entropy(about) == (None if family is gpt else described.entropy)
+        assert entropy(handmade.edited(about, data=handmade.edited(described, about={}))) == (
+            described.entropy if family is gpt else None  # a source that says nothing has the entropy of the text alone
+        )
+    write_json(tmp_path / "study.json", handmade.study(datasets={"whisper": {}, "gpt": {}}))
+    checks = check_entropy(tmp_path).datasets
+    assert set(checks) == {"whisper"} and checks["whisper"].entropy == described.entropy
+    assert checks["whisper"].below == ("whisper",)
 
 
 @pytest.mark.parametrize(

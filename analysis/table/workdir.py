@@ -189,9 +189,10 @@ def terms(workdir: str | Path, dataset: str | None = None) -> list[str]:
 
 
 def entropy(manifest: Manifest, term: str | None = None) -> float | None:
-    """Entropy of the source in nats per token, where it is known and bounds the loss in this term."""
-    bounded = _unit(manifest, term or manifest.headline).bounded_by_entropy
-    return manifest.data.entropy if bounded else None
+    """Entropy of the source in nats per token, where it is known and bounds the loss in this term: where both are given
+    the same."""
+    data = manifest.data
+    return data.entropy if _unit(manifest, term or manifest.headline).bounded_given(data.entropy_given) else None
 
 
 def _study(workdir: Path) -> StudyRecord | None:

@@ -52,8 +52,9 @@ class Source(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """For ``manifest["data"]``: source, sha256, bytes, unique_tokens (training tokens before they are cut into
-        windows; None if unbounded), entropy (nats per loss token if known exactly, else None) and other fields that
-        distinguish this content. JSON values only, no paths."""
+        windows; None if unbounded), entropy (nats per loss token if known exactly, else None), entropy_given (only if
+        it is not that of the text alone: the words that ``Unit.given`` has) and other fields that distinguish this
+        content. JSON values only, no paths."""
         ...
 
     def unique_tokens(self, context: int) -> int:

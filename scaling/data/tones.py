@@ -14,10 +14,11 @@ prompt, e being the noise,
 
     H = -(1 - e) ln(1 - e) - e ln(e / (V - 1))      nats a word, n H / (n + 1) a token, since the end costs nothing;
 
-0 without noise. The clip determines its tones: neighbouring pitches differ by a period or more within the shortest
-tone, so of S samples of amplitude a in a hiss of amplitude h a matched filter mistakes one for another with a
-probability below exp(-a^2 S / (8 h^2)) (Hoeffding), which is nothing: exp(-80) at the loudest hiss and the quietest
-tone of 160 samples.
+0 without noise. It is the entropy that ``describe`` tells, given the sound: a model of the captions alone is not
+held to it. The clip determines its tones: neighbouring pitches differ by a period or more within the shortest tone,
+so of S samples of amplitude a in a hiss of amplitude h a matched filter mistakes one for another with a probability
+below exp(-a^2 S / (8 h^2)) (Hoeffding), which is nothing: exp(-80) at the loudest hiss and the quietest tone of 160
+samples.
 
 Examples are pure functions of (world, seed, index) by a counter-based hash: stateless and unbounded. Evaluation uses a
 key that no seed has, in documents of 16 clips, with the exact -log p of every target.
@@ -123,6 +124,7 @@ class Tones:
             "bytes": None,
             "unique_tokens": None,
             "entropy": self.config.notes * self.config.entropy / (self.config.notes + 1),
+            "entropy_given": "the sound",
             "word_entropy": self.config.entropy,
             **world,
         }

@@ -93,7 +93,7 @@ class DataDescription(Value, kw_only=True):
 
     Attributes:
       bytes: of the text; None if there is no text. unique_tokens: training tokens; None if the source is unbounded.
-      entropy: nats per loss token; None unless it is known exactly.
+      entropy: nats per loss token, given ``entropy_given``; None unless it is known exactly.
       about: what else the source says about itself.
     """
 
@@ -103,6 +103,12 @@ class DataDescription(Value, kw_only=True):
     unique_tokens: WideCount | None = None
     entropy: float | None = None
     about: dict[str, JSON] = msgspec.field(default_factory=dict)
+
+    @property
+    def entropy_given(self) -> str | None:
+        """What the entropy is conditioned on besides the preceding tokens, in the words of ``Unit.given``; None:
+        nothing."""
+        return self.about.get("entropy_given")
 
     @classmethod
     def of(cls, described: dict[str, JSON]) -> DataDescription:

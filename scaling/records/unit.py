@@ -30,8 +30,12 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def bounded_by_entropy(self) -> bool:
-        """Whether no model's loss in this unit can lie below the entropy per token of the data."""
-        return self.quantity == "nats" and self.per == "token" and self.given is None and self.among is None
+        """Whether no model's loss in this unit can lie below the entropy per token of the text alone."""
+        return self.bounded_given(None)
+
+    def bounded_given(self, given: str | None) -> bool:
+        """Whether no model's loss in this unit can lie below the entropy per token given this besides the text."""
+        return self.quantity == "nats" and self.per == "token" and self.given == given and self.among is None
 
     def __str__(self) -> str:
         text = self.quantity if self.per is None else f"{self.quantity}/{self.per}"
