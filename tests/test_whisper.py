@@ -265,6 +265,9 @@ def test_the_floor_is_that_of_models_which_hear(tmp_path: Path):
     ("field", "value", "code"),
     [
         ("tones", 200, Code.CONFLICT),
+        ("mel", 1, Code.CONFLICT),
+        ("mel", 2, Code.CONFLICT),
+        ("mel", 7, Code.CONFLICT),
         ("noise", 1.0, Code.INVALID),
         ("hop", 0, Code.INVALID),
         ("hiss", 1.0, Code.INVALID),
@@ -273,5 +276,7 @@ def test_the_floor_is_that_of_models_which_hear(tmp_path: Path):
 def test_a_world_that_cannot_be_is_named(field: str, value: float, code: Code):
     with refuses(code, f"data.{field}", value):
         tones(**{field: value})
+    with refuses(Code.CONFLICT, "data.mel", 2):  # pitches above the centres of both bands, of 500 samples a second
+        tones(rate=500, window=400, mel=2, tones=2, slot=8)
     with refuses(Code.CONFLICT, "model.text", 5):
         tones().batch(np.arange(2), seed=0, context=5)

@@ -34,7 +34,7 @@ from functools import cached_property
 
 import numpy as np
 
-from scaling.data._mel import Spectrogram, log_mel, to_hertz, to_mel
+from scaling.data._mel import FLOOR, RANGE, Spectrogram, filters, log_mel, to_hertz, to_mel
 from scaling.data._random import key, mix, uniform
 from scaling.errors import Code, UserError
 from scaling.records.types import JSON
@@ -48,6 +48,7 @@ TASKS = ("transcribe", "translate")
 PROMPT = 3  # tokens: start, language, task
 LOWEST, HIGHEST = 200.0, 0.45  # pitches: in Hz, and as a share of the samples a second
 QUIETEST, LOUDEST = 0.2, 0.9
+TOLD = 1.0  # see ``Config._told``: a factor of ten
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,22 @@ class Config(Spectrogram):
                 f"are {apart:.3g} Hz apart, which tones of {shortest:.3g} s do not tell; at least {1 / shortest:.3g}"
             )
             raise UserError("data.tones", self.tones, remedy, Code.CONFLICT)
+        if self.mel < self.tones or self._told() < TOLD:
+            remedy = f"of {self.rate / 2:g} Hz do not tell {self.tones} tones in a hiss of {self.hiss}; give more"
+            raise UserError("data.mel", self.mel, remedy, Code.CONFLICT)
+
+    def _told(self) -> float:
+        """log10 of the factor by which the ratio of two bands' powers differs between neighbouring pitches, the least
+        of all neighbours: what the quietest tone, held through a window in the hiss, has beside its loudness."""
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)
+        weights_FM = filters(self.rate, self.window, self.mel).astype(np.float64)
+        turns_VW = np.outer(self.pitches / self.rate, np.arange(self.window)) % 1
+        spectrum_VF = np.fft.fft(hann * np.exp(2j * np.pi * turns_VW), axis=1)[:, : len(weights_FM)]
+        hiss_M = self.hiss**2 / 3 * np.square(hann).sum() * weights_FM.sum(axis=0)  # uniform in [-hiss, hiss]
+        power_VM = np.square(np.abs(spectrum_VF) * QUIETEST / 2) @ weights_FM + hiss_M
+        bands_VM = np.log10(np.maximum(power_VM, FLOOR))
+        change_UM = np.diff(np.maximum(bands_VM, bands_VM.max(axis=1, keepdims=True) - RANGE), axis=0)
+        return float(np.ptp(change_UM, axis=1).min())
 
     @property
     def pitches(self) -> np.ndarray:
