@@ -71,6 +71,49 @@ def test_damaged_sounds_are_named():
     for stored in (whole[:600], packed(tone(0, 0)), b"RIFFxxxxWAVE"):
         with refuses(Code.DAMAGED, "data.sound", "clips.tar:a"):
             _audio.decode(stored, RATE, 100, "clips.tar:a")
+    for rate in (0, 2**31 - 1):  # the second would be a filter of 160 GB
+        with refuses(Code.DAMAGED, "data.sound", "clips.tar:a"):
+            _audio.decode(whole[:24] + rate.to_bytes(4, "little") + whole[28:], RATE, 100, "clips.tar:a")
+
+
+@pytest.mark.parametrize(("riff", "length"), [(2**32 - 1, 2**32 - 1), (0, 0), (36, 0), (2**32 - 1, None)])
+def test_a_wav_of_a_pipe_has_what_there_is(riff: int, length: int | None):
+    """By ``ffmpeg``; by a recorder that was killed; by a writer that began with no samples; with the length alone."""
+    whole = packed(tone(0))
+    size = whole[40:44] if length is None else length.to_bytes(4, "little")
+    streamed = whole[:4] + riff.to_bytes(4, "little") + whole[8:40] + size + whole[44:]
+    heard = _audio.decode(whole, RATE, 700, "a")
+    np.testing.assert_array_equal(_audio.decode(streamed, RATE, 700, "a"), heard)
+    np.testing.assert_array_equal(_audio.decode(streamed + b"x", RATE, 700, "a"), heard)  # half a sample
+    noted = streamed[:36] + b"LIST\4\0\0\0INFO" + streamed[36:]
+    np.testing.assert_array_equal(_audio.decode(noted, RATE, 700, "a"), heard)
+    empty = whole[:40] + bytes(4) + b"LIST\4\0\0\0INFO"  # no sound, and what is behind it is none
+    with refuses(Code.DAMAGED, "data.sound", "a"):
+        _audio.decode(empty[:4] + (len(empty) - 8).to_bytes(4, "little") + empty[8:], RATE, 700, "a")
+
+
+def test_whole_numbers_need_no_extra_however_they_are_announced_or_damaged(monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    whole = packed(tone(0))
+    announced = b"fmt " + (40).to_bytes(4, "little") + b"\xfe\xff" + whole[22:36] + b"\x16\0\x10\0\4\0\0\0\1\0"
+    announced += bytes.fromhex("000000001000800000aa00389b71")
+    extensible = whole[:4] + (len(whole) - 8 + 24).to_bytes(4, "little") + b"WAVE" + announced + whole[36:]
+    np.testing.assert_array_equal(_audio.decode(extensible, RATE, 700, "a"), _audio.decode(whole, RATE, 700, "a"))
+    no_channel, no_data = whole[:22] + bytes(2) + whole[24:], whole[:36] + b"dota" + whole[40:]
+    for stored in (no_channel, no_data, extensible[:300], b"RIFFxxxxWAVE"):
+        with refuses(Code.DAMAGED, "data.sound", "a"):
+            _audio.decode(stored, RATE, 100, "a")
+    real = whole[:20] + b"\3\0" + whole[22:]
+    with refuses(Code.ENVIRONMENT, "data.sound", "a"):
+        _audio.decode(real, RATE, 100, "a")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("mel", 10**9), ("rate", 10**9), ("window", 10**9), ("hop", 10**9), ("mel", 1025)]
+)
+def test_a_spectrogram_that_no_memory_holds_is_refused(field: str, value: int):
+    with refuses(Code.INVALID, f"data.{field}", value):
+        Spectrogram(**{field: value})
 
 
 def test_what_is_no_wav_needs_the_extra(monkeypatch):

@@ -19,6 +19,7 @@ from scaling.errors import Code, UserError
 from scaling.settings import check, setting
 
 FLOOR, RANGE = 1e-10, 8.0
+HIGHEST_RATE = 768_000  # samples a second
 _LINEAR, _KNEE, _STEP = 200 / 3, 1000.0, np.log(6.4) / 27
 
 
@@ -26,13 +27,13 @@ _LINEAR, _KNEE, _STEP = 200 / 3, 1000.0, np.log(6.4) / 27
 class Spectrogram:
     """Fields of every source of sounds, for its ``Config`` to inherit. Whisper's are 16000, 400, 160 and 80."""
 
-    rate: int = setting(16000, least=1)
+    rate: int = setting(16000, least=1, most=HIGHEST_RATE)
     """Samples a second; of files, that to which they are resampled."""
-    window: int = setting(400, least=2)
+    window: int = setting(400, least=2, most=2**14)
     """Samples under the window of a frame."""
-    hop: int = setting(160, least=1)
+    hop: int = setting(160, least=1, most=2**14)
     """Samples from a frame to the next."""
-    mel: int = setting(80, least=1)
+    mel: int = setting(80, least=1, most=1024)
     """Bands."""
 
     def __post_init__(self):
