@@ -114,6 +114,20 @@ def test_what_is_no_table_names_its_cause(name: str, content: bytes, code: Code,
     assert value in str(caught.value.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("last", "cut"), [("lr", False), ("Val_Loss", True), ("bpb", True), ("ppl", True)])
+def test_only_a_loss_may_have_been_cut(last: str, cut: bool, tmp_path: Path):
+    """Settings are as short as they are."""
+    path = tmp_path / "t.csv"
+    path.write_text(
+        f"N,D,loss,{last}\n" + "\n".join(f"1e6,1e8,3.1234,{x}" for x in ("0.00125", "0.0025", "0.005", "0.1"))
+    )
+    if cut:
+        with refuses(Code.DAMAGED, "table", f"{path}, line 5"):
+            text_files.delimited(path, ",")
+    else:
+        assert text_files.delimited(path, ",")[0][last].tolist() == ["0.00125", "0.0025", "0.005", "0.1"]
+
+
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json"])
 def test_a_line_without_an_end_is_not_read_to_its_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with (tmp_path / name).open("wb") as file:

@@ -162,6 +162,11 @@ def find(name: str, present: list[str]) -> tuple[list[str], list[str]]:
     return best, [c for tier in tiers for c in tier if c not in best]
 
 
+def is_loss(column: str) -> bool:
+    """Whether a column is the loss by its name, in any unit."""
+    return column.lower() in {*(name for tier in ALIASES["loss"] for name in tier), *BITS, *PERPLEXITY}
+
+
 def _no_column(name: str, needed: tuple[str, ...], present: list[str], law: Law | None) -> UserError:
     close = [c for c in present if name.lower() in c.lower()] if name == "loss" else []
     kinds = ((PERPLEXITY, "a perplexity", "ppl"), (BITS, "in bits", "bits")) if name == "loss" else ()

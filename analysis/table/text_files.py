@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
+from analysis.table.names import is_loss
 from analysis.table.units import DECIMAL_COMMA, DECIMAL_POINT
 from scaling.errors import Code, UserError
 
@@ -91,7 +92,7 @@ def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
     are empty in every row are left out, and so is a first one that numbers the rows, as pandas and R write it.
 
     Raises:
-      UserError: rows of unequal length, a title twice, cells without a title, no header, a last number that was cut.
+      UserError: rows of unequal length, a title twice, cells without a title, no header, a last loss that was cut.
     """
     text, skipped = text_of(path), 0
     if match := _SEPARATOR.match(text):
@@ -119,7 +120,7 @@ def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
         header, cells = header[1:], [row[1:] for row in cells]
     _check(path, header, cells, lines)
     kept = [row[: len(header)] for row in cells]
-    if not text.endswith(("\n", "\r")):
+    if not text.endswith(("\n", "\r")) and is_loss(header[-1]):
         _check_end(path, kept, lines)
     if delimiter == ";":
         kept = _with_points(kept)
@@ -140,7 +141,10 @@ def _spaced(text: str, delimiter: str) -> str:
 
 
 def _check_end(path: Path, cells: list[list[str]], lines: list[int]) -> None:
-    """Refuses a last number that is shorter than all above it, and by three digits than most: it may have been cut."""
+    """Refuses a last loss that is shorter than all above it, and by three digits than most: it may have been cut.
+
+    Settings such as 0.00125, 0.0025, 0.1 are written with as many digits as they need, losses as they come.
+    """
     last = [row[-1].strip() for row in cells]
     lengths = sorted(map(len, last[:-1]))
     if len(last) < 3 or not all(map(DECIMAL_POINT.fullmatch, last[:-1])):
