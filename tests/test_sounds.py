@@ -11,7 +11,7 @@ import pytest
 from refusals import refuses
 
 from scaling import data
-from scaling.data import _audio
+from scaling.data import _audio, _pairs
 from scaling.data._mel import Spectrogram, log_mel
 from scaling.errors import Code
 
@@ -154,6 +154,15 @@ def test_a_tar_of_sounds(tar: Path):
         data.load({**pictures, "text": "", "image": "png"})
     with refuses(Code.MISSING, "data.sound", f"{tar.name}:000000"):
         data.load({**pictures, **FORM, "sound": "flac"})
+
+
+def test_an_evaluation_that_memory_should_not_hold_is_refused(tar: Path, monkeypatch: pytest.MonkeyPatch):
+    source = data.load({"source": "webdataset", "path": str(tar), **FORM})
+    clips = len(source.evaluation(6)["document"])
+    monkeypatch.setattr(_pairs, "HELD", clips * FRAMES * FORM["mel"] * 4 - 1)
+    with refuses(Code.UNSUPPORTED, "evaluation.tokens", 1000):
+        source.evaluation(6, 1000)
+    assert 0 < len(source.evaluation(6, 2)["document"]) < clips
 
 
 def test_a_table_of_sounds(tmp_path: Path):

@@ -35,6 +35,7 @@ from scaling.settings import setting
 
 HEAD = 4096
 SAMPLED = 4096
+HELD = 2**32  # bytes of the spectrograms of an evaluation, which are held in memory
 
 
 @dataclass(frozen=True)
@@ -287,6 +288,12 @@ class Pairs:
             if self.captions:
                 counts = self._loss_tokens(held, context)
             held = held[: int(np.searchsorted(np.cumsum(counts), limit_tokens)) + 1]
+        clip = 4 * self.config.frames * self.config.mel
+        if len(held) * clip > HELD:
+            what = f"are {len(held):,} clips of {clip / 2**20:.2f} MiB, above the {HELD / 2**30:g} GiB that are held"
+            raise UserError(
+                "evaluation.tokens", limit_tokens, f"{what} in memory; lower it, or frames", Code.UNSUPPORTED
+            )
         samples = [(number, self._read(number)) for number in held.tolist()]
         read = [(number, *sample) for number, sample in samples if sample is not None]
         if not read:
