@@ -174,3 +174,5 @@ def test_a_table_of_sounds(tmp_path: Path):
     check(data.load({"source": "parquet", "path": str(path), "sound": "audio", **FORM}))
     with refuses(Code.CONFLICT, "data.sound", "audio"):
         data.load({"source": "parquet", "path": str(path), "sound": "audio"})
+    with refuses(Code.CONFLICT, "data.image", "text"):
+        data.load({"source": "parquet", "path": str(path), "sound": "audio", "image": "text", **FORM})

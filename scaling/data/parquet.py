@@ -57,6 +57,9 @@ class Config(Pictures):
         if bool(self.sound) != bool(self.frames):
             remedy = "names the column of sounds, of which frames says how long they are: give both or neither"
             raise UserError("data.sound", self.sound, remedy, Code.CONFLICT)
+        if self.sound and self.image:
+            remedy = f"would not be read, since data.sound = {self.sound} is in its place; give one of the two"
+            raise UserError("data.image", self.image, remedy, Code.CONFLICT)
         if not self.text and not self.media[1]:
             remedy = "name the column of the text, or of an image"
             raise UserError("data.text", "''", remedy, Code.MISSING)
