@@ -136,19 +136,33 @@ def _known(parent: Cell | Outside, digest: Callable[[Cell], str]) -> str:
 
 
 def origin(cell: Cell, part: str, digest: Callable[[Cell], str]) -> str:
-    """Hash of the run of another family that gave a part of ``inherits``, itself or by way of runs of this family.
+    """Identity of the run of another family that gave a part, itself or by way of runs of the cell's family.
 
     Args:
-      digest: as in ``described``.
+      digest: the identity of a cell of the study.
+
+    Raises:
+      UserError: a run of another work directory began from one whose record is no longer there (MISSING).
     """
     start = next(each for each in cell.start if each.part == part)
     parent = start.parent
-    if not isinstance(parent, Outside):
-        return origin(parent, start.source, digest) if parent.family == cell.family else digest(parent)
-    if parent.manifest.family != cell.family:
-        return parent.result
-    given = next(each for each in parent.manifest.parents if start.source in each.parts)
-    return given.result or given.identity
+    if isinstance(parent, Outside):
+        return _recorded_origin(parent, start.source, cell.family)
+    return origin(parent, start.source, digest) if parent.family == cell.family else digest(parent)
+
+
+def _recorded_origin(parent: Outside, part: str, family: str) -> str:
+    """As ``origin``, of a part of a finished run: by the manifests of those that it descends from."""
+    root, manifest = Path(parent.workdir), parent.manifest
+    while manifest.family == family:
+        given = next(each for each in manifest.parents if part in each.parts)
+        root, part = _root(root, given), given.parts[part]
+        try:
+            manifest = Record(root / "runs" / given.run).manifest
+        except (FileNotFoundError, NotADirectoryError):
+            remedy = f"gave {part} to {parent.run}, whose loss it names, and is no longer in {root}; restore its record"
+            raise UserError("init_from", given.run, remedy, Code.MISSING) from None
+    return manifest.identity
 
 
 # --- at plan time: from what a user writes to a graph of cells

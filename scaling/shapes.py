@@ -62,9 +62,8 @@ class Shapes:
 
     def of(self, cell: Cell) -> Shape:
         """The shape of a cell, by the very objects of its configuration and recipe, which its study holds."""
-        made_by = {
-            part: parents.origin(cell, part, self.digest) for part in families.inherits(cell.module, cell.config)
-        }
+        terms = families.terms(cell.module, cell.config).values()
+        made_by = {part: parents.origin(cell, part, self.digest) for part in {term.made_by for term in terms} - {""}}
         own = id(cell.config), id(cell.recipe), cell.dataset, cell.freezing, cell.teacher, cell.pruning
         key = own, tuple(made_by.items())
         if key not in self._shapes:

@@ -1,10 +1,12 @@
 """What dalle promises beyond the battery: the parent's codes, logits by position, who sees what, and the unit."""
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import handmade
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from test_families import batch_of, quick, small
 
 from analysis.table import runs
 from experiments.dalle import marginal
-from scaling import count, families, parts, plan, study, train
+from scaling import count, families, parents, parts, plan, study, train
 from scaling.blocks import patches
 from scaling.errors import Code
 from scaling.families import dalle, vq
@@ -244,19 +246,30 @@ def test_no_experiment_file_is_written_for_a_study_of_two_families(tmp_path: Pat
         next_experiment(tmp_path, proposal=cast("Proposal", None))
 
 
-@pytest.mark.system
-def test_a_child_has_its_parents_tokenizer_to_the_bit_and_two_are_never_fitted_together(tmp_path: Path):
-    both: Any = config(grid=child(tokens=88 * 20), other=child(8, tokens=88 * 30))
-    made = plan.make(study.resolve(both))
-    plan.write(made, tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, plan.Plan]:
+    """A study, in full: two tokenizers, a child of each, and a grandchild of the first."""
+    handed = child(0, "third", tokens=88 * 4, init_from={"*": "grid"})
+    further: Any = config(grid=child(tokens=88 * 20), other=child(8, tokens=88 * 30), handed=handed)
+    further.data.third, further.keep_final = {"source": "scenes"}, True
+    made, workdir = plan.make(study.resolve(further)), tmp_path_factory.mktemp("dalle")
+    plan.write(made, workdir)
     for program in made.programs:
-        train.execute(program, tmp_path, progress=lambda *_: None, should_stop=lambda: False)
+        train.execute(program, workdir, progress=lambda *_: None, should_stop=lambda: False)
+    return workdir, made
+
+
+@pytest.mark.system
+def test_a_child_has_its_parents_tokenizer_to_the_bit_and_two_are_never_fitted_together(
+    trained: tuple[Path, plan.Plan],
+):
+    workdir, made = trained
     (grid,) = (each for each in made.programs if each.runs[-1].manifest.tokens.D == 88 * 20)
     spec = grid.runs[-1]
-    run, (parent,) = Run(spec, grid, tmp_path), spec.manifest.parents
+    run, (parent,) = Run(spec, grid, workdir), spec.manifest.parents
     state = run.initial()
-    (trained,) = (each for each in made.programs for one in each.runs if one.run == parent.run)
-    theirs = Run(trained.runs[-1], trained, tmp_path)
+    (maker,) = (each for each in made.programs for one in each.runs if one.run == parent.run)
+    theirs = Run(maker.runs[-1], maker, workdir)
     kept = theirs.checkpoints.load(theirs.trainer.abstract)
     assert kept is not None
     for part in dalle.PARTS:
@@ -269,8 +282,38 @@ def test_a_child_has_its_parents_tokenizer_to_the_bit_and_two_are_never_fitted_t
     first = run.evaluate(state)
     assert first["image"].value == pytest.approx(math.log(8), abs=1e-5)
     assert first["text"].value == pytest.approx(math.log(19), abs=1e-5)
-    result = Record(tmp_path / "runs" / spec.run).result
+    result = Record(workdir / "runs" / spec.run).result
     assert result is not None and result.status == "done" and list(result.evaluation) == ["image", "text"]
-    assert len(runs.load(tmp_path, dataset="scenes", term="text").table) == 2
+    assert len(runs.load(workdir, dataset="scenes", term="text").table) == 2
     with refuses(Code.MIXED, "loss"):
-        runs.load(tmp_path, dataset="scenes")
+        runs.load(workdir, dataset="scenes")
+
+
+@pytest.mark.system
+def test_however_a_child_comes_by_its_tokenizer_its_codes_have_one_unit(
+    trained: tuple[Path, plan.Plan], tmp_path: Path
+):
+    """Of the same study or another, from the tokenizer's own run or by way of a child, or of a child's child."""
+    workdir, made = trained
+    grid = next(each for each in manifests(made, "scenes") if each.tokens.D == 88 * 20)
+    (handed,) = manifests(made, "third")
+    maker = grid.parents[0]
+    unit = Unit(per=f"code of {maker.identity[:12]}", given="the text")
+    assert [each.terms["image"] for each in (grid, handed)] == [unit, unit]
+    for run, named in {maker.run: dalle.PARTS, grid.run: ("*",), handed.run: ("*",)}.items():
+        elsewhere: Any = config(grid=child(init_from={part: {"workdir": str(workdir), "run": run} for part in named}))
+        del elsewhere.cells.tokenizer
+        resolved = study.resolve(elsewhere)
+        (own,) = manifests(plan.make(resolved), "scenes")
+        assert own.terms["image"] == unit and own.parents[0].run == run
+        # A child of that child, in a third place.
+        parent = parents.Outside(str(tmp_path), own.run, "0" * 64, own)
+        start = tuple(parents.Start(part, part, parent) for part in dalle.PARTS)
+        last = dataclasses.replace(resolved.cells[0], start=start)
+        assert parents.origin(last, "encoder", lambda cell: "") == maker.identity
+    gone = handmade.edited(own, parents=(handmade.edited(own.parents[0], workdir=str(tmp_path)),))
+    last = dataclasses.replace(
+        last, start=(parents.Start("encoder", "encoder", dataclasses.replace(parent, manifest=gone)),)
+    )
+    with refuses(Code.MISSING, "init_from", handed.run):
+        parents.origin(last, "encoder", lambda cell: "")

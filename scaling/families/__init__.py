@@ -136,7 +136,7 @@ def units(family: ModuleType, config: Any, evaluation_batch: int, makers: Mappin
 
     Args:
       evaluation_batch: examples per evaluation batch, the candidates of a batchwise term.
-      makers: hash of the run that gave each part of ``made_by``.
+      makers: identity of the run that gave each part of ``made_by``.
     """
 
     def unit(term: Term) -> Unit:
