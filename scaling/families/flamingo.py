@@ -238,7 +238,7 @@ def components(config: Config) -> list[Component]:
     c, wide = config, config.vision_width
     tower, language = 2 if c.trains == "added" else 6, 6 if c.trains == "all" else 4
     vision = stack.stack_components(c.vision_layers, wide, c.vision_heads, c.mlp_ratio * wide, c.patches, "vision_")
-    vision = [_repeated(part, c.pictures) for part in vision]
+    vision = [part.times(c.pictures) for part in vision]
     vision.append(Component("vision_final_norm", "vision_norm", wide))
     latents, seen = c.pictures * c.latents, c.patches + c.latents
     own, gated = _added(c)["resampler"], _added(c)["gated"]
@@ -250,11 +250,6 @@ def components(config: Config) -> list[Component]:
         *cross.components("resampler", own, latents, c.pictures * seen, latents * seen),
         *cross.components("gated", gated, c.context, latents, c.context * latents),
     ]
-
-
-def _repeated(part: Component, times: int) -> Component:
-    """A component of the ViT, for each of an example's pictures."""
-    return replace(part, tokens=part.tokens * times, attention=part.attention * times, scores=part.scores * times)
 
 
 def axes(config: Config) -> Axes:
