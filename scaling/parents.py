@@ -310,24 +310,33 @@ class _Linker:
 
 
 def _check_origins(field: str, child: Cell, given: Mapping[str, Start]) -> None:
-    """Raises UserError unless one run of the right family gives the parts that must be inherited, and has their shape;
-    a run of the child's own family may hand them on."""
+    """Raises UserError unless runs of the right families give the parts that they must, and agree with the child in the
+    fields that these repeat; a run of the child's own family may hand them on."""
     origins = families.inherits(child.module, child.config)
     for part, wanted in origins.items():
-        if part not in given or given[part].source != part:
-            remedy = f"is made by a run of the family {wanted.family}; name one, which gives its {part}"
-            raise UserError(field, part, remedy, Code.MISSING)
+        source, makers = wanted.source or part, " or ".join(wanted.families)
+        if part not in given:
+            if wanted.needed:
+                remedy = f"is the part {source} of a run of the family {makers}; name one"
+                raise UserError(field, part, remedy, Code.MISSING)
+            continue
         name, theirs = _model(given[part].parent)
-        if name not in (wanted.family, child.family):
-            remedy = f"is no run of the family {wanted.family}, which gives {part}"
+        handed_on = name == child.family
+        if not handed_on and name not in wanted.families:
+            remedy = f"is no run of the family {makers}, which gives {part}"
             raise UserError(f"{field}.{part}", f"a run of {name}", remedy, Code.CONFLICT)
+        if given[part].source != (part if handed_on else source):
+            remedy = f"is the part {source} of a run of the family {makers}; name it as that"
+            raise UserError(f"{field}.{part}", given[part].source, remedy, Code.CONFLICT)
         for here, there in wanted.fields:
-            has = getattr(theirs, there if name == wanted.family else here)
+            has = getattr(theirs, here if handed_on else there)
             if (value := getattr(child.config, here)) != has:
                 remedy = f"must be {has}, as in the run that gives {part}"
                 raise UserError(f"model.{here}", value, remedy, Code.CONFLICT)
-    if len({id(given[part].parent) for part in origins}) > 1:
-        raise UserError(field, ", ".join(origins), "belong together: name the same run for them", Code.CONFLICT)
+    for makers in dict.fromkeys(wanted.families for wanted in origins.values()):
+        together = [part for part, wanted in origins.items() if part in given and wanted.families == makers]
+        if len({id(given[part].parent) for part in together}) > 1:
+            raise UserError(field, ", ".join(together), "belong together: name the same run for them", Code.CONFLICT)
 
 
 def _check_shapes(field: str, own: Mapping[str, tuple[int, ...]], source: str, parent: Cell | Outside) -> None:

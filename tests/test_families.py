@@ -181,7 +181,7 @@ def test_axes_name_every_dimension_of_every_parameter(name: str, case: str):
 
 @pytest.mark.parametrize(("name", "case"), mostly_system(CASES, ("gpt", "")))
 def test_loss_starts_where_it_must_and_gradients_are_finite(name: str, case: str):
-    module, config = small(name, case, tied=False)
+    module, config = small(name, case, tied=False, trains="all")  # what is inherited starts elsewhere
     parameters = initial(module, config)
     batch = batch_of(module, config, 8)
     terms, found = families.terms(module, config), all_terms(module, parameters, batch, config)
@@ -199,8 +199,7 @@ def test_loss_starts_where_it_must_and_gradients_are_finite(name: str, case: str
     if case == "simmim":
         assert float(loss) == pytest.approx(0.83, abs=0.02)  # between a uniform and a normal number of unit variance
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradient))
-    moving = "head" not in families.frozen(module, config)  # behind a head that stays zero nothing has a gradient
-    assert any(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient)) == moving
+    assert any(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize(("name", "case"), mostly_system(CASES, ("gpt", "")))
@@ -308,6 +307,7 @@ REVISED = [
     ("dalle", "", 1),
     ("dit", "", 1),
     ("flamingo", "", 1),
+    ("flamingo", "gelu", 2),
     ("fusion", "text", 2),
     ("gpt", "", 1),
     ("gpt", "experts", 2),
@@ -324,7 +324,7 @@ REVISED = [
 
 @pytest.mark.parametrize(("name", "case", "revision"), REVISED)
 def test_a_configuration_whose_losses_have_changed_says_so_and_no_other(name: str, case: str, revision: int):
-    module, config = small(name, case)
+    module, config = small(name, **({"activation": case} if case == "gelu" else {"case": case}))
     assert families.revision(module, config) == ({} if revision == 1 else {"revision": revision})
     recorded = settings.fields_of(config)
     assert not {"target", "decoder_width", "dropless", "evaluation_capacity"} & recorded.keys()

@@ -17,7 +17,7 @@ from test_adapt import counted
 from test_families import batch_of, initial, quick, small
 
 from experiments import flamingo as experiment
-from scaling import adapt, count, data, plan, study, train
+from scaling import adapt, count, data, families, plan, study, train
 from scaling.blocks import attention, patches
 from scaling.data import scenes
 from scaling.data.interleaved import MARK, Interleaved
@@ -312,8 +312,48 @@ def test_a_block_has_a_family_of_its_own_and_the_models_of_no_other():
     assert child.terms["text"].given is not None and not child.terms["text"].bounded_by_entropy
     with refuses(Code.UNKNOWN, "family", "gtp"):
         study.resolve(config_of(family="gtp"))
-    with refuses(Code.INVALID, "cells.documents.init_from.vision", "stack"):
-        study.resolve(config_of(model={"vision_layers": 2}))
+
+
+LANGUAGE = dict.fromkeys(("embedding", "stack", "norm"), "language")
+TOWER = {part: {"block": "tower", "part": source} for part, source in flamingo.TOWER.items()}
+INITIAL = "cells.documents.init_from"
+REFUSED: list[tuple[dict[str, Any], Code, str]] = [
+    ({"init_from": {}}, Code.MISSING, INITIAL),
+    ({"init_from": LANGUAGE}, Code.MISSING, INITIAL),
+    ({"init_from": TOWER, "model": {"trains": "tower"}}, Code.MISSING, INITIAL),
+    ({"init_from": {**TOWER, **LANGUAGE, "vision": "tower"}}, Code.CONFLICT, f"{INITIAL}.vision"),
+    ({"init_from": {**TOWER, **LANGUAGE, "stack": "tower"}}, Code.CONFLICT, f"{INITIAL}.stack"),
+    ({"init_from": {"*": "tower"}, "model": {"trains": "all"}}, Code.CONFLICT, f"{INITIAL}.vision"),
+    ({"init_from": LANGUAGE, "model": {"trains": "all", "activation": "gelu"}}, Code.CONFLICT, "model.activation"),
+    ({"model": {"activation": "gelu"}}, Code.CONFLICT, "model.activation"),
+    ({"model": {"vision_activation": "gelu"}}, Code.CONFLICT, "model.vision_activation"),
+    ({"model": {"vision_layers": 2}}, Code.CONFLICT, "model.vision_layers"),
+    ({"model": {"tied": False}, "init_from": {**TOWER, **LANGUAGE, "head": "language"}}, Code.CONFLICT, "model.tied"),
+]
+
+
+@pytest.mark.parametrize(("fields", "code", "field"), REFUSED)
+def test_what_is_not_trained_is_inherited_from_parents_that_compute_alike(fields: dict, code: Code, field: str):
+    with refuses(code, field) as caught:
+        study.resolve(config_of(**fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_parents_of_another_activation_are_met_and_a_child_hands_its_parts_on():
+    """The ViT keeps its own, and what is trained may be drawn."""
+    made = config_of(model={"activation": "gelu"})
+    made.cells.language.model.activation = "gelu"
+    made.data.later = {"source": "interleaved", "pictures": 2, "world": 2}
+    own: dict[str, Any] = {"model": {"activation": "gelu"}, "tokens": (14 * 4 * 10,), "init_from": {"*": "documents"}}
+    made.cells.later = study.block("grid", "later", (0,), **own)
+    cells = {cell.dataset: cell for cell in study.resolve(made).cells}
+    assert {start.part for start in cells["later"].start} == {*TOWER, *LANGUAGE, *ADDED}
+    assert cells["documents"].config.vision_activation == "relu2" and cells["documents"].config.activation == "gelu"
+    for trains, needed in (("tower", LANGUAGE), ("all", {})):
+        found = study.resolve(config_of(init_from=needed, model={"trains": trains})).cells
+        (child,) = (cell for cell in found if cell.family == "flamingo")
+        assert {start.part for start in child.start} == needed.keys()
+        assert (families.terms(flamingo, child.config)["text"].start is None) == (trains != "all")
 
 
 @pytest.mark.parametrize(("argument", "children"), mostly_system([("", 30), ("rates", 8), ("large", 30)], ("rates", 8)))
@@ -333,7 +373,7 @@ def test_the_study_inherits_towers_and_language_models_that_it_trains(argument: 
 def test_a_child_starts_with_the_loss_of_its_language_model(tmp_path: Path):
     """It is evaluated before its first step, on the text of the language model. The compiler fuses the two programs in
     two ways, so that they agree to rounding here."""
-    made = plan.make(study.resolve(config_of(init_from=dict.fromkeys(("embedding", "stack", "norm"), "language"))))
+    made = plan.make(study.resolve(config_of(init_from=LANGUAGE, model={"trains": "tower"})))
     plan.write(made, tmp_path)
     specs = {spec.manifest.dataset: (program, spec) for program in made.programs for spec in program.runs}
     (program, parent), (_, child) = specs["language"], specs["documents"]

@@ -44,7 +44,7 @@ A family module has
     descended(config)      optional: top-level names of parameters that every step lowers by their gradient as it is,
                            without rate, moments, clip or decay; default: none
     beside(config)         optional: top-level names of parameters that are not of the model: a teacher, a mask
-    inherits(config)       optional: {top-level name: Origin} of the parts that one run of another family must give
+    inherits(config)       optional: {top-level name: Origin} of the parts that runs of other families give
     zeros(config)          optional: how many weights are zero at the end of training, which N leaves out, and how many
                            of them one token would use; default: (0, 0)
     further(config)        optional: forward FLOPs per example of a model that is not its own, such as a teacher, which
@@ -114,14 +114,19 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a part comes from: the family of the run that gives it, and which fields of its Config those here repeat.
+    """Where a part comes from, if it is inherited: one run gives all parts of the same ``families``.
 
     Attributes:
-      fields: (name in the Config that inherits, name in the other one); their values must be equal.
+      families: one of which that run is of.
+      fields: (name in the Config that inherits, name in the run's); their values must be equal.
+      source: name of the part there; "": the same.
+      needed: whether the part must be inherited.
     """
 
-    family: str
+    families: tuple[str, ...]
     fields: tuple[tuple[str, str], ...]
+    source: str = ""
+    needed: bool = True
 
 
 def terms(family: ModuleType, config: Any) -> dict[str, Term]:
@@ -253,7 +258,7 @@ def beside(family: ModuleType, config: Any) -> tuple[str, ...]:
 
 
 def inherits(family: ModuleType, config: Any) -> dict[str, Origin]:
-    """The parts that a run of another family must give, by top-level name."""
+    """The parts that runs of other families give, by top-level name."""
     return family.inherits(config) if hasattr(family, "inherits") else {}
 
 

@@ -44,7 +44,7 @@ IMAGE = 7 / 8  # weight of the codes in the loss; the text has the rest
 PARTS = ("encoder", "codebook")  # of a run of vq
 REPEATED = ("width", "layers", "heads", "mlp_ratio", "activation", "weight_bits")  # here with "vq_" before the name
 SHARED = ("image", "patch", "codes", "code_width")
-ORIGIN = Origin("vq", (*((f"vq_{name}", name) for name in REPEATED), *((name, name) for name in SHARED)))
+ORIGIN = Origin(("vq",), (*((f"vq_{name}", name) for name in REPEATED), *((name, name) for name in SHARED)))
 
 
 @dataclass(frozen=True)

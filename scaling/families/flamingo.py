@@ -13,9 +13,10 @@ picture whose mark is the last one up to it, and to no other; before the first m
 
 ``trains``: ``added``: resampler, gated blocks and what is added to the mark's embedding, which starts at zero. The ViT
 then costs 2 FLOPs per weight and token, the language model 4, since the gradient of the gated blocks and of the mark
-passes through it. ``tower``: the ViT too. ``all``: everything. What is not trained is to be inherited: ``patches``,
-``vision`` and ``vision_norm`` are the parts ``patches``, ``stack`` and ``norm`` of a vit; ``embedding``, ``stack``,
-``norm`` (and ``head``) those of a gpt, whose vocabulary has the mark.
+passes through it. ``tower``: the ViT too. ``all``: everything. What is not trained must be inherited, the rest may be:
+``patches``, ``vision`` and ``vision_norm`` are the parts ``patches``, ``stack`` and ``norm`` of a vit or simclr;
+``embedding``, ``stack``, ``norm`` (and ``head``) those of a gpt, whose vocabulary has the mark. Both have the shape and
+the activation that they were trained with.
 
 What differs from the paper and from open_flamingo's code: RMSNorm for LayerNorm, QK-norm, the house's activation; one
 picture at a mark and no video, so no embedding of frames; the gated blocks have the heads of the language model, the
@@ -36,12 +37,15 @@ from scaling.blocks import cross, head, patches, stack
 from scaling.blocks.logical import Axes, Parameters, constrain
 from scaling.count import Component
 from scaling.errors import Code, UserError
-from scaling.families import Term, gpt
+from scaling.families import Origin, Term, gpt
 from scaling.records.unit import Unit
 from scaling.settings import setting
 
 TRAINS = ("added", "tower", "all")
-TOWER = ("patches", "vision", "vision_norm")
+TOWER = {"patches": "patches", "vision": "stack", "vision_norm": "norm"}  # part of a run of the ViT's, by part here
+REPEATED = ("width", "layers", "heads", "activation")  # of the ViT; here with "vision_" before the name
+VISION = (*((f"vision_{name}", name) for name in REPEATED), *((name, name) for name in ("mlp_ratio", "image", "patch")))
+LANGUAGE = tuple((name, name) for name in (*REPEATED, "mlp_ratio", "tied"))
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class Config(patches.ImageShape):
       mark: the token that stands for a picture.
       pictures: number of pictures of an example.
       every: of the language model's blocks, each ``every``-th has a gated block before it.
-      vision_width, vision_layers, vision_heads: shape of the ViT, whose width and heads the resampler has too.
+      vision_width, vision_layers, vision_heads, vision_activation: of the ViT, whose width and heads the resampler has
+        too; its activation is that of the language model, ``activation``.
       latents: vectors that the resampler makes of a picture.
       trains: see above.
     """
@@ -66,6 +71,7 @@ class Config(patches.ImageShape):
     vision_width: int = setting(32, least=1)
     vision_layers: int = setting(2, least=1)
     vision_heads: int = setting(4, least=1)
+    vision_activation: str = setting("relu2", choices=stack.ACTIVATIONS, later=True)
     latents: int = setting(8, least=1)
     resampler_layers: int = setting(2, least=1)
     trains: str = setting("added", choices=TRAINS)
@@ -94,6 +100,11 @@ class Config(patches.ImageShape):
 ladder = gpt.ladder
 
 
+def revision(config: Config) -> int:
+    """2: the ViT has an activation of its own."""
+    return 1 if config.activation == "relu2" else 2
+
+
 def _added(config: Config) -> dict[str, cross.Leaves]:
     """What stands between the ViT and the language model."""
     c, wide, layers = config, config.vision_width, config.resampler_layers
@@ -112,7 +123,7 @@ def _embed(config: Config) -> patches.Embed:
 
 def _vision(config: Config) -> stack.Stack:
     c = config
-    shape = c.vision_layers, c.vision_width, c.vision_heads, c.mlp_ratio * c.vision_width, c.activation
+    shape = c.vision_layers, c.vision_width, c.vision_heads, c.mlp_ratio * c.vision_width, c.vision_activation
     return stack.Stack(*shape, mask="bidirectional", rotary=False)
 
 
@@ -132,8 +143,19 @@ def init(key: jax.Array, config: Config) -> Parameters:
 
 def frozen(config: Config) -> tuple[str, ...]:
     """Top-level names of the parameters that are not trained."""
-    language = ("embedding", "stack", "norm", *(() if config.tied else ("head",)))
-    return {"added": (*TOWER, *language), "tower": language, "all": ()}[config.trains]
+    return {"added": (*TOWER, *_language(config)), "tower": _language(config), "all": ()}[config.trains]
+
+
+def _language(config: Config) -> tuple[str, ...]:
+    """The parts of the language model."""
+    return ("embedding", "stack", "norm", *(() if config.tied else ("head",)))
+
+
+def inherits(config: Config) -> dict[str, Origin]:
+    """The ViT and the language model, which must be inherited where they are not trained."""
+    still = frozen(config)
+    tower = {part: Origin(("vit", "simclr"), VISION, source, part in still) for part, source in TOWER.items()}
+    return {**tower, **{part: Origin(("gpt",), LANGUAGE, needed=part in still) for part in _language(config)}}
 
 
 def _seen(parameters: Any, patches_NPX: jax.Array, config: Config) -> jax.Array:
@@ -218,8 +240,9 @@ def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, co
 
 def terms(config: Config) -> dict[str, Term]:
     """The term of ``loss``."""
-    given = Unit(given="the pictures before it")
-    return {"text": Term(given, likelihood=True, causal=True, start=math.log(config.vocab))}
+    drawn = config.trains == "all"  # a language model that is inherited predicts something
+    start = math.log(config.vocab) if drawn else None
+    return {"text": Term(Unit(given="the pictures before it"), likelihood=True, causal=True, start=start)}
 
 
 def counted(config: Config) -> str:
