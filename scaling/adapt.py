@@ -26,9 +26,11 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from scaling import families, settings
+from scaling import families, parts, settings
 from scaling.blocks import added, stack
+from scaling.blocks.execution import Execution, using
 from scaling.blocks.logical import Axes, Parameters
 from scaling.count import Component
 from scaling.errors import Code, UserError
@@ -117,7 +119,11 @@ def record(adapt: Adapt | None) -> dict[str, JSON]:
     """The fields of an adaptation, as ``read`` takes them; {} for None."""
     if adapt is None:
         return {}
-    return {"kind": next(name for name, kind in KINDS.items() if isinstance(adapt, kind)), **settings.fields_of(adapt)}
+    return {"kind": _kind(adapt), **settings.fields_of(adapt)}
+
+
+def _kind(adapt: Adapt) -> str:
+    return next(name for name, kind in KINDS.items() if isinstance(adapt, kind))
 
 
 @functools.cache
@@ -151,6 +157,29 @@ def frozen(family: ModuleType, config: Any, adapt: Adapt) -> tuple[str, ...]:
     norms = [name for name, leaf in shapes.items() if not isinstance(leaf, Mapping) and len(leaf.shape) == 1]
     trained = {*adapt.whole, *(norms if isinstance(adapt, Adapter) else ())}
     return tuple(name for name in shapes if name not in trained and name not in never)
+
+
+def freeze(family: ModuleType, config: Any, adapt: Adapt, batch: Mapping[str, np.ndarray]) -> parts.Freezing:
+    """What freezing all that the adaptation does not train means for the adapted model.
+
+    Args:
+      batch: as of ``parts.freeze``.
+
+    Raises:
+      UserError: as ``frozen``; or the step has other FLOPs than its components would count, as where the family itself
+        freezes what is adapted, and counts no gradient in it (UNSUPPORTED).
+    """
+    still = frozen(family, config, adapt)
+    if not still:
+        return parts.TRAINED
+    try:
+        with using(Execution(unroll=0)):  # every layer is counted alike, as it runs in a scan
+            return parts.freeze(applied(family, adapt), config, still, batch)
+    except UserError as error:
+        if error.code is not Code.UNSUPPORTED:
+            raise
+        remedy = f"with {_kind(adapt)} its step has other FLOPs than are counted; adapt other parts, or tune it in full"
+        raise UserError(FIELD, family.__name__.rpartition(".")[2], remedy, Code.UNSUPPORTED) from error
 
 
 @functools.cache

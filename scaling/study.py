@@ -519,19 +519,18 @@ class _Block:
         frozen, field = self.fields["freeze"], f"cells.{self.name}.freeze"
         if isinstance(frozen, str) or not all(isinstance(part, str) for part in frozen):
             raise UserError(field, frozen, "must be a tuple of names of parts, such as ('embedding', 'stack')")
-        how = Execution()
-        if self.adapt is not None:
-            if frozen:
-                raise UserError(field, ", ".join(frozen), "adapt freezes what it does not train", Code.CONFLICT)
-            # Every layer is counted alike, as it runs in a scan (scaling.adapt).
-            frozen, how = adapt.frozen(self.family, config, self.adapt), Execution(unroll=0)
-        if not frozen:
+        if self.adapt is not None and frozen:
+            raise UserError(field, ", ".join(frozen), "adapt freezes what it does not train", Code.CONFLICT)
+        if self.adapt is None and not frozen:
             return parts.TRAINED
         if config not in self._frozen:
             text = families.text(self.module.batch_spec(config))
             example = self.source.batch(np.zeros(1, np.int64), seed=0, context=text)
-            with using(how):
-                self._frozen[config] = parts.freeze(self.module, config, frozen, example)
+            if self.adapt is not None:
+                self._frozen[config] = adapt.freeze(self.family, config, self.adapt, example)
+            else:
+                with using(Execution()):
+                    self._frozen[config] = parts.freeze(self.module, config, frozen, example)
         return self._frozen[config]
 
     def _configure(self, size: int) -> Any:

@@ -16,7 +16,6 @@ from test_parents import train_all
 
 from scaling import adapt, count, parts, plan, study
 from scaling.blocks import added
-from scaling.blocks.execution import Execution, using
 from scaling.errors import Code
 from scaling.recipe.parametrisation import by_muon
 from scaling.records import Record, canonical
@@ -97,8 +96,7 @@ def counted(name: str, case: str, how: adapt.Adapt) -> dict[str, count.Component
     """Its components, whose FLOPs ``parts.freeze`` holds against the traced gradient, exactly."""
     module, model = small(name, case)
     family = adapt.applied(module, how)
-    with using(Execution(unroll=0)):
-        freezing = parts.freeze(family, model, adapt.frozen(module, model, how), batch_of(module, model))
+    freezing = adapt.freeze(module, model, how, batch_of(module, model))
     return {part.name: part for part in parts.components(family, model, freezing)}
 
 

@@ -220,8 +220,9 @@ def test_flops_are_2_of_the_tower_4_of_the_language_model_and_6_of_the_rest(trai
 def test_what_would_adapt_its_stacks_is_refused():
     """Its frozen parts have products whose gradients are counted as if nothing in them were trained."""
     for how in (adapt.Lora(rank=2), adapt.Prompt(length=3, parts=("stack",))):
-        with refuses(Code.UNSUPPORTED, "freeze"):
+        with refuses(Code.UNSUPPORTED, "adapt", "flamingo") as caught:
             counted("flamingo", "", how)
+        assert "\n" not in str(caught.value)
 
 
 # --- documents
@@ -326,6 +327,7 @@ REFUSED: list[tuple[dict[str, Any], Code, str]] = [
     ({"init_from": {"*": "tower"}, "model": {"trains": "all"}}, Code.CONFLICT, f"{INITIAL}.vision"),
     ({"init_from": LANGUAGE, "model": {"trains": "all", "activation": "gelu"}}, Code.CONFLICT, "model.activation"),
     ({"model": {"activation": "gelu"}}, Code.CONFLICT, "model.activation"),
+    ({"adapt": {"kind": "lora"}}, Code.UNSUPPORTED, "adapt"),
     ({"model": {"vision_activation": "gelu"}}, Code.CONFLICT, "model.vision_activation"),
     ({"model": {"vision_layers": 2}}, Code.CONFLICT, "model.vision_layers"),
     ({"model": {"tied": False}, "init_from": {**TOWER, **LANGUAGE, "head": "language"}}, Code.CONFLICT, "model.tied"),
