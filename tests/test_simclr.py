@@ -91,3 +91,13 @@ def test_the_nearest_other_picture_has_a_label(labels: list[int], wrong: float):
     total, count = measured(initial(module, config, 0.1))["neighbour"]
     assert float(total.sum() / count.sum()) == wrong
     assert set(families.terms(module, config)) == {"views", "retrieval", "neighbour"}
+
+
+def test_the_unit_counts_the_other_views_of_an_evaluation_batch():
+    """Which is what a view is told among: of vectors that are all alike, the loss is the log of that number."""
+    module, config = small("simclr", labels=2)
+    units = families.units(module, config, B, {})
+    assert {name: unit.among for name, unit in units.items()} == {"views": 9, "retrieval": 9, "neighbour": B - 1}
+    assert math.exp(of(np.ones((2 * B, 1))).mean()) == pytest.approx(9, rel=1e-5)
+    clip, small_clip = small("clip")
+    assert families.units(clip, small_clip, B, {})["contrast"].among == B

@@ -65,7 +65,7 @@ import functools
 import importlib
 import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -96,7 +96,8 @@ class Term:
       count: predictions per example, if it does not count tokens.
       uneven: whether examples differ in how many they have; ``share`` is then the mean.
       batchwise: whether an example's value depends on the others of its batch. Evaluation then uses whole batches of
-        one size, whatever the training batch; a contrastive loss starts at the log of that size.
+        one size, whatever the training batch.
+      candidates: of a batchwise term: how many a batch of so many examples gives, among which each has one to be found.
       made_by: the part of ``inherits`` that makes what is predicted; the unit says which run gave it.
     """
 
@@ -109,6 +110,7 @@ class Term:
     count: int | None = None
     uneven: bool = False
     batchwise: bool = False
+    candidates: Callable[[int], int] = lambda batch: batch
     made_by: str = ""
 
 
@@ -140,13 +142,13 @@ def units(family: ModuleType, config: Any, evaluation_batch: int, makers: Mappin
     """The unit of each term, as stored in records, the headline first.
 
     Args:
-      evaluation_batch: examples per evaluation batch, the candidates of a batchwise term.
+      evaluation_batch: examples per evaluation batch, which gives a batchwise term its candidates.
       makers: identity of the run that gave each part of ``made_by``.
     """
 
     def unit(term: Term) -> Unit:
         if term.batchwise:
-            return msgspec.structs.replace(term.unit, among=evaluation_batch)
+            return msgspec.structs.replace(term.unit, among=term.candidates(evaluation_batch))
         if term.made_by in makers:
             return msgspec.structs.replace(term.unit, per=f"{term.unit.per} of {makers[term.made_by][:12]}")
         return term.unit

@@ -13,7 +13,7 @@ D counts patches of pictures, each of which is seen in two views.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -191,13 +191,17 @@ def metrics(parameters: Parameters, batch: dict[str, jax.Array], config: Config)
     return {"neighbour": (wrong_B.astype(jnp.float32), jnp.ones(len(wrong_B), jnp.float32))}
 
 
+def other_views(batch: int) -> int:
+    """Among how many views of a batch of pictures the other view of one is told."""
+    return VIEWS * batch - 1
+
+
 def terms(config: Config) -> dict[str, Term]:
     """The terms of ``loss`` and ``metrics``, the headline first."""
-    found = {
-        "views": Term(Unit(per="view"), count=VIEWS, batchwise=True),
-        "retrieval": Term(Unit(quantity="share", per="view"), weight=0.0, count=VIEWS, batchwise=True),
-    }
-    neighbour = Term(Unit(quantity="share", per="image"), weight=0.0, count=1, batchwise=True)
+    views = Term(Unit(per="view"), count=VIEWS, batchwise=True, candidates=other_views)
+    found = {"views": views, "retrieval": replace(views, unit=Unit(quantity="share", per="view"), weight=0.0)}
+    picture = Unit(quantity="share", per="image")
+    neighbour = Term(picture, weight=0.0, count=1, batchwise=True, candidates=lambda batch: batch - 1)
     return {**found, "neighbour": neighbour} if config.labels else found
 
 
