@@ -98,6 +98,7 @@ class Trainer:
         # What is frozen has no gradient, no moments and no update: it is a constant of the step.
         self._held = frozenset(freeze)  # by the study: nor does ``after`` change it
         self._frozen = {*families.frozen(family, config), *freeze}
+        self._exact = families.exact(family, config)
         self.begins_with = families.begins_with(family, config)
         self._descended = families.descended(family, config)
         own, shaped = self._optimised(axes), self._optimised(params)
@@ -352,7 +353,8 @@ class Trainer:
         return self._loss(params, batch, key, evaluating=evaluating)[0]
 
     def _cast(self, params: Any) -> Any:
-        """Parameters in the model's dtype; the only such cast. Norms, softmax and losses compute in float32.
+        """Parameters in the model's dtype, but those that the family has exact; the only such cast. Norms, softmax and
+        losses compute in float32.
 
         Before it the weights of the blocks are rounded to the bits that the model has for them, if any."""
         rounded = {
@@ -360,7 +362,9 @@ class Trainer:
             for part, bits in self._weight_bits.items()
             if bits
         }
-        return jax.tree.map(lambda leaf: leaf.astype(self.config.dtype), {**params, **rounded})
+        params = {**params, **rounded}
+        cast = {name: value for name, value in params.items() if name not in self._exact}
+        return {**params, **jax.tree.map(lambda leaf: leaf.astype(self.config.dtype), cast)}
 
     def _metrics(self, params: Any, batch: dict[str, jax.Array]) -> Terms:
         """Terms that the family measures only in evaluation."""

@@ -16,7 +16,7 @@ from test_families import batch_of, quick, small
 
 from analysis.table import runs
 from experiments.dalle import marginal
-from scaling import count, families, parents, parts, plan, study, train
+from scaling import count, families, parents, parts, plan, recipe, study, train
 from scaling.blocks import patches
 from scaling.errors import Code
 from scaling.families import dalle, vq
@@ -24,6 +24,7 @@ from scaling.records import Record
 from scaling.records.types import Manifest
 from scaling.records.unit import Unit
 from scaling.run import Run
+from scaling.step import Trainer
 from scaling.verbs.next import configuration as next_experiment
 
 if TYPE_CHECKING:
@@ -64,6 +65,22 @@ def test_codes_are_the_nearest_rows_of_the_codebook():
     distances = np.square(np.asarray(z)[:, :, None] - np.asarray(parameters["codebook"])).sum(axis=-1)
     np.testing.assert_array_equal(codes, distances.argmin(axis=-1))
     assert codes.shape == (4, P) and len(np.unique(codes)) > 2
+
+
+def test_a_model_in_bfloat16_reads_the_codes_of_float32():
+    """As the trainer casts it; all of it in bfloat16 would read others."""
+    config, (parameters, _) = dataclasses.replace(CONFIG, dtype="bfloat16"), made()
+    image = jnp.asarray(batch_of(MODULE, CONFIG, 256)["image"])
+    codes = quick(lambda parameters: dalle.tokenize(parameters, image, config))
+    cast = Trainer(MODULE, config, recipe.named("width", batch=4), {"data": 1}, 1)._cast(parameters)
+    exact = {part: parameters[part] for part in dalle.PARTS}
+    assert {leaf.dtype for name in cast if name not in exact for leaf in jax.tree.leaves(cast[name])} == {
+        jnp.dtype(config.dtype)
+    }
+    found = codes({part: cast[part] for part in exact})
+    np.testing.assert_array_equal(found, codes(exact))
+    coarse = codes(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), exact))
+    assert 0 < np.mean(np.asarray(found != coarse)) < 0.1
 
 
 def test_text_predicts_no_code_and_a_picture_no_word():

@@ -305,6 +305,7 @@ REVISED = [
     ("bert", "nsp", 3),
     ("clip", "", 2),
     ("dalle", "", 1),
+    ("dalle", "bfloat16", 2),
     ("dit", "", 1),
     ("flamingo", "", 1),
     ("flamingo", "gelu", 2),
@@ -322,9 +323,12 @@ REVISED = [
 ]
 
 
+FIELDS: dict[str, dict[str, Any]] = {"gelu": {"activation": "gelu"}, "bfloat16": {"dtype": "bfloat16"}}
+
+
 @pytest.mark.parametrize(("name", "case", "revision"), REVISED)
 def test_a_configuration_whose_losses_have_changed_says_so_and_no_other(name: str, case: str, revision: int):
-    module, config = small(name, **({"activation": case} if case == "gelu" else {"case": case}))
+    module, config = small(name, **FIELDS.get(case, {"case": case}))
     assert families.revision(module, config) == ({} if revision == 1 else {"revision": revision})
     recorded = settings.fields_of(config)
     assert not {"target", "decoder_width", "dropless", "evaluation_capacity"} & recorded.keys()

@@ -41,6 +41,7 @@ A family module has
                            makes the first parameters from those that are drawn or inherited; default: 0, and no call
     weight_bits(config)    optional: {top-level name: bits} of parts whose weights are rounded to other bits than the
                            config's ``weight_bits``
+    exact(config)          optional: top-level names of parameters that stay float32, whatever the config's ``dtype``
     descended(config)      optional: top-level names of parameters that every step lowers by their gradient as it is,
                            without rate, moments, clip or decay; default: none
     beside(config)         optional: top-level names of parameters that are not of the model: a teacher, a mask
@@ -247,6 +248,11 @@ def weight_bits(family: ModuleType, config: Any, part: str) -> int:
     """Bits to which every pass rounds the matrices of the blocks of a part; 0: they are not rounded."""
     others = family.weight_bits(config) if hasattr(family, "weight_bits") else {}
     return others.get(part, getattr(config, "weight_bits", 0))
+
+
+def exact(family: ModuleType, config: Any) -> tuple[str, ...]:
+    """Top-level names of the parameters that stay float32."""
+    return family.exact(config) if hasattr(family, "exact") else ()
 
 
 def descended(family: ModuleType, config: Any) -> tuple[str, ...]:

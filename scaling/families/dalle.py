@@ -16,7 +16,8 @@ names the run that gave it, and losses in two units are never compared.
 
 What differs from the paper: RMSNorm, QK-norm and rotary positions (of [text; codes] as one line) beside the places;
 full attention, not sparse; a VQ-VAE of patches, not a convolutional dVAE with Gumbel noise; the source's words, not
-BPE. In bfloat16 the encoder computes so too, and some codes differ from float32's. D counts positions of the stack.
+BPE. The tokenizer computes in float32 whatever the ``dtype``, since some codes would differ in bfloat16, and the unit
+would not say so. D counts positions of the stack.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import head, patches, stack
+from scaling.blocks import execution, head, patches, stack
 from scaling.blocks.logical import Axes, Parameters
 from scaling.count import TOKENIZER, Component
 from scaling.errors import Code, UserError
@@ -84,10 +85,15 @@ class Config(patches.ImageShape):
     @property
     def tokenizer(self) -> vq.Config:
         """The configuration of the tokenizer, as far as its encoder and codebook depend on it."""
-        return vq.Config(dtype=self.dtype, **{there: getattr(self, here) for here, there in ORIGIN.fields})
+        return vq.Config(**{there: getattr(self, here) for here, there in ORIGIN.fields})
 
 
 ladder = gpt.ladder
+
+
+def revision(config: Config) -> int:
+    """2: codes are those of float32."""
+    return 1 if config.dtype == "float32" else 2
 
 
 def inherits(config: Config) -> dict[str, Origin]:
@@ -146,18 +152,23 @@ def beside(config: Config) -> tuple[str, ...]:
     return frozen(config)
 
 
+def exact(config: Config) -> tuple[str, ...]:
+    """The tokenizer, so that its codes are those of float32."""
+    return frozen(config)
+
+
 def weight_bits(config: Config) -> dict[str, int]:
     """Those that the tokenizer was trained with."""
     return {"encoder": config.vq_weight_bits, "codebook": 0}
 
 
 def tokenize(parameters: Parameters, image_BHWC: jax.Array, config: Config) -> jax.Array:
-    """The codes of pictures of bytes, (B, P) int32, row by row."""
+    """The codes of pictures of bytes, (B, P) int32, row by row, whatever attention the model runs with."""
     # Gradients are stopped at the weights, so that no product of the encoder is differentiated.
     parts: Any = {part: jax.lax.stop_gradient(parameters[part]) for part in PARTS}
-    z_BPC: Any = vq.Encoder(config.tokenizer).apply(
-        {"params": parts["encoder"]}, patches.patchify(image_BHWC, config.patch)
-    )
+    patches_BPX = patches.patchify(image_BHWC, config.patch)
+    with execution.using(dataclasses.replace(execution.current(), attention="own")):
+        z_BPC: Any = vq.Encoder(config.tokenizer).apply({"params": parts["encoder"]}, patches_BPX)
     return vq.nearest(z_BPC, parts["codebook"])
 
 
