@@ -323,14 +323,13 @@ def test_however_a_child_comes_by_its_tokenizer_its_codes_have_one_unit(
         resolved = study.resolve(elsewhere)
         (own,) = manifests(plan.make(resolved), "scenes")
         assert own.terms["image"] == unit and own.parents[0].run == run
-        # A child of that child, in a third place.
-        parent = parents.Outside(str(tmp_path), own.run, "0" * 64, own)
-        start = tuple(parents.Start(part, part, parent) for part in dalle.PARTS)
-        last = dataclasses.replace(resolved.cells[0], start=start)
-        assert parents.origin(last, "encoder", lambda cell: "") == maker.identity
-    gone = handmade.edited(own, parents=(handmade.edited(own.parents[0], workdir=str(tmp_path)),))
-    last = dataclasses.replace(
-        last, start=(parents.Start("encoder", "encoder", dataclasses.replace(parent, manifest=gone)),)
-    )
-    with refuses(Code.MISSING, "init_from", handed.run):
-        parents.origin(last, "encoder", lambda cell: "")
+        # A child of that child, in a third place; and where the record of a run between them is gone.
+        gone = handmade.edited(own, parents=(handmade.edited(own.parents[0], workdir=str(tmp_path)),))
+        children = []
+        for manifest in (own, gone):
+            parent = parents.Outside(str(tmp_path), own.run, "0" * 64, manifest)
+            start = parents.Start("encoder", "encoder", parent)
+            children.append(dataclasses.replace(resolved.cells[0], start=(start,)))
+        assert parents.origin(children[0], "encoder", lambda cell: "") == maker.identity
+        with refuses(Code.MISSING, "init_from", run):
+            parents.origin(children[1], "encoder", lambda cell: "")
