@@ -205,7 +205,8 @@ def settle(scene: Scene) -> None:
     scene.problems += wrong(ground, held)
     said = ground.run(verb_call("verify", workdir, "--json"), wanted=(0, 1))
     for finding in json.loads(said[said.index("{") :])["findings"]:
-        if "checkpoints" not in finding["file"]:  # those that the storm damaged after their use stay as they are
+        # Checkpoints that the storm damaged after their use, and metrics after their run, stay as they are.
+        if "checkpoints" not in finding["file"] and finding["file"] not in scene.cut:
             scene.problems.append(f"verify: {finding['file']}: {finding['what']}")
 
 

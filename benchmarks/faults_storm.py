@@ -34,7 +34,8 @@ class Scene:
 
     Attributes:
       workers: those that were started and have not been seen to end. wanted: how many the storm keeps up.
-      held: results as they were first seen. ours: runs whose result the storm itself damaged.
+      held: results as they were first seen. ours: runs whose result the storm itself damaged. cut: metrics that it cut
+        once their run had ended, which stay as they are.
       problems: what must not happen, in words.
     """
 
@@ -44,6 +45,7 @@ class Scene:
     workers: list[Worker] = field(default_factory=list)
     held: dict[str, bytes] = field(default_factory=dict)
     ours: set[str] = field(default_factory=set)
+    cut: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
 
@@ -289,6 +291,8 @@ def damage(pattern: str, how: Callable[[Path, random.Random], None]) -> Strike:
             scene.ground.plan_again()
         elif path.name.startswith("result.json"):
             follow_advice(scene, path)
+        elif path.name == "metrics.jsonl" and (path.parent / "result.json").exists():
+            scene.cut.add(str(path))
         return path.name if not path.name.isdigit() else "checkpoint"
 
     return strike
