@@ -53,7 +53,7 @@ def test_gpt_trains_alike_on_a_mesh_of_all_axes(few):
 
 @pytest.mark.system
 def test_every_family_trains_alike_on_every_mesh(meshes):
-    """Every family on all four meshes in both precisions, every further objective or switch on that of all axes."""
+    """Every family on all four meshes, and in bfloat16, as every further objective or switch, on that of all axes."""
     for case, runs in meshes["cases"].items():
         alone = runs["1x1x1"]["losses"]
         assert max(alone) - min(alone) > 1e-3 * alone[0], case  # parameters have moved
@@ -63,7 +63,7 @@ def test_every_family_trains_alike_on_every_mesh(meshes):
             exact = meshes["cases"][case.replace("bfloat16", "float32")]["1x1x1"]["losses"]
             assert alone == pytest.approx(exact, rel=0.05) and alone != exact, case
     shapes = {"1x1x1", "8x1x1", "1x8x1", "2x2x2"}
-    assert sum(set(runs) == shapes for runs in meshes["cases"].values()) == 2 * len(FAMILIES)
+    assert sum(set(runs) == shapes for runs in meshes["cases"].values()) == len(FAMILIES)
     assert {case.split()[0] for case in meshes["cases"] if case.endswith("bfloat16")} == set(FAMILIES)
 
 
