@@ -56,6 +56,7 @@ def unread() -> Any:
     return {**moved(), "gated": {**moved()["gated"], **gates}, "mark": jnp.zeros(CONFIG.width)}
 
 
+@pytest.mark.system
 def test_it_starts_as_its_language_model_to_the_bit_for_any_picture():
     """Of programs that are compiled without fusing."""
     parameters = unread()
