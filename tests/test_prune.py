@@ -156,7 +156,8 @@ def test_a_pruned_family_is_the_family_at_first_and_counted_as_it(name: str, cas
     family = prune.applied(module, MOVED)
     drawn, batch = initial(family, config, 0.0), batch_of(module, config, 4)
     own = {part: value for part, value in drawn.items() if part not in prune.PARTS}
-    assert set(drawn) - set(own) == set(families.beside(family, config)) == set(prune.PARTS)
+    assert set(drawn) - set(own) == set(prune.PARTS)
+    assert set(families.beside(family, config)) == {*prune.PARTS, *families.beside(module, config)}
     assert jax.tree.structure(family.axes(config), is_leaf=lambda x: isinstance(x, tuple)) == jax.tree.structure(drawn)
     for term, pair in all_terms(module, own, batch, config).items():
         for plain, pruned in zip(pair, all_terms(family, drawn, batch, config)[term]):
