@@ -28,6 +28,7 @@ import league
 import next_rivals
 import numpy as np
 import pandas as pd
+from cpu import cpu_name
 
 from analysis import laws, reference
 from analysis.decide import design
@@ -320,25 +321,13 @@ def result_of(entries: list[dict[str, Any]]) -> dict[str, Any]:
     kept = [entry for entry in entries if entry["source"] not in DEVELOPMENT]
     return {
         "protocol": "next_protocol.md",
-        "machine": {"python": platform.python_version(), "numpy": np.__version__, "cpu": processor()},
+        "machine": {"python": platform.python_version(), "numpy": np.__version__, "cpu": cpu_name()},
         "cpu_seconds": round(sum(entry["cpu_seconds"] for entry in entries)),
         "table": table_of(entries),
         "least_squares": table_of(entries, "r2_least_squares"),
         "kept": table_of(kept),
         "entries": entries,
     }
-
-
-def processor() -> str:
-    """Name of the CPU, with AVX-512 where it has it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    named = dict(line.split(":", 1) for line in lines if ":" in line)
-    known = {key.strip(): value.strip() for key, value in named.items()}
-    wide = "avx512f" in known.get("flags", "").split()
-    return f"{known.get('model name', platform.machine())}, AVX-512: {'yes' if wide else 'no'}"
 
 
 def main() -> None:

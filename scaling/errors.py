@@ -41,12 +41,12 @@ class Code(enum.StrEnum):
     ENVIRONMENT = "environment"
 
 
-def closest(word: object, names: Iterable[str]) -> str:
-    """``did you mean chinchilla?`` for the closest of ``names``; empty if none is similar."""
+def closest(word: object, names: Iterable[str], mark: str = "") -> str:
+    """``did you mean chinchilla?`` for the closest of ``names``, said behind ``mark``; empty if none is similar."""
     import difflib
 
     near = difflib.get_close_matches(str(word)[:80], list(names), 1)
-    return f"did you mean {near[0]}?" if near else ""
+    return f"did you mean {mark}{near[0]}?" if near else ""
 
 
 def choose(word: object, names: Iterable[str]) -> str:

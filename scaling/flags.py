@@ -143,5 +143,5 @@ def _find(declared: Sequence[Flag], name: str, text: str | None, study: bool) ->
     if name.partition(".")[0] == "config":
         raise UserError("flag", f"--{name}", "this verb does not take --config", Code.UNKNOWN)
     known = [*(flag.name for flag in declared), *(["config"] if study else [])]
-    near = closest(name, known).replace("mean ", "mean --")  # sought without the dashes, in which all are alike
+    near = closest(name, known, "--")  # sought without the dashes, in which all are alike
     raise UserError("flag", f"--{name}", f"unknown flag; {near or 'see --help'}", Code.UNKNOWN)

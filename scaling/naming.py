@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from scaling.study import Cell
 
 
-def content(told: Mapping[str, JSON]) -> dict[str, JSON]:
-    """What a source says about itself that can change a loss: all but how its entropy is to be read."""
-    return {name: value for name, value in told.items() if name != "entropy_given"}
-
-
 def digest(
     cell: Cell,
     described: Mapping[str, dict[str, JSON]],
@@ -28,7 +23,7 @@ def digest(
     """Hash of everything that can change the cell's loss.
 
     Args:
-      described: ``content`` of each source of the study, by data set.
+      described: what each source of the study says about itself, by data set.
       of_parent: the same hash of a run that it starts from.
     """
     config = settings.fields_of(cell.config)

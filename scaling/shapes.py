@@ -54,9 +54,8 @@ class Shapes:
 
     def __init__(self, study: Study):
         self.study = study
-        told = {name: source.describe() for name, source in study.sources.items()}
-        self.described = {name: naming.content(own) for name, own in told.items()}
-        self.data = {name: DataDescription.of(own) for name, own in told.items()}
+        self.described = {name: source.describe() for name, source in study.sources.items()}
+        self.data = {name: DataDescription.of(described) for name, described in self.described.items()}
         self._shapes: dict[tuple[_Key, tuple[tuple[str, str], ...]], Shape] = {}
         self._digests: dict[int, str] = {}
 

@@ -302,7 +302,7 @@ def _linked(
     options: Options,
 ) -> dict[str, list[Cell]]:
     """The cells of each block, with their parents."""
-    described = functools.cache(lambda: {name: naming.content(source.describe()) for name, source in sources.items()})
+    described = functools.cache(lambda: {name: source.describe() for name, source in sources.items()})
 
     def digest(cell: Cell) -> str:
         return naming.digest(cell, described(), options.evaluation, digest)

@@ -17,15 +17,13 @@ from test_families import batch_of, initial, quick, small
 
 from analysis.decide.entropy import check_entropy
 from analysis.table.runs import entropy
-from experiments import whisper as experiment
-from scaling import count, data, families, inputs, naming, study
+from scaling import count, data, families, inputs
 from scaling.data import _mel
 from scaling.data.tones import PROMPT, Tones
 from scaling.errors import Code
 from scaling.families import gpt, whisper
 from scaling.records import write_json
 from scaling.records.types import DataDescription, Evaluation
-from scaling.shapes import Shapes
 
 # A clip of the small world has 3 x 4 frames of 64 samples.
 SMALL = {"rate": 4000, "window": 128, "hop": 64, "mel": 12, "tones": 8, "notes": 3, "slot": 4, "languages": 3}
@@ -261,15 +259,6 @@ def test_the_floor_is_that_of_models_which_hear(tmp_path: Path):
     checks = check_entropy(tmp_path).datasets
     assert set(checks) == {"whisper"} and checks["whisper"].entropy == described.entropy
     assert checks["whisper"].below == ("whisper",)
-
-
-def test_how_the_floor_is_to_be_read_is_in_the_manifest_and_not_in_the_identity():
-    """A run is the same run, whatever its source has learnt to say of its entropy since."""
-    made = study.resolve(experiment.get_config())
-    shapes, cell, source = Shapes(made), made.cells[0], made.sources["tones"]
-    assert shapes.data["tones"].entropy_given == "the sound"
-    without = {"tones": {name: value for name, value in source.describe().items() if name != "entropy_given"}}
-    assert shapes.digest(cell) == naming.digest(cell, without, made.options.evaluation, shapes.digest)
 
 
 @pytest.mark.parametrize(

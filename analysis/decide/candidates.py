@@ -57,11 +57,6 @@ class Candidates:
     columns: Columns
     price: Array
 
-    def part(self, index: Array) -> Candidates:
-        """Some of the runs."""
-        columns = {name: np.asarray(values)[index] for name, values in self.columns.items()}
-        return Candidates(columns, self.price[index])
-
 
 @dataclass(frozen=True)
 class Trained:

@@ -133,9 +133,8 @@ def _spaced(text: str, delimiter: str) -> str:
     The text as it is where lines differ in their number of words, or have one.
     """
     lines = [line.split() for line in text.removeprefix("#").splitlines()]
-    if delimiter in text or '"' in text or {len(parts) for parts in lines if parts} in (set(), {1}):
-        return text
-    if len({len(parts) for parts in lines if parts}) > 1:
+    counts = {len(parts) for parts in lines if parts}
+    if delimiter in text or '"' in text or len(counts) != 1 or counts == {1}:
         return text
     return "\n".join(delimiter.join(parts) for parts in lines) + ("\n" if text.endswith(("\n", "\r")) else "")
 

@@ -8,13 +8,12 @@ W.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-from scaling.blocks import execution, stack
+from scaling.blocks import stack
 from scaling.blocks.added import product
 from scaling.blocks.attention import attend
 from scaling.count import Component
@@ -62,21 +61,6 @@ def feedforward(x_BTD: jax.Array, w: Weights, activation: str) -> jax.Array:
     """The MLP of x, which it normalises."""
     h_BTF = product("btd,df->btf", stack.rms_norm(x_BTD, w["mlp_norm"]), w, "up")
     return product("btf,fd->btd", stack.ACTIVATIONS[activation](h_BTF), w, "down")
-
-
-def kept(layer: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """The layer, of which ``Execution.remat`` says what is kept for its gradient."""
-    how = execution.current()
-    return layer if how.remat == "none" else jax.checkpoint(layer, policy=execution.REMAT[how.remat])
-
-
-def each(layer: Callable[..., jax.Array], x_BTD: jax.Array, weights: Any, count: int) -> jax.Array:
-    """``count`` layers one after another, scanned or unrolled as in ``Stack``; weights have a leading axis for them."""
-    if count > execution.current().unroll:
-        return jax.lax.scan(lambda x_BTD, w: (layer(x_BTD, w), None), x_BTD, weights)[0]
-    for index in range(count):
-        x_BTD = layer(x_BTD, jax.tree.map(lambda leaf, index=index: leaf[index], weights))
-    return x_BTD
 
 
 def components(part: str, own: Leaves, queries: int, memory: int, pairs: int) -> list[Component]:

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling.blocks import added, execution
+from scaling.blocks import added, layers
 from scaling.blocks import experts as moe
 from scaling.blocks.attention import attend
 from scaling.blocks.logical import constrain
@@ -167,25 +167,13 @@ class Stack(nn.Module):
         if prompt_KD is not None:
             x_BTD, ahead = added.prompted(x_BTD, prompt_KD), len(prompt_KD)
             keep_BT = None if keep_BT is None else jnp.pad(keep_BT, ((0, 0), (ahead, 0)), constant_values=True)
-        how = execution.current()
-        scanned = self.layers > how.unroll
 
         def layer(x_BTD: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
             x_BTD = constrain(x_BTD, "batch", "time", "embed")
             x_BTD, load = self._layer(x_BTD, w, memory_BSD, keep_BT, keep_BS, condition_BD, ahead)
             return constrain(x_BTD, "batch", "time", "embed"), load
 
-        if how.remat != "none":
-            # Inside a scan, XLA cannot merge the two passes, so the barriers against that would only cost time.
-            layer = jax.checkpoint(layer, policy=execution.REMAT[how.remat], prevent_cse=not scanned)
-        if scanned:
-            x_BTD, load_LB = jax.lax.scan(layer, x_BTD, weights)
-        else:
-            loads = []
-            for index in range(self.layers):
-                x_BTD, load = layer(x_BTD, {name: w[index] for name, w in weights.items()})
-                loads.append(load)
-            load_LB = jax.tree.map(lambda *layers: jnp.stack(layers), *loads)
+        x_BTD, load_LB = layers.each(layers.kept(layer, self.layers), x_BTD, weights, self.layers)
         x_BTD = x_BTD[:, ahead:] if ahead else x_BTD
         if self.experts is None:
             return x_BTD

@@ -34,7 +34,7 @@ from scaling.worker import EXIT_DONE, EXIT_INTERRUPTED
 from scaling.worker.failures import Problem
 from scaling.worker.lease_file import LeaseRecord, holder
 from scaling.worker.log import now
-from scaling.worker.programs import over, record_of, settled
+from scaling.worker.programs import over, record_of, waits
 
 JOBS = 32  # at once, unless --jobs says otherwise
 PATIENCE = 60.0  # seconds that a command of SLURM may take
@@ -284,7 +284,8 @@ class Slurm(Engine):
         # Those whose lease was renewed meanwhile are trained, by a job or by somebody else. Those that wait for a run
         # need no job yet: it would end idle, and be replaced again and again.
         idle = {name for name, lease in self._leases.items() if lease is None or lease == before.get(name)}
-        free = [each for each in self._programs if each.program in idle and not self._waits(each)]
+        specs = {spec.run: spec for each in self._programs for spec in each.runs}
+        free = [each for each in self._programs if each.program in idle and not waits(self.workdir, each, specs)]
         missing = min(missing, -(-len(free) // self._workers))
         if missing <= 0:
             return None
@@ -304,11 +305,6 @@ class Slurm(Engine):
         except UserError as error:
             return error
         return problem
-
-    def _waits(self, program: ProgramSpec) -> bool:
-        """Whether a run that it starts from is still to be trained."""
-        specs = {spec.run: spec for each in self._programs for spec in each.runs}
-        return any(name in specs and not settled(self.workdir, specs[name]) for name in program.parents)
 
     def _cancelled_by(self) -> UserError | None:
         """The end of this launcher if ``scaling cancel`` has ended the jobs that it follows."""

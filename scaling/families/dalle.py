@@ -91,11 +91,6 @@ class Config(patches.ImageShape):
 ladder = gpt.ladder
 
 
-def revision(config: Config) -> int:
-    """2: codes are those of float32."""
-    return 1 if config.dtype == "float32" else 2
-
-
 def inherits(config: Config) -> dict[str, Origin]:
     """The tokenizer, which a run of vq gives."""
     del config

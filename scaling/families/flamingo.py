@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import cross, head, patches, stack
+from scaling.blocks import cross, head, layers, patches, stack
 from scaling.blocks.logical import Axes, Parameters, constrain
 from scaling.count import Component
 from scaling.errors import Code, UserError
@@ -71,7 +71,7 @@ class Config(patches.ImageShape):
     vision_width: int = setting(32, least=1)
     vision_layers: int = setting(2, least=1)
     vision_heads: int = setting(4, least=1)
-    vision_activation: str = setting("relu2", choices=stack.ACTIVATIONS, later=True)
+    vision_activation: str = setting("relu2", choices=stack.ACTIVATIONS)
     latents: int = setting(8, least=1)
     resampler_layers: int = setting(2, least=1)
     trains: str = setting("added", choices=TRAINS)
@@ -100,19 +100,14 @@ class Config(patches.ImageShape):
 ladder = gpt.ladder
 
 
-def revision(config: Config) -> int:
-    """2: the ViT has an activation of its own."""
-    return 1 if config.activation == "relu2" else 2
-
-
 def _added(config: Config) -> dict[str, cross.Leaves]:
     """What stands between the ViT and the language model."""
-    c, wide, layers = config, config.vision_width, config.resampler_layers
+    c, wide, count = config, config.vision_width, config.resampler_layers
     ends: cross.Leaves = {"latents": ((c.latents, wide), ("vocab", "embed")), "norm": ((wide,), ("embed",))}
-    ends["media_norm"] = ((layers, wide), ("layers", "embed"))
+    ends["media_norm"] = ((count, wide), ("layers", "embed"))
     gates: cross.Leaves = {f"{name}_gate": ((c.gated,), ("layers",)) for name in ("attention", "mlp")}
     return {
-        "resampler": {**cross.leaves(layers, wide, wide, c.vision_heads, c.mlp_ratio * wide), **ends},
+        "resampler": {**cross.leaves(count, wide, wide, c.vision_heads, c.mlp_ratio * wide), **ends},
         "gated": {**cross.leaves(c.gated, c.width, wide, c.heads, c.mlp_ratio * c.width), **gates},
     }
 
@@ -169,15 +164,15 @@ def _resampled(w: dict[str, jax.Array], media_NPW: jax.Array, config: Config) ->
     """The latents of N pictures, (N, Q, W)."""
     once = {name: w[name] for name in ("latents", "norm")}
 
-    def layer(x_NQW: jax.Array, w: dict[str, jax.Array]) -> jax.Array:
+    def layer(x_NQW: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
         x_NQW = constrain(x_NQW, "batch", "time", "embed")
         query_NQW, own_NPW = stack.rms_norm(x_NQW, w["query_norm"]), stack.rms_norm(media_NPW, w["media_norm"])
         x_NQW += cross.attention(query_NQW, jnp.concatenate([own_NPW, query_NQW], axis=1), w)
-        return x_NQW + cross.feedforward(x_NQW, w, config.activation)
+        return x_NQW + cross.feedforward(x_NQW, w, config.activation), None
 
     x_NQW = jnp.broadcast_to(once["latents"], (len(media_NPW), *once["latents"].shape))
-    blocks = {name: leaf for name, leaf in w.items() if name not in once}
-    x_NQW = cross.each(cross.kept(layer), x_NQW, blocks, config.resampler_layers)
+    blocks, count = {name: leaf for name, leaf in w.items() if name not in once}, config.resampler_layers
+    x_NQW, _ = layers.each(layers.kept(layer, count), x_NQW, blocks, count)
     return stack.rms_norm(x_NQW, once["norm"])
 
 
@@ -192,22 +187,22 @@ def _read(parameters: Any, x_BTD: jax.Array, memory_BSW: jax.Array, see_BTS: jax
         shape = last - first, c.width, c.heads, c.mlp_ratio * c.width, c.activation
         return stack.Stack(*shape).apply({"params": own}, x_BTD)
 
-    def gated(x_BTD: jax.Array, w: dict[str, jax.Array]) -> jax.Array:
+    def gated(x_BTD: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, None]:
         def through(gate: jax.Array, y_BTD: jax.Array) -> jax.Array:
             return (jnp.tanh(gate.astype(jnp.float32)) * y_BTD).astype(y_BTD.dtype)
 
         x_BTD = constrain(x_BTD, "batch", "time", "embed")
         found_BTD = cross.attention(stack.rms_norm(x_BTD, w["query_norm"]), memory_BSW, w, see_BTS)
         x_BTD += through(w["attention_gate"], found_BTD)
-        return x_BTD + through(w["mlp_gate"], cross.feedforward(x_BTD, w, c.activation))
+        return x_BTD + through(w["mlp_gate"], cross.feedforward(x_BTD, w, c.activation)), None
 
-    def group(x_BTD: jax.Array, w: tuple[dict[str, jax.Array], dict[str, jax.Array]]) -> jax.Array:
-        x_BTD = cross.kept(gated)(blocks(x_BTD, w[0], 0, c.every - 1), w[1])
-        return blocks(x_BTD, w[0], c.every - 1, c.every)
+    def group(x_BTD: jax.Array, w: tuple[dict[str, jax.Array], dict[str, jax.Array]]) -> tuple[jax.Array, None]:
+        x_BTD, _ = layers.kept(gated, c.gated)(blocks(x_BTD, w[0], 0, c.every - 1), w[1])
+        return blocks(x_BTD, w[0], c.every - 1, c.every), None
 
     whole = c.gated * c.every
     grouped = {name: leaf[:whole].reshape(c.gated, c.every, *leaf.shape[1:]) for name, leaf in language.items()}
-    x_BTD = cross.each(group, x_BTD, (grouped, parameters["gated"]), c.gated)
+    x_BTD, _ = layers.each(group, x_BTD, (grouped, parameters["gated"]), c.gated)
     return blocks(x_BTD, language, whole, c.layers)
 
 

@@ -96,17 +96,17 @@ def convolve(x_BTM: jax.Array, weight_XD: jax.Array, stride: int) -> jax.Array:
 
 
 class Stem(nn.Module):
-    """Maps mel_BTM to x_BPD of unit RMS, P = T / 2, with positions."""
+    """Maps a spectrogram x_BTM to x_BPD of unit RMS, P = T / 2, with positions."""
 
     width: int
 
     @nn.compact
-    def __call__(self, mel_BTM: jax.Array) -> jax.Array:
+    def __call__(self, x_BTM: jax.Array) -> jax.Array:
         for name, stride in (("first", 1), ("second", 2)):
-            fan_in, mel_or_x = TAPS * mel_BTM.shape[-1], mel_BTM
+            fan_in = TAPS * x_BTM.shape[-1]
             weight_XD = self.param(name, nn.initializers.normal(fan_in**-0.5), (fan_in, self.width))
-            mel_BTM = jax.nn.gelu(convolve(mel_or_x, weight_XD, stride), approximate=False)
-        x_BPD = stack.rms_norm(mel_BTM)
+            x_BTM = jax.nn.gelu(convolve(x_BTM, weight_XD, stride), approximate=False)
+        x_BPD = stack.rms_norm(x_BTM)
         return stack.rms_norm(x_BPD + sinusoids(*x_BPD.shape[1:]).astype(x_BPD.dtype))
 
 

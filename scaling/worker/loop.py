@@ -24,7 +24,7 @@ from scaling.worker.failures import as_exception, is_environment_error, one_line
 from scaling.worker.lease import BEAT, TTL, Lease, LeaseLost
 from scaling.worker.lease_file import holder
 from scaling.worker.log import log
-from scaling.worker.programs import load_programs, over, record_of, settled
+from scaling.worker.programs import load_programs, over, record_of, waits
 from scaling.worker.training import EXECUTE, Training
 from scaling.worker.watch import Watch
 
@@ -195,7 +195,7 @@ class Worker:
                 return None
             if self._is_over(program):
                 continue
-            if self._waits(program):
+            if waits(self.workdir, program, self._specs):
                 self._waiting.append(program)
                 continue
             path = record_of(self.workdir, program.program).path
@@ -212,11 +212,6 @@ class Worker:
             if lease := self.watch.take(path):
                 return program, lease
         return None
-
-    def _waits(self, program: ProgramSpec) -> bool:
-        """Whether a run that it starts from is still to be trained. One that is lost for good is not waited for."""
-        parents = (self._specs.get(name) for name in program.parents)
-        return any(spec is not None and not settled(self.workdir, spec) for spec in parents)
 
     def _key(self, program: ProgramSpec) -> str:
         """The batching key of a program."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scaling.errors import Code, NewerVersion, UserError
@@ -69,6 +69,12 @@ def over(workdir: Path, program: ProgramSpec) -> bool:
     """Whether a program is not to be trained: every run is settled, or the result of one is damaged."""
     states = [_state(workdir, spec) for spec in program.runs]
     return DAMAGED in states or "open" not in states
+
+
+def waits(workdir: Path, program: ProgramSpec, specs: Mapping[str, RunSpec]) -> bool:
+    """Whether a run that a program starts from, of those of the study, is still to be trained. One that is lost for
+    good is not waited for."""
+    return any(name in specs and not settled(workdir, specs[name]) for name in program.parents)
 
 
 def _state(workdir: Path, spec: RunSpec) -> str:
