@@ -65,7 +65,8 @@ def read(declared: Sequence[Flag], arguments: Sequence[str], *, study: bool = Fa
       study: whether it takes ``--config`` and ``--config.path.to.field``.
 
     Raises:
-      UserError: a flag is not declared (UNKNOWN), has no value (MISSING), or has a value of the wrong type (INVALID).
+      UserError: a flag is not declared (UNKNOWN), has no value (MISSING), has a value of the wrong type (INVALID), or
+        two values (CONFLICT).
     """
     given, left = Given(), list(arguments)
     while left:
@@ -81,8 +82,10 @@ def read(declared: Sequence[Flag], arguments: Sequence[str], *, study: bool = Fa
         if study and name.partition(".")[0] == "config":
             text = _value(name, text, left)
             if name == "config":
+                _once(name, given.config, text)
                 given.config = text
             else:
+                _once(name, dict(given.overrides).get(name), text)
                 given.overrides.append((name, text))
             continue
         flag = _find(declared, name, text, study)
@@ -92,6 +95,7 @@ def read(declared: Sequence[Flag], arguments: Sequence[str], *, study: bool = Fa
             value = convert(flag.name, flag.kind, _value(name, text, left))
         if flag.check is not None:
             flag.check(value)
+        _once(flag.name, given.flags.get(flag.name), value)
         given.flags[flag.name] = value
     return given
 
@@ -134,6 +138,17 @@ def _value(name: str, text: str | None, left: list[str]) -> str:
     if text is None and (not left or left[0].startswith("--")):
         raise UserError(name, "nothing", f"needs a value: --{name}=VALUE", Code.MISSING)
     return left.pop(0) if text is None else text
+
+
+def _once(name: str, before: Value | None, value: Value) -> None:
+    """Refuses a second value of a flag: one of the two would be dropped in silence."""
+    if before is not None and before != value:
+        remedy = f"is given twice, {before} before; give one, or several as one list: --{name}={before},{value}"
+        if isinstance(value, bool):
+            remedy = f"is given both ways; leave --{name} or --no{name} out"
+        elif not isinstance(value, str) or name.startswith("config"):
+            remedy = f"is given twice, {before} before; leave one out"
+        raise UserError(name, value, remedy, Code.CONFLICT)
 
 
 def _find(declared: Sequence[Flag], name: str, text: str | None, study: bool) -> Flag:

@@ -267,12 +267,18 @@ def test_flags_are_read_as_people_write_them():
     assert given.flags == {"workdir": "w=1", "cut": 10**6, "json": True, "noise": -1e-3}
     assert given.positional == ["a", "--json"] and given.config is None
     assert flags.read(declared, ["--nojson"]).flags == flags.read(declared, ["--json=FALSE"]).flags == {"json": False}
-    assert flags.read(declared, ["--cut=1", "--cut=2"]).flags == {"cut": 2}  # the last one counts
+    assert flags.read(declared, ["--cut=2", "--cut", "2"]).flags == {"cut": 2}  # said twice, and no other way
     study = flags.read(declared, ["--config", "a.py:b", "--config.x.y", "3", "--config.z==="], study=True)
     assert study.config == "a.py:b" and study.overrides == [("config.x.y", "3"), ("config.z", "==")]
     for wrong in ("--cut=1.5", "--cut=inf", "--cut=" + "9" * 5000, "--noise=", "--nocut", "--cut"):
         with pytest.raises(UserError):
             flags.read(declared, [wrong])
+
+
+@pytest.mark.parametrize("twice", ["--flops=1e9 --flops=2e9", "--json --nojson", "--config.steps=1 --config.steps=2"])
+def test_a_flag_with_two_values_is_refused(twice: str):
+    with refuses(Code.CONFLICT, twice.split("=")[0].split()[0].lstrip("-")):
+        flags.read([Flag("flops", float, ""), Flag("json", bool, "")], twice.split(), study=True)
 
 
 def test_the_argument_names_its_own_workdir():

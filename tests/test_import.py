@@ -33,6 +33,9 @@ KINDS = {
     "huggingface/trainer_log.jsonl": ("huggingface", VAL, True, None, PER_STEP),
     "huggingface/checkpoint-200": ("huggingface", VAL, True, None, PER_STEP),
     "huggingface/llamafactory": ("huggingface", TRAIN, True, None, PER_STEP),
+    "huggingface/printed.log": ("huggingface", VAL, True, None, {"tokens_per_step": float(STEPS * TOKENS)}),
+    "megatron/megatron.log": ("megatron", VAL, True, 31e6, {}),
+    "megatron/neox.log": ("megatron", VAL, True, None, PER_STEP),
     "keras": ("keras", VAL, True, None, {"tokens_per_step": 50.0 * TOKENS}),
     "lightning": ("lightning", VAL, True, None, PER_STEP),
     "nanogpt/train.log": ("nanogpt", VAL, False, 123.59e6, {}),
@@ -48,6 +51,7 @@ KINDS = {
     "llm_foundry": ("llm_foundry", VAL, True, None, {}),
 }
 
+COLUMNS = {"huggingface/printed.log": {"step": "epoch"}}  # what must be said of its names
 RUNS = {  # where neither the log's own name nor its file's nor its folder's is the name of the run
     "wandb/run-abc12345.wandb": "small,lr=1e-3",
     "huggingface/trainer_log.jsonl": "huggingface",
@@ -79,7 +83,7 @@ def write(path: Path, text: str) -> Path:
 @pytest.mark.parametrize("name", KINDS)
 def test_each_log_gives_the_run_that_it_holds(name: str):
     kind, loss, rates, n, facts = KINDS[name]
-    made = importers.read([LOGS / name], Told(facts=facts))
+    made = importers.read([LOGS / name], Told(facts=facts, columns=COLUMNS.get(name, {})))
     assert made.kind == kind and len(made.table) == made.runs == 1
     row = made.table.iloc[0]
     assert row["loss"] == pytest.approx(loss, abs=6e-4) and row["D"] == pytest.approx(STEPS * TOKENS, rel=1e-12)
@@ -95,7 +99,7 @@ def test_each_log_gives_the_run_that_it_holds(name: str):
 @pytest.mark.parametrize("name", [name for name in KINDS if name != "levanter/marin"])
 def test_every_logged_loss_is_a_point_of_the_curve(name: str):
     _, final, rates, _, facts = KINDS[name]
-    made = importers.read([LOGS / name], Told(facts=facts, points="all"))
+    made = importers.read([LOGS / name], Told(facts=facts, columns=COLUMNS.get(name, {}), points="all"))
     d, loss = np.asarray(made.table["D"]), np.asarray(made.table["loss"])
     steps = d / TOKENS
     wanted = 2 + 8 * (steps + 10) ** -0.5 + (0.1 if final == TRAIN else 0.0)

@@ -33,7 +33,12 @@ def test_packed_logs(ending: str, tmp_path: Path):
 
 
 LOGS = Path(__file__).parent / "fixtures" / "logs"
-TOLD = {"d8.log": {"N": "params_total"}, "run-abc12345.wandb": {"loss": "train/loss"}, "runs.csv": {"loss": "val/loss"}}
+TOLD = {
+    "d8.log": {"N": "params_total"},
+    "printed.log": {"step": "epoch"},
+    "run-abc12345.wandb": {"loss": "train/loss"},
+    "runs.csv": {"loss": "val/loss"},
+}
 CUT = {"truncated", "damaged", "unended"}
 
 
@@ -146,7 +151,7 @@ def test_a_file_of_a_folder_without_losses_is_counted(tmp_path: Path):
     (tmp_path / "b.jsonl").write_text('{"learning/loss": 3.0}\n{"learning/loss": 2.0}\n')
     made = importers.read([tmp_path], Told())
     assert made.files == 1 and left(made) == {"no_step": 2, "other": 1}
-    with refuses(Code.DAMAGED, "path", tmp_path / "b.jsonl"):
+    with refuses(Code.MISSING, "path", tmp_path / "b.jsonl"):
         importers.read([tmp_path / "b.jsonl"], Told())
 
 

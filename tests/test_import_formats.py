@@ -117,7 +117,15 @@ def test_the_step_that_the_user_names_wins(name: str, tmp_path: Path):
         importers.read([path], Told(columns={"step": "other"}), kind)
 
 
-TEXTS = ("nanogpt/train.log", "nanodo", "maxtext/maxtext.log", "olmo/olmo_core.log", "llm_foundry", "nanochat")
+TEXTS = (
+    "nanogpt/train.log",
+    "megatron/megatron.log",
+    "nanodo",
+    "maxtext/maxtext.log",
+    "olmo/olmo_core.log",
+    "llm_foundry",
+    "nanochat",
+)
 
 
 @pytest.mark.parametrize("name", [*TEXTS, "tensorboard/simple"])
@@ -430,3 +438,21 @@ def test_maxtext_prints_its_parameters(tmp_path: Path):
         path = write(tmp_path / f"{printed}.log", f"number parameters: {printed} billion\n{steps}")
         table = importers.read([path], Told(facts={"tokens_per_step": 65536})).table
         assert table["D"].iloc[0] == 3 * 65536 and (table["N"].iloc[0] if "N" in table else None) == n
+
+
+def test_megatron_prints_what_each_rank_holds(tmp_path: Path):
+    log = (LOGS / "megatron/megatron.log").read_text()
+    several = log.replace(" 1\n", " 2\n", 1)  # pipeline_model_parallel_size
+    table = importers.read([write(tmp_path / "ranks.log", several)], Told()).table
+    assert "N" not in table and table["D"].iloc[0] == 200 * 8192
+    tests = "validation loss at iteration 200 on test set | lm loss value: 9.0E+00 | lm loss PPL: 9.0E+00 |\n"
+    assert importers.read([write(tmp_path / "test.log", log + tests)], Told()).table["loss"].iloc[0] < 3
+
+
+def test_losses_that_the_trainer_prints_beside_epochs_need_a_step(tmp_path: Path):
+    rows = ("{'loss': nan, 'epoch': 0.5}", "{'loss': 3.5, 'epoch': 1.0}", "{'loss': 3, 'epoch': }")
+    path = write(tmp_path / "out.log", "".join(f"{row}\n" for row in rows))
+    with refuses(Code.MISSING, "path"):
+        importers.read([path], Told())
+    made = importers.read([path], Told(columns={"step": "epoch"}))
+    assert made.table["loss"].iloc[0] == 3.5 and {one.why for one in made.left} == {"not_a_number", "damaged"}

@@ -149,6 +149,9 @@ def read(paths: Sequence[Path], told: Told, kind: str | None = None, sheet: str 
             files += 1
         elif source.path in paths or len(mine) == 1:
             _check_names(mine, collected, told)
+            if any(left.why == "no_step" for left in collected.left):
+                remedy = "has no step at its losses; say what counts on with --columns=step=NAME, such as step=epoch"
+                raise UserError("path", source.path, remedy, Code.MISSING)
             raise UserError("path", source.path, f"holds nothing of {importer.name}: {importer.about}", Code.DAMAGED)
         else:  # such as an event file without scalars
             collected.leave("other", source.path.name)
