@@ -95,7 +95,7 @@ def test_every_fitted_number_stands_with_its_interval(page, workdir):
     for words in ("non-embedding parameters", "total parameters", "AICc", "lack of fit p", "95 % intervals", "rms"):
         assert words in text
     assert ", which holds it" in text and "28 losses are at or above the exact entropy 0.6200" in text
-    assert "Intervals beyond 1× allow for a wrong law" in text
+    assert "Intervals beyond the runs allow for a wrong law" in text
     assert "10× the largest run" in text and "chi-squared, 8 degrees of freedom" in text and "jax 0.10.2" in text
 
 

@@ -5,9 +5,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refuses
 from report_study import Page
 
+import analysis
+from analysis.decide.one_variable import at_value
 from scaling import cli
+from scaling.errors import Code
 
 
 def page_of(folder, capsys, rows, law, columns):
@@ -44,3 +48,52 @@ def test_what_is_no_loss_is_called_none(tmp_path, capsys, law, columns, names, q
     assert f"expect {quantity} " in page.text and f": {quantity} " in printed
     assert "expect loss" not in page.text and "irreducible" not in page.text
     assert "another unit?" not in page.text  # a perplexity is asked about, the values of other columns are not
+
+
+def errors(loss: np.ndarray) -> np.ndarray:
+    return (0.9 - 6.3 * np.exp(-1.1 * loss)) * np.exp(0.005 * np.random.default_rng(2).standard_normal(len(loss)))
+
+
+@pytest.mark.parametrize(
+    ("name", "law", "columns"),
+    [
+        ("loss", "downstream", {}),
+        ("loss", "downstream", {"loss": "error"}),
+        ("loss", "downstream", {"loss": "error", "x": "loss"}),
+        ("val_loss", "downstream", {"x": "val_loss"}),
+        ("val_loss", "downstream:val_loss", {}),
+    ],
+)
+def test_an_error_is_made_of_a_loss_whatever_their_columns_are_called(name, law, columns):
+    loss = np.linspace(2.2, 3.6, 20)
+    fit = analysis.fit(pd.DataFrame({name: loss, "error": errors(loss)}), law, columns=columns)
+    assert dict(zip(fit.law.names, fit.theta)) == pytest.approx({"eps": 0.9, "k": 6.3, "gamma": 1.1}, rel=0.1)
+
+
+def test_a_law_of_a_loss_is_asked_at_lower_losses(tmp_path, capsys):
+    """Its runs get better to the left; and where it would give an error below zero, there is no answer."""
+    loss = np.linspace(2.2, 3.6, 20)
+    rows = {"loss": loss, "error": errors(loss)}
+    page, printed = page_of(tmp_path, capsys, rows, "downstream", "x=loss,loss=error")
+    assert "% of the smallest loss" in page.text and "× the largest" not in page.text + printed
+    assert "test the law at 95 % of the smallest: a run at loss = 2.09 " in page.text
+    fit = analysis.fit(pd.DataFrame(rows), "downstream")
+    assert at_value(fit, 2.0).loss.value == pytest.approx(0.9 - 6.3 * np.exp(-2.2), rel=0.1)
+    with refuses(Code.INVALID, "x", 1.3):
+        at_value(fit, 1.3)
+
+
+@pytest.mark.parametrize(
+    ("names", "law", "code", "field"),
+    [
+        (("loss", "acc"), "downstream", Code.MISSING, "law"),
+        (("loss", "acc"), "downstream:acc", Code.MISSING, "law"),
+        (("loss", "other"), "loss_to_loss", Code.MISSING, "law"),
+        (("loss", "error"), "downstream:loss", Code.CONFLICT, "law"),
+        (("val_loss", "seconds"), "power_floor:val_loss", Code.CONFLICT, "column"),
+    ],
+)
+def test_a_column_is_not_fitted_to_itself_nor_a_loss_taken_for_an_error(names, law, code, field):
+    table = pd.DataFrame(dict(zip(names, (np.linspace(2.2, 3.6, 20), np.linspace(0.3, 0.8, 20)))))
+    with refuses(code, field):
+        analysis.fit(table, law)

@@ -76,19 +76,26 @@ def at_value(fit: Fit, x: float, *, level: float = 0.95) -> Point:
       level: confidence of the interval.
 
     Raises:
-      UserError: UNSUPPORTED: a law of several columns; INVALID: no positive number.
+      UserError: UNSUPPORTED: a law of several columns; INVALID: no positive number, or one at which the law gives an
+        error below zero.
     """
     column = column_of(fit, "x", x)
     (x,) = positive(x=x).values()
     found = fit.predict({column: np.array([x])}, level=level)
+    if fit.law.quantity == "error" and found.value[0] < 0:
+        remedy = (
+            f"is so far from the runs, which begin at {fit.span[0]:.4g}, that {fit.law.name} gives an error below zero"
+        )
+        raise UserError("x", x, remedy)
     k, beyond = fit.discrepancy.k, float(fit.beyond({column: x})[0])
+    lo = float(found.lo[0]) if fit.law.quantity != "error" else max(float(found.lo[0]), 0.0)
     term = DiscrepancyTerm(e_folds_beyond=beyond, k=k, log_loss=k * beyond, optimum=None) if k > 0 else None
     return Point(
         law=fit.law.name,
         column=column,
         x=x,
         level=level,
-        loss=Interval(value=float(found.value[0]), lo=float(found.lo[0]), hi=float(found.hi[0])),
+        loss=Interval(value=float(found.value[0]), lo=lo, hi=float(found.hi[0])),
         discrepancy=term,
         conventions=fit.conventions,
         warnings=_outside(fit, column, x, k > 0 and beyond > 0),

@@ -222,6 +222,10 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
             raise UserError("column", column, remedy, Code.MISSING)
         if column not in array_columns(table):
             _check_column(table, column, law)
+    same = next((c for c in law.columns if c in table and table[c].equals(table["loss"])), None)
+    if same is not None:
+        remedy = f"holds what law {law.name} is fitted to; say which column is which with --columns=loss=COLUMN"
+        raise UserError("column", same, remedy, Code.CONFLICT)
     if "role" in table:
         for role in ("holdout", "stem"):
             if bool((table["role"] == role).any()):

@@ -146,9 +146,19 @@ def get(law: str | Law, folder: str | Path | None = None) -> Law:
 
 
 def placed(law: Law, columns: Mapping[str, str]) -> tuple[Law, dict[str, str]]:
-    """A law of x in the column that ``columns`` calls x, and the other columns; any other law as it is, with all."""
+    """A law of x in the column that ``columns`` calls x, and the other columns; any other law as it is, with all.
+
+    The law stays one of x where that column's name means another one: where the loss beside an error is x, ``loss`` is
+    the error.
+    """
     others = dict(columns)
-    return (law.in_column(others.pop("x")), others) if law.columns == ("x",) and "x" in others else (law, others)
+    if law.columns != ("x",) or "x" not in others:
+        return law, others
+    column = others["x"]
+    if column == "loss" or others.get(column, column) != column:
+        return law, others
+    del others["x"]
+    return law.in_column(column), others
 
 
 def _registered(asked: str, name: str) -> Law:

@@ -226,6 +226,11 @@ class Law:
         return self.floor if self.quantity == "loss" and self.outer is None else None
 
     @property
+    def of_a_loss(self) -> bool:
+        """Whether its only column is a loss, of which it makes an error or another loss."""
+        return len(self.columns) == 1 and self.quantity in ("error", "other_loss")
+
+    @property
     def constant(self) -> bool:
         """Whether the floor is a constant of the loss, so that a loss with a constant added follows the same law."""
         return self.floor is not None and self.outer is None and self.quantity == "loss"

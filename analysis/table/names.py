@@ -38,6 +38,7 @@ RUN = ("run", "run_name", "run_id")
 OTHERS = ("run", "stem", "seed", "dataset", "unique_tokens", "epochs", "learning_rate", "batch", "tokens_per_second")
 COPIES = {"lr": "learning_rate", "U": "unique_tokens"}  # canonical name beside the one in the table
 BITS = ("bpb", "val_bpb", "eval_bpb", "test_bpb", "bits_per_byte", "val_bits_per_byte", "bpc", "val_bpc", "bits")
+ERROR = ("error", "error_rate", "err", "downstream_error", "top1_error", "val_error", "test_error")
 PERPLEXITY = ("ppl", "perplexity", "val_ppl", "val_perplexity", "eval_ppl", "eval_perplexity")
 
 
@@ -90,6 +91,8 @@ def name_columns(
     elif n != "nonembedding":
         known = (*present, *(column[2:] for column in present if column.startswith("N_")))
         raise UserError("n", n, f"is no column of this table (nor is N_{n}); {choose(n, known)}", Code.MISSING)
+    if law is not None:
+        given |= _of_losses(law, present, given)
     needed = REQUIRED if law is None else (*(c for c in own if c in ALIASES), "loss")
     aside: tuple[str, ...] = ()
     for name in ALIASES:
@@ -117,6 +120,29 @@ def name_columns(
             values[name] = unit.to_base(values[name])
     said = {name: str(unit) for name, unit in (units or {}).items()}
     return Named(given, values, cells, None if count is None else n, aside, said)
+
+
+def _of_losses(law: Law, present: list[str], given: Mapping[str, str]) -> dict[str, str]:
+    """Where a law makes another quantity of a loss: the column of that quantity as ``loss``, and the loss as ``x``.
+
+    Raises:
+      UserError: nothing says which column is the other quantity (MISSING), or it is the loss itself (CONFLICT).
+    """
+    if not law.of_a_loss:
+        return {}
+    (column,), what = law.columns, law.quantity.replace("_", " ")
+    how = f"say --law={law.name.partition(':')[0]} --columns='x=COLUMN OF THE LOSS,loss=COLUMN OF THE {what.upper()}'"
+    if column == "loss":
+        raise UserError("law", law.name, f"gives the {what}, which is then called loss; {how}", Code.CONFLICT)
+    losses = [c for c in find("loss", present)[0] if c != given.get("loss")]
+    x = {"x": losses[0]} if column == "x" and len(losses) == 1 and "x" not in (*present, *given) else {}
+    if "loss" in given or "x" in present:
+        return x
+    others = [c for c in present if c.lower() in ERROR and law.quantity == "error"]
+    if len(others) != 1:
+        remedy = f"it is not said which column holds the {what} ({', '.join(present)}); {how}"
+        raise UserError("law", law.name, remedy, Code.MISSING)
+    return {**x, "loss": others[0]}
 
 
 def available(frame: pd.DataFrame, columns: Mapping[str, str]) -> set[str]:

@@ -18,7 +18,16 @@ from scaling.errors import STORAGE, Code, UserError, choose
 DONE = ("done", "finished", "completed", "complete", "success", "succeeded", "ok")  # of a run's status, in lower case
 MARKS = ("status", "decayed", "role")  # columns that mark rows which are not fitted
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-"}
-FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")  # text also with one of PACKED behind it
+FORMATS = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".dat",
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".parquet",
+)  # text also with one of PACKED behind it
 PACKED = (".gz", ".bz2", ".xz")
 
 

@@ -88,15 +88,16 @@ def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
     """Cells of a CSV or TSV as text, and the name of each row: its line.
 
     The separator is what a ``sep=`` line says, else ``delimiter``, or the semicolon or tab of a header that lacks it,
-    or white space where every line has as many words as the header, as numpy writes it. Columns without a title that
+    or white space where every line has as many words as the header, as numpy writes it. Lines that begin with # before
+    the header are comments, but a last one with as many separators as the line behind it is the header. Columns without a title that
     are empty in every row are left out, and so is a first one that numbers the rows, as pandas and R write it.
 
     Raises:
       UserError: rows of unequal length, a title twice, cells without a title, no header, a last loss that was cut.
     """
-    text, skipped = text_of(path), 0
+    text, skipped = _without_comments(text_of(path))
     if match := _SEPARATOR.match(text):
-        delimiter, text, skipped = match[1], text[match.end() :], 1
+        delimiter, text, skipped = match[1], text[match.end() :], skipped + 1
     else:
         first = text.split("\n", 1)[0]
         if delimiter not in first:
@@ -127,12 +128,34 @@ def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(kept, columns=pd.Index(header), dtype=object), [f"line {line}" for line in lines]
 
 
+def _without_comments(text: str) -> tuple[str, int]:
+    """The text from the header on, and how many lines of comments stood before it."""
+    skipped = 0
+    while text.startswith("#"):
+        line, _, rest = text.partition("\n")
+        behind = rest.partition("\n")[0]
+        if not rest or (not rest.startswith("#") and _alike(line.removeprefix("#"), behind)):
+            return text.removeprefix("#").lstrip(" "), skipped
+        text, skipped = rest, skipped + 1
+    return text, skipped
+
+
+def _alike(header: str, row: str) -> bool:
+    """Whether a line could head a row of numbers: as many separators, or as many words where the row has none."""
+    if not any(sign.isdigit() for sign in row):
+        return False
+    marks = [mark for mark in ",;\t" if mark in row]
+    if not marks:
+        return len(header.split()) == len(row.split())
+    return any(header.count(mark) == row.count(mark) for mark in marks)
+
+
 def _spaced(text: str, delimiter: str) -> str:
-    """Lines of words with ``delimiter`` between them, and without numpy's mark of a comment before the header.
+    """Lines of words with ``delimiter`` between them.
 
     The text as it is where lines differ in their number of words, or have one.
     """
-    lines = [line.split() for line in text.removeprefix("#").splitlines()]
+    lines = [line.split() for line in text.splitlines()]
     counts = {len(parts) for parts in lines if parts}
     if delimiter in text or '"' in text or len(counts) != 1 or counts == {1}:
         return text

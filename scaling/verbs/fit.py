@@ -100,8 +100,7 @@ def _allowed(path: Path, named: dict[str, str]) -> tuple[Law, ...]:
     from analysis.table import names, read
 
     if "x" in named:
-        column = named.pop("x")
-        return tuple(law.in_column(column) for law in laws.of_columns({"x"}))
+        return _placed(laws.of_columns({"x"}), named)
     source = reference.find(path)
     frame = read.read(path)[0] if source is None else reference.frame(str(path))
     chosen = {**({} if source is None else source.columns), **named}
@@ -120,8 +119,18 @@ def _laws(wanted: str | None, named: dict[str, str]) -> tuple[Law, ...]:
         return (laws.default(),)
     chosen = [laws.get(name) for name in re.split(r",(?![^\[]*\])", wanted)]  # commas inside [] separate ties
     if len(chosen) == 1 and "x" in named and chosen[0].columns == ("x",):
-        chosen = [chosen[0].in_column(named.pop("x"))]
+        chosen = list(_placed(chosen, named))
     return tuple({law.name: law for law in chosen}.values())
+
+
+def _placed(found: Sequence[Law], named: dict[str, str]) -> tuple[Law, ...]:
+    """The laws of x in the column that is x, which ``named`` then has no more (see ``laws.placed``)."""
+    from analysis import laws
+
+    made = [laws.placed(law, named) for law in found]
+    if made and "x" not in made[0][1]:
+        del named["x"]
+    return tuple(law for law, _ in made)
 
 
 def _print_json(batch: _Batch) -> None:

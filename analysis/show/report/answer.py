@@ -42,6 +42,9 @@ PER_DECADE = 10  # budgets of the slider
 BELOW, BEYOND = 0.1, 100.0  # its ends, over the largest C of the fitted runs
 SHOWN = (1.0, 3.0, 10.0, 100.0)  # budgets of the small table, over the largest C of the fitted runs
 FIRST = 10.0  # where the slider stands at first
+# The same for a law that makes an error, or another loss, of a loss: lower ones are to come. Over the smallest fitted.
+LOWER, LOWEST, FIRST_LOWER = (1.0, 0.95, 0.9, 0.8), 0.7, 0.9
+STEPS = 40
 # The gravest first: what makes the number another one, then what makes it uncertain.
 GRAVE: tuple[type[AnyWarning], ...] = (
     QuestionedUnits,
@@ -69,7 +72,8 @@ class Step(msgspec.Struct, frozen=True):
       note: how far it extrapolates, and what half or twice N costs.
       warning: of the answer itself, such as open intervals.
       cost: how a budget is counted between and beyond the sizes.
-      times: the budget over the largest C of the fitted runs. below: said where the loss lies below the known entropy.
+      where: the budget over the largest C of the fitted runs, in words.
+      below: said where the loss lies below the known entropy.
     """
 
     c: str
@@ -89,7 +93,7 @@ class Step(msgspec.Struct, frozen=True):
     warning: str = ""
     cost: str = ""
     reason: str = ""
-    times: float = 1.0
+    where: str = ""
     below: str = ""
 
 
@@ -145,20 +149,18 @@ def answer(summary: WorkdirSummary, part: DatasetSummary) -> Answer | None:
     steps, why, start, table = (), "", 0, ()
     columns, entropy = set(fit.law.columns), part.entropy
     alone = fit.law.columns[0] if len(columns) == 1 else None
+    name = fit.conventions.columns.get(alone, alone) if alone == "x" else alone
     if alone is None and (columns != {"N", "D"} or fit.law.no_optimum):
         why = f"{fit.law.name} gives no compute-optimal N and D."
-    elif (largest := float(fit.columns[alone].max()) if alone else fit.scope.C_max) is None:
+    elif (asked := _asked(fit, alone)) is None:
         why = "The runs have no compute."
     else:
 
         def at(x: float) -> Step:
-            return _value(fit, alone, x, entropy) if alone else _optimum(fit, x, entropy)
+            return _value(fit, alone, str(name), x, entropy) if alone else _optimum(fit, x, entropy)
 
-        first, last = (math.ceil(PER_DECADE * math.log10(share * largest)) for share in (BELOW, BEYOND))
-        places = [10 ** (i / PER_DECADE) for i in range(first, last)]
-        steps = tuple(at(x) for x in places)
-        start = int(np.argmin(np.abs(np.log(np.array(places) / (FIRST * largest)))))
-        table = tuple(at(share * largest * (1 - 1e-9)) for share in SHOWN)
+        steps, table = (tuple(map(at, places)) for places in (asked.slider, asked.table))
+        start = int(np.argmin(np.abs(np.log(np.array(asked.slider) / asked.first))))
         if all(step.y is None for step in steps):
             why, steps, table = steps[start].reason, (), ()
     return Answer(
@@ -166,7 +168,7 @@ def answer(summary: WorkdirSummary, part: DatasetSummary) -> Answer | None:
         law=fit.law.name,
         formula=fit.law.formula,
         quantity=quantity_word(fit.law.quantity),
-        column=alone,
+        column=name,
         steps=steps,
         start=start,
         table=table,
@@ -175,8 +177,31 @@ def answer(summary: WorkdirSummary, part: DatasetSummary) -> Answer | None:
         warning=_gravest(warnings(part, fit)),
         counted=_counted(fit),
         chart=loss_chart(fit, _path(steps), part.opened),
-        after=_after(table, alone, quantity_word(fit.law.quantity)),
+        after=_after(table, name, quantity_word(fit.law.quantity)),
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Budgets, or values of a law's column, at which the page answers: of the slider, which starts near ``first``."""
+
+    slider: tuple[float, ...]
+    first: float
+    table: tuple[float, ...]
+
+
+def _asked(fit: Fit, column: str | None) -> _Asked | None:
+    """None where the runs have no compute."""
+    if column is not None and fit.law.of_a_loss:
+        low, high = float(fit.columns[column].min()), float(fit.columns[column].max())
+        slider = tuple(map(float, np.geomspace(LOWEST * low, high, STEPS)))
+        return _Asked(slider, FIRST_LOWER * low, tuple(share * low for share in LOWER))
+    largest = float(fit.columns[column].max()) if column else fit.scope.C_max
+    if largest is None:
+        return None
+    first, last = (math.ceil(PER_DECADE * math.log10(share * largest)) for share in (BELOW, BEYOND))
+    slider = tuple(10 ** (i / PER_DECADE) for i in range(first, last))
+    return _Asked(slider, FIRST * largest, tuple(share * largest * (1 - 1e-9) for share in SHOWN))
 
 
 def _path(steps: tuple[Step, ...]) -> Path | None:
@@ -186,22 +211,29 @@ def _path(steps: tuple[Step, ...]) -> Path | None:
     return Path(*rows.T)
 
 
-def _value(fit: Fit, column: str, x: float, entropy: float | None) -> Step:
-    """The loss of one new run at a value of the law's only column."""
+def _value(fit: Fit, column: str, name: str, x: float, entropy: float | None) -> Step:
+    """The loss of one new run at a value of the law's only column, which the table calls ``name``."""
     found = fit.predict({column: x}, level=fit.level)
     value, lo, hi = (float(np.ravel(end)[0]) for end in (found.value, found.lo, found.hi))
-    times = x / float(fit.columns[column].max())
-    within = f"Within the {column} of the runs."
+    lo = max(lo, 0.0) if fit.law.quantity == "error" else lo
+    ends = float(fit.columns[column].min()), float(fit.columns[column].max())
+    share, end = (x / ends[0], "smallest") if fit.law.of_a_loss else (x / ends[1], "largest")
+    where = f"{100 * share:.3g} % of the smallest" if end == "smallest" else f"{share:.3g}× the largest"
+    outside = share < 0.995 if end == "smallest" else share > 1.05
+    c = power_text(x, 3) if column == "C" else short(x)
+    if value <= 0:
+        return Step(c, x, where=where, reason=f"No answer at {c}: the law is below zero there.")
+    note = f"Extrapolates to {where} {name}." if outside else f"Within the {name} of the runs."
     return Step(
-        c=power_text(x, 3) if column == "C" else short(x),
+        c=c,
         x=x,
         y=value,
         lo=lo,
         hi=hi,
         loss=f"{value:.4g}",
         loss_ends=span(lo, hi, lambda end: f"{end:.4g}"),
-        note=(f"Extrapolates to {times:.2g}× the largest {column}." if times > 1.05 else within) + _brackets(fit),
-        times=times,
+        note=note + _brackets(fit),
+        where=where,
         below=_below(value, entropy),
     )
 
@@ -212,11 +244,11 @@ def _below(value: float, entropy: float | None) -> str:
 
 def _optimum(fit: Fit, budget: float, entropy: float | None) -> Step:
     """N, D and loss that are compute-optimal at a budget."""
-    c, times = power_text(budget, 3), budget / (fit.scope.C_max or math.nan)
+    c, where = power_text(budget, 3), f"{budget / (fit.scope.C_max or math.nan):.3g}× the largest run"
     try:
         best = optimal(fit, flops=budget, level=fit.level)
     except UserError as error:
-        return Step(c, budget, times=times, reason=f"No answer at {c} FLOPs: {error.value} {error.problem}.")
+        return Step(c, budget, where=where, reason=f"No answer at {c} FLOPs: {error.value} {error.problem}.")
     return Step(
         c=c,
         x=budget,
@@ -234,7 +266,7 @@ def _optimum(fit: Fit, budget: float, entropy: float | None) -> Step:
         note=_note(best) + _brackets(fit),
         cost=cost_words(best.cost),
         warning=" ".join(sentence(w) for w in best.warnings if isinstance(w, OpenDraws)),
-        times=times,
+        where=where,
         below=_below(best.loss.value, entropy),
     )
 
@@ -300,13 +332,13 @@ def _after(table: tuple[Step, ...], column: str | None, quantity: str) -> str | 
     """The cheap test of the answer: a run a little beyond the fitted ones, with the loss that it should reach."""
     if not table:
         return None
-    step = next((step for step in table if step.times > 1.5 and step.y is not None and step.lo is not None), None)
+    step = next((step for step in table[1:] if step.y is not None and step.lo is not None), None)
     narrow = "" if column else " `scaling next` names the runs that narrow the intervals most."
     if step is None:
         return f"Beyond the runs there is no answer yet.{narrow}"
     what = f"at {column} = {step.c}" if column else f"with N = {step.n} on D = {step.d} tokens"
     return (
-        f"Before spending more, test the law at {step.times:.2g}× the largest run: a run {what} should end at "
+        f"Before spending more, test the law at {step.where}: a run {what} should end at "
         f"{quantity} {step.loss} ({step.loss_ends}).{narrow}"
     )
 

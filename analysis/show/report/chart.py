@@ -92,11 +92,14 @@ def loss_chart(fit: Fit, path: Path | None, opened: Sequence[RunSummary] = ()) -
     points += _held_out(fit, opened) if column == "C" else []
     labels = {"C": c_label(fit.conventions), "N": n_label(fit.conventions), "D": D_LABEL}
     text = power_text if column == "C" else short
-    largest, what = float(data[column].max()), quantity_word(fit.law.quantity)
+    ends, what = (0.0, float(data[column].max())), quantity_word(fit.law.quantity)
+    if fit.law.of_a_loss:
+        ends = float(data[column].min()), math.inf
+    title = fit.conventions.columns.get(column, column) if column == "x" else column
     drawings = {}
     for name, (width, height, font) in SIDES.items():
         frame = _Frame(width, height, font, points, path, text)
-        drawings[name] = frame.draw(name, labels.get(column, column), loss_label(fit.conventions, what), largest)
+        drawings[name] = frame.draw(name, labels.get(column, title), loss_label(fit.conventions, what), ends)
     return Chart(drawings, sizes, _caption(fit, points, path))
 
 
@@ -207,15 +210,15 @@ class _Frame:
             round(self.bottom - up * (self.bottom - self.top), 1),
         )
 
-    def draw(self, kind: str, across: str, up: str, largest: float) -> Drawing:
-        """The SVG, of class ``kind``; the path is dashed beyond ``largest``, where the runs end."""
+    def draw(self, kind: str, across: str, up: str, ends: tuple[float, float]) -> Drawing:
+        """The SVG, of class ``kind``; the path is dashed beyond ``ends``, where the runs end."""
         parts = [
             f'<svg class="{kind}" viewBox="0 0 {self.width} {self.height}" width="{self.width}" height="{self.height}" '
             f'role="img" font-size="{self.font}" aria-label="{html.escape(up)} against {html.escape(across)}">',
             *self._grid(),
         ]
         if self.path is not None:
-            parts += self._law(self.path, largest)
+            parts += self._law(self.path, ends)
         parts += [self._point(point) for point in self.points]
         parts.append('<circle class="mark" r="7" visibility="hidden"/>')
         middle, centre = (self.left + self.right) / 2, (self.top + self.bottom) / 2
@@ -242,19 +245,21 @@ class _Frame:
             parts.append(f'<text {place} text-anchor="end">{plain(tick)}</text>')
         return parts
 
-    def _law(self, path: Path, largest: float) -> list[str]:
+    def _law(self, path: Path, ends: tuple[float, float]) -> list[str]:
         good = np.isfinite(path.value)
         closed = good & np.isfinite(path.lo) & np.isfinite(path.hi) & (path.lo > 0)
         parts = []
         if closed.sum() > 1:
-            ends = [self.place(x, y) for x, y in zip(path.x[closed], path.hi[closed])]
-            ends += [self.place(x, y) for x, y in zip(path.x[closed][::-1], path.lo[closed][::-1])]
-            parts.append(f'<path class="band" d="{_line(ends)}Z" clip-path="url(#CLIP)"/>')
+            edge = [self.place(x, y) for x, y in zip(path.x[closed], path.hi[closed])]
+            edge += [self.place(x, y) for x, y in zip(path.x[closed][::-1], path.lo[closed][::-1])]
+            parts.append(f'<path class="band" d="{_line(edge)}Z" clip-path="url(#CLIP)"/>')
         size = f'width="{self.right - self.left:.0f}" height="{self.bottom - self.top:.0f}"'
         frame = f'<clipPath id="CLIP"><rect x="{self.left:.0f}" y="{self.top:.0f}" {size}/></clipPath>'
-        for kind, own in (("law", path.x <= largest * 1.001), ("law beyond", path.x >= largest * 0.999)):
-            if kind == "law beyond" and (good & ~own).any():  # begins where the other one ends
-                own = own | (np.arange(len(own)) == np.flatnonzero(good & ~own)[-1])
+        inside = (path.x >= ends[0] * 0.999) & (path.x <= ends[1] * 1.001)
+        beyond = ~inside
+        beyond[:-1] |= ~inside[1:]  # begins where the other one ends
+        beyond[1:] |= ~inside[:-1]
+        for kind, own in (("law", inside), ("law beyond", beyond)):
             line = [self.place(x, y) for x, y in zip(path.x[good & own], path.value[good & own])]
             if len(line) > 1:
                 parts.append(f'<path class="{kind}" d="{_line(line)}" clip-path="url(#CLIP)"/>')
