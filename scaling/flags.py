@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from scaling.errors import Code, UserError, closest
 
+# As in tables: 7B is seven billion. An upper-case letter alone, so that no unit is taken for one (5s, 10m).
+SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 TRUE, FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
 WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
 Value = str | int | float | bool
@@ -113,13 +116,31 @@ def convert(name: str, kind: type[Value], text: str) -> Value:
     try:
         if kind is bool:
             return (TRUE + FALSE).index(text.strip().lower()) < len(TRUE)
-        return whole(text) if kind is int else kind(text)
+        if kind is str:
+            return text
+        return whole(text) if kind is int else number(text)
     except (ValueError, OverflowError):
         raise UserError(name, text, f"must be {WANTED[kind]}") from None
 
 
+def number(text: str) -> float:
+    """Parses a number, which may end in one of ``SUFFIXES``.
+
+    Raises:
+      ValueError: the text is no number.
+    """
+    text = text.strip()
+    factor = SUFFIXES.get(text[-1:])
+    if factor is None:
+        return float(text)
+    try:
+        return float(Decimal(text[:-1]) * factor)  # 2.3M is a whole number
+    except InvalidOperation:
+        raise ValueError(text) from None
+
+
 def whole(text: str) -> int:
-    """Parses a whole number, which may be written as 1e6.
+    """Parses a whole number, which may be written as 1e6 or 1M.
 
     Raises:
       ValueError, OverflowError: the text is not a whole number.
@@ -127,7 +148,7 @@ def whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        value = float(text)
+        value = number(text)
     if value != int(value):
         raise ValueError(text)
     return int(value)

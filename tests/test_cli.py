@@ -266,11 +266,24 @@ def test_flags_are_read_as_people_write_them():
     given = flags.read(declared, ["a", "--workdir", "w=1", "-cut=1e6", "--json", "--noise=-1e-3", "--", "--json"])
     assert given.flags == {"workdir": "w=1", "cut": 10**6, "json": True, "noise": -1e-3}
     assert given.positional == ["a", "--json"] and given.config is None
+    for text, value in (("2.3M", 2_300_000), ("7B", 7 * 10**9), ("1T", 10**12), ("512K", 512_000)):
+        read = flags.read(declared, [f"--cut={text}", f"--noise={text}"]).flags
+        assert read == {"cut": value, "noise": value} and isinstance(read["cut"], int)
     assert flags.read(declared, ["--nojson"]).flags == flags.read(declared, ["--json=FALSE"]).flags == {"json": False}
     assert flags.read(declared, ["--cut=2", "--cut", "2"]).flags == {"cut": 2}  # said twice, and no other way
     study = flags.read(declared, ["--config", "a.py:b", "--config.x.y", "3", "--config.z==="], study=True)
     assert study.config == "a.py:b" and study.overrides == [("config.x.y", "3"), ("config.z", "==")]
-    for wrong in ("--cut=1.5", "--cut=inf", "--cut=" + "9" * 5000, "--noise=", "--nocut", "--cut"):
+    for wrong in (
+        "--cut=1.5",
+        "--noise=7m",
+        "--noise=M",
+        "--cut=1.0001K",
+        "--cut=inf",
+        "--cut=" + "9" * 5000,
+        "--noise=",
+        "--nocut",
+        "--cut",
+    ):
         with pytest.raises(UserError):
             flags.read(declared, [wrong])
 

@@ -89,8 +89,9 @@ def delimited(path: Path, delimiter: str) -> tuple[pd.DataFrame, list[str]]:
 
     The separator is what a ``sep=`` line says, else ``delimiter``, or the semicolon or tab of a header that lacks it,
     or white space where every line has as many words as the header, as numpy writes it. Lines that begin with # before
-    the header are comments, but a last one with as many separators as the line behind it is the header. Columns without a title that
-    are empty in every row are left out, and so is a first one that numbers the rows, as pandas and R write it.
+    the header are comments, but a last one with as many separators as the line behind it is the header. Columns
+    without a title that are empty in every row are left out, and so is a first one that numbers the rows, as pandas and
+    R write it.
 
     Raises:
       UserError: rows of unequal length, a title twice, cells without a title, no header, a last loss that was cut.
