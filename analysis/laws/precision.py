@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from analysis.laws.base import E, amplitude, exponent, scale
 from analysis.laws.smooth import Smooth, Value
 
+_BITS = "it depends on the bits: hold those, then a = beta / (alpha + beta)"
 
-def _bits(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
-    kept = m.log(-m.expm1(-c["bits"] / p["gamma"]))
-    return {"A": -p["alpha"] * (m.log(c["N"]) + kept), "B": -p["beta"] * m.log(c["D"])}
+
+def _effective(**scale_of: str) -> Callable[[Any, Mapping[str, Value], Mapping[str, Value]], dict[str, Value]]:
+    """Logarithms of the terms where each column of bits leaves a share of the parameters, by its own scale."""
+
+    def logs(m: Any, p: Mapping[str, Value], c: Mapping[str, Value]) -> dict[str, Value]:
+        kept = sum(m.log(-m.expm1(-c[bits] / p[gamma])) for bits, gamma in scale_of.items())
+        return {"A": -p["alpha"] * (m.log(c["N"]) + kept), "B": -p["beta"] * m.log(c["D"])}
+
+    return logs
 
 
 precision = Smooth(
@@ -28,10 +35,44 @@ precision = Smooth(
     (),
     "Kumar 2024, arXiv 2411.04330",
     inputs=("N", "D", "bits"),
-    logs=_bits,
+    logs=_effective(bits="gamma"),
     amplitudes=("A", "B"),
-    no_optimum="it depends on the bits: hold those, then a = beta / (alpha + beta)",
+    no_optimum=_BITS,
     example={"E": 1.7, "A": 400.0, "B": 800.0, "alpha": 0.34, "beta": 0.3, "gamma": 2.5},
+)
+
+precision_parts = Smooth(
+    "precision_parts",
+    "L = E + A N_eff^-alpha + B D^-beta, "
+    "N_eff = N (1 - exp(-weight_bits / gamma_w)) (1 - exp(-activation_bits / gamma_a)) "
+    "(1 - exp(-cache_bits / gamma_c))",
+    (
+        E,
+        amplitude("A", "what too few effective parameters cost at N_eff = 1"),
+        amplitude("B", "what too few tokens cost at D = 1"),
+        exponent("alpha", "slope in effective parameters"),
+        exponent("beta", "slope in tokens"),
+        *(
+            scale(f"gamma_{part[0]}", "bits", f"bits of the {part} that keep 63 % of the parameters", (0.3, 10.0), 1e-2)
+            for part in ("weights", "activations", "cache")
+        ),
+    ),
+    (),
+    "Kumar 2024, arXiv 2411.04330",
+    inputs=("N", "D", "weight_bits", "activation_bits", "cache_bits"),
+    logs=_effective(weight_bits="gamma_w", activation_bits="gamma_a", cache_bits="gamma_c"),
+    amplitudes=("A", "B"),
+    no_optimum=_BITS,
+    example={
+        "E": 1.7,
+        "A": 400.0,
+        "B": 800.0,
+        "alpha": 0.34,
+        "beta": 0.3,
+        "gamma_w": 2.5,
+        "gamma_a": 2.2,
+        "gamma_c": 0.9,
+    },
 )
 
 
