@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from refusals import refuses
 
 from analysis import card
 from analysis.fitting import fit
@@ -19,7 +20,7 @@ from analysis.show.sentences import sentence
 from analysis.table.quality import GAP
 from analysis.table.runs import load
 from scaling import cli
-from scaling.errors import UserError
+from scaling.errors import Code, UserError
 
 CELLS = [(n, d) for n in np.geomspace(5e7, 2e9, 5) for d in np.geomspace(5e8, 4e10, 4)]
 RNG = np.random.default_rng(0)
@@ -144,3 +145,11 @@ def test_any_table_is_fitted_or_refused_in_one_line(tmp_path, rows):
     else:
         assert msgspec.json.decode(card.encode(found), type=card.FitCard) == found
         assert all(math.isfinite(p.value) for p in found.params.values())
+
+
+def test_a_floor_that_is_held_above_the_losses_is_refused(tmp_path):
+    runs = load(write(tmp_path / "t.csv", ROWS))
+    least = float(runs.table["loss"].min())
+    with refuses(Code.CONFLICT, "fixed"):
+        fit(runs, fixed={"E": 1.1 * least})
+    assert fit(runs, fixed={"E": 0.9 * least}).values["E"] == 0.9 * least

@@ -41,6 +41,7 @@ from scaling.errors import Code, UserError, choose
 
 Array = np.ndarray
 DRAWS = 1000
+ABOVE = 0.05  # of the smallest loss: noise is less
 
 
 # wide: each keyword is one choice of the user and a command-line flag; long: half of it is the text of help()
@@ -217,7 +218,9 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
     table = runs.table.reset_index(drop=True)
     for column in (*law.columns, "loss"):
         if column not in table:
-            hint = "" if column != "x" else f"; say which of them is x, such as {law.name}:C"
+            how = f"name it with --columns={column}=COLUMN, or arithmetic of columns"
+            how += ", such as U=D/epochs" if column == "U" and "epochs" in table else ""
+            hint = f"; {how}" if column != "x" else f"; say which of them is x, such as {law.name}:C"
             remedy = f"the table has {', '.join(map(str, table.columns))}{hint}"
             raise UserError("column", column, remedy, Code.MISSING)
         if column not in array_columns(table):
@@ -233,6 +236,10 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
                 raise UserError("role", role, remedy, Code.CONFLICT)
     if len(diagnose.levels(table["loss"], 1e-12)) < 2:
         raise UserError("loss", f"{table['loss'].iloc[0]} in every row", "there is nothing to fit", Code.TOO_FEW)
+    held, least = fixed.get(law.irreducible or ""), float(table["loss"].min())
+    if held is not None and least > 0 and held > (1 + ABOVE) * least:
+        remedy = f"holds the irreducible loss above the smallest loss, {least:.4g}; give what no run can be below"
+        raise UserError("fixed", f"{law.irreducible}={held:g}", remedy, Code.CONFLICT)
     P = len(law.coordinates) - len(fixed)
     if P < 1:
         remedy = f"leaves nothing of law {law.name} to fit; leave a parameter free"

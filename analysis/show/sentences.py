@@ -65,7 +65,7 @@ def _(w: card.QuestionedUnits) -> str:
     usual = " and ".join(f"{word} {value:.3g}" for word, value in ends if value is not None)
     remedy = {
         "N": "--units=N=M for millions, N=B for billions, N=log10 for logarithms",
-        "D/N": "--units=N=M,D=B for millions and billions",
+        "D/N": "--units=N=M,D=B for millions and billions, C=EFLOPs or C=PF-days where D comes from C",
         "6ND": "--units=N=M,D=B for millions and billions",
         "C/6ND": "--units=C=forward for 2ND, C=PF-days, C=EFLOPs; or another count of N (--columns=N=...)",
         "loss": "--units=loss=ppl for perplexity",
