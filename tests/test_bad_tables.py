@@ -152,4 +152,4 @@ def test_a_floor_that_is_held_above_the_losses_is_refused(tmp_path):
     least = float(runs.table["loss"].min())
     with refuses(Code.CONFLICT, "fixed"):
         fit(runs, fixed={"E": 1.1 * least})
-    assert fit(runs, fixed={"E": 0.9 * least}).values["E"] == 0.9 * least
+    assert fit(runs, fixed={"E": 0.9 * least}).theta[0] == 0.9 * least
