@@ -61,6 +61,31 @@ def term_summary(
     )
 
 
+def choices(
+    nats: ArrayLike, count: ArrayLike, right: Array, candidates: int, document: Array, names: Sequence[str]
+) -> dict[str, Evaluation]:
+    """Questions with C candidates for their answer, of which the one with the fewest nats per token is chosen.
+
+    ``answer`` is the loss of the right candidate, in nats per token; ``error`` the share of questions for which another
+    is chosen, where n of them at the nats of the right one count n / (n + 1): without knowledge it is 1 - 1 / C.
+
+    Args:
+      nats, count: of the window of each candidate, (questions C,) or (questions C, T), those of a question together.
+      right: bool, one of each question's. document: index of each window's document in ``names``. (questions C,) both.
+      candidates: of a question, C.
+    """
+    sums, counts = (np.asarray(each, np.float64).reshape(len(right), -1).sum(axis=1) for each in (nats, count))
+    score = (sums / counts).reshape(-1, candidates)
+    own = score[right.reshape(-1, candidates)][:, None]
+    fewer, equal = (score < own).sum(axis=1), (score == own).sum(axis=1)
+    wrong = np.where(fewer > 0, 1, 1 - 1 / equal)
+    asked = document[right]
+    return {
+        "answer": term_summary(sums[right], counts[right], asked, names),
+        "error": term_summary(wrong, np.ones(len(wrong)), asked, names),
+    }
+
+
 def by_position(nats: Array, count: Array, document: Array, documents: int, exact: Array | None) -> Positions:
     """Mean loss in bins of positions, with standard errors by document.
 

@@ -33,6 +33,7 @@ from scaling.records.types import (
     Result,
     RunSpec,
 )
+from scaling.records.unit import Unit
 from scaling.run import Run, configuration, source_of
 
 FOLDER = "evaluations"
@@ -45,12 +46,14 @@ class Question:
     Attributes:
       dataset: name of other data, for the record. data: configuration of its source; None: the data of the run.
       dtype: of the computation. bits: of the weights of the blocks, rounded; 0: they are not.
+      shots: answered examples before each question of the data, whose answers are scored; None: no questions.
     """
 
     dataset: str = ""
     data: Mapping[str, JSON] | None = None
     dtype: str = ""
     bits: int = 0
+    shots: int | None = None
 
 
 class Finished:
@@ -99,9 +102,20 @@ class Finished:
 
         Raises:
           UserError: the data lacks what the model reads (MISSING), or has other tokens (CONFLICT); the data of the run
-            is another by now (CHANGED); the model has no such dtype (INVALID).
+            is another by now (CHANGED); the model has no such dtype (INVALID); or the data has no questions (MISSING),
+            the model does not predict each token from those before it (UNSUPPORTED), or its context is too short for so
+            many answered examples (CONFLICT).
         """
-        self._run(question)
+        run = self._run(question)
+        if question.shots is None:
+            return
+        if not hasattr(run.source, "questions"):
+            remedy = f"asks dataset {run.spec.manifest.dataset}, which has no questions with candidates"
+            raise UserError("shots", question.shots, remedy, Code.MISSING)
+        if not (self.causal and "vocab" in run.trainer.family.batch_spec(run.trainer.config)):
+            remedy = f"{self.spec.manifest.headline} is no loss of a text that is read in its order"
+            raise UserError("shots", question.shots, remedy, Code.UNSUPPORTED)
+        run.source.questions(run.trainer.text, question.shots, 1)
 
     def evaluate(self, question: Question) -> EvaluationRecord:
         """The answer, which is written beside the result; one that is recorded already is read.
@@ -119,6 +133,7 @@ class Finished:
             "options": run.options.evaluation,
             "dtype": run.trainer.config.dtype,
             "bits": question.bits,
+            **({} if question.shots is None else {"shots": question.shots}),
         }
         path = self._record.path / FOLDER / f"{identity(asked)}.json"
         make_folder(path.parent, inside=self.workdir)
@@ -164,9 +179,12 @@ class Finished:
         trained = getattr(trainer.config, "weight_bits", 0)  # to which every pass rounds them, also those of few bits
         if rounded := [bits for bits in (question.bits, trained) if bits]:
             quantisation = quantise.stored(shapes, axes, min(rounded))
-        evaluation, dtype = run.evaluate({"params": parameters}), trainer.config.dtype
+        state, dtype, shots = {"params": parameters}, trainer.config.dtype, question.shots
+        evaluation = run.evaluate(state) if shots is None else run.answers(state, shots)
+        headline, units = (manifest.headline, manifest.terms) if shots is None else _asked(run, shots)
         planned, result = self.spec.manifest, self._result
         own = manifest.data == planned.data and self.step == result.steps and dtype == configuration(planned).dtype
+        plain = own and not question.bits and shots is None
         components = trainer.family.components(trainer.config)
         flops = count.forward_flops(components, run.options.evaluation.batch)
         return EvaluationRecord(
@@ -182,10 +200,11 @@ class Finished:
             quantisation=quantisation,
             bytes=quantise.size_in_bytes(manifest.parameters.dense, dtype, quantisation),
             forward_flops=sum(flops.values()),
-            headline=manifest.headline,
-            terms=manifest.terms,
+            headline=headline,
+            terms=units,
+            shots=shots,
             evaluation=evaluation,
-            reproduces=evaluation == result.evaluation if own and not question.bits and result.evaluation else None,
+            reproduces=evaluation == result.evaluation if plain and result.evaluation else None,
             environment=msgspec.convert(device.environment(run.options.mesh), Environment),
             execution={**dataclasses.asdict(trainer.how), "ran": sorted(trainer.attention)},
             seconds=time.perf_counter() - begun,
@@ -198,6 +217,16 @@ class Finished:
             digest = self._result.parameters if self.step == self._result.steps else None
             self._parameters = self._checkpoints.parameters(self.step, abstract, digest)
         return self._parameters
+
+
+def _asked(run: Run, shots: int) -> tuple[str, dict[str, Unit]]:
+    """The headline of answers to questions, and the units."""
+    given = f"the question and {shots} answered before it"
+    among = run.source.candidates
+    return "answer", {
+        "answer": Unit(given=given),
+        "error": Unit(quantity="share", per="question", given=given, among=among),
+    }
 
 
 def _require_alike(dataset: str, source: Any, own: Any, family: ModuleType, config: Any) -> None:

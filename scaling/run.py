@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import msgspec
@@ -22,7 +22,7 @@ from scaling.blocks.execution import Execution
 from scaling.checkpoint import Checkpoints
 from scaling.count import training_flops
 from scaling.errors import Code, NewerVersion, UserError
-from scaling.evaluate import term_summary
+from scaling.evaluate import choices, term_summary
 from scaling.records import Record, canonical
 from scaling.records.files import refuse_links
 from scaling.records.types import (
@@ -91,15 +91,25 @@ def _source(config: str) -> Any:
     return data.load(json.loads(config))
 
 
+class Fixed(NamedTuple):
+    """What is evaluated: the evaluation set of a source (its configuration, loss tokens), or its questions after so
+    many answered examples."""
+
+    config: str
+    tokens: int
+    shots: int | None = None
+
+
 @functools.cache
-def _evaluation(config: str, text: int, tokens: int) -> dict[str, Any]:
-    return _source(config).evaluation(text, tokens)
+def _evaluation(source: Fixed, text: int) -> dict[str, Any]:
+    if source.shots is None:
+        return _source(source.config).evaluation(text, source.tokens)
+    return _source(source.config).questions(text, source.shots, source.tokens)
 
 
-def _placed_batches(trainer: Trainer, source: tuple[str, int], total: int, size: int) -> Iterator[Placed]:
-    """The first ``total`` windows of the evaluation set of a source (its configuration, its tokens), batch by batch."""
-    config, tokens = source
-    fixed = _evaluation(config, trainer.text, tokens)
+def _placed_batches(trainer: Trainer, source: Fixed, total: int, size: int) -> Iterator[Placed]:
+    """The first ``total`` windows of what is evaluated, batch by batch."""
+    fixed = _evaluation(source, trainer.text)
     arrays = {name: value for name, value in fixed.items() if name in trainer.reads}
     others = inputs.partner(np.arange(total), total)
     arrays |= {inputs.OTHER + name: fixed[name][others] for name in trainer.partners}
@@ -110,7 +120,7 @@ def _placed_batches(trainer: Trainer, source: tuple[str, int], total: int, size:
 
 
 @functools.lru_cache(maxsize=1)
-def _kept_batches(trainer: Trainer, source: tuple[str, int], total: int, size: int) -> list[Placed]:
+def _kept_batches(trainer: Trainer, source: Fixed, total: int, size: int) -> list[Placed]:
     """These batches, kept on the devices for the next run: placing them takes half the time of a short run."""
     return list(_placed_batches(trainer, source, total, size))
 
@@ -407,7 +417,8 @@ class Run:
         since its examples are each other's negatives.
         """
         settings, terms = self.options.evaluation, self.trainer.terms
-        fixed = _evaluation(self.source_config, self.trainer.text, settings.tokens)
+        source = Fixed(self.source_config, settings.tokens)
+        fixed = _evaluation(source, self.trainer.text)
         if damage := _not_finite(fixed, "evaluation windows"):
             raise damage
         size, total = settings.batch, len(fixed["document"])
@@ -418,7 +429,7 @@ class Run:
         reference, entropy = fixed.get("reference"), self.source.describe().get("entropy")
         batches = np.arange(total) // size, [f"batch {number} of {size}" for number in range(-(-total // size))]
         summaries = {}
-        for name, (nats, count) in self._term_sums(state, fixed, total).items():
+        for name, (nats, count) in self._term_sums(state, source, total).items():
             term = terms[name]
             summaries[name] = term_summary(
                 nats,
@@ -431,9 +442,20 @@ class Run:
             )
         return summaries
 
-    def _term_sums(self, state: State, fixed: dict[str, Any], total: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def answers(self, state: State, shots: int) -> dict[str, Evaluation]:
+        """The source's questions, each after ``shots`` answered examples: see ``evaluate.choices``.
+
+        Raises:
+          UserError: as ``questions`` of ``data.Source``."""
+        source = Fixed(self.source_config, self.options.evaluation.tokens, shots)
+        fixed = _evaluation(source, self.trainer.text)
+        headline = next(iter(self.trainer.terms))
+        nats, count = self._term_sums(state, source, len(fixed["document"]))[headline]
+        return choices(nats, count, fixed["right"], self.source.candidates, fixed["document"], fixed["documents"])
+
+    def _term_sums(self, state: State, source: Fixed, total: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Summed loss and number of predictions of the first ``total`` windows, by term; (total,) or (total, T)."""
-        size, source = self.options.evaluation.batch, (self.source_config, self.options.evaluation.tokens)
+        size, fixed = self.options.evaluation.batch, _evaluation(source, self.trainer.text)
         if self.trainer.together > 1:
             step = math.lcm(self.trainer.together, meshes.ways(self.trainer.mesh.shape))
             size = -(-size // step) * step

@@ -79,6 +79,19 @@ def rounded(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
+def answered(path: Path) -> None:
+    """What `scaling run --evaluate --shots=3` writes: the loss of answers and the share of wrong choices, of runs."""
+    rng, lines = np.random.default_rng(0), ["run,N,D,shots,loss,se,error,chance,val_loss"]
+    for n in np.geomspace(1e5, 1e7, 4):
+        for ratio in (10.0, 40.0, 160.0):
+            loss = (1.69 + 406.4 * n**-0.34 + 410.7 * (ratio * n) ** -0.28) * np.exp(0.001 * rng.standard_normal())
+            error = 0.75 - 2.5 * np.exp(-0.8 * loss) + 0.002 * rng.standard_normal()
+            name, own = f"{n:.0f}-{ratio:.0f}", f"{n:.0f},{ratio * n:.0f}"
+            lines.append(f"{name},{own},,{loss:.6f},0.001,,,")
+            lines.append(f"{name},{own},3,{0.8 * loss:.6f},0.001,{error:.6f},0.75,{loss:.6f}")
+    path.write_text("\n".join(lines) + "\n")
+
+
 def pruned(workdir: Path) -> None:
     """A finished study of the page on pruning: four sizes at three D, dense and at three sparsities."""
     rng, made = np.random.default_rng(0), []
@@ -108,6 +121,7 @@ def place(folder: Path) -> None:
     table(folder / "other.csv", seed=1)
     table(folder / "mine.csv", header="params,tokens,val_loss", unit=1e9)
     rounded(folder / "bits.csv")
+    answered(folder / "shots.csv")
     budgets(folder / "base.csv", 1.0, 0)
     budgets(folder / "change.csv", 0.8, 1)
     (folder / "experiments").symlink_to(ROOT / "experiments")

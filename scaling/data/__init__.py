@@ -82,7 +82,13 @@ class Source(Protocol):
         It has the fewest windows, in order of their hash, that hold ``limit_tokens`` loss tokens; all windows for None
         or a larger limit. A source with a known distribution adds "reference": float32 (m, T), the exact -log p in nats
         of every target, 0 where masked. One with labels and captions may add "prompts": int32 (classes, k, T + 1),
-        texts that describe each class."""
+        texts that describe each class.
+
+        A source with questions also has ``candidates``, how many answers each offers, C, and ``questions(context,
+        shots, limit_tokens)``: m C windows, those of a question together, that differ in the answer alone, after so
+        many answered examples. ``mask`` counts the answer's tokens, at most about ``limit_tokens`` of all candidates;
+        "right" is bool (m C,), True for one of each question. A question is the same whatever ``shots``. UserError
+        ("shots", CONFLICT) if the context is too short."""
         ...
 
 

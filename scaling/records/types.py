@@ -545,11 +545,10 @@ FEWEST_BITS, MOST_BITS = 2, 16  # of a rounded weight
 
 
 class Quantisation(Value, kw_only=True):
-    """How weights were rounded after training, see ``scaling.quantise``.
+    """How weights were rounded after training (``scaling.quantise``): to so many bits, and how many of them.
 
     Attributes:
-      bits: of a rounded weight. weights: number of rounded ones. scales: one for each output channel of theirs.
-      kept: parameters that were not rounded.
+      scales: one for each output channel of the rounded weights. kept: parameters that were not rounded.
     """
 
     bits: Annotated[int, Meta(ge=FEWEST_BITS, le=MOST_BITS)]
@@ -568,8 +567,8 @@ class EvaluationRecord(Value, kw_only=True):
       dtype: of the computation. quantisation: None if no weight was rounded. bytes: of the parameters as stored so.
       forward_flops: per example; the same whatever the bits, as rounded weights are multiplied in ``dtype``.
       terms: unit of each loss term. evaluation: by term.
-      reproduces: whether the losses are those of the result, bit by bit; None if this is not what the result evaluated.
-      execution: as in the result.
+      shots: answered examples before each question, if the terms are those of ``evaluate.choices``.
+      reproduces: whether losses are the result's, bit by bit; None if it evaluated something else. execution: as there.
     """
 
     schema: Literal[2] = SCHEMA
@@ -587,6 +586,7 @@ class EvaluationRecord(Value, kw_only=True):
     forward_flops: WideCount
     headline: str
     terms: dict[str, Unit]
+    shots: Count | None = None
     evaluation: dict[str, Evaluation]
     reproduces: bool | None = None
     environment: Environment

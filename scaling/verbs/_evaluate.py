@@ -1,4 +1,4 @@
-"""run --evaluate: evaluates the checkpoints of finished runs by themselves, on other data, in other precision."""
+"""run --evaluate: evaluates checkpoints of finished runs by themselves, on other data, in few bits, by questions."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ ASKED = (
     Flag("data", str, "with --evaluate: a data set of the study, a file or folder, or source=NAME,FIELD=VALUE,..."),
     Flag("dtype", str, "with --evaluate: of the computation: float32 or bfloat16"),
     Flag("bits", str, "with --evaluate: round the weights of the blocks, such as 8,4,3"),
+    Flag("shots", str, "with --evaluate: questions of the data after so many answered examples, such as 0,1,4"),
     Flag("positions", bool, "with --evaluate: losses by position in the context", False),
     Flag("out", str, "with --evaluate: a table for `scaling fit`, .csv or .parquet"),
 )
@@ -69,15 +70,17 @@ def refuse(options: SimpleNamespace, flags: Iterable[Flag], remedy: str) -> None
 def evaluate(options: SimpleNamespace) -> int:
     """Evaluates, prints what was found, and writes the table that ``--out`` names."""
     workdir = _workdir(options)
-    for name in ("run", "data", "dtype", "bits"):
+    for name in ("run", "data", "dtype", "bits", "shots"):
         if (value := getattr(options, name)) is not None and not value.strip(" ,"):
             raise UserError(name, value or "nothing", "say which, or leave it out", Code.MISSING)
     out = None if options.out is None else _writable(Path(options.out))
-    bits = _bits(options.bits)
+    bits, shots = _bits(options.bits), _shots(options.shots)
+    if bits and shots:
+        raise UserError("shots", options.shots, "goes without --bits", Code.CONFLICT)
     answers = Answers()
     chosen = _chosen(workdir, options.run, answers)
     _compute_as_a_worker()
-    questions = _questions(workdir, options, bits)
+    questions = _questions(workdir, options, bits, shots)
     finished = _finished(workdir, chosen, options, answers)
     for each in finished:  # before anything is computed or written
         for question in questions:
@@ -98,7 +101,8 @@ def evaluate(options: SimpleNamespace) -> int:
         left = {"sealed": answers.sealed, "dropped": answers.dropped, "damaged": answers.damaged}
         print_json({**kind, **left, "evaluations": answers.records})
         return 0
-    for line in (*_lines(answers), *(_by_position(answers) if options.positions else ())):
+    further = *(_by_position(answers) if options.positions else ()), *(_by_shots(answers) if shots else ())
+    for line in (*_lines(answers), *further):
         print(line)
     if out is not None:
         print(f"written: {out}")
@@ -181,19 +185,31 @@ def _compute_as_a_worker() -> None:
         bind(str(cores()[0]))
 
 
-def _bits(text: str | None) -> list[int]:
+def _whole(field: str, text: str | None) -> list[int]:
+    """Whole numbers, each once, ascending."""
     try:
-        bits = sorted({int(item) for item in (text or "").split(",") if item.strip()}, reverse=True)
+        return sorted({int(item) for item in (text or "").split(",") if item.strip()})
     except ValueError:
-        raise UserError("bits", text, "must be whole numbers separated by commas, such as 8,4,3") from None
+        raise UserError(field, text, "must be whole numbers separated by commas, such as 2,4,8") from None
+
+
+def _shots(text: str | None) -> list[int]:
+    shots = _whole("shots", text)
+    if shots and shots[0] < 0:
+        raise UserError("shots", shots[0], "must be 0 or more")
+    return shots
+
+
+def _bits(text: str | None) -> list[int]:
+    bits = _whole("bits", text)[::-1]
     for number in bits:
         if not FEWEST_BITS <= number <= MOST_BITS:
             raise UserError("bits", number, f"must be from {FEWEST_BITS} to {MOST_BITS}")
     return bits
 
 
-def _questions(workdir: Path, options: SimpleNamespace, bits: Sequence[int]) -> list[Question]:
-    """The questions to every run: first with the weights as they are."""
+def _questions(workdir: Path, options: SimpleNamespace, bits: Sequence[int], shots: Sequence[int]) -> list[Question]:
+    """The questions to every run: first its loss with the weights as they are."""
     from scaling.evaluations import Question
     from scaling.records import read_study
 
@@ -202,7 +218,8 @@ def _questions(workdir: Path, options: SimpleNamespace, bits: Sequence[int]) -> 
         known = dict(read_study(workdir).datasets)
         known |= {} if options.config is None else options.config.data.to_dict()
         source = _source(options.data, known)
-    return [Question(printable(options.data or ""), source, options.dtype or "", number) for number in (0, *bits)]
+    what = printable(options.data or ""), source, options.dtype or ""
+    return [*(Question(*what, number) for number in (0, *bits)), *(Question(*what, shots=number) for number in shots)]
 
 
 def _source(text: str, known: Mapping[str, dict[str, Json]]) -> dict[str, Json]:
@@ -226,7 +243,12 @@ def _source(text: str, known: Mapping[str, dict[str, Json]]) -> dict[str, Json]:
 def _lines(answers: Answers) -> Iterator[str]:
     from scaling.evaluate import change
 
-    rows = [(each, first, record) for each, (first, *more) in answers.runs for record in (first, *more)]
+    rows = [
+        (each, first, record)
+        for each, (first, *more) in answers.runs
+        for record in (first, *more)
+        if record.shots is None
+    ]
 
     def changed(row: tuple[Finished, EvaluationRecord, EvaluationRecord]) -> str:
         _, first, record = row
@@ -293,6 +315,31 @@ def _by_position(answers: Answers) -> Iterator[str]:
         )
 
 
+def _by_shots(answers: Answers) -> Iterator[str]:
+    """A table of the answers to questions, a line for each number of examples before them."""
+    rows = [record for record in answers.records if record.shots is not None]
+    yield ""
+    yield from table(
+        rows,
+        {
+            "run": lambda record: record.run,
+            "shots": lambda record: record.shots,
+            "answer": lambda record: f"{record.evaluation['answer'].value:.4f}",
+            "error": lambda record: f"{record.evaluation['error'].value:.4f}",
+            "se": lambda record: "" if (se := record.evaluation["error"].se) is None else f"{se:.4f}",
+        },
+    )
+    yield "answer: nats per token of the right one; error: share of the questions for which another candidate has fewer"
+    yield f"nats per token, {_chance(rows[0]):.4g} by chance"
+
+
+def _chance(record: EvaluationRecord) -> float:
+    """The error of what knows nothing."""
+    among = record.terms["error"].among
+    assert among is not None
+    return 1 - 1 / among
+
+
 def _frame(answers: Answers) -> pd.DataFrame:
     """The table that `scaling fit` takes: a row for each answer, with the bits of the weights of the blocks."""
     import pandas as pd
@@ -303,7 +350,11 @@ def _frame(answers: Answers) -> pd.DataFrame:
     for finished, (first, *more) in answers.runs:
         for record in (first, *more):
             rows.append(_row(finished, record))
-            if record is not first:
+            if record.shots is not None:
+                error = record.evaluation["error"]
+                rows[-1] |= {"shots": record.shots, "error": error.value, "error_se": error.se}
+                rows[-1] |= {"chance": _chance(record), "val_loss": _headline(first).value}
+            elif record is not first:
                 value, error = change(_headline(record), _headline(first))
                 rows[-1] |= {"delta": value, "delta_se": error}
     return pd.DataFrame(rows)
