@@ -48,6 +48,7 @@ INPUTS = {
     "sound": Input(("sound",), "sounds of samples"),
     "mel": Input(("mel",), "spectrograms of bands"),
     "frames": Input(("mel",), "spectrograms of frames"),
+    "points": Input(("points",), "points of numbers, y included:"),
     "prompts": Input(("prompts",), "prompts of each class", by_example=False),
 }
 

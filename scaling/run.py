@@ -427,6 +427,8 @@ class Run:
                 raise UserError("evaluation.tokens", settings.tokens, f"must fill two batches of {size} examples")
             total -= total % size
         reference, entropy = fixed.get("reference"), self.source.describe().get("entropy")
+        if hasattr(self.source, "expected_reference"):
+            entropy = self.source.expected_reference(self.trainer.text)
         batches = np.arange(total) // size, [f"batch {number} of {size}" for number in range(-(-total // size))]
         summaries = {}
         for name, (nats, count) in self._term_sums(state, source, total).items():

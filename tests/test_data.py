@@ -67,6 +67,7 @@ def sources(tmp_path_factory) -> dict[str, dict]:
         "markov": {"source": "markov", "vocab": 8, "order": 2},
         "rhm": {"source": "rhm"},
         "instructions": {"source": "instructions"},
+        "linear": {"source": "linear"},
         "scenes": {"source": "scenes"},
         "interleaved": {"source": "interleaved"},
         "gaussian": {"source": "gaussian"},
@@ -491,7 +492,9 @@ def test_llmc_header_alone_is_truncated(tmp_path):
 
 # load
 
-SOURCES = "arrayrecord, bin, gaussian, instructions, interleaved, markov, parquet, prepared, rhm, scenes, stdlib, "
+SOURCES = (
+    "arrayrecord, bin, gaussian, instructions, interleaved, linear, markov, parquet, prepared, rhm, scenes, stdlib, "
+)
 SOURCES += "text, tones, webdataset, zipf"
 
 

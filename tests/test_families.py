@@ -84,6 +84,8 @@ def batch_of(module, config, size: int = 4, seed: int = 0) -> dict[str, np.ndarr
         batch["sound"] = rng.integers(0, 256, (size, spec["sound"])).astype(np.uint8)
     if "mel" in spec:
         batch["mel"] = rng.normal(0, 0.5, (size, spec["frames"], spec["mel"])).astype(np.float32)
+    if "points" in spec:
+        batch["points"] = rng.normal(0, 1, (size, spec["context"], spec["points"])).astype(np.float32)
     if "classes" in spec:
         batch["label"] = rng.integers(0, spec["classes"], size).astype(np.int32)
     others = inputs.partner(np.arange(size), size)
@@ -310,6 +312,7 @@ REVISED = [
     ("fusion", "text", 2),
     ("gpt", "", 1),
     ("gpt", "experts", 2),
+    ("regression", "", 1),
     ("simclr", "", 1),
     ("t5", "", 2),
     ("vit", "class", 3),
@@ -431,6 +434,7 @@ WRONG = [
     ("fusion", {"vision_layers": 2, "fusion": "late"}, Code.CONFLICT),
     ("fusion", {"frozen": True}, Code.CONFLICT),
     ("fusion", {"objective": "joint", "mask": "prefix"}, Code.CONFLICT),
+    ("regression", {"dims": 0}, Code.INVALID),
     ("vq", {"objective": "gumbel"}, Code.INVALID),
     ("vq", {"codes": 0}, Code.INVALID),
     ("vq", {"decay": 1.5}, Code.INVALID),

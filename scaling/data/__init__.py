@@ -81,8 +81,9 @@ class Source(Protocol):
 
         It has the fewest windows, in order of their hash, that hold ``limit_tokens`` loss tokens; all windows for None
         or a larger limit. A source with a known distribution adds "reference": float32 (m, T), the exact -log p in nats
-        of every target, 0 where masked. One with labels and captions may add "prompts": int32 (classes, k, T + 1),
-        texts that describe each class.
+        of every target, 0 where masked; or the best prediction's loss of another kind, and then it has
+        ``expected_reference(context)``, the mean per prediction over the world, None if that is not known.
+        One with labels and captions may add "prompts": int32 (classes, k, T + 1), texts that describe each class.
 
         A source with questions also has ``candidates``, how many answers each offers, C, and ``questions(context,
         shots, limit_tokens)``: m C windows, those of a question together, that differ in the answer alone, after so
@@ -97,9 +98,9 @@ def supplies(source: Any) -> dict[str, int]:
 
     "vocab": size of the vocabulary; "marks": tokens of which it is known whether they begin words; "image": side of the
     images; "field": side of arrays of real numbers; "sound": samples of a sound; "mel", "frames": bands and frames of
-    its spectrogram; "classes": number of labels; "prompts": texts per label; "pictures" of a "side" in an example of
-    text, and the token that is their "mark"; "context": tokens of all evaluation documents, if they end. The highest
-    token of a caption is its end-of-text.
+    its spectrogram; "points": numbers of a point, its y included; "classes": number of labels; "prompts": texts per
+    label; "pictures" of a "side" in an example of text, and the token that is their "mark"; "context": tokens of all
+    evaluation documents, if they end. The highest token of a caption is its end-of-text.
     """
     return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})
 

@@ -272,9 +272,7 @@ def _lines(answers: Answers) -> Iterator[str]:
     yield from table(rows, columns)
     first = answers.records[0]
     yield ""
-    what = dict.fromkeys(
-        f"{each.headline} in {each.terms[each.headline]} on {each.dataset}" for each in answers.records
-    )
+    what = dict.fromkeys(f"{each.headline} in {each.terms[each.headline]} on {each.dataset}" for _, _, each in rows)
     yield printable(f"{'; '.join(what)}; beside each result.json")
     planned = [each.program.options.mesh for each, _ in answers.runs]
     if planned[0] != first.environment.mesh:
