@@ -394,6 +394,19 @@ def contrast(scores_BC: jax.Array, back_BC: jax.Array, own_B: jax.Array) -> Term
     return (cross_entropy(scores_BC, own_B) + cross_entropy(back_BC, own_B)) / 2, jnp.ones(len(own_B), jnp.float32)
 
 
+def smoothed(scores_BC: jax.Array, own_B: jax.Array, share: float) -> jax.Array:
+    """Nats of the own candidate where a ``share`` of the target is spread evenly over all candidates, (B,)."""
+    spread_B = jax.nn.logsumexp(scores_BC, axis=-1) - scores_BC.mean(axis=-1)
+    return (1 - share) * cross_entropy(scores_BC, own_B) + share * spread_B
+
+
+def hard_negatives(keys_B: jax.Array, scores_BC: jax.Array, least: float) -> jax.Array:
+    """For each example of a whole batch another, drawn with weights softmax(scores) + ``least``: its index, (B,)."""
+    weights_BC = jax.nn.softmax(jax.lax.stop_gradient(scores_BC)) + least
+    place_C = jnp.arange(len(weights_BC))
+    return jax.vmap(jax.random.categorical)(keys_B, jnp.log(jnp.where(place_C[:, None] == place_C, 0, weights_BC)))
+
+
 def retrieval_error(scores_BC: jax.Array, back_BC: jax.Array, own_B: jax.Array) -> Term:
     """Share of examples whose best match is not their partner, mean of both directions: a metric."""
     (there_B, count_B), (back_B, _) = error(scores_BC, own_B), error(back_BC, own_B)

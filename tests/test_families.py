@@ -30,6 +30,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "unit": {"unit": "span"},
     "sound": {"sound": 24, "slice": 8},
     "restart": {"restart": 0.5, "decay": 0.9},
+    # A language model that is drawn has projections of zero: frozen, it would not hear the queries.
+    "stage": {"stage": "generate", "trains": "all"},
     "fusion": {"fusion": "late", "mask": "prefix", "layers": 2, "vision_layers": 1},
 }
 
@@ -53,6 +55,7 @@ MESH = {"data": 1, "fsdp": 1, "tensor": 1}
 TINY = {"vocab": 32, "context": 16, "image": 8, "patch": 2, "classes": 10, "temperature": 1.0, "codes": 32}
 TINY |= {"mel": 8, "frames": 12}
 TINY |= {"pictures": 2, "vision_width": 16, "vision_heads": 2, "vision_layers": 1, "latents": 4, "resampler_layers": 1}
+TINY |= {"queries": 4, "project": 8, "language_width": 16, "language_heads": 2, "language_layers": 1}
 
 
 def small(name: str, case: str = "", size: int = 0, **fields):
@@ -238,7 +241,7 @@ def test_eight_examples_are_learnt_by_heart(name: str, case: str):
     # Views of noise are alike only where they are the whole picture, and cosines must tell 16 of them apart.
     wide |= {"temperature": 0.1, "crop": 1.0, "jitter": 0.0} if name == "simclr" else {}
     # Around a language model that was drawn, whose logits cannot be far from equal.
-    wide |= {"trains": "all"} if name == "flamingo" else {}
+    wide |= {"trains": "all"} if name in ("blip2", "flamingo") else {}
     module, config = small(name, case, context=8, image=8, patch=4, layers=1, **wide)
     batch = batch_of(module, config, 8)
     # mlm has one loss an example here, the others several: it takes longer (0.13 of the first loss after 1000 steps).
@@ -305,6 +308,8 @@ REVISED = [
     ("bert", "mlm", 2),
     ("bert", "diffusion", 3),
     ("bert", "nsp", 3),
+    ("blip2", "", 1),
+    ("blip2", "stage", 1),
     ("clip", "", 2),
     ("dalle", "", 1),
     ("dit", "", 1),
@@ -414,6 +419,10 @@ WRONG = [
     ("vit", {"objective": "colour"}, Code.INVALID),
     ("vit", {"target": "edges", "objective": "mim"}, Code.INVALID),
     ("vit", {"decoder_width": 10, "decoder_heads": 4}, Code.CONFLICT),
+    ("blip2", {"stage": "second"}, Code.INVALID),
+    ("blip2", {"temperature": 0.0}, Code.INVALID),
+    ("blip2", {"language_width": 20}, Code.CONFLICT),
+    ("blip2", {"vision_width": 20}, Code.CONFLICT),
     ("clip", {"patch": 5}, Code.CONFLICT),
     ("clip", {"sound": 33}, Code.CONFLICT),
     ("simclr", {"crop": 0.0}, Code.INVALID),

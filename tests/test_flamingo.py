@@ -18,7 +18,7 @@ from test_families import batch_of, initial, quick, small
 
 from experiments import flamingo as experiment
 from scaling import adapt, count, data, families, plan, study, train
-from scaling.blocks import attention, patches
+from scaling.blocks import attention, patches, tower
 from scaling.data import scenes
 from scaling.data.interleaved import MARK, Interleaved
 from scaling.errors import Code
@@ -317,7 +317,7 @@ def test_a_block_has_a_family_of_its_own_and_the_models_of_no_other():
 
 
 LANGUAGE = dict.fromkeys(("embedding", "stack", "norm"), "language")
-TOWER = {part: {"block": "tower", "part": source} for part, source in flamingo.TOWER.items()}
+TOWER = {part: {"block": "tower", "part": source} for part, source in tower.PARTS.items()}
 INITIAL = "cells.documents.init_from"
 REFUSED: list[tuple[dict[str, Any], Code, str]] = [
     ({"init_from": {}}, Code.MISSING, INITIAL),

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import cross, head, layers, patches, stack
+from scaling.blocks import cross, head, layers, patches, stack, tower
 from scaling.blocks.logical import Axes, Parameters, constrain
 from scaling.count import Component
 from scaling.errors import Code, UserError
@@ -41,24 +41,20 @@ from scaling.families import Origin, Term, gpt
 from scaling.records.unit import Unit
 from scaling.settings import setting
 
-TRAINS = ("added", "tower", "all")
-TOWER = {"patches": "patches", "vision": "stack", "vision_norm": "norm"}  # part of a run of the ViT's, by part here
-REPEATED = ("width", "layers", "heads", "activation")  # of the ViT; here with "vision_" before the name
-VISION = (*((f"vision_{name}", name) for name in REPEATED), *((name, name) for name in ("mlp_ratio", "image", "patch")))
-LANGUAGE = tuple((name, name) for name in (*REPEATED, "mlp_ratio", "tied"))
+TRAINS, VITS = ("added", "tower", "all"), ("vit", "simclr")
+LANGUAGE = tuple((name, name) for name in (*tower.REPEATED, "mlp_ratio", "tied"))
 
 
 @dataclass(frozen=True)
-class Config(patches.ImageShape):
-    """Shape of the language model and, in its fields of ``patches.ImageShape``, of the pictures; and:
+class Config(tower.Shape):
+    """Shape of the language model and, in its fields of ``tower.Shape``, of pictures and ViT; and:
 
     Attributes:
       mark: the token that stands for a picture.
       pictures: number of pictures of an example.
       every: of the language model's blocks, each ``every``-th has a gated block before it.
-      vision_width, vision_layers, vision_heads, vision_activation: of the ViT, whose width and heads the resampler has
-        too; its activation is that of the language model, ``activation``.
-      latents: vectors that the resampler makes of a picture.
+      latents: vectors that the resampler makes of a picture. It has the width and heads of the ViT, and the activation
+        of the language model, ``activation``.
       trains: see above.
     """
 
@@ -68,10 +64,6 @@ class Config(patches.ImageShape):
     mark: int = setting(19, least=0)
     pictures: int = setting(3, least=1)
     every: int = setting(1, least=1)
-    vision_width: int = setting(32, least=1)
-    vision_layers: int = setting(2, least=1)
-    vision_heads: int = setting(4, least=1)
-    vision_activation: str = setting("relu2", choices=stack.ACTIVATIONS)
     latents: int = setting(8, least=1)
     resampler_layers: int = setting(2, least=1)
     trains: str = setting("added", choices=TRAINS)
@@ -81,9 +73,6 @@ class Config(patches.ImageShape):
         if self.every > self.layers:
             remedy = f"leaves no gated block: the language model has {self.layers} blocks"
             raise UserError("model.every", self.every, remedy, Code.CONFLICT)
-        if self.vision_width % (2 * self.vision_heads):
-            remedy = f"must be a multiple of 2 x vision_heads = {2 * self.vision_heads}"
-            raise UserError("model.vision_width", self.vision_width, remedy, Code.CONFLICT)
 
     @property
     def gated(self) -> int:
@@ -112,24 +101,12 @@ def _added(config: Config) -> dict[str, cross.Leaves]:
     }
 
 
-def _embed(config: Config) -> patches.Embed:
-    return patches.Embed(config.patches, config.vision_width)
-
-
-def _vision(config: Config) -> stack.Stack:
-    c = config
-    shape = c.vision_layers, c.vision_width, c.vision_heads, c.mlp_ratio * c.vision_width, c.vision_activation
-    return stack.Stack(*shape, mask="bidirectional", rotary=False)
-
-
 def init(key: jax.Array, config: Config) -> Parameters:
     """Parameters in float32, drawn from ``key``; what is not trained is to be replaced by what is inherited."""
     c, (first, second, third, *keys) = config, jax.random.split(key, 5)
     added = {part: cross.draw(own, leaves) for own, (part, leaves) in zip(keys, _added(c).items())}
     return {
-        "patches": _embed(c).init(first, jnp.zeros((1, c.patches, c.pixels)))["params"],
-        "vision": _vision(c).init(second, jnp.zeros((1, c.patches, c.vision_width)))["params"],
-        "vision_norm": jnp.ones(c.vision_width),
+        **tower.init(first, second, c),
         **gpt.init(third, c.language),
         **added,
         "mark": jnp.zeros(c.width),
@@ -138,7 +115,7 @@ def init(key: jax.Array, config: Config) -> Parameters:
 
 def frozen(config: Config) -> tuple[str, ...]:
     """Top-level names of the parameters that are not trained."""
-    return {"added": (*TOWER, *_language(config)), "tower": _language(config), "all": ()}[config.trains]
+    return {"added": (*tower.PARTS, *_language(config)), "tower": _language(config), "all": ()}[config.trains]
 
 
 def _language(config: Config) -> tuple[str, ...]:
@@ -149,15 +126,8 @@ def _language(config: Config) -> tuple[str, ...]:
 def inherits(config: Config) -> dict[str, Origin]:
     """The ViT and the language model, which must be inherited where they are not trained."""
     still = frozen(config)
-    tower = {part: Origin(("vit", "simclr"), VISION, source, part in still) for part, source in TOWER.items()}
-    return {**tower, **{part: Origin(("gpt",), LANGUAGE, needed=part in still) for part in _language(config)}}
-
-
-def _seen(parameters: Any, patches_NPX: jax.Array, config: Config) -> jax.Array:
-    """The ViT's vectors of the patches of N pictures, (N, P, W)."""
-    x_NPW: Any = _embed(config).apply({"params": parameters["patches"]}, patches_NPX)
-    x_NPW = _vision(config).apply({"params": parameters["vision"]}, x_NPW)
-    return stack.rms_norm(x_NPW, parameters["vision_norm"])
+    shown = {part: Origin(VITS, tower.FIELDS, source, part in still) for part, source in tower.PARTS.items()}
+    return {**shown, **{part: Origin(("gpt",), LANGUAGE, needed=part in still) for part in _language(config)}}
 
 
 def _resampled(w: dict[str, jax.Array], media_NPW: jax.Array, config: Config) -> jax.Array:
@@ -212,7 +182,7 @@ def outputs(parameters: Parameters, patches_BSPX: jax.Array, tokens_BT: jax.Arra
     still = {name: jax.lax.stop_gradient(parameters[name]) for name in frozen(config)}
     own: Any = {**parameters, **still}
     size, count = patches_BSPX.shape[:2]
-    media_NPW = _seen(own, patches_BSPX.reshape(size * count, *patches_BSPX.shape[2:]), config)
+    media_NPW = tower.seen(own, patches_BSPX.reshape(size * count, *patches_BSPX.shape[2:]), config)
     memory_BSW = _resampled(own["resampler"], media_NPW, config).reshape(size, -1, config.vision_width)
     marked_BT = tokens_BT == config.mark
     picture_S = jnp.repeat(jnp.arange(1, count + 1), config.latents)
@@ -253,16 +223,11 @@ def batch_spec(config: Config) -> dict[str, int]:
 
 def components(config: Config) -> list[Component]:
     """ViT and resampler on each picture, the language model on the text, and gated blocks on both."""
-    c, wide = config, config.vision_width
-    tower, language = 2 if c.trains == "added" else 6, 6 if c.trains == "all" else 4
-    vision = stack.stack_components(c.vision_layers, wide, c.vision_heads, c.mlp_ratio * wide, c.patches, "vision_")
-    vision = [part.times(c.pictures) for part in vision]
-    vision.append(Component("vision_final_norm", "vision_norm", wide))
+    c, language = config, 6 if config.trains == "all" else 4
     latents, seen = c.pictures * c.latents, c.patches + c.latents
     own, gated = _added(c)["resampler"], _added(c)["gated"]
     return [
-        *patches.components(c.pixels, c.patches, wide, c.pictures * c.patches, k=tower),
-        *(replace(part, k=tower) for part in vision),
+        *tower.components(c, 2 if c.trains == "added" else 6, c.pictures),
         *(replace(part, k=language) for part in gpt.components(c.language)),
         Component("mark", "embedding", c.width, part="mark"),
         *cross.components("resampler", own, latents, c.pictures * seen, latents * seen),
@@ -273,5 +238,4 @@ def components(config: Config) -> list[Component]:
 def axes(config: Config) -> Axes:
     """Logical axes of every parameter."""
     added = {part: {name: names for name, (_, names) in own.items()} for part, own in _added(config).items()}
-    tower: Axes = {"patches": patches.axes(), "vision": stack.axes(), "vision_norm": ("embed",)}
-    return {**tower, **gpt.axes(config.language), **added, "mark": ("embed",)}
+    return {**tower.axes(), **gpt.axes(config.language), **added, "mark": ("embed",)}
