@@ -53,7 +53,7 @@ COUNTED = (*COUNTED, ("gpt", "experts"))
 MESH = {"data": 1, "fsdp": 1, "tensor": 1}
 # A contrast's logits are cosines over the temperature: at clip's 0.07 rounding is enlarged 14 times.
 TINY = {"vocab": 32, "context": 16, "image": 8, "patch": 2, "classes": 10, "temperature": 1.0, "codes": 32}
-TINY |= {"mel": 8, "frames": 12}
+TINY |= {"mel": 8, "frames": 12, "filters": 4, "reach": 5}
 TINY |= {"pictures": 2, "vision_width": 16, "vision_heads": 2, "vision_layers": 1, "latents": 4, "resampler_layers": 1}
 TINY |= {"queries": 4, "project": 8, "language_width": 16, "language_heads": 2, "language_layers": 1}
 
@@ -320,6 +320,7 @@ REVISED = [
     ("regression", "", 1),
     ("simclr", "", 1),
     ("t5", "", 2),
+    ("tacotron", "", 1),
     ("vit", "class", 3),
     ("vit", "mim", 3),
     ("vit", "rotation", 3),
@@ -444,6 +445,9 @@ WRONG = [
     ("fusion", {"frozen": True}, Code.CONFLICT),
     ("fusion", {"objective": "joint", "mask": "prefix"}, Code.CONFLICT),
     ("regression", {"dims": 0}, Code.INVALID),
+    ("tacotron", {"width": 18}, Code.CONFLICT),
+    ("tacotron", {"reach": 4}, Code.CONFLICT),
+    ("tacotron", {"filters": 0}, Code.INVALID),
     ("vq", {"objective": "gumbel"}, Code.INVALID),
     ("vq", {"codes": 0}, Code.INVALID),
     ("vq", {"decay": 1.5}, Code.INVALID),

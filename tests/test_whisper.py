@@ -18,6 +18,7 @@ from test_families import batch_of, initial, quick, small
 from analysis.decide.entropy import check_entropy
 from analysis.table.runs import entropy
 from scaling import count, data, families, inputs
+from scaling.blocks import convolution
 from scaling.data import _mel
 from scaling.data.tones import PROMPT, Tones
 from scaling.errors import Code
@@ -117,11 +118,11 @@ def test_the_stem_is_a_convolution_and_costs_as_much(stride: int):
     def reference(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, (stride,), [(1, 1)], dimension_numbers=("NWC", "WIO", "NWC"))
 
-    found = whisper.convolve(jnp.asarray(x), jnp.asarray(kernel.reshape(15, 7)), stride)
+    found = convolution.convolve(jnp.asarray(x), jnp.asarray(kernel.reshape(15, 7)), stride)
     np.testing.assert_allclose(found, reference(x, kernel), rtol=1e-4, atol=1e-5)
     cost = count.jaxpr_flops(reference, x, kernel)
     assert cost == 2 * 2 * (12 // stride) * kernel.size
-    assert cost == count.jaxpr_flops(lambda x, w: whisper.convolve(x, w, stride), x, kernel.reshape(15, 7))
+    assert cost == count.jaxpr_flops(lambda x, w: convolution.convolve(x, w, stride), x, kernel.reshape(15, 7))
     parts = {part.name: part for part in whisper.components(whisper.Config(width=64, mel=80, frames=100))}
     stem = sum(part.matmul * part.tokens for name, part in parts.items() if name.startswith("stem_"))
     assert stem == 100 * (3 * 80 * 64 + 3 * 64**2 // 2)

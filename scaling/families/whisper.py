@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import dense, head, stack
+from scaling.blocks import convolution, head, stack
 from scaling.blocks.logical import Axes, Parameters
 from scaling.count import Component
 from scaling.errors import Code, UserError
@@ -81,20 +81,6 @@ def sinusoids(places: int, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angle_PK), jnp.cos(angle_PK)], axis=1)
 
 
-def convolve(x_BTM: jax.Array, weight_XD: jax.Array, stride: int) -> jax.Array:
-    """Convolution of ``TAPS`` frames with zeros beyond both ends: (B, T / stride, D), in the dtype of the weights.
-
-    As a product, whose gradients cost what the forward pass does; a strided convolution's multiplies zeros.
-
-    Args:
-      weight_XD: X = TAPS x M, the first frame's M rows first.
-    """
-    time = x_BTM.shape[1]
-    padded = jnp.pad(x_BTM.astype(weight_XD.dtype), ((0, 0), (1, 1), (0, 0)))
-    near_BTX = jnp.concatenate([padded[:, tap : tap + time : stride] for tap in range(TAPS)], axis=2)
-    return dense.product(near_BTX, weight_XD)
-
-
 class Stem(nn.Module):
     """Maps a spectrogram x_BTM to x_BPD of unit RMS, P = T / 2, with positions."""
 
@@ -105,7 +91,7 @@ class Stem(nn.Module):
         for name, stride in (("first", 1), ("second", 2)):
             fan_in = TAPS * x_BTM.shape[-1]
             weight_XD = self.param(name, nn.initializers.normal(fan_in**-0.5), (fan_in, self.width))
-            x_BTM = jax.nn.gelu(convolve(x_BTM, weight_XD, stride), approximate=False)
+            x_BTM = jax.nn.gelu(convolution.convolve(x_BTM, weight_XD, stride), approximate=False)
         x_BPD = stack.rms_norm(x_BTM)
         return stack.rms_norm(x_BPD + sinusoids(*x_BPD.shape[1:]).astype(x_BPD.dtype))
 
