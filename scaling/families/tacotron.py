@@ -111,9 +111,8 @@ class Encoder(nn.Module):
         for filter_XD, norm_D in zip(filters_LXD, norm_LD):
             x_BSD = convolution.convolve(jnp.where(keep_BS[..., None], x_BSD, 0), filter_XD)
             x_BSD = jax.nn.relu(stack.rms_norm(x_BSD, norm_D))
-        return jnp.concatenate(
-            [recurrent.lstm(x_BSD, *each, keep_BT=keep_BS, back=way > 0) for way, each in enumerate(both)], 2
-        )
+        ways = [recurrent.lstm(x_BSD, *each, keep_BT=keep_BS, back=way > 0) for way, each in enumerate(both)]
+        return jnp.concatenate(ways, axis=2)
 
 
 class Decoder(nn.Module):
@@ -198,10 +197,8 @@ class Model(nn.Module):
 
 def init(key: jax.Array, config: Config) -> Parameters:
     """Parameters in float32, drawn from ``key``."""
-    c = config
-    kept = jnp.ones((2, 1, c.frames, c.half), bool)
-    empty = jnp.zeros((1, c.text + 1), jnp.int32), jnp.zeros((1, c.frames, c.mel)), kept
-    return dict(Model(c).init(key, *empty)["params"])
+    text, mel = jnp.zeros((1, config.text + 1), jnp.int32), jnp.zeros((1, config.frames, config.mel))
+    return dict(Model(config).init(key, text, mel, jnp.ones((2, 1, config.frames, config.half), bool))["params"])
 
 
 def kept(keys_B: jax.Array, config: Config) -> jax.Array:
@@ -296,8 +293,5 @@ def axes(config: Config) -> Axes:
     names = "attention_input", "attention_read", "attention_recurrent", "input", "recurrent"
     ends: Axes = {"frame": ("embed", "pixels"), "stop": ("embed", "pixels")}
     postnet: Axes = {"first": ("pixels", "embed"), "inner": filters, "norm": norm, "last": ("embed", "pixels")}
-    return {
-        "encoder": encoder,
-        "decoder": {**prenet, **energy, **place, **dict.fromkeys(names, cells), **ends},
-        "postnet": postnet,
-    }
+    decoder: Axes = {**prenet, **energy, **place, **dict.fromkeys(names, cells), **ends}
+    return {"encoder": encoder, "decoder": decoder, "postnet": postnet}
