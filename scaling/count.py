@@ -39,6 +39,7 @@ class Component:
       active: parameters that one token uses; None means all (experts use fewer).
       first: its input is data, whose gradient is never computed; by convention it is counted all the same.
       among: forward FLOPs of its products without weights per pair of examples of the batch, itself included.
+      held: whether one side of ``among`` has no gradient, as where the candidates are a teacher's.
       scores: attention scores per example (layers x heads x queries x keys): no FLOPs of a product, but time.
       part: top-level name of the parameters that hold its weights, if that is neither its name nor its group.
     """
@@ -53,6 +54,7 @@ class Component:
     active: int | None = None
     first: bool = False
     among: int = 0
+    held: bool = False
     scores: int = 0
     part: str = ""
 
@@ -100,12 +102,16 @@ def forward_flops(components: Iterable[Component], batch: int = 1) -> dict[str, 
 def training_flops(components: Iterable[Component], batch: int = 1) -> dict[str, int]:
     """Training FLOPs per example, by component; ``batch`` is the number of examples.
 
-    Products without weights count three times (forward and two gradients), or once if frozen (k = 2)."""
-    return {
-        part.name: part.k * part.matmul * part.tokens
-        + (part.attention + part.among * batch) * (1 if part.k == 2 else 3)
-        for part in components
-    }
+    Products without weights count three times (forward and two gradients), twice where a side of ``among`` is held
+    still, or once if frozen (k = 2)."""
+
+    def flops(part: Component) -> int:
+        weighted = part.k * part.matmul * part.tokens
+        if part.k == 2:
+            return weighted + part.attention + part.among * batch
+        return weighted + 3 * part.attention + (2 if part.held else 3) * part.among * batch
+
+    return {part.name: flops(part) for part in components}
 
 
 def training_scores(components: Iterable[Component]) -> float:

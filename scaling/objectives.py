@@ -115,6 +115,21 @@ def divergence(taught_BTV: jax.Array, logits_BTV: jax.Array, temperature: float 
     return temperature**2 * (jnp.exp(taught_BTV) * (taught_BTV - own_BTV)).sum(axis=-1)
 
 
+def softened(logits_: jax.Array, own_: jax.Array, taught_: jax.Array | None, weight: float | jax.Array) -> jax.Array:
+    """Cross-entropy in nats with targets of which a share is a teacher's distribution and the rest the truth.
+
+    Args:
+      logits_: (..., C). own_: index of the truth. taught_: the teacher's logits, (..., C); None: the truth is all.
+      weight: the teacher's share.
+    """
+    nats_ = cross_entropy(logits_, own_)
+    if taught_ is None:
+        return nats_
+    logits_, shares_ = logits_.astype(jnp.float32), jax.nn.softmax(taught_.astype(jnp.float32))
+    soft_ = jax.nn.logsumexp(logits_, axis=-1) - (shares_ * logits_).sum(axis=-1)
+    return (1 - weight) * nats_ + weight * soft_
+
+
 def classify(logits_BC: jax.Array, labels_B: jax.Array) -> Term:
     """Classification: nats per example, over C classes."""
     return cross_entropy(logits_BC, labels_B), jnp.ones(len(labels_B), jnp.float32)
@@ -411,3 +426,10 @@ def retrieval_error(scores_BC: jax.Array, back_BC: jax.Array, own_B: jax.Array) 
     """Share of examples whose best match is not their partner, mean of both directions: a metric."""
     (there_B, count_B), (back_B, _) = error(scores_BC, own_B), error(back_BC, own_B)
     return (there_B + back_B) / 2, count_B
+
+
+def another(keys_B: jax.Array, scores_BB: jax.Array) -> jax.Array:
+    """A hard negative of each example: another of the batch, drawn by softmax(scores) without its own; int32 (B,)."""
+    noise_BB = jax.vmap(lambda key: jax.random.gumbel(key, scores_BB.shape[1:]))(keys_B)
+    own_BB = jnp.eye(len(scores_BB), dtype=bool)
+    return jnp.where(own_BB, -jnp.inf, jax.lax.stop_gradient(scores_BB) + noise_BB).argmax(axis=1).astype(jnp.int32)

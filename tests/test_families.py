@@ -57,13 +57,15 @@ TINY |= {"mel": 8, "frames": 12, "filters": 4, "reach": 5}
 TINY |= {"pictures": 2, "vision_width": 16, "vision_heads": 2, "vision_layers": 1, "latents": 4, "resampler_layers": 1}
 TINY |= {"queries": 4, "project": 8, "language_width": 16, "language_heads": 2, "language_layers": 1}
 
+OWN = {"albef": {"temperature": 0.5}}  # the most that it may be
+
 
 def small(name: str, case: str = "", size: int = 0, **fields):
     """A family's module and a tiny configuration of it with the case's objective or switch."""
     module = families.load(name)
     known = module.Config.__dataclass_fields__
     chosen = {**SWITCHES[case]} if case in SWITCHES else {"objective": case} if case else {}
-    every = {key: value for key, value in {**TINY, **fields}.items() if key in known}
+    every = {key: value for key, value in {**TINY, **OWN.get(name, {}), **fields}.items() if key in known}
     return module, families.configure(module, size, **{**every, **chosen})
 
 
@@ -190,7 +192,10 @@ def test_loss_starts_where_it_must_and_gradients_are_finite(name: str, case: str
     parameters = initial(module, config)
     batch = batch_of(module, config, 8)
     terms, found = families.terms(module, config), all_terms(module, parameters, batch, config)
-    assert set(terms) == set(found)
+    measured = (
+        jax.eval_shape(lambda p: module.metrics(p, batch, config), parameters) if "metrics" in dir(module) else {}
+    )
+    assert set(terms) == {*found, *measured}
     for term, (total, examples) in found.items():
         start = math.log(8) if name == "clip" and terms[term].weight else terms[term].start
         assert total.shape == examples.shape == (8,) and total.dtype == examples.dtype == jnp.float32
@@ -213,7 +218,8 @@ def test_loss_tokens_are_what_the_term_says(name: str, case: str):
     batch = batch_of(module, config, 4)
     found = all_terms(module, initial(module, config), batch, config)
     text = families.text(module.batch_spec(config))
-    for name, term in families.terms(module, config).items():
+    described = families.terms(module, config)
+    for name, term in ((name, described[name]) for name in found):
         examples = np.asarray(found[name][1])
         each = examples.mean() if term.uneven else examples
         assert np.all(each == (term.count or round(term.share * text)))
@@ -305,6 +311,7 @@ def test_a_resumed_run_ends_with_the_same_bits(name: str, case: str, tmp_path):
 
 # Configurations whose losses are not those of the family's first code, and the fields that their records lack.
 REVISED = [
+    ("albef", "", 1),
     ("bert", "mlm", 2),
     ("bert", "diffusion", 3),
     ("bert", "nsp", 3),
@@ -408,6 +415,10 @@ def test_a_wrong_configuration_is_named():
 
 # A family, fields of its Config and the kind of mistake, which is the first field's.
 WRONG = [
+    ("albef", {"temperature": 1.0}, Code.INVALID),
+    ("albef", {"alpha": 1.5}, Code.INVALID),
+    ("albef", {"ramp": 0.0}, Code.INVALID),
+    ("albef", {"queue": -1}, Code.INVALID),
     ("bert", {"objective": "clm"}, Code.INVALID),
     ("bert", {"unit": "letter"}, Code.INVALID),
     ("bert", {"rate": 1.0}, Code.INVALID),
