@@ -49,6 +49,10 @@ INPUTS = {
     "mel": Input(("mel",), "spectrograms of bands"),
     "frames": Input(("mel",), "spectrograms of frames"),
     "points": Input(("points",), "points of numbers, y included:"),
+    "regions": Input(("region", "box"), "regions a picture:"),
+    "region_side": Input(("region",), "regions of side"),
+    "region_classes": Input(("region_class",), "classes of regions up to", exact=False),
+    "graph": Input(("graph",), "kinds of nodes of a scene's graph:"),
     "prompts": Input(("prompts",), "prompts of each class", by_example=False),
 }
 

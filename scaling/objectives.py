@@ -225,6 +225,29 @@ def _whole_units(scores_BU: jax.Array, starts_BT: jax.Array, count_B: jax.Array,
     return jnp.take_along_axis(taken_BU, unit_BT, axis=1) & keep_BT
 
 
+def nodes(keys_B: jax.Array, graph_BT: jax.Array, kind: tuple[int, int], keep_BT: jax.Array, rate: float) -> jax.Array:
+    """Chooses whole nodes of a kind, the share ``rate`` of them and at least one; their tokens, bool (B, T).
+
+    Args:
+      graph_BT: the node of each token, its number (from 1) times the number of kinds, plus its kind; 0: of none.
+      kind: the kind, and the number of kinds.
+      keep_BT: False: no token of a node that is chosen from.
+    """
+    of_kind_BT = keep_BT & (graph_BT > 0) & (graph_BT % kind[1] == kind[0])
+    first_BT = of_kind_BT & (graph_BT != jnp.pad(graph_BT[:, :-1], ((0, 0), (1, 0))))
+    taken_BT = choose(keys_B, graph_BT, mlm_count(first_BT, rate), first_BT)
+    return of_kind_BT & (graph_BT[:, :, None] == jnp.where(taken_BT, graph_BT, 0)[:, None]).any(axis=2)
+
+
+def tasks(key: jax.Array, index_B: jax.Array, shares: tuple[float, ...]) -> list[jax.Array]:
+    """One task for each example, bool (B,) for each of ``shares``, which sum to 1.
+
+    Any 2^k aligned indices have exactly these shares, if they are multiples of 2^-k (``levels``).
+    """
+    level_B, ends = levels(key, index_B), np.cumsum((0, *shares)).tolist()
+    return [(level_B >= low) & (level_B < high) for low, high in zip(ends[:-1], (*ends[1:-1], 2))]
+
+
 def mlm_count(keep_BT: jax.Array, rate: float) -> jax.Array:
     """Number of positions that mlm hides, (B,): the share ``rate`` of those in ``keep_BT``, at least one."""
     total_B = keep_BT.sum(axis=1)

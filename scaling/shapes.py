@@ -96,7 +96,7 @@ class Shapes:
             units=families.units(cell.module, cell.config, self.study.options.evaluation.batch, made_by),
             counted=families.counted(cell.module, cell.config),
             unique=data.unique(source, spec),
-            loss=fitted.count or _loss_tokens(source, families.text(spec), fitted.share),
+            loss=fitted.count or _loss_tokens(source, families.text(spec), fitted.share, whole=not fitted.uneven),
             evaluated=fitted.count or _loss_tokens(source, families.text(spec), 1.0),
             further=families.further(cell.module, cell.config),
         )
@@ -110,9 +110,11 @@ def state_bytes(manifest: Manifest) -> int:
     return trained + frozen * FROZEN_BYTES + prune.state_bytes(manifest.prune)
 
 
-def _loss_tokens(source: Any, text: int, share: float) -> float:
-    """Predictions per example: ``share`` of its loss tokens; the mean if the source's examples differ."""
+def _loss_tokens(source: Any, text: int, share: float, *, whole: bool = True) -> float:
+    """Predictions per example: ``share`` of its loss tokens, ``whole`` in each or in the mean; the mean if the source's
+    examples differ."""
     if hasattr(source, "loss_tokens"):
         return share * source.loss_tokens(text)
     mask = source.batch(np.zeros(1, np.int64), seed=0, context=text).get("mask")
-    return round(share * (text if mask is None else int(mask.sum())))
+    total = share * (text if mask is None else int(mask.sum()))
+    return round(total) if whole else total

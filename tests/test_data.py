@@ -69,6 +69,7 @@ def sources(tmp_path_factory) -> dict[str, dict]:
         "instructions": {"source": "instructions"},
         "linear": {"source": "linear"},
         "scenes": {"source": "scenes"},
+        "graphs": {"source": "graphs"},
         "interleaved": {"source": "interleaved"},
         "gaussian": {"source": "gaussian"},
         "tones": {"source": "tones", "rate": 4000, "window": 128, "hop": 64, "mel": 12, "tones": 8, "notes": 5},
@@ -493,9 +494,9 @@ def test_llmc_header_alone_is_truncated(tmp_path):
 # load
 
 SOURCES = (
-    "arrayrecord, bin, gaussian, instructions, interleaved, linear, markov, parquet, prepared, rhm, scenes, stdlib, "
+    "arrayrecord, bin, gaussian, graphs, instructions, interleaved, linear, markov, parquet, prepared, rhm, scenes, "
 )
-SOURCES += "text, tones, webdataset, zipf"
+SOURCES += "stdlib, text, tones, webdataset, zipf"
 
 
 @pytest.mark.parametrize(

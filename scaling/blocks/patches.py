@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from scaling import objectives
 from scaling.blocks import dense
 from scaling.blocks.head import look_up
 from scaling.blocks.logical import Axes
@@ -17,6 +19,7 @@ from scaling.errors import Code, UserError
 from scaling.records.unit import Unit
 from scaling.settings import setting
 
+BOX = 5  # numbers of a region's box
 SQUARED_ERROR = Unit(quantity="squared error", per="pixel value")
 
 
@@ -47,6 +50,61 @@ class ImageShape(Shape):
     def pixels(self) -> int:
         """Numbers in a patch."""
         return 3 * self.patch**2
+
+
+@dataclass(frozen=True)
+class PictureShape(ImageShape):
+    """``ImageShape`` of families that also take the regions of a picture, which the source cuts out, for its patches.
+
+    Attributes:
+      regions: of a picture; 0: it is cut into patches.
+      region_side: side of a region in pixels.
+      region_rate: share of the regions or patches that are hidden; at least one.
+    """
+
+    regions: int = setting(0, least=0)
+    region_side: int = setting(11, least=1)
+    region_rate: float = setting(0.15, above=0, most=1)
+
+    @property
+    def places(self) -> int:
+        """Positions of a picture."""
+        return self.regions or self.patches
+
+    @property
+    def hidden(self) -> int:
+        """Positions that are hidden."""
+        return max(1, round(self.region_rate * self.places))
+
+    @property
+    def shown(self) -> int:
+        """Numbers of pixels at a position."""
+        return 3 * self.region_side**2 if self.regions else self.pixels
+
+    @property
+    def features(self) -> int:
+        """Numbers of a position: of pixels, of the box of a region, and whether it is hidden."""
+        return self.shown + (BOX if self.regions else 0) + 1
+
+
+def places(batch: Mapping[str, jax.Array], shape: PictureShape) -> jax.Array:
+    """Pixels in [-1, 1] of the positions of a picture, (B, P, X)."""
+    if not shape.regions:
+        return patchify(batch["image"], shape.patch)
+    return scaled(batch["region"]).reshape(*batch["region"].shape[:2], -1)
+
+
+def hide(keys_B: jax.Array, shape: PictureShape) -> jax.Array:
+    """Chooses positions to hide, bool (B, P)."""
+    return objectives.ranks(objectives.uniform(keys_B, shape.places)) < shape.hidden
+
+
+def masked(hidden_BP: jax.Array, batch: Mapping[str, jax.Array], shape: PictureShape) -> jax.Array:
+    """What an ``Embed`` is given of ``places``, (B, P, features): pixels of hidden ones are 0, boxes stay, and the last
+    number says so (UNITER, arXiv 1909.11740)."""
+    hidden_BP1 = hidden_BP[..., None]
+    pixels_BPX, box = places(batch, shape), [batch["box"]] if shape.regions else []
+    return jnp.concatenate([jnp.where(hidden_BP1, 0, pixels_BPX), *box, hidden_BP1.astype(jnp.float32)], axis=2)
 
 
 def patchify(image_BHWC: jax.Array, patch: int) -> jax.Array:

@@ -157,9 +157,17 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, memory_BSD: jax.Array | None = None, *, keep_BT=None, keep_BS=None, condition_BD=None
+        self,
+        x_BTD: jax.Array,
+        memory_BSD: jax.Array | None = None,
+        *,
+        keep_BT: jax.Array | None = None,
+        keep_BS: jax.Array | None = None,
+        see_BTS: jax.Array | None = None,
+        condition_BD: jax.Array | None = None,
     ) -> Any:
-        """False in ``keep_BT`` or ``keep_BS`` hides a position of x or of the memory from every query."""
+        """False in ``keep_BT`` or ``keep_BS`` hides a position of x or of the memory from every query, in ``see_BTS`` a
+        position of x (S is T) from one. A prompt sees what the first position sees."""
         weights = self._weights()
         more = {name: w for name, w in self.variables["params"].items() if name not in weights}
         prompt_KD, ahead = more.pop(added.PROMPT, None), 0
@@ -167,10 +175,13 @@ class Stack(nn.Module):
         if prompt_KD is not None:
             x_BTD, ahead = added.prompted(x_BTD, prompt_KD), len(prompt_KD)
             keep_BT = None if keep_BT is None else jnp.pad(keep_BT, ((0, 0), (ahead, 0)), constant_values=True)
+            if see_BTS is not None:
+                see_BTS = jnp.pad(see_BTS, ((0, 0), (ahead, 0), (0, 0)), mode="edge")
+                see_BTS = jnp.pad(see_BTS, ((0, 0), (0, 0), (ahead, 0)), constant_values=True)
 
         def layer(x_BTD: jax.Array, w: dict[str, jax.Array]) -> tuple[jax.Array, Any]:
             x_BTD = constrain(x_BTD, "batch", "time", "embed")
-            x_BTD, load = self._layer(x_BTD, w, memory_BSD, keep_BT, keep_BS, condition_BD, ahead)
+            x_BTD, load = self._layer(x_BTD, w, memory_BSD, keep_BT, keep_BS, see_BTS, condition_BD, ahead)
             return constrain(x_BTD, "batch", "time", "embed"), load
 
         x_BTD, load_LB = layers.each(layers.kept(layer, self.layers), x_BTD, weights, self.layers)
@@ -216,7 +227,7 @@ class Stack(nn.Module):
         return weights
 
     def _layer(
-        self, x_BTD: jax.Array, w: dict[str, jax.Array], memory_BSD, keep_BT, keep_BS, condition_BD, ahead: int
+        self, x_BTD: jax.Array, w: dict[str, jax.Array], memory_BSD, keep_BT, keep_BS, see_BTS, condition_BD, ahead: int
     ) -> tuple[jax.Array, Any]:
         product, bottleneck = added.product, added.bottleneck
         by_6BD = modulations(condition_BD, w["modulation"]).swapaxes(0, 1) if self.adaptive else None
@@ -234,7 +245,8 @@ class Stack(nn.Module):
         # QK-norm bounds the scores, which keeps high learning rates stable (arXiv 2302.05442).
         place = rotate if self.rotary else lambda y: y
         q_BHTK, k_BHTK = place(rms_norm(q_BHTK, w["q_norm"])), place(rms_norm(k_BHTK, w["k_norm"]))
-        mixed = attend(q_BHTK, k_BHTK, v_BHTK, self.mask, prefix=self.prefix + ahead, keep_BS=keep_BT)
+        hidden: Any = {"keep_BS": keep_BT, "see_BTS": see_BTS}
+        mixed = attend(q_BHTK, k_BHTK, v_BHTK, self.mask, prefix=self.prefix + ahead, **hidden)
         x_BTD = x_BTD + gated(bottleneck(product("bhtk,hkd->btd", mixed, w, "o"), w, "attention"), 2)
         if self.cross:
             q_BHTK = product("btd,dhk->bhtk", rms_norm(x_BTD, w["cross_norm"]), w, "cross_q")

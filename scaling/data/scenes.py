@@ -58,8 +58,8 @@ _RGB = np.array(
     ],
     np.uint8,
 )
-_BACKGROUND = 60
-_RADII = (5, 3)  # of the large object and of the small one
+BACKGROUND = 60
+RADII = (5, 3)  # of the large object and of the small one
 _TRAIN, _EVALUATE = 1, 2
 DOCUMENT = 16
 DOCUMENTS = 2048
@@ -161,7 +161,7 @@ class Scenes:
     def _stamps(self) -> list[np.ndarray]:
         """Masks of the large and of the small object, (4 shapes * places**2, 32 * 32), by shape, y and x of centre."""
         tables = []
-        for radius in _RADII:
+        for radius in RADII:
             table = np.zeros((len(SHAPES), SIDE, SIDE, SIDE, SIDE), bool)
             for number, shape in enumerate(SHAPES):
                 stamp = _stamp(shape, radius)
@@ -230,7 +230,7 @@ class Scenes:
 
     def render(self, scene: np.ndarray, places: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Pictures (n, 32, 32, 3) uint8."""
-        image = np.full((len(scene), SIDE * SIDE, 3), _BACKGROUND, np.uint8)
+        image = np.full((len(scene), SIDE * SIDE, 3), BACKGROUND, np.uint8)
         for thing, stamps in enumerate(self._stamps):
             where = (scene[:, 3 * thing + 1] * SIDE + places[:, thing]) * SIDE + places[:, 2 + thing]
             row, pixel = np.nonzero(stamps[where])

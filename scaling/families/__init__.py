@@ -95,7 +95,7 @@ class Term:
       start: value before the first step with an untied head; None if it depends on the data.
       share: share of the source's loss tokens that the term counts.
       count: predictions per example, if it does not count tokens.
-      uneven: whether examples differ in how many they have; ``share`` is then the mean.
+      uneven: whether examples differ in how many they have; ``share`` or ``count`` is then the mean.
       batchwise: whether an example's value depends on the others of its batch. Evaluation then uses whole batches of
         one size, whatever the training batch.
       candidates: of a batchwise term: how many a batch of so many examples gives, among which each has one to be found.
@@ -108,7 +108,7 @@ class Term:
     weight: float = 1.0
     start: float | None = None
     share: float = 1.0
-    count: int | None = None
+    count: float | None = None
     uneven: bool = False
     batchwise: bool = False
     candidates: Callable[[int], int] = lambda batch: batch
