@@ -15,16 +15,14 @@ from scaling.data.linear import Linear
 from scaling.families import regression
 from scaling.run import Run
 
-CONFIG = small("regression", dims=3, context=6, layers=2)[1]
+MODULE, CONFIG = small("regression", dims=3, context=6, layers=2)
 OUTPUTS = quick(lambda parameters, points: regression.outputs(parameters, points, CONFIG))
 
 
 def noisy() -> dict[str, Any]:
     """Parameters of which none is zero."""
     rng = np.random.default_rng(3)
-    return jax.tree.map(
-        lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), parts.shapes(regression, CONFIG)
-    )
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), parts.shapes(MODULE, CONFIG))
 
 
 def linear(**fields: Any) -> Linear:
@@ -34,7 +32,7 @@ def linear(**fields: Any) -> Linear:
 
 
 @pytest.fixture(scope="module")
-def drawn() -> dict[str, Any]:
+def drawn() -> Any:
     return linear(dims=3, noise=0.5).evaluation(6, 60_000)
 
 
@@ -44,7 +42,8 @@ def test_points_are_of_one_function_an_example_and_have_unit_variance(drawn: dic
     assert abs(np.square(y).mean() - 1) < 4 * np.square(y).mean(axis=1).std() / 100
     assert np.abs(x.mean(axis=(0, 1))).max() < 4 / 245 and np.abs(x.std(axis=(0, 1)) - 1).max() < 0.02
     # Noiseless, three points give the function, and every later y is what it says.
-    exact: Any = linear(dims=3).evaluation(6, 300)["points"].astype(np.float64)
+    found: Any = linear(dims=3).evaluation(6, 300)
+    exact = found["points"].astype(np.float64)
     w = np.linalg.solve(exact[:, :3, :3], exact[:, :3, 3:])
     well = np.linalg.cond(exact[:, :3, :3]) < 20
     np.testing.assert_allclose(exact[well, 3:, :3] @ w[well], exact[well, 3:, 3:], atol=1e-4)
@@ -82,7 +81,7 @@ def _error(drawn: dict[str, Any], weight: float) -> float:
 
 
 def test_the_first_loss_is_the_mean_square_and_nothing_sees_its_own_y():
-    batch = batch_of(regression, CONFIG, 8)
+    batch: Any = batch_of(regression, CONFIG, 8)
     error, ones = quick(lambda p: regression.loss(p, batch, jax.random.key(0), CONFIG))(initial(regression, CONFIG))[
         "error"
     ]

@@ -13,6 +13,7 @@ from the first step on, where the code begins with fewer of them and of fewer di
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -75,7 +76,8 @@ def init(key: jax.Array, config: Config) -> Parameters:
 
 def outputs(parameters: Parameters, points_BTX: jax.Array, config: Config) -> jax.Array:
     """Predictions of y, (B, T)."""
-    return Model(config).apply({"params": parameters}, points_BTX)
+    predicted_BT: Any = Model(config).apply({"params": parameters}, points_BTX)
+    return predicted_BT
 
 
 def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
