@@ -32,6 +32,9 @@ what is left is not the statistics but the arithmetic, in which more points help
 until it learns to use the pairs, and then falls; seeds differ in when. With four numbers and twelve points in place of
 two and eight, a pilot at 0.38M points had not left the plateau (1.006, seed 0, rates 0.0025 and 0.01, size 3).
 
+**No law is identified.** ``scaling fit``, 28 runs: Chinchilla's form E 0 [0, 0.264], a 0.74 [0.16, 0.89], residual
+22 %, which the seeds explain (p 0.59); a product of powers with a floor 0.164 [0.014, 0.268]. Both hold 0.1875.
+
 Rate: in a pilot of two sizes at 0.51M and 1.54M points 0.0025 beats 0.005 in all four places (.266 against .468, .233
 against .311 at size 3; .339 against .456, .285 against .312 at size 0); nothing lower was tried, so it is not
 bracketed (``rates`` would). Not shown: noise, where ridge regression is the best; more numbers; depth, which is two

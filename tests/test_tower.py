@@ -1,0 +1,35 @@
+"""The comparison of experiments/tower.py, on runs whose answer is written down."""
+
+import math
+
+import pytest
+
+from experiments.tower import Run, compared, get_config, lines
+from scaling import study
+
+
+def test_towers_are_held_against_early_fusion_of_their_size_and_seed():
+    """Early fusion's loss is C^-1/2; the tower's is 0.8 of it at the same D, at half the FLOPs."""
+    runs, arms = [], {"early": (1.0, 1.0), "tower": (0.8, 0.5)}
+    for arm, (better, cheaper) in arms.items():
+        for size, seed in ((0, 0), (0, 1), (2, 0)):
+            for amount in (100, 200, 400):
+                c = float((size + 1) * amount)
+                runs.append(Run(arm, size, seed, amount, better * c**-0.5, cheaper * c, cheaper * c + 50 * (size + 1)))
+    rows = compared(runs)
+    assert [row.D for row in rows] == [100, 200, 400] and all(row.pairs == 3 for row in rows)
+    for row in rows[:2]:  # early needs C / 0.64
+        assert row.loss.value == pytest.approx(0.8) and row.loss.lo == pytest.approx(row.loss.hi)
+        assert row.out is not None and row.out.value == pytest.approx(0.5 * 0.64)
+        assert row.whole is not None and row.whole.value == pytest.approx((0.5 + 50 / row.D) * 0.64)
+        assert (row.inside, row.better, row.worse) == (3, 0, 0)
+    assert rows[2].out is None and (rows[2].inside, rows[2].better) == (0, 3)
+    assert len(lines(rows)) >= 4 and math.isfinite(rows[2].loss.value)
+
+
+def test_every_tower_is_pre_trained_on_other_pictures():
+    made = study.resolve(get_config())
+    assert {cell.dataset for cell in made.cells} == {"pictures", "early", "tower"}
+    assert made.datasets["pictures"] != made.datasets["tower"] == made.datasets["early"]
+    shapes = {arm: [(c.size, c.tokens, c.seed) for c in made.cells if c.dataset == arm] for arm in ("early", "tower")}
+    assert shapes["early"] == shapes["tower"] and len(shapes["tower"]) == 30
