@@ -71,8 +71,8 @@ def through(stacks: Any, weights: Any, x_BTD: jax.Array, y_BPW: jax.Array, keep_
         return layer(x_BTD, y_BPW, w, keep_BT, first.activation), None
 
     def group(streams: Any, w: Any) -> tuple[Any, None]:
-        streams, _ = layers.kept(crossed, count)(streams, w[:2])
-        return both(*streams, w[2:], (1, 1)), None
+        (x_BTD, y_BPW), _ = layers.kept(crossed, count)(streams, w[:2])
+        return both(x_BTD, y_BPW, w[2:], (1, 1)), None
 
     alone = first.layers - count, second.layers - count
     before = [jax.tree.map(lambda leaf, n=n: leaf[:n], w) for n, w in zip(alone, (x_weights, y_weights))]

@@ -111,7 +111,7 @@ class Seen(NamedTuple):
     inputs_BS: jax.Array
     keep_BS: jax.Array
     picture_BPX: jax.Array
-    causal_B: jax.Array
+    causal_B11: jax.Array
     matching_B: jax.Array
     count_BT: jax.Array
     hidden_BT: jax.Array
@@ -140,8 +140,8 @@ def prepare(batch: dict[str, jax.Array], key: jax.Array, config: Config) -> Seen
     hidden_BP = patches.hide(objectives.keys(regions, batch), c) & regions_B[:, None]
     picture_BPX = patches.masked(hidden_BP, batch, c)
     inputs_BS = jnp.pad(jnp.where(hidden_BT, c.vocab, shown_BT), ((0, 0), (1, 0)), constant_values=c.vocab + 1)
-    keep_BS = jnp.pad(keep_BT, ((0, 0), (1, 0)), constant_values=True)
-    return Seen(inputs_BS, keep_BS, picture_BPX, causal_B, matching_B, count_BT, hidden_BT, hidden_BP, is_other_B)
+    given = inputs_BS, jnp.pad(keep_BT, ((0, 0), (1, 0)), constant_values=True), picture_BPX, causal_B[:, None, None]
+    return Seen(*given, matching_B, count_BT, hidden_BT, hidden_BP, is_other_B)
 
 
 def _stacks(config: Config) -> tuple[stack.Stack, stack.Stack]:
@@ -189,15 +189,16 @@ def states(parameters: Any, seen: Seen, config: Config) -> tuple[jax.Array, jax.
     y_BPW: Any = patches.Embed(c.places, c.seeing).apply({"params": p["patches"]}, seen.picture_BPX)
     x_BSD = stack.rms_norm(head.look_up(p["embedding"], seen.inputs_BS))
     if c.streams == "two":
-        weights = p["stack"], p["vision"], p["crossing"], p["vision_crossing"]
+        weights = [p[name] for name in ("stack", "vision", "crossing", "vision_crossing")]
         x_BSD, y_BPW = crossing.through(stacks, weights, x_BSD, y_BPW, seen.keep_BS)
         return stack.rms_norm(x_BSD, p["norm"]), stack.rms_norm(y_BPW, p["vision_norm"])
     if c.mask == "mixed":
         place = jnp.arange(c.places + 1 + c.text)
-        see = (place <= place[:, None]) | (place < c.places) | ~seen.causal_B[:, None, None]
+        see = (place <= place[:, None]) | (place < c.places) | ~seen.causal_B11
     keep = jnp.pad(seen.keep_BS, ((0, 0), (c.places, 0)), constant_values=True)
-    both: Any = jnp.concatenate([y_BPW, x_BSD], axis=1)
-    both = stack.rms_norm(stacks[0].apply({"params": p["stack"]}, both, keep_BT=keep, see_BTS=see), p["norm"])
+    joined_BUD = jnp.concatenate([y_BPW, x_BSD], axis=1)
+    both: Any = stacks[0].apply({"params": p["stack"]}, joined_BUD, keep_BT=keep, see_BTS=see)
+    both = stack.rms_norm(both, p["norm"])
     return both[:, c.places :], both[:, : c.places]
 
 
@@ -206,12 +207,11 @@ def loss(parameters: Any, batch: dict[str, jax.Array], key: jax.Array, config: C
     region, "matching": nats per example}, each of the examples with this task, as far as the configuration has it."""
     c, p, seen, found = config, parameters, prepare(batch, key, config), {}
     x_BSD, y_BPE = states(parameters, seen, c)
-    causal_B11 = seen.causal_B[:, None, None]
-    read_BTD = jnp.where(causal_B11, x_BSD[:, :-1], x_BSD[:, 1:]) if c.mask == "mixed" else x_BSD[:, 1:]
+    read_BTD = jnp.where(seen.causal_B11, x_BSD[:, :-1], x_BSD[:, 1:]) if c.mask == "mixed" else x_BSD[:, 1:]
     weight = p["embedding"][: c.vocab] if c.tied else p["head"]
     nats_BT = head.vocabulary(read_BTD, weight, batch["tokens"][:, 1:], tied=c.tied)
     if c.mask == "mixed":
-        found["text"] = objectives.clm(nats_BT, seen.count_BT & seen.causal_B[:, None])
+        found["text"] = objectives.clm(nats_BT, seen.count_BT & seen.causal_B11[:, 0])
     found["words"] = objectives.clm(nats_BT, seen.hidden_BT)
     if c.region_share:
         predicted_BPX = dense.product(y_BPE, p["region_head"])
