@@ -107,11 +107,8 @@ def train(
     state = jax.tree.map(lambda leaf, as_: jax.device_put(leaf, as_.sharding), begun, trainer.abstract)
     state, metrics = trainer.chunk(state, hyper, batches)
     found: dict[str, Any] = {"losses": np.asarray(metrics["loss"]).tolist()}
-    if hasattr(module, "after"):  # what it changes, but for what is a copy of a whole part
-        kept = [
-            leaf for name, leaf in state["params"].items() if name in module.frozen(config) and hasattr(leaf, "shape")
-        ]
-        found["state"] = [value for leaf in kept for value in np.asarray(leaf, np.float64).ravel().tolist()]
+    if queues := [np.asarray(state["params"][name], np.float64).ravel() for name in getattr(module, "QUEUES", ())]:
+        found["queues"] = np.concatenate(queues).tolist()
     (compiled,) = (each for (name, _), each in trainer._compiled.items() if name == "chunk")
     return trainer, state, {**found, "collectives": collectives(compiled.as_text())}
 

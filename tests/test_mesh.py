@@ -59,8 +59,8 @@ def test_every_family_trains_alike_on_every_mesh(meshes):
         assert max(alone) - min(alone) > 1e-3 * alone[0], case  # parameters have moved
         for shape, run in runs.items():
             assert run["losses"] == pytest.approx(alone, rel=TOLERANCE[case.split()[-1]]), (case, shape)
-            if case.endswith("float32") and "state" in run:  # a queue has the order of the batch
-                assert run["state"] == pytest.approx(runs["1x1x1"]["state"], rel=1e-3, abs=1e-3), (case, shape)
+            if case.endswith("float32") and "queues" in run:  # they have the order of the batch
+                assert run["queues"] == pytest.approx(runs["1x1x1"]["queues"], rel=1e-3, abs=1e-3), (case, shape)
         if case.endswith("bfloat16"):
             exact = meshes["cases"][case.replace("bfloat16", "float32")]["1x1x1"]["losses"]
             assert alone == pytest.approx(exact, rel=0.05) and alone != exact, case
