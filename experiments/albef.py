@@ -16,8 +16,8 @@ Compare arms by ``contrast_plain`` (at the start ln 16 = 2.773, at best .0027, s
 ``contrast`` and ``words``, whose targets are the teacher's, nor by ``matching``, whose negatives are the harder the
 better the contrast is.
 
-2026-11-30, Intel Xeon with AVX-512, jax 0.10.2, two workers on two cores with a load of 18 to 45: 28 minutes, which says
-little; ``plan`` asks for half a minute of one idle core and is far too low.
+2026-11-30, Intel Xeon with AVX-512, jax 0.10.2, two workers on two cores with a load of 18 to 45: 28 minutes, which
+says little; ``plan`` asks for 24 s of two idle cores.
 
 **Rate.** Sum of the three losses at 0.0025, 0.005, 0.01, 0.02, of size 0 on 2,048 pairs: with the teacher 6.26, 6.18,
 6.34, 6.48, without 3.67, 3.38, 3.37, 5.13; of size 1 on 8,192: 2.60, 2.59, 2.85, 3.13 and 1.57, 1.50, 1.59, 2.48. So
