@@ -486,7 +486,7 @@ WRONG = [
     ("streams", {"conditional": False, "region_share": 0.0}, Code.CONFLICT),
     ("streams", {"conditional": False, "mask": "mixed"}, Code.CONFLICT),
     ("streams", {"matching_share": 0.0, "region_share": 0.0, "streams": "two"}, Code.CONFLICT),
-    ("streams", {"vision_width": 20, "streams": "two"}, Code.CONFLICT),
+    ("streams", {"vision_width": 21, "streams": "two"}, Code.CONFLICT),
     ("streams", {"crossings": 2, "streams": "two"}, Code.CONFLICT),
     ("vq", {"objective": "gumbel"}, Code.INVALID),
     ("vq", {"codes": 0}, Code.INVALID),

@@ -86,7 +86,7 @@ class Graphs:
             return {KINDS[ANSWER]: sum(map(math.log, scenes.CHOICES)) / len(QUESTIONS)}
         return {KINDS[kind]: math.log(count) for kind, count in zip(CAPTION, scenes.CHOICES)}
 
-    def describe(self) -> dict[str, str | float | dict[str, float] | None]:
+    def describe(self) -> dict[str, str | float | None]:
         own = asdict(self.config)
         text = json.dumps({"source": "graphs", "version": 1, **own}, sort_keys=True)
         whole = math.log(len(QUESTIONS)) if self.config.questions else 0.0
@@ -97,7 +97,7 @@ class Graphs:
             "bytes": None,
             "unique_tokens": None,
             "entropy": (whole + each) / self.length,
-            "node_entropy": self.node_entropy,
+            **{f"{kind}_entropy": nats for kind, nats in self.node_entropy.items()},
             **own,
         }
 
