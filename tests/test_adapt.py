@@ -164,7 +164,7 @@ def test_what_cannot_be_meant_is_refused(adapted: object, code: Code, field: str
         ("gpt", adapt.Lora(whole=("trunk",)), Code.UNKNOWN, "adapt.whole"),
         ("t5", adapt.Prompt(), Code.CONFLICT, "adapt.parts"),
         ("vit", adapt.Prompt(), Code.UNSUPPORTED, "adapt.kind"),
-        *((name, adapt.Lora(), Code.UNSUPPORTED, "adapt") for name in ("clip", "vq", "dit")),
+        *((name, adapt.Lora(), Code.UNSUPPORTED, "adapt") for name in ("clip", "vq", "dit", "tacotron")),
     ],
 )
 def test_what_a_family_lacks_is_refused(name: str, how: adapt.Adapt, code: Code, field: str):
