@@ -209,11 +209,11 @@ def test_what_is_rounded_and_what_it_takes():
 
 @pytest.mark.parametrize("name", families.names())
 def test_the_matrices_of_all_blocks_are_rounded(name: str):
-    """Those that the family counts as attention, MLP and modulation of a stack, and nothing else."""
+    """Those that the family counts as attention, MLP and modulation of a stack, cells or filters, and nothing else."""
     family = families.load(name)
     shaped = families.configure(family, 0)
     found = quantise.stored(parts.shapes(family, shaped), family.axes(shaped), 8)
-    names = re.compile("attention|mlp|cross|_query|_memory|(?<!final_)modulation")
+    names = re.compile("attention|mlp|cross|_query|_memory|filters|cells|inner|(?<!final_)modulation")
     blocks = [part for part in family.components(shaped) if names.search(part.name)]
     assert found.weights == sum(part.parameters for part in blocks) > 0
 

@@ -117,9 +117,7 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     """Maps states_BSD of a text and the frames before, given_BTM, to frames (B, T, M), logits of the stop (B, T) and
-    attention weights (B, T, S).
-
-    Of the two LSTMs only the first is asked for attention, so that the second runs behind it, over its outputs.
+    attention weights (B, T, S). Attention is asked by the first LSTM alone, so that the second runs over its outputs.
     """
 
     config: Config
@@ -129,22 +127,25 @@ class Decoder(nn.Module):
         self, states_BSD: jax.Array, keep_BS: jax.Array, given_BTM: jax.Array, kept_NBTP: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         c, normal, zeros = self.config, nn.initializers.normal, nn.initializers.zeros
+
+        def block(name: str, fan_in: int, *shape: int) -> jax.Array:  # a layer, as what rounds or prunes blocks sees it
+            return self.param(name, normal(fan_in**-0.5), (1, *shape))[0]
+
         prenet = (c.mel, c.half), (c.half, c.half)
         x_BTP = given_BTM
         for name, shape, kept_BTP in zip(("prenet_first", "prenet_second"), prenet, kept_NBTP):
             weight = self.param(name, normal(shape[0] ** -0.5), shape)
             hidden_BTP = jax.nn.relu(dense.product(x_BTP.astype(weight.dtype), weight))
             x_BTP = jnp.where(kept_BTP, hidden_BTP / (1 - DROP), 0)
-        sizes = {"input": c.half, "read": c.width, "recurrent": c.cells}
-        fan_in = normal(sum(sizes.values()) ** -0.5)
-        first = {name: self.param(f"attention_{name}", fan_in, (size, GATES, c.cells)) for name, size in sizes.items()}
-        shapes = (c.cells, c.scores), (c.width, c.scores), (2 * c.reach, c.filters), (c.filters, c.scores), (c.scores,)
-        named = zip(("query", "memory", "filter", "location", "energy"), shapes)
-        attention = recurrent.Attention(*(self.param(name, normal(shape[0] ** -0.5), shape) for name, shape in named))
+        sizes, fan_in = {"input": c.half, "read": c.width, "recurrent": c.cells}, c.half + c.width + c.cells
+        first = {name: block(f"attention_{name}", fan_in, size, GATES, c.cells) for name, size in sizes.items()}
+        both = (block(name, size, size, c.scores) for name, size in (("query", c.cells), ("memory", c.width)))
+        named = zip(("filter", "location", "energy"), ((2 * c.reach, c.filters), (c.filters, c.scores), (c.scores,)))
+        others = (self.param(name, normal(shape[0] ** -0.5), shape) for name, shape in named)
+        attention = recurrent.Attention(*both, *others)
         own_BTE, read_BTD, weight_BTS = recurrent.attending_lstm(x_BTP, first, attention, states_BSD, keep_BS)
-        sizes = {"input": c.cells + c.width, "recurrent": c.cells}
-        fan_in = normal(sum(sizes.values()) ** -0.5)
-        second = (self.param(name, fan_in, (size, GATES, c.cells)) for name, size in sizes.items())
+        sizes, fan_in = (("input", c.cells + c.width), ("recurrent", c.cells)), 2 * c.cells + c.width
+        second = (block(name, fan_in, size, GATES, c.cells) for name, size in sizes)
         out_BTE = recurrent.lstm(jnp.concatenate([own_BTE, read_BTD], axis=2), *second)
         both_BTX = jnp.concatenate([out_BTE, read_BTD], axis=2)
         frame_XM = self.param("frame", zeros, (c.cells + c.width, c.mel))
@@ -283,12 +284,12 @@ def components(config: Config) -> list[Component]:
 def axes(config: Config) -> Axes:
     """Logical axes of every parameter. Bands and what attention's filters read do not grow with the width."""
     del config
-    cells = ("embed", "head", "mlp")
+    cells = ("layers", "embed", "head", "mlp")
     filters, norm = ("layers", "embed", "mlp"), ("layers", "embed")
     encoder: Axes = {"embedding": ("vocab", "embed"), "filters": filters, "norm": norm}
-    encoder = {**encoder, **dict.fromkeys(("input", "recurrent"), ("layers", *cells))}
+    encoder = {**encoder, **dict.fromkeys(("input", "recurrent"), cells)}
     prenet: Axes = {"prenet_first": ("pixels", "mlp"), "prenet_second": ("embed", "mlp")}
-    energy: Axes = {"query": ("embed", "mlp"), "memory": ("embed", "mlp"), "energy": ("mlp",)}
+    energy: Axes = {"query": filters, "memory": filters, "energy": ("mlp",)}
     place: Axes = {"filter": ("pixels", "head"), "location": ("pixels", "mlp")}
     names = "attention_input", "attention_read", "attention_recurrent", "input", "recurrent"
     ends: Axes = {"frame": ("embed", "pixels"), "stop": ("embed", "pixels")}
