@@ -1,9 +1,10 @@
-"""The comparison of experiments/tower.py, on runs whose answer is written down."""
+"""The comparisons of experiments/tower.py and streams.py, on runs whose answer is written down."""
 
 import math
 
 import pytest
 
+from experiments import streams
 from experiments.tower import Run, compared, get_config, lines
 from scaling import study
 
@@ -33,3 +34,18 @@ def test_every_tower_is_pre_trained_on_other_pictures():
     assert made.datasets["pictures"] != made.datasets["tower"] == made.datasets["early"]
     shapes = {arm: [(c.size, c.tokens, c.seed) for c in made.cells if c.dataset == arm] for arm in ("early", "tower")}
     assert shapes["early"] == shapes["tower"] and len(shapes["tower"]) == 30
+
+
+def test_streams_are_compared_at_equal_flops():
+    """Two streams cost 1.3 times as much, and lose 0.8 of a power law at equal FLOPs; at the last D one has no more."""
+
+    def run(arm: str, seed: int, d: int) -> streams.Run:
+        c = (1.3 if arm == "two" else 1.0) * d
+        loss = (0.8 if arm == "two" else 1.0) * (1 + 0.01 * seed) * c**-0.5
+        return streams.Run(arm=arm, size=0, seed=seed, D=d, C=c, losses={"words": loss})
+
+    rows = streams.compared(
+        [run(arm, seed, d) for arm in ("one", "two") for seed in (0, 1, 2) for d in (100, 200, 400)]
+    )
+    assert [(row.D, row.pairs) for row in rows] == [(100, 3), (200, 3)]
+    assert all(row.ratio.value == pytest.approx(0.8) and row.ratio.lo == pytest.approx(0.8) for row in rows)
