@@ -68,7 +68,7 @@ def supplied(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return source
 
 
-SIZED = ("vocab", "classes", "image", "field", "mel", "frames")
+SIZED = ("vocab", "classes", "image", "field", "mel", "frames", "regions", "region_side")
 
 
 def planned(folder: Path, family: str, source: dict[str, Any], **model: Any) -> tuple[int, str]:
@@ -94,7 +94,7 @@ def test_every_family_on_every_source(family: str, objective: str, source: str, 
         assert code == 2 and f" family = {family}: " in err and f" {lacking[0]}" in err
         return
     base: Any = study.base("supply")
-    base.family, base.model, base.data.mine = family, model, config
+    base.family, base.model, base.data.mine, base.repeats = family, model, config, True
     base.cells.grid = study.block("grid", "mine", (0,), tokens=(4096,))
     if families.inherits(module, families.configure(module, 0, **model, **sizes)):
         with refuses(Code.MISSING, "cells.grid.init_from"):  # all that it lacks is its parent

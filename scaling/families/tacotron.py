@@ -150,7 +150,9 @@ class Decoder(nn.Module):
         both_BTX = jnp.concatenate([out_BTE, read_BTD], axis=2)
         frame_XM = self.param("frame", zeros, (c.cells + c.width, c.mel))
         stop_X1 = self.param("stop", zeros, (c.cells + c.width, 1))
-        return dense.product(both_BTX, frame_XM), dense.product(both_BTX, stop_X1)[..., 0], weight_BTS
+        # In float32 whatever the weights are, since a frame is held against another to the last digit.
+        frames_BTM = jnp.einsum("btx,xm->btm", both_BTX, frame_XM, preferred_element_type=jnp.float32)
+        return frames_BTM, dense.product(both_BTX, stop_X1)[..., 0], weight_BTS
 
 
 class PostNet(nn.Module):
