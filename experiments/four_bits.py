@@ -4,7 +4,7 @@
     scaling run --evaluate --workdir=runs/four-bits --bits=4,3 --out=bits.csv
     scaling fit bits.csv --law=post_training --columns='loss=delta' --where='delta > 2 * delta_se'
 
-gpt on a world of known entropy, four sizes x three D (a factor of 16, D/N from 1.2 to 166), three seeds: 36 cells.
+gpt on a world of known entropy, four sizes x three D (a factor of 16, D/N from 1.2 to 168), three seeds: 36 cells.
 `post_training` is the cost by N, D and bits, gamma_D its exponent in D.
 
 Expected before: from the nine runs of LOG.md (what few bits cost) the cost at 4 bits goes as D to the power of about 1,
@@ -24,8 +24,8 @@ training. Nats that rounding costs, seed 0, +- the error by document:
 **It grows with D and falls with N.** By least squares of ln cost on ln N and ln D (31 costs above 0 at 4 bits, 32 at
 3), four bits cost as D to the 0.37 [0.16, 0.57] and N to the -0.58 [-0.88, -0.28]; three as D to the 0.62 [0.46, 0.78]
 and N to the -0.62 [-0.86, -0.38]. ``scaling fit``, both: gamma_D 0.46 [0.35, 0.57], gamma_N 0.56 [0.32, 0.83], the
-form rejected (p 0.0001). The residual standard deviation is 0.62, twice what was expected; an exponent of D of 1 is
-excluded. Not shown: larger models, other data, grouped scales; rows of one stem are taken for independent.
+form rejected (p 0.0001). The residual standard deviation is 0.62, twice what was expected; an exponent of 1 is not
+what these runs have. Not shown: larger models, other data, grouped scales; rows of one stem are taken for independent.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from scaling.errors import Code, UserError, closest
@@ -16,7 +16,7 @@ from scaling.errors import Code, UserError, closest
 # As in tables: 7B is seven billion. An upper-case letter alone, so that no unit is taken for one (5s, 10m).
 SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12}
 TRUE, FALSE = ("true", "t", "yes", "y", "1"), ("false", "f", "no", "n", "0")
-WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
+WANTED = {bool: "true or false", int: "a whole number, as 4096, 1e6 or 2M", float: "a number, as 0.5, 1e21 or 7B"}
 Value = str | int | float | bool
 
 
@@ -135,7 +135,7 @@ def number(text: str) -> float:
         return float(text)
     try:
         return float(Decimal(text[:-1]) * factor)  # 2.3M is a whole number
-    except InvalidOperation:
+    except ArithmeticError:  # no number, or one beyond any
         raise ValueError(text) from None
 
 
@@ -164,11 +164,11 @@ def _value(name: str, text: str | None, left: list[str]) -> str:
 def _once(name: str, before: Value | None, value: Value) -> None:
     """Refuses a second value of a flag: one of the two would be dropped in silence."""
     if before is not None and before != value:
-        remedy = f"is given twice, {before} before; give one, or several as one list: --{name}={before},{value}"
+        remedy = f"is given twice, {before} before; leave one out"
         if isinstance(value, bool):
             remedy = f"is given both ways; leave --{name} or --no{name} out"
-        elif not isinstance(value, str) or name.startswith("config"):
-            remedy = f"is given twice, {before} before; leave one out"
+        elif isinstance(value, str) and "=" in value:  # pairs, such as N=31M
+            remedy = f"is given twice, {before} before; give one list: --{name}={before},{value}"
         raise UserError(name, value, remedy, Code.CONFLICT)
 
 

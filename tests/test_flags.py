@@ -24,6 +24,7 @@ def test_flags_are_read_as_people_write_them():
         "--cut=1.5",
         "--noise=7m",
         "--noise=M",
+        "--noise=1e999999K",
         "--cut=1.0001K",
         "--cut=inf",
         "--cut=" + "9" * 5000,

@@ -442,9 +442,10 @@ def test_maxtext_prints_its_parameters(tmp_path: Path):
 
 def test_megatron_prints_what_each_rank_holds(tmp_path: Path):
     log = (LOGS / "megatron/megatron.log").read_text()
-    several = log.replace(" 1\n", " 2\n", 1)  # pipeline_model_parallel_size
-    table = importers.read([write(tmp_path / "ranks.log", several)], Told()).table
-    assert "N" not in table and table["D"].iloc[0] == 200 * 8192
+    experts = f"  expert_model_parallel_size {'.' * 22} 8\n{log}"
+    for several in (log.replace(" 1\n", " 2\n", 1), experts):  # the first is pipeline_model_parallel_size
+        table = importers.read([write(tmp_path / "ranks.log", several)], Told()).table
+        assert "N" not in table and table["D"].iloc[0] == 200 * 8192
     tests = "validation loss at iteration 200 on test set | lm loss value: 9.0E+00 | lm loss PPL: 9.0E+00 |\n"
     assert importers.read([write(tmp_path / "test.log", log + tests)], Told()).table["loss"].iloc[0] < 3
 

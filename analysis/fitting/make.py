@@ -236,7 +236,7 @@ def _checked(runs: Runs, law: Law, fixed: Mapping[str, float]) -> pd.DataFrame:
                 raise UserError("role", role, remedy, Code.CONFLICT)
     if len(diagnose.levels(table["loss"], 1e-12)) < 2:
         raise UserError("loss", f"{table['loss'].iloc[0]} in every row", "there is nothing to fit", Code.TOO_FEW)
-    held, least = fixed.get(law.irreducible or ""), float(table["loss"].min())
+    held, least = fixed.get(law.irreducible or ""), float(np.min(table["loss"]))
     if held is not None and least > 0 and held > (1 + ABOVE) * least:
         remedy = f"holds the irreducible loss above the smallest loss, {least:.4g}; give what no run can be below"
         raise UserError("fixed", f"{law.irreducible}={held:g}", remedy, Code.CONFLICT)

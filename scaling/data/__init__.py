@@ -98,7 +98,8 @@ def supplies(source: Any) -> dict[str, int]:
 
     "vocab": size of the vocabulary; "marks": tokens of which it is known whether they begin words; "image": side of the
     images; "field": side of arrays of real numbers; "sound": samples of a sound; "mel", "frames": bands and frames of
-    its spectrogram; "points": numbers of a point, its y included; "classes": number of labels; "prompts": texts per
+    its spectrogram; "points": numbers of a point, its y included; "regions", "region_side", "region_classes": of a
+    picture, their side and their classes; "graph": kinds of nodes; "classes": number of labels; "prompts": texts per
     label; "pictures" of a "side" in an example of text, and the token that is their "mark"; "context": tokens of all
     evaluation documents, if they end. The highest token of a caption is its end-of-text.
     """

@@ -40,7 +40,7 @@ _TRAIN, _EVALUATE = 1, 2
 class Config:
     dims: int = setting(4, least=1, most=1024)
     """Numbers of an x."""
-    noise: float = setting(0.0, least=0)
+    noise: float = setting(0.0, least=0, most=1000)
     """Of y, in units of the standard deviation of the function."""
     world: int = setting(0, least=0, most=2**63 - 1)
     """Seed of the draws; another world has other examples of the same kind."""

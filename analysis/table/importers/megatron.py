@@ -16,7 +16,7 @@ AT = re.compile(r"\biteration (\d+)")
 TEST = re.compile(r"\btest\b")
 LENGTH = re.compile(r"\bseq(?:uence)?_length \.{2,} ?(\d+)\s*$")
 PARAMETERS = re.compile(r"number of parameters on \(tensor, pipeline\) model parallel rank \(0, 0\): (\d+)")
-PARALLEL = re.compile(r"\b(tensor|pipeline)_model_parallel_size \.{2,} ?(\d+)\s*$")
+PARALLEL = re.compile(r"\b(tensor|pipeline|expert)_model_parallel_size \.{2,} ?(\d+)\s*$")
 SAMPLES, TOKENS = "consumed samples", "consumed tokens"
 
 
@@ -56,7 +56,7 @@ def read(source: Source) -> Iterator[Entry]:
             held = int(match[1])
         elif match := PARALLEL.search(line):
             parallel[match[1]] = match[2]
-    if parallel == {"tensor": "1", "pipeline": "1"}:
+    if {"tensor", "pipeline"} <= set(parallel) and set(parallel.values()) == {"1"}:
         yield Facts("", {"N": held}, "the printed parameters")
 
 
