@@ -25,8 +25,9 @@ Excess over the best prediction of the same points, at 1.05M points and seed 0, 
     55,712     -.001    .010     .146       .033
 
 **Where nothing is known, all are at the floor; with one point 0.01 to 0.02 above it; where the function is known, far
-above it.** Two points tell it exactly, and after two or three the largest model still has 0.15 of the variance 1 of y; after four to seven 0.03. So
-what is left is not the statistics but the arithmetic, in which more points help. No run is below the floor.
+above it.** Two points tell it exactly, and after two or three the largest model still has 0.15 of the variance 1 of y;
+after four to seven 0.03. So what is left is not the statistics but the arithmetic, in which more points help. No run is
+below the floor.
 
 **Seeds differ by more than sizes do**: .708 and .299 at one place. A run stays near 1 at the points that it could know
 until it learns to use the pairs, and then falls; seeds differ in when. With four numbers and twelve points in place of
