@@ -205,7 +205,8 @@ def make(study: Study, workdir: Path | None = None, speed: Speed = REFERENCE) ->
     for program, cell in sorted(programs, key=lambda pair: -pair[0].seconds):
         how = cell.freezing, cell.adaptation, cell.teacher, cell.pruning
         shape = cell.family, cell.config, cell.recipe.batch, how
-        compiles[program.program] = 0 if shape in seen else speed.compile  # only the first of a shape compiles
+        # only the first of a shape compiles
+        compiles[program.program] = 0 if shape in seen else speed.compiling(len(cell.components))
         seen.add(shape)
     factor = 1.0 if workdir is None else _correction(workdir, shapes, programs, speed)
     priced = [msgspec.structs.replace(p, seconds=factor * (p.seconds + compiles[p.program])) for p, _ in programs]

@@ -27,6 +27,9 @@ from scaling.records.value import Value
 EVALUATION = 0.45
 # Initialisation, training and evaluation of a shape of two layers over the training step that ``measure`` compiles.
 COMPILATIONS = 4.0
+# Components of gpt, which ``measure`` compiles. A shape of twice as many takes half as long again: two streams (23) took
+# 1.65 of one (10), but late fusion (13, a part of it frozen) 0.9 of early (8), in one run each (experiments/LOG.md).
+COMPONENTS = 6
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON", "neon": "NEON"}
 SETTINGS = ("XLA_FLAGS", "JAX_PLATFORMS", "GLIBC_TUNABLES")  # settings of a worker that change its speed
 FORGOTTEN = "it is measured again if you delete it"
@@ -59,6 +62,10 @@ class Speed(Value, kw_only=True):
     score: float
     compile: float
     machine: Machine | None = None
+
+    def compiling(self, components: int) -> float:
+        """Seconds to compile a shape of so many counted components."""
+        return self.compile * (1 + components / COMPONENTS) / 2
 
     def __post_init__(self) -> None:
         if not (0 < self.rate < 1e18 and 0 <= self.score < 1 and 0 <= self.compile < 1e4):
