@@ -27,8 +27,8 @@ from scaling.records.value import Value
 EVALUATION = 0.45
 # Initialisation, training and evaluation of a shape of two layers over the training step that ``measure`` compiles.
 COMPILATIONS = 4.0
-# Components of gpt, which ``measure`` compiles. A shape of twice as many takes half as long again: two streams (23) took
-# 1.65 of one (10), but late fusion (13, a part of it frozen) 0.9 of early (8), in one run each (experiments/LOG.md).
+# Components of gpt, which ``measure`` compiles. A shape of twice as many takes half as long again. In one run each two
+# streams (23) took 1.65 of one (10), but late fusion (13, a part of it frozen) 0.9 of early (8); experiments/LOG.md.
 COMPONENTS = 6
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON", "neon": "NEON"}
 SETTINGS = ("XLA_FLAGS", "JAX_PLATFORMS", "GLIBC_TUNABLES")  # settings of a worker that change its speed
