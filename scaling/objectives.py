@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scaling.errors import Code, UserError
+
 Term = tuple[jax.Array, jax.Array]
 
 UNITS = ("token", "span", "word")
@@ -119,7 +121,8 @@ def softened(logits_: jax.Array, own_: jax.Array, taught_: jax.Array | None, wei
     """Cross-entropy in nats with targets of which a share is a teacher's distribution and the rest the truth.
 
     Args:
-      logits_: (..., C). own_: index of the truth. taught_: the teacher's logits, (..., C); None: the truth is all.
+      logits_: (..., C). own_: index of the truth. taught_: the teacher's logits, (..., C), zeros where targets are
+        smoothed; None: the truth is all.
       weight: the teacher's share.
     """
     nats_ = cross_entropy(logits_, own_)
@@ -143,6 +146,11 @@ def error(logits_BC: jax.Array, labels_B: jax.Array) -> Term:
 def before_padding(mask_BT: jax.Array) -> jax.Array:
     """True up to the last position with mask 1; later positions are padding."""
     return jnp.flip(jnp.cumsum(jnp.flip(mask_BT, axis=1), axis=1), axis=1) > 0
+
+
+def before_end(tokens_BT: jax.Array) -> jax.Array:
+    """True before the end of each text, which is its highest token, and the first of them; bool (B, T)."""
+    return jnp.arange(tokens_BT.shape[1]) < tokens_BT.argmax(axis=1)[:, None]
 
 
 def ranks(scores_BT: jax.Array) -> jax.Array:
@@ -432,27 +440,23 @@ def contrast(scores_BC: jax.Array, back_BC: jax.Array, own_B: jax.Array) -> Term
     return (cross_entropy(scores_BC, own_B) + cross_entropy(back_BC, own_B)) / 2, jnp.ones(len(own_B), jnp.float32)
 
 
-def smoothed(scores_BC: jax.Array, own_B: jax.Array, share: float) -> jax.Array:
-    """Nats of the own candidate where a ``share`` of the target is spread evenly over all candidates, (B,)."""
-    spread_B = jax.nn.logsumexp(scores_BC, axis=-1) - scores_BC.mean(axis=-1)
-    return (1 - share) * cross_entropy(scores_BC, own_B) + share * spread_B
-
-
-def hard_negatives(keys_B: jax.Array, scores_BC: jax.Array, least: float) -> jax.Array:
-    """For each example of a whole batch another, drawn with weights softmax(scores) + ``least``: its index, (B,)."""
-    weights_BC = jax.nn.softmax(jax.lax.stop_gradient(scores_BC)) + least
-    place_C = jnp.arange(len(weights_BC))
-    return jax.vmap(jax.random.categorical)(keys_B, jnp.log(jnp.where(place_C[:, None] == place_C, 0, weights_BC)))
-
-
 def retrieval_error(scores_BC: jax.Array, back_BC: jax.Array, own_B: jax.Array) -> Term:
     """Share of examples whose best match is not their partner, mean of both directions: a metric."""
     (there_B, count_B), (back_B, _) = error(scores_BC, own_B), error(back_BC, own_B)
     return (there_B + back_B) / 2, count_B
 
 
-def another(keys_B: jax.Array, scores_BB: jax.Array) -> jax.Array:
-    """A hard negative of each example: another of the batch, drawn by softmax(scores) without its own; int32 (B,)."""
-    noise_BB = jax.vmap(lambda key: jax.random.gumbel(key, scores_BB.shape[1:]))(keys_B)
-    own_BB = jnp.eye(len(scores_BB), dtype=bool)
-    return jnp.where(own_BB, -jnp.inf, jax.lax.stop_gradient(scores_BB) + noise_BB).argmax(axis=1).astype(jnp.int32)
+def another(keys_B: jax.Array, scores_BB: jax.Array, least: float = 0.0) -> jax.Array:
+    """A hard negative of each example of a whole batch: another, drawn with weights softmax(scores) + ``least``; its
+    index, int32 (B,).
+
+    Raises:
+      UserError: there is one example, which has no other beside it (TOO_FEW).
+    """
+    if (size := len(scores_BB)) < 2:
+        raise UserError("batch", size, "must be at least 2: examples are each other's negatives", Code.TOO_FEW)
+    # Logarithms, since weights themselves would be 0 where the own example is far the most alike.
+    weights_BB = jax.nn.log_softmax(jax.lax.stop_gradient(scores_BB))
+    weights_BB = jnp.logaddexp(weights_BB, jnp.log(least)) if least else weights_BB
+    weights_BB = jnp.where(jnp.eye(size, dtype=bool), -jnp.inf, weights_BB)
+    return jax.vmap(jax.random.categorical)(keys_B, weights_BB).astype(jnp.int32)

@@ -4,6 +4,7 @@ the negatives that are drawn."""
 import dataclasses
 import functools
 import math
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from test_families import batch_of, initial, quick, small
 
 from scaling import count, families, objectives
 from scaling.blocks import aligned
+from scaling.checkpoint import Checkpoints, leaf_hashes
 from scaling.errors import Code
 from scaling.families import albef
 
@@ -261,6 +263,45 @@ def test_units_say_among_how_many_and_whose_targets():
     }
     plain = families.units(albef, small("albef", queue=0, alpha=0.0)[1], B, {})
     assert units["words"] != plain["words"] == units["words_plain"] and plain["contrast"].among == B
-    alone = {name: value[:1] for name, value in BATCH.items()}
+
+
+@pytest.mark.parametrize("name", ["albef", "blip2"])
+def test_one_example_has_no_wrong_pair(name: str):
+    module, config = small(name, layers=1)
+    shapes, alone = jax.eval_shape(lambda: module.init(jax.random.key(0), config)), batch_of(module, config, 1)
     with refuses(Code.TOO_FEW, "batch", 1):
-        albef.loss({}, alone, jax.random.key(0), CONFIG)
+        jax.eval_shape(lambda parameters: module.loss(parameters, alone, jax.random.key(0), config), shapes)
+
+
+def test_the_end_of_a_text_is_never_hidden_whatever_the_vocabulary():
+    """Larger than the source's, and without a mask: neither the end nor what is behind it."""
+    config = dataclasses.replace(CONFIG, vocab=1000, rate=0.99)
+    tokens = jnp.asarray(np.tile([20, 3, 5, 21, 21, 21, 21], (2, 1)))
+    _, hidden = albef.hide({"tokens": tokens}, jnp.ones((2, 7), bool), jax.random.key(0), config)
+    np.testing.assert_array_equal(hidden, np.tile([True, True, False, False, False, False], (2, 1)))
+
+
+def test_another_is_drawn_also_where_all_but_its_own_are_far_from_alike():
+    scores = 1000 * jnp.eye(B)
+    found = np.asarray(objectives.another(jax.random.split(jax.random.key(0), B), scores))
+    assert (found != np.arange(B)).all()
+
+
+def test_a_teacher_without_a_queue_is_kept_and_read_again(tmp_path: Path):
+    """No leaf is empty, which no checkpoint could hold; and contrast is among the batch's."""
+    module, config = small("albef", layers=1, patch=4, queue=0)
+    batch, state = batch_of(module, config, B), initial(module, config)
+
+    def step(parameters):
+        _, aux = module.loss_and_aux(parameters, batch, jax.random.key(0), config)
+        return module.after(parameters, aux, jax.random.key(0), config)
+
+    assert config.alpha and all(leaf.size for leaf in jax.tree.leaves(state))
+    assert jax.eval_shape(lambda: state) == jax.eval_shape(step, state)
+    assert set(state) == {"student", "teacher", "matching", "log_temperature"} == set(module.axes(config))
+    assert families.units(module, config, B, {})["contrast"].among == B
+    store = Checkpoints(tmp_path)
+    store.save(1, state)
+    kept = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+    found = store.load(kept)
+    assert found is not None and leaf_hashes(found[1]) == leaf_hashes(state)

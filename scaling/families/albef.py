@@ -41,7 +41,6 @@ from scaling.blocks import aligned, average
 from scaling.blocks.aligned import Encoded
 from scaling.blocks.logical import Axes, Parameters, constrain
 from scaling.count import STATE, Component
-from scaling.errors import Code, UserError
 from scaling.families import Aux, Term, gpt
 from scaling.records.unit import Unit
 from scaling.settings import setting
@@ -78,6 +77,11 @@ class Config(aligned.Shape):
         """Whether there is a teacher."""
         return self.queue > 0 or self.alpha > 0
 
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Names of the queues; none is empty, which no checkpoint can hold."""
+        return QUEUES if self.queue else ()
+
 
 ladder = gpt.ladder
 
@@ -88,13 +92,13 @@ def init(key: jax.Array, config: Config) -> Parameters:
     heads = {"matching": jnp.zeros((c.width, 2)), "log_temperature": jnp.float32(math.log(c.temperature))}
     if not c.taught:
         return {"student": student, **heads}
-    queues = {name: jnp.zeros((c.queue, c.project)) for name in QUEUES}
+    queues = {name: jnp.zeros((c.queue, c.project)) for name in c.queues}
     return {"student": student, **heads, "teacher": jax.tree.map(jnp.copy, student), **queues}
 
 
 def frozen(config: Config) -> tuple[str, ...]:
     """What ``after`` changes, and no gradient."""
-    return ("teacher", *QUEUES) if config.taught else ()
+    return ("teacher", *config.queues) if config.taught else ()
 
 
 beside = frozen
@@ -108,7 +112,7 @@ def clamped(config: Config) -> dict[str, tuple[float, float]]:
 
 def exact(config: Config) -> tuple[str, ...]:
     """What scales or is compared: the temperature and the queues."""
-    return ("log_temperature", *(QUEUES if config.taught else ()))
+    return ("log_temperature", *config.queues)
 
 
 def paced(config: Config) -> bool:
@@ -126,9 +130,9 @@ def _kept(batch: Batch) -> jax.Array:
 
 
 def hide(batch: Batch, keep_BS: jax.Array, key: jax.Array, config: Config) -> tuple[jax.Array, jax.Array]:
-    """A caption as it is and with words hidden, (B, 2, T), and which, (B, T): never the end (the highest token)."""
+    """A caption as it is and with words hidden, (B, 2, T), and which, (B, T): never the end."""
     words_BT, (first, second) = batch["tokens"][:, 1:], jax.random.split(key)
-    may_BT = keep_BS[:, 1:] & (words_BT < config.vocab - 1)
+    may_BT = keep_BS[:, 1:] & objectives.before_end(words_BT)
     count_B = objectives.mlm_count(may_BT, config.rate)
     hidden_BT = objectives.choose(objectives.keys(first, batch), words_BT, count_B, may_BT)
     keys_B = objectives.keys(second, batch)
@@ -142,8 +146,9 @@ def _similarities(own: Encoded, taught: Encoded | None, parameters: Any) -> tupl
     if taught is None:
         scores_BC, back_BC, _ = objectives.matches(own.image_BE, constrain(own.text_BE, "candidates", "embed"))
         return (scores_BC / temperature, back_BC / temperature), (None, None)
+    axes = "candidates", "embed"
     images_CE, texts_CE = (
-        constrain(jax.lax.stop_gradient(jnp.concatenate([new_BE, parameters[name]])), "candidates", "embed")
+        constrain(jax.lax.stop_gradient(jnp.concatenate([new_BE, parameters.get(name, new_BE[:0])])), *axes)
         for name, new_BE in zip(QUEUES, (taught.image_BE, taught.text_BE))
     )
 
@@ -183,14 +188,8 @@ def loss_and_aux(
     parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config
 ) -> tuple[dict[str, objectives.Term], Aux]:
     """{"contrast": nats of a pair, "matching": of each of three, "words": of a hidden word, "words_plain": of the truth
-    alone}, and the teacher's vectors.
-
-    Raises:
-      UserError: there is one example, which has no other beside it (TOO_FEW).
-    """
+    alone}, and the teacher's vectors. Raises as ``objectives.another``."""
     c, size, parts = config, len(batch["image"]), cast("Any", parameters)
-    if size < 2:
-        raise UserError("batch", size, "must be at least 2: examples are each other's negatives", Code.TOO_FEW)
     hiding, *drawing = jax.random.split(key, 3)
     keep_BS = _kept(batch)
     words_BNT, hidden_BT = hide(batch, keep_BS, hiding, c)
@@ -214,7 +213,7 @@ def loss_and_aux(
         "words": objectives.clm(objectives.softened(words_BTV, words_BT, taught_BTV, weight), hidden_BT),
         "words_plain": objectives.clm(objectives.cross_entropy(words_BTV, words_BT), hidden_BT),
     }
-    return terms, {} if taught is None else dict(zip(QUEUES, (taught.image_BE, taught.text_BE)))
+    return terms, {} if taught is None else dict(zip(c.queues, (taught.image_BE, taught.text_BE)))
 
 
 def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
@@ -238,7 +237,7 @@ def after(parameters: Parameters, aux: Aux, key: jax.Array, config: Config) -> P
         return parameters
     parts: Any = parameters
     teacher = average.moving(parts["teacher"], parts["student"], config.decay)
-    queues = {name: jnp.concatenate([parts[name], aux[name].astype(jnp.float32)])[len(aux[name]) :] for name in QUEUES}
+    queues = {name: jnp.concatenate([parts[name], new.astype(jnp.float32)])[len(new) :] for name, new in aux.items()}
     return {**parameters, "teacher": teacher, **queues}
 
 
@@ -285,7 +284,7 @@ def components(config: Config) -> list[Component]:
     for each in aligned.components(c, 2, 1):
         kept = {"name": f"teacher_{each.name}", "group": STATE, "k": 2, "first": False, "part": "teacher"}
         parts.append(replace(each, **kept))
-    for name in QUEUES:
+    for name in c.queues:
         read = c.queue * c.project
         parts += [Component(name, STATE, read, read, 1, k=4), Component(f"teacher_{name}", STATE, 0, read, 1, k=2)]
     parts.append(Component("similarity", "head", 0, among=2 * alike, held=True))
@@ -295,5 +294,5 @@ def components(config: Config) -> list[Component]:
 def axes(config: Config) -> Axes:
     """Logical axes of every parameter."""
     tree: Axes = {"student": aligned.axes(), "matching": ("embed", "vocab"), "log_temperature": ()}
-    queues: Axes = dict.fromkeys(QUEUES, ("vocab", "embed"))
+    queues: Axes = dict.fromkeys(config.queues, ("vocab", "embed"))
     return {**tree, "teacher": aligned.axes(), **queues} if config.taught else tree

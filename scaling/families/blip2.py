@@ -185,10 +185,11 @@ def _represented(own: Any, memory_BPW: jax.Array, batch: dict[str, jax.Array], k
     text_BSD = states(own, None, tokens_BS, qformer.among(keep_BS), c)
     cosine_BC, own_B = alike(own, x_BSD[:, : c.queries], text_BSD[:, 0]), jnp.arange(size)
     scores_BC = jnp.exp(own["log_scale"].astype(jnp.float32)) * cosine_BC
-    nats_B = sum(objectives.smoothed(each_BC, own_B, c.smoothing) for each_BC in (scores_BC, scores_BC.T)) / 2
+    both = scores_BC, scores_BC.T
+    nats_B = sum(objectives.softened(each_BC, own_B, jnp.zeros_like(each_BC), c.smoothing) for each_BC in both) / 2
     one_B, keys_2B = jnp.ones(size), jax.vmap(jax.random.split, out_axes=1)(objectives.keys(key, batch))
-    picture_B = objectives.hard_negatives(keys_2B[0], scores_BC.T, LEAST_WEIGHT)
-    text_B = objectives.hard_negatives(keys_2B[1], scores_BC, LEAST_WEIGHT)
+    picture_B = objectives.another(keys_2B[0], scores_BC.T, LEAST_WEIGHT)
+    text_B = objectives.another(keys_2B[1], scores_BC, LEAST_WEIGHT)
     return {
         "contrast": (nats_B, one_B),
         "matching": (_matched(own, memory_BPW, tokens_BS, keep_BS, picture_B, text_B, c), ASKED * one_B),
