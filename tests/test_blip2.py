@@ -1,6 +1,7 @@
 """What the family ``blip2`` promises: its losses are the reference's, no mask leaks, what is not trained has no
 gradient, and its parts are inherited."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -17,7 +18,7 @@ from experiments import blip2 as experiment
 from scaling import count, families, objectives, plan, study
 from scaling.blocks import patches, qformer, tower
 from scaling.errors import Code
-from scaling.families import blip2
+from scaling.families import albef, blip2, clip
 
 # Three layers, of which the first and the third attend to the picture.
 CONFIG = small("blip2", layers=3, patch=4, context=5)[1]
@@ -167,6 +168,19 @@ def test_a_wrong_pair_is_never_the_right_one_and_the_likelier_the_more_alike_it_
     for own in range(5):
         share = np.bincount(drawn[:, own], minlength=5) / len(drawn)
         np.testing.assert_array_less(np.abs(share - weights[own]), 4.5 * np.sqrt(weights[own] / len(drawn)) + 1e-9)
+
+
+def test_units_say_whose_targets_and_what_is_asked():
+    units, one = families.units(blip2, CONFIG, 8, {}), families.units(clip, small("clip")[1], 8, {})
+    sharp = families.units(blip2, dataclasses.replace(CONFIG, smoothing=0.0), 8, {})
+    assert units["contrast"] != sharp["contrast"] == next(iter(one.values()))
+    assert units["retrieval"] == sharp["retrieval"] and units["retrieval"].among == units["contrast"].among == 8
+    taught = families.units(albef, small("albef")[1], 8, {})
+    assert units["matching"] == taught["matching"] and units["matching"].among == 7
+
+
+def test_the_scale_stays_exact():
+    assert families.exact(blip2, CONFIG) == ("log_scale",) and not families.exact(blip2, SPOKEN)
 
 
 def test_it_starts_at_ln_of_the_batch_whatever_the_smoothing():

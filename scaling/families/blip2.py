@@ -18,8 +18,7 @@ as the reference's cache of keys does. Heads start at zero, the contrast's for p
 whatever the smoothing, and matching at ln 2. Both depend on the batch; evaluation has a size of its own.
 
 ``stage`` = ``generate``: the text half is absent. A linear map of the queries' states is a prefix of the language
-model's text; the loss is that of the text. Its start is not known: the map does not start at zero, where a norm has a
-slope of 1000 in every layer of the language model.
+model's text, whose loss this is; its start is not known. At a map of zero every norm would have a slope of 1000.
 
 ``trains``: ``added``: all but ViT and language model, which cost 2 and 4 FLOPs per weight and token; ``tower``: the ViT
 too; ``all``: everything. What is not trained must be inherited: ``patches``, ``vision`` and ``vision_norm`` are
@@ -64,8 +63,7 @@ class Config(tower.Shape):
       stage, every, temperature, smoothing, trains: see above.
       context: positions of a caption with its end token.
       tied: whether the stage's table of tokens is also its head.
-      queries: number of queries.
-      project: length of the vectors that are compared.
+      queries: their number. project: length of the vectors that are compared.
       language_width, language_layers, language_heads, language_activation: of the language model.
     """
 
@@ -133,13 +131,18 @@ def _language(config: Config) -> tuple[str, ...]:
 
 def frozen(config: Config) -> tuple[str, ...]:
     """Top-level names of the parameters that are not trained."""
-    shown = tuple(tower.PARTS) if config.trains == "added" else ()
-    return (*shown, *(() if config.trains == "all" else _language(config)))
+    shown = tower.PARTS if config.trains == "added" else ()
+    return *shown, *(() if config.trains == "all" else _language(config))
 
 
 def clamped(config: Config) -> dict[str, tuple[float, float]]:
     """Bounds of the scale's logarithm."""
     return {} if config.speaks else {"log_scale": (-math.inf, math.log(LARGEST_SCALE))}
+
+
+def exact(config: Config) -> tuple[str, ...]:
+    """The scale's logarithm, which bfloat16 would round by up to 1/64."""
+    return tuple(clamped(config))
 
 
 def inherits(config: Config) -> dict[str, Origin]:
@@ -156,8 +159,7 @@ def states(parameters: Any, memory_BPW: Any, tokens_BT: Any, see_BSS: jax.Array,
     if tokens_BT is not None:
         place_TD = parameters["position"][: tokens_BT.shape[1]]
         text_BTD = stack.rms_norm(stack.rms_norm(head.look_up(parameters["embedding"], tokens_BT)) + place_TD)
-    reader = parameters.get("reader")
-    return qformer.states(parameters["qformer"], reader, memory_BPW, text_BTD, see_BSS, config.former)
+    return qformer.states(parameters["qformer"], parameters.get("reader"), memory_BPW, text_BTD, see_BSS, config.former)
 
 
 def alike(parameters: Any, query_BQD: jax.Array, text_CD: jax.Array) -> jax.Array:
@@ -182,17 +184,16 @@ def _represented(own: Any, memory_BPW: jax.Array, batch: dict[str, jax.Array], k
     keep_BS = jnp.ones((size, length), bool)
     if "mask" in batch:
         keep_BS = keep_BS.at[:, 1:].set(objectives.before_padding(batch["mask"]))
-    text_BSD = states(own, None, tokens_BS, qformer.among(keep_BS), c)
-    cosine_BC, own_B = alike(own, x_BSD[:, : c.queries], text_BSD[:, 0]), jnp.arange(size)
+    first_BD = states(own, None, tokens_BS, qformer.among(keep_BS), c)[:, 0]
+    cosine_BC, own_B = alike(own, x_BSD[:, : c.queries], first_BD), jnp.arange(size)
     scores_BC = jnp.exp(own["log_scale"].astype(jnp.float32)) * cosine_BC
-    both = scores_BC, scores_BC.T
+    both = scores_BC.T, scores_BC
     nats_B = sum(objectives.softened(each_BC, own_B, jnp.zeros_like(each_BC), c.smoothing) for each_BC in both) / 2
     one_B, keys_2B = jnp.ones(size), jax.vmap(jax.random.split, out_axes=1)(objectives.keys(key, batch))
-    picture_B = objectives.another(keys_2B[0], scores_BC.T, LEAST_WEIGHT)
-    text_B = objectives.another(keys_2B[1], scores_BC, LEAST_WEIGHT)
+    others = [objectives.another(keys_B, each_BC, LEAST_WEIGHT) for keys_B, each_BC in zip(keys_2B, both)]
     return {
         "contrast": (nats_B, one_B),
-        "matching": (_matched(own, memory_BPW, tokens_BS, keep_BS, picture_B, text_B, c), ASKED * one_B),
+        "matching": (_matched(own, memory_BPW, tokens_BS, keep_BS, *others, c), ASKED * one_B),
         "text": objectives.clm(nats_BT, batch.get("mask")),
         "retrieval": objectives.retrieval_error(cosine_BC, cosine_BC.T, own_B),
     }
@@ -224,8 +225,7 @@ def _said(own: Any, memory_BPW: jax.Array, tokens_BS: jax.Array, config: Config)
     shape = language.layers, language.width, language.heads, language.mlp_ratio * language.width, language.activation
     x_BSL: Any = stack.Stack(*shape).apply({"params": own["stack"]}, jnp.concatenate([prefix_BQL, x_BTL], axis=1))
     x_BTL = stack.rms_norm(x_BSL[:, c.queries :], own["norm"])
-    weight = own["embedding"] if c.tied else own["head"]
-    return head.vocabulary(x_BTL, weight, tokens_BS[:, 1:], tied=c.tied)
+    return head.vocabulary(x_BTL, own["embedding" if c.tied else "head"], tokens_BS[:, 1:], tied=c.tied)
 
 
 def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
@@ -246,10 +246,11 @@ def terms(config: Config) -> dict[str, Term]:
     text = Term(Unit(given="the image"), likelihood=True, causal=True, start=math.log(config.vocab) if drawn else None)
     if config.speaks:
         return {"text": text}
-    contrast = Term(Unit(per="pair"), count=1, batchwise=True)
-    matching = replace(contrast, start=math.log(2), count=ASKED)
-    retrieval = replace(contrast, unit=Unit(quantity="share", per="pair"), weight=0.0)
-    return {"contrast": contrast, "matching": matching, "text": text, "retrieval": retrieval}
+    spread = f"{config.smoothing:g} of targets spread" if config.smoothing else None
+    pairs = Term(Unit(per="pair", given=spread), count=1, batchwise=True)
+    matching = replace(pairs, unit=Unit(per="judged pair"), start=math.log(2), count=ASKED, candidates=lambda b: b - 1)
+    retrieval = replace(pairs, unit=Unit(quantity="share", per="pair"), weight=0.0)
+    return {"contrast": pairs, "matching": matching, "text": text, "retrieval": retrieval}
 
 
 def counted(config: Config) -> str:
@@ -290,11 +291,10 @@ def components(config: Config) -> list[Component]:
 
 def axes(config: Config) -> Axes:
     """Logical axes of every parameter."""
-    c = config
-    tree: Axes = {**tower.axes(), **qformer.axes(c.former, reads=not c.speaks)}
-    if c.speaks:
-        return {**tree, "projection": ("embed", "mlp"), **gpt.axes(c.language)}
+    tree: Axes = {**tower.axes(), **qformer.axes(config.former, reads=not config.speaks)}
+    if config.speaks:
+        return {**tree, "projection": ("embed", "mlp"), **gpt.axes(config.language)}
     tables: Axes = {"embedding": ("vocab", "embed"), "position": ("vocab", "embed")}
     heads: Axes = {"image_head": ("embed", "vocab"), "text_head": ("embed", "vocab"), "match": ("embed", "pixels")}
     tree = {**tree, **tables, **heads, "log_scale": ()}
-    return tree if c.tied else {**tree, "head": ("embed", "vocab")}
+    return tree if config.tied else {**tree, "head": ("embed", "vocab")}
