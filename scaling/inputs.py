@@ -53,6 +53,7 @@ INPUTS = {
     "region_side": Input(("region",), "regions of side"),
     "region_classes": Input(("region_class",), "classes of regions up to", exact=False),
     "graph": Input(("graph",), "kinds of nodes of a scene's graph:"),
+    **{name: Input(("graph",), f"{name} a text:") for name in ("objects", "attributes", "relations", "answers")},
     "prompts": Input(("prompts",), "prompts of each class", by_example=False),
 }
 

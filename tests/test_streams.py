@@ -11,7 +11,7 @@ import pytest
 from refusals import refuses
 from test_families import batch_of, initial, quick, small
 
-from scaling import count, data, families, inputs, objectives
+from scaling import count, data, families, inputs, objectives, plan, study
 from scaling.blocks import crossing, stack
 from scaling.data import graphs, scenes
 from scaling.errors import Code
@@ -296,7 +296,7 @@ def test_questions_have_one_answer_each():
 
 def test_the_family_reads_the_world_and_hides_whole_nodes():
     source = world()
-    config = streams.Config(vocab=24, regions=2, predicts="class", unit="object", rate=0.3)
+    config = streams.Config(vocab=24, regions=2, predicts="class", unit="object", objects=2, rate=0.3)
     inputs.require_supply(streams, streams.batch_spec(config), source.supplies, "graphs", "streams")
     drawn = {name: jnp.asarray(each) for name, each in source.batch(np.arange(64), seed=0, context=6).items()}
     drawn["other_tokens"] = drawn["tokens"]
@@ -305,6 +305,51 @@ def test_the_family_reads_the_world_and_hides_whole_nodes():
     with refuses(Code.CONFLICT, "model.regions", 3):
         spec = streams.batch_spec(streams.Config(vocab=24, regions=3))
         inputs.require_supply(streams, spec, source.supplies, "graphs", "streams")
+
+
+def planned(data_fields: dict[str, Any], **model: Any) -> Any:
+    """The one manifest of a study of a source."""
+    config: Any = study.base("streams")
+    config.family, config.model = "streams", model
+    config.data.told, config.recipe.batch = {"source": "graphs", **data_fields}, 8
+    config.cells.grid = study.block("grid", "told", (0,), tokens=(2**12,))
+    return plan.make(study.resolve(config)).programs[0].runs[0].manifest
+
+
+KINDS = [(kind, kind != "answer") for kind in graphs.KINDS]
+
+
+@pytest.mark.parametrize(("unit", "captions"), KINDS)
+def test_a_unit_that_no_text_has_is_refused_and_any_other_is_planned(unit: str, captions: bool):
+    assert planned({"questions": not captions}, unit=unit).config[f"{unit}s"] == 2 - (unit in ("relation", "answer"))
+    with refuses(Code.MISSING, "family", "streams") as caught:
+        planned({"questions": captions}, unit=unit)
+    assert f" {unit}s," in str(caught.value) and "\n" not in str(caught.value)
+    with refuses(Code.CONFLICT, f"model.{unit}s", 7):
+        planned({"questions": not captions}, unit=unit, **{f"{unit}s": 7})
+
+
+@pytest.mark.parametrize(
+    ("unit", "rate", "text", "hidden"),
+    [
+        ("token", 0.15, 16, 1),
+        ("token", 1.0, 6, 5),
+        ("object", 0.5, 6, 1),
+        ("object", 1.0, 16, 2),
+        ("relation", 1.0, 6, 1),
+        ("answer", 0.5, 16, 1),
+    ],
+)
+def test_hidden_words_are_as_many_as_the_manifest_says(unit: str, rate: float, text: int, hidden: int):
+    """Half of the examples have words; the end, the highest token, is none of them."""
+    told = {"questions": unit == "answer"}
+    manifest = planned(told, unit=unit, rate=rate, text=text)
+    assert manifest.tokens.loss == manifest.tokens.D / manifest.tokens.per_step * 8 * hidden / 2
+    own = {name: jnp.asarray(x) for name, x in world(**told).batch(np.arange(8), seed=0, context=text).items()}
+    own["other_tokens"] = own["tokens"]
+    config = streams.Config(**manifest.config)
+    found = np.asarray(streams.prepare(own, jax.random.key(0), config).hidden_BT)
+    assert found.sum() == 4 * hidden and not found[np.asarray(own["tokens"][:, 1:]) == graphs.END].any()
 
 
 def test_nodes_are_chosen_whole():

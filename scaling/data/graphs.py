@@ -72,7 +72,10 @@ class Graphs:
     @property
     def supplies(self) -> dict[str, int]:
         regions = {"regions": REGIONS, "region_side": SIDE, "region_classes": 32}
-        return {"vocab": self.vocab, "image": scenes.SIDE, "graph": len(KINDS), **regions}
+        nodes = [ANSWER] if self.config.questions else CAPTION
+        held = {f"{KINDS[kind]}s": nodes.count(kind) for kind in sorted(set(nodes))}
+        own = {"vocab": self.vocab, "words": self.length - 1}
+        return {**own, "image": scenes.SIDE, "graph": len(KINDS), **held, **regions}
 
     @property
     def length(self) -> int:

@@ -14,8 +14,9 @@ same sums. The index decides, with the same shares in every aligned batch that c
 without a task has no loss). Terms are weighted by their shares, so the mean gradient is that of one task a batch. All
 tasks pass through the same blocks and every example has all heads, so C depends on no share.
 
-Hidden words are always blank, so that a source's entropies are floors; no optimal transport, no detector; linear heads
-from zero; matching in two streams reads the class token times the mean of the picture; RMSNorm, QK-norm, rotary text.
+Hidden words are always blank, so that a source's entropies are floors, and never a text's end, which its place tells;
+no optimal transport, no detector; linear heads from zero; matching in two streams reads the class token times the mean
+of the picture; RMSNorm, QK-norm, rotary text.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling import objectives
-from scaling.blocks import cross, crossing, dense, head, patches, stack
+from scaling.blocks import cross, crossing, dense, head, patches, stack, texts
 from scaling.blocks.logical import Axes, Parameters
 from scaling.count import Component
 from scaling.errors import Code, UserError
@@ -36,29 +37,24 @@ from scaling.families import Term, gpt
 from scaling.records.unit import Unit
 from scaling.settings import setting
 
-UNITS = ("token", "object", "attribute", "relation", "answer")  # after tokens, the kinds of nodes by their number
 BOTH = "hides words and regions, so it needs a region_share and a bidirectional mask"
 CAUSAL = 3 / 4  # share of the examples of words whose text is causal, with mask mixed
 
 
 @dataclass(frozen=True)
-class Config(patches.PictureShape):
-    """Shape of the one stack, or of the text's, in addition to the fields of ``patches.PictureShape``; and:
+class Config(texts.HiddenShape, patches.PictureShape):
+    """Shape of the one stack, or of the text's, with ``patches.PictureShape`` and ``texts.HiddenShape``; and:
 
     Attributes:
-      text: positions of a text with its end.
       predicts: of a hidden region: its ``class``, one of ``region_classes``, or its ``features``.
       vision_width, vision_layers, vision_heads: of the picture's own stack. crossings: see above.
-      rate: share of the tokens or nodes that are hidden; at least one.
       region_share, matching_share: of the examples; the others have words.
     """
 
     vocab: int = setting(19, least=1)
-    text: int = setting(6, least=1)
     tied: bool = True
     streams: str = setting("one", choices=("one", "two"))
     mask: str = setting("bidirectional", choices=("bidirectional", "mixed"))
-    unit: str = setting("token", choices=UNITS)
     conditional: bool = True
     region_classes: int = setting(32, least=1)
     predicts: str = setting("features", choices=("class", "features"))
@@ -66,7 +62,6 @@ class Config(patches.PictureShape):
     vision_layers: int = setting(1, least=1)
     vision_heads: int = setting(2, least=1)
     crossings: int = setting(1, least=1)
-    rate: float = setting(0.15, above=0, most=1)
     region_share: float = setting(0.25, least=0, below=1)
     matching_share: float = setting(0.25, least=0, below=1)
 
@@ -96,6 +91,12 @@ class Config(patches.PictureShape):
     def seeing(self) -> int:
         """Width of the states from which regions are predicted."""
         return self.vision_width if self.streams == "two" else self.width
+
+
+def revision(config: Config) -> int:
+    """2: the end of a text, which is known by its place, is never hidden."""
+    del config
+    return 2
 
 
 def ladder(size: int) -> dict[str, int]:
@@ -129,14 +130,11 @@ def prepare(batch: dict[str, jax.Array], key: jax.Array, config: Config) -> Seen
     is_other_B = objectives.uniform(objectives.keys(swap, batch), 1)[:, 0] < 0.5
     if c.matching_share:
         shown_BT = jnp.where((matching_B & is_other_B)[:, None], batch["other_tokens"][:, 1:], shown_BT)
-    # The end of a text is its highest token; a mask would be that of the own text, also where another is shown.
-    keep_BT = jnp.arange(c.text) <= shown_BT.argmax(axis=1)[:, None]
-    count_BT, keys_B = batch["mask"] > 0 if "mask" in batch else keep_BT, objectives.keys(words, batch)
-    hidden_BT = objectives.choose(keys_B, shown_BT, objectives.mlm_count(count_BT, c.rate), count_BT)
-    if c.unit != "token":
-        kind = UNITS.index(c.unit) - 1, len(UNITS) - 1
-        hidden_BT = objectives.nodes(keys_B, batch["graph"], kind, count_BT, c.rate)
-    hidden_BT &= words_B[:, None]
+    # By the text that is shown; a mask would be that of the own text, also where another is shown.
+    before_BT = objectives.before_end(shown_BT)
+    keep_BT = jnp.pad(before_BT[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    count_BT = batch["mask"] > 0 if "mask" in batch else keep_BT
+    hidden_BT = texts.hide(objectives.keys(words, batch), batch, count_BT & before_BT, c) & words_B[:, None]
     hidden_BP = patches.hide(objectives.keys(regions, batch), c) & regions_B[:, None]
     picture_BPX = patches.masked(hidden_BP, batch, c)
     inputs_BS = jnp.pad(jnp.where(hidden_BT, c.vocab, shown_BT), ((0, 0), (1, 0)), constant_values=c.vocab + 1)
@@ -239,10 +237,9 @@ def terms(config: Config) -> dict[str, Term]:
     region, first = Unit(per="hidden region", given=text), math.log(c.region_classes)
     if c.predicts == "features":
         region, first = Unit(quantity="squared error", per="pixel value", given=text), None
-    hidden = max(1, round(c.rate * c.text)) / c.text
     every = {
         "text": Term(caption, likelihood=True, weight=causal, start=start, share=causal, uneven=True),
-        "words": Term(word, weight=words, start=start, share=words * hidden, uneven=True),
+        "words": Term(word, weight=words, start=start, share=words * c.blank, uneven=True),
         "regions": Term(region, weight=regions, start=first, count=regions * c.hidden, uneven=True),
         "matching": Term(Unit(per="example"), weight=matching, start=math.log(2), count=matching, uneven=True),
     }
@@ -265,7 +262,7 @@ def batch_spec(config: Config) -> dict[str, int]:
     spec = {"context": c.places + c.text, "text": c.text, "vocab": c.vocab}
     spec |= {"regions": c.regions, "region_side": c.region_side} if c.regions else {"image": c.image}
     spec |= {"region_classes": c.region_classes} if c.predicts == "class" else {}
-    return spec if c.unit == "token" else {**spec, "graph": len(UNITS) - 1}
+    return {**spec, "graph": len(texts.KINDS), **c.nodes} if c.nodes else spec
 
 
 def components(config: Config) -> list[Component]:
