@@ -190,10 +190,10 @@ def _represented(own: Any, memory_BPW: jax.Array, batch: dict[str, jax.Array], k
     both = scores_BC.T, scores_BC
     nats_B = sum(objectives.softened(each_BC, own_B, jnp.zeros_like(each_BC), c.smoothing) for each_BC in both) / 2
     one_B, keys_2B = jnp.ones(size), jax.vmap(jax.random.split, out_axes=1)(objectives.keys(key, batch))
-    others = [objectives.another(keys_B, each_BC, LEAST_WEIGHT) for keys_B, each_BC in zip(keys_2B, both)]
+    picture_B, text_B = (objectives.another(k, each_BC, LEAST_WEIGHT) for k, each_BC in zip(keys_2B, both))
     return {
         "contrast": (nats_B, one_B),
-        "matching": (_matched(own, memory_BPW, tokens_BS, keep_BS, *others, c), ASKED * one_B),
+        "matching": (_matched(own, memory_BPW, tokens_BS, keep_BS, picture_B, text_B, c), ASKED * one_B),
         "text": objectives.clm(nats_BT, batch.get("mask")),
         "retrieval": objectives.retrieval_error(cosine_BC, cosine_BC.T, own_B),
     }
