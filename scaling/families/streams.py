@@ -93,12 +93,6 @@ class Config(texts.HiddenShape, patches.PictureShape):
         return self.vision_width if self.streams == "two" else self.width
 
 
-def revision(config: Config) -> int:
-    """2: the end of a text, which is known by its place, is never hidden."""
-    del config
-    return 2
-
-
 def ladder(size: int) -> dict[str, int]:
     """The ladder of gpt; the picture's stack is as wide, and has half as many layers, each of them with a crossing."""
     grown = gpt.ladder(size)
