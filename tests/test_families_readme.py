@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import test_families
+import test_families_training
 from selection import mostly_system
 
 from scaling import families, plan, study
@@ -45,7 +46,8 @@ def cases(test: Callable) -> list[dict]:
 
 BATTERY = {
     name: test
-    for name, test in vars(test_families).items()
+    for battery in (test_families, test_families_training)
+    for name, test in vars(battery).items()
     if name.startswith("test_") and "case" in inspect.signature(test).parameters
 }
 
