@@ -43,9 +43,7 @@ precision = Smooth(
 
 precision_parts = Smooth(
     "precision_parts",
-    "L = E + A N_eff^-alpha + B D^-beta, "
-    "N_eff = N (1 - exp(-weight_bits / gamma_w)) (1 - exp(-activation_bits / gamma_a)) "
-    "(1 - exp(-cache_bits / gamma_c))",
+    "L = E + A N_eff^-alpha + B D^-beta, N_eff = N K_w K_a K_c, K = 1 - exp(-bits / gamma) of each part",
     (
         E,
         amplitude("A", "what too few effective parameters cost at N_eff = 1"),
