@@ -19,8 +19,9 @@ DEVICES = "--xla_force_host_platform_device_count=8"
 # Half of the time of a compilation, and then two thirds of the rest; neither has a say in what is sent where.
 QUICK = " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-3}
-# In bfloat16 twice as far: what is rounded at one time is read at the next, or decides which wrong pair is drawn.
-FAR = ("blip2 bfloat16", "tacotron bfloat16")
+# In bfloat16 twice as far: what is rounded at one time is read at the next, decides which wrong pair is drawn, or is
+# one of few numbers of a vector that is told from others.
+FAR = ("blip2 bfloat16", "simclr bfloat16", "tacotron bfloat16")
 
 
 def battery(folder: Path, *arguments: str) -> dict[str, Any]:
