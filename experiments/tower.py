@@ -40,6 +40,7 @@ from ml_collections import ConfigDict
 
 from experiments.transfer import equivalent, interval
 from scaling import study
+from scaling.blocks import tower
 from scaling.records.value import Value
 from scaling.verbs import experiment, show
 
@@ -50,7 +51,6 @@ K = 2**10
 POSITIONS, PATCHES = 22, 16  # of the stack, and of a picture
 RATE = {"early": 0.01, "tower": 0.0035, "vit": 0.01}  # LOG.md, 2026-11-22, rates; that of vit as flamingo's
 TIMES = (0.5, 2.0)
-TOWER = {"patches": "patches", "vision": "stack", "vision_norm": "norm"}  # part of a vit, by part of the fusion
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -70,7 +70,7 @@ def get_config(argument: str = "") -> ConfigDict:
         shown: dict[str, Any] = {"family": "vit", "model": {"layers": _vision(size), "patch": 8}, "seeds": seeds}
         shown["recipe"] = {"learning_rate": RATE["vit"]}
         config.cells[f"vit_{size}"] = study.block("grid", "pictures", (size,), tokens=(before,), **shown)
-        start = {part: {"block": f"vit_{size}", "part": source} for part, source in TOWER.items()}
+        start = {part: {"block": f"vit_{size}", "part": source} for part, source in tower.PARTS.items()}
         for arm in ("early", "tower"):
             more: dict[str, Any] = {} if arm == "early" else {"model": late, "init_from": start}
             for name, times in [(arm, 1.0)] if argument != "rates" else [(f"{arm}_{x:g}", x) for x in (*TIMES, 1.0)]:

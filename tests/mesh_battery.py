@@ -32,6 +32,8 @@ from scaling.step import Trainer
 TABLE = Path(__file__).parent / "collectives.json"
 STEPS, BATCH = 10, 8
 RATE = 0.005  # at 0.01 the loss of hidden tokens in bfloat16 climbs, and any rounding grows
+# Where it grows at that rate too: through the draws of wrong pairs, and from one time of a recurrence to the next.
+SLOWER = {"blip2": 0.002, "tacotron": 0.0025}
 SHAPES = ((1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2))
 LINE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 BYTES = {"f32": 4, "bf16": 2, "s32": 4, "u32": 4, "pred": 1, "u8": 1}
@@ -80,12 +82,19 @@ ADAPTED = {
 }
 
 
+def name_in(module: Any) -> str:
+    """The name of a family."""
+    return module.__name__.rpartition(".")[2]
+
+
 @functools.cache
 def start(module: Any, config: Any, freeze: tuple[str, ...] = ()) -> Any:
     """The state before the first step, on the host: one compilation for all meshes and precisions."""
     rules = recipe.named("width", batch=BATCH, warmup_steps=2)
     state = jax.device_get(Trainer(module, config, rules, {"data": 1}, STEPS, freeze=freeze).init(0))
-    if freeze:  # nothing that is frozen may be zero, or what is added before it would not move
+    # Nothing that is frozen may be zero, or what is added before it would not move; nor a projection whose unit vectors
+    # are compared, since rounding decides where the first vectors behind it point.
+    if freeze or name_in(module) == "blip2":
         rng = np.random.default_rng(0)
         state["params"] = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(x.dtype), state["params"])
     return state
@@ -99,7 +108,7 @@ def train(
     exact = dataclasses.replace(config, dtype="float32")  # parameters are, whatever it computes in
     each = [batch_of(module, config, BATCH, seed) for seed in range(STEPS)]
     batches = {name: np.stack([batch[name] for batch in each]) for name in each[0]}
-    rates = np.full(STEPS, RATE, np.float32)
+    rates = np.full(STEPS, SLOWER.get(name_in(module), RATE), np.float32)
     hyper = {"learning_rate": rates, "weight_decay": rates, "steps": np.int32(STEPS)}
     if trainer.paced:
         hyper["progress"] = np.arange(STEPS, dtype=np.float32) / STEPS

@@ -218,7 +218,7 @@ FIELDS |= {"language_layers": 3, "queries": 5}
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("trains", blip2.TRAINS)
+@pytest.mark.parametrize("trains", tower.TRAINS)
 @pytest.mark.parametrize("stage", blip2.STAGES)
 def test_flops_are_2_of_the_tower_4_of_the_language_model_and_6_of_the_rest(stage: str, trains: str):
     _, config = small("blip2", "", 4, **FIELDS, stage=stage, trains=trains, tied=False)

@@ -58,10 +58,10 @@ MESH = {"data": 1, "fsdp": 1, "tensor": 1}
 TINY = {"vocab": 32, "context": 16, "image": 8, "patch": 2, "classes": 10, "temperature": 1.0, "codes": 32}
 TINY |= {"mel": 8, "frames": 12, "filters": 4, "reach": 5}
 TINY |= {"pictures": 2, "vision_width": 16, "vision_heads": 2, "vision_layers": 1, "latents": 4, "resampler_layers": 1}
-TINY |= {"queries": 4, "project": 8, "language_width": 16, "language_heads": 2, "language_layers": 1}
+TINY |= {"queries": 4, "language_width": 16, "language_heads": 2, "language_layers": 1}
 TINY |= {"crossings": 1, "region_side": 2}
-
-OWN = {"albef": {"temperature": 0.5}}  # the most that it may be
+# Of a family alone: the highest temperature that it takes, and few numbers of what is compared.
+OWN = {"albef": {"temperature": 0.5, "project": 8}, "blip2": {"project": 8}}
 
 
 def small(name: str, case: str = "", size: int = 0, **fields):

@@ -20,6 +20,8 @@ from scaling.settings import setting
 
 PARTS = {"patches": "patches", "vision": "stack", "vision_norm": "norm"}  # part of a run of the ViT's, by part here
 REPEATED = ("width", "layers", "heads", "activation")  # here with "vision_" before the name
+RUNS = ("vit", "simclr")  # families whose runs have the parts
+TRAINS = ("added", "tower", "all")  # what trains: what is beside the ViT and a language model, the ViT too, everything
 FIELDS = (*((f"vision_{name}", name) for name in REPEATED), *((name, name) for name in ("mlp_ratio", "image", "patch")))
 
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -41,7 +41,7 @@ from scaling.data._mel import FLOOR, RANGE, Spectrogram, filters, log_mel, to_he
 from scaling.data._random import key, mix, uniform
 from scaling.errors import Code, UserError
 from scaling.records.types import JSON
-from scaling.settings import setting
+from scaling.settings import fields_of, setting
 
 _TRAIN, _EVALUATE, _HISS = 1, 2, 1 << 32
 DOCUMENT = 16
@@ -73,7 +73,7 @@ class Config(Spectrogram):
     """Share of words that are wrong, so that the best loss is above zero."""
     hiss: float = setting(0.002, least=0, most=0.1)
     """Amplitude of the noise of the sound, whose tones have 0.2 to 0.9."""
-    variety: float = setting(1.0, least=0, most=1)
+    variety: float = setting(1.0, least=0, most=1, later=True)
     """How far loudness, onset, end and phase differ between tones; 0: not at all, and all are as quiet as can be."""
     world: int = setting(0, least=0, most=2**63 - 1)
     """Seed of the sample of clips."""
@@ -138,7 +138,7 @@ class Tones:
         return weights / weights.sum()
 
     def describe(self) -> dict[str, JSON]:
-        world = asdict(self.config)
+        world = fields_of(self.config)
         text = json.dumps({"source": "tones", "version": 1, **world}, sort_keys=True)
         return {
             "source": "tones",

@@ -46,11 +46,10 @@ from scaling.families import Origin, Term, gpt
 from scaling.records.unit import Unit
 from scaling.settings import setting
 
-STAGES, TRAINS = ("represent", "generate"), ("added", "tower", "all")
+STAGES = ("represent", "generate")
 LARGEST_SCALE = 100.0
 LEAST_WEIGHT = 1e-4  # of a wrong pair
 ASKED = 3  # pairs of an example whose match is asked for
-VITS = ("vit", "simclr")
 LANGUAGE = (*((f"language_{name}", name) for name in tower.REPEATED), *((name, name) for name in ("mlp_ratio", "tied")))
 OWN = tuple((name, name) for name in ("activation", "every"))
 
@@ -80,7 +79,7 @@ class Config(tower.Shape):
     language_layers: int = setting(2, least=1)
     language_heads: int = setting(3, least=1)
     language_activation: str = setting("relu2", choices=stack.ACTIVATIONS)
-    trains: str = setting("added", choices=TRAINS)
+    trains: str = setting("added", choices=tower.TRAINS)
 
     def __post_init__(self):
         super().__post_init__()
@@ -148,7 +147,7 @@ def exact(config: Config) -> tuple[str, ...]:
 def inherits(config: Config) -> dict[str, Origin]:
     """ViT and language model, which must be inherited where they are not trained, and the Q-Former, which may be."""
     still = frozen(config)
-    shown = {part: Origin(VITS, tower.FIELDS, source, part in still) for part, source in tower.PARTS.items()}
+    shown = {part: Origin(tower.RUNS, tower.FIELDS, source, part in still) for part, source in tower.PARTS.items()}
     language = {part: Origin(("gpt",), LANGUAGE, needed=part in still) for part in _language(config)}
     return {**shown, **language, "qformer": Origin(("blip2",), OWN, needed=False)}
 

@@ -41,7 +41,6 @@ from scaling.families import Origin, Term, gpt
 from scaling.records.unit import Unit
 from scaling.settings import setting
 
-TRAINS, VITS = ("added", "tower", "all"), ("vit", "simclr")
 LANGUAGE = tuple((name, name) for name in (*tower.REPEATED, "mlp_ratio", "tied"))
 
 
@@ -66,7 +65,7 @@ class Config(tower.Shape):
     every: int = setting(1, least=1)
     latents: int = setting(8, least=1)
     resampler_layers: int = setting(2, least=1)
-    trains: str = setting("added", choices=TRAINS)
+    trains: str = setting("added", choices=tower.TRAINS)
 
     def __post_init__(self):
         super().__post_init__()
@@ -126,7 +125,7 @@ def _language(config: Config) -> tuple[str, ...]:
 def inherits(config: Config) -> dict[str, Origin]:
     """The ViT and the language model, which must be inherited where they are not trained."""
     still = frozen(config)
-    shown = {part: Origin(VITS, tower.FIELDS, source, part in still) for part, source in tower.PARTS.items()}
+    shown = {part: Origin(tower.RUNS, tower.FIELDS, source, part in still) for part, source in tower.PARTS.items()}
     return {**shown, **{part: Origin(("gpt",), LANGUAGE, needed=part in still) for part in _language(config)}}
 
 
