@@ -27,13 +27,13 @@ symbols, of which a twentieth are wrong: -ln 0.95 = 0.051 for the right answer o
 
 Without an example all are at chance, as what is asked cannot be known. Nearly all that examples teach, the first does.
 **The error falls where the loss does, later and more steeply**: at size 0, from 1.08 to 0.81 nats it goes from .72 to
-.68, from 0.81 to 0.46 to .39; nothing in it comes without a sign in the loss. **No law of the error holds**: `downstream` and
-`downstream_sigmoid` on the loss of the same answers leave 16 % after one example and 29 to 33 % after seven, and both are
-rejected by structure. Chinchilla's form of the loss after seven: E 0.27 [0.08, 0.37], where 0.051 is exact, a 0.50
-[0.29, 0.69]: rejected, and not identified.
+.68, from 0.81 to 0.46 to .39; nothing in it comes without a sign in the loss. **No law of the error holds**:
+`downstream` and `downstream_sigmoid` on the loss of the same answers leave 16 % after one example and 29 to 33 % after
+seven, and structure rejects both. Chinchilla's form of the loss after seven: E 0.27 [0.08, 0.37], where 0.051 is exact,
+a 0.50 [0.29, 0.69]: rejected, and not identified.
 
-**Rates**, a pilot of one seed and 512 questions: 0.01 is bracketed at size 0; 0.005, the lowest that was tried, is the best at size 3.
-After 0, 1, 3, 7 examples:
+**Rates**, a pilot of one seed and 512 questions: 0.01 is bracketed at size 0; 0.005, the lowest that was tried, is the
+best at size 3. After 0, 1, 3, 7 examples:
 
     N       D      rate   nats per token of the right answer   share of wrong choices
      6,256  1.05M  0.005  1.305  1.271  1.203  1.218           .750  .731  .746  .742
