@@ -1,6 +1,7 @@
 """Reports of laws that have no N, or that give no loss: no part speaks of what the law does not have."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from refusals import refuses
 from report_study import Page
 
 import analysis
+from analysis import laws
 from analysis.decide.one_variable import at_value
 from scaling import cli
 from scaling.errors import Code
@@ -97,3 +99,11 @@ def test_a_column_is_not_fitted_to_itself_nor_a_loss_taken_for_an_error(names, l
     table = pd.DataFrame(dict(zip(names, (np.linspace(2.2, 3.6, 20), np.linspace(0.3, 0.8, 20)))))
     with refuses(code, field):
         analysis.fit(table, law)
+
+
+def test_an_error_of_the_compute_is_asked_at_more_compute():
+    """Not every law of an error is one of a loss."""
+    c = np.geomspace(1e17, 1e21, 12)
+    law = replace(laws.get("power:C"), quantity="error")
+    fit = analysis.fit(pd.DataFrame({"C": c, "loss": 30 * c**-0.1}), law)
+    assert not fit.law.of_a_loss and fit.theta[1] == pytest.approx(0.1, rel=0.01)

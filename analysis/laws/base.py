@@ -105,6 +105,8 @@ class Law:
       default: whether fits, allocations and designs use it where no law is named; true for exactly one law.
       in_all: whether ``--law=all`` fits it to a study.
       quantity: what the table's column ``loss`` holds, for programs; ``response`` describes it for people.
+      of_a_loss: whether its only column is a loss, of which it makes an error or another loss: runs get better to the
+        left.
       tuning: the law's hyperparameter, if any.
       style: key of its colour and marker in figures; by default derived from its name, independent of other laws.
       form: its name without the column of a one-variable law: ``power`` for ``power:C``.
@@ -137,6 +139,7 @@ class Law:
     in_all: bool = False
     quantity: Quantity = "loss"
     response: str = "loss"
+    of_a_loss: bool = False
     tuning: Tuning | None = None
     style: int | None = None
     form: str = ""
@@ -224,11 +227,6 @@ class Law:
     def irreducible(self) -> str | None:
         """The floor where it is the irreducible loss, in the unit of the loss; None for other floors."""
         return self.floor if self.quantity == "loss" and self.outer is None else None
-
-    @property
-    def of_a_loss(self) -> bool:
-        """Whether its only column is a loss, of which it makes an error or another loss."""
-        return len(self.columns) == 1 and self.quantity in ("error", "other_loss")
 
     @property
     def constant(self) -> bool:

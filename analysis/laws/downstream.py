@@ -29,6 +29,7 @@ downstream = Smooth(
     negative=("k",),
     quantity="error",
     response=_ERROR,
+    of_a_loss=True,
     no_optimum=_NO,
     example={"eps": 0.86, "k": 2.5, "gamma": 0.8},
 )
@@ -54,6 +55,7 @@ downstream_sigmoid = Smooth(
     amplitudes=("k",),
     quantity="error",
     response=_ERROR,
+    of_a_loss=True,
     no_optimum=_NO,
     example={"e": 0.1, "k": 0.8, "s": 3.0, "x0": 3.3},
 )
@@ -85,6 +87,7 @@ loss_to_loss = Smooth(
     guess=_pair_guess,
     quantity="other_loss",
     response="the loss on other data or of another family",
+    of_a_loss=True,
     no_optimum=_NO,
     example={"E1": 1.1, "K": 0.9, "kappa": 1.2, "E0": 1.5},
 )

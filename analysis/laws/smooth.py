@@ -179,6 +179,7 @@ def _smooth(law: Law, logs: Formula, **more: Any) -> Smooth:
         floor=law.floor,
         quantity=law.quantity,
         response=law.response,
+        of_a_loss=law.of_a_loss,
         no_optimum=law.no_optimum,
         balance=law.balance,
         example=law.example,
