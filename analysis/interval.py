@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from scaling.records.value import Value
 
 
@@ -22,6 +24,11 @@ class Interval(Value):
         """The interval of a number that is higher ``by`` so much."""
         lo, hi = (None if end is None else end + by for end in (self.lo, self.hi))
         return Interval(value=self.value + by, lo=lo, hi=hi, unit=self.unit)
+
+    def exp(self) -> Interval:
+        """The interval of a ratio, from that of its logarithm; above e^700 it is e^700, and the unit is none."""
+        lo, hi = (None if end is None else math.exp(min(end, 700.0)) for end in (self.lo, self.hi))
+        return Interval(value=math.exp(min(self.value, 700.0)), lo=lo, hi=hi)
 
     @property
     def half_width(self) -> float:

@@ -56,10 +56,11 @@ RATES = (0.00125, 0.0025, 0.005)
 def get_config(argument: str = "") -> ConfigDict:
     """The study; ``rates`` for three learning rates at two places, ``large`` for the sizes of a GPU."""
     config, large = study.base("regression", argument, ("rates", "large")), argument == "large"
-    config.family, config.data.linear = "regression", {"source": "linear", "dims": 16 if large else DIMS}
-    config.model = {"dims": 16, "context": 40} if large else {"dims": DIMS, "context": POINTS}
+    dims, context = (16, 40) if large else (DIMS, POINTS)
+    config.family, config.data.linear = "regression", {"source": "linear", "dims": dims}
+    config.model = {"dims": dims, "context": context}
     config.recipe.batch, config.recipe.learning_rate = 32, RATES[1]
-    config.evaluation = {"tokens": 2048 * config.model.context, "batch": 256}
+    config.evaluation = {"tokens": 2048 * context, "batch": 256}
     tokens = tuple((64 if large else 1) * count * K for count in (256, 512, 1024))
     if argument == "rates":
         for rate in RATES:

@@ -117,9 +117,7 @@ def compared(runs: Sequence[Run]) -> list[Row]:
                     c, loss = np.log([each.C for each in curve]), np.log([each.losses[term] for each in curve])
                     ratios.append(math.log(run.losses[term]) - float(np.interp(math.log(run.C), c, loss)))
             if len(ratios) > 1:
-                mean = interval(ratios)
-                ends = {end: math.exp(getattr(mean, end)) for end in ("value", "lo", "hi")}
-                found.append(Row(term, amount, len(ratios), type(mean)(**ends)))
+                found.append(Row(term, amount, len(ratios), interval(ratios).exp()))
     return found
 
 

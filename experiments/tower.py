@@ -138,15 +138,10 @@ def compared(runs: Sequence[Run]) -> list[Row]:
                 costs.append((math.log(run.C / needed), math.log(run.C_all / needed)))
             else:
                 outside.append(needed)
-        out, whole = (_times(values) for values in zip(*costs)) if len(costs) > 1 else (None, None)
+        out, whole = (interval(values).exp() for values in zip(*costs)) if len(costs) > 1 else (None, None)
         counts = len(costs), sum(each > 0 for each in outside), sum(each == 0 for each in outside)
-        found.append(Row(amount, len(ratios), _times(ratios), out, whole, *counts))
+        found.append(Row(amount, len(ratios), interval(ratios).exp(), out, whole, *counts))
     return found
-
-
-def _times(logarithms: Sequence[float]) -> Interval:
-    found = interval(logarithms)
-    return type(found)(value=math.exp(found.value), lo=math.exp(found.lo), hi=math.exp(found.hi))
 
 
 def analyse(workdir: Path) -> list[Row]:

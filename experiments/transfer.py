@@ -191,8 +191,6 @@ def gain(tuned: Any, scratch: Any) -> tuple[Gain, dict[int, float]]:
     """
     import numpy as np
 
-    from analysis.card import Interval
-
     logs, beyond, none, costs = {}, 0, 0, []
     for row in tuned.itertuples():
         own = scratch[scratch["seed"] == row.seed]
@@ -204,14 +202,13 @@ def gain(tuned: Any, scratch: Any) -> tuple[Gain, dict[int, float]]:
     known = len(logs) == len(tuned)
     parents, cost, alone = (float(x) for x in np.mean(costs, axis=0)) if known else (math.nan,) * 3
     mean = interval(list(logs.values())) if known else None
-    power = None if mean is None else [math.exp(min(x, 700.0)) for x in (mean.value, mean.lo, mean.hi) if x is not None]
     first = tuned.iloc[0]
     found = Gain(
         size=int(first["size"]),
         N=int(first["N"]),
         D=int(first["D"]),
         excess=float(np.exp(np.log(tuned["excess"]).mean())),
-        transferred=None if power is None else Interval(value=power[0], lo=power[1], hi=power[2]),
+        transferred=None if mean is None else mean.exp(),
         beyond=beyond,
         none=none,
         once=(parents + cost) / alone if known else None,

@@ -149,7 +149,7 @@ def test_any_table_is_fitted_or_refused_in_one_line(tmp_path, rows):
 
 def test_a_floor_that_is_held_above_the_losses_is_refused(tmp_path):
     runs = load(write(tmp_path / "t.csv", ROWS))
-    least = float(runs.table["loss"].min())
+    least = min(runs.table["loss"])
     with refuses(Code.CONFLICT, "fixed"):
         fit(runs, fixed={"E": 1.1 * least})
     assert fit(runs, fixed={"E": 0.9 * least}).theta[0] == 0.9 * least
