@@ -12,8 +12,10 @@ from report_study import Page
 import analysis
 from analysis import laws
 from analysis.decide.one_variable import at_value
+from analysis.fitting.fitted import read_card
+from analysis.show.tables import summary
 from scaling import cli
-from scaling.errors import Code
+from scaling.errors import Code, UserError
 
 
 def page_of(folder, capsys, rows, law, columns):
@@ -107,3 +109,21 @@ def test_an_error_of_the_compute_is_asked_at_more_compute():
     law = replace(laws.get("power:C"), quantity="error")
     fit = analysis.fit(pd.DataFrame({"C": c, "loss": 30 * c**-0.1}), law)
     assert not fit.law.of_a_loss and fit.theta[1] == pytest.approx(0.1, rel=0.01)
+
+
+def test_a_table_with_accuracies_is_fitted_as_the_refusal_says_and_the_card_names_both_columns():
+    loss = np.linspace(2.2, 3.6, 20)
+    table = pd.DataFrame({"N": 1e8, "loss": loss, "accuracy": 1 - errors(loss)})
+    with pytest.raises(UserError) as refused:
+        analysis.fit(table, "downstream")
+    said = str(refused.value).replace("COLUMN OF THE LOSS", "loss")
+    columns = dict(pair.split("=") for pair in re.findall(r"--columns='([^']+)'", said)[0].split(","))
+    fit = analysis.fit(table, "downstream", columns=columns)
+    assert fit.theta[0] == pytest.approx(0.9, rel=0.1)
+    assert "; x is column loss of the table; loss is 1-accuracy of the table\n" in summary(fit)
+
+
+def test_a_table_is_no_fit_card(tmp_path):
+    (tmp_path / "a.csv").write_text("N,D,loss\n1,2,3\n")
+    with refuses(Code.DAMAGED, "fit", tmp_path / "a.csv"):
+        read_card(tmp_path / "a.csv")

@@ -23,7 +23,7 @@ from scaling.errors import Code, UserError
 from scaling.records.typed import read_bytes, read_typed, write_atomic
 
 Array = np.ndarray
-AGAIN = "write one with `scaling fit`"
+AGAIN = "write one with `scaling fit TABLE --out=fit.json`"
 
 
 class Prediction(NamedTuple):
@@ -265,6 +265,10 @@ def read_card(path: str | Path) -> FitCard:
       UserError: MISSING, or DAMAGED where the file is no fit card of this version.
     """
     try:
+        with open(path, "rb") as file:
+            if not file.read(1024).lstrip().startswith(b"{"):
+                remedy = f"is no fit card; if it is a table, `scaling fit {path} --out=fit.json` writes its card"
+                raise UserError("fit", path, remedy, Code.DAMAGED)
         return read_typed(path, FitCard, field="fit", remedy=AGAIN)
     except FileNotFoundError:
         raise UserError("fit", path, f"there is no such card; {AGAIN}", Code.MISSING) from None

@@ -33,7 +33,7 @@ def summary(fit: Fit) -> str:
     card = fit.card
     lines = [
         f"{card.data.dataset or card.data.source}: {fit.law.name}  {fit.law.formula}",
-        f"  {rows_word(card.conventions, card.data.rows)}{_counted(card)}",
+        f"  {rows_word(card.conventions, card.data.rows)}{_counted(fit)}",
         *_numbers(card),
         *_how(card),
         *_optima(card),
@@ -44,16 +44,19 @@ def summary(fit: Fit) -> str:
     return "\n".join(lines)
 
 
-def _counted(card: FitCard) -> str:
-    """What N is, and what the other columns are where their names or units do not tell."""
-    conventions, words = card.conventions, meaning(card.conventions)
+def _counted(fit: Fit) -> str:
+    """What N is where the law or its cost reads it, and what other columns are where names or units do not tell."""
+    conventions, words = fit.card.conventions, meaning(fit.card.conventions)
     if conventions.origin != "table":
         return f"; N is {words['N']}" if "N" in words else ""
     plain = {name for name, column in conventions.columns.items() if column == name} - {*conventions.units, "N"}
     if conventions.aside:
         plain -= {"loss"}
     told = {name for name in words if name not in plain and (name != "C" or conventions.flops == "column")}
-    return "".join(f"; {name} is {words[name]}" for name in ("N", "D", "C", "loss") if name in told)
+    if len(fit.law.columns) == 1 and fit.law.columns[0] not in ("N", "D", "C"):
+        told -= {"N", "D", "C"}  # of one variable that is none of them
+    rest = (name for name in fit.law.columns if name not in ("N", "D", "C"))
+    return "".join(f"; {name} is {words[name]}" for name in ("N", "D", "C", *rest, "loss") if name in told)
 
 
 def _numbers(card: FitCard) -> list[str]:
@@ -154,7 +157,7 @@ def summary_html(fit: Fit) -> str:
     card = fit.card
     title = f"{card.data.dataset or card.data.source}: {fit.law.name}"
     caption = (
-        f"{rows_word(card.conventions, card.data.rows)}{_counted(card)}; {percent(fit.level)} intervals by "
+        f"{rows_word(card.conventions, card.data.rows)}{_counted(fit)}; {percent(fit.level)} intervals by "
         f"{card.scheme.name}"
     )
     head = "".join(f"<th>{name}</th>" for name in ("", "value [interval]", "unit", "identified", "what it is"))

@@ -39,6 +39,7 @@ OTHERS = ("run", "stem", "seed", "dataset", "unique_tokens", "epochs", "learning
 COPIES = {"lr": "learning_rate", "U": "unique_tokens"}  # canonical name beside the one in the table
 BITS = ("bpb", "val_bpb", "eval_bpb", "test_bpb", "bits_per_byte", "val_bits_per_byte", "bpc", "val_bpc", "bits")
 ERROR = ("error", "error_rate", "err", "downstream_error", "top1_error", "val_error", "test_error")
+ACCURACY = ("accuracy", "acc", "acc_norm", "val_accuracy", "test_accuracy", "top1", "exact_match", "pass_rate")
 PERPLEXITY = ("ppl", "perplexity", "val_ppl", "val_perplexity", "eval_ppl", "eval_perplexity")
 
 
@@ -140,6 +141,9 @@ def _of_losses(law: Law, present: list[str], given: Mapping[str, str]) -> dict[s
         return x
     others = [c for c in present if c.lower() in ERROR and law.quantity == "error"]
     if len(others) != 1:
+        right = [c for c in present if c.lower() in ACCURACY and law.quantity == "error"]
+        if len(right) == 1:
+            how = how.replace("COLUMN OF THE ERROR", f"1-{right[0]}")
         remedy = f"it is not said which column holds the {what} ({', '.join(present)}); {how}"
         raise UserError("law", law.name, remedy, Code.MISSING)
     return {**x, "loss": others[0]}
