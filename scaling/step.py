@@ -211,7 +211,8 @@ class Trainer:
         """{term: (sum, count)} of a batch of evaluation examples; what is random depends on an example's index only."""
 
         def loss(params: Any, batch: dict[str, jax.Array], fixed: dict[str, jax.Array], first: jax.Array) -> Any:
-            terms = self._terms(params, _numbered(batch, first), jax.random.key(0), evaluating=True)
+            batch = _numbered(batch, first)
+            terms = self._terms(params, batch, jax.random.key(0), evaluating=True)
             return {**terms, **self._metrics(params, {**batch, **fixed})}
 
         function = functools.partial(jax.jit, loss, out_shardings=self._replicated)

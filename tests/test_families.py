@@ -60,6 +60,7 @@ TINY |= {"mel": 8, "frames": 12, "filters": 4, "reach": 5}
 TINY |= {"pictures": 2, "vision_width": 16, "vision_heads": 2, "vision_layers": 1, "latents": 4, "resampler_layers": 1}
 TINY |= {"queries": 4, "language_width": 16, "language_heads": 2, "language_layers": 1}
 TINY |= {"crossings": 1, "region_side": 2}
+TINY |= {"clip_width": 8, "clip_heads": 2, "clip_layers": 1}
 # Of a family alone: the highest temperature that it takes, and few numbers of what is compared.
 OWN = {"albef": {"temperature": 0.5, "project": 8}, "blip2": {"project": 8}}
 
@@ -269,6 +270,7 @@ REVISED = [
     ("fusion", "text", 2),
     ("gpt", "", 1),
     ("gpt", "experts", 2),
+    ("prior", "", 1),
     ("regression", "", 1),
     ("simclr", "", 1),
     ("streams", "", 1),
@@ -403,6 +405,8 @@ WRONG = [
     ("fusion", {"vision_layers": 2, "fusion": "late"}, Code.CONFLICT),
     ("fusion", {"frozen": True}, Code.CONFLICT),
     ("fusion", {"objective": "joint", "mask": "prefix"}, Code.CONFLICT),
+    ("prior", {"drop": 1.5}, Code.INVALID),
+    ("prior", {"clip_width": 20}, Code.CONFLICT),
     ("regression", {"dims": 0}, Code.INVALID),
     ("tacotron", {"width": 18}, Code.CONFLICT),
     ("tacotron", {"reach": 4}, Code.CONFLICT),

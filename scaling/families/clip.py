@@ -79,13 +79,13 @@ def revision(config: Config) -> int:
 
 
 class Tower(nn.Module):
-    """Maps patches_BPX or tokens_BT to unit vectors y_BD in float32."""
+    """Maps patches_BPX or tokens_BT to states x_BTD of all positions, and to unit vectors y_BD in float32."""
 
     config: Config
     places: int  # number of patches; 0 for tokens
 
     @nn.compact
-    def __call__(self, inputs_: jax.Array) -> jax.Array:
+    def __call__(self, inputs_: jax.Array) -> tuple[jax.Array, jax.Array]:
         c = self.config
         shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
         if self.places:
@@ -104,7 +104,8 @@ class Tower(nn.Module):
             pooled_BD = jnp.take_along_axis(x_BTD, end_B11, axis=1)[:, 0].astype(jnp.float32)
         start = nn.initializers.zeros if self.name == "image" else nn.initializers.normal(c.width**-0.5)
         head_DD = self.param("head", start, (c.width, c.width))
-        return stack.rms_norm(jnp.einsum("bd,de->be", pooled_BD, head_DD.astype(jnp.float32))) * c.width**-0.5
+        vector_BD = stack.rms_norm(jnp.einsum("bd,de->be", pooled_BD, head_DD.astype(jnp.float32))) * c.width**-0.5
+        return x_BTD, vector_BD
 
 
 class Model(nn.Module):
@@ -115,7 +116,7 @@ class Model(nn.Module):
     @nn.compact
     def __call__(self, inputs: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:
         places = {name: count if pixels else 0 for name, (count, pixels) in self.config.towers.items()}
-        by_tower = {name: Tower(self.config, places[name], name=name)(x_) for name, x_ in inputs.items()}
+        by_tower = {name: Tower(self.config, places[name], name=name)(x_)[1] for name, x_ in inputs.items()}
         log_scale = self.param("log_scale", nn.initializers.constant(-math.log(self.config.temperature)), ())
         return by_tower, jnp.exp(log_scale.astype(jnp.float32))
 

@@ -158,15 +158,18 @@ def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, co
     predicted_BPX = outputs(parameters, a_B11 * clean_BPX + s_B11 * noise_BPX, time_B, config, label_B)
     target_BPX = {"eps": noise_BPX, "v": a_B11 * noise_BPX - s_B11 * clean_BPX, "x0": clean_BPX}[config.predicts]
     error_B, count_B = objectives.squared_error(predicted_BPX, target_BPX)
-    found = {config.predicts: (error_B, count_B)}
-    for number, name in enumerate(_bins()):
-        inside_B = time_B * BINS // TIMES == number
-        found[name] = (error_B * inside_B, count_B * inside_B)
-    return found
+    return {config.predicts: (error_B, count_B), **by_time(error_B, count_B, time_B)}
 
 
-def _bins() -> tuple[str, ...]:
+def bins() -> tuple[str, ...]:
+    """Names of the bins of the time."""
     return tuple(f"from_{number * TIMES // BINS}" for number in range(BINS))
+
+
+def by_time(error_B: jax.Array, count_B: jax.Array, time_B: jax.Array) -> dict[str, objectives.Term]:
+    """An error and its count, in the bin of its time and 0 in the others."""
+    inside = {name: time_B * BINS // TIMES == number for number, name in enumerate(bins())}
+    return {name: (error_B * inside_B, count_B * inside_B) for name, inside_B in inside.items()}
 
 
 def unit(config: Config, first: int = 0, count: int = TIMES) -> Unit:
@@ -181,7 +184,7 @@ def terms(config: Config) -> dict[str, Term]:
     width = TIMES // BINS
     parts = {
         name: Term(unit(config, number * width, width), weight=0.0, share=1 / BINS, uneven=True)
-        for number, name in enumerate(_bins())
+        for number, name in enumerate(bins())
     }
     return {config.predicts: Term(unit(config), count=config.patches), **parts}
 
