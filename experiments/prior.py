@@ -1,0 +1,138 @@
+"""From captions to CLIP's vectors of their pictures: DALL-E 2's prior, and two bounds that it must fall below.
+
+scaling run --config=experiments/prior.py --workdir=runs/prior
+scaling run --config=experiments/prior.py:rates --workdir=runs/prior-rates     # five rates at two places
+scaling run --config=experiments/prior.py:large --workdir=runs/prior-large     # for a GPU; not run
+python experiments/prior.py --workdir=runs/prior            # the two bounds; also written as bounds.json
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from scaling import study
+from scaling.errors import Code, UserError
+from scaling.records import read_study
+from scaling.records.value import Value
+from scaling.verbs import experiment
+
+K = 2**10
+POSITIONS, PAIR = 10, 22  # of an example: of the prior's stack, and of clip
+SCENES, RENDERED = 256, 64
+RATES = (0.00125, 0.0025, 0.005, 0.01, 0.02)
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The study; ``rates`` for five learning rates at two places, ``large`` for the sizes of a GPU."""
+    config, large = study.base("prior", argument, ("rates", "large")), argument == "large"
+    config.family = "prior"
+    shape = {"clip_width": 128, "clip_layers": 4, "clip_heads": 8} if large else {"clip_width": 32, "clip_heads": 4}
+    config.model = {"patch": 8, **shape}
+    config.recipe.batch, config.recipe.learning_rate = 64, 0.005
+    config.data.scenes = config.data.pairs = {"source": "scenes"}
+    config.evaluation = {"tokens": 24 * K, "batch": 64}  # of captions, six each: 4,096 pictures
+    size, pairs = (8, 512) if large else (2, 64)
+    config.cells.towers = study.block(
+        "grid",
+        "pairs",
+        (size,),
+        tokens=(pairs * K * PAIR,),
+        seeds=(9,),  # its pairs are not those of the children
+        family="clip",
+        model={"patch": 8},
+        recipe={"learning_rate": 0.005},
+    )
+    start = {part: {"block": "towers", "size": size, "seed": 9} for part in ("image", "text")}
+    tokens = tuple(pictures * K * POSITIONS for pictures in ((256, 512, 1024) if large else (16, 32, 64)))
+    if argument == "rates":
+        for rate in RATES:
+            for place, size, count in (("short", 1, tokens[0]), ("long", 3, tokens[-1])):
+                own: dict[str, Any] = {"recipe": {"learning_rate": rate}, "init_from": start}
+                cells = study.block("grid", "scenes", (size,), tokens=(count,), **own)
+                config.cells[f"{place}_{rate:g}".replace(".", "_")] = cells
+        return config
+    sizes = (4, 5, 6, 8, 10) if large else (0, 1, 2, 3)
+    config.cells.grid = study.block("grid", "scenes", sizes, tokens=tokens, init_from=start)
+    again: dict[str, Any] = {"seeds": (1, 2), "role": "seed", "init_from": start}
+    config.cells.seeds = study.block("grid", "scenes", sizes[:3], tokens=tokens, **again)
+    return config
+
+
+class Bounds(Value):
+    """Upper bounds on the least loss, by term of the time ("x0": all times).
+
+    Attributes:
+      without_text: what Gaussian vectors of the covariance of all pictures would have.
+      with_text: the same of the mean covariance of the pictures of one caption.
+    """
+
+    without_text: dict[str, float]
+    with_text: dict[str, float]
+
+
+def gaussian(covariance_EE: np.ndarray, a: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """Mean squared error of the best linear prediction of x from a x + s eps, by time: the mean over the eigenvalues l
+    of l s^2 / (a^2 l + s^2). Of Gaussian x no prediction is better; of any other with this covariance, some are."""
+    values = np.linalg.eigvalsh(covariance_EE)
+    a, s = (np.square(each)[:, None] for each in (a, s))
+    return (values * s / (a * values + s)).mean(axis=1)
+
+
+def bounds(workdir: Path) -> Bounds:
+    """The bounds for the vectors of a finished study's clip, from scenes that are rendered anew.
+
+    Raises:
+      UserError: there is no study of prior, or its clip has no final parameters (MISSING).
+    """
+    import jax
+
+    from scaling.data import scenes as world
+    from scaling.data._random import key
+    from scaling.families import dit, prior
+    from scaling.run import Run
+
+    programs = [each for each in read_study(workdir).programs if each.runs[-1].manifest.family == "prior"]
+    if not programs:
+        raise UserError("workdir", workdir, "holds no study of prior", Code.MISSING)
+    run = Run(programs[0].runs[-1], programs[0], workdir)
+    parameters, config = run.initial()["params"], run.trainer.config
+    source = world.make(world.Config())
+    start, u = world.numbers(key(0, 2), np.arange(SCENES * RENDERED))
+    text_NT = np.zeros((RENDERED, config.text + 1), np.int32)
+
+    @jax.jit
+    def vectors(image_BHWC: jax.Array) -> jax.Array:
+        return prior.give(parameters, {"tokens": text_NT, "image": image_BHWC}, jax.random.key(0), config).image_BE
+
+    def seen(scene: np.ndarray) -> np.ndarray:
+        """Vectors (scenes, rendered, E) of pictures whose places and pixels are drawn anew."""
+        each = (slice(first, first + RENDERED) for first in range(0, len(u), RENDERED))
+        found = [vectors(source.render(scene[at], world.places(scene[at], u[at]), start[at])) for at in each]
+        return np.asarray(found, np.float64)
+
+    alike = seen(np.repeat(world.choices(u[::RENDERED]), RENDERED, axis=0))
+    apart = alike - alike.mean(axis=1, keepdims=True)
+    within = np.einsum("nre,nrf->ef", apart, apart) / (SCENES * (RENDERED - 1))
+    every = np.cov(seen(world.choices(u)).reshape(len(u), -1), rowvar=False)
+
+    def by_term(covariance: np.ndarray) -> dict[str, float]:
+        error = gaussian(covariance, *prior.noise_levels())
+        parts = zip(dit.bins(), error.reshape(dit.BINS, -1).mean(axis=1).tolist())
+        return {"x0": float(error.mean()), **dict(parts)}
+
+    return Bounds(without_text=by_term(every), with_text=by_term(within))
+
+
+def lines(found: Bounds) -> list[str]:
+    """The bounds as text."""
+    rows = {"no text": found.without_text, "the text": found.with_text}
+    said = {name: ", ".join(f"{term} {value:.4f}" for term, value in row.items()) for name, row in rows.items()}
+    return [f"{name}: at most {text}" for name, text in said.items()]
+
+
+if __name__ == "__main__":
+    experiment.command(__doc__, "bounds.json", bounds, lines)
