@@ -89,6 +89,7 @@ def bounds(workdir: Path) -> Bounds:
       UserError: there is no study of prior, or its clip has no final parameters (MISSING).
     """
     import jax
+    import jax.numpy as jnp
 
     from scaling.data import scenes as world
     from scaling.data._random import key
@@ -102,7 +103,7 @@ def bounds(workdir: Path) -> Bounds:
     parameters, config = run.initial()["params"], run.trainer.config
     source = world.make(world.Config())
     start, u = world.numbers(key(0, 2), np.arange(SCENES * RENDERED))
-    text_NT = np.zeros((RENDERED, config.text + 1), np.int32)
+    text_NT = jnp.zeros((RENDERED, config.text + 1), jnp.int32)  # of no account here
 
     @jax.jit
     def vectors(image_BHWC: jax.Array) -> jax.Array:
