@@ -264,4 +264,3 @@ def test_a_child_starts_at_one_and_has_its_parents_towers_to_the_bit(tmp_path: P
             np.testing.assert_array_equal(mine, own)
     for name, each in run.evaluate(state).items():
         assert each.value == pytest.approx(1.0, abs=5e-6), name
-    train.execute(child, tmp_path, progress=lambda *_: None, should_stop=lambda: False)
