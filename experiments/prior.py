@@ -8,6 +8,7 @@ python experiments/prior.py --workdir=runs/prior            # the two bounds; al
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from scaling.verbs import experiment
 
 K = 2**10
 POSITIONS, PAIR = 10, 22  # of an example: of the prior's stack, and of clip
-SCENES, RENDERED = 256, 64
+SCENES, RENDERED, GROUPS = 256, 64, 8
 RATES = (0.00125, 0.0025, 0.005, 0.01, 0.02)
 
 
@@ -68,10 +69,12 @@ class Bounds(Value):
     Attributes:
       without_text: what Gaussian vectors of the covariance of all pictures would have.
       with_text: the same of the mean covariance of the pictures of one caption.
+      se: standard errors of the two, over all times, from groups of the pictures.
     """
 
     without_text: dict[str, float]
     with_text: dict[str, float]
+    se: dict[str, float]
 
 
 def gaussian(covariance_EE: np.ndarray, a: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -116,23 +119,29 @@ def bounds(workdir: Path) -> Bounds:
         return np.asarray(found, np.float64)
 
     alike = seen(np.repeat(world.choices(u[::RENDERED]), RENDERED, axis=0))
-    apart = alike - alike.mean(axis=1, keepdims=True)
-    within = np.einsum("nre,nrf->ef", apart, apart) / (SCENES * (RENDERED - 1))
-    every = np.cov(seen(world.choices(u)).reshape(len(u), -1), rowvar=False)
+    every = seen(world.choices(u)).reshape(1, -1, config.clip_width)
+    covariances = {}
+    for name, found in (("without_text", every), ("with_text", alike)):
+        apart = found - found.mean(axis=1, keepdims=True)
+        groups = apart.reshape(GROUPS, -1, config.clip_width) * math.sqrt(found.shape[1] / (found.shape[1] - 1))
+        covariances[name] = np.einsum("gne,gnf->gef", groups, groups) / groups.shape[1]
+    levels = prior.noise_levels()
 
-    def by_term(covariance: np.ndarray) -> dict[str, float]:
-        error = gaussian(covariance, *prior.noise_levels())
+    def by_term(name: str) -> dict[str, float]:
+        error = gaussian(covariances[name].mean(axis=0), *levels)
         parts = zip(dit.bins(), error.reshape(dit.BINS, -1).mean(axis=1).tolist())
         return {"x0": float(error.mean()), **dict(parts)}
 
-    return Bounds(without_text=by_term(every), with_text=by_term(within))
+    spread = {name: [gaussian(each, *levels).mean() for each in found] for name, found in covariances.items()}
+    se = {name: float(np.std(each, ddof=1)) / math.sqrt(GROUPS) for name, each in spread.items()}
+    return Bounds(without_text=by_term("without_text"), with_text=by_term("with_text"), se=se)
 
 
 def lines(found: Bounds) -> list[str]:
     """The bounds as text."""
-    rows = {"no text": found.without_text, "the text": found.with_text}
+    rows = {"without_text": found.without_text, "with_text": found.with_text}
     said = {name: ", ".join(f"{term} {value:.4f}" for term, value in row.items()) for name, row in rows.items()}
-    return [f"{name}: at most {text}" for name, text in said.items()]
+    return [f"{name}: at most {text} (+- {found.se[name]:.4f} of x0)" for name, text in said.items()]
 
 
 if __name__ == "__main__":
