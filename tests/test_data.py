@@ -71,6 +71,7 @@ def sources(tmp_path_factory) -> dict[str, dict]:
         "scenes": {"source": "scenes"},
         "graphs": {"source": "graphs"},
         "interleaved": {"source": "interleaved"},
+        "moving": {"source": "moving"},
         "gaussian": {"source": "gaussian"},
         "tones": {"source": "tones", "rate": 4000, "window": 128, "hop": 64, "mel": 12, "tones": 8, "notes": 5},
     }

@@ -244,10 +244,10 @@ def test_a_document_is_marks_and_captions_of_its_own_pictures():
     np.testing.assert_array_equal(mask, np.tile([0, *[1] * 6, 0, *[1] * 6, 0, 0], (2, 1)))
     caption = tokens[:, [*range(2, 7), *range(9, 14)]].reshape(4, 5) - scenes.FIRST
     for picture, (large, _, relation, little, _) in zip(found["pictures"].reshape(4, 32, 32, 3), caption):
-        colours = {tuple(scenes._RGB[each]) for each in (large, little)}
+        colours = {tuple(scenes.RGB[each]) for each in (large, little)}
         assert {tuple(pixel) for pixel in picture.reshape(-1, 3)} == {(60, 60, 60), *colours}
         if large != little:
-            centre = [np.argwhere((picture == scenes._RGB[each]).all(axis=-1)).mean(axis=0) for each in (large, little)]
+            centre = [np.argwhere((picture == scenes.RGB[each]).all(axis=-1)).mean(axis=0) for each in (large, little)]
             moved = (centre[1] - centre[0])[1 if relation < 2 else 0] * (1 if relation % 2 == 0 else -1)
             assert moved > 3
     with refuses(Code.CONFLICT, "model.context", 13):

@@ -256,7 +256,7 @@ def test_a_node_has_the_entropy_of_its_choices_without_the_picture_and_none_with
     drawn = source.batch(np.arange(2000), seed=0, context=6)
     words = drawn["tokens"][:, [1, 4]]
     centre = drawn["region"][:, :, 5, 5]
-    np.testing.assert_array_equal(centre, scenes._RGB[words])
+    np.testing.assert_array_equal(centre, scenes.RGB[words])
     by_class = {}
     for pixels, label in zip(drawn["region"].reshape(4000, -1), (np.array([0, 32]) + drawn["region_class"]).ravel()):
         by_class.setdefault(int(label), set()).add(pixels.tobytes())

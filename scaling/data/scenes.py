@@ -45,7 +45,7 @@ WORDS = (*COLOURS, *SHAPES, *RELATIONS)
 BLANK, START, END = len(WORDS), len(WORDS) + 1, len(WORDS) + 2
 FIRST = np.array([0, len(COLOURS), len(COLOURS) + len(SHAPES), 0, len(COLOURS)])
 
-_RGB = np.array(
+RGB = np.array(
     [
         (220, 40, 40),
         (40, 190, 60),
@@ -90,7 +90,7 @@ class Config:
             raise UserError("data.drop", self.drop, "goes without held: words would not be independent", Code.CONFLICT)
 
 
-def _stamp(shape: str, radius: int) -> np.ndarray:
+def outline(shape: str, radius: int) -> np.ndarray:
     """A shape as a mask, (2 * radius + 1, 2 * radius + 1)."""
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     if shape == "circle":
@@ -144,6 +144,19 @@ def places(scene: np.ndarray, u: np.ndarray) -> np.ndarray:
     return np.concatenate([y, x], axis=1)
 
 
+def noisy(bytes_: np.ndarray, start: np.ndarray, amplitude: int) -> np.ndarray:
+    """Bytes (n, count), count a multiple of 8, with noise of an ``amplitude`` up to 60, by the start of each row."""
+    if not amplitude:
+        return bytes_
+    words = mix(start[:, None] + np.arange(1 << 32, (1 << 32) + bytes_.shape[1] // 8, dtype=np.uint64))
+    moved = words.view(np.uint8).astype(np.uint16)
+    moved *= 2 * amplitude + 1
+    moved >>= 8
+    moved += bytes_
+    moved -= np.uint16(amplitude)  # bytes start at 30, so this wraps only where noise is above it
+    return np.clip(moved.view(np.int16), 0, 255).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class Scenes:
     """See ``scaling.data.Source`` for the methods."""
@@ -164,7 +177,7 @@ class Scenes:
         for radius in RADII:
             table = np.zeros((len(SHAPES), SIDE, SIDE, SIDE, SIDE), bool)
             for number, shape in enumerate(SHAPES):
-                stamp = _stamp(shape, radius)
+                stamp = outline(shape, radius)
                 for y, x in product(range(radius, SIDE - radius), repeat=2):
                     table[number, y, x, y - radius : y + radius + 1, x - radius : x + radius + 1] = stamp
             tables.append(table.reshape(-1, SIDE * SIDE))
@@ -234,16 +247,8 @@ class Scenes:
         for thing, stamps in enumerate(self._stamps):
             where = (scene[:, 3 * thing + 1] * SIDE + places[:, thing]) * SIDE + places[:, 2 + thing]
             row, pixel = np.nonzero(stamps[where])
-            image[row, pixel] = _RGB[scene[row, 3 * thing]]
-        if self.config.noise:
-            count = SIDE * SIDE * 3
-            words = mix(start[:, None] + np.arange(1 << 32, (1 << 32) + count // 8, dtype=np.uint64))
-            moved = words.view(np.uint8).astype(np.uint16)
-            moved *= 2 * self.config.noise + 1
-            moved >>= 8
-            moved += image.reshape(len(scene), count)
-            moved -= np.uint16(self.config.noise)  # bytes start at 30, so this wraps only where noise is above it
-            image = np.clip(moved.view(np.int16), 0, 255).astype(np.uint8)
+            image[row, pixel] = RGB[scene[row, 3 * thing]]
+        image = noisy(image.reshape(len(scene), SIDE * SIDE * 3), start, self.config.noise)
         return image.reshape(-1, SIDE, SIDE, 3)
 
     def _play(self, scene: np.ndarray, start: np.ndarray) -> np.ndarray:
