@@ -2,7 +2,6 @@
 
     scaling run --config=experiments/dalle.py --workdir=runs/dalle
     scaling run --config=experiments/dalle.py:rates --workdir=runs/dalle-rates     # five rates at two places
-    scaling run --config=experiments/dalle.py:masked --workdir=runs/videobert      # hidden words and codes; not run
     scaling run --config=experiments/dalle.py:large --workdir=runs/dalle-large     # for a GPU; not run
     python experiments/dalle.py --workdir=runs/dalle            # a bound on the floor; also written as bound.json
 
@@ -63,10 +62,8 @@ TOKENIZER = {"block": "tokenizer", "size": 1, "seed": 9}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The study; ``masked`` hides words and codes, ``rates`` is for learning rates, ``large`` for a GPU."""
-    config, large = study.base("dalle", argument, ("masked", "rates", "large")), argument == "large"
-    if argument == "masked":
-        config.model.objective = "masked"
+    """The study; ``rates`` is for learning rates, ``large`` for a GPU."""
+    config, large = study.base("dalle", argument, ("rates", "large")), argument == "large"
     config.family = "dalle"
     config.recipe.learning_rate = 0.02
     config.data.scenes = config.data.pictures = {"source": "scenes"}

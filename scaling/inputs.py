@@ -45,7 +45,6 @@ INPUTS = {
     "pictures": Input(("pictures",), "pictures an example:"),
     "side": Input(("pictures",), "pictures of side"),
     "video": Input(("video",), "frames a video:"),
-    "frame_side": Input(("video",), "frames of side"),
     "mark": Input(("tokens",), "as the mark of a picture the token"),
     "sound": Input(("sound",), "sounds of samples"),
     "mel": Input(("mel",), "spectrograms of bands"),

@@ -131,35 +131,6 @@ def test_padding_has_an_id_for_each_of_its_places_and_does_not_count():
         np.testing.assert_array_equal(plain[term][0].sum(), again[term][0].sum())
 
 
-def test_what_is_hidden_is_a_share_of_each_kind_and_is_told_from_all_that_is_seen():
-    module, config = small("dalle", "masked", layers=1, patch=2, text=8, vocab=11, codes=23, vq_layers=1, rate=0.25)
-    rng, size = np.random.default_rng(0), 64
-    batch: Any = batch_of(module, config, size)
-    batch["mask"] = np.tile((np.arange(8) < 6).astype(np.float32), (size, 1))
-    codes = jnp.asarray(rng.integers(0, 23, (size, 16)), jnp.int32)
-    seen = quick(lambda batch, codes: dalle.hide(batch, codes, jax.random.key(3), config))(batch, codes)
-    text, read, words, places = map(np.asarray, seen)
-    blank, tokens = config.rows - 1, batch["tokens"][:, 1:]
-    assert (words.sum(axis=1) == 2).all() and not words[:, 6:].any() and (places.sum(axis=1) == 4).all()
-    # Four fifths are blank, a tenth another, a tenth as they were; all else is.
-    for found, hidden, real, empty in ((text, words, tokens, blank), (read, places, np.asarray(codes), blank - 11)):
-        count = hidden.sum()
-        assert abs((found[hidden] == empty).mean() - 0.8) < 4 * math.sqrt(0.16 / count)
-        assert (found[hidden] == real[hidden]).mean() + 4 * math.sqrt(0.09 / count) > 0.1
-        assert found[hidden].max() == empty and (found[hidden] != empty).any()
-    np.testing.assert_array_equal(text[:, :6][~words[:, :6]], tokens[:, :6][~words[:, :6]])
-    np.testing.assert_array_equal(text[:, 6:], np.tile(11 + 23 + np.arange(6, 8), (size, 1)))  # padding
-    np.testing.assert_array_equal(read[~places], np.asarray(codes)[~places])
-    terms = families.terms(module, config)
-    assert [term.weight for term in terms.values()] == pytest.approx([16 / 24, 8 / 24]) and terms["image"].count == 4
-    shapes = parts.shapes(module, config)
-    drawn = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), jnp.float32), shapes)
-    logits = quick(lambda text, codes: dalle.outputs(drawn, text, codes, config))
-    text, codes = seen.text_BT[:2], seen.codes_BP[:2]
-    for moved in (logits(text.at[:, 5].add(-1), codes), logits(text, codes.at[:, 15].add(-1))):  # both ways, and across
-        assert all(differs(*pair).all() for pair in zip(logits(text, codes), moved))
-
-
 def test_the_loss_starts_at_an_eighth_of_ln_v_and_seven_of_ln_k():
     parameters, batch = made()
     found = losses({**parameters, "head": jnp.zeros_like(parameters["head"])}, batch)

@@ -70,6 +70,7 @@ def test_families_know_nothing_of_optimisers_meshes_or_loops():
                 "errors",
                 "settings",
                 "records",
+                "inputs",  # what a family's own INPUTS are made of
             )
 
 

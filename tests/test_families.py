@@ -59,7 +59,7 @@ TINY = {"vocab": 32, "context": 16, "image": 8, "patch": 2, "classes": 10, "temp
 TINY |= {"mel": 8, "frames": 12, "filters": 4, "reach": 5}
 TINY |= {"pictures": 2, "vision_width": 16, "vision_heads": 2, "vision_layers": 1, "latents": 4, "resampler_layers": 1}
 TINY |= {"queries": 4, "language_width": 16, "language_heads": 2, "language_layers": 1}
-TINY |= {"crossings": 1, "region_side": 2}
+TINY |= {"crossings": 1, "region_side": 2, "video": 2}
 TINY |= {"clip_width": 8, "clip_heads": 2, "clip_layers": 1}
 # Of a family alone: the highest temperature that it takes, and few numbers of what is compared.
 OWN = {"albef": {"temperature": 0.5, "project": 8}, "blip2": {"project": 8}}
@@ -90,6 +90,9 @@ def batch_of(module, config, size: int = 4, seed: int = 0) -> dict[str, np.ndarr
         tokens[:, 1 : -1 : spec["context"] // count] = spec["mark"]
         shape = (size, count, spec["side"], spec["side"], 3)
         batch |= {"tokens": tokens, "pictures": rng.integers(0, 256, shape).astype(np.uint8)}
+    if "video" in spec:
+        shape = (size, spec["video"], spec["image"], spec["image"], 3)
+        batch["video"] = rng.integers(0, 256, shape).astype(np.uint8)
     if "regions" in spec:
         count, side = spec["regions"], spec["region_side"]
         batch["region"] = rng.integers(0, 256, (size, count, side, side, 3)).astype(np.uint8)
@@ -263,8 +266,7 @@ REVISED = [
     ("blip2", "", 1),
     ("blip2", "stage", 1),
     ("clip", "", 2),
-    ("dalle", "causal", 1),
-    ("dalle", "masked", 1),
+    ("dalle", "", 1),
     ("dit", "", 1),
     ("flamingo", "", 1),
     ("fusion", "text", 2),
@@ -277,6 +279,7 @@ REVISED = [
     ("streams", "streams", 1),
     ("t5", "", 2),
     ("tacotron", "", 1),
+    ("videobert", "", 1),
     ("vit", "class", 3),
     ("vit", "mim", 3),
     ("vit", "rotation", 3),
@@ -391,7 +394,6 @@ WRONG = [
     ("clip", {"temperature": 0.0}, Code.INVALID),
     ("clip", {"temperature": float("nan")}, Code.INVALID),
     ("dalle", {"codes": 0}, Code.INVALID),
-    ("dalle", {"objective": "both"}, Code.INVALID),
     ("dalle", {"vq_activation": "sine"}, Code.INVALID),
     ("dalle", {"vq_width": 20, "vq_heads": 3}, Code.CONFLICT),
     ("dit", {"predicts": "score"}, Code.INVALID),
@@ -421,6 +423,10 @@ WRONG = [
     ("streams", {"matching_share": 0.0, "region_share": 0.0, "streams": "two"}, Code.CONFLICT),
     ("streams", {"vision_width": 21, "streams": "two"}, Code.CONFLICT),
     ("streams", {"crossings": 2, "streams": "two"}, Code.CONFLICT),
+    ("videobert", {"masks": "either"}, Code.INVALID),
+    ("videobert", {"alignment": 0.0}, Code.INVALID),
+    ("videobert", {"unit": "clip"}, Code.INVALID),
+    ("videobert", {"vq_width": 20, "vq_heads": 3}, Code.CONFLICT),
     ("vq", {"objective": "gumbel"}, Code.INVALID),
     ("vq", {"codes": 0}, Code.INVALID),
     ("vq", {"decay": 1.5}, Code.INVALID),

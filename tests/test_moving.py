@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from refusals import refuses
 
-from scaling import data, inputs
+from scaling import data, families, inputs
 from scaling.data import moving, scenes
 from scaling.errors import Code
+from scaling.families import videobert
 
 STATES = np.array(list(itertools.product(range(16), range(16), range(4))))  # y, x and number of the radius
 
@@ -86,16 +87,16 @@ def test_a_batch_shows_its_captions_with_noise_and_one_frame_of_each_video():
     halves = [source.batch(np.arange(low, low + 300), seed=5, context=4) for low in (0, 300)]
     for name in batch:  # pixels too are functions of seed and index
         np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), batch[name])
-    assert len(np.unique(source.evaluation(4, 400)["video"].reshape(100, -1), axis=0)) == 100
+    assert len(np.unique(np.reshape(source.evaluation(4, 400)["video"], (100, -1)), axis=0)) == 100
 
 
 def test_a_family_of_frames_is_matched_with_the_source():
-    spec = {"context": 4, "text": 4, "vocab": 20, "video": 4, "frame_side": 16}
-    inputs.require_supply(moving, spec, made().supplies, "moving", "videobert")
-    assert inputs.arrays(moving, spec) == {"tokens", "mask", "video"}
-    for field, value in (("video", 5), ("frame_side", 8)):
+    spec = videobert.batch_spec(families.configure(videobert, 0, image=16, text=4, vocab=20))
+    inputs.require_supply(videobert, spec, made().supplies, "moving", "videobert")
+    assert inputs.arrays(videobert, spec) == {"tokens", "mask", "video"}  # and no picture
+    for field, value in (("video", 5), ("image", 8)):
         with refuses(Code.CONFLICT, f"model.{field}", value):
-            inputs.require_supply(moving, {**spec, field: value}, made().supplies, "moving", "videobert")
+            inputs.require_supply(videobert, {**spec, field: value}, made().supplies, "moving", "videobert")
     with refuses(Code.CONFLICT, "model.text", 3):
         made().batch(np.arange(2), seed=0, context=3)
     with refuses(Code.INVALID, "data.frames", 1):

@@ -68,7 +68,7 @@ def supplied(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
     return source
 
 
-SIZED = ("vocab", "classes", "image", "field", "mel", "frames", "regions", "region_side")
+SIZED = ("vocab", "classes", "image", "video", "field", "mel", "frames", "regions", "region_side")
 
 
 def planned(folder: Path, family: str, source: dict[str, Any], **model: Any) -> tuple[int, str]:

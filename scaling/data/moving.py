@@ -63,8 +63,7 @@ class Moving:
 
     @property
     def supplies(self) -> dict[str, int]:
-        own = {"vocab": self.vocab, "words": len(CHOICES), "image": SIDE}
-        return {**own, "video": self.config.frames, "frame_side": SIDE}
+        return {"vocab": self.vocab, "words": len(CHOICES), "image": SIDE, "video": self.config.frames}
 
     def describe(self) -> dict[str, str | float | None]:
         own, whole = asdict(self.config), math.log(math.prod(CHOICES))

@@ -1,5 +1,4 @@
-"""DALL-E's second stage (arXiv 2102.12092; CogView, arXiv 2105.13290): a causal stack over [text; codes of a picture];
-or VideoBERT's masked one (arXiv 1904.01766), by ``objective``.
+"""DALL-E's second stage (arXiv 2102.12092; CogView, arXiv 2105.13290): a causal stack over [text; codes of a picture].
 
 A run of ``vq`` gives the tokenizer, its ``encoder`` and its ``codebook``: ``init_from`` names it, and nothing trains it
 here. A patch's code is the nearest row of the codebook, without noise. Codes are computed at every step, forward only:
@@ -19,18 +18,13 @@ What differs from the paper: RMSNorm, QK-norm and rotary positions (of [text; co
 full attention, not sparse; a VQ-VAE of patches, not a convolutional dVAE with Gumbel noise; the source's words, not
 BPE. The tokenizer computes in float32 whatever the ``dtype``, since some codes would differ in bfloat16, and the unit
 would not say so. D counts positions of the stack.
-
-``masked`` hides ``rate`` of the words and of the codes as bert does, and a stack that sees both ways tells them from
-all that is left of both; neither is a likelihood. The terms weigh as their positions, so that each hidden one counts
-alike. A picture is one frame of patches, where the paper has a token for each clip of a video, from k-means of
-features; its losses of one kind alone, and whether the two belong together, are not here.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -46,7 +40,6 @@ from scaling.records.types import MOST_BITS
 from scaling.records.unit import Unit
 from scaling.settings import setting
 
-OBJECTIVES = ("causal", "masked")
 IMAGE = 7 / 8  # weight of the codes in the loss; the text has the rest
 PARTS = ("encoder", "codebook")  # of a run of vq
 REPEATED = ("width", "layers", "heads", "mlp_ratio", "activation", "weight_bits")  # here with "vq_" before the name
@@ -59,8 +52,6 @@ class Config(patches.ImageShape):
     """Shape of the stack and of the tokenizer, in addition to the fields of ``patches.ImageShape``.
 
     Attributes:
-      objective: ``causal``: each from what is before it; ``masked``: what is hidden from all that is not.
-      rate: share of the words and of the codes that ``masked`` hides.
       text: positions of a caption with its end token.
       codes, code_width: rows of the codebook and their length.
       vq_width, vq_layers, vq_heads, vq_mlp_ratio, vq_activation, vq_weight_bits: of the tokenizer's encoder, as the run
@@ -78,8 +69,6 @@ class Config(patches.ImageShape):
     vq_mlp_ratio: int = setting(4, least=1)
     vq_activation: str = setting("relu2", choices=stack.ACTIVATIONS)
     vq_weight_bits: int = setting(0, least=0, most=MOST_BITS)
-    objective: str = setting("causal", choices=OBJECTIVES, later=True)
-    rate: float = setting(0.15, above=0, below=1, later=True)
 
     def __post_init__(self):
         super().__post_init__()
@@ -88,19 +77,9 @@ class Config(patches.ImageShape):
             raise UserError("model.vq_width", self.vq_width, remedy, Code.CONFLICT)
 
     @property
-    def masked(self) -> bool:
-        """Whether the stack sees both ways."""
-        return self.objective == "masked"
-
-    @property
     def rows(self) -> int:
-        """Ids of words, codes, places of padding and, for ``masked``, a blank, the last."""
-        return self.vocab + self.codes + self.text + self.masked
-
-    @property
-    def hidden(self) -> int:
-        """Codes of a picture that ``masked`` hides."""
-        return max(1, round(self.rate * self.patches))
+        """Ids of words, codes and places of padding."""
+        return self.vocab + self.codes + self.text
 
     @property
     def side(self) -> int:
@@ -124,7 +103,7 @@ def inherits(config: Config) -> dict[str, Origin]:
 
 class Model(nn.Module):
     """Maps ids of the text, (B, T + 1), and codes_BP to logits_BTV of the words and logits_BPK of the codes; with
-    ``targets``, words (B, T) and codes (B, P), to their nats. Masked, the ids are (B, T), without the start."""
+    ``targets``, words (B, T) and codes (B, P), to their nats."""
 
     config: Config
 
@@ -135,13 +114,11 @@ class Model(nn.Module):
         c, small = self.config, nn.initializers.normal(self.config.width**-0.5 / 16)  # as in gpt
         table_VD = self.param("embedding", small, (c.rows, c.width))
         row_RD, column_RD = (self.param(name, small, (c.side, c.width)) for name in ("row", "column"))
-        read = c.patches if c.masked else c.patches - 1  # nothing follows the last code
-        place_PD = (row_RD[:, None] + column_RD).reshape(-1, c.width)[:read]
-        image_BPD = head.look_up(table_VD, c.vocab + codes_BP[:, :read]) + place_PD
+        place_PD = (row_RD[:, None] + column_RD).reshape(-1, c.width)[:-1]  # nothing follows the last code
+        image_BPD = head.look_up(table_VD, c.vocab + codes_BP[:, :-1]) + place_PD
         x_BSD = jnp.concatenate([head.look_up(table_VD, text_BS), image_BPD], axis=1)
         shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width, c.activation)
-        mask = "bidirectional" if c.masked else "causal"
-        x_BSD = stack.Stack(*shape, mask=mask, name="stack")(stack.rms_norm(x_BSD))
+        x_BSD = stack.Stack(*shape, name="stack")(stack.rms_norm(x_BSD))
         x_BSD = stack.rms_norm(x_BSD, self.param("norm", nn.initializers.ones, (c.width,)))
         if c.tied:
             words, codes, _ = jnp.split(table_VD, (c.vocab, c.vocab + c.codes))
@@ -158,7 +135,7 @@ class Model(nn.Module):
 def init(key: jax.Array, config: Config) -> Parameters:
     """Parameters in float32, drawn from ``key``; a study puts the parent's in the place of the tokenizer's."""
     first, second = jax.random.split(key)
-    text_BS, codes_BP = (jnp.zeros((1, n), jnp.int32) for n in (config.text + (not config.masked), config.patches))
+    text_BS, codes_BP = (jnp.zeros((1, n), jnp.int32) for n in (config.text + 1, config.patches))
     drawn = vq.init(second, config.tokenizer)
     return {**Model(config).init(first, text_BS, codes_BP)["params"], **{part: drawn[part] for part in PARTS}}
 
@@ -209,49 +186,17 @@ def outputs(parameters: Parameters, text_BS: jax.Array, codes_BP: jax.Array, con
     return Model(config).apply({"params": own}, text_BS, codes_BP, targets)
 
 
-class Hidden(NamedTuple):
-    """Ids of the text (B, T) and codes (B, P) that ``masked`` reads, and where it tells what they were."""
-
-    text_BT: jax.Array
-    codes_BP: jax.Array
-    words_BT: jax.Array
-    places_BP: jax.Array
-
-
-def hide(batch: dict[str, jax.Array], codes_BP: jax.Array, key: jax.Array, config: Config) -> Hidden:
-    """Hides words, but no padding, and codes."""
-    words_B, fates_B, places_B, others_B = (objectives.keys(each, batch) for each in jax.random.split(key, 4))
-    text_BT, every_BP = padded(batch, config)[:, 1:], jnp.ones(codes_BP.shape, bool)
-    keep_BT = batch["mask"] > 0 if "mask" in batch else jnp.ones(text_BT.shape, bool)
-    words_BT = objectives.choose(words_B, text_BT, objectives.mlm_count(keep_BT, config.rate), keep_BT)
-    places_BP = objectives.choose(places_B, codes_BP, jnp.full(len(codes_BP), config.hidden), every_BP)
-    blank = config.rows - 1
-    seen_BT = objectives.corrupt(fates_B, text_BT, words_BT, config.vocab, blank)
-    seen_BP = objectives.corrupt(others_B, codes_BP, places_BP, config.codes, blank - config.vocab)
-    return Hidden(seen_BT, seen_BP, words_BT, places_BP)
-
-
 def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, config: Config):
-    """{"image": nats per code, given the text; "text": nats per token of the caption and its end}; of hidden ones."""
+    """{"image": nats per code, given the text; "text": nats per token of the caption and its end}."""
+    del key  # nothing here is random
     codes_BP, targets_BT = tokenize(parameters, batch["image"], config), batch["tokens"][:, 1:]
-    targets = targets_BT, codes_BP
-    if config.masked:
-        seen = hide(batch, codes_BP, key, config)
-        nats_BT, nats_BP = outputs(parameters, seen.text_BT, seen.codes_BP, config, targets)
-        return {"image": objectives.clm(nats_BP, seen.places_BP), "text": objectives.clm(nats_BT, seen.words_BT)}
-    nats_BT, nats_BP = outputs(parameters, padded(batch, config), codes_BP, config, targets)
+    nats_BT, nats_BP = outputs(parameters, padded(batch, config), codes_BP, config, (targets_BT, codes_BP))
     count_B = jnp.full(len(codes_BP), config.patches, jnp.float32)
     return {"image": (nats_BP.sum(axis=1), count_B), "text": objectives.clm(nats_BT, batch.get("mask"))}
 
 
 def terms(config: Config) -> dict[str, Term]:
     """The terms of ``loss``, the headline first."""
-    if config.masked:
-        share, pair = config.patches / (config.text + config.patches), "what is seen of the text and of the codes"
-        codes, words = (Unit(per=f"hidden {name}", given=pair) for name in ("code", "token"))
-        image = Term(codes, weight=share, start=math.log(config.codes), count=config.hidden, made_by="encoder")
-        text = Term(words, weight=1 - share, start=math.log(config.vocab), share=config.rate)
-        return {"image": image, "text": text}
     codes = Unit(per="code", given="the text")
     image = Term(codes, weight=IMAGE, start=math.log(config.codes), count=config.patches, made_by="encoder")
     text = Term(likelihood=True, causal=True, weight=1 - IMAGE, start=math.log(config.vocab))
@@ -269,14 +214,19 @@ def batch_spec(config: Config) -> dict[str, int]:
     return {"context": c.text + c.patches, "text": c.text, "vocab": c.vocab, "image": c.image}
 
 
+def reading(config: Config, pictures: int = 1) -> list[Component]:
+    """The tokenizer's encoder and the distances to all rows, forward only, on so many pictures of an example."""
+    kept = (*PARTS, "distances")
+    parts = [each.times(pictures) for each in vq.components(config.tokenizer) if {each.part, each.name} & {*kept}]
+    return [replace(each, group=TOKENIZER, k=2, first=False, part=each.part or "codebook") for each in parts]
+
+
 def components(config: Config) -> list[Component]:
-    """Stack on all positions, each head where it is read; the encoder and the distances to all rows, forward only."""
+    """Stack on all positions, each head where it is read, and the tokenizer."""
     c = config
     shape = (c.layers, c.width, c.heads, c.mlp_ratio * c.width)
     words, codes = c.vocab * c.width, c.codes * c.width
     part, owned = ("embedding", 0) if c.tied else ("head", words + codes)
-    kept = (*PARTS, "distances")
-    tokenizer = [each for each in vq.components(c.tokenizer) if each.part in kept or each.name in kept]
     return [
         Component("embedding", "embedding", c.rows * c.width),
         Component("row", "position", c.side * c.width),
@@ -285,7 +235,7 @@ def components(config: Config) -> list[Component]:
         Component("final_norm", "norm", c.width),
         Component("text_head", "head", 0, words, c.text, part=part),
         Component("image_head", "head", owned, codes, c.patches, part=part),
-        *(replace(each, group=TOKENIZER, k=2, first=False, part=each.part or "codebook") for each in tokenizer),
+        *reading(c),
     ]
 
 
