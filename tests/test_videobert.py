@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from refusals import refuses
 from test_families import batch_of, quick, small
 
+from experiments import videobert as experiment
 from scaling import count, families, parts, plan, study
+from scaling.errors import Code
 from scaling.families import dalle, videobert
 from scaling.families.videobert import Seen
 from scaling.records.types import Manifest
@@ -210,3 +213,27 @@ def test_a_study_reads_videos_by_the_tokenizer_of_their_frames():
     both = "what is seen of the text and of the codes"
     unit = f"code of a hidden frame of {tokenizer.identity[:12]}"
     assert videos.terms["video"] == Unit(per=unit, given=both)
+
+
+@pytest.mark.parametrize("captions", [1, 2, 192])
+def test_the_floor_of_the_alignment_is_the_entropy_of_a_label_given_the_pair(captions: int):
+    """By the table of own caption, shown caption and label: the label's entropy given the two captions."""
+    own = np.full((captions, captions), 0.5 / captions**2)  # another's, drawn by itself
+    table = np.stack([np.eye(captions) * 0.5 / captions, own], axis=2)
+    assert table.sum() == pytest.approx(1)
+    pair = table.sum(axis=2, keepdims=True)
+    share = np.divide(table, pair, out=np.ones_like(table), where=table > 0)
+    assert experiment.alignment(captions) == pytest.approx(-(table * np.log(share)).sum(), abs=1e-12)
+    if captions == 1:
+        assert experiment.alignment(1) == pytest.approx(math.log(2))
+
+
+def test_the_study_has_the_sizes_and_seeds_of_a_law_and_one_tokenizer():
+    cells = study.resolve(experiment.get_config()).cells
+    videos = [cell for cell in cells if cell.family == "videobert"]
+    assert len({(cell.size, cell.tokens) for cell in videos}) == 12 and len(cells) == len(videos) + 1 == 31
+    seeds = [{cell.seed for cell in videos if cell.size == size} for size in range(4)]
+    assert seeds == [{0, 1, 2}] * 3 + [{0}]
+    assert all(cell.tokens % experiment.POSITIONS == 0 for cell in videos)
+    with refuses(Code.UNKNOWN, "config argument", "joint"):
+        experiment.get_config("joint")
