@@ -55,6 +55,8 @@ INPUTS = {
     "region_classes": Input(("region_class",), "classes of regions up to", exact=False),
     "graph": Input(("graph",), "kinds of nodes of a scene's graph:"),
     **{name: Input(("graph",), f"{name} a text:") for name in ("objects", "attributes", "relations", "answers")},
+    "question": Input(("question",), "questions of tokens, their end included:"),
+    "answer": Input(("answer",), "answers of tokens, their end included:"),
     "prompts": Input(("prompts",), "prompts of each class", by_example=False),
 }
 

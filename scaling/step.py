@@ -386,7 +386,10 @@ class Trainer:
 
         def objective(trained: Any, batch: dict[str, jax.Array], key: jax.Array, counts: Any = None) -> Any:
             terms, aux = self._loss({**params, **trained}, batch, key)
-            means = {name: total.sum() / (counts[name] if counts else n.sum()) for name, (total, n) in terms.items()}
+            # Of a batch in which no example has what a term counts, such as its task, the mean is 0, and not 0 / 0.
+            every = counts or {name: n.sum() for name, (_, n) in terms.items()}
+            divisors = {name: jnp.where(n > 0, n, 1) for name, n in every.items()}
+            means = {name: total.sum() / divisors[name] for name, (total, _) in terms.items()}
             weights = {name: self.terms[name].weight for name in means}
             weighted = [(mean, weights[name]) for name, mean in means.items() if weights[name]]
             loss = functools.reduce(jnp.add, [mean if weight == 1 else mean * weight for mean, weight in weighted])

@@ -102,6 +102,10 @@ def batch_of(module, config, size: int = 4, seed: int = 0) -> dict[str, np.ndarr
     if "graph" in spec:  # nodes of one token each, of all kinds in turn
         node = np.arange(spec["text"])
         batch["graph"] = np.tile(spec["graph"] * (1 + node) + node % spec["graph"], (size, 1)).astype(np.int32)
+    for name in ("question", "answer"):  # each with its end
+        if name in spec:
+            words = rng.integers(0, spec["vocab"] - 1, (size, spec[name]))
+            batch[name] = np.where(np.arange(spec[name]) < spec[name] - 1, words, spec["vocab"] - 1).astype(np.int32)
     if "sound" in spec:
         batch["sound"] = rng.integers(0, 256, (size, spec["sound"])).astype(np.uint8)
     if "mel" in spec:
@@ -283,6 +287,7 @@ REVISED = [
     ("vit", "class", 3),
     ("vit", "mim", 3),
     ("vit", "rotation", 3),
+    ("vlt5", "", 1),
     ("vq", "ema", 1),
     ("vq", "codebook", 1),
     ("whisper", "", 1),
@@ -427,6 +432,8 @@ WRONG = [
     ("videobert", {"alignment": 0.0}, Code.INVALID),
     ("videobert", {"unit": "clip"}, Code.INVALID),
     ("videobert", {"vq_width": 20, "vq_heads": 3}, Code.CONFLICT),
+    ("vlt5", {"text": 2}, Code.INVALID),
+    ("vlt5", {"vqa_share": 0.75}, Code.CONFLICT),
     ("vq", {"objective": "gumbel"}, Code.INVALID),
     ("vq", {"codes": 0}, Code.INVALID),
     ("vq", {"decay": 1.5}, Code.INVALID),

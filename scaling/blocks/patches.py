@@ -53,28 +53,21 @@ class ImageShape(Shape):
 
 
 @dataclass(frozen=True)
-class PictureShape(ImageShape):
+class RegionShape(ImageShape):
     """``ImageShape`` of families that also take the regions of a picture, which the source cuts out, for its patches.
 
     Attributes:
       regions: of a picture; 0: it is cut into patches.
       region_side: side of a region in pixels.
-      region_rate: share of the regions or patches that are hidden; at least one.
     """
 
     regions: int = setting(0, least=0)
     region_side: int = setting(11, least=1)
-    region_rate: float = setting(0.15, above=0, most=1)
 
     @property
     def places(self) -> int:
         """Positions of a picture."""
         return self.regions or self.patches
-
-    @property
-    def hidden(self) -> int:
-        """Positions that are hidden."""
-        return max(1, round(self.region_rate * self.places))
 
     @property
     def shown(self) -> int:
@@ -83,15 +76,41 @@ class PictureShape(ImageShape):
 
     @property
     def features(self) -> int:
+        """Numbers of a position: of pixels, and of the box of a region."""
+        return self.shown + (BOX if self.regions else 0)
+
+
+@dataclass(frozen=True)
+class PictureShape(RegionShape):
+    """``RegionShape`` of families that hide some of a picture.
+
+    Attributes:
+      region_rate: share of the regions or patches that are hidden; at least one.
+    """
+
+    region_rate: float = setting(0.15, above=0, most=1)
+
+    @property
+    def hidden(self) -> int:
+        """Positions that are hidden."""
+        return max(1, round(self.region_rate * self.places))
+
+    @property
+    def features(self) -> int:
         """Numbers of a position: of pixels, of the box of a region, and whether it is hidden."""
-        return self.shown + (BOX if self.regions else 0) + 1
+        return super().features + 1
 
 
-def places(batch: Mapping[str, jax.Array], shape: PictureShape) -> jax.Array:
+def places(batch: Mapping[str, jax.Array], shape: RegionShape) -> jax.Array:
     """Pixels in [-1, 1] of the positions of a picture, (B, P, X)."""
     if not shape.regions:
         return patchify(batch["image"], shape.patch)
     return scaled(batch["region"]).reshape(*batch["region"].shape[:2], -1)
+
+
+def boxed(pixels_BPX: jax.Array, batch: Mapping[str, jax.Array], shape: RegionShape) -> jax.Array:
+    """Pixels with, where they are of regions, their boxes behind them, (B, P, RegionShape.features)."""
+    return jnp.concatenate([pixels_BPX, batch["box"]], axis=2) if shape.regions else pixels_BPX
 
 
 def hide(keys_B: jax.Array, shape: PictureShape) -> jax.Array:
@@ -103,8 +122,8 @@ def masked(hidden_BP: jax.Array, batch: Mapping[str, jax.Array], shape: PictureS
     """What an ``Embed`` is given of ``places``, (B, P, features): pixels of hidden ones are 0, boxes stay, and the last
     number says so (UNITER, arXiv 1909.11740)."""
     hidden_BP1 = hidden_BP[..., None]
-    pixels_BPX, box = places(batch, shape), [batch["box"]] if shape.regions else []
-    return jnp.concatenate([jnp.where(hidden_BP1, 0, pixels_BPX), *box, hidden_BP1.astype(jnp.float32)], axis=2)
+    seen_BPX = boxed(jnp.where(hidden_BP1, 0, places(batch, shape)), batch, shape)
+    return jnp.concatenate([seen_BPX, hidden_BP1.astype(jnp.float32)], axis=2)
 
 
 def patchify(image_BHWC: jax.Array, patch: int) -> jax.Array:

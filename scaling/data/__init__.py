@@ -102,7 +102,8 @@ def supplies(source: Any) -> dict[str, int]:
     picture, their side and their classes; "graph": kinds of nodes; "classes": number of labels; "prompts": texts per
     label; "pictures" of a "side" in an example of text, and the token that is their "mark"; "video": frames of a
     video, of the side of images; "context": tokens of all evaluation documents, if they end; "words" of every text, and
-    by kind the nodes of its graph, such as "objects". The highest token of a caption is its end-of-text.
+    by kind the nodes of its graph, such as "objects"; "question", "answer": tokens of each, beside a caption. The
+    highest token of each of these texts is its end.
     """
     return dict(getattr(source, "supplies", None) or {"vocab": source.vocab})
 

@@ -11,9 +11,10 @@ Regions are the two objects, the large one first: ``region``, uint8 (n, 2, 11, 1
 which none shows the other object; ``box``, float32 (n, 2, 5), its left, top, right and bottom end and its area, in
 shares of the picture, as in ViLBERT; and ``region_class``, int32 (n, 2), its shape and colour, one of 32.
 
-With ``questions``, a text is a question in two words and its answer: the colour or the shape of the large or the small
-object, or where the large one is. The answer is the only node of the text. Given the picture it has 0 nats; given the
-question alone ln 8, ln 4, ln 8, ln 4 or ln 4, in the mean 12/5 ln 2 = 1.664.
+A question of a scene is two words: the colour or the shape of the large or the small object, or where the large one
+is; its answer is one. Given the picture the answer has 0 nats; given the question alone ln 8, ln 4, ln 8, ln 4 or ln 4,
+in the mean 12/5 ln 2 = 1.664. Beside a caption stand a ``question`` and its ``answer``, each with its end, int32 (n, 3)
+and (n, 2); with ``questions`` both are the text, whose only node is the answer.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ class Graphs:
         nodes = [ANSWER] if self.config.questions else CAPTION
         held = {f"{KINDS[kind]}s": nodes.count(kind) for kind in sorted(set(nodes))}
         own = {"vocab": self.vocab, "words": self.length - 1}
+        own |= {} if self.config.questions else {"question": 3, "answer": 2}
         return {**own, "image": scenes.SIDE, "graph": len(KINDS), **held, **regions}
 
     @property
@@ -86,14 +88,19 @@ class Graphs:
     def node_entropy(self) -> dict[str, float]:
         """Nats of a node's word by kind, given the rest of the text, without the picture."""
         if self.config.questions:
-            return {KINDS[ANSWER]: sum(map(math.log, scenes.CHOICES)) / len(QUESTIONS)}
+            return {KINDS[ANSWER]: self.answer_entropy}
         return {KINDS[kind]: math.log(count) for kind, count in zip(CAPTION, scenes.CHOICES)}
+
+    @property
+    def answer_entropy(self) -> float:
+        """Nats of an answer given its question, without the picture."""
+        return sum(map(math.log, scenes.CHOICES)) / len(QUESTIONS)
 
     def describe(self) -> dict[str, str | float | None]:
         own = asdict(self.config)
         text = json.dumps({"source": "graphs", "version": 1, **own}, sort_keys=True)
         whole = math.log(len(QUESTIONS)) if self.config.questions else 0.0
-        each = self.node_entropy["answer"] if self.config.questions else sum(map(math.log, scenes.CHOICES))
+        each = self.answer_entropy if self.config.questions else sum(map(math.log, scenes.CHOICES))
         return {
             "source": "graphs",
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
@@ -101,6 +108,7 @@ class Graphs:
             "unique_tokens": None,
             "entropy": (whole + each) / self.length,
             **{f"{kind}_entropy": nats for kind, nats in self.node_entropy.items()},
+            "answer_entropy": self.answer_entropy,
             **own,
         }
 
@@ -117,24 +125,30 @@ class Graphs:
         if context < self.length:
             remedy = f"must hold a text and its end: at least {self.length}"
             raise UserError("model.text", context, remedy, Code.CONFLICT)
-        rows, words = np.arange(len(scene)), scene + scenes.FIRST
         tokens, graph = np.full((len(scene), context + 1), END, np.int32), np.zeros((len(scene), context), np.int32)
         tokens[:, 0] = START
         if self.config.questions:
-            tokens[:, 1:3], tokens[:, 3] = QUESTIONS[asked], words[rows, asked]
+            tokens[:, 1:3], tokens[:, 3:4] = QUESTIONS[asked], answers(scene, asked)
             graph[:, 2] = len(KINDS) + ANSWER
         else:
-            tokens[:, 1 : self.length] = words
+            tokens[:, 1 : self.length] = scene + scenes.FIRST
             graph[:, : len(CAPTION)] = len(KINDS) * (1 + np.arange(len(CAPTION))) + CAPTION
         return tokens, graph
 
     def _batch(self, secret: np.ndarray, indices: np.ndarray, context: int) -> dict[str, np.ndarray]:
         start, u = scenes.numbers(secret, np.asarray(indices, np.int64))
         scene = scenes.choices(u)
-        tokens, graph = self._text(scene, (u[:, 5] * len(QUESTIONS)).astype(np.int64), context)
+        asked = (u[:, 5] * len(QUESTIONS)).astype(np.int64)
+        tokens, graph = self._text(scene, asked, context)
         places = scenes.places(scene, u)
         image = self._scenes.render(scene, places, start)
+        beside = (
+            {}
+            if self.config.questions
+            else {"question": _ended(QUESTIONS[asked]), "answer": _ended(answers(scene, asked))}
+        )
         return {
+            **beside,
             "tokens": tokens,
             "mask": np.tile((np.arange(context) < self.length).astype(np.float32), (len(tokens), 1)),
             "graph": graph,
@@ -157,6 +171,16 @@ class Graphs:
             "document": block.astype(np.int32),
             "documents": [f"block {number}" for number in range(block[-1] + 1)],
         }
+
+
+def answers(scene: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """The word that answers the question of each scene, (n, 1)."""
+    return np.take_along_axis(scene + scenes.FIRST, asked[:, None], axis=1)
+
+
+def _ended(words: np.ndarray) -> np.ndarray:
+    """Texts with their end, int32 (n, T + 1)."""
+    return np.pad(words, ((0, 0), (0, 1)), constant_values=END).astype(np.int32)
 
 
 def regions(image: np.ndarray, places: np.ndarray) -> np.ndarray:
