@@ -20,7 +20,8 @@ from typing import Any
 EMBEDDING_GROUPS = frozenset({"embedding", "position", "head"})
 # What a family changes after the step and no gradient trains (a teacher, a queue): in the total alone.
 STATE = "state"
-# What makes the tokens of a model from its data, and is trained in another run: in the total and in the FLOPs alone.
+# What another run trained and makes of the data what a model predicts, or reads as its condition (a tokenizer, a text
+# encoder): in the total and in the FLOPs alone.
 TOKENIZER = "tokenizer"
 
 

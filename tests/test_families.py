@@ -33,6 +33,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "stage": {"stage": "generate", "trains": "all"},
     "mask": {"mask": "mixed", "region_share": 0.0, "matching_share": 0.0},
     "streams": {"streams": "two", "regions": 3, "predicts": "class", "unit": "attribute"},
+    "condition": {"condition": "text"},
     "fusion": {"fusion": "late", "mask": "prefix", "layers": 2, "vision_layers": 1},
 }
 
@@ -61,6 +62,7 @@ TINY |= {"pictures": 2, "vision_width": 16, "vision_heads": 2, "vision_layers": 
 TINY |= {"queries": 4, "language_width": 16, "language_heads": 2, "language_layers": 1}
 TINY |= {"crossings": 1, "region_side": 2, "video": 2}
 TINY |= {"clip_width": 8, "clip_heads": 2, "clip_layers": 1}
+TINY |= {"text_width": 16, "text_heads": 2, "text_layers": 1}
 # Of a family alone: the highest temperature that it takes, and few numbers of what is compared.
 OWN = {"albef": {"temperature": 0.5, "project": 8}, "blip2": {"project": 8}}
 
@@ -272,6 +274,7 @@ REVISED = [
     ("clip", "", 2),
     ("dalle", "", 1),
     ("dit", "", 1),
+    ("dit", "condition", 1),
     ("flamingo", "", 1),
     ("fusion", "text", 2),
     ("gpt", "", 1),
@@ -404,6 +407,10 @@ WRONG = [
     ("dit", {"predicts": "score"}, Code.INVALID),
     ("dit", {"width": 18, "heads": 1}, Code.CONFLICT),
     ("dit", {"patch": 4, "field": 6}, Code.CONFLICT),
+    ("dit", {"condition": "sound"}, Code.INVALID),
+    ("dit", {"condition": "text", "field": 8}, Code.CONFLICT),
+    ("dit", {"text_width": 20}, Code.CONFLICT),
+    ("dit", {"sentinels": 2}, Code.INVALID),
     ("flamingo", {"trains": "gates"}, Code.INVALID),
     ("flamingo", {"every": 3}, Code.CONFLICT),
     ("flamingo", {"vision_width": 20}, Code.CONFLICT),

@@ -18,8 +18,8 @@ A family module has
                            numbers by the name of an array of the batch
     INPUTS                 optional: the meaning of such other numbers, {name: scaling.inputs.Input}
     metrics(parameters, batch, config)  optional: further terms of weight 0, measured only in evaluation, where the
-                           batch also has the source's "prompts" (classes, prompts, text + 1); what is random in the
-                           loss has the key 0 there
+                           batch also has the source's "prompts" (classes, prompts, text + 1); what is random depends
+                           on an example as in the loss, whose key there is ``jax.random.key(0)``
     partners(config)       optional: names of arrays of which each example also needs another's, which the batch then
                            has as "other_" and the name; default: none
     revision(config)       optional: a whole number, raised when the same configuration gives other losses, or another
