@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from refusals import refuses
+from selection import mostly_system
 from test_families import MESH, batch_of, quick, small
 
 from experiments import imagen as experiment
@@ -263,7 +264,16 @@ def test_the_study_compares_runs_of_one_place_alone():
     assert len(experiment.lines([drawn, trained])) >= 3
 
 
-@pytest.mark.parametrize(("argument", "children"), [("", 69), ("rates", 10), ("large", 69)])
+def test_words_without_their_order_say_less_of_a_picture_than_a_caption():
+    """The variance of the pixels' own noise is that of a whole number from -16 to 16, over 127.5."""
+    caption, bag, nothing = (experiment.variance(told, 60, 16) for told in ("caption", "bag", "nothing"))
+    assert (33**2 - 1) / 12 / 127.5**2 < caption[0] < bag[0] - 2 * bag[1] < nothing[0] - 4 * nothing[1]
+
+
+STUDIES = [("", 69), ("rates", 16), ("large", 69)]
+
+
+@pytest.mark.parametrize(("argument", "children"), mostly_system(STUDIES, ("rates", 16)))
 def test_the_study_trains_the_encoders_that_it_reads(argument: str, children: int):
     cells = study.resolve(experiment.get_config(argument)).cells
     found = [cell for cell in cells if cell.family == "dit"]
