@@ -60,10 +60,12 @@ def get_config(argument: str = "") -> ConfigDict:
                     own |= {"tokens": (count,), "recipe": {"learning_rate": rate}}
                     config.cells[f"{arm}_{place}_{rate:g}".replace(".", "_")] = study.block("grid", arm, (size,), **own)
         elif arm == "undecayed":
-            config.cells[f"{arm}_seeds"] = study.block("grid", arm, sizes[1:2], seeds=seeds, **own)
+            few = {**own, "tokens": amounts[:2], "seeds": seeds}
+            config.cells[f"{arm}_seeds"] = study.block("grid", arm, sizes[1:2], **few)
         else:
             config.cells[f"{arm}_grid"] = study.block("grid", arm, sizes, **own)
-            config.cells[f"{arm}_seeds"] = study.block("grid", arm, sizes[:3], seeds=seeds[1:], role="seed", **own)
+            few = {**own, "tokens": amounts[:2], "seeds": seeds[1:]}
+            config.cells[f"{arm}_seeds"] = study.block("grid", arm, sizes[:3], role="seed", **few)
     return config
 
 
@@ -83,9 +85,9 @@ def variance(told: str, scenes: int = 300, rendered: int = 64) -> tuple[float, f
         if told == "nothing":
             scene = rng.integers(world.CHOICES, size=scene.shape)
         if told == "bag":  # of two colours and of two shapes, which is whose is not known
-            for pair in ((0, 3), (1, 4)):
-                swapped = rng.random(rendered) < 0.5
-                scene[np.ix_(swapped, pair)] = scene[np.ix_(swapped, pair[::-1])]
+            for pair in ([0, 3], [1, 4]):
+                swapped = rng.random((rendered, 1)) < 0.5
+                scene[:, pair] = np.where(swapped, scene[:, pair[::-1]], scene[:, pair])
         places = world.places(scene, rng.random((rendered, 20)))
         starts = rng.integers(0, 2**63, rendered).astype(np.uint64)
         picture = source.render(scene, places, starts) / 127.5
