@@ -35,7 +35,7 @@ first and 0.0002 worse than 0.005 at the second.
 
 ``scaling fit``, Chinchilla's form: with the text E 0 [0, 0.0078], alpha 0.34 [0.15, 0.91], beta 0.17 [0.16, 0.46], a
 0.34 [0.18, 0.69]; without it E 0.248 [0.148, 0.266], a 0.24 [0.09, 0.75]; ``x0``, which is both, E 0.028 [0.006,
-0.038], a 0.77 [0.17, 0.92]. **a is not identified** for any of the three. Both E are below their bounds, as they must be.
+0.038], a 0.77 [0.17, 0.92]. **a is not identified** for any of the three. Both E are below their bounds.
 """
 
 from __future__ import annotations
