@@ -8,8 +8,8 @@ scaling run --config=experiments/videobert.py:large --workdir=runs/videobert-lar
 python experiments/videobert.py --workdir=runs/videobert      # the floor of the codes; also written as floor.json
 
 One tokenizer (vq of size 1, 32,768 frames; all 64 codes are used, perplexity 43, error 0.0245), then four sizes x three
-D of what reads its codes, three seeds at three sizes: 31 cells. D counts positions, 68 a video. Half of the examples hide
-a word of three and a frame of four, half are pairs. Every size has two layers.
+D of what reads its codes, three seeds at three sizes: 31 cells. D counts positions, 68 a video. Half of the examples
+hide a word of three and a frame of four, half are pairs. Every size has two layers.
 
 2026-11-30, Intel Xeon with AVX-512 (model 167), jax 0.10.2, two workers, load 10 to 13: 369 CPU-seconds, 10.5 minutes
 by the clock at the lowest priority; ``plan`` asks for 87 s of two idle cores.
