@@ -433,6 +433,9 @@ class Run:
         summaries = {}
         for name, (nats, count) in self._term_sums(state, source, total).items():
             term = terms[name]
+            if not np.any(count):
+                remedy = f"holds no example with {name}; evaluate more"
+                raise UserError("evaluation.tokens", settings.tokens, remedy, Code.CONFLICT)
             summaries[name] = term_summary(
                 nats,
                 count,

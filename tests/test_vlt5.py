@@ -12,7 +12,7 @@ import pytest
 from refusals import refuses
 from test_families import MESH, batch_of, initial, quick, small
 
-from scaling import count, data, families, inputs, plan, recipe, study
+from scaling import count, data, families, inputs, plan, recipe, study, train
 from scaling.data import graphs, scenes
 from scaling.errors import Code
 from scaling.families import streams, t5, vlt5
@@ -272,13 +272,20 @@ def test_questions_beside_a_caption_are_those_that_are_texts():
     assert (own["question"][:, 2] == END).all() and "question" not in texts
 
 
-def planned(source: dict[str, Any], **model: Any) -> Any:
-    """The one manifest of a study of a source."""
+def program(source: dict[str, Any], evaluated: int = 0, **model: Any) -> Any:
+    """The one program of a study of a source, of its one run; with so many examples in its evaluation set, if not 0."""
     config: Any = study.base("vlt5")
     config.family, config.model = "vlt5", {"vocab": 24, "regions": 2, **model}
     config.data.told, config.recipe.batch = source, 8
     config.cells.grid = study.block("grid", "told", (0,), tokens=(2**12,))
-    return plan.make(study.resolve(config)).programs[0].runs[0].manifest
+    if evaluated:
+        config.evaluation = {"tokens": 6 * evaluated, "batch": evaluated}
+    return plan.make(study.resolve(config)).programs[0]
+
+
+def planned(source: dict[str, Any], **model: Any) -> Any:
+    """The one manifest of a study of a source."""
+    return program(source, **model).runs[0].manifest
 
 
 def test_a_source_without_questions_is_refused_and_a_plan_counts_what_is_asked():
@@ -289,6 +296,14 @@ def test_a_source_without_questions_is_refused_and_a_plan_counts_what_is_asked()
     with refuses(Code.CONFLICT, "model.question", 4):
         planned({"source": "graphs"}, question=4)
     assert planned({"source": "scenes"}, vocab=19, regions=0, vqa_share=0.0).config["vqa_share"] == 0
+
+
+@pytest.mark.system
+def test_an_evaluation_set_without_a_task_is_refused_and_no_loss_of_0_over_0_is_written(tmp_path):
+    """Two examples have two of the four tasks at most."""
+    small = program({"source": "graphs"}, evaluated=2, width=8, heads=1, layers=1)
+    with refuses(Code.CONFLICT, "evaluation.tokens", 12):
+        train.execute(small, tmp_path, progress=lambda *_: None, should_stop=lambda: False)
 
 
 @pytest.mark.system
