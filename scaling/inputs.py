@@ -9,7 +9,7 @@ modality needs only a source that supplies it and a family that reads it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -98,6 +98,8 @@ def require_supply(family: Any, spec: Mapping[str, int], supplies: Mapping[str, 
             raise UserError("family", name, remedy, Code.MISSING)
         supplied = supplies[field]
         if (supplied != needed) if item.exact else (supplied > needed):
-            raise UserError(
-                f"model.{field}", needed, f"dataset {dataset} has {item.described} {supplied}", Code.CONFLICT
-            )
+            remedy = f"dataset {dataset} has {item.described} {supplied}"
+            if field in {each.name for each in fields(family.Config)}:
+                raise UserError(f"model.{field}", needed, remedy, Code.CONFLICT)
+            # Computed of fields that have other names.
+            raise UserError("family", name, f"reads {field} {needed} as config.model has it; {remedy}", Code.CONFLICT)

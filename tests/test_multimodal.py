@@ -248,3 +248,6 @@ def test_a_third_tower_comes_with_the_data_that_feeds_it():
         )
     with refuses(Code.CONFLICT, "model.sound", 640):
         inputs.require_supply(clip, {"context": 4, "sound": 640}, {"sound": 320}, "scenes", "clip")
+    with refuses(Code.CONFLICT, "family", "regression"):  # reads what no field of its is called
+        own = families.load("regression")
+        inputs.require_supply(own, {"context": 4, "points": 3}, {"points": 9}, "linear", "regression")
