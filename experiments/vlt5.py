@@ -52,7 +52,7 @@ def get_config(argument: str = "") -> ConfigDict:
     tokens = tuple(count * K * POSITIONS for count in thousands)
     if argument == "rates":
         for rate in RATES:
-            for place, size, count in (("narrow", 1, tokens[0]), ("wide", 3, tokens[1])):
+            for place, size, count in (("narrow", 1, tokens[1]), ("wide", 3, tokens[2])):
                 cells = study.block("grid", "graphs", (size,), tokens=(count,), recipe={"learning_rate": rate})
                 config.cells[f"{place}_{rate:g}".replace(".", "_")] = cells
         return config

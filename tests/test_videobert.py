@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -105,6 +106,8 @@ def test_alone_words_have_no_video_codes_no_text_and_pairs_both():
     assert [term.weight for term in terms.values()] == [0.25, 0.25, 0.5]
     assert terms["text"].unit == Unit(per="hidden token", given="what is seen of the text")
     assert terms["video"].count == P / 4 and terms["text"].share == pytest.approx(0.25 / T)
+    few = families.terms(MODULE, replace(made("alone"), alignment=0.9, unit="patch"))["video"].count
+    assert few == pytest.approx(0.05 * max(1, round(0.15 * F * P)))
 
 
 def test_losses_are_cross_entropies_of_what_is_hidden_and_of_the_pair():

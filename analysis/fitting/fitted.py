@@ -264,12 +264,10 @@ def read_card(path: str | Path) -> FitCard:
     Raises:
       UserError: MISSING, or DAMAGED where the file is no fit card of this version.
     """
+    table = f"if it is a table, `scaling fit {path} --out=fit.json` writes its card"
+    remedy = AGAIN if Path(path).suffix.lower() == ".json" else table
     try:
-        with open(path, "rb") as file:
-            if not file.read(1024).lstrip().startswith(b"{"):
-                remedy = f"is no fit card; if it is a table, `scaling fit {path} --out=fit.json` writes its card"
-                raise UserError("fit", path, remedy, Code.DAMAGED)
-        return read_typed(path, FitCard, field="fit", remedy=AGAIN)
+        return read_typed(path, FitCard, field="fit", remedy=remedy)
     except FileNotFoundError:
         raise UserError("fit", path, f"there is no such card; {AGAIN}", Code.MISSING) from None
 

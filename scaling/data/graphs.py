@@ -108,7 +108,6 @@ class Graphs:
             "unique_tokens": None,
             "entropy": (whole + each) / self.length,
             **{f"{kind}_entropy": nats for kind, nats in self.node_entropy.items()},
-            "answer_entropy": self.answer_entropy,
             **own,
         }
 

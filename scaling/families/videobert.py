@@ -8,9 +8,9 @@ frames (``unit``), since the paper's token is a whole clip: then the other frame
 patches around it. ``alignment`` is whether text and video belong together: in half of its examples the text is another
 example's, and a linear map of the class token's last state tells.
 
-``masks``: ``joint`` hides words and codes of a pair at once, each given what is seen of both (the paper's figure
-1); ``alone`` has the paper's regimes of training, of which an example has one: words with no video, codes with no text,
-and whole pairs for the alignment. The index decides which, with the same shares in every aligned batch (as in
+``masks``: ``joint`` hides words and codes of a pair at once, each given what is seen of both (the paper's cloze over
+both); ``alone`` has its regimes of training, of which an example has one: words with no video, codes with no text, and
+whole pairs for the alignment. The index decides which, with the same shares in every aligned batch (as in
 ``streams``), and terms are weighted by their shares. All positions are computed in every regime: C depends on no share.
 
 What differs from the paper: a VQ-VAE's codes of patches, trained here, not k-means of S3D's features of 1.5 s; a stack
@@ -34,6 +34,7 @@ from scaling import objectives
 from scaling.blocks import head, stack
 from scaling.blocks.logical import Axes, Parameters
 from scaling.count import Component
+from scaling.errors import Code, UserError
 from scaling.families import Term, dalle, vq
 from scaling.inputs import Input
 from scaling.records.unit import Unit
@@ -61,6 +62,11 @@ class Config(dalle.Config):
     rate: float = setting(0.15, above=0, below=1)
     unit: str = setting("frame", choices=("frame", "patch"))
     alignment: float = setting(0.5, above=0, below=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.words >= self.text:
+            raise UserError("model.words", self.words, f"must be below model.text, {self.text}", Code.CONFLICT)
 
     @property
     def places(self) -> int:
@@ -221,7 +227,7 @@ def terms(config: Config) -> dict[str, Term]:
     alone = c.masks == "alone"
     code = Unit(per=f"code of a hidden {c.unit}", given="what is seen of the codes" if alone else both)
     word, known = Unit(per="hidden token", given="what is seen of the text" if alone else both), c.words or c.text - 1
-    count = codes * c.hidden * c.places // c.units
+    count = codes * c.hidden * (c.places // c.units)
     share = words * max(1, round(c.rate * known)) / (known + 1)
     return {
         "video": Term(code, weight=codes, start=math.log(c.codes), count=count, uneven=True, made_by="encoder"),

@@ -149,9 +149,11 @@ def prepare(batch: dict[str, jax.Array], key: jax.Array, config: Config) -> Aske
 def _texts(batch: dict[str, jax.Array], keys_B: jax.Array, c: Config) -> dict[str, tuple[jax.Array, ...]]:
     """By task: text, where it stands, target, where it counts; as if every example had that task."""
     tokens_BT, found = batch["tokens"][:, 1:], {}
+    end_B1 = tokens_BT.max(axis=1, keepdims=True)
     told_BT = batch["mask"] > 0 if "mask" in batch else _whole(tokens_BT)
     if "span" in c.shares:
-        found["span"] = _spans(keys_B, tokens_BT[:, :-1], (objectives.before_end(tokens_BT) & told_BT)[:, :-1], c)
+        words_BN = (objectives.before_end(tokens_BT) & told_BT)[:, :-1]
+        found["span"] = _spans(keys_B, tokens_BT[:, :-1], words_BN, end_B1, c)
     if "vqa" in c.shares:
         question_BS, answer_BU = batch["question"], batch["answer"]
         found["vqa"] = question_BS, _whole(question_BS), answer_BU, _whole(answer_BU)
@@ -159,16 +161,19 @@ def _texts(batch: dict[str, jax.Array], keys_B: jax.Array, c: Config) -> dict[st
         is_other_B1 = objectives.uniform(keys_B, 1) < 0.5
         shown_BT = jnp.where(is_other_B1, batch["other_tokens"][:, 1:], tokens_BT)
         verdict_B1 = c.vocab + WORDS.index("true") + is_other_B1.astype(jnp.int32)
-        verdict_B2 = jnp.pad(verdict_B1, ((0, 0), (0, 1)), constant_values=c.vocab - 1)
+        verdict_B2 = jnp.concatenate([verdict_B1, end_B1], axis=1)
         found["match"] = shown_BT, _whole(shown_BT), verdict_B2, jnp.ones(verdict_B2.shape, bool)
     if "caption" in c.shares:
         found["caption"] = tokens_BT[:, :0], told_BT[:, :0], tokens_BT, told_BT
     return found
 
 
-def _spans(keys_B: jax.Array, tokens_BN: jax.Array, words_BN: jax.Array, c: Config) -> tuple[jax.Array, ...]:
+def _spans(
+    keys_B: jax.Array, tokens_BN: jax.Array, words_BN: jax.Array, end_B1: jax.Array, c: Config
+) -> tuple[jax.Array, ...]:
     """What ``_texts`` gives of a caption that misses some of its words, which ``words_BN`` says."""
-    gone_BN = objectives.choose(keys_B, tokens_BN, objectives.mlm_count(words_BN, c.rate), words_BN)
+    count_B = jnp.minimum(objectives.mlm_count(words_BN, c.rate), c.missing)
+    gone_BN = objectives.choose(keys_B, tokens_BN, count_B, words_BN)
     start_BN = gone_BN & ~jnp.pad(gone_BN[:, :-1], ((0, 0), (1, 0)))
     stays_BN, sentinel_BN = words_BN & (start_BN | ~gone_BN), c.words + jnp.cumsum(start_BN, axis=1) - 1
 
@@ -179,9 +184,9 @@ def _spans(keys_B: jax.Array, tokens_BN: jax.Array, words_BN: jax.Array, c: Conf
     shown_BN = jnp.where(start_BN, sentinel_BN, jnp.where(stays_BN, tokens_BN, 0))
     both_BN2, used_BN2 = jnp.stack([sentinel_BN, tokens_BN], axis=2), jnp.stack([start_BN, gone_BN], axis=2)
     used_BM = used_BN2.reshape(len(tokens_BN), -1)
-    both_BM = jnp.where(used_BM, both_BN2.reshape(used_BM.shape), c.vocab - 1)
+    both_BM = jnp.where(used_BM, both_BN2.reshape(used_BM.shape), end_B1)
     length = 2 * c.missing
-    target_BU = jnp.pad(front(used_BM, both_BM)[:, :length], ((0, 0), (0, 1)), constant_values=c.vocab - 1)
+    target_BU = jnp.concatenate([front(used_BM, both_BM)[:, :length], end_B1], axis=1)
     count_BU = jnp.arange(length + 1) <= used_BM.sum(axis=1, keepdims=True)
     return front(stays_BN, shown_BN), front(stays_BN, stays_BN), target_BU, count_BU
 
@@ -249,7 +254,7 @@ def terms(config: Config) -> dict[str, Term]:
     }
 
     def term(task: str, share: float) -> Term:
-        amount, own = share * c.targets[task], task in ("vqa", "match")  # these count no tokens of the caption
+        amount, own = share * c.targets[task], task != "caption"  # these count no tokens of the caption
         likelihood, part, count = task == "caption", amount / c.text, amount if own else None
         return Term(units[task], likelihood, weight=share, start=start, share=part, count=count, uneven=True)
 
