@@ -494,8 +494,8 @@ def test_llmc_header_alone_is_truncated(tmp_path):
 
 # load
 
-SOURCES = "arrayrecord, bin, gaussian, graphs, instructions, interleaved, linear, markov, moving, parquet, prepared, rhm, scenes, "
-SOURCES += "stdlib, text, tones, webdataset, zipf"
+SOURCES = "arrayrecord, bin, gaussian, graphs, instructions, interleaved, linear, markov, moving, parquet, prepared, "
+SOURCES += "rhm, scenes, stdlib, text, tones, webdataset, zipf"
 
 
 @pytest.mark.parametrize(
