@@ -49,8 +49,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import Code, UserError
-from scaling.records import read_study
 from scaling.records.value import Value
 from scaling.verbs import experiment
 
@@ -134,13 +132,8 @@ def bound(workdir: Path, scenes: int = SCENES, rendered: int = RENDERED) -> Boun
     from scaling.data import scenes as world
     from scaling.data._random import key, mix
     from scaling.families import dalle
-    from scaling.run import Run
 
-    programs = [each for each in read_study(workdir).programs if each.runs[-1].manifest.family == "dalle"]
-    if not programs:
-        raise UserError("workdir", workdir, "holds no study of dalle", Code.MISSING)
-    run = Run(programs[0].runs[-1], programs[0], workdir)
-    parameters, config = run.initial()["params"], run.trainer.config
+    parameters, config = experiment.start(workdir, "dalle")
     tokenize = jax.jit(lambda image_BHWC: dalle.tokenize(parameters, image_BHWC, config))
     source = world.make(world.Config())
     scene, _, places, _ = source._draw(key(0, 2), np.arange(scenes))

@@ -48,8 +48,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from scaling import study
-from scaling.errors import Code, UserError
-from scaling.records import read_study
 from scaling.records.value import Value
 from scaling.verbs import experiment
 
@@ -129,13 +127,8 @@ def bounds(workdir: Path) -> Bounds:
     from scaling.data import scenes as world
     from scaling.data._random import key
     from scaling.families import dit, prior
-    from scaling.run import Run
 
-    programs = [each for each in read_study(workdir).programs if each.runs[-1].manifest.family == "prior"]
-    if not programs:
-        raise UserError("workdir", workdir, "holds no study of prior", Code.MISSING)
-    run = Run(programs[0].runs[-1], programs[0], workdir)
-    parameters, config = run.initial()["params"], run.trainer.config
+    parameters, config = experiment.start(workdir, "prior")
     source = world.make(world.Config())
     start, u = world.numbers(key(0, 2), np.arange(SCENES * RENDERED))
     text_NT = jnp.zeros((RENDERED, config.text + 1), jnp.int32)  # of no account here

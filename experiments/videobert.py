@@ -53,8 +53,6 @@ from ml_collections import ConfigDict
 from experiments.dalle import marginal
 from scaling import study
 from scaling.data import moving
-from scaling.errors import Code, UserError
-from scaling.records import read_study
 from scaling.records.value import Value
 from scaling.verbs import experiment
 
@@ -130,13 +128,8 @@ def floor(workdir: Path, videos: int = VIDEOS, rendered: int = RENDERED) -> Floo
     import jax
 
     from scaling.families import videobert
-    from scaling.run import Run
 
-    programs = [each for each in read_study(workdir).programs if each.runs[-1].manifest.family == "videobert"]
-    if not programs:
-        raise UserError("workdir", workdir, "holds no study of videobert", Code.MISSING)
-    run = Run(programs[0].runs[-1], programs[0], workdir)
-    parameters, config = run.initial()["params"], run.trainer.config
+    parameters, config = experiment.start(workdir, "videobert")
     tokenize = jax.jit(lambda video_BFHWC: videobert.tokenize(parameters, video_BFHWC, config))
     source, rng, values = moving.make(moving.Config()), np.random.default_rng(0), []
     for _ in range(videos):

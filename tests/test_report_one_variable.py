@@ -116,9 +116,8 @@ def test_a_table_with_accuracies_is_fitted_as_the_refusal_says_and_the_card_name
     table = pd.DataFrame({"N": 1e8, "loss": loss, "accuracy": 1 - errors(loss)})
     with pytest.raises(UserError) as refused:
         analysis.fit(table, "downstream")
-    said = str(refused.value).replace("COLUMN OF THE LOSS", "loss")
-    columns = dict(pair.split("=") for pair in re.findall(r"--columns='([^']+)'", said)[0].split(","))
-    fit = analysis.fit(table, "downstream", columns=columns)
+    (error,) = re.findall(r"here loss=(\S+)", str(refused.value))
+    fit = analysis.fit(table, "downstream", columns={"x": "loss", "loss": error})
     assert fit.theta[0] == pytest.approx(0.9, rel=0.1)
     assert "; x is column loss of the table; loss is 1-accuracy of the table\n" in summary(fit)
 

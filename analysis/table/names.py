@@ -142,9 +142,8 @@ def _of_losses(law: Law, present: list[str], given: Mapping[str, str]) -> dict[s
     others = [c for c in present if c.lower() in ERROR and law.quantity == "error"]
     if len(others) != 1:
         right = [c for c in present if c.lower() in ACCURACY and law.quantity == "error"]
-        if len(right) == 1:
-            how = how.replace("COLUMN OF THE ERROR", f"1-{right[0]}")
         remedy = f"it is not said which column holds the {what} ({', '.join(present)}); {how}"
+        remedy += f", here loss=1-{right[0]}" if len(right) == 1 else ""
         raise UserError("law", law.name, remedy, Code.MISSING)
     return {**x, "loss": others[0]}
 

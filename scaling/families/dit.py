@@ -19,8 +19,7 @@ alone, and times are stratified over consecutive examples. The loss is also meas
 
 What differs from the paper's code: RMSNorm for LayerNorm, QK-norm, the house's activation, no biases; what embeds time
 and label starts at fan-in, not at 0.02; times are stratified in training too; no learnt variance; pixels, not latents;
-no EMA of the weights; from Imagen's, no U-Net and no super-resolution. The text encoder computes in float32 whatever
-the ``dtype``. D counts patches; a step sees each example at one time, not at all.
+no EMA of the weights; from Imagen's, no U-Net, no super-resolution. D counts patches; a step sees each at one time.
 """
 
 from __future__ import annotations
@@ -73,8 +72,7 @@ class Config(patches.ImageShape, captions.Shape):
         if self.reads_text and self.field:
             raise UserError("model.condition", self.condition, "fields have no captions", Code.CONFLICT)
         if self.width % 4:
-            remedy = "must be a multiple of 4: sines and cosines of two coordinates"
-            raise UserError("model.width", self.width, remedy, Code.CONFLICT)
+            raise UserError("model.width", self.width, "must be a multiple of 4, for two coordinates", Code.CONFLICT)
         if self.field % self.patch:
             raise UserError("model.patch", self.patch, f"must divide the field's side, {self.field}", Code.CONFLICT)
 
@@ -190,8 +188,7 @@ def init(key: jax.Array, config: Config) -> Parameters:
     given: Any = jnp.zeros(1, jnp.int32) if c.labels else None
     if c.reads_text:
         given = jnp.zeros((1, c.text, c.text_width)), jnp.ones((1, c.text), bool)
-    empty = jnp.zeros((1, c.patches, c.pixels)), jnp.zeros(1, jnp.int32), given
-    own = dict(Model(c).init(key, *empty)["params"])
+    own = dict(Model(c).init(key, jnp.zeros((1, c.patches, c.pixels)), jnp.zeros(1, jnp.int32), given)["params"])
     return {**own, **captions.init(jax.random.fold_in(key, 1), c)} if c.reads_text else own
 
 

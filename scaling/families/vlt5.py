@@ -19,15 +19,14 @@ Lengths are those of the longest task, so C depends on no share, but for those t
 
 What differs from the reference: drawn weights, not T5's; patches or the scenes' own regions, not those of a detector;
 pixels and box through one map; rotary positions where T5 has a bias, the picture behind the text; the nearest number of
-missing words to their share, not the one below; no grounding (the words of a region, or the region of some words);
-QK-norm and the house's activation.
+missing words to their share, not the one below; no grounding; QK-norm, the house's activation.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -149,11 +148,9 @@ def prepare(batch: dict[str, jax.Array], key: jax.Array, config: Config) -> Aske
 def _texts(batch: dict[str, jax.Array], keys_B: jax.Array, c: Config) -> dict[str, tuple[jax.Array, ...]]:
     """By task: text, where it stands, target, where it counts; as if every example had that task."""
     tokens_BT, found = batch["tokens"][:, 1:], {}
-    end_B1 = tokens_BT.max(axis=1, keepdims=True)
     told_BT = batch["mask"] > 0 if "mask" in batch else _whole(tokens_BT)
     if "span" in c.shares:
-        words_BN = (objectives.before_end(tokens_BT) & told_BT)[:, :-1]
-        found["span"] = _spans(keys_B, tokens_BT[:, :-1], words_BN, end_B1, c)
+        found["span"] = _spans(keys_B, tokens_BT, told_BT, c)
     if "vqa" in c.shares:
         question_BS, answer_BU = batch["question"], batch["answer"]
         found["vqa"] = question_BS, _whole(question_BS), answer_BU, _whole(answer_BU)
@@ -161,17 +158,17 @@ def _texts(batch: dict[str, jax.Array], keys_B: jax.Array, c: Config) -> dict[st
         is_other_B1 = objectives.uniform(keys_B, 1) < 0.5
         shown_BT = jnp.where(is_other_B1, batch["other_tokens"][:, 1:], tokens_BT)
         verdict_B1 = c.vocab + WORDS.index("true") + is_other_B1.astype(jnp.int32)
-        verdict_B2 = jnp.concatenate([verdict_B1, end_B1], axis=1)
+        verdict_B2 = jnp.concatenate([verdict_B1, tokens_BT.max(axis=1, keepdims=True)], axis=1)
         found["match"] = shown_BT, _whole(shown_BT), verdict_B2, jnp.ones(verdict_B2.shape, bool)
     if "caption" in c.shares:
         found["caption"] = tokens_BT[:, :0], told_BT[:, :0], tokens_BT, told_BT
     return found
 
 
-def _spans(
-    keys_B: jax.Array, tokens_BN: jax.Array, words_BN: jax.Array, end_B1: jax.Array, c: Config
-) -> tuple[jax.Array, ...]:
-    """What ``_texts`` gives of a caption that misses some of its words, which ``words_BN`` says."""
+def _spans(keys_B: jax.Array, tokens_BT: jax.Array, told_BT: jax.Array, c: Config) -> tuple[jax.Array, ...]:
+    """What ``_texts`` gives of a caption that misses some of its words."""
+    tokens_BN, end_B1 = tokens_BT[:, :-1], tokens_BT.max(axis=1, keepdims=True)
+    words_BN = (objectives.before_end(tokens_BT) & told_BT)[:, :-1]
     count_B = jnp.minimum(objectives.mlm_count(words_BN, c.rate), c.missing)
     gone_BN = objectives.choose(keys_B, tokens_BN, count_B, words_BN)
     start_BN = gone_BN & ~jnp.pad(gone_BN[:, :-1], ((0, 0), (1, 0)))
@@ -185,9 +182,8 @@ def _spans(
     both_BN2, used_BN2 = jnp.stack([sentinel_BN, tokens_BN], axis=2), jnp.stack([start_BN, gone_BN], axis=2)
     used_BM = used_BN2.reshape(len(tokens_BN), -1)
     both_BM = jnp.where(used_BM, both_BN2.reshape(used_BM.shape), end_B1)
-    length = 2 * c.missing
-    target_BU = jnp.concatenate([front(used_BM, both_BM)[:, :length], end_B1], axis=1)
-    count_BU = jnp.arange(length + 1) <= used_BM.sum(axis=1, keepdims=True)
+    target_BU = jnp.concatenate([front(used_BM, both_BM)[:, : 2 * c.missing], end_B1], axis=1)
+    count_BU = jnp.arange(target_BU.shape[1]) <= used_BM.sum(axis=1, keepdims=True)
     return front(stays_BN, shown_BN), front(stays_BN, stays_BN), target_BU, count_BU
 
 
@@ -238,8 +234,8 @@ def loss(parameters: Parameters, batch: dict[str, jax.Array], key: jax.Array, co
     given_BU = jnp.pad(asked.target_BU[:, :-1], ((0, 0), (1, 0)), constant_values=c.outputs)
     picture_BPX = patches.boxed(patches.places(batch, c), batch, c)
     keep_BM = jnp.pad(asked.keep_BS, ((0, 0), (0, c.places)), constant_values=True)
-    arguments = asked.input_BS, keep_BM, picture_BPX, given_BU, asked.target_BU
-    nats_BU: jax.Array = Model(c).apply({"params": parameters}, *arguments)  # type: ignore[assignment]
+    inputs = asked.input_BS, keep_BM, picture_BPX, given_BU, asked.target_BU
+    nats_BU: Any = Model(c).apply({"params": parameters}, *inputs)
     return {task: objectives.clm(nats_BU, asked.count_BU & is_B[:, None]) for task, is_B in asked.tasks.items()}
 
 

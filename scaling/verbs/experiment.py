@@ -9,7 +9,7 @@ from typing import Any
 
 from scaling.errors import Code, UserError
 from scaling.flags import Flag, read
-from scaling.records import Manifest, Result, records, write_json
+from scaling.records import Manifest, Result, read_study, records, write_json
 from scaling.verbs._declare import JSON
 from scaling.verbs.show import print_json
 from scaling.worker import EXIT_USER
@@ -29,6 +29,21 @@ def finished(workdir: Path) -> Iterator[tuple[Manifest, Result]]:
             yield manifest, result
     if not count:
         raise UserError("workdir", workdir, "holds no finished run; run the study first", Code.MISSING)
+
+
+def start(workdir: Path, family: str) -> tuple[Any, Any]:
+    """Parameters before the first step, with what parents gave, and configuration of a study's first run of a family.
+
+    Raises:
+      UserError: there is no run of the family, or a parent has no final parameters (MISSING).
+    """
+    from scaling.run import Run
+
+    programs = [each for each in read_study(workdir).programs if each.runs[-1].manifest.family == family]
+    if not programs:
+        raise UserError("workdir", workdir, f"holds no study of {family}", Code.MISSING)
+    run = Run(programs[0].runs[-1], programs[0], workdir)
+    return run.initial()["params"], run.trainer.config
 
 
 def command(doc: str | None, file: str, analyse: Callable[[Path], Any], lines: Callable[[Any], list[str]]) -> None:
