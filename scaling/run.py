@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,6 +119,12 @@ def _placed_batches(trainer: Trainer, source: Fixed, total: int, size: int) -> I
         yield trainer.place_evaluation({name: value[rows] for name, value in arrays.items()}, start, whole)
 
 
+@functools.cache
+def _unseen(trainer: Trainer, source: Fixed) -> set[str]:
+    """Loss terms of which no example has been evaluated yet: see ``Run.require_evaluation``, which empties it."""
+    return set(trainer.terms)
+
+
 @functools.lru_cache(maxsize=1)
 def _kept_batches(trainer: Trainer, source: Fixed, total: int, size: int) -> list[Placed]:
     """These batches, kept on the devices for the next run: placing them takes half the time of a short run."""
@@ -214,6 +220,28 @@ class Run:
         if problem is not None:
             field, value, remedy, code = problem
             raise UserError(field, value, remedy, Code(code))
+
+    def require_evaluation(self, state: State) -> None:
+        """Checks before the first step that the evaluation set holds an example of every loss term: usually one batch,
+        once for all runs of a shape.
+
+        Raises:
+          UserError: it does not, is not finite, or is too small for a term that depends on the batch.
+        """
+        source = Fixed(self.source_config, self.options.evaluation.tokens)
+        unseen, total = _unseen(self.trainer, source), self._evaluated(source)
+        if not unseen:
+            return
+        for placed in self._batches(source, total):
+            outputs = jax.block_until_ready(self.trainer.evaluate_placed(state["params"], placed))  # see drive.chunk
+            unseen -= {term for term, (_, count) in outputs.items() if np.any(np.asarray(count))}
+            if not unseen:
+                return
+        raise self._without_example(min(unseen))
+
+    def _without_example(self, term: str) -> UserError:
+        remedy = f"holds no example with {term}; evaluate more"
+        return UserError("evaluation.tokens", self.options.evaluation.tokens, remedy, Code.CONFLICT)
 
     def begin(self) -> None:
         """Writes the manifest, including the environment of this process and the results of its parents."""
@@ -416,16 +444,9 @@ class Run:
         If a term depends on the batch, the set is cut to whole batches, and standard errors of such terms are by batch,
         since its examples are each other's negatives.
         """
-        settings, terms = self.options.evaluation, self.trainer.terms
-        source = Fixed(self.source_config, settings.tokens)
-        fixed = _evaluation(source, self.trainer.text)
-        if damage := _not_finite(fixed, "evaluation windows"):
-            raise damage
-        size, total = settings.batch, len(fixed["document"])
-        if any(term.batchwise for term in terms.values()):
-            if total < 2 * size:
-                raise UserError("evaluation.tokens", settings.tokens, f"must fill two batches of {size} examples")
-            total -= total % size
+        terms, size = self.trainer.terms, self.options.evaluation.batch
+        source = Fixed(self.source_config, self.options.evaluation.tokens)
+        fixed, total = _evaluation(source, self.trainer.text), self._evaluated(source)
         reference, entropy = fixed.get("reference"), self.source.describe().get("entropy")
         if hasattr(self.source, "expected_reference"):
             entropy = self.source.expected_reference(self.trainer.text)
@@ -434,8 +455,7 @@ class Run:
         for name, (nats, count) in self._term_sums(state, source, total).items():
             term = terms[name]
             if not np.any(count):
-                remedy = f"holds no example with {name}; evaluate more"
-                raise UserError("evaluation.tokens", settings.tokens, remedy, Code.CONFLICT)
+                raise self._without_example(name)
             summaries[name] = term_summary(
                 nats,
                 count,
@@ -446,6 +466,18 @@ class Run:
                 positions=term.causal,
             )
         return summaries
+
+    def _evaluated(self, source: Fixed) -> int:
+        """Number of examples of the evaluation set that are evaluated."""
+        fixed, size = _evaluation(source, self.trainer.text), self.options.evaluation.batch
+        if damage := _not_finite(fixed, "evaluation windows"):
+            raise damage
+        total = len(fixed["document"])
+        if not any(term.batchwise for term in self.trainer.terms.values()):
+            return total
+        if total < 2 * size:
+            raise UserError("evaluation.tokens", source.tokens, f"must fill two batches of {size} examples")
+        return total - total % size
 
     def answers(self, state: State, shots: int) -> dict[str, Evaluation]:
         """The source's questions, each after ``shots`` answered examples: see ``evaluate.choices``.
@@ -460,6 +492,16 @@ class Run:
 
     def _term_sums(self, state: State, source: Fixed, total: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Summed loss and number of predictions of the first ``total`` windows, by term; (total,) or (total, T)."""
+        sums: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
+        for placed in self._batches(source, total):
+            outputs = self.trainer.evaluate_placed(state["params"], placed)
+            for term, pair in jax.block_until_ready(outputs).items():  # see drive.chunk
+                for kept, values in zip(sums.setdefault(term, ([], [])), pair):
+                    kept.append(np.asarray(values)[: total - placed.first])
+        return {name: (np.concatenate(nats), np.concatenate(count)) for name, (nats, count) in sums.items()}
+
+    def _batches(self, source: Fixed, total: int) -> Iterable[Placed]:
+        """The first ``total`` windows of what is evaluated, on the devices; kept there if they are few."""
         size, fixed = self.options.evaluation.batch, _evaluation(source, self.trainer.text)
         if self.trainer.together > 1:
             step = math.lcm(self.trainer.together, meshes.ways(self.trainer.mesh.shape))
@@ -467,13 +509,7 @@ class Run:
         read = {*self.trainer.reads, *self.trainer.reads_whole}
         small = sum(value.nbytes for name, value in fixed.items() if name in read) <= KEPT_BYTES
         batches = _kept_batches if small else _placed_batches
-        sums: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
-        for placed in batches(self.trainer, source, total, size):
-            outputs = self.trainer.evaluate_placed(state["params"], placed)
-            for term, pair in jax.block_until_ready(outputs).items():  # see drive.chunk
-                for kept, values in zip(sums.setdefault(term, ([], [])), pair):
-                    kept.append(np.asarray(values)[: total - placed.first])
-        return {name: (np.concatenate(nats), np.concatenate(count)) for name, (nats, count) in sums.items()}
+        return batches(self.trainer, source, total, size)
 
 
 def _mean_loss(losses: np.ndarray, start: int, first: float) -> float:

@@ -137,6 +137,7 @@ class _Program:
                 )
             if self.state is None:
                 self.at, self.state = 0, trunk.initial()
+                trunk.require_evaluation(self.state)
             resumed = self.at
             for stop in (*(step for step in self.stops if resumed < step < end), end):
                 self.state = yield from trunk.advance(self.state, self.at, stop, self._tick(trunk))

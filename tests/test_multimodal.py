@@ -18,7 +18,7 @@ from scaling.blocks import patches
 from scaling.blocks.execution import Execution
 from scaling.errors import Code
 from scaling.families import clip, fusion
-from scaling.records import records
+from scaling.records import Record, records
 from scaling.records.unit import Unit
 from scaling.step import Trainer
 
@@ -235,6 +235,7 @@ def test_what_would_split_the_negatives_is_refused(tmp_path):
     with refuses(Code.INVALID, "evaluation.tokens", 480):
         program = towers(evaluation=64)
         train.execute(program, tmp_path, progress=lambda *_: None, should_stop=lambda: False)
+    assert not Record(tmp_path / "runs" / program.runs[0].run).steps()  # before the first step
 
 
 def test_a_third_tower_comes_with_the_data_that_feeds_it():

@@ -16,6 +16,7 @@ from scaling import count, data, families, inputs, plan, recipe, study, train
 from scaling.data import graphs, scenes
 from scaling.errors import Code
 from scaling.families import streams, t5, vlt5
+from scaling.records import Record
 from scaling.step import Trainer
 
 END = graphs.END
@@ -299,11 +300,12 @@ def test_a_source_without_questions_is_refused_and_a_plan_counts_what_is_asked()
 
 
 @pytest.mark.system
-def test_an_evaluation_set_without_a_task_is_refused_and_no_loss_of_0_over_0_is_written(tmp_path):
-    """Two examples have two of the four tasks at most."""
+def test_an_evaluation_set_without_a_task_is_refused_before_the_first_step(tmp_path):
+    """Two examples have two of the four tasks at most: no loss of 0/0 is written, and nothing is trained for it."""
     small = program({"source": "graphs"}, evaluated=2, width=8, heads=1, layers=1)
     with refuses(Code.CONFLICT, "evaluation.tokens", 12):
         train.execute(small, tmp_path, progress=lambda *_: None, should_stop=lambda: False)
+    assert not Record(tmp_path / "runs" / small.runs[0].run).steps()
 
 
 @pytest.mark.system
