@@ -80,13 +80,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+def threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment(mesh_shape: dict[str, int]) -> dict[str, Any]:
     """Versions, commit, device, threads and mesh, for ``manifest["environment"]``. Starts JAX."""
     import jax
 
     device = jax.devices()[0]
     packages = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "python": platform.python_version(),
         **{package.split("-")[0]: _version(package) for package in packages},
@@ -95,6 +99,6 @@ def environment(mesh_shape: dict[str, int]) -> dict[str, Any]:
         "device_kind": device.device_kind,
         "device_count": jax.device_count(),
         "processes": jax.process_count(),
-        "threads": threads,
+        "threads": threads(),
         "mesh": dict(mesh_shape),
     }

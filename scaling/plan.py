@@ -272,8 +272,11 @@ def check_memory(plan: Plan, name: str | None = None) -> MemoryCheck:
     rows: dict[tuple[int, str], ShapeMemory] = {}
     # Those with branches first: of programs of one shape they need the most.
     for program in sorted(plan.programs, key=lambda program: len(program.runs) == 1):
-        manifest = program.runs[0].manifest
-        trainer = train.trainer_of(manifest, program.options)
+        manifest, options = program.runs[0].manifest, program.options
+        if name is not None:  # another device does not split a batch for the caches of this one
+            whole = {**options.execution, "microbatches": max(1, int(str(options.execution["microbatches"])))}
+            options = msgspec.structs.replace(options, execution=whole)
+        trainer = train.trainer_of(manifest, options)
         shape = f"{program.shape} on {manifest.dataset}, batch {trainer.rules.batch}"
         if (key := (id(trainer), manifest.dataset)) in rows:
             continue

@@ -6,6 +6,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from scaling import distributed, families, inputs, quantise, recipe
+from scaling import device, distributed, families, inputs, quantise, recipe
 from scaling import mesh as meshes
 from scaling.blocks.execution import Execution, using
 from scaling.blocks.logical import Parameters, placing
@@ -23,6 +24,8 @@ State = dict[str, Any]  # params, opt, step, key
 Arrays = Mapping[str, np.ndarray]
 Terms = dict[str, tuple[jax.Array, jax.Array]]  # (sum, count) by example, or by position
 Hyper = Mapping[str, Any]  # learning_rate, weight_decay, steps, and progress if the family is paced: arrays
+# Of a part of a batch on a CPU: positions for each core, at least, and for each core and unit of the model's width.
+PART_POSITIONS, PART_WIDTHS = 256, 2
 AFTER = 2**32 - 1  # folded into a step's key for ``after``: beyond every index of an example, whose keys the loss has
 
 
@@ -71,10 +74,11 @@ class Trainer:
         freeze: Sequence[str] = (),
     ):
         self.family, self.config, self.rules, self.steps_per_chunk = family, config, rules, chunk
-        self.how = how = how or Execution()
+        how = how or Execution()
         self.attention: set[str] = set()
         self.mesh = meshes.make(mesh_shape)
-        meshes.check_batch(mesh_shape, rules.batch, microbatches=how.microbatches)
+        self._asked = max(1, how.microbatches)
+        meshes.check_batch(mesh_shape, rules.batch, microbatches=self._asked)
         # Values that the host reads (losses, norms) are replicated on every device, and so in every process.
         self._replicated = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec())
         spec = family.batch_spec(config)
@@ -87,7 +91,7 @@ class Trainer:
         self.terms = families.terms(family, config)
         self.together = families.together(family, config)
         self.paced = families.paced(family, config)
-        if how.microbatches > 1:
+        if self._asked > 1:
             families.require_separable_loss(family, config, "execution.microbatches", how.microbatches)
             families.require_whole_groups(family, config, rules.batch, how.microbatches)
         self.compile_seconds = self._charged = 0.0
@@ -101,6 +105,8 @@ class Trainer:
         self._exact = families.exact(family, config)
         self.begins_with = families.begins_with(family, config)
         self._descended = families.descended(family, config)
+        self._cached = 0 if how.microbatches else self._positions(params)
+        self.how = replace(how, microbatches=how.microbatches or self._in_caches(rules.batch))
         own, shaped = self._optimised(axes), self._optimised(params)
         self._optimizer = recipe.optimizer(rules, own, shaped, tied)
         self._multipliers = recipe.multipliers(own, shaped, rules, tied)
@@ -114,6 +120,23 @@ class Trainer:
         )
         self._compiled: dict[tuple[str, Any], Any] = {}  # by name, and tree structure of the arguments
         self._compiling = threading.Lock()
+
+    def _in_caches(self, examples: int) -> int:
+        """Parts of a batch that are fastest on a CPU: the more, the more of a part stays in the caches, and the fewer
+        positions share the cost of handling the weights, which grows with the width (experiments/LOG.md)."""
+        if not self._cached:
+            return 1
+        groups, rest = divmod(examples, self.together)
+        wanted = max(1, examples * self.context // self._cached)
+        return 1 if rest else max(ways for ways in range(1, min(groups, wanted) + 1) if groups % ways == 0)
+
+    def _positions(self, params: Parameters) -> int:
+        """Positions of a part that stays in the caches of this process's cores; 0: batches are whole."""
+        alone = jax.default_backend() == "cpu" and jax.device_count() == 1
+        if not alone or families.batchwise(self.family, self.config):
+            return 0
+        width = max((min(leaf.shape[-2:]) for leaf in jax.tree.leaves(params) if leaf.ndim > 1), default=1)
+        return device.threads() * max(PART_POSITIONS, PART_WIDTHS * width)
 
     def _trained(self, tree: Mapping[str, Any]) -> Parameters:
         """The part of a tree, by top-level name, that belongs to parameters that are trained."""
@@ -211,9 +234,15 @@ class Trainer:
         """{term: (sum, count)} of a batch of evaluation examples; what is random depends on an example's index only."""
 
         def loss(params: Any, batch: dict[str, jax.Array], fixed: dict[str, jax.Array], first: jax.Array) -> Any:
-            batch = _numbered(batch, first)
-            terms = self._terms(params, batch, jax.random.key(0), evaluating=True)
-            return {**terms, **self._metrics(params, {**batch, **fixed})}
+            def terms(part: dict[str, jax.Array]) -> Terms:
+                found = self._terms(params, part, jax.random.key(0), evaluating=True)
+                return {**found, **self._metrics(params, {**part, **fixed})}
+
+            batch, ways = _numbered(batch, first), self._in_caches(placed.size)
+            if ways == 1:
+                return terms(batch)
+            parts = jax.lax.map(terms, _split(batch, ways, self.together))
+            return jax.tree.map(lambda value: _joined(value, self.together), parts)
 
         function = functools.partial(jax.jit, loss, out_shardings=self._replicated)
         examples = placed.batch, placed.whole, np.uint32(placed.first)
@@ -236,7 +265,7 @@ class Trainer:
         """
         size = self.rules.batch
         families.require_separable_loss(self.family, self.config, "config.noise_scale", True)
-        parts = meshes.parts(self.mesh.shape, size, self.how.microbatches, self.together)
+        parts = meshes.parts(self.mesh.shape, size, self._asked, self.together)
         place = functools.partial(meshes.put, self.mesh, meshes.EVALUATION_BATCH, batch=size, axis=0)
         on_mesh = {name: place(value) for name, value in batch.items() if name in self.reads}
         paced = {"progress": self._replicate(np.float32(progress))} if self.paced else {}
@@ -245,7 +274,7 @@ class Trainer:
             key = jax.random.fold_in(jax.random.key(1), number)
 
             def add(sums: tuple[Any, jax.Array], part: Any) -> tuple[Any, None]:
-                gradient = self._optimised(self._gradient(params, part, key)[1])
+                gradient = self._optimised(self._backward(params, part, key, self._asked)[1])
                 square = jnp.square(optax.tree.norm(gradient))
                 return (jax.tree.map(jnp.add, sums[0], gradient), sums[1] + square), None
 
@@ -316,7 +345,7 @@ class Trainer:
 
     def _step(self, state: State, batch: dict[str, jax.Array], rate: jax.Array, decay: jax.Array):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        loss, every, aux = self._backward(state["params"], batch, key)
+        loss, every, aux = self._backward(state["params"], batch, key, self.how.microbatches)
         gradient, trained = self._optimised(every), self._optimised(state["params"])
         direction, opt = self._optimizer.update(gradient, state["opt"], trained)
         updated = jax.tree.map(
@@ -378,42 +407,55 @@ class Trainer:
     def _gradient(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
         """Loss of a batch (the weighted sum of the means of its terms), and its gradient with respect to what is
         trained; both summed over microbatches."""
-        return self._backward(params, batch, key)[:2]
+        return self._backward(params, batch, key, self.how.microbatches)[:2]
 
-    def _backward(self, params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, Any, Any]:
-        """``_gradient``, and what the loss hands to ``after``: of the whole batch, in the order of its examples."""
+    def _backward(
+        self, params: Any, batch: dict[str, jax.Array], key: jax.Array, ways: int
+    ) -> tuple[jax.Array, Any, families.Aux]:
+        """``_gradient`` in so many microbatches, and what the loss hands to ``after``: of the whole batch, in the order
+        of its examples."""
         trained = self._trained(params)
 
         def objective(trained: Any, batch: dict[str, jax.Array], key: jax.Array, counts: Any = None) -> Any:
             terms, aux = self._loss({**params, **trained}, batch, key)
-            # Of a batch in which no example has what a term counts, such as its task, the mean is 0, and not 0 / 0.
-            every = counts or {name: n.sum() for name, (_, n) in terms.items()}
-            divisors = {name: jnp.where(n > 0, n, 1) for name, n in every.items()}
+            own = {name: n.sum() for name, (_, n) in terms.items()}
+            divisors = {name: _divisor(n) for name, n in (counts or own).items()}
             means = {name: total.sum() / divisors[name] for name, (total, _) in terms.items()}
             weights = {name: self.terms[name].weight for name in means}
             weighted = [(mean, weights[name]) for name, mean in means.items() if weights[name]]
             loss = functools.reduce(jnp.add, [mean if weight == 1 else mean * weight for mean, weight in weighted])
-            return loss, aux
+            return loss, (aux, own)
 
         differentiated = jax.value_and_grad(objective, has_aux=True)
-        ways = self.how.microbatches
         if ways == 1:
-            (loss, aux), gradient = differentiated(trained, batch, key)
+            (loss, (aux, _)), gradient = differentiated(trained, batch, key)
             return loss, gradient, aux
         parts = _split(batch, ways, self.together)
-        # Means are over the whole batch, so its counts come first; the compiler drops the rest of this pass.
-        counted = jax.lax.map(
-            lambda part: {name: n.sum() for name, (_, n) in self._terms(params, part, key).items()}, parts
-        )
-        counts = jax.tree.map(lambda n: n.sum(), counted)
+        names = [name for name, term in self.terms.items() if term.weight]
+        # Means are over the whole batch: one is divided at the end. Several need its counts before, of a pass of which
+        # the compiler keeps no more than these.
+        if len(names) > 1:
+            counted = jax.lax.map(
+                lambda part: {name: n.sum() for name, (_, n) in self._terms(params, part, key).items()}, parts
+            )
+            counts = jax.tree.map(lambda n: n.sum(), counted)
+        else:
+            counts = dict.fromkeys(self.terms, 1.0)
 
         def add(sums: Any, part: Any) -> tuple[Any, families.Aux]:
-            (loss, aux), gradient = differentiated(trained, part, key, counts)
-            return jax.tree.map(jnp.add, sums, (loss, gradient)), aux
+            (loss, (aux, own)), gradient = differentiated(trained, part, key, counts)
+            return jax.tree.map(jnp.add, sums, (loss, gradient, own[names[0]])), aux
 
-        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, trained))
-        (loss, gradient), aux = jax.lax.scan(add, zeros, parts)
+        zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, trained), jnp.float32(0))
+        (loss, gradient, count), aux = jax.lax.scan(add, zeros, parts)
+        if len(names) == 1:
+            loss, gradient = jax.tree.map(lambda sum: (sum / _divisor(count)).astype(sum.dtype), (loss, gradient))
         return loss, gradient, {name: _joined(value, self.together) for name, value in aux.items()}
+
+
+def _divisor(count: jax.Array | float) -> jax.Array:
+    """Of a sum, for its mean: of a batch in which no example has what a term counts, such as its task, 0, not 0 / 0."""
+    return jnp.where(count > 0, count, 1.0)
 
 
 def _numbered(batch: dict[str, jax.Array], first: jax.Array | int = 0) -> dict[str, jax.Array]:

@@ -415,7 +415,7 @@ def _check_inherited(cell: Cell) -> None:
 
 def _check_split(cell: Cell, options: Options) -> None:
     """Raises UserError if the mesh or the microbatches do not divide the cell's batch."""
-    ways = options.execution["microbatches"]
+    ways = max(1, options.execution["microbatches"])
     mesh.check_batch(options.mesh, cell.recipe.batch, microbatches=ways)
     if ways > 1:
         families.require_separable_loss(cell.module, cell.config, "execution.microbatches", ways)

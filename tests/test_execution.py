@@ -189,7 +189,7 @@ def test_execution_is_recorded_and_no_part_of_identity(tiny):
     [
         ("remat", "some", Code.INVALID, "none, dots, full"),
         ("attention", "flash", Code.INVALID, "auto, own, xla"),
-        ("microbatches", 0, Code.INVALID, "1"),
+        ("microbatches", -1, Code.INVALID, "0"),
         ("loss_chunk", -1, Code.INVALID, "0"),
         ("fast", 1, Code.UNKNOWN, "remat"),
     ],
@@ -209,6 +209,24 @@ def test_one_trainer_serves_data_with_a_mask_and_data_without():
     masked, counted = made.evaluate(params, {**batch, "mask": MASK.astype(np.float32)}, 0)["loss"]
     np.testing.assert_allclose(masked, np.where(MASK, nats, 0), rtol=1e-5)
     assert count.sum() == 4 * 12 and counted.sum() == MASK.sum()
+
+
+@pytest.mark.parametrize(
+    ("width", "batch", "context", "ways"),
+    [(32, 32, 128, 16), (96, 32, 128, 16), (256, 32, 128, 8), (32, 30, 128, 15), (32, 8, 1024, 8), (32, 8, 16, 1)],
+)
+def test_a_batch_on_a_core_has_parts_that_stay_in_its_caches(width, batch, context, ways, monkeypatch):
+    """256 positions or two widths for each core, in parts that divide the batch; one part on a mesh and if asked."""
+    config = families.configure(gpt, 0, width=width, heads=4, vocab=32, context=context)
+
+    def parts(how: Execution, cores: int = 1) -> int:
+        monkeypatch.setattr(device, "threads", lambda: cores)
+        return Trainer(gpt, config, recipe.named("width", batch=batch), {}, 1, how).how.microbatches
+
+    assert parts(Execution()) == ways and parts(Execution(microbatches=1)) == 1
+    assert parts(Execution(), 4 * ways) == 1
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert parts(Execution()) == 1
 
 
 def test_microbatches_must_divide_the_batch():

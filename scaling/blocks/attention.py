@@ -16,7 +16,7 @@ from scaling.blocks import dense, execution
 from scaling.errors import Code, UserError
 
 MASKS = ("causal", "bidirectional", "prefix")
-NARROW = 8  # width of heads up to which a sum over queries is faster with y transposed (experiments/LOG.md)
+NARROW = 16  # width of heads up to which a sum over queries is faster with y transposed (experiments/LOG.md)
 HIDDEN = -1e30  # the score of what a query does not see: in float32, any score plus this is this
 
 

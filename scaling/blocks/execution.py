@@ -32,7 +32,8 @@ class Execution:
 
     Attributes:
       remat: what the backward pass recomputes: ``none`` nothing, ``dots`` what is cheap, ``full`` everything.
-      microbatches: number of equal parts of the batch that are processed one after another, adding gradients.
+      microbatches: number of equal parts of the batch that are processed one after another, adding gradients; 0: on one
+        CPU so many that what a part computes stays in the caches (``Trainer``), elsewhere 1.
       loss_chunk: positions per example whose logits exist at once; 0: all.
       attention: ``own`` (blocks/attention.py), ``xla`` or ``cudnn`` (jax.nn.dot_product_attention), ``splash`` (TPU);
         ``auto`` takes the fastest that supports the inputs, ``own`` on a CPU.
@@ -41,7 +42,7 @@ class Execution:
     """
 
     remat: str = setting("none", choices=REMAT)
-    microbatches: int = setting(1, least=1)
+    microbatches: int = setting(0, least=0)
     loss_chunk: int = setting(0, least=0)
     attention: str = setting("auto", choices=ATTENTION)
     unroll: int = setting(8, least=0)
