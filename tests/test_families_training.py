@@ -12,6 +12,7 @@ from test_families import CASES, batch_of, mean_loss, quick, small, trained
 
 from scaling import families
 from scaling.checkpoint import Checkpoints, leaf_hashes
+from scaling.step import Trainer
 
 
 @pytest.mark.parametrize(("name", "case"), mostly_system(CASES))
@@ -27,7 +28,7 @@ def test_eight_examples_are_learnt_by_heart(name: str, case: str):
     batch = batch_of(module, config, 8)
     # mlm has one loss an example here, the others several: it takes longer (0.13 of the first loss after 1000 steps).
     steps = 1000 if case in ("mlm", "nsp") or name == "streams" else 600
-    _, _, _, (state, metrics) = trained(module, config, batch, steps)
+    _, _, _, (state, metrics) = trained(module, config, batch, steps, Trainer)
     first, losses = float(metrics["loss"][0]), np.asarray(metrics["loss"])
     # What is hidden changes from step to step, so the mean of the last ones; every example is known by what is seen.
     # Diffusion also asks when all is hidden: which of the eight it is costs ln 8 / 8 nats a token at best, and is slow.
