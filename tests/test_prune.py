@@ -12,7 +12,7 @@ import pytest
 from conftest import tiny_config
 from refusals import refuses
 from selection import mostly_system
-from test_families import COUNTED, MESH, all_terms, batch_of, initial, quick, small, trained
+from test_families import COUNTED, MESH, QuickTrainer, all_terms, batch_of, initial, quick, small, trained
 from test_parents import train_all
 
 from analysis import laws
@@ -59,7 +59,7 @@ def test_so_many_of_the_least_of_each_row_are_lost_of_equal_ones_the_first():
 def trainer_of(how: prune.Prune | None) -> tuple[Trainer, Any]:
     module, config = small("gpt", context=8, layers=2)
     rules = recipe.named("width", batch=BATCH, warmup_steps=2, clip=0.1)
-    return Trainer(prune.applied(module, how), config, rules, MESH, STEPS), config
+    return QuickTrainer(prune.applied(module, how), config, rules, MESH, STEPS), config
 
 
 RATES: dict[str, Any] = {"learning_rate": np.full(STEPS, 0.02, np.float32), "weight_decay": np.zeros(STEPS, np.float32)}
@@ -194,7 +194,7 @@ def test_a_family_ends_with_as_many_zeros_as_it_counts_resumes_and_moves(name: s
 @pytest.mark.system
 def test_masks_and_scores_are_not_rounded_and_weights_that_are_few_bits_stay_zero():
     module, config = small("gpt", weight_bits=3)
-    trainer = Trainer(prune.applied(module, MOVED), config, recipe.named("width", batch=BATCH), MESH, 1)
+    trainer = QuickTrainer(prune.applied(module, MOVED), config, recipe.named("width", batch=BATCH), MESH, 1)
     rng = np.random.default_rng(0)
     drawn = jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), trainer.abstract["params"])
     used = quick(trainer._cast)(drawn)
