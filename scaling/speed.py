@@ -23,8 +23,8 @@ from scaling.records.files import write_atomic
 from scaling.records.typed import to_json
 from scaling.records.value import Value
 
-# Evaluation, a forward pass, over the training of as many tokens: .42 to .50 over sizes 0 to 6 of gpt.
-EVALUATION = 0.45
+# Evaluation, a forward pass, over the training of as many tokens: .28 to .33 over nine shapes of gpt, 3k to 3M.
+EVALUATION = 0.3
 # Initialisation, training and evaluation of a shape of two layers over the training step that ``measure`` compiles.
 COMPILATIONS = 4.0
 # Components of gpt, which ``measure`` compiles. A shape of twice as many takes half as long again. In one run each two

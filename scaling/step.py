@@ -24,8 +24,9 @@ State = dict[str, Any]  # params, opt, step, key
 Arrays = Mapping[str, np.ndarray]
 Terms = dict[str, tuple[jax.Array, jax.Array]]  # (sum, count) by example, or by position
 Hyper = Mapping[str, Any]  # learning_rate, weight_decay, steps, and progress if the family is paced: arrays
-# Of a part of a batch on a CPU: positions for each core, at least, and for each core and unit of the model's width.
-PART_POSITIONS, PART_WIDTHS = 256, 2
+# Of a part of a batch on a CPU: positions for each core, at least, and for each core and unit of the model's width; and
+# bytes of the largest array that a layer computes for it, of which some are alive at once in 2 MiB.
+PART_POSITIONS, PART_WIDTHS, CACHE_BYTES = 256, 2, 3 * 2**18
 AFTER = 2**32 - 1  # folded into a step's key for ``after``: beyond every index of an example, whose keys the loss has
 
 
@@ -36,6 +37,13 @@ class Placed(NamedTuple):
     batch: dict[str, jax.Array]
     whole: dict[str, jax.Array]
     first: int
+
+
+class _Caches(NamedTuple):
+    """Positions that a part of a batch has at least, and examples that it has at most if it can."""
+
+    positions: int
+    examples: float
 
 
 class Trainer:
@@ -105,7 +113,7 @@ class Trainer:
         self._exact = families.exact(family, config)
         self.begins_with = families.begins_with(family, config)
         self._descended = families.descended(family, config)
-        self._cached = 0 if how.microbatches else self._positions(params)
+        self._caches = None if how.microbatches else self._cached(params)
         self.how = replace(how, microbatches=how.microbatches or self._in_caches(rules.batch))
         own, shaped = self._optimised(axes), self._optimised(params)
         self._optimizer = recipe.optimizer(rules, own, shaped, tied)
@@ -122,21 +130,25 @@ class Trainer:
         self._compiling = threading.Lock()
 
     def _in_caches(self, examples: int) -> int:
-        """Parts of a batch that are fastest on a CPU: the more, the more of a part stays in the caches, and the fewer
-        positions share the cost of handling the weights, which grows with the width (experiments/LOG.md)."""
-        if not self._cached:
+        """Parts of a batch that are fastest on a CPU: the fewest of which what a layer computes stays in a core's
+        cache, and not so many that handling the weights for each costs more (experiments/LOG.md)."""
+        if self._caches is None:
             return 1
         groups, rest = divmod(examples, self.together)
-        wanted = max(1, examples * self.context // self._cached)
-        return 1 if rest else max(ways for ways in range(1, min(groups, wanted) + 1) if groups % ways == 0)
+        most = max(1, examples * self.context // self._caches.positions)
+        possible = [ways for ways in range(1, min(groups, most) + 1) if not rest and groups % ways == 0] or [1]
+        return next((ways for ways in possible if examples // ways <= self._caches.examples), possible[-1])
 
-    def _positions(self, params: Parameters) -> int:
-        """Positions of a part that stays in the caches of this process's cores; 0: batches are whole."""
+    def _cached(self, params: Parameters) -> _Caches | None:
+        """What the caches of this process's cores hold of this family; None where batches are whole."""
         alone = jax.default_backend() == "cpu" and jax.device_count() == 1
         if not alone or families.batchwise(self.family, self.config):
-            return 0
+            return None
         width = max((min(leaf.shape[-2:]) for leaf in jax.tree.leaves(params) if leaf.ndim > 1), default=1)
-        return device.threads() * max(PART_POSITIONS, PART_WIDTHS * width)
+        scores = max(part.scores for part in self.family.components(self.config)) // getattr(self.config, "layers", 1)
+        largest = 4 * max(scores, 4 * width * self.context)  # bytes of an example's scores, or of its MLP
+        cores = device.threads()
+        return _Caches(cores * max(PART_POSITIONS, PART_WIDTHS * width), cores * CACHE_BYTES / largest)
 
     def _trained(self, tree: Mapping[str, Any]) -> Parameters:
         """The part of a tree, by top-level name, that belongs to parameters that are trained."""

@@ -211,13 +211,22 @@ def test_one_trainer_serves_data_with_a_mask_and_data_without():
     assert count.sum() == 4 * 12 and counted.sum() == MASK.sum()
 
 
-@pytest.mark.parametrize(
-    ("width", "batch", "context", "ways"),
-    [(32, 32, 128, 16), (96, 32, 128, 16), (256, 32, 128, 8), (32, 30, 128, 15), (32, 8, 1024, 8), (32, 8, 16, 1)],
-)
-def test_a_batch_on_a_core_has_parts_that_stay_in_its_caches(width, batch, context, ways, monkeypatch):
-    """256 positions or two widths for each core, in parts that divide the batch; one part on a mesh and if asked."""
-    config = families.configure(gpt, 0, width=width, heads=4, vocab=32, context=context)
+PARTS = [
+    (32, 32, 128, 16),  # of 0.5 MiB of scores; 8 would have 1
+    (96, 32, 128, 16),
+    (256, 32, 128, 8),  # of two widths of positions: 16 would be of one
+    (32, 30, 128, 10),
+    (32, 8, 1024, 8),
+    (32, 16, 64, 2),
+    (16, 16, 64, 1),  # has 0.5 MiB as it is
+]
+
+
+@pytest.mark.parametrize(("width", "batch", "context", "ways"), PARTS)
+def test_a_batch_on_a_core_has_parts_that_stay_in_its_cache(width, batch, context, ways, monkeypatch):
+    """Of three quarters of a MiB, if they have 256 positions and two widths; one part on a mesh, and if asked."""
+    heads = {96: 6, 16: 2}.get(width, 4)
+    config = families.configure(gpt, 0, width=width, heads=heads, layers=2, vocab=32, context=context)
 
     def parts(how: Execution, cores: int = 1) -> int:
         monkeypatch.setattr(device, "threads", lambda: cores)

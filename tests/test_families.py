@@ -333,6 +333,7 @@ def test_how_a_batch_is_split_changes_no_loss(name: str, case: str, monkeypatch)
     monkeypatch.setattr(device, "threads", lambda: 1)
     monkeypatch.setattr(step, "PART_POSITIONS", 2 * module.batch_spec(config)["context"])
     monkeypatch.setattr(step, "PART_WIDTHS", 0)
+    monkeypatch.setattr(step, "CACHE_BYTES", 1)
     for ways in (1, 4 if families.batchwise(module, config) else 0):
         trainer = QuickTrainer(module, config, rules, MESH, 1, execution.Execution(microbatches=ways))
         assert trainer.how.microbatches == ways or trainer.how.microbatches == min(4, 8 // trainer.together)
