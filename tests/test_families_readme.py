@@ -69,12 +69,14 @@ def test_it_is_found_and_short():
 
 
 @pytest.mark.parametrize("name", mostly_system(list(BATTERY), "test_analytic_counts_equal_the_traced_program"))
-def test_it_passes_the_battery(name: str, tmp_path: Path):
+def test_it_passes_the_battery(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert len(BATTERY) >= 9
-    folder = {"tmp_path": tmp_path} if "tmp_path" in inspect.signature(BATTERY[name]).parameters else {}
+    asked = inspect.signature(BATTERY[name]).parameters
+    fixtures = {"tmp_path": tmp_path, "monkeypatch": monkeypatch}
+    given = {fixture: value for fixture, value in fixtures.items() if fixture in asked}
     for arguments in cases(BATTERY[name]):
         try:
-            BATTERY[name](**arguments, **folder)
+            BATTERY[name](**arguments, **given)
         except pytest.skip.Exception:
             assert arguments["tied"] is False  # the page's family has one head
 
