@@ -32,6 +32,7 @@ COMPILATIONS = 4.0
 COMPONENTS = 6
 VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON", "neon": "NEON"}
 SETTINGS = ("XLA_FLAGS", "JAX_PLATFORMS", "GLIBC_TUNABLES")  # settings of a worker that change its speed
+TIMED = ("worker/measure.py", "blocks/attention.py", "blocks/dense.py")  # what ``worker.measure`` times
 FORGOTTEN = "it is measured again if you delete it"
 
 
@@ -40,7 +41,7 @@ class Machine(Value, kw_only=True):
 
     Attributes:
       cpu: its model and vector extension. cores: that this process may use. settings: environment variables that
-        change how fast a worker is.
+        change how fast a worker is. code: digest of the code that was timed, for a newer version may be faster.
     """
 
     cpu: str
@@ -48,6 +49,7 @@ class Machine(Value, kw_only=True):
     accelerated: bool
     jax: str
     settings: dict[str, str]
+    code: str = ""  # of a file of an older version
 
 
 class Speed(Value, kw_only=True):
@@ -103,7 +105,9 @@ def solve(
 def machine(cores: int, *, accelerated: bool) -> Machine:
     """This machine, for a process that may use ``cores`` cores."""
     settings = {name: value for name in SETTINGS if (value := os.environ.get(name))}
-    return Machine(cpu=cpu(), cores=cores, accelerated=accelerated, jax=version("jax"), settings=settings)
+    jax, timed = version("jax"), b"".join((Path(__file__).parent / each).read_bytes() for each in TIMED)
+    code = hashlib.sha256(timed).hexdigest()[:12]
+    return Machine(cpu=cpu(), cores=cores, accelerated=accelerated, jax=jax, settings=settings, code=code)
 
 
 def cpu() -> str:

@@ -19,7 +19,7 @@ from scaling.records.types import ProgramSpec
 from scaling.speed import REFERENCE, Machine, Speed
 
 RECORDED = json.loads((Path(__file__).parent / "fixtures" / "demo_seconds.json").read_text())
-MACHINE = Machine(cpu="a CPU, AVX2", cores=2, accelerated=False, jax="0.10.2", settings={})
+MACHINE = Machine(cpu="a CPU, AVX2", cores=2, accelerated=False, jax="0.10.2", settings={}, code="0")
 KNOWN = Speed(rate=4e10, score=2e-8, compile=10.0, machine=MACHINE)
 
 
@@ -103,7 +103,8 @@ def test_only_an_intact_speed_of_this_machine_is_remembered(tmp_path: Path):
     assert speed.recall(path, MACHINE) is None
     speed.remember(path, KNOWN)
     assert speed.recall(path, MACHINE) == KNOWN
-    for change in ({"cpu": "a CPU, AVX-512"}, {"cores": 4}, {"jax": "0.12.0"}, {"settings": {"XLA_FLAGS": "--x"}}):
+    flags, newer = {"settings": {"XLA_FLAGS": "--x"}}, {"code": "1"}
+    for change in ({"cpu": "a CPU, AVX-512"}, {"cores": 4}, {"jax": "0.12.0"}, flags, newer):
         other = msgspec.structs.replace(MACHINE, **change)
         assert speed.place(tmp_path, other) != path
         assert speed.recall(path, other) is None, change
